@@ -1,0 +1,28 @@
+"""Averages of epoch-end weights: how epochs are weighted, and when the average replaces the weights.
+
+Needs torch alone. In a training loop of one's own::
+
+    averager = Phasewise(model, epochs=[80, 40, 40])       # once; the average lives on the CPU
+    ...
+    if averager.epoch_end(model):                          # after every epoch; True at a phase's end,
+        recompute_batchnorm(model, training_batches)       # when the weights have become the average
+"""
+
+from phaseavg.averaging.average import WeightAverage, unwrapped
+from phaseavg.averaging.averagers import AtEnd, Averager, NoAveraging, Phasewise
+from phaseavg.averaging.batchnorm import has_batchnorm, recompute_batchnorm
+from phaseavg.averaging.weights import Exponential, Uniform, Weights
+
+__all__ = [
+    "AtEnd",
+    "Averager",
+    "Exponential",
+    "NoAveraging",
+    "Phasewise",
+    "Uniform",
+    "WeightAverage",
+    "Weights",
+    "has_batchnorm",
+    "recompute_batchnorm",
+    "unwrapped",
+]

@@ -1,0 +1,91 @@
+"""A weighted average of a model's weights over a window of epochs."""
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor, nn
+from torch.optim.swa_utils import AveragedModel
+
+from phaseavg.averaging.weights import Weights
+
+
+def unwrapped(model: nn.Module) -> nn.Module:
+    """Return the module behind `torch.compile` and (distributed) data-parallel wrappers."""
+    if isinstance(model, torch._dynamo.eval_frame.OptimizedModule):
+        return unwrapped(model._orig_mod)
+    if isinstance(model, nn.DataParallel | nn.parallel.DistributedDataParallel):
+        return unwrapped(model.module)
+    return model
+
+
+class WeightAverage(AveragedModel):
+    """The debiased average θ̄ = Σ α_t θ_t of the weights observed since `start`.
+
+    Equal at every t to the paper's zero-started θ̄ ← γ θ̄ + (1 − γ) θ_t divided by 1 − γ^t, and so
+    usable at any moment of a window. It is not what a copy-started exponential average gives.
+
+    `module` holds θ̄ in its parameters (in float32 where the model's are shorter, for small updates
+    would be rounded away) and the latest model's buffers: BatchNorm statistics are not averaged but
+    recomputed (`recompute_batchnorm`).
+
+    Args:
+        model: whose weights are averaged; wrappers of `torch.compile` and DDP are seen through.
+        weights: how the epochs are weighted.
+        device: where θ̄ lives.
+    """
+
+    window: Tensor
+
+    def __init__(
+        self, model: nn.Module, weights: Weights, device: torch.device | str = "cpu"
+    ) -> None:
+        super().__init__(unwrapped(model), device=torch.device(device), multi_avg_fn=self._mix)
+        self.requires_grad_(requires_grad=False)
+        for parameter in self.module.parameters():
+            if parameter.dtype in (torch.float16, torch.bfloat16):
+                parameter.data = parameter.data.float()
+        self.weights = weights
+        # Part of the state: a γ that depends on T has to survive a restart in mid-window.
+        self.register_buffer("window", torch.zeros_like(self.n_averaged))
+
+    def start(self, epochs: int) -> None:
+        """Forget what was averaged and open a window of `epochs` epochs.
+
+        Raises:
+            ValueError: if `epochs` is not positive.
+        """
+        if epochs < 1:
+            raise ValueError(f"epochs={epochs} must be positive")
+        self.n_averaged.zero_()
+        self.window.fill_(epochs)
+
+    def observe(self, model: nn.Module) -> None:
+        """Take the weights of `model` into the average, as θ_t of the window's next epoch t.
+
+        Raises:
+            RuntimeError: if the window is full or was never opened.
+        """
+        if self.n_averaged >= self.window:
+            raise RuntimeError(
+                f"the window of {self.window.item()} epochs is full: call start() for a new one"
+            )
+        self.update_parameters(unwrapped(model))
+
+    def _mix(self, average: Sequence[Tensor], current: Sequence[Tensor], observed: Tensor) -> None:
+        # As a Python float: a tensor would have w_t computed in float32.
+        weight = self.weights.step(int(observed.item()) + 1, int(self.window.item()))
+        current = [c.to(a.dtype) for a, c in zip(average, current, strict=True)]
+        torch._foreach_lerp_(list(average), current, weight)
+
+    @torch.no_grad()
+    def copy_to(self, model: nn.Module) -> None:
+        """Overwrite the parameters of `model` by the average; its buffers are left alone.
+
+        Raises:
+            RuntimeError: if nothing has been observed since `start`.
+        """
+        if self.n_averaged == 0:
+            raise RuntimeError("nothing has been averaged yet: call observe() after an epoch first")
+        pairs = zip(unwrapped(model).parameters(), self.module.parameters(), strict=True)
+        for parameter, average in pairs:
+            parameter.copy_(average)

@@ -1,0 +1,179 @@
+"""When the average replaces the weights: never, at the end of each phase, at the end of training.
+
+A training loop hands its model to one of these at three moments: `start_phase`, `observe`,
+`end_phase`. A loop without phases of its own calls `epoch_end` instead, which does all three.
+"""
+
+from collections.abc import Sequence
+from itertools import accumulate
+from typing import Any, Literal
+
+import torch
+from torch import nn
+
+from phaseavg.averaging.average import WeightAverage
+from phaseavg.averaging.weights import Exponential, Weights
+
+
+class Averager:
+    """What all of them share. By itself it watches nothing and replaces nothing.
+
+    Args:
+        model: the network in training.
+        epochs: T_p, the number of epochs of every phase.
+
+    Raises:
+        ValueError: if there is no phase, or one without epochs.
+    """
+
+    average: WeightAverage | None = None
+
+    def __init__(self, model: nn.Module, epochs: Sequence[int]) -> None:
+        if not epochs or min(epochs) < 1:
+            raise ValueError(f"epochs={list(epochs)} must be a list of positive numbers")
+        self.epochs = tuple(epochs)
+        self._epochs_ended = 0
+
+    def start_phase(self, model: nn.Module, phase: int) -> None:
+        """Take note that phase `phase`, counted from 0, starts from the weights of `model`."""
+
+    def observe(self, model: nn.Module) -> None:
+        """Take the weights of `model` at the end of an epoch."""
+
+    def end_phase(self, model: nn.Module, phase: int) -> bool:
+        """End phase `phase`; return True if the weights of `model` have become the average.
+
+        Its BatchNorm statistics then belong to other weights: `recompute_batchnorm` comes next.
+        """
+        return False
+
+    def epoch_end(self, model: nn.Module) -> bool:
+        """Do all that is due at the end of an epoch; return what `end_phase` returns at a phase's end.
+
+        For loops that leave the counting of phases to the averager.
+
+        Raises:
+            RuntimeError: if all phases are over.
+        """
+        ends = list(accumulate(self.epochs))
+        if self._epochs_ended >= ends[-1]:
+            raise RuntimeError(f"all {ends[-1]} epochs of the {len(ends)} phases are over")
+        if self._epochs_ended == 0:
+            self.start_phase(model, 0)
+        self.observe(model)
+        self._epochs_ended += 1
+        if self._epochs_ended not in ends:
+            return False
+        phase = ends.index(self._epochs_ended)
+        replaced = self.end_phase(model, phase)
+        if phase + 1 < len(self.epochs):
+            self.start_phase(model, phase + 1)
+        return replaced
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return all that continuing needs, as tensors and numbers."""
+        average = {} if self.average is None else self.average.state_dict()
+        return {"average": average, "epochs_ended": self._epochs_ended}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Continue from what `state_dict` returned."""
+        if self.average is not None:
+            self.average.load_state_dict(state["average"])
+        self._epochs_ended = state["epochs_ended"]
+
+
+class NoAveraging(Averager):
+    """Never: the weights stay the optimizer's."""
+
+    def __init__(
+        self, model: nn.Module, epochs: Sequence[int], device: torch.device | str = "cpu"
+    ) -> None:
+        super().__init__(model, epochs)
+
+
+class Phasewise(Averager):
+    """At the end of every phase: the paper's method (Algorithm 1).
+
+    Each phase's average is its result and the start of the next. The optimizer's state is not
+    touched.
+
+    Args:
+        model: the network in training.
+        epochs: T_p, the number of epochs of every phase.
+        weights: how the epochs of a phase are weighted; the paper's γ0 = 0.9 by default.
+        device: where the average lives.
+    """
+
+    average: WeightAverage
+
+    def __init__(
+        self,
+        model: nn.Module,
+        epochs: Sequence[int],
+        weights: Weights | None = None,
+        device: torch.device | str = "cpu",
+    ) -> None:
+        super().__init__(model, epochs)
+        self.average = WeightAverage(model, weights or Exponential(), device)
+
+    def start_phase(self, model: nn.Module, phase: int) -> None:
+        """Open a window over the phase: line 3 of Algorithm 1."""
+        self.average.start(self.epochs[phase])
+
+    def observe(self, model: nn.Module) -> None:
+        """Take in the epoch-end weights: line 8."""
+        self.average.observe(model)
+
+    def end_phase(self, model: nn.Module, phase: int) -> bool:
+        """Replace the weights by the average: line 10."""
+        self.average.copy_to(model)
+        return True
+
+
+class AtEnd(Averager):
+    """Once, at the end of training, as Polyak and Juditsky (1992) do: Table 1c's "at the end".
+
+    Args:
+        model: the network in training.
+        epochs: T_p, the number of epochs of every phase.
+        weights: how the epochs of the window are weighted; the paper's γ0 = 0.9 by default.
+        window: what is averaged: all of the `training`, or its last `phase`.
+        device: where the average lives.
+
+    Raises:
+        ValueError: if `window` is neither of the two.
+    """
+
+    average: WeightAverage
+
+    def __init__(
+        self,
+        model: nn.Module,
+        epochs: Sequence[int],
+        weights: Weights | None = None,
+        window: Literal["training", "phase"] = "training",
+        device: torch.device | str = "cpu",
+    ) -> None:
+        super().__init__(model, epochs)
+        first_phases = {"training": 0, "phase": len(self.epochs) - 1}
+        if window not in first_phases:
+            raise ValueError(f"window={window!r}; choices: {', '.join(first_phases)}")
+        self.first_phase = first_phases[window]
+        self.average = WeightAverage(model, weights or Exponential(), device)
+
+    def start_phase(self, model: nn.Module, phase: int) -> None:
+        """Open the window where it begins."""
+        if phase == self.first_phase:
+            self.average.start(sum(self.epochs[phase:]))
+
+    def observe(self, model: nn.Module) -> None:
+        """Take in the epoch-end weights, once the window is open."""
+        if self.average.window > 0:
+            self.average.observe(model)
+
+    def end_phase(self, model: nn.Module, phase: int) -> bool:
+        """Replace the weights at the end of the last phase."""
+        last = phase == len(self.epochs) - 1
+        if last:
+            self.average.copy_to(model)
+        return last

@@ -1,0 +1,73 @@
+"""How the epochs of a window are weighted.
+
+The paper's letters: T epochs in the window, t = 1…T, γ the decay per epoch, α_t the weight of θ_t.
+"""
+
+import math
+from typing import Protocol
+
+
+class Weights(Protocol):
+    """Weights α_1…α_T over a window of T epochs, in the incremental form that an average needs."""
+
+    def step(self, t: int, epochs: int) -> float:
+        """Return w_t in θ̄_t = θ̄_{t−1} + w_t (θ_t − θ̄_{t−1}).
+
+        Args:
+            t: epoch of the window, counted from 1; w_1 has to be 1.
+            epochs: T, the length of the window.
+        """
+        ...
+
+    def coefficients(self, epochs: int) -> list[float]:
+        """Return α_1…α_T, which sum to 1."""
+        ...
+
+
+class Exponential:
+    """The paper's weights (equation 3): α_t = (1 − γ) γ^(T−t) / (1 − γ^T), with γ = γ0^(80/T).
+
+    The paper prints another α_t above its equation 4; with that one the weights do not sum to 1, and
+    equation 6 does not follow.
+
+    Args:
+        gamma0: γ0, the decay per epoch of a window of 80 epochs.
+
+    Raises:
+        ValueError: if `gamma0` is not strictly between 0 and 1.
+    """
+
+    def __init__(self, gamma0: float = 0.9) -> None:
+        if not 0.0 < gamma0 < 1.0:
+            raise ValueError(f"gamma0={gamma0} must lie strictly between 0 and 1")
+        self.gamma0 = gamma0
+
+    def gamma(self, epochs: int) -> float:
+        """Return γ = γ0^(80/T), so that the weights depend on t/T alone (Section 2.1.1)."""
+        return self.gamma0 ** (80 / epochs)
+
+    def step(self, t: int, epochs: int) -> float:
+        """Return w_t = (1 − γ) / (1 − γ^t): exact at every t, without a zero start.
+
+        `expm1` keeps the last digits where γ is near 1.
+        """
+        log_gamma = 80 / epochs * math.log(self.gamma0)
+        return math.expm1(log_gamma) / math.expm1(t * log_gamma)
+
+    def coefficients(self, epochs: int) -> list[float]:
+        """Return α_t = (1 − γ) γ^(T−t) / (1 − γ^T) for t = 1…T."""
+        log_gamma = 80 / epochs * math.log(self.gamma0)
+        first = self.step(epochs, epochs)
+        return [first * math.exp((epochs - t) * log_gamma) for t in range(1, epochs + 1)]
+
+
+class Uniform:
+    """Equal weights α_t = 1/T, as in stochastic weight averaging (Izmailov et al., 2018)."""
+
+    def step(self, t: int, epochs: int) -> float:
+        """Return w_t = 1/t."""
+        return 1 / t
+
+    def coefficients(self, epochs: int) -> list[float]:
+        """Return T times 1/T."""
+        return [1 / epochs] * epochs
