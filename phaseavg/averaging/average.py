@@ -11,7 +11,7 @@ from phaseavg.averaging.weights import Weights
 
 def unwrapped(model: nn.Module) -> nn.Module:
     """Return the module behind `torch.compile` and (distributed) data-parallel wrappers."""
-    if isinstance(model, torch._dynamo.eval_frame.OptimizedModule):
+    if hasattr(model, "_orig_mod"):  # torch.compile's; its class would cost seconds to import
         return unwrapped(model._orig_mod)
     if isinstance(model, nn.DataParallel | nn.parallel.DistributedDataParallel):
         return unwrapped(model.module)

@@ -1,6 +1,7 @@
 """BatchNorm statistics for weights that were not trained with them."""
 
 from collections.abc import Iterable, Sequence
+from itertools import chain
 
 import torch
 from torch import Tensor, nn
@@ -19,9 +20,7 @@ def has_batchnorm(model: nn.Module) -> bool:
 
 
 @torch.no_grad()
-def recompute_batchnorm(
-    model: nn.Module, batches: Iterable[Tensor | Sequence[Tensor]]
-) -> None:
+def recompute_batchnorm(model: nn.Module, batches: Iterable[Tensor | Sequence[Tensor]]) -> None:
     """Recompute the running statistics of all BatchNorm layers by forward passes (Section 2.1.1).
 
     The statistics become the mean over the batches of each batch's mean and unbiased variance,
@@ -43,24 +42,25 @@ def recompute_batchnorm(
     device = next(model.parameters()).device
     training = {module: module.training for module in model.modules()}
     momenta = {layer: layer.momentum for layer in layers}
-    gpus = [device] if device.type == "cuda" else []
-    seen = 0
-    try:
-        model.eval()
-        for layer in layers:
-            layer.train()
-            layer.reset_running_stats()
-        with torch.random.fork_rng(devices=gpus):
-            for batch in batches:
+    with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
+        batches = iter(batches)
+        first = next(batches, None)
+        if first is None:
+            raise ValueError("batches: at least one is needed to recompute BatchNorm statistics")
+        seen = 0
+        try:
+            model.eval()
+            for layer in layers:
+                layer.train()
+                layer.reset_running_stats()
+            for batch in chain([first], batches):
                 images = batch if isinstance(batch, Tensor) else batch[0]
                 seen += len(images)
                 for layer in layers:
                     layer.momentum = len(images) / seen  # running mean weighted by batch size
                 model(images.to(device))
-    finally:
-        for module, mode in training.items():
-            module.training = mode
-        for layer, momentum in momenta.items():
-            layer.momentum = momentum
-    if not seen:
-        raise ValueError("batches: at least one is needed to recompute BatchNorm statistics")
+        finally:
+            for module, mode in training.items():
+                module.training = mode
+            for layer, momentum in momenta.items():
+                layer.momentum = momentum

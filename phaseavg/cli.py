@@ -1,0 +1,112 @@
+"""The prompt: Hydra's and the user's errors in one line, exit status 2, no traceback."""
+
+import functools
+import getpass
+import os
+import re
+import sys
+import tempfile
+import traceback
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from hydra.core.hydra_config import HydraConfig
+from hydra.errors import HydraException, MissingConfigException
+from hydra.types import RunMode
+from omegaconf import DictConfig, OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+
+from phaseavg.errors import Diverged, Interrupted, UserError
+
+USER_ERROR, FAILED, INTERRUPTED = 2, 1, 130
+
+
+def _scratch_folder() -> str:
+    """Where Hydra puts what it insists on writing for a sweep; all of ours is in the runs."""
+    return str(Path(tempfile.gettempdir(), f"phaseavg-{getpass.getuser()}"))
+
+
+def _chain(error: BaseException) -> list[BaseException]:
+    chain = [error]
+    while chain[-1].__cause__ is not None:
+        chain.append(chain[-1].__cause__)
+    return chain
+
+
+def explained(error: Exception) -> str:
+    """Return what Hydra or OmegaConf has to say about a command line, in one line."""
+    for cause in _chain(error):
+        if isinstance(cause, MissingConfigException) and cause.options is not None:
+            group, _, choice = (cause.missing_cfg_file or "").rpartition("/")
+            return f"{group}={choice}: there is no such option; choices: {', '.join(cause.options)}"
+        if isinstance(cause, OmegaConfBaseException) and "not in struct" in str(cause):
+            parent, _, key = (cause.full_key or "").rpartition(".")
+            siblings = [] if cause.parent_node is None else [str(k) for k in cause.parent_node]
+            names = ", ".join(name for name in siblings if name not in ("hydra", "_target_"))
+            prefix = f"{parent}." if parent else ""
+            return f"{prefix}{key}: there is no such key; choices: {names}"
+    return re.sub(r"\s+", " ", str(error)).strip()
+
+
+def say(message: str) -> None:
+    """Print one line for the user on standard error."""
+    print(f"train.py: {message}", file=sys.stderr, flush=True)
+
+
+def reporting(job: Callable[[DictConfig], Any]) -> Callable[[DictConfig], Any]:
+    """Wrap one job of a sweep so that its failure is shown when it happens, not when all are over.
+
+    Hydra goes on with the others and raises the first failure at the end.
+    """
+
+    @functools.wraps(job)
+    def reported(config: DictConfig) -> Any:
+        try:
+            return job(config)
+        except Exception as error:
+            hydra = HydraConfig.get()
+            if hydra.mode is RunMode.MULTIRUN:
+                _tell(error, f"[{hydra.job.override_dirname}] ")
+                _failures.append(error)
+            raise
+
+    return reported
+
+
+_failures: list[Exception] = []
+
+
+def _tell(error: Exception, where: str = "") -> None:
+    if isinstance(error, UserError | Diverged):
+        say(where + str(error))
+    elif isinstance(error, HydraException | OmegaConfBaseException):
+        say(where + explained(error))
+    else:
+        traceback.print_exception(error)
+        say(f"{where}failed: {error!r}")
+
+
+def command_line(main: Callable[[], Any]) -> int:
+    """Run a Hydra entry point and return its exit status: 0, 1 failed, 2 mistake, 130/143 signal."""
+    os.environ["HYDRA_FULL_ERROR"] = "1"  # Hydra hands its exceptions on instead of exiting
+    OmegaConf.register_new_resolver("scratch_folder", _scratch_folder, replace=True)
+    _failures.clear()
+    try:
+        main()
+    except Exception as error:
+        if _failures:
+            say(
+                f"{len(_failures)} runs of the sweep failed, as told above; the others are finished"
+            )
+        else:
+            _tell(error)
+        mistake = isinstance(error, UserError | HydraException | OmegaConfBaseException)
+        return USER_ERROR if mistake else FAILED
+    except Interrupted as error:
+        say(str(error))
+        return 128 + error.number
+    except KeyboardInterrupt:
+        say("interrupted outside of training; nothing is lost, the same command goes on")
+        return INTERRUPTED
+    return 0

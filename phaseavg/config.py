@@ -1,0 +1,170 @@
+"""The door: what is wrong with a config is said here, before anything is made or written.
+
+The run's own scalars are fields of `Settings`. The parts (data set, network, optimizer, schedule,
+averaging) are built by their constructors, whose signatures are their schema.
+"""
+
+import inspect
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, Literal
+
+from hydra.errors import InstantiationException
+from hydra.utils import get_object, instantiate
+from omegaconf import DictConfig, OmegaConf
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    NonNegativeFloat,
+    NonNegativeInt,
+    PositiveInt,
+    TypeAdapter,
+    ValidationError,
+)
+
+from phaseavg.errors import UserError
+
+Part = dict[str, Any]
+"""A target and its arguments, with the types of its constructor."""
+
+
+class Scalars(BaseModel):
+    """Typed fields, and no others."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class Execution(Scalars):
+    """Where and how fast: never part of a run's identity, always part of its record."""
+
+    device: str = "auto"
+    precision: Literal["fp32", "bf16"] = "fp32"
+    compile: bool = False
+    average_device: str = "cpu"
+
+
+class EvaluationCadence(Scalars):
+    """Epochs between tests; 0 for never. The ends of phases are always tested."""
+
+    every: NonNegativeInt = 1
+    average_every: NonNegativeInt = 0
+
+
+class Settings(Scalars):
+    """One run: the recipe, and how it is carried out. conf/config.yaml says what each field is."""
+
+    dataset: Part
+    model: Part
+    optimizer: Part
+    schedule: Part
+    averaging: Part
+    batch_size: PositiveInt
+    batchnorm_batches: PositiveInt | None = None
+    seed: NonNegativeInt
+    weight_decay: NonNegativeFloat  # by network; the optimizer refers to it
+
+    execution: Execution = Execution()
+    evaluation: EvaluationCadence = EvaluationCadence()
+    data_dir: Path = Path("data")
+    runs_dir: Path = Path("runs")
+    records_dir: Path = Path("results/records")
+    checkpoint_seconds: NonNegativeFloat = 300
+    weights: Literal["none", "final"] = "none"
+    force: bool = False
+
+    def recipe(self) -> dict[str, Any]:
+        """Return what shapes the numbers of the run, and nothing else."""
+        parts = ("dataset", "model", "optimizer", "schedule", "averaging")
+        return self.model_dump(include={*parts, "batch_size", "batchnorm_batches", "seed"})
+
+    def record(self) -> dict[str, Any]:
+        """Return the config as it is recorded: recipe and execution, without folders."""
+        return self.model_dump(exclude={"data_dir", "runs_dir", "records_dir", "force"})
+
+
+def _choices(names: Mapping[str, Any] | list[str]) -> str:
+    return f"choices: {', '.join(names)}"
+
+
+def _explained(error: ValidationError, path: str, value: Any, fields: Mapping[str, Any]) -> str:
+    """Return the first thing that pydantic found, in one line."""
+    first = error.errors()[0]
+    location = [str(key) for key in first["loc"]]
+    field = ".".join([*([path] if path else []), *location])
+    if first["type"] == "extra_forbidden":
+        for key in location[:-1]:
+            fields = fields[key].annotation.model_fields
+        return f"{field}: there is no such key; {_choices(fields)}"
+    if first["type"] == "literal_error":
+        return f"{field}={first['input']!r}; choices: {first['ctx']['expected']}"
+    given = first.get("input", value)
+    return f"{field}={given!r}: {first['msg'][0].lower()}{first['msg'][1:]}"
+
+
+def _typed(node: Any, path: str) -> Any:
+    """Return `node` with its target's arguments checked and converted by the target's signature."""
+    if not (isinstance(node, Mapping) and "_target_" in node):
+        return node
+    try:
+        parameters = inspect.signature(get_object(node["_target_"]), eval_str=True).parameters
+    except Exception as error:  # whatever an import of the user's module may raise
+        raise UserError(f"{path}._target_={node['_target_']}: {error}") from error
+    typed = {"_target_": node["_target_"]}
+    for name, value in node.items():
+        if name == "_target_":
+            continue
+        if name not in parameters:
+            raise UserError(f"{path}.{name}: there is no such key; {_choices(parameters)}")
+        annotation = parameters[name].annotation
+        if isinstance(value, Mapping) and "_target_" in value:
+            typed[name] = _typed(value, f"{path}.{name}")
+        elif annotation is inspect.Parameter.empty:
+            typed[name] = value
+        else:
+            adapter = TypeAdapter(annotation, config=ConfigDict(arbitrary_types_allowed=True))
+            try:
+                typed[name] = adapter.dump_python(adapter.validate_python(value))
+            except ValidationError as error:
+                raise UserError(_explained(error, f"{path}.{name}", value, {})) from error
+    return typed
+
+
+def check(config: DictConfig) -> Settings:
+    """Return the settings of a composed config.
+
+    Raises:
+        UserError: if a key is unknown or a value has the wrong type or is not among the choices.
+    """
+    values = OmegaConf.to_container(config, resolve=True, throw_on_missing=True)
+    try:
+        settings = Settings.model_validate(values)
+    except ValidationError as error:
+        raise UserError(_explained(error, "", values, Settings.model_fields)) from error
+    parts = {
+        name: _typed(value, name)
+        for name, value in settings
+        if isinstance(value, dict) and "_target_" in value
+    }
+    return settings.model_copy(update=parts)
+
+
+def build(name: str, part: Part, **given: Any) -> Any:
+    """Build one part of a run from its config and what the program gives it.
+
+    Raises:
+        UserError: if its constructor refuses a value, or the config has one that is given.
+    """
+    if clash := part.keys() & given.keys():
+        raise UserError(f"{name}.{min(clash)}: follows from the rest of the config; leave it out")
+    try:
+        return instantiate(part, _partial_=True, _convert_="all")(**given)
+    except InstantiationException as error:  # of a nested part
+        if not isinstance(error.__cause__, ValueError):
+            raise
+        where = str(error).rpartition("full_key: ")[2]
+        raise UserError(f"{name}.{where}: {error.__cause__}") from error
+    except ValueError as error:
+        arguments = ", ".join(f"{key}={value}" for key, value in part.items() if key[0] != "_")
+        message = str(error)
+        shown = "" if "=" in message else f" (given: {arguments})"
+        raise UserError(f"{name}: {message}{shown}") from error

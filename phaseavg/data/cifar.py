@@ -1,0 +1,95 @@
+"""CIFAR-10 and CIFAR-100 (Krizhevsky, 2009), from torchvision's files."""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torchvision.datasets import CIFAR10, CIFAR100
+from torchvision.datasets.utils import check_integrity
+
+from phaseavg.data.resident import PadValue, ResidentImages
+
+
+def _require_files(source: type[CIFAR10], data_dir: Path) -> None:
+    """Check every file against its published md5; download what is not there."""
+    folder = data_dir / source.base_folder
+    files = [*source.train_list, *source.test_list, [source.meta["filename"], source.meta["md5"]]]
+    missing = [name for name, _ in files if not (folder / name).is_file()]
+    damaged = [
+        name
+        for name, md5 in files
+        if name not in missing and not check_integrity(str(folder / name), md5)
+    ]
+    if damaged:
+        raise ValueError(
+            f"data_dir={data_dir}: {source.base_folder}/{damaged[0]} is damaged (its md5 is not the "
+            "published one); remove it to have it downloaded again, or name another data_dir"
+        )
+    if missing:
+        try:
+            source(str(data_dir), download=True)
+        except (OSError, RuntimeError) as error:
+            raise ValueError(
+                f"data_dir={data_dir}: {source.base_folder}/{missing[0]} is missing and could not "
+                f"be downloaded ({error}); put the official files there or name another data_dir"
+            ) from error
+
+
+def _resident(source: type[CIFAR10], data_dir: Path | str, **options: Any) -> ResidentImages:
+    _require_files(source, Path(data_dir))
+    train, test = (source(str(data_dir), train=train) for train in (True, False))
+    return ResidentImages(
+        *(
+            (np.ascontiguousarray(part.data.transpose(0, 3, 1, 2)), np.asarray(part.targets))
+            for part in (train, test)
+        ),
+        num_classes=len(train.classes),
+        **options,
+    )
+
+
+def cifar10(
+    batch_size: int,
+    seed: int,
+    data_dir: Path | str = "data",
+    device: torch.device | str = "cpu",
+    padding: int = 4,
+    flip: bool = True,
+    pad_value: PadValue = "mean",
+    mean: Sequence[float] | None = None,
+    std: Sequence[float] | None = None,
+) -> ResidentImages:
+    """Return CIFAR-10: 50,000 images for training and 10,000 for testing.
+
+    Args:
+        batch_size: images per training batch.
+        seed: the run's seed.
+        data_dir: holds torchvision's `cifar-10-batches-py`, which is downloaded if it is missing.
+        device: where the images live (240 MB).
+        padding: see `ResidentImages`, as for all that follow.
+        flip: whether images are mirrored at random.
+        pad_value: what surrounds an image.
+        mean: per channel; the training pixels' own by default.
+        std: deviation per channel, likewise.
+
+    Raises:
+        ValueError: if a file is damaged, or missing and not to be had, and as `ResidentImages`.
+    """
+    return _resident(CIFAR10, **locals())
+
+
+def cifar100(
+    batch_size: int,
+    seed: int,
+    data_dir: Path | str = "data",
+    device: torch.device | str = "cpu",
+    padding: int = 4,
+    flip: bool = True,
+    pad_value: PadValue = "mean",
+    mean: Sequence[float] | None = None,
+    std: Sequence[float] | None = None,
+) -> ResidentImages:
+    """Return CIFAR-100, with its 100 fine classes; else as `cifar10` (`cifar-100-python`)."""
+    return _resident(CIFAR100, **locals())

@@ -1,0 +1,63 @@
+"""The embedded data: scikit-learn's digits, real 8×8 scans, with label noise in the training set."""
+
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from phaseavg.data.resident import PadValue, ResidentImages
+from phaseavg.randomness import generator
+
+TRAIN_SIZE = 1000  # of 1,797; the other 797 are the test set
+CLASSES = 10
+PARTITION = 0  # fixes who is in the training set and which labels are noise, for all seeds alike
+
+
+def digits(
+    batch_size: int,
+    seed: int,
+    data_dir: Path | None = None,
+    device: torch.device | str = "cpu",
+    label_noise: float = 0.2,
+    padding: int = 1,
+    pad_value: PadValue = "mean",
+) -> ResidentImages:
+    """Return 1,000 digits for training and 797 for testing (needs no download).
+
+    Grey levels 0-16 are stretched to 0-240. The split and the noise are fixed; `seed` draws batches.
+
+    Args:
+        batch_size: images per training batch.
+        seed: the run's seed.
+        data_dir: not used, the data come with scikit-learn.
+        device: where the images live.
+        label_noise: share of the training labels that is replaced by uniformly random ones (a tenth
+            of these hit the right class); the test labels stay as they are.
+        padding: see `ResidentImages`.
+        pad_value: see `ResidentImages`.
+
+    Raises:
+        ValueError: if `label_noise` is not between 0 and 1, and as `ResidentImages`.
+    """
+    from sklearn.datasets import load_digits  # takes a second, and only this data set needs it
+
+    if not 0 <= label_noise <= 1:
+        raise ValueError(f"label_noise={label_noise} must lie between 0 and 1")
+    source = load_digits()
+    images = (source.images * 15).astype(np.uint8)[:, None]
+    random = generator(PARTITION, "digits")
+    order = random.permutation(len(images))
+    train, test = order[:TRAIN_SIZE], order[TRAIN_SIZE:]
+    labels = source.target.copy()
+    noisy = random.permutation(train)[: round(label_noise * TRAIN_SIZE)]
+    labels[noisy] = random.integers(0, CLASSES, len(noisy))
+    return ResidentImages(
+        (images[train], labels[train]),
+        (images[test], source.target[test]),
+        num_classes=CLASSES,
+        batch_size=batch_size,
+        seed=seed,
+        padding=padding,
+        pad_value=pad_value,
+        device=device,
+    )

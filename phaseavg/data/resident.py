@@ -1,0 +1,153 @@
+"""Small data sets that live on the device as one uint8 tensor; augmentation as batched tensor code."""
+
+from collections.abc import Iterator, Sequence
+from typing import Literal
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from phaseavg.randomness import generator
+
+Batch = tuple[Tensor, Tensor]
+PadValue = Literal["mean", "zero"]
+
+TEST_BATCH = 500  # images; any number gives the same errors
+
+
+class ResidentImages:
+    """Standardised images, cropped at random from a padded frame and flipped, batch by batch.
+
+    A batch depends on (seed, stream, epoch, position) alone: order, crops and flips of an epoch are
+    drawn together, on the CPU, from a generator keyed by them, and are the same on every device.
+
+    Args:
+        train: training images, uint8 (N, C, H, W), and labels, (N,).
+        test: test images and labels, likewise.
+        num_classes: number of classes.
+        batch_size: images per training batch; the last, partial batch of an epoch is kept.
+        seed: the run's seed.
+        padding: pixels around the image from which a crop of its own size is taken; 0 for none.
+        flip: whether each image is mirrored with probability ½.
+        pad_value: the rounded `mean` of the channel, which is zero after standardising (within half
+            a grey level), or raw `zero`.
+        mean: per channel, in units of the full scale 255; the training pixels' own by default.
+        std: deviation per channel, likewise.
+        device: where the images live.
+
+    Raises:
+        ValueError: if `batch_size` exceeds the number of training images, `padding` is negative,
+            `pad_value` is not among the choices or `mean` and `std` do not fit the channels.
+    """
+
+    def __init__(
+        self,
+        train: tuple[np.ndarray, np.ndarray],
+        test: tuple[np.ndarray, np.ndarray],
+        num_classes: int,
+        batch_size: int,
+        seed: int,
+        padding: int = 0,
+        flip: bool = False,
+        pad_value: PadValue = "mean",
+        mean: Sequence[float] | None = None,
+        std: Sequence[float] | None = None,
+        device: torch.device | str = "cpu",
+    ) -> None:
+        images, labels = train
+        self.train_size, self.channels, self.image_size, _ = images.shape
+        self.test_size = len(test[0])
+        self.num_classes = num_classes
+        if not 1 <= batch_size <= self.train_size:
+            raise ValueError(
+                f"batch_size={batch_size}; choices: 1 to {self.train_size}, the training images"
+            )
+        if padding < 0:
+            raise ValueError(f"padding={padding} must not be negative")
+        self.batch_size = batch_size
+        self.steps_per_epoch = -(-self.train_size // batch_size)
+        self.seed = seed
+        self.padding = padding
+        self.flip = flip
+        self.device = torch.device(device)
+
+        if mean is None:
+            mean = images.mean((0, 2, 3), dtype=np.float64) / 255
+        if std is None:
+            std = images.std((0, 2, 3), dtype=np.float64) / 255
+        for name, values in (("mean", mean), ("std", std)):
+            if len(values) != self.channels:
+                raise ValueError(f"{name}={list(values)} must have {self.channels} entries")
+        self.mean, self.std = (
+            torch.tensor(np.asarray(values) * 255, dtype=torch.float32, device=self.device).view(
+                1, -1, 1, 1
+            )
+            for values in (mean, std)
+        )
+
+        pads = {"mean": np.rint(np.asarray(mean) * 255), "zero": np.zeros(self.channels)}
+        if pad_value not in pads:
+            raise ValueError(f"pad_value={pad_value!r}; choices: {', '.join(pads)}")
+        size = self.image_size + 2 * padding
+        padded = np.empty((self.train_size, self.channels, size, size), np.uint8)
+        padded[:] = pads[pad_value].reshape(1, -1, 1, 1)
+        inner = slice(padding, padding + self.image_size)
+        padded[:, :, inner, inner] = images
+        # A view of all (2 padding + 1)² crops: an index on it gathers a batch of crops in one go.
+        self.crops = (
+            torch.from_numpy(padded)
+            .to(self.device)
+            .unfold(2, self.image_size, 1)
+            .unfold(3, self.image_size, 1)
+        )
+        self.train_labels = torch.as_tensor(labels, dtype=torch.int64, device=self.device)
+        self.test_images = torch.as_tensor(test[0], device=self.device)
+        self.test_labels = torch.as_tensor(test[1], dtype=torch.int64, device=self.device)
+
+    def standardised(self, images: Tensor) -> Tensor:
+        """Return uint8 images as float32 of mean 0 and deviation 1 per channel."""
+        return (images.float() - self.mean) / self.std
+
+    def _epoch(self, stream: str, epoch: int) -> Iterator[Batch]:
+        random = generator(self.seed, stream, epoch)
+        order = random.permutation(self.train_size)
+        offsets = random.integers(0, 2 * self.padding + 1, (2, self.train_size))
+        flips = random.random(self.train_size) < (0.5 if self.flip else 0.0)
+        index, rows, columns, flips = (
+            torch.from_numpy(numbers).to(self.device) for numbers in (order, *offsets, flips)
+        )
+        for first in range(0, self.train_size, self.batch_size):
+            batch = slice(first, first + self.batch_size)
+            images = self.crops[index[batch], :, rows[batch], columns[batch]]
+            if self.flip:
+                images = torch.where(flips[batch].view(-1, 1, 1, 1), images.flip(3), images)
+            yield self.standardised(images), self.train_labels[index[batch]]
+
+    def train_batches(self, first_step: int, last_step: int) -> Iterator[Batch]:
+        """Yield the batches of steps `first_step` to `last_step` − 1, epoch after epoch.
+
+        Images are float32 (B, C, H, W), labels int64 (B,), both on the device.
+        """
+        step = first_step
+        while step < last_step:
+            epoch, skipped = divmod(step, self.steps_per_epoch)
+            for position, batch in enumerate(self._epoch("train", epoch)):
+                if position >= skipped and step < last_step:
+                    yield batch
+                    step += 1
+
+    def batchnorm_batches(self, epoch: int, limit: int | None = None) -> Iterator[Batch]:
+        """Yield one pass over the augmented training set, or its first `limit` batches.
+
+        Drawn from a stream of its own, so that it takes nothing from training.
+        """
+        for position, batch in enumerate(self._epoch("batchnorm", epoch)):
+            if position == limit:
+                return
+            yield batch
+
+    def test_batches(self) -> Iterator[Batch]:
+        """Yield the test set, standardised and otherwise untouched."""
+        for first in range(0, self.test_size, TEST_BATCH):
+            batch = slice(first, first + TEST_BATCH)
+            yield self.standardised(self.test_images[batch]), self.test_labels[batch]

@@ -1,0 +1,73 @@
+"""The 13-layer VGG-like network of the paper (after Laine and Aila, 2017, without dropout)."""
+
+from torch import Tensor, nn
+
+from phaseavg.models.widths import scaled
+
+
+class CNN13(nn.Module):
+    """3×3 convolutions 128×3, pool, 256×3, pool, 512, 256, 128, global average pool, linear.
+
+    Every convolution is followed by BatchNorm and ReLU and has no bias; all pad by 1 but the one
+    with 512 channels. Initialisation: Kaiming-normal, fan-out (He et al., 2015); linear N(0, 0.01).
+    Maps (N, in_channels, H, W) to (N, num_classes); 4,432,522 parameters for 10 classes.
+
+    Args:
+        num_classes: number of outputs.
+        in_channels: channels of the images.
+        image_size: H = W of the images, to refuse those that the pools would shrink to nothing.
+        width: factor on all channel counts.
+        pools: 2 as in the paper, or 1, without the second max-pool, for images under 12 pixels.
+
+    Raises:
+        ValueError: if `width` or `pools` is out of range or the images are too small.
+    """
+
+    def __init__(
+        self,
+        num_classes: int,
+        in_channels: int = 3,
+        image_size: int = 32,
+        width: float = 1.0,
+        pools: int = 2,
+    ) -> None:
+        super().__init__()
+        if pools not in (1, 2):
+            raise ValueError(f"pools={pools}; choices: 1, 2")
+        if image_size >> pools < 3:
+            raise ValueError(
+                f"pools={pools} leaves under 3×3 pixels of {image_size}×{image_size} for the "
+                "convolution without padding; choices for images of 6 pixels and more: 1, "
+                "of 12 and more: 2"
+            )
+        layers: list[nn.Module] = []
+        channels = in_channels
+
+        def convolutions(*outputs: int, padding: int = 1) -> None:
+            nonlocal channels
+            for output in outputs:
+                output = scaled(output, width)
+                layers.append(nn.Conv2d(channels, output, 3, padding=padding, bias=False))
+                layers.append(nn.BatchNorm2d(output))
+                layers.append(nn.ReLU(inplace=True))
+                channels = output
+
+        convolutions(128, 128, 128)
+        layers.append(nn.MaxPool2d(2))
+        convolutions(256, 256, 256)
+        if pools == 2:
+            layers.append(nn.MaxPool2d(2))
+        convolutions(512, padding=0)
+        convolutions(256, 128)
+        self.features = nn.Sequential(*layers)
+        self.pool = nn.AdaptiveAvgPool2d(1)
+        self.classifier = nn.Linear(channels, num_classes)
+        for module in self.modules():
+            if isinstance(module, nn.Conv2d):
+                nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")
+        nn.init.normal_(self.classifier.weight, std=0.01)
+        nn.init.zeros_(self.classifier.bias)
+
+    def forward(self, images: Tensor) -> Tensor:
+        """Return the logits, (N, num_classes), of images (N, in_channels, H, W)."""
+        return self.classifier(self.pool(self.features(images)).flatten(1))

@@ -1,0 +1,86 @@
+"""Residual networks in their CIFAR form: 3×3 stem, no max-pool."""
+
+from collections.abc import Sequence
+
+from torch import Tensor, nn
+
+from phaseavg.models.widths import scaled
+
+
+class BasicBlock(nn.Module):
+    """Two 3×3 convolutions beside a shortcut (He et al., CVPR 2016, Figure 2).
+
+    The shortcut is the identity, or a 1×1 convolution with BatchNorm where the shape changes
+    (option B there).
+    """
+
+    def __init__(self, in_channels: int, out_channels: int, stride: int) -> None:
+        super().__init__()
+        self.conv1 = nn.Conv2d(in_channels, out_channels, 3, stride, padding=1, bias=False)
+        self.bn1 = nn.BatchNorm2d(out_channels)
+        self.conv2 = nn.Conv2d(out_channels, out_channels, 3, padding=1, bias=False)
+        self.bn2 = nn.BatchNorm2d(out_channels)
+        self.relu = nn.ReLU(inplace=True)
+        self.shortcut: nn.Module = nn.Identity()
+        if stride != 1 or in_channels != out_channels:
+            self.shortcut = nn.Sequential(
+                nn.Conv2d(in_channels, out_channels, 1, stride, bias=False),
+                nn.BatchNorm2d(out_channels),
+            )
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Map (N, in_channels, H, W) to (N, out_channels, ⌈H/stride⌉, ⌈W/stride⌉)."""
+        out = self.relu(self.bn1(self.conv1(x)))
+        out = self.bn2(self.conv2(out))
+        return self.relu(out + self.shortcut(x))
+
+
+class ResNet(nn.Module):
+    """Four stages of basic blocks with 64, 128, 256, 512 channels, each but the first halving.
+
+    Initialisation: convolutions Kaiming-normal, fan-out (He et al., 2015), BatchNorm 1 and 0,
+    linear as torch has it. Maps (N, in_channels, H, W) to (N, num_classes).
+
+    Args:
+        blocks: number of blocks in each of the four stages.
+        num_classes: number of outputs.
+        in_channels: channels of the images.
+        width: factor on all channel counts.
+
+    Raises:
+        ValueError: if `width` leaves a stage without channels.
+    """
+
+    def __init__(
+        self, blocks: Sequence[int], num_classes: int, in_channels: int = 3, width: float = 1.0
+    ) -> None:
+        super().__init__()
+        channels = scaled(64, width)
+        self.conv1 = nn.Conv2d(in_channels, channels, 3, padding=1, bias=False)
+        self.bn1 = nn.BatchNorm2d(channels)
+        self.relu = nn.ReLU(inplace=True)
+        stages = []
+        for stage, (count, base) in enumerate(zip(blocks, (64, 128, 256, 512), strict=True)):
+            for block in range(count):
+                stride = 2 if stage > 0 and block == 0 else 1
+                output = scaled(base, width)
+                stages.append(BasicBlock(channels, output, stride))
+                channels = output
+        self.stages = nn.Sequential(*stages)
+        self.pool = nn.AdaptiveAvgPool2d(1)
+        self.classifier = nn.Linear(channels, num_classes)
+        for module in self.modules():
+            if isinstance(module, nn.Conv2d):
+                nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")
+
+    def forward(self, images: Tensor) -> Tensor:
+        """Return the logits, (N, num_classes), of images (N, in_channels, H, W)."""
+        out = self.stages(self.relu(self.bn1(self.conv1(images))))
+        return self.classifier(self.pool(out).flatten(1))
+
+
+def resnet34(
+    num_classes: int, in_channels: int = 3, image_size: int = 32, width: float = 1.0
+) -> ResNet:
+    """Return ResNet-34: 3, 4, 6, 3 blocks; 21.3 M parameters. Takes images of any size."""
+    return ResNet((3, 4, 6, 3), num_classes, in_channels, width)

@@ -1,0 +1,32 @@
+"""The one writer."""
+
+import os
+from pathlib import Path
+
+from phaseavg.errors import UserError
+
+
+def write_atomically(path: Path, content: bytes) -> None:
+    """Write `content` to `path`: whoever looks finds the old file or the new one, whole.
+
+    Raises:
+        UserError: if it cannot be written; what was there before is still there.
+    """
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.part")
+    try:
+        with temporary.open("wb") as file:
+            file.write(content)
+            file.flush()
+            os.fsync(file.fileno())
+        temporary.replace(path)
+    except OSError as error:
+        temporary.unlink(missing_ok=True)
+        raise UserError(
+            f"runs_dir={path.parent.parent}: {path.parent.name}/{path.name} could not be written "
+            f"({error.strerror}); make room or name another folder, and the same command goes on"
+        ) from error
+
+
+def set_aside(path: Path, suffix: str) -> Path:
+    """Rename a file out of the way, replacing what was set aside before; return its new path."""
+    return path.replace(path.with_name(f"{path.name}.{suffix}"))

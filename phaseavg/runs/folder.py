@@ -1,0 +1,152 @@
+"""What a run leaves in `<runs_dir>/<run_id>/`, and what it continues from.
+
+config.yaml     recipe and execution, as resolved
+metrics.jsonl   a line per epoch
+result.json     the outcome: only a run that has ended has one
+checkpoint-*    the two latest states, until the run has ended; the name holds step and checksum
+weights.safetensors   the final weights, on request
+failure.json    why the last attempt broke off, if it did
+"""
+
+import fcntl
+import hashlib
+import io
+import json
+import traceback
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Self
+
+import safetensors.torch
+import torch
+import yaml
+from torch import Tensor
+
+from phaseavg.errors import Diverged, UserError
+from phaseavg.runs.files import set_aside, write_atomically
+
+KEPT_CHECKPOINTS = 2  # a damaged latest one costs the time since the one before, not the run
+
+
+def read_result(folder: Path) -> dict[str, Any] | None:
+    """Return the outcome recorded in a run's folder; None if it has none.
+
+    A damaged one is set aside and counts as none.
+    """
+    path = folder / "result.json"
+    try:
+        return json.loads(path.read_text())
+    except (FileNotFoundError, NotADirectoryError):
+        return None
+    except ValueError:
+        aside = set_aside(path, "damaged")
+        print(f"{path} is damaged: set aside as {aside.name}", flush=True)
+        return None
+
+
+def _json(values: Any) -> str:
+    return json.dumps(values, ensure_ascii=False, allow_nan=False)
+
+
+class RunFolder:
+    """The folder of one run, held by one process at a time.
+
+    Args:
+        path: the folder; made on entering.
+
+    Raises:
+        UserError: on entering, if it cannot be made or another process holds it.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+
+    def __enter__(self) -> Self:
+        try:
+            self.path.mkdir(parents=True, exist_ok=True)
+            self._lock = (self.path / ".lock").open("a")
+        except OSError as error:
+            raise UserError(
+                f"runs_dir={self.path.parent}: cannot be written ({error.strerror}); "
+                "name a folder that can"
+            ) from error
+        try:
+            fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)  # ends with the process
+        except BlockingIOError as error:
+            self._lock.close()
+            raise UserError(f"{self.path}: another process is training this run") from error
+        for leftover in self.path.glob(".*.part"):  # of a write that was killed
+            leftover.unlink()
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        if isinstance(error, Exception) and not isinstance(error, UserError | Diverged):
+            reason = {"error": repr(error), "traceback": traceback.format_exception(error)}
+            self._write("failure.json", _json(reason))
+        self._lock.close()
+
+    def _write(self, name: str, text: str) -> None:
+        write_atomically(self.path / name, text.encode())
+
+    def write_config(self, config: Mapping[str, Any]) -> None:
+        """Write the resolved config."""
+        self._write("config.yaml", yaml.safe_dump(dict(config), sort_keys=False))
+
+    def write_metrics(self, history: Sequence[Mapping[str, Any]]) -> None:
+        """Write all lines anew, so that a kill leaves neither a gap nor half a line."""
+        self._write("metrics.jsonl", "".join(_json(line) + "\n" for line in history))
+
+    def write_weights(self, state: Mapping[str, Tensor]) -> int:
+        """Write parameters and buffers as safetensors; return the number of bytes."""
+        tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in state.items()}
+        content = safetensors.torch.save(tensors)
+        write_atomically(self.path / "weights.safetensors", content)
+        return len(content)
+
+    def finish(self, result: Mapping[str, Any]) -> None:
+        """Write the outcome; the checkpoints have served their purpose."""
+        self._write("result.json", json.dumps(result, ensure_ascii=False, indent=1) + "\n")
+        for path in self._checkpoints():
+            path.unlink()
+        (self.path / "failure.json").unlink(missing_ok=True)
+
+    def reopen(self) -> None:
+        """Set the outcome aside, so that the run is trained once more from its start."""
+        set_aside(self.path / "result.json", "previous")
+
+    def _checkpoints(self) -> list[Path]:
+        """Return the checkpoints, latest first."""
+        return sorted(self.path.glob("checkpoint-*.pt"), reverse=True)
+
+    def save_checkpoint(self, step: int, state: Mapping[str, Any]) -> None:
+        """Keep the state after `step` updates; the oldest goes once this one is safe on disk."""
+        buffer = io.BytesIO()
+        torch.save(dict(state), buffer)
+        content = buffer.getvalue()
+        name = f"checkpoint-{step:09d}-{_checksum(content)}.pt"
+        write_atomically(self.path / name, content)
+        for path in self._checkpoints()[KEPT_CHECKPOINTS:]:
+            path.unlink()
+
+    def load_checkpoint(self) -> dict[str, Any] | None:
+        """Return the latest state that is intact, on the CPU; None if there is none.
+
+        Damaged ones are named and set aside. Loading never executes code.
+        """
+        for path in self._checkpoints():
+            content = path.read_bytes()
+            if path.stem.rpartition("-")[2] == _checksum(content):
+                return torch.load(io.BytesIO(content), map_location="cpu", weights_only=True)
+            aside = set_aside(path, "damaged")
+            print(f"{path} is damaged: set aside as {aside.name}", flush=True)
+        return None
+
+
+def _checksum(content: bytes) -> str:
+    return hashlib.sha256(content).hexdigest()[:16]

@@ -1,0 +1,66 @@
+"""Which software and hardware a record comes from."""
+
+import platform
+import resource
+import subprocess
+import sys
+from functools import cache
+from importlib.metadata import version
+from pathlib import Path
+
+import torch
+
+REPOSITORY = Path(__file__).parents[2]
+CODE = ("phaseavg", "conf", "train.py", "hydra_plugins")
+
+
+def _git(*arguments: str) -> str | None:
+    try:
+        done = subprocess.run(
+            ["git", "-C", str(REPOSITORY), *arguments],  # noqa: S607 -- the user's own git
+            capture_output=True,
+            text=True,
+            check=True,
+        )
+    except (OSError, subprocess.CalledProcessError):
+        return None
+    return done.stdout.strip()
+
+
+@cache
+def git_state() -> dict[str, str | bool | None]:
+    """Return the commit of the code and whether the code differs from it; None where unknown."""
+    commit = _git("rev-parse", "HEAD")
+    changes = _git("status", "--porcelain", "--", *CODE) if commit else None
+    return {"commit": commit, "modified": None if changes is None else bool(changes)}
+
+
+@cache
+def versions() -> dict[str, str | None]:
+    """Return the versions of what the numbers depend on."""
+    packages = ("phaseavg", "torch", "torchvision", "numpy", "hydra-core", "omegaconf")
+    return {
+        "python": platform.python_version(),
+        **{package: version(package) for package in packages},
+        "cuda": torch.version.cuda if torch.cuda.is_available() else None,
+    }
+
+
+def device_name(device: torch.device) -> str:
+    """Return what the device is sold as, as far as the system tells."""
+    if device.type == "cuda":
+        return torch.cuda.get_device_name(device)
+    if device.type == "cpu":
+        cpuinfo = Path("/proc/cpuinfo")
+        lines = cpuinfo.read_text().splitlines() if cpuinfo.exists() else []
+        names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
+        return names[0] if names else platform.processor() or platform.machine()
+    return device.type
+
+
+def peak_memory_bytes(device: torch.device) -> int:
+    """Return the most memory in use so far: on a GPU of its allocator, else of the process."""
+    if device.type == "cuda":
+        return torch.cuda.max_memory_allocated(device)
+    unit = 1 if sys.platform == "darwin" else 1024
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit

@@ -1,0 +1,86 @@
+"""The outcome of a run in numbers, derived from its history."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import torch
+
+from phaseavg.runs.identity import NUMERICS_VERSION
+from phaseavg.runs.provenance import device_name, git_state, peak_memory_bytes, versions
+
+History = Sequence[Mapping[str, Any]]
+
+KINDS_OF_SECONDS = ("train", "averaging", "evaluation", "saving")
+
+
+def errors(history: History) -> dict[str, Any]:
+    """Return the last and the best test loss and error, and those at the end of each phase.
+
+    An epoch counts with the weights that training went on from: where the average has replaced the
+    weights, with the average after its BatchNorm pass; else with the weights as the optimizer left
+    them. `best` is over the epochs that were tested.
+    """
+    tested = []
+    for line in history:
+        prefix = "average_" if line.get("replaced") else ""
+        if f"{prefix}test_error" in line:
+            tested.append((line[f"{prefix}test_error"], line["epoch"], line[f"{prefix}test_loss"]))
+    best_error, best_epoch, _ = min(tested)
+    last_error, _, last_loss = tested[-1]
+    kept = ("phase", "epoch", "learning_rate", "train_loss", "train_error", "replaced")
+    return {
+        "test_error": last_error,
+        "test_loss": last_loss,
+        "best_test_error": best_error,
+        "best_epoch": best_epoch,
+        "train_loss": history[-1]["train_loss"],
+        "train_error": history[-1]["train_error"],
+        "phases": [
+            {key: value for key, value in line.items() if key in kept or "test_" in key}
+            for line in history
+            if "replaced" in line
+        ],
+    }
+
+
+def cost(history: History) -> dict[str, Any]:
+    """Return what the run took: epochs, steps, seconds by kind and in all, images per second."""
+    seconds = {
+        f"{kind}_seconds": sum(line.get(f"{kind}_seconds", 0.0) for line in history)
+        for kind in KINDS_OF_SECONDS
+    }
+    trained = sum(line["images_per_second"] * line["train_seconds"] for line in history)
+    return {
+        "epochs": len(history),
+        "steps": history[-1]["step"] if history else 0,
+        "seconds": sum(seconds.values()),
+        **seconds,
+        "images_per_second": trained / seconds["train_seconds"] if history else None,
+    }
+
+
+def provenance(device: torch.device, execution: Mapping[str, Any]) -> dict[str, Any]:
+    """Return with what the numbers were made."""
+    return {
+        "numerics_version": NUMERICS_VERSION,
+        "execution": {
+            **execution,
+            "device": str(device),
+            "device_name": device_name(device),
+            "threads": torch.get_num_threads(),
+        },
+        "peak_memory_bytes": peak_memory_bytes(device),
+        "versions": versions(),
+        "git": git_state(),
+    }
+
+
+def summary(result: Mapping[str, Any]) -> str:
+    """Return a result in one line."""
+    if result["status"] == "diverged":
+        return f"diverged at step {result['step']} (epoch {result['epoch']})"
+    return (
+        f"test error {result['test_error']:.2f} % (best {result['best_test_error']:.2f} % at epoch "
+        f"{result['best_epoch']}), {result['epochs']} epochs in {result['seconds']:.1f} s, "
+        f"{result['images_per_second']:.0f} images/s"
+    )

@@ -1,0 +1,1 @@
+"""The training of one run: state, loop, evaluation."""

@@ -1,0 +1,42 @@
+"""Where and how a run is carried out."""
+
+import os
+
+import torch
+
+from phaseavg.errors import UserError
+
+
+def _available() -> list[str]:
+    kinds = {"cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available()}
+    return [*(kind for kind, there in kinds.items() if there), "cpu"]
+
+
+def pick_device(name: str, field: str = "execution.device") -> torch.device:
+    """Return the device called `name`; for `auto` the first of cuda, mps and cpu that is there.
+
+    Raises:
+        UserError: if it is not a device, or not one of this machine's.
+    """
+    kinds = _available()
+    try:
+        device = torch.device(kinds[0] if name == "auto" else name)
+    except RuntimeError:
+        device = None
+    if device is None or device.type not in kinds:
+        raise UserError(
+            f"{field}={name}: there is no such device here; choices: auto, {', '.join(kinds)}"
+        )
+    return device
+
+
+def make_deterministic() -> None:
+    """Ask torch for deterministic algorithms; it warns where it has none."""
+    os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
+    torch.use_deterministic_algorithms(True, warn_only=True)
+    torch.backends.cudnn.benchmark = False
+
+
+def autocast(device: torch.device, precision: str) -> torch.autocast:
+    """Return the context of forward passes; weights, statistics and averages stay in float32."""
+    return torch.autocast(device.type, torch.bfloat16, enabled=precision == "bf16")

@@ -1,0 +1,209 @@
+"""The training loop: Algorithm 1 of the paper, flat over steps, resumable from any of them."""
+
+import time
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn.functional import cross_entropy
+from torch.optim import Optimizer
+
+from phaseavg.averaging import recompute_batchnorm
+from phaseavg.config import Settings
+from phaseavg.data import Batch, ResidentImages
+from phaseavg.errors import Diverged, Interrupted
+from phaseavg.phases import Phase, Schedule
+from phaseavg.randomness import seed_for
+from phaseavg.runs.folder import RunFolder
+from phaseavg.training.evaluation import evaluate, recalibrated_copy
+from phaseavg.training.execution import autocast
+from phaseavg.training.progress import TrainingProgress
+from phaseavg.training.signals import StopSignals
+from phaseavg.training.state import TrainingState
+
+
+def train(
+    state: TrainingState,
+    data: ResidentImages,
+    schedule: Schedule,
+    settings: Settings,
+    folder: RunFolder,
+    progress: TrainingProgress,
+) -> None:
+    """Train from `state.step` to the end of the schedule.
+
+    Raises:
+        Diverged: at the end of an epoch in which the loss was not finite.
+        Interrupted: after a signal, once the state is saved.
+    """
+    steps, model, averager = state.steps_per_epoch, state.model, state.averager
+    forward = torch.compile(model) if settings.execution.compile else model
+    watch = Stopwatch(data.device, state)
+    model.train()
+    with StopSignals() as signals:
+        for images, labels in data.train_batches(state.step, schedule.total_epochs * steps):
+            epoch, position = divmod(state.step, steps)
+            phase = schedule.phase(epoch)
+            if state.step == phase.first_epoch * steps:
+                averager.start_phase(model, phase.index)
+
+            set_learning_rate(state.optimizer, schedule.factor(state.step, steps))
+            torch.manual_seed(seed_for(settings.seed, "dropout", state.step))
+            with autocast(data.device, settings.execution.precision):
+                logits = forward(images)
+                loss = cross_entropy(logits, labels)
+            state.optimizer.zero_grad()
+            loss.backward()
+            state.optimizer.step()
+            state.losses[position] = loss.detach()
+            state.wrong[position] = count_wrong(logits, labels)
+            state.step += 1
+
+            epoch_ended = state.step % steps == 0
+            if epoch_ended:
+                end_epoch(state, phase, data, settings, watch)
+                folder.write_metrics(state.history)
+                progress.epoch(state.history[-1])
+            progress.step(state.step)
+
+            # Saving comes last: a checkpoint always stands for a finished step.
+            phase_ended = state.step == phase.end * steps
+            if (
+                phase_ended
+                or signals.received
+                or watch.since_saving() >= settings.checkpoint_seconds
+            ):
+                watch.lap("train")
+                folder.save_checkpoint(state.step, state.state_dict())
+                watch.saved()
+            if signals.received:
+                raise Interrupted(
+                    signals.received,
+                    f"interrupted and saved after step {state.step} (epoch "
+                    f"{state.step / steps:.2f} of {schedule.total_epochs}) in {folder.path}; "
+                    "the same command goes on",
+                )
+
+
+def end_epoch(
+    state: TrainingState, phase: Phase, data: ResidentImages, settings: Settings, watch: "Stopwatch"
+) -> None:
+    """Average, replace if it is time to, look at the outcome, and add a line to the history."""
+    model, averager = state.model, state.averager
+    epoch = state.step // state.steps_per_epoch  # finished ones
+    line: dict[str, Any] = {
+        "epoch": epoch,
+        "phase": phase.index + 1,
+        "step": state.step,
+        "learning_rate": learning_rate(state.optimizer),
+        **training_metrics(state, data),
+    }
+    watch.lap("train")
+    averager.observe(model)
+    watch.lap("averaging")
+
+    def passes(function: Callable[..., Any], *arguments: Any) -> Any:
+        # A context for each: autocast caches weights, and they are about to be replaced.
+        with autocast(data.device, settings.execution.precision):
+            return function(*arguments)
+
+    def batchnorm_batches() -> Iterator[Batch]:
+        return data.batchnorm_batches(epoch, settings.batchnorm_batches)
+
+    def test(network: nn.Module, prefix: str = "") -> None:
+        found = passes(evaluate, network, data.test_batches())
+        line.update({f"{prefix}test_loss": found.loss, f"{prefix}test_error": found.error})
+        watch.lap("evaluation")
+
+    phase_ended = epoch == phase.end
+    replaced = False
+    if phase_ended or is_due(epoch, settings.evaluation.every):
+        test(model)
+    if phase_ended:
+        test(passes(recalibrated_copy, model, batchnorm_batches()), "bn_")
+        replaced = line["replaced"] = averager.end_phase(model, phase.index)
+        if replaced:
+            passes(recompute_batchnorm, model, batchnorm_batches())
+            watch.lap("averaging")
+            test(model, "average_")
+    if averager.average is not None and averager.average.n_averaged > 0 and not replaced:
+        if phase_ended or is_due(epoch, settings.evaluation.average_every):
+            replica = passes(recalibrated_copy, model, batchnorm_batches(), averager.average)
+            test(replica, "average_")
+
+    line["images_per_second"] = data.train_size / state.seconds["train"]
+    line |= {f"{kind}_seconds": seconds for kind, seconds in state.seconds.items()}
+    state.seconds = {}
+    state.history.append(line)
+
+
+def training_metrics(state: TrainingState, data: ResidentImages) -> dict[str, float]:
+    """Return loss and error (%) over the batches of the epoch, read from the device in one go.
+
+    Raises:
+        Diverged: if a loss is not finite.
+    """
+    losses, wrong = torch.stack([state.losses, state.wrong]).cpu().double()
+    bad = (~losses.isfinite()).nonzero()
+    if len(bad):
+        step = state.step - state.steps_per_epoch + int(bad[0]) + 1
+        raise Diverged(
+            step=step,
+            epoch=state.step // state.steps_per_epoch,
+            learning_rate=learning_rate(state.optimizer),
+            train_loss=str(losses[bad[0]].item()),
+        )
+    sizes = torch.full_like(losses, data.batch_size)
+    sizes[-1] = data.train_size - data.batch_size * (len(sizes) - 1)
+    return {
+        "train_loss": (losses @ sizes).item() / data.train_size,
+        "train_error": 100 * wrong.sum().item() / data.train_size,
+    }
+
+
+def is_due(epoch: int, every: int) -> bool:
+    """Return whether what is done every so many epochs, 0 for never, is done after `epoch`."""
+    return every > 0 and epoch % every == 0
+
+
+def count_wrong(logits: Tensor, labels: Tensor) -> Tensor:
+    """Return the number of misclassified images, a scalar on the device."""
+    return (logits.detach().argmax(1) != labels).sum()
+
+
+def set_learning_rate(optimizer: Optimizer, factor: float) -> None:
+    """Set the rate of every parameter group to its configured one times `factor`."""
+    for group in optimizer.param_groups:
+        group["lr"] = group.setdefault("initial_lr", group["lr"]) * factor
+
+
+def learning_rate(optimizer: Optimizer) -> float:
+    """Return the rate of the first parameter group."""
+    return float(optimizer.param_groups[0]["lr"])
+
+
+class Stopwatch:
+    """Adds the time since the last look to one kind of the state's seconds."""
+
+    def __init__(self, device: torch.device, state: TrainingState) -> None:
+        self._synchronize = device.type == "cuda"
+        self._state = state
+        self._looked = self._saved = time.perf_counter()
+
+    def lap(self, kind: str) -> None:
+        """Book the time since the last call as `kind`."""
+        if self._synchronize:
+            torch.cuda.synchronize()
+        now = time.perf_counter()
+        self._state.seconds[kind] = self._state.seconds.get(kind, 0.0) + now - self._looked
+        self._looked = now
+
+    def since_saving(self) -> float:
+        """Return the seconds since the last checkpoint."""
+        return time.perf_counter() - self._saved
+
+    def saved(self) -> None:
+        """Book the time since the last call as saving, and count from here to the next."""
+        self.lap("saving")
+        self._saved = self._looked

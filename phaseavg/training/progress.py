@@ -1,0 +1,122 @@
+"""A bar at a terminal, a plain line per epoch in a log."""
+
+import time
+from collections.abc import Mapping
+from datetime import timedelta
+from types import TracebackType
+from typing import Any, Self
+
+from rich.console import Console
+from rich.progress import (
+    BarColumn,
+    MofNCompleteColumn,
+    Progress,
+    TextColumn,
+    TimeElapsedColumn,
+    TimeRemainingColumn,
+)
+
+REFRESH_SECONDS = 0.25
+
+SHOWN = {  # errors in the order in which they are shown, with what the reader calls them
+    "train_error": "train",
+    "test_error": "test",
+    "bn_test_error": "test after BN pass",
+    "average_test_error": "average",
+}
+
+
+def described(line: Mapping[str, Any]) -> str:
+    """Return the errors (%) in a line of metrics."""
+    return "  ".join(f"{label} {line[key]:.2f}" for key, label in SHOWN.items() if key in line)
+
+
+class TrainingProgress:
+    """Shows where a run is.
+
+    Args:
+        epochs: of the whole training.
+        phases: likewise.
+        steps_per_epoch: updates in an epoch.
+        step: updates already done.
+        console: where to; standard output by default.
+    """
+
+    def __init__(
+        self,
+        epochs: int,
+        phases: int,
+        steps_per_epoch: int,
+        step: int = 0,
+        console: Console | None = None,
+    ) -> None:
+        self.console = console or Console(highlight=False, soft_wrap=True)
+        self.epochs, self.phases, self.steps_per_epoch = epochs, phases, steps_per_epoch
+        self._first_step, self._started = step, time.monotonic()
+        self._shown = 0.0
+        self._errors = ""
+        self._bar = Progress(
+            TextColumn("epoch {task.fields[epoch]}/{task.fields[epochs]}"),
+            BarColumn(bar_width=None),
+            MofNCompleteColumn(),
+            TextColumn("{task.fields[rate]}"),
+            TimeElapsedColumn(),
+            TextColumn("eta"),
+            TimeRemainingColumn(),
+            TextColumn("{task.fields[errors]}"),
+            console=self.console,
+            disable=not self.console.is_terminal,
+            transient=True,
+        )
+        self._task = self._bar.add_task(
+            "",
+            total=epochs * steps_per_epoch,
+            completed=step,
+            epoch=1,
+            epochs=epochs,
+            rate="",
+            errors="",
+        )
+
+    def __enter__(self) -> Self:
+        self._bar.start()
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self._bar.stop()
+
+    def _seconds_per_step(self, step: int) -> float:
+        return (time.monotonic() - self._started) / max(step - self._first_step, 1)
+
+    def step(self, step: int) -> None:
+        """Move the bar to `step` finished updates; cheap enough to be called after every one."""
+        now = time.monotonic()
+        if self._bar.disable or now - self._shown < REFRESH_SECONDS:
+            return
+        self._shown = now
+        self._bar.update(
+            self._task,
+            completed=step,
+            epoch=min(step // self.steps_per_epoch + 1, self.epochs),
+            rate=f"{1 / self._seconds_per_step(step):.1f} steps/s",
+            errors=self._errors,
+        )
+
+    def epoch(self, line: Mapping[str, Any]) -> None:
+        """Show a line of metrics: in the bar, and below the others in a log or at a phase's end."""
+        self._errors = f"phase {line['phase']}/{self.phases}  {described(line)}"
+        if self.console.is_terminal and "bn_test_error" not in line:
+            return
+        left = (self.epochs * self.steps_per_epoch - line["step"]) * self._seconds_per_step(
+            line["step"]
+        )
+        self.console.print(
+            f"epoch {line['epoch']}/{self.epochs}  phase {line['phase']}/{self.phases}  "
+            f"lr {line['learning_rate']:.3g}  errors (%): {described(line)}  "
+            f"{line['images_per_second']:.0f} images/s  eta {timedelta(seconds=round(left))}"
+        )

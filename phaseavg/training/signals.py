@@ -1,0 +1,36 @@
+"""Ctrl-C and the scheduler's SIGTERM as a wish that the loop fulfils at the end of a step."""
+
+import signal
+import threading
+from types import FrameType, TracebackType
+from typing import Self
+
+
+class StopSignals:
+    """While entered, the first SIGINT or SIGTERM is noted in `received`; a second one kills."""
+
+    def __init__(self) -> None:
+        self.received: int | None = None
+
+    def __enter__(self) -> Self:
+        self._previous = {}
+        if threading.current_thread() is threading.main_thread():  # only there can it be done
+            for number in (signal.SIGINT, signal.SIGTERM):
+                self._previous[number] = signal.signal(number, self._note)
+        return self
+
+    def _note(self, number: int, frame: FrameType | None) -> None:
+        self.received = number
+        self._restore()
+
+    def _restore(self) -> None:
+        for number, handler in self._previous.items():
+            signal.signal(number, handler)
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self._restore()

@@ -1,0 +1,67 @@
+"""All that a run is at the end of a step: saved and loaded as one."""
+
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.optim import Optimizer
+
+from phaseavg.averaging import Averager
+
+
+@dataclass
+class TrainingState:
+    """A run between two steps.
+
+    Attributes:
+        model: the raw network, neither compiled nor wrapped.
+        optimizer: over its parameters.
+        averager: decides when the average replaces the weights.
+        steps_per_epoch: updates in an epoch.
+        step: finished updates.
+        losses: mean training loss of each batch of the epoch under way, float32 (steps_per_epoch,)
+            on the model's device; read once an epoch.
+        wrong: misclassified training images of each of these batches, likewise.
+        seconds: spent in the epoch under way, by kind.
+        history: a line of metrics for every finished epoch.
+    """
+
+    model: nn.Module
+    optimizer: Optimizer
+    averager: Averager
+    steps_per_epoch: int
+    step: int = 0
+    losses: Tensor = field(init=False)
+    wrong: Tensor = field(init=False)
+    seconds: dict[str, float] = field(default_factory=dict)
+    history: list[dict[str, Any]] = field(default_factory=list)
+
+    def __post_init__(self) -> None:
+        device = next(self.model.parameters()).device
+        self.losses = torch.zeros(self.steps_per_epoch, device=device)
+        self.wrong = torch.zeros(self.steps_per_epoch, device=device)
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return the whole state; tensors are shared with the run, so save before the next step."""
+        return {
+            "model": self.model.state_dict(),
+            "optimizer": self.optimizer.state_dict(),
+            "averager": self.averager.state_dict(),
+            "step": self.step,
+            "losses": self.losses,
+            "wrong": self.wrong,
+            "seconds": self.seconds,
+            "history": self.history,
+        }
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Continue from what `state_dict` returned."""
+        self.model.load_state_dict(state["model"])
+        self.optimizer.load_state_dict(state["optimizer"])
+        self.averager.load_state_dict(state["averager"])
+        self.step = state["step"]
+        self.losses.copy_(state["losses"])
+        self.wrong.copy_(state["wrong"])
+        self.seconds = state["seconds"]
+        self.history = state["history"]

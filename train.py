@@ -1,0 +1,94 @@
+"""Train one network phase by phase; `-m` trains a sweep of them.
+
+    python train.py dataset=cifar100 model=resnet34 averaging=phasewise seed=0
+    python train.py -m preset=demo averaging=none,phasewise seed=0,1,2
+    python train.py --help
+
+A run is its recipe: the same command continues it if it was cut, and returns its result if not.
+"""
+
+import sys
+from typing import Any
+
+import hydra
+from omegaconf import DictConfig
+
+from phaseavg.cli import command_line, reporting
+from phaseavg.config import Settings, build, check
+from phaseavg.errors import Diverged
+from phaseavg.runs.folder import RunFolder, read_result
+from phaseavg.runs.identity import run_id
+from phaseavg.runs.result import cost, errors, provenance, summary
+from phaseavg.training.execution import make_deterministic, pick_device
+from phaseavg.training.loop import train
+from phaseavg.training.parts import load_data, new_model
+from phaseavg.training.progress import TrainingProgress
+from phaseavg.training.state import TrainingState
+
+
+def run(settings: Settings) -> dict[str, Any]:
+    """Train one run, unless it is finished, and return its result."""
+    name = run_id(settings.recipe())
+    for found in (settings.runs_dir / name, settings.records_dir / name):
+        if not settings.force and (result := read_result(found)):
+            print(
+                f"{found}: finished before (force=true repeats it)\n{summary(result)}", flush=True
+            )
+            return result
+
+    device = pick_device(settings.execution.device)
+    home = pick_device(settings.execution.average_device, "execution.average_device")
+    make_deterministic()
+    data = load_data(settings, device)
+    model = new_model(settings, data)
+    optimizer = build("optimizer", settings.optimizer, params=model.parameters())
+    schedule = build("schedule", settings.schedule)
+    averager = build(
+        "averaging", settings.averaging, model=model, epochs=schedule.epochs, device=home
+    )
+    state = TrainingState(model, optimizer, averager, data.steps_per_epoch)
+
+    with RunFolder(settings.runs_dir / name) as folder:
+        if read_result(folder.path):
+            folder.reopen()
+        folder.write_config(settings.record())
+        if checkpoint := folder.load_checkpoint():
+            state.load_state_dict(checkpoint)
+        folder.write_metrics(state.history)
+        print(
+            f"{folder.path}: {schedule.total_epochs} epochs of {data.steps_per_epoch} steps in "
+            f"{len(schedule.phases)} phases, from step {state.step}; "
+            f"{sum(p.numel() for p in model.parameters()):,} parameters; {device}",
+            flush=True,
+        )
+        result = {"run_id": name, "status": "finished"}
+        try:
+            with TrainingProgress(
+                schedule.total_epochs, len(schedule.phases), data.steps_per_epoch, state.step
+            ) as progress:
+                train(state, data, schedule, settings, folder, progress)
+            result |= errors(state.history)
+        except Diverged as outcome:
+            result |= {"status": "diverged", **outcome.outcome}
+        result |= cost(state.history)
+        result |= provenance(device, settings.execution.model_dump())
+        if settings.weights == "final":
+            size = folder.write_weights(model.state_dict())
+            print(f"{folder.path}/weights.safetensors: {size / 1e6:.1f} MB")
+        folder.finish(result)
+    print(summary(result), flush=True)
+    return result
+
+
+@hydra.main(config_path="conf", config_name="config", version_base="1.3")
+@reporting
+def main(config: DictConfig) -> float:
+    """Return the test error in % of the run that `config` describes."""
+    result = run(check(config))
+    if result["status"] == "diverged":
+        raise Diverged(**{key: result[key] for key in Diverged.FIELDS})
+    return result["test_error"]
+
+
+if __name__ == "__main__":
+    sys.exit(command_line(main))
