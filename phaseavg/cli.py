@@ -54,10 +54,14 @@ def say(message: str) -> None:
     print(f"train.py: {message}", file=sys.stderr, flush=True)
 
 
-def reporting(job: Callable[[DictConfig], Any]) -> Callable[[DictConfig], Any]:
-    """Wrap one job of a sweep so that its failure is shown when it happens, not when all are over.
+_failures: list[Exception] | None = None
+"""What jobs of this process have raised; None where no `command_line` waits to hear of it."""
 
-    Hydra goes on with the others and raises the first failure at the end.
+
+def reporting(job: Callable[[DictConfig], Any]) -> Callable[[DictConfig], Any]:
+    """Wrap a Hydra job so that its failure is told in its own line as soon as it happens.
+
+    Nor does it stop the other jobs of a sweep: `command_line` hears of it when all are over.
     """
 
     @functools.wraps(job)
@@ -66,15 +70,14 @@ def reporting(job: Callable[[DictConfig], Any]) -> Callable[[DictConfig], Any]:
             return job(config)
         except Exception as error:
             hydra = HydraConfig.get()
-            if hydra.mode is RunMode.MULTIRUN:
-                _tell(error, f"[{hydra.job.override_dirname}] ")
-                _failures.append(error)
-            raise
+            sweeping = hydra.mode is RunMode.MULTIRUN
+            _tell(error, f"[{' '.join(hydra.overrides.task)}] " if sweeping else "")
+            if _failures is None:  # a launcher's worker process: its parent has to know
+                raise
+            _failures.append(error)
+            return None
 
     return reported
-
-
-_failures: list[Exception] = []
 
 
 def _tell(error: Exception, where: str = "") -> None:
@@ -87,26 +90,31 @@ def _tell(error: Exception, where: str = "") -> None:
         say(f"{where}failed: {error!r}")
 
 
+def _status(error: Exception) -> int:
+    mistake = isinstance(error, UserError | HydraException | OmegaConfBaseException)
+    return USER_ERROR if mistake else FAILED
+
+
 def command_line(main: Callable[[], Any]) -> int:
-    """Run a Hydra entry point and return its exit status: 0, 1 failed, 2 mistake, 130/143 signal."""
+    """Run a Hydra entry point; return 0, or 1 failed, 2 mistake, 130/143 after a signal."""
+    global _failures
     os.environ["HYDRA_FULL_ERROR"] = "1"  # Hydra hands its exceptions on instead of exiting
     OmegaConf.register_new_resolver("scratch_folder", _scratch_folder, replace=True)
-    _failures.clear()
+    _failures = []
     try:
         main()
-    except Exception as error:
-        if _failures:
-            say(
-                f"{len(_failures)} runs of the sweep failed, as told above; the others are finished"
-            )
-        else:
-            _tell(error)
-        mistake = isinstance(error, UserError | HydraException | OmegaConfBaseException)
-        return USER_ERROR if mistake else FAILED
+        statuses = [_status(error) for error in _failures]
+        if len(statuses) > 1:
+            say(f"{len(statuses)} runs of the sweep failed; each said why above")
+        return min(statuses, default=0)
     except Interrupted as error:
         say(str(error))
         return 128 + error.number
     except KeyboardInterrupt:
         say("interrupted outside of training; nothing is lost, the same command goes on")
         return INTERRUPTED
-    return 0
+    except Exception as error:  # before any job: the command line, mostly
+        _tell(error)
+        return _status(error)
+    finally:
+        _failures = None

@@ -33,7 +33,9 @@ class Diverged(RuntimeError):  # noqa: N818 -- it is an outcome of training, not
 
 
 class Interrupted(KeyboardInterrupt):
-    """A signal asked the run to stop, and it has saved its state. Not an `Exception`: it ends sweeps.
+    """A signal asked the run to stop, and it has saved its state.
+
+    Not an `Exception`, so that it ends a sweep as well.
 
     Args:
         number: of the signal.

@@ -1,11 +1,11 @@
-"""Averages of epoch-end weights: how epochs are weighted, and when the average replaces the weights.
+"""Averages of epoch-end weights: how epochs are weighted, and when the average takes over.
 
 Needs torch alone. In a training loop of one's own::
 
-    averager = Phasewise(model, epochs=[80, 40, 40])       # once; the average lives on the CPU
+    averager = Phasewise(model, epochs=[80, 40, 40])  # once; the average lives on the CPU
     ...
-    if averager.epoch_end(model):                          # after every epoch; True at a phase's end,
-        recompute_batchnorm(model, training_batches)       # when the weights have become the average
+    if averager.epoch_end(model):                     # after every epoch; True at a phase's end,
+        recompute_batchnorm(model, train_batches)     # when the weights have become the average
 """
 
 from phaseavg.averaging.average import WeightAverage, unwrapped

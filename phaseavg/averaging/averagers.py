@@ -48,7 +48,7 @@ class Averager:
         return False
 
     def epoch_end(self, model: nn.Module) -> bool:
-        """Do all that is due at the end of an epoch; return what `end_phase` returns at a phase's end.
+        """Do all that is due after an epoch; return True if the weights have become the average.
 
         For loops that leave the counting of phases to the averager.
 

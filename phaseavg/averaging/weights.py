@@ -27,8 +27,8 @@ class Weights(Protocol):
 class Exponential:
     """The paper's weights (equation 3): α_t = (1 − γ) γ^(T−t) / (1 − γ^T), with γ = γ0^(80/T).
 
-    The paper prints another α_t above its equation 4; with that one the weights do not sum to 1, and
-    equation 6 does not follow.
+    The paper prints another α_t above its equation 4; with that one the weights do not sum to 1,
+    and equation 6 does not follow.
 
     Args:
         gamma0: γ0, the decay per epoch of a window of 80 epochs.

@@ -24,8 +24,8 @@ def _require_files(source: type[CIFAR10], data_dir: Path) -> None:
     ]
     if damaged:
         raise ValueError(
-            f"data_dir={data_dir}: {source.base_folder}/{damaged[0]} is damaged (its md5 is not the "
-            "published one); remove it to have it downloaded again, or name another data_dir"
+            f"data_dir={data_dir}: {source.base_folder}/{damaged[0]} is damaged (its md5 is not "
+            "the published one); remove it to have it downloaded again, or name another data_dir"
         )
     if missing:
         try:

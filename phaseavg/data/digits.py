@@ -1,4 +1,4 @@
-"""The embedded data: scikit-learn's digits, real 8×8 scans, with label noise in the training set."""
+"""The embedded data: scikit-learn's digits, real 8×8 scans, trained on with label noise."""
 
 from pathlib import Path
 
@@ -24,7 +24,7 @@ def digits(
 ) -> ResidentImages:
     """Return 1,000 digits for training and 797 for testing (needs no download).
 
-    Grey levels 0-16 are stretched to 0-240. The split and the noise are fixed; `seed` draws batches.
+    Grey levels 0-16 are stretched to 0-240. Split and noise are fixed; `seed` draws batches.
 
     Args:
         batch_size: images per training batch.

@@ -1,4 +1,4 @@
-"""Small data sets that live on the device as one uint8 tensor; augmentation as batched tensor code."""
+"""Small data sets that live on the device as one uint8 tensor, augmented batch by batch."""
 
 from collections.abc import Iterator, Sequence
 from typing import Literal

@@ -16,7 +16,7 @@ CODE = ("phaseavg", "conf", "train.py", "hydra_plugins")
 
 def _git(*arguments: str) -> str | None:
     try:
-        done = subprocess.run(
+        done = subprocess.run(  # noqa: S603 -- the arguments are this module's own
             ["git", "-C", str(REPOSITORY), *arguments],  # noqa: S607 -- the user's own git
             capture_output=True,
             text=True,

@@ -20,7 +20,7 @@ class Evaluation(NamedTuple):
 
 @torch.no_grad()
 def evaluate(model: nn.Module, batches: Iterable[tuple[Tensor, Tensor]]) -> Evaluation:
-    """Return loss and error over all images of `batches`; the network is left in the mode it was in.
+    """Return loss and error over all images; the network is left in the mode it was in.
 
     Args:
         model: maps images (N, C, H, W) to logits (N, classes).

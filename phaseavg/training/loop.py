@@ -127,10 +127,10 @@ def end_epoch(
             passes(recompute_batchnorm, model, batchnorm_batches())
             watch.lap("averaging")
             test(model, "average_")
-    if averager.average is not None and averager.average.n_averaged > 0 and not replaced:
-        if phase_ended or is_due(epoch, settings.evaluation.average_every):
-            replica = passes(recalibrated_copy, model, batchnorm_batches(), averager.average)
-            test(replica, "average_")
+    average = averager.average
+    looked_at = phase_ended or is_due(epoch, settings.evaluation.average_every)
+    if looked_at and not replaced and average is not None and average.n_averaged > 0:
+        test(passes(recalibrated_copy, model, batchnorm_batches(), average), "average_")
 
     line["images_per_second"] = data.train_size / state.seconds["train"]
     line |= {f"{kind}_seconds": seconds for kind, seconds in state.seconds.items()}

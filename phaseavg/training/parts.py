@@ -21,7 +21,7 @@ def load_data(settings: Settings, device: torch.device) -> ResidentImages:
 
 
 def new_model(settings: Settings, data: ResidentImages) -> nn.Module:
-    """Return the network for `data`, initialised on the CPU by the run's seed, on the data's device."""
+    """Return the network on the data's device, initialised on the CPU by the run's seed."""
     torch.manual_seed(seed_for(settings.seed, "initialisation"))
     model = build(
         "model",

@@ -1,0 +1,27 @@
+"""Write the demo's table and figure from its runs: `python scripts/demo.py RUNS OUTPUT`."""
+
+import argparse
+import sys
+from pathlib import Path
+
+from phaseavg.errors import UserError
+from phaseavg.report.demo import write_demo
+
+
+def main() -> int:
+    """Print the table, and where all was written."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("runs", type=Path, help="folder of the demo's runs")
+    parser.add_argument("output", type=Path, help="folder to write to")
+    arguments = parser.parse_args()
+    try:
+        print(f"\n{write_demo(arguments.runs, arguments.output)}")
+    except UserError as error:
+        print(f"demo.py: {error}", file=sys.stderr)
+        return 2
+    print(f"Table, figure and records: {arguments.output}/ (look at errors.png)")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
