@@ -8,6 +8,7 @@ A run is its recipe: the same command continues it if it was cut, and returns it
 """
 
 import sys
+from pathlib import Path
 from typing import Any
 
 import hydra
@@ -80,7 +81,9 @@ def run(settings: Settings) -> dict[str, Any]:
     return result
 
 
-@hydra.main(config_path="conf", config_name="config", version_base="1.3")
+@hydra.main(
+    config_path=str(Path(__file__).with_name("conf")), config_name="config", version_base="1.3"
+)
 @reporting
 def main(config: DictConfig) -> float:
     """Return the test error in % of the run that `config` describes."""

@@ -6,11 +6,12 @@ averaging) are built by their constructors, whose signatures are their schema.
 
 import inspect
 from collections.abc import Mapping
+from importlib import import_module
 from pathlib import Path
 from typing import Any, Literal
 
 from hydra.errors import InstantiationException
-from hydra.utils import get_object, instantiate
+from hydra.utils import instantiate
 from omegaconf import DictConfig, OmegaConf
 from pydantic import (
     BaseModel,
@@ -86,28 +87,22 @@ def _choices(names: Mapping[str, Any] | list[str]) -> str:
     return f"choices: {', '.join(names)}"
 
 
-def _explained(error: ValidationError, path: str, value: Any, fields: Mapping[str, Any]) -> str:
-    """Return the first thing that pydantic found, in one line."""
-    first = error.errors()[0]
-    location = [str(key) for key in first["loc"]]
-    field = ".".join([*([path] if path else []), *location])
-    if first["type"] == "extra_forbidden":
-        for key in location[:-1]:
-            fields = fields[key].annotation.model_fields
-        return f"{field}: there is no such key; {_choices(fields)}"
-    if first["type"] == "literal_error":
-        return f"{field}={first['input']!r}; choices: {first['ctx']['expected']}"
-    given = first.get("input", value)
-    return f"{field}={given!r}: {first['msg'][0].lower()}{first['msg'][1:]}"
+def _refused(field: str, value: Any, error: Mapping[str, Any]) -> str:
+    """Return what pydantic has against a value, in one line."""
+    if error["type"] == "literal_error":
+        return f"{field}={value!r}; choices: {error['ctx']['expected']}"
+    return f"{field}={value!r}: {error['msg'][0].lower()}{error['msg'][1:]}"
 
 
 def _typed(node: Any, path: str) -> Any:
     """Return `node` with its target's arguments checked and converted by the target's signature."""
     if not (isinstance(node, Mapping) and "_target_" in node):
         return node
+    module, _, name = str(node["_target_"]).rpartition(".")
     try:
-        parameters = inspect.signature(get_object(node["_target_"]), eval_str=True).parameters
-    except Exception as error:  # whatever an import of the user's module may raise
+        target = getattr(import_module(module), name)
+        parameters = inspect.signature(target, eval_str=True).parameters
+    except (ImportError, AttributeError, TypeError, ValueError) as error:
         raise UserError(f"{path}._target_={node['_target_']}: {error}") from error
     typed = {"_target_": node["_target_"]}
     for name, value in node.items():
@@ -125,7 +120,7 @@ def _typed(node: Any, path: str) -> Any:
             try:
                 typed[name] = adapter.dump_python(adapter.validate_python(value))
             except ValidationError as error:
-                raise UserError(_explained(error, f"{path}.{name}", value, {})) from error
+                raise UserError(_refused(f"{path}.{name}", value, error.errors()[0])) from error
     return typed
 
 
@@ -139,7 +134,16 @@ def check(config: DictConfig) -> Settings:
     try:
         settings = Settings.model_validate(values)
     except ValidationError as error:
-        raise UserError(_explained(error, "", values, Settings.model_fields)) from error
+        first = error.errors()[0]
+        *parents, _ = first["loc"]
+        field = ".".join(str(key) for key in first["loc"])
+        if first["type"] != "extra_forbidden":
+            raise UserError(_refused(field, first["input"], first)) from error
+        schema: Any = Settings
+        for key in parents:
+            schema = schema.model_fields[key].annotation
+        choices = _choices(schema.model_fields)
+        raise UserError(f"{field}: there is no such key; {choices}") from error
     parts = {
         name: _typed(value, name)
         for name, value in settings

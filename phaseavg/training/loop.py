@@ -65,7 +65,7 @@ def train(
                 end_epoch(state, phase, data, settings, watch)
                 folder.write_metrics(state.history)
                 progress.epoch(state.history[-1])
-            progress.step(state.step)
+            progress.step(state.step, lambda: train_error_so_far(state, data.batch_size))
 
             # Saving comes last: a checkpoint always stands for a finished step.
             phase_ended = state.step == phase.end * steps
@@ -160,6 +160,12 @@ def training_metrics(state: TrainingState, data: ResidentImages) -> dict[str, fl
         "train_loss": (losses @ sizes).item() / data.train_size,
         "train_error": 100 * wrong.sum().item() / data.train_size,
     }
+
+
+def train_error_so_far(state: TrainingState, batch_size: int) -> float:
+    """Return the training error (%) over the epoch under way, or the one that has just ended."""
+    batches = (state.step - 1) % state.steps_per_epoch + 1
+    return 100 * state.wrong[:batches].sum().item() / (batches * batch_size)
 
 
 def is_due(epoch: int, every: int) -> bool:

@@ -1,7 +1,7 @@
 """A bar at a terminal, a plain line per epoch in a log."""
 
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from datetime import timedelta
 from types import TracebackType
 from typing import Any, Self
@@ -63,7 +63,7 @@ class TrainingProgress:
             TimeElapsedColumn(),
             TextColumn("eta"),
             TimeRemainingColumn(),
-            TextColumn("{task.fields[errors]}"),
+            TextColumn("now {task.fields[train_error]}  {task.fields[errors]}"),
             console=self.console,
             disable=not self.console.is_terminal,
             transient=True,
@@ -75,6 +75,7 @@ class TrainingProgress:
             epoch=1,
             epochs=epochs,
             rate="",
+            train_error="",
             errors="",
         )
 
@@ -93,8 +94,14 @@ class TrainingProgress:
     def _seconds_per_step(self, step: int) -> float:
         return (time.monotonic() - self._started) / max(step - self._first_step, 1)
 
-    def step(self, step: int) -> None:
-        """Move the bar to `step` finished updates; cheap enough to be called after every one."""
+    def step(self, step: int, train_error: Callable[[], float]) -> None:
+        """Move the bar to `step` finished updates; cheap enough to be called after every one.
+
+        Args:
+            step: finished updates.
+            train_error: computes that of the epoch under way (%); called only when it is shown, for
+                on a GPU it has to wait for the device.
+        """
         now = time.monotonic()
         if self._bar.disable or now - self._shown < REFRESH_SECONDS:
             return
@@ -104,6 +111,7 @@ class TrainingProgress:
             completed=step,
             epoch=min(step // self.steps_per_epoch + 1, self.epochs),
             rate=f"{1 / self._seconds_per_step(step):.1f} steps/s",
+            train_error=f"{train_error():.1f}",
             errors=self._errors,
         )
 

@@ -1,0 +1,49 @@
+"""What several tests need: composed configs, runs of a second, and victims to kill."""
+
+import multiprocessing
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from hydra import compose, initialize_config_dir
+from hydra.core.global_hydra import GlobalHydra
+
+from phaseavg.config import Settings, check
+
+REPOSITORY = Path(__file__).parents[1]
+sys.path.insert(0, str(REPOSITORY))  # for train.py, and in victims too
+
+TINY = (  # 8 steps an epoch of a network of 4,000 parameters: under a second for 5 epochs
+    "preset=demo",
+    "model.width=0.03",
+    "schedule.epochs=[2,2,1]",
+    "evaluation.average_every=0",
+    "checkpoint_seconds=0",
+)
+
+
+@pytest.fixture
+def compose_settings(tmp_path: Path) -> Callable[..., Settings]:
+    """Return a function from overrides to the checked settings of a run below `tmp_path`."""
+
+    def composed(*overrides: str) -> Settings:
+        GlobalHydra.instance().clear()
+        with initialize_config_dir(str(REPOSITORY / "conf"), version_base="1.3"):
+            folders = (f"runs_dir={tmp_path}/runs", f"records_dir={tmp_path}/records")
+            return check(compose("config", [*overrides[:1], *folders, *overrides[1:]]))
+
+    return composed
+
+
+torch.set_num_threads(1)  # tiny networks gain nothing from more, and busy machines lose much
+
+
+@pytest.fixture(scope="session")
+def victims() -> Any:
+    """Return a multiprocessing context whose processes are forked with torch already loaded."""
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload(["torch", "torch._dynamo", "sklearn.datasets", "train"])
+    return context

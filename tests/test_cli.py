@@ -1,0 +1,271 @@
+"""The prompt: what a user sees of success, mistakes and failures."""
+
+import fcntl
+import json
+import os
+import re
+import signal
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from hydra.core.global_hydra import GlobalHydra
+
+import train as train_script
+from conftest import REPOSITORY, TINY
+from phaseavg.cli import command_line
+
+Prompt = Callable[..., tuple[int, str, str]]
+
+
+@pytest.fixture
+def prompt(
+    monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str], tmp_path: Path
+) -> Prompt:
+    """Return a function that types `train.py …` and returns status, output and errors."""
+
+    def typed(*arguments: str) -> tuple[int, str, str]:
+        monkeypatch.chdir(tmp_path)
+        GlobalHydra.instance().clear()
+        monkeypatch.setattr(sys, "argv", ["train.py", *arguments])
+        status = command_line(train_script.main)
+        output = capfd.readouterr()
+        return status, output.out, output.err
+
+    return typed
+
+
+MISTAKES = [
+    ("datset=digits", "datset", "choices: dataset, model"),
+    ("dataset=mnist", "dataset=mnist", "choices: cifar10, cifar100, digits"),
+    ("model.widht=1", "model.widht", "choices: width, pools"),
+    ("+evaluation.foo=1", "evaluation.foo", "choices: every, average_every"),
+    ("+foo=1", "foo", "choices: dataset, model"),
+    ("+model.depth=3", "model.depth", "choices: "),
+    ("+model.num_classes=3", "model.num_classes", "follows from the rest"),
+    ("+optimizer.betas=3", "optimizer.betas", "choices: params, lr, momentum"),
+    ("averaging=polyak", "averaging=polyak", "choices: end, none, phasewise"),
+    ("averaging._target_=phaseavg.Nothing", "averaging._target_=phaseavg.Nothing", "Nothing"),
+    ("schedule.epochs=[0,2,1]", "epochs=[0, 2, 1]", "positive"),
+    ("schedule.epochs=[]", "epochs=[]", "positive"),
+    ("schedule.epochs=[2,1]", "factors=[1.0, 0.1, 0.01]", "one entry for each"),
+    ("schedule.factors=[1,-0.1,0.01]", "factors=[1.0, -0.1, 0.01]", "positive"),
+    ("averaging.weights.gamma0=1", "gamma0=1.0", "strictly between 0 and 1"),
+    ("averaging.weights.gamma0=0", "gamma0=0.0", "strictly between 0 and 1"),
+    ("averaging.weights.gamma0=-0.5", "gamma0=-0.5", "strictly between 0 and 1"),
+    ("optimizer.lr=-0.1", "optimizer", "-0.1"),
+    ("optimizer.lr=fast", "optimizer.lr='fast'", "number"),
+    ("weight_decay=-1", "weight_decay=-1", "greater than or equal to 0"),
+    ("batch_size=1001", "batch_size=1001", "choices: 1 to 1000"),
+    ("batch_size=0", "batch_size=0", "greater than 0"),
+    ("batch_size=many", "batch_size='many'", "integer"),
+    ("seed=-1", "seed=-1", "greater than or equal to 0"),
+    ("model.width=wide", "model.width='wide'", "number"),
+    ("model.width=0.0001", "width=0.0001", "choose more"),
+    ("model.pools=2", "pools=2", "choices"),
+    ("dataset.label_noise=2", "label_noise=2.0", "between 0 and 1"),
+    ("dataset.pad_value=one", "dataset.pad_value='one'", "choices: 'mean' or 'zero'"),
+    ("execution.precision=fp8", "execution.precision='fp8'", "choices: 'fp32' or 'bf16'"),
+    ("execution.device=tpu", "execution.device=tpu", "choices: auto"),
+    ("model=[1]", "model", ""),
+    ("execution.compile=maybe", "execution.compile='maybe'", "boolean"),
+    ("weights=all", "weights='all'", "choices: 'none' or 'final'"),
+    ("optimizer.lr=${nowhere}", "nowhere", "not found"),
+    ("seed=[1", "[1", ""),
+    ("seed", "seed", ""),
+]
+
+
+@pytest.mark.parametrize(("override", "field", "hint"), MISTAKES)
+def test_a_mistake_gets_one_line_and_status_2_and_leaves_nothing(
+    prompt: Prompt, tmp_path: Path, override: str, field: str, hint: str
+) -> None:
+    status, out, err = prompt(*TINY, override)
+    assert status == 2
+    assert out == ""
+    assert err.startswith("train.py: ")
+    assert err.count("\n") == 1, err
+    assert field in err
+    assert hint in err
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize(
+    ("override", "field"),
+    [
+        (
+            "dataset=cifar100 data_dir=nowhere",
+            "data_dir=nowhere: cifar-100-python/train is missing",
+        ),
+        ("runs_dir=a-file/runs", "runs_dir=a-file/runs: cannot be written (Not a directory)"),
+    ],
+)
+def test_what_cannot_be_read_or_written_is_named(
+    prompt: Prompt,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    override: str,
+    field: str,
+) -> None:
+    # A download has nowhere to come from: the discard port answers nobody.
+    monkeypatch.setattr("torchvision.datasets.CIFAR100.url", "http://127.0.0.1:9/nothing.tar.gz")
+    (tmp_path / "a-file").write_text("kept")
+    status, _, err = prompt(*TINY, "model.pools=1", *override.split())
+    assert status == 2
+    assert field in err
+    assert err.count("\n") == 1, err
+    assert (tmp_path / "a-file").read_text() == "kept"
+    assert not (tmp_path / "runs").exists()
+
+
+def test_a_finished_run_is_not_run_again_unless_forced(prompt: Prompt, tmp_path: Path) -> None:
+    status, out, err = prompt(*TINY)
+    assert (status, err) == (0, "")
+    assert "test error" in out.splitlines()[-1]
+    (result,) = tmp_path.glob("runs/*/result.json")
+    before = result.stat().st_mtime_ns
+    status, again, _ = prompt(*TINY)
+    assert status == 0
+    assert "finished before" in again
+    assert again.splitlines()[-1] == out.splitlines()[-1]
+    assert result.stat().st_mtime_ns == before
+    status, forced, _ = prompt(*TINY, "force=true")
+    assert status == 0
+    assert result.stat().st_mtime_ns > before
+    first, second = (re.match(r"test error \S+", text.splitlines()[-1]) for text in (out, forced))
+    assert first.group() == second.group()
+    assert result.with_name("result.json.previous").exists()
+
+
+def test_a_run_is_also_found_among_the_records(prompt: Prompt, tmp_path: Path) -> None:
+    prompt(*TINY)
+    (folder,) = (tmp_path / "runs").iterdir()
+    (tmp_path / "kept").mkdir()
+    folder.rename(tmp_path / "kept" / folder.name)
+    status, out, _ = prompt(*TINY, "records_dir=kept")
+    assert status == 0
+    assert f"kept/{folder.name}: finished before" in out
+
+
+def test_a_damaged_result_is_set_aside_and_the_run_repeated(prompt: Prompt, tmp_path: Path) -> None:
+    prompt(*TINY)
+    (result,) = tmp_path.glob("runs/*/result.json")
+    good = json.loads(result.read_text())
+    result.write_text('{"status": "fini')
+    status, out, _ = prompt(*TINY)
+    assert status == 0
+    assert "is damaged: set aside" in out
+    assert json.loads(result.read_text())["test_error"] == good["test_error"]
+
+
+def test_a_diverged_run_is_recorded_with_step_epoch_and_rate(
+    prompt: Prompt, tmp_path: Path
+) -> None:
+    status, _, err = prompt(*TINY, "optimizer.lr=1e20")
+    assert status == 1
+    told = r"train\.py: diverged: the training loss became (nan|inf) at step \d+ \(epoch 1, "
+    assert re.match(told + r"learning rate 1e\+20\)\n$", err)
+    (record,) = tmp_path.glob("runs/*/result.json")
+    result = json.loads(record.read_text())
+    assert result["status"] == "diverged"
+    assert 1 <= result["step"] <= 8
+    assert (result["epoch"], result["learning_rate"]) == (1, 1e20)
+    status, again, err_again = prompt(*TINY, "optimizer.lr=1e20")
+    assert (status, err_again) == (1, err)
+    assert "finished before" in again
+
+
+def test_failures_in_a_sweep_are_told_and_stop_nobody(
+    prompt: Prompt, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    build = train_script.build
+
+    def broken_at_seed_1(name: str, part: object, **given: object) -> object:
+        if name == "schedule" and seeds.pop(0) == 1:
+            raise RuntimeError("a part broke")
+        return build(name, part, **given)
+
+    seeds = [0, 1, 2]
+    monkeypatch.setattr(train_script, "build", broken_at_seed_1)
+    status, _, err = prompt("-m", *TINY, "seed=0,1,2", "schedule.epochs=[1,1,1]")
+    assert status == 1
+    assert err.count("failed: RuntimeError('a part broke')") == 1
+    assert "seed=1]" in err
+    assert "Traceback" in err
+    finished = [json.loads(path.read_text()) for path in tmp_path.glob("runs/*/result.json")]
+    assert len(finished) == 2
+    assert {result["status"] for result in finished} == {"finished"}
+    assert [path.name for path in tmp_path.iterdir()] == ["runs"]
+
+
+def test_a_run_that_breaks_in_training_leaves_its_reason_and_can_go_on(
+    prompt: Prompt, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with monkeypatch.context() as broken:
+        broken.setattr("phaseavg.training.loop.evaluate", lambda *_: 1 / 0)
+        status, _, err = prompt(*TINY)
+    assert status == 1
+    assert "ZeroDivisionError" in err
+    (failure,) = tmp_path.glob("runs/*/failure.json")
+    assert "ZeroDivisionError" in json.loads(failure.read_text())["error"]
+    status, _, _ = prompt(*TINY)
+    assert status == 0
+    assert not failure.exists()
+
+
+def test_two_processes_do_not_train_the_same_run(prompt: Prompt, tmp_path: Path) -> None:
+    prompt(*TINY, "schedule.epochs=[1,1,1]")
+    (folder,) = (tmp_path / "runs").iterdir()
+    (folder / "result.json").unlink()
+    with (folder / ".lock").open("a") as held:
+        fcntl.flock(held, fcntl.LOCK_EX)
+        status, _, err = prompt(*TINY, "schedule.epochs=[1,1,1]")
+    assert status == 2
+    assert "another process is training this run" in err
+
+
+def test_through_the_shell_ctrl_c_saves_and_a_killed_run_goes_on(tmp_path: Path) -> None:
+    """One command three times: interrupted, killed, finished."""
+    command = [sys.executable, "train.py", *TINY, "schedule.epochs=[60,2,1]"]
+    command += [f"runs_dir={tmp_path}", "checkpoint_seconds=0.1"]
+
+    def started() -> subprocess.Popen[str]:
+        return subprocess.Popen(
+            command,
+            cwd=REPOSITORY,
+            text=True,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            env={**os.environ, "OMP_NUM_THREADS": "1"},
+        )
+
+    def wait_for_epoch(process: subprocess.Popen[str]) -> int:
+        assert process.stdout is not None
+        for line in process.stdout:
+            if match := re.match(r"epoch (\d+)/63 ", line):
+                return int(match.group(1))
+        raise AssertionError(process.communicate())
+
+    process = started()
+    assert wait_for_epoch(process) == 1
+    process.send_signal(signal.SIGINT)
+    out, err = process.communicate(timeout=60)
+    assert process.returncode == 130
+    assert re.match(r"train\.py: interrupted and saved after step \d+ \(epoch \S+ of 63\)", err)
+    assert err.count("\n") == 1
+
+    process = started()
+    resumed_at = wait_for_epoch(process)
+    assert resumed_at > 1
+    process.kill()
+    process.communicate(timeout=60)
+
+    process = started()
+    out, err = process.communicate(timeout=60)
+    assert (process.returncode, err) == (0, "")
+    assert " from step 0;" not in out
+    (metrics,) = tmp_path.glob("*/metrics.jsonl")
+    epochs = [json.loads(line)["epoch"] for line in metrics.read_text().splitlines()]
+    assert epochs == list(range(1, 64))

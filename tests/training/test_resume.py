@@ -1,0 +1,219 @@
+"""A run cut anywhere ends as if it had not been."""
+
+import json
+import os
+import random
+import signal
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import safetensors.torch
+import torch
+import victims as victim
+
+from conftest import TINY
+from phaseavg.config import Settings
+from phaseavg.runs.identity import run_id
+
+EVENTS = [
+    ("half-written", 12),  # a checkpoint, in mid-epoch
+    ("half-written", 21),  # around the first phase's end
+    ("before-replacing", 11),  # metrics.jsonl at the first epoch's end
+    ("before-replacing", 21),
+    ("replaced", 1),
+    ("replaced", 2),
+    ("stepped", 9),  # an epoch's first step
+    ("stepped", 16),  # a phase's last step
+    ("stepped", 17),  # a phase's first step
+]
+DELICATE = [
+    *(("averaging=phasewise", event, count) for event, count in EVENTS),
+    ("averaging=end", "half-written", 21),
+    ("averaging=end", "replaced", 1),
+    ("averaging=end", "stepped", 17),
+    ("averaging=none", "stepped", 16),
+]
+
+
+def folder_of(settings: Settings) -> Path:
+    return settings.runs_dir / run_id(settings.recipe())
+
+
+def in_a_victim(victims: Any, target: Callable[..., None], *arguments: Any) -> Any:
+    process = victims.Process(target=target, args=arguments)
+    process.start()
+    process.join(60)
+    assert not process.is_alive()
+    return process
+
+
+def without_seconds(line: dict[str, Any]) -> dict[str, Any]:
+    return {key: value for key, value in line.items() if "second" not in key}
+
+
+def outcome(settings: Settings) -> tuple[dict[str, torch.Tensor], list[dict[str, Any]]]:
+    """Return the final weights and the metrics, less what took how long."""
+    folder = folder_of(settings)
+    weights = safetensors.torch.load_file(folder / "weights.safetensors")
+    lines = (folder / "metrics.jsonl").read_text().splitlines()
+    return weights, [without_seconds(json.loads(line)) for line in lines]
+
+
+def assert_same_outcome(settings: Settings, expected: tuple[Any, Any]) -> None:
+    weights, metrics = outcome(settings)
+    assert weights.keys() == expected[0].keys()
+    for name, tensor in expected[0].items():
+        assert torch.equal(weights[name], tensor), name
+    assert metrics == expected[1]
+    assert [line["epoch"] for line in metrics] == [1, 2, 3, 4, 5]
+    assert not list(folder_of(settings).glob(".*.part"))
+    assert not list(folder_of(settings).glob("checkpoint-*.pt"))
+
+
+@pytest.fixture(scope="module")
+def undisturbed(
+    victims: Any, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[Callable[[Settings], Any]]:
+    """Return a function from settings to the outcome of the same run, left in peace."""
+    known: dict[str, Any] = {}
+
+    def trained(settings: Settings) -> Any:
+        name = run_id(settings.recipe())
+        if name not in known:
+            elsewhere = settings.model_copy(
+                update={
+                    "runs_dir": tmp_path_factory.mktemp("undisturbed"),
+                    "checkpoint_seconds": 1000.0,
+                }
+            )
+            assert in_a_victim(victims, victim.train_quietly, elsewhere).exitcode == 0
+            known[name] = outcome(elsewhere)
+        return known[name]
+
+    return trained
+
+
+def test_a_run_killed_at_20_random_moments_ends_bit_identical(
+    victims: Any, compose_settings: Callable[..., Settings], undisturbed: Callable[..., Any]
+) -> None:
+    settings = compose_settings(*TINY, "weights=final")
+    expected = undisturbed(settings)
+    moments = random.Random(0)
+    kills = 0
+    while kills < 20:
+        process = victims.Process(target=victim.train_quietly, args=(settings,))
+        process.start()
+        folder = folder_of(settings)
+        steps = {path.name for path in folder.glob("checkpoint-*")}
+        # From the first sign of work on, so that the victim dies while it trains.
+        while process.is_alive() and {p.name for p in folder.glob("checkpoint-*")} == steps:
+            time.sleep(0.001)
+        time.sleep(moments.uniform(0, 0.03))
+        if not process.is_alive():  # it came to the end: once more from the start, for the rest
+            process.join()
+            assert process.exitcode == 0
+            assert_same_outcome(settings, expected)
+            settings = settings.model_copy(update={"runs_dir": settings.runs_dir / "again"})
+            continue
+        os.kill(process.pid, signal.SIGKILL)
+        process.join()
+        kills += process.exitcode == -signal.SIGKILL
+    assert in_a_victim(victims, victim.train_quietly, settings).exitcode == 0
+    assert_same_outcome(settings, expected)
+
+
+@pytest.mark.parametrize(("kind", "event", "count"), DELICATE)
+def test_a_run_killed_at_a_delicate_point_ends_bit_identical(
+    victims: Any,
+    compose_settings: Callable[..., Settings],
+    undisturbed: Callable[..., Any],
+    kind: str,
+    event: str,
+    count: int,
+) -> None:
+    settings = compose_settings(*TINY, "weights=final", kind)
+    expected = undisturbed(settings)
+    died = in_a_victim(victims, victim.train_and_die_at, settings, event, count)
+    assert died.exitcode == -signal.SIGKILL
+    assert not (folder_of(settings) / "result.json").exists()
+    assert in_a_victim(victims, victim.train_quietly, settings).exitcode == 0
+    assert_same_outcome(settings, expected)
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_signal_saves_and_leaves_with_a_clear_line(
+    victims: Any,
+    compose_settings: Callable[..., Settings],
+    undisturbed: Callable[..., Any],
+    tmp_path: Path,
+    number: int,
+) -> None:
+    settings = compose_settings(*TINY, "weights=final")
+    rarely_saving = settings.model_copy(update={"checkpoint_seconds": 1000.0})
+    said = tmp_path / "said"
+    process = victims.Process(target=victim.train_until_signalled, args=(rarely_saving, said))
+    process.start()
+    metrics = folder_of(settings) / "metrics.jsonl"
+    while not (metrics.exists() and metrics.read_text()):
+        time.sleep(0.001)
+    os.kill(process.pid, number)
+    process.join(60)
+    assert said.read_text().startswith(f"{128 + number} interrupted and saved after step ")
+    assert "the same command goes on" in said.read_text()
+    assert list(folder_of(settings).glob("checkpoint-*"))
+    assert in_a_victim(victims, victim.train_quietly, settings).exitcode == 0
+    assert_same_outcome(settings, undisturbed(settings))
+
+
+def test_a_damaged_checkpoint_is_set_aside_and_made_up_for(
+    victims: Any, compose_settings: Callable[..., Settings], undisturbed: Callable[..., Any]
+) -> None:
+    settings = compose_settings(*TINY, "weights=final")
+    in_a_victim(victims, victim.train_and_die_at, settings, "stepped", 20)
+    latest = max(folder_of(settings).glob("checkpoint-*"))
+    content = bytearray(latest.read_bytes())
+    content[len(content) // 2] ^= 1
+    latest.write_bytes(content)
+    assert in_a_victim(victims, victim.train_quietly, settings).exitcode == 0
+    assert latest.with_name(f"{latest.name}.damaged").exists()
+    assert_same_outcome(settings, undisturbed(settings))
+
+
+@pytest.mark.parametrize("count", [1, 2, 3, 12, 25])
+def test_a_failing_write_says_so_in_one_line_and_leaves_nothing_half_written(
+    victims: Any,
+    compose_settings: Callable[..., Settings],
+    undisturbed: Callable[..., Any],
+    tmp_path: Path,
+    count: int,
+) -> None:
+    settings = compose_settings(*TINY, "weights=final")
+    said = tmp_path / "said"
+    in_a_victim(victims, victim.fail_to_write, settings, count, said)
+    message = said.read_text()
+    assert message.startswith(f"runs_dir={settings.runs_dir}: ")
+    assert "No space left on device" in message
+    assert "\n" not in message
+    assert not list(folder_of(settings).glob(".*.part"))
+    assert in_a_victim(victims, victim.train_quietly, settings).exitcode == 0
+    assert_same_outcome(settings, undisturbed(settings))
+
+
+def test_evaluating_never_or_at_every_step_gives_the_same_weights(
+    victims: Any, compose_settings: Callable[..., Settings]
+) -> None:
+    # One batch is the whole training set: every step ends an epoch.
+    one_step = (*TINY, "batch_size=1000", "schedule.epochs=[4,3,3]", "weights=final")
+    never = compose_settings(*one_step, "evaluation.every=0", "evaluation.average_every=0")
+    always = compose_settings(*one_step, "evaluation.every=1", "evaluation.average_every=1")
+    assert run_id(never.recipe()) == run_id(always.recipe())
+    always = always.model_copy(update={"runs_dir": always.runs_dir / "always"})
+    for settings in (never, always):
+        assert in_a_victim(victims, victim.train_quietly, settings).exitcode == 0
+    tested = [sum("test_error" in line for line in outcome(s)[1]) for s in (never, always)]
+    assert tested == [3, 10]
+    for name, tensor in outcome(never)[0].items():
+        assert torch.equal(outcome(always)[0][name], tensor), name

@@ -1,0 +1,101 @@
+"""Processes that train a run and die of it. Their functions live here, where a fork can import them."""
+
+import os
+import signal
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import torch
+
+import phaseavg.runs.files
+import phaseavg.training.loop
+import train
+from phaseavg.config import Settings
+from phaseavg.errors import Interrupted, UserError
+
+
+def train_quietly(settings: Settings) -> None:
+    """Train a run to its end; of what it prints nothing is wanted."""
+    torch.set_num_threads(1)  # of a forked process: the parent's threads are not there
+    with Path(os.devnull).open("w") as nowhere:
+        sys.stdout = nowhere
+        train.run(settings)
+
+
+def train_until_signalled(settings: Settings, exit_file: Path) -> None:
+    """Train a run; write what it says when a signal ends it."""
+    try:
+        train_quietly(settings)
+    except Interrupted as error:
+        exit_file.write_text(f"{128 + error.number} {error}")
+
+
+def train_and_die_at(settings: Settings, event: str, count: int) -> None:
+    """Train a run and be killed at the `count`-th `event`.
+
+    Args:
+        settings: of the run.
+        event: `half-written`, with half of a file's content on disk; `before-replacing`, with a whole
+            file beside the old one; `replaced`, right after the average has replaced the weights;
+            `stepped`, between the optimizer's step and all that follows.
+        count: counted from 1.
+    """
+    left = count
+
+    def die_if_due(*_: Any) -> None:
+        nonlocal left
+        left -= 1
+        if left == 0:
+            os.kill(os.getpid(), signal.SIGKILL)
+
+    def then_die(function: Callable[..., Any]) -> Callable[..., Any]:
+        def dying(*arguments: Any, **named: Any) -> Any:
+            result = function(*arguments, **named)
+            die_if_due()
+            return result
+
+        return dying
+
+    if event == "half-written":
+        write = phaseavg.runs.folder.write_atomically
+
+        def half(path: Path, content: bytes) -> None:
+            nonlocal left
+            left -= 1
+            if left == 0:
+                temporary = path.with_name(f".{path.name}.{os.getpid()}.part")
+                temporary.write_bytes(content[: len(content) // 2])
+                os.kill(os.getpid(), signal.SIGKILL)
+            write(path, content)
+
+        phaseavg.runs.folder.write_atomically = half
+    elif event == "before-replacing":
+        os.fsync = then_die(os.fsync)
+    elif event == "replaced":
+        loop = phaseavg.training.loop
+        loop.recompute_batchnorm = then_die(loop.recompute_batchnorm)
+    elif event == "stepped":
+        loop = phaseavg.training.loop
+        loop.count_wrong = then_die(loop.count_wrong)
+    train_quietly(settings)
+
+
+def fail_to_write(settings: Settings, count: int, message_file: Path) -> None:
+    """Train a run whose `count`-th write finds the disk full; write what it says."""
+    left = count
+    fsync = os.fsync
+
+    def full(number: int) -> None:
+        nonlocal left
+        left -= 1
+        if left == 0:
+            raise OSError(28, "No space left on device")
+        fsync(number)
+
+    os.fsync = full
+    try:
+        train_quietly(settings)
+    except UserError as error:
+        message_file.write_text(str(error))
