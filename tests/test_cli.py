@@ -11,10 +11,10 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from conftest import REPOSITORY, TINY
 from hydra.core.global_hydra import GlobalHydra
 
 import train as train_script
-from conftest import REPOSITORY, TINY
 from phaseavg.cli import command_line
 
 Prompt = Callable[..., tuple[int, str, str]]
@@ -69,7 +69,6 @@ MISTAKES = [
     ("dataset.pad_value=one", "dataset.pad_value='one'", "choices: 'mean' or 'zero'"),
     ("execution.precision=fp8", "execution.precision='fp8'", "choices: 'fp32' or 'bf16'"),
     ("execution.device=tpu", "execution.device=tpu", "choices: auto"),
-    ("model=[1]", "model", ""),
     ("execution.compile=maybe", "execution.compile='maybe'", "boolean"),
     ("weights=all", "weights='all'", "choices: 'none' or 'final'"),
     ("optimizer.lr=${nowhere}", "nowhere", "not found"),

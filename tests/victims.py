@@ -1,4 +1,4 @@
-"""Processes that train a run and die of it. Their functions live here, where a fork can import them."""
+"""What processes do that train a run and die of it: where a fork can import it."""
 
 import os
 import signal
@@ -37,8 +37,8 @@ def train_and_die_at(settings: Settings, event: str, count: int) -> None:
 
     Args:
         settings: of the run.
-        event: `half-written`, with half of a file's content on disk; `before-replacing`, with a whole
-            file beside the old one; `replaced`, right after the average has replaced the weights;
+        event: `half-written`, with half of a file's content on disk; `before-replacing`, with a
+            whole file beside the old one; `replaced`, right after the average has replaced the weights;
             `stepped`, between the optimizer's step and all that follows.
         count: counted from 1.
     """

@@ -13,8 +13,8 @@ import pytest
 import safetensors.torch
 import torch
 import victims as victim
-
 from conftest import TINY
+
 from phaseavg.config import Settings
 from phaseavg.runs.identity import run_id
 

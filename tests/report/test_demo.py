@@ -1,0 +1,97 @@
+"""The demo's table by hand-checked numbers, and its figure's data."""
+
+from collections.abc import Callable
+from pathlib import Path
+
+import pandas as pd
+import pytest
+from conftest import TINY
+
+import train
+from phaseavg.config import Settings
+from phaseavg.errors import UserError
+from phaseavg.report.demo import AVERAGE, BN, SGD, figure, phase_ends, summary_table, write_demo
+from phaseavg.report.records import read_metrics, read_runs
+
+
+def line(averaging: str, seed: int, epoch: int, **values: float) -> dict:
+    return {
+        "averaging": averaging,
+        "seed": seed,
+        "epoch": epoch,
+        "phase": 1,
+        "learning_rate": 0.1,
+        "replaced": None,
+        **values,
+    }
+
+
+METRICS = pd.DataFrame(
+    [
+        line("noaveraging", 0, 1, test_error=50.0),
+        line("noaveraging", 0, 2, test_error=10.0, bn_test_error=8.0, replaced=False),
+        line("noaveraging", 1, 2, test_error=12.0, bn_test_error=9.0, replaced=False),
+        line("phasewise", 0, 1, test_error=50.0, average_test_error=49.0),
+        line("phasewise", 0, 2, test_error=10.0, average_test_error=4.0, replaced=True),
+        line("phasewise", 1, 2, test_error=12.0, average_test_error=7.0, replaced=True),
+        # A seed of one method alone has no pair and is left out.
+        line("phasewise", 2, 2, test_error=11.0, average_test_error=1.0, replaced=True),
+    ]
+)
+
+
+def test_means_deviations_and_paired_differences() -> None:
+    (row,) = summary_table(phase_ends(METRICS)).to_dict("records")
+    assert row["end of"] == "phase 1 (epoch 2)"
+    assert row["n"] == 2
+    assert row[SGD] == "11.00 ± 1.41"
+    assert row[BN] == "8.50 ± 0.71"
+    assert row[AVERAGE] == "5.50 ± 2.12"
+    assert row[f"{AVERAGE} − {SGD}"] == "-5.50 ± 0.71"
+    assert row[f"{AVERAGE} − {BN}"] == "-3.00 ± 1.41"
+    assert row[f"{BN} − {SGD}"] == "-2.50 ± 0.71"
+
+
+def test_a_single_seed_has_no_deviation() -> None:
+    (row,) = summary_table(phase_ends(METRICS[METRICS["seed"] == 0])).to_dict("records")
+    assert (row["n"], row[AVERAGE]) == (1, "4.00")
+
+
+def test_the_figure_draws_every_seed_and_the_mean() -> None:
+    axes = figure(METRICS).axes[0]
+    drawn = [tuple(curve.get_ydata()) for curve in axes.get_lines()]
+    assert (50.0, 10.0) in drawn  # seed 0 of SGD
+    assert (50.0, 11.0) in drawn  # mean of SGD
+    assert (49.0, 4.0) in drawn
+    assert (49.0, pytest.approx(4.0)) in drawn
+
+
+def test_from_runs_to_files(
+    compose_settings: Callable[..., Settings], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for seed in (0, 1):
+        for averaging in ("none", "phasewise"):
+            results = train.run(
+                compose_settings(
+                    *TINY, f"averaging={averaging}", f"seed={seed}", "evaluation.average_every=1"
+                )
+            )
+    output = tmp_path / "demo"
+    output.mkdir()
+    table = write_demo(tmp_path / "runs", output)
+    assert table == (output / "table.md").read_text()
+    assert table.count("phase ") >= 3
+    runs = pd.read_csv(output / "runs.csv")
+    assert len(runs) == 4
+    assert results["run_id"] in set(runs["run_id"])
+    assert (output / "errors.png").read_bytes().startswith(b"\x89PNG")
+    assert len(pd.read_csv(output / "phase_ends.csv")) == 6
+    again = read_runs(output / "records")
+    pd.testing.assert_frame_equal(
+        phase_ends(read_metrics(again)), phase_ends(read_metrics(read_runs(tmp_path / "runs")))
+    )
+
+
+def test_no_runs_is_said(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="no finished run"):
+        read_runs(tmp_path)

@@ -1,0 +1,102 @@
+"""Writing whole files or none, and telling what is damaged."""
+
+import io
+import json
+import pickle
+from pathlib import Path
+
+import pytest
+import torch
+
+from phaseavg.errors import UserError
+from phaseavg.runs.files import write_atomically
+from phaseavg.runs.folder import RunFolder, read_result
+
+
+def test_a_failed_write_keeps_the_old_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = tmp_path / "run" / "result.json"
+    path.parent.mkdir()
+    write_atomically(path, b"old")
+
+    def full(_: int) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr("os.fsync", full)
+    with pytest.raises(UserError, match="No space left on device"):
+        write_atomically(path, b"new")
+    assert path.read_bytes() == b"old"
+    assert list(path.parent.iterdir()) == [path]
+
+
+def test_a_checkpoint_comes_back_as_it_was(tmp_path: Path) -> None:
+    state = {"step": 3, "weights": {"a": torch.randn(4)}, "history": [{"epoch": 1, "x": 0.1}]}
+    with RunFolder(tmp_path / "run") as folder:
+        assert folder.load_checkpoint() is None
+        folder.save_checkpoint(3, state)
+        loaded = folder.load_checkpoint()
+    assert loaded is not None
+    assert torch.equal(loaded["weights"].pop("a"), state["weights"].pop("a"))
+    assert loaded == state
+
+
+def test_the_two_latest_checkpoints_are_kept_and_the_older_is_the_fallback(tmp_path: Path) -> None:
+    with RunFolder(tmp_path) as folder:
+        for step in (9, 10, 100):
+            folder.save_checkpoint(step, {"step": step})
+        older, latest = sorted(tmp_path.glob("checkpoint-*.pt"))
+        assert folder.load_checkpoint() == {"step": 100}
+        latest.write_bytes(latest.read_bytes()[:-1])
+        assert folder.load_checkpoint() == {"step": 10}
+        assert latest.with_name(f"{latest.name}.damaged").exists()
+        older.write_bytes(b"")
+        assert folder.load_checkpoint() is None
+
+
+def test_loading_never_executes_code(tmp_path: Path) -> None:
+    class Malicious:
+        def __reduce__(self) -> tuple:
+            return (Path.touch, (tmp_path / "executed",))
+
+    import hashlib
+
+    buffer = io.BytesIO()
+    torch.save({"step": Malicious()}, buffer)
+    content = buffer.getvalue()
+    checksum = hashlib.sha256(content).hexdigest()[:16]
+    with RunFolder(tmp_path / "run") as folder:
+        (folder.path / f"checkpoint-000000001-{checksum}.pt").write_bytes(content)
+        with pytest.raises(pickle.UnpicklingError):
+            folder.load_checkpoint()
+    assert not (tmp_path / "executed").exists()
+
+
+def test_metrics_have_no_nan_that_json_does_not_know(tmp_path: Path) -> None:
+    with RunFolder(tmp_path / "run") as folder, pytest.raises(ValueError, match="JSON"):
+        folder.write_metrics([{"train_loss": float("nan")}])
+
+
+def test_leftovers_of_a_killed_write_are_removed(tmp_path: Path) -> None:
+    leftover = tmp_path / ".result.json.123.part"
+    leftover.write_text("half")
+    with RunFolder(tmp_path):
+        assert not leftover.exists()
+
+
+def test_a_second_holder_is_refused(tmp_path: Path) -> None:
+    with (
+        RunFolder(tmp_path),
+        pytest.raises(UserError, match="another process"),
+        RunFolder(tmp_path),
+    ):
+        pass
+    with RunFolder(tmp_path):
+        pass
+
+
+def test_a_finished_run_has_a_result_and_no_checkpoints(tmp_path: Path) -> None:
+    with RunFolder(tmp_path) as folder:
+        folder.save_checkpoint(1, {"step": 1})
+        folder.finish({"status": "finished"})
+    assert read_result(tmp_path) == {"status": "finished"}
+    assert not list(tmp_path.glob("checkpoint-*"))
+    assert json.loads((tmp_path / "result.json").read_text()) == {"status": "finished"}

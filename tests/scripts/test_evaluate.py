@@ -1,0 +1,63 @@
+"""`scripts/evaluate.py` finds what the run has recorded."""
+
+import importlib.util
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from types import ModuleType
+
+import pytest
+from conftest import REPOSITORY, TINY
+
+import train
+from phaseavg.config import Settings
+
+
+@pytest.fixture
+def script() -> ModuleType:
+    spec = importlib.util.spec_from_file_location("evaluate", REPOSITORY / "scripts/evaluate.py")
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+@pytest.fixture
+def finished(compose_settings: Callable[..., Settings]) -> tuple[Path, dict]:
+    settings = compose_settings(*TINY, "weights=final")
+    result = train.run(settings)
+    return settings.runs_dir / result["run_id"], result
+
+
+def test_the_kept_weights_give_the_recorded_loss_and_error(
+    script: ModuleType, finished: tuple[Path, dict]
+) -> None:
+    folder, result = finished
+    found = script.evaluate_run(folder, Path("data"), "cpu")
+    assert found.loss == result["test_loss"]
+    assert found.error == result["test_error"]
+
+
+def test_missing_and_damaged_weights_get_one_line_and_status_2(
+    script: ModuleType,
+    finished: tuple[Path, dict],
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    folder, _ = finished
+    weights = folder / "weights.safetensors"
+
+    def said(*arguments: str) -> str:
+        capsys.readouterr()
+        monkeypatch.setattr(sys, "argv", ["evaluate.py", *arguments])
+        assert script.main() == 2
+        message = capsys.readouterr().err
+        assert message.count("\n") == 1
+        return message
+
+    weights.write_bytes(weights.read_bytes()[:100])
+    assert "damaged" in said(str(folder))
+    weights.unlink()
+    assert "weights=final" in said(str(folder))
+    assert "config.yaml" in said(str(folder / "nowhere"))

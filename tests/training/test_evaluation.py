@@ -1,0 +1,63 @@
+"""Evaluating reads, and counts every image once."""
+
+import torch
+from torch import nn
+from torch.nn.functional import cross_entropy
+
+from phaseavg.averaging import Exponential, WeightAverage
+from phaseavg.training.evaluation import evaluate, recalibrated_copy
+
+
+def network() -> nn.Module:
+    torch.manual_seed(0)
+    return nn.Sequential(nn.Linear(4, 8), nn.BatchNorm1d(8), nn.Dropout(0.5), nn.Linear(8, 3))
+
+
+def data() -> tuple[torch.Tensor, torch.Tensor]:
+    random = torch.Generator().manual_seed(1)
+    return torch.randn(50, 4, generator=random), torch.randint(0, 3, (50,), generator=random)
+
+
+def test_loss_and_error_are_means_over_images_however_they_are_batched() -> None:
+    model, (images, labels) = network().eval(), data()
+    logits = model.double()(images.double())
+    expected_loss = cross_entropy(logits, labels).item()
+    expected_error = 100 * (logits.argmax(1) != labels).double().mean().item()
+    model.float()
+    for size in (50, 7, 1):
+        batches = zip(images.split(size), labels.split(size), strict=True)
+        found = evaluate(model, batches)
+        assert abs(found.loss - expected_loss) < 1e-6
+        assert abs(found.error - expected_error) < 1e-9
+
+
+def test_evaluating_leaves_weights_statistics_mode_and_random_state_alone() -> None:
+    model = network()
+    for training in (True, False):
+        model.train(training)
+        before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
+        random_state = torch.get_rng_state()
+        evaluate(model, [data()])
+        assert model.training is training
+        assert torch.equal(torch.get_rng_state(), random_state)
+        for name, tensor in model.state_dict().items():
+            assert torch.equal(tensor, before[name])
+
+
+def test_a_recalibrated_copy_has_the_average_and_leaves_the_model_alone() -> None:
+    model = network()
+    average = WeightAverage(model, Exponential())
+    average.start(2)
+    average.observe(model)
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter.add_(1.0)
+    before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
+    copy = recalibrated_copy(model, [data()], average)
+    for name, tensor in model.state_dict().items():
+        assert torch.equal(tensor, before[name])
+    for parameter, averaged in zip(copy.parameters(), average.module.parameters(), strict=True):
+        assert torch.equal(parameter, averaged)
+    with torch.no_grad():
+        hidden = copy[0](data()[0])
+    assert torch.allclose(copy[1].running_mean, hidden.mean(0), atol=1e-6)

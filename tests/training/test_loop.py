@@ -1,0 +1,192 @@
+"""One run against Algorithm 1 written out, and what it records."""
+
+import copy
+import json
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path
+
+import pytest
+import torch
+from conftest import TINY
+from torch.nn.functional import cross_entropy
+
+import train
+from phaseavg.averaging import recompute_batchnorm
+from phaseavg.config import Settings
+from phaseavg.runs.identity import run_id
+from phaseavg.training.evaluation import evaluate
+from phaseavg.training.loop import set_learning_rate
+from phaseavg.training.parts import load_data, new_model
+
+Compose = Callable[..., Settings]
+
+
+def history_of(settings: Settings) -> list[dict]:
+    path = settings.runs_dir / run_id(settings.recipe()) / "metrics.jsonl"
+    return [json.loads(line) for line in path.read_text().splitlines()]
+
+
+def algorithm_1(settings: Settings) -> tuple[torch.nn.Module, list[dict[str, float]]]:
+    """Train as the paper's Algorithm 1 says, line by line: a zero-started average in float64."""
+    data = load_data(settings, torch.device("cpu"))
+    model = new_model(settings, data)
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1, momentum=0.9, weight_decay=1e-4)
+    step, epoch, ends = 0, 0, []
+    for epochs, learning_rate in ((2, 0.1), (2, 0.01), (1, 0.001)):
+        optimizer.param_groups[0]["lr"] = learning_rate
+        theta_bar = [torch.zeros_like(p, dtype=torch.float64) for p in model.parameters()]
+        gamma = 0.9 ** (80 / epochs)
+        for _ in range(epochs):
+            model.train()
+            for images, labels in data.train_batches(step, step + data.steps_per_epoch):
+                optimizer.zero_grad()
+                cross_entropy(model(images), labels).backward()
+                optimizer.step()
+                step += 1
+            epoch += 1
+            for average, theta in zip(theta_bar, model.parameters(), strict=True):
+                average.mul_(gamma).add_(theta.detach().double(), alpha=1 - gamma)
+        plain = evaluate(model, data.test_batches())
+        recalibrated = copy.deepcopy(model)
+        recompute_batchnorm(recalibrated, data.batchnorm_batches(epoch))
+        with torch.no_grad():
+            for average, theta in zip(theta_bar, model.parameters(), strict=True):
+                theta.copy_(average / (1 - gamma**epochs))
+        recompute_batchnorm(model, data.batchnorm_batches(epoch))
+        ends.append(
+            {
+                "test_error": plain.error,
+                "bn_test_error": evaluate(recalibrated, data.test_batches()).error,
+                "average_test_error": evaluate(model, data.test_batches()).error,
+                "average_test_loss": evaluate(model, data.test_batches()).loss,
+            }
+        )
+    return model, ends
+
+
+def test_a_phasewise_run_is_algorithm_1(compose_settings: Compose) -> None:
+    # Wide enough to be well conditioned: rounding of the average grows by training on from it.
+    settings = compose_settings(*TINY, "model.width=0.125", "weights=final")
+    result = train.run(settings)
+    expected, ends = algorithm_1(settings)
+    data = load_data(settings, torch.device("cpu"))
+    assert result["test_error"] == pytest.approx(
+        evaluate(expected, data.test_batches()).error, abs=0.3
+    )
+    first, *_ = result["phases"]
+    assert first["test_error"] == ends[0]["test_error"]
+    assert first["bn_test_error"] == ends[0]["bn_test_error"]
+    for phase, end in zip(result["phases"], ends, strict=True):
+        assert phase["average_test_loss"] == pytest.approx(end["average_test_loss"], rel=1e-3)
+        assert phase["average_test_error"] == pytest.approx(end["average_test_error"], abs=0.3)
+
+
+def test_without_averaging_the_first_phase_is_that_of_the_phasewise_run(
+    compose_settings: Compose,
+) -> None:
+    kinds = ("none", "phasewise", "end")
+    runs = {kind: compose_settings(*TINY, f"averaging={kind}") for kind in kinds}
+    for settings in runs.values():
+        train.run(settings)
+    none, phasewise, end = (history_of(runs[kind]) for kind in kinds)
+    shown = ("train_loss", "train_error", "test_loss", "test_error", "bn_test_error")
+    for epoch in (0, 1):
+        for key in shown:
+            values = {line.get(key) for line in (none[epoch], phasewise[epoch], end[epoch])}
+            assert len(values) == 1
+    assert none[2]["train_loss"] != phasewise[2]["train_loss"]
+    # The average at the end changes nothing on the way: the same SGD run to its last step.
+    for epoch in range(5):
+        for key in shown:
+            assert none[epoch].get(key) == end[epoch].get(key)
+    assert [line.get("replaced") for line in none] == [None, False, None, False, False]
+    assert [line.get("replaced") for line in phasewise] == [None, True, None, True, True]
+    assert [line.get("replaced") for line in end] == [None, False, None, False, True]
+    assert "average_test_error" not in none[-1]
+    # At the first phase's end the average of the whole training is looked at, not yet taken.
+    assert "average_test_error" in end[1]
+
+
+def test_every_epoch_is_recorded_with_rate_errors_and_seconds(compose_settings: Compose) -> None:
+    settings = compose_settings(*TINY, "evaluation.every=2", "evaluation.average_every=1")
+    train.run(settings)
+    history = history_of(settings)
+    assert [line["epoch"] for line in history] == [1, 2, 3, 4, 5]
+    assert [line["phase"] for line in history] == [1, 1, 2, 2, 3]
+    assert [line["step"] for line in history] == [8, 16, 24, 32, 40]
+    assert [line["learning_rate"] for line in history] == pytest.approx(
+        [0.1, 0.1, 0.01, 0.01, 0.001]
+    )
+    for line in history:
+        for key in ("train_loss", "train_error", "train_seconds", "images_per_second"):
+            assert line[key] > 0
+        assert "average_test_error" in line
+    assert ["test_error" in line for line in history] == [False, True, False, True, True]
+    assert ["bn_test_error" in line for line in history] == [False, True, False, True, True]
+
+
+def test_the_training_loss_is_the_mean_over_all_images(compose_settings: Compose) -> None:
+    """A short last batch counts for what it is."""
+    settings = compose_settings(*TINY, "batch_size=300", "schedule.epochs=[1,1,1]")
+    train.run(settings)
+    data = load_data(settings, torch.device("cpu"))
+    model = new_model(settings, data).train()
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1, momentum=0.9, weight_decay=1e-4)
+    total, wrong = 0.0, 0
+    for images, labels in data.train_batches(0, 4):
+        logits = model(images)
+        loss = cross_entropy(logits, labels)
+        total += loss.item() * len(labels)
+        wrong += (logits.argmax(1) != labels).sum().item()
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+    first = history_of(settings)[0]
+    assert first["train_loss"] == pytest.approx(total / 1000, rel=1e-6)
+    assert first["train_error"] == pytest.approx(100 * wrong / 1000)
+
+
+def test_the_rate_is_that_of_each_group_times_the_factor() -> None:
+    slow, fast = (torch.nn.Parameter(torch.ones(1)) for _ in range(2))
+    optimizer = torch.optim.SGD([{"params": [slow], "lr": 0.01}, {"params": [fast], "lr": 1.0}])
+    for factor in (1.0, 0.1, 0.1, 0.01):
+        set_learning_rate(optimizer, factor)
+        rates = [group["lr"] for group in optimizer.param_groups]
+        assert rates == pytest.approx([0.01 * factor, 1.0 * factor])
+
+
+def test_compiled_and_autocast_runs_train_and_say_so(
+    compose_settings: Compose, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # Everything but the generated code, which takes a minute to make.
+    monkeypatch.setattr(torch, "compile", partial(torch.compile, backend="eager"))
+    plain = train.run(compose_settings(*TINY))
+    settings = compose_settings(*TINY, "execution.precision=bf16", "execution.compile=true")
+    settings = settings.model_copy(update={"runs_dir": settings.runs_dir / "other"})
+    result = train.run(settings)
+    assert result["run_id"] == plain["run_id"]
+    assert result["execution"]["precision"] == "bf16"
+    assert result["execution"]["compile"] is True
+    assert result["test_error"] != plain["test_error"]
+    assert result["test_error"] < 100
+
+
+def test_a_record_names_what_made_the_numbers(compose_settings: Compose, tmp_path: Path) -> None:
+    settings = compose_settings(*TINY, "data_dir=/somewhere/private")
+    result = train.run(settings)
+    folder = settings.runs_dir / result["run_id"]
+    assert json.loads((folder / "result.json").read_text()) == result
+    assert result["status"] == "finished"
+    assert result["test_error"] == result["phases"][-1]["average_test_error"]
+    assert result["best_test_error"] <= result["test_error"]
+    assert (result["epochs"], result["steps"]) == (5, 40)
+    assert result["seconds"] >= result["train_seconds"] > 0
+    assert result["images_per_second"] > 0
+    assert result["peak_memory_bytes"] > 1e7
+    assert result["execution"]["device"] == "cpu"
+    assert result["versions"]["torch"] == torch.__version__.partition("+")[0]
+    assert set(result["git"]) == {"commit", "modified"}
+    for path in folder.iterdir():  # what may be published knows no folders of the machine
+        assert "/somewhere" not in path.read_text()
+        assert str(tmp_path) not in path.read_text()

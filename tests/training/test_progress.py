@@ -1,0 +1,47 @@
+"""A bar at a terminal, plain lines elsewhere."""
+
+import io
+
+import pytest
+from rich.console import Console
+
+from phaseavg.training.progress import TrainingProgress
+
+LINE = {
+    "epoch": 1,
+    "phase": 1,
+    "step": 8,
+    "learning_rate": 0.1,
+    "train_error": 50.0,
+    "test_error": 40.123,
+    "images_per_second": 1234.5,
+}
+
+
+def test_a_log_gets_one_plain_line_per_epoch() -> None:
+    log = io.StringIO()
+    with TrainingProgress(5, 3, 8, console=Console(file=log, soft_wrap=True)) as progress:
+        for step in range(1, 9):
+            progress.step(step, lambda: pytest.fail("not shown, so not to be read off the device"))
+        progress.epoch(LINE)
+        progress.epoch({**LINE, "epoch": 2, "step": 16, "bn_test_error": 39.0})
+    first, second = log.getvalue().splitlines()
+    assert first.startswith("epoch 1/5  phase 1/3  lr 0.1  errors (%): train 50.00  test 40.12  ")
+    assert "1234 images/s  eta 0:00:00" in first
+    assert "test after BN pass 39.00" in second
+    assert "\x1b" not in log.getvalue()
+
+
+def test_a_terminal_shows_rate_eta_and_the_current_error() -> None:
+    terminal = io.StringIO()
+    console = Console(file=terminal, force_terminal=True, width=200)
+    with TrainingProgress(5, 3, 8, console=console) as progress:
+        progress.epoch(LINE)
+        progress.step(9, lambda: 33.3)
+    shown = terminal.getvalue()
+    assert "epoch 2/5" in shown
+    assert "9/40" in shown
+    assert "steps/s" in shown
+    assert "eta" in shown
+    assert "now 33.3" in shown
+    assert "test 40.12" in shown
