@@ -38,7 +38,7 @@ def train_and_die_at(settings: Settings, event: str, count: int) -> None:
     Args:
         settings: of the run.
         event: `half-written`, with half of a file's content on disk; `before-replacing`, with a
-            whole file beside the old one; `replaced`, right after the average has replaced the weights;
+            whole file beside the old one; `replaced`, right after the average took over;
             `stepped`, between the optimizer's step and all that follows.
         count: counted from 1.
     """

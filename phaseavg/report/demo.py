@@ -9,9 +9,14 @@ from matplotlib.figure import Figure
 
 from phaseavg.report.records import read_metrics, read_runs
 
-SGD, BN, AVERAGE = "SGD", "SGD after a BN pass", "phase-wise average"
+SGD, BN, AVERAGE = "SGD", "SGD + BN pass", "average"
 COLOURS = {SGD: "#4c566a", BN: "#0072b2", AVERAGE: "#d55e00"}
-DIFFERENCES = ((AVERAGE, SGD), (AVERAGE, BN), (BN, SGD))
+LABELS = {SGD: "SGD", BN: "SGD after a BN pass", AVERAGE: "phase-wise average"}
+DIFFERENCES = {
+    f"{AVERAGE} − {SGD}": (AVERAGE, SGD),
+    f"{AVERAGE} − ({BN})": (AVERAGE, BN),
+    "BN pass alone": (BN, SGD),
+}
 
 
 def phase_ends(metrics: pd.DataFrame) -> pd.DataFrame:
@@ -32,9 +37,9 @@ def phase_ends(metrics: pd.DataFrame) -> pd.DataFrame:
     ).dropna()
 
 
-def mean_and_deviation(values: pd.Series) -> str:
-    """Return mean ± sample deviation; of a single value the value."""
-    return f"{values.mean():.2f}" + (f" ± {values.std():.2f}" if len(values) > 1 else "")
+def mean_and_deviation(values: pd.Series, sign: str = "") -> str:
+    """Return mean ± sample deviation; of a single value the value. `sign` is "+" to show it."""
+    return f"{values.mean():{sign}.2f}" + (f" ± {values.std():.2f}" if len(values) > 1 else "")
 
 
 def summary_table(errors: pd.DataFrame) -> pd.DataFrame:
@@ -43,8 +48,8 @@ def summary_table(errors: pd.DataFrame) -> pd.DataFrame:
     for (phase, epoch), group in errors.groupby(level=["phase", "epoch"]):
         row = {"end of": f"phase {phase} (epoch {epoch})", "n": len(group)}
         row |= {name: mean_and_deviation(group[name]) for name in (SGD, BN, AVERAGE)}
-        for left, right in DIFFERENCES:
-            row[f"{left} − {right}"] = mean_and_deviation(group[left] - group[right])
+        for name, (left, right) in DIFFERENCES.items():
+            row[name] = mean_and_deviation(group[left] - group[right], "+")
         rows.append(row)
     return pd.DataFrame(rows)
 
@@ -67,7 +72,7 @@ def figure(metrics: pd.DataFrame) -> Figure:
             seeds.mean(axis=1),
             color=COLOURS[name],
             linewidth=2.2,
-            label=f"{name}: mean of {seeds.shape[1]} seeds, and each",
+            label=f"{LABELS[name]}: mean of {seeds.shape[1]} seeds, and each",
         )
     axes.scatter(
         ends["epoch"],
@@ -76,7 +81,7 @@ def figure(metrics: pd.DataFrame) -> Figure:
         color=COLOURS[BN],
         zorder=3,
         clip_on=False,
-        label=BN,
+        label=LABELS[BN],
     )
     for phase, rows in plain.groupby("phase"):
         first, last = rows["epoch"].min(), rows["epoch"].max()

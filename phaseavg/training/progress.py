@@ -63,7 +63,7 @@ class TrainingProgress:
             TimeElapsedColumn(),
             TextColumn("eta"),
             TimeRemainingColumn(),
-            TextColumn("now {task.fields[train_error]}  {task.fields[errors]}"),
+            TextColumn("now {task.fields[train_error]} %  {task.fields[errors]}"),
             console=self.console,
             disable=not self.console.is_terminal,
             transient=True,

@@ -1,0 +1,56 @@
+"""Algorithm 1 and the closed form in float64 numpy and the paper's letters, and trajectories.
+
+Written from the paper and not from the package, which is compared with it.
+"""
+# ruff: noqa: N803, N806
+
+import numpy as np
+import torch
+from torch import nn
+
+
+def alphas(gamma0, T):
+    """α_t = (1 − γ) γ^(T−t) / (1 − γ^T) for t = 1…T, with γ = γ0^(80/T)."""
+    gamma = gamma0 ** (80 / T)
+    t = np.arange(1, T + 1)
+    return (1 - gamma) * gamma ** (T - t) / (1 - gamma**T)
+
+
+def algorithm_1(thetas, gamma0, T):
+    """Start at zero, θ̄ ← γ θ̄ + (1 − γ) θ_t; return θ̄ / (1 − γ^t) after every t."""
+    gamma = gamma0 ** (80 / T)
+    average, debiased = np.zeros_like(thetas[0]), []
+    for t, theta in enumerate(thetas, start=1):
+        average = gamma * average + (1 - gamma) * theta
+        debiased.append(average / (1 - gamma**t))
+    return debiased
+
+
+def flat(module):
+    """Return a copy of all parameters as one float64 vector."""
+    return np.concatenate([p.detach().double().numpy().ravel() for p in module.parameters()])
+
+
+@torch.no_grad()
+def overwrite(module, theta):
+    """Change the parameters in place, as an optimizer does, to the entries of a vector."""
+    first = 0
+    for parameter in module.parameters():
+        values = torch.as_tensor(theta[first : first + parameter.numel()])
+        parameter.copy_(values.view_as(parameter))
+        first += parameter.numel()
+
+
+def random_trajectory(module, epochs, seed=0):
+    """Return `epochs` random weight vectors of the module's size."""
+    size = sum(p.numel() for p in module.parameters())
+    return np.random.default_rng(seed).normal(size=(epochs, size))
+
+
+def small_network():
+    """Return a float64 network of 26 parameters in four tensors."""
+    return nn.Sequential(nn.Linear(3, 4), nn.Tanh(), nn.Linear(4, 2)).double()
+
+
+def relative_error(actual, expected):
+    return np.linalg.norm(np.subtract(actual, expected)) / np.linalg.norm(expected)
