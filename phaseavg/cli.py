@@ -111,7 +111,7 @@ def command_line(main: Callable[[], Any]) -> int:
         say(str(error))
         return 128 + error.number
     except KeyboardInterrupt:
-        say("interrupted outside of training; nothing is lost, the same command goes on")
+        say("interrupted; the same command goes on from what is saved")
         return INTERRUPTED
     except Exception as error:  # before any job: the command line, mostly
         _tell(error)

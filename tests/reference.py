@@ -2,7 +2,7 @@
 
 Written from the paper and not from the package, which is compared with it.
 """
-# ruff: noqa: N803, N806
+# ruff: noqa: N803
 
 import numpy as np
 import torch

@@ -1,0 +1,228 @@
+"""BatchNorm statistics recomputed for weights that were not trained with them."""
+
+import copy
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+from torch.optim.swa_utils import update_bn
+
+from phaseavg.averaging import has_batchnorm, recompute_batchnorm
+
+
+class Failing(nn.Module):
+    """Pass its input on, and raise at the second time."""
+
+    calls = 0
+
+    def forward(self, x):
+        self.calls += 1
+        if self.calls == 2:
+            raise ArithmeticError("in mid-pass")
+        return x
+
+
+def batches_of(*sizes, shape=(3,), seed=0):
+    random = np.random.default_rng(seed)
+    scale = random.uniform(0.5, 2, shape[:1])  # batches that differ in mean and spread
+    return [
+        torch.from_numpy(
+            random.normal(k, 1 + k, (size, *shape)) * scale.reshape(-1, *[1] * (len(shape) - 1))
+        )
+        for k, size in enumerate(sizes)
+    ]
+
+
+def two_layers():
+    """Return BatchNorm, linear, BatchNorm in float64, none of it at its initial values."""
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.BatchNorm1d(3), nn.Linear(3, 4), nn.BatchNorm1d(4)).double()
+    with torch.no_grad():
+        for tensor in (*model[0].parameters(), *model[0].buffers(), *model[2].buffers()):
+            if tensor.is_floating_point():
+                tensor.uniform_(1, 2)
+    return model
+
+
+def mixed_model():
+    """Return a model whose modules are in different modes and BatchNorms of different momenta."""
+    model = nn.Sequential(
+        nn.BatchNorm1d(3),
+        nn.Dropout(0.5),
+        nn.Linear(3, 3),
+        nn.BatchNorm1d(3, momentum=None),
+        nn.Sequential(nn.BatchNorm1d(3, momentum=0.3), nn.ReLU()),
+    ).double()
+    model[3].eval()
+    model[4].eval()
+    model[4][0].train()
+    return model
+
+
+def modes_and_momenta(model):
+    return [(module.training, getattr(module, "momentum", "none")) for module in model.modules()]
+
+
+def weighted(statistics, sizes):
+    return np.average(statistics, axis=0, weights=sizes)
+
+
+def test_statistics_are_the_batches_own_weighted_by_batch_size():
+    sizes = [7, 7, 3]
+    model, batches = two_layers(), batches_of(*sizes)
+    first, linear, second = model
+    recompute_batchnorm(model, batches)
+
+    inputs = [batch.numpy() for batch in batches]
+    scale, shift = first.weight.detach().numpy(), first.bias.detach().numpy()
+    hidden = []
+    for x in inputs:
+        normal = (x - x.mean(0)) / np.sqrt(x.var(0) + first.eps) * scale + shift
+        hidden.append(normal @ linear.weight.detach().numpy().T + linear.bias.detach().numpy())
+    for layer, values in ((first, inputs), (second, hidden)):
+        mean = weighted([x.mean(0) for x in values], sizes)
+        variance = weighted([x.var(0, ddof=1) for x in values], sizes)
+        np.testing.assert_allclose(layer.running_mean, mean, rtol=1e-12)
+        np.testing.assert_allclose(layer.running_var, variance, rtol=1e-12)
+        assert layer.num_batches_tracked == 3
+
+
+def test_statistics_of_images_go_over_all_pixels():
+    sizes = [5, 2]
+    batches = batches_of(*sizes, shape=(3, 4, 4))
+    layer = nn.BatchNorm2d(3).double()
+    recompute_batchnorm(layer, batches)
+    pixels = [batch.movedim(1, -1).reshape(-1, 3).numpy() for batch in batches]
+    mean = weighted([x.mean(0) for x in pixels], sizes)
+    variance = weighted([x.var(0, ddof=1) for x in pixels], sizes)
+    np.testing.assert_allclose(layer.running_mean, mean, rtol=1e-12)
+    np.testing.assert_allclose(layer.running_var, variance, rtol=1e-12)
+
+
+@pytest.mark.parametrize(("sizes", "equal"), [((6, 6, 6), True), ((6, 6, 2), False)])
+def test_torchs_own_update_agrees_where_all_batches_are_equal_in_size(sizes, equal):
+    batches = batches_of(*sizes)
+    ours, theirs = two_layers(), two_layers()
+    recompute_batchnorm(ours, batches)
+    update_bn(batches, theirs)
+    agree = [torch.allclose(ours.state_dict()[k], v) for k, v in theirs.state_dict().items()]
+    assert all(agree) == equal
+
+
+@pytest.mark.parametrize("value", [5.0, float("inf"), float("nan")])
+def test_what_the_layers_held_before_does_not_count(value):
+    batches = batches_of(4, 3)
+    used, fresh = two_layers(), two_layers()
+    for layer in (used[0], used[2]):  # as after a training that diverged
+        layer.running_mean.fill_(value)
+        layer.running_var.fill_(value)
+        layer.num_batches_tracked.fill_(99)
+    for layer in (fresh[0], fresh[2]):
+        layer.reset_running_stats()
+    recompute_batchnorm(used, batches)
+    recompute_batchnorm(fresh, batches)
+    for name, tensor in used.state_dict().items():
+        assert torch.equal(tensor, fresh.state_dict()[name])
+
+
+@pytest.mark.parametrize("train", [True, False])
+def test_random_state_modes_and_momenta_are_as_before(train):
+    model = mixed_model() if train else mixed_model().eval()
+    before = modes_and_momenta(model)
+    torch.manual_seed(3)
+    state = torch.get_rng_state()
+
+    def noisy_batches():  # consumes the global random state, as loaders of torch do
+        for _ in range(3):
+            yield torch.randn(5, 3).double()
+
+    recompute_batchnorm(model, noisy_batches())
+    assert torch.equal(torch.get_rng_state(), state)
+    assert modes_and_momenta(model) == before
+
+
+def test_random_state_modes_and_momenta_are_as_before_when_the_model_fails_in_mid_pass():
+    model = mixed_model().append(Failing())
+    before = modes_and_momenta(model)
+    torch.manual_seed(3)
+    state = torch.get_rng_state()
+    with pytest.raises(ArithmeticError):
+        recompute_batchnorm(model, (torch.randn(5, 3).double() for _ in range(3)))
+    assert torch.equal(torch.get_rng_state(), state)
+    assert modes_and_momenta(model) == before
+
+
+def test_dropout_stays_off_although_the_model_is_in_train_mode():
+    layer = nn.BatchNorm1d(3).double()
+    model = nn.Sequential(nn.Dropout(0.5), layer).train()
+    (batch,) = batches_of(50)
+    recompute_batchnorm(model, [batch])
+    np.testing.assert_allclose(layer.running_mean, batch.mean(0), rtol=1e-12)
+    np.testing.assert_allclose(layer.running_var, batch.var(0), rtol=1e-12)
+
+
+def test_parameters_and_gradients_are_left_alone():
+    model = two_layers()
+    before = copy.deepcopy(list(model.parameters()))
+    graphs = []
+    model.register_forward_hook(lambda *args: graphs.append(args[-1].grad_fn))
+    recompute_batchnorm(model, batches_of(4, 4))
+    assert graphs == [None, None]  # a graph of activations would only cost memory
+    assert all(torch.equal(p, q) for p, q in zip(model.parameters(), before, strict=True))
+    assert all(p.grad is None and p.requires_grad for p in model.parameters())
+
+
+@pytest.mark.parametrize(
+    "wrap", [lambda x: (x, torch.zeros(len(x))), lambda x: [x, torch.zeros(len(x)), "more"]]
+)
+def test_batches_may_be_tensors_or_sequences_that_start_with_one(wrap):
+    batches = batches_of(4, 3)
+    plain, wrapped = two_layers(), two_layers()
+    recompute_batchnorm(plain, batches)
+    recompute_batchnorm(wrapped, map(wrap, batches))
+    for name, tensor in plain.state_dict().items():
+        assert torch.equal(tensor, wrapped.state_dict()[name])
+
+
+@pytest.mark.parametrize("wrap", [nn.DataParallel, torch.compile])
+def test_wrapped_models_are_seen_through(wrap):
+    batches = batches_of(4, 3)
+    plain, wrapped = two_layers(), two_layers()
+    recompute_batchnorm(plain, batches)
+    recompute_batchnorm(wrap(wrapped), batches)
+    for name, tensor in plain.state_dict().items():
+        assert torch.equal(tensor, wrapped.state_dict()[name])
+
+
+@pytest.mark.parametrize("batches", [[], iter(())])
+def test_without_batches_the_old_statistics_stay_and_an_error_says_so(batches):
+    model = two_layers()
+    before, modes = copy.deepcopy(model.state_dict()), modes_and_momenta(model)
+    with pytest.raises(ValueError, match="batches: at least one"):
+        recompute_batchnorm(model, batches)
+    for name, tensor in model.state_dict().items():
+        assert torch.equal(tensor, before[name])
+    assert modes_and_momenta(model) == modes
+
+
+@pytest.mark.parametrize("layer", [nn.ReLU(), nn.BatchNorm1d(3, track_running_stats=False)])
+def test_nothing_is_read_for_a_model_without_statistics(layer):
+    model = nn.Sequential(nn.Linear(3, 3), layer)
+    read = []
+    recompute_batchnorm(model, (read.append(k) for k in range(3)))
+    assert read == []
+    assert not has_batchnorm(model)
+
+
+def test_layers_without_running_statistics_are_passed_over():
+    model = two_layers()
+    untracked = nn.BatchNorm1d(3, track_running_stats=False).double()
+    model.insert(0, untracked)
+    batches = batches_of(6, 5)
+    recompute_batchnorm(model, batches)
+    assert untracked.running_mean is None
+    assert untracked.momentum == 0.1
+    assert has_batchnorm(model)
+    # What it lets through is normalised by each batch, so the next layer sees a mean of 0.
+    np.testing.assert_allclose(model[1].running_mean, 0, atol=1e-12)

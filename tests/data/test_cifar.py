@@ -1,0 +1,219 @@
+"""CIFAR from torchvision's files, in miniature: found, damaged, missing, downloaded."""
+
+import hashlib
+import pickle
+import socket
+import tarfile
+import threading
+from functools import partial
+from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
+
+import numpy as np
+import pytest
+import torch
+from torchvision.datasets import CIFAR10, CIFAR100
+
+from phaseavg.data import cifar10, cifar100
+
+LOADERS = {CIFAR10: cifar10, CIFAR100: cifar100}
+CLASSES = {CIFAR10: 10, CIFAR100: 100}
+TRAIN, TEST = 20, 6  # images
+PIXELS = {"mean": [0.0] * 3, "std": [1 / 255] * 3}  # standardised images are then raw pixels
+BOTH = pytest.mark.parametrize("source", [CIFAR10, CIFAR100])
+
+
+def md5_of(path):
+    return hashlib.md5(path.read_bytes()).hexdigest()
+
+
+def contents(source):
+    """Return images and labels of the two sets."""
+    random = np.random.default_rng(0)
+    return [
+        (
+            random.integers(0, 256, (count, 3, 32, 32), dtype=np.uint8),
+            random.integers(0, CLASSES[source], count),
+        )
+        for count in (TRAIN, TEST)
+    ]
+
+
+def write_miniature(source, root, monkeypatch):
+    """Write a data set in the layout of the official one and have torchvision expect it."""
+    folder = root / source.base_folder
+    folder.mkdir(parents=True)
+    key = "labels" if source is CIFAR10 else "fine_labels"
+    for (images, labels), files in zip(contents(source), ("train_list", "test_list"), strict=True):
+        names = [name for name, _ in getattr(source, files)]
+        for name, part in zip(
+            names, np.array_split(np.arange(len(images)), len(names)), strict=True
+        ):
+            rows = images[part].reshape(len(part), -1)
+            entry = {"data": rows, key: labels[part].tolist(), "coarse_labels": [0] * len(part)}
+            (folder / name).write_bytes(pickle.dumps(entry))
+        listed = [[name, md5_of(folder / name)] for name in names]
+        monkeypatch.setattr(source, files, listed)
+    meta = folder / source.meta["filename"]
+    names = [f"class {number}" for number in range(CLASSES[source])]
+    meta.write_bytes(pickle.dumps({source.meta["key"]: names}))
+    monkeypatch.setattr(source, "meta", {**source.meta, "md5": md5_of(meta)})
+
+
+def no_network(source, monkeypatch):
+    """Have torchvision download from a port where nobody listens."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    monkeypatch.setenv("no_proxy", "127.0.0.1")
+    monkeypatch.setattr(source, "url", f"http://127.0.0.1:{port}/{source.filename}")
+
+
+@pytest.fixture
+def serve(monkeypatch):
+    """Return a function that packs a data set below `root` and has torchvision download that."""
+    servers = []
+
+    def served(source, root, truncated=False):
+        archive = root / source.filename
+        with tarfile.open(archive, "w:gz") as tar:
+            tar.add(root / source.base_folder, source.base_folder)
+        monkeypatch.setattr(source, "tgz_md5", md5_of(archive))
+        if truncated:
+            archive.write_bytes(archive.read_bytes()[:1000])
+
+        class Quiet(SimpleHTTPRequestHandler):
+            def log_message(self, *_):
+                pass
+
+        server = ThreadingHTTPServer(("127.0.0.1", 0), partial(Quiet, directory=str(root)))
+        threading.Thread(target=server.serve_forever, args=(0.01,), daemon=True).start()
+        servers.append(server)
+        url = f"http://127.0.0.1:{server.server_port}/{source.filename}"
+        monkeypatch.setenv("no_proxy", "127.0.0.1")
+        monkeypatch.setattr(source, "url", url)
+
+    yield served
+    for server in servers:
+        server.shutdown()
+        server.server_close()
+
+
+def assert_is_the_miniature(source, data):
+    (images, labels), (test_images, test_labels) = contents(source)
+    assert (data.train_size, data.test_size, data.num_classes) == (TRAIN, TEST, CLASSES[source])
+    ((found, found_labels),) = data.test_batches()
+    np.testing.assert_array_equal(found, test_images)
+    np.testing.assert_array_equal(found_labels, test_labels)
+    ((found, found_labels),) = data.train_batches(0, 1)
+    expected = {x.tobytes(): y for x, y in zip(images, labels.tolist(), strict=True)}
+    pixels = [image.numpy().astype(np.uint8).tobytes() for image in found]
+    assert dict(zip(pixels, found_labels.tolist(), strict=True)) == expected
+
+
+def load(source, data_dir, **options):
+    """Return the whole training set in one batch and as raw pixels."""
+    plain = {"padding": 0, "flip": False, **PIXELS}
+    return LOADERS[source](TRAIN, 0, data_dir, **{**plain, **options})
+
+
+@BOTH
+def test_images_and_labels_are_those_in_the_files(source, tmp_path, monkeypatch):
+    write_miniature(source, tmp_path, monkeypatch)
+    no_network(source, monkeypatch)
+    assert_is_the_miniature(source, load(source, tmp_path))
+    assert_is_the_miniature(source, load(source, str(tmp_path)))
+
+
+@BOTH
+def test_defaults_are_the_papers_augmentation(source, tmp_path, monkeypatch):
+    write_miniature(source, tmp_path, monkeypatch)
+    data = LOADERS[source](8, 0, tmp_path)
+    images, labels = next(data.train_batches(0, 1))
+    assert images.shape == (8, 3, 32, 32)
+    assert images.dtype == torch.float32
+    assert labels.shape == (8,)
+    assert data.steps_per_epoch == 3
+    assert (data.padding, data.flip) == (4, True)
+    (pixels, _), _ = contents(source)
+    np.testing.assert_allclose(data.mean.flatten(), pixels.mean((0, 2, 3)), rtol=1e-6)
+    np.testing.assert_allclose(data.std.flatten(), pixels.std((0, 2, 3)), rtol=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("source", "name"),
+    [
+        (CIFAR10, "data_batch_3"),
+        (CIFAR10, "test_batch"),
+        (CIFAR10, "batches.meta"),
+        (CIFAR100, "train"),
+        (CIFAR100, "meta"),
+    ],
+)
+def test_a_damaged_file_is_named_and_left_where_it_is(source, name, tmp_path, monkeypatch):
+    write_miniature(source, tmp_path, monkeypatch)
+    no_network(source, monkeypatch)
+    path = tmp_path / source.base_folder / name
+    content = bytearray(path.read_bytes())
+    content[len(content) // 2] ^= 1
+    path.write_bytes(content)
+    with pytest.raises(ValueError) as error:
+        load(source, tmp_path)
+    message = str(error.value)
+    assert f"data_dir={tmp_path}: {source.base_folder}/{name} is damaged" in message
+    assert "\n" not in message
+    assert path.read_bytes() == content
+
+
+@pytest.mark.parametrize(
+    ("source", "name"),
+    [(CIFAR10, "data_batch_2"), (CIFAR10, "batches.meta"), (CIFAR100, "test")],
+)
+def test_a_missing_file_is_named_where_there_is_no_network(source, name, tmp_path, monkeypatch):
+    write_miniature(source, tmp_path, monkeypatch)
+    no_network(source, monkeypatch)
+    (tmp_path / source.base_folder / name).unlink()
+    with pytest.raises(ValueError) as error:
+        load(source, tmp_path)
+    message = str(error.value)
+    assert f"data_dir={tmp_path}: {source.base_folder}/{name} is missing" in message
+    assert "\n" not in message
+
+
+@BOTH
+def test_an_empty_folder_without_network_says_what_is_missing(source, tmp_path, monkeypatch):
+    no_network(source, monkeypatch)
+    data_dir = tmp_path / "not" / "there"
+    with pytest.raises(ValueError) as error:
+        load(source, data_dir)
+    message = str(error.value)
+    first = source.train_list[0][0]
+    assert f"data_dir={data_dir}: {source.base_folder}/{first} is missing" in message
+    assert "could not be downloaded" in message
+    assert "\n" not in message
+
+
+@BOTH
+def test_missing_data_are_downloaded_once(source, tmp_path, monkeypatch, serve):
+    write_miniature(source, tmp_path / "site", monkeypatch)
+    serve(source, tmp_path / "site")
+    data_dir = tmp_path / "not" / "there"
+    assert_is_the_miniature(source, load(source, data_dir))
+    no_network(source, monkeypatch)
+    assert_is_the_miniature(source, load(source, data_dir))
+
+
+def test_one_missing_file_among_others_is_downloaded(tmp_path, monkeypatch, serve):
+    write_miniature(CIFAR10, tmp_path / "site", monkeypatch)
+    serve(CIFAR10, tmp_path / "site")
+    data_dir = tmp_path / "data"
+    load(CIFAR10, data_dir)
+    (data_dir / CIFAR10.filename).unlink()
+    (data_dir / CIFAR10.base_folder / "data_batch_4").unlink()
+    assert_is_the_miniature(CIFAR10, load(CIFAR10, data_dir))
+
+
+def test_a_download_that_arrives_damaged_is_refused(tmp_path, monkeypatch, serve):
+    write_miniature(CIFAR10, tmp_path / "site", monkeypatch)
+    serve(CIFAR10, tmp_path / "site", truncated=True)
+    with pytest.raises(ValueError, match="data_batch_1 is missing and could not be downloaded"):
+        load(CIFAR10, tmp_path / "data")

@@ -1,0 +1,100 @@
+"""scikit-learn's digits: who is in which set, and whose labels are noise."""
+
+from collections import Counter
+
+import numpy as np
+import pytest
+from sklearn.datasets import load_digits
+
+from phaseavg.data import digits
+
+
+def raw(data, images):
+    """Return the grey levels 0-240 behind standardised images, one string of bytes for each."""
+    pixels = np.rint((images * data.std + data.mean).numpy()).astype(np.uint8)
+    return [image.tobytes() for image in pixels]
+
+
+def training_set(seed=0, **options):
+    """Return (pixels, label) of all training images, in no particular order."""
+    data = digits(batch_size=1000, seed=seed, padding=0, **options)
+    ((images, labels),) = data.train_batches(0, 1)
+    return list(zip(raw(data, images), labels.tolist(), strict=True))
+
+
+def test_set():
+    data = digits(batch_size=64, seed=0)
+    return [
+        pair
+        for images, labels in data.test_batches()
+        for pair in zip(raw(data, images), labels.tolist(), strict=True)
+    ]
+
+
+test_set.__test__ = False  # a helper, whatever its name begins with
+
+
+def truth():
+    """Return the label of each of scikit-learn's images."""
+    source = load_digits()
+    levels = (source.images * 15).astype(np.uint8)
+    return {x.tobytes(): y for x, y in zip(levels, source.target.tolist(), strict=True)}
+
+
+def noisy_share(**options):
+    labels = truth()
+    return np.mean([labels[pixels] != label for pixels, label in training_set(**options)])
+
+
+def test_a_thousand_images_train_and_the_rest_test():
+    data = digits(batch_size=64, seed=0)
+    assert (data.train_size, data.test_size, data.num_classes) == (1000, 797, 10)
+    images, labels = next(data.train_batches(0, 1))
+    assert images.shape == (64, 1, 8, 8)
+    assert labels.shape == (64,)
+
+
+def test_the_two_sets_are_scikit_learns_images_each_once():
+    levels = (load_digits().images * 15).astype(np.uint8)
+    found = Counter(pixels for pixels, _ in [*training_set(), *test_set()])
+    assert found == Counter(image.tobytes() for image in levels)
+
+
+def test_test_labels_are_clean():
+    labels = truth()
+    assert all(label == labels[pixels] for pixels, label in test_set())
+
+
+@pytest.mark.parametrize(
+    ("label_noise", "low", "high"),
+    [
+        (0.0, 0, 0),
+        (0.2, 0.16, 0.197),  # 0.2 · 0.9: a tenth of the random labels is right
+        (1.0, 0.87, 0.93),
+    ],
+)
+def test_nine_tenths_of_the_noise_are_wrong_labels(label_noise, low, high):
+    assert low <= noisy_share(label_noise=label_noise) <= high
+
+
+def test_noise_is_the_default():
+    assert sorted(training_set()) == sorted(training_set(label_noise=0.2))
+
+
+def test_wrong_labels_are_spread_over_all_classes():
+    counts = Counter(label for _, label in training_set(label_noise=1.0))
+    assert set(counts) == set(range(10))
+    assert max(counts.values()) < 140
+    assert min(counts.values()) > 65
+
+
+def test_split_and_noise_are_the_same_for_all_seeds_but_the_order_is_not():
+    first, second = training_set(seed=0), training_set(seed=1)
+    assert first != second
+    assert sorted(first) == sorted(second)
+
+
+@pytest.mark.parametrize("label_noise", [-0.1, 1.1])
+def test_noise_out_of_range_is_refused(label_noise):
+    with pytest.raises(ValueError, match=f"label_noise={label_noise} must lie between 0 and 1"):
+        digits(batch_size=64, seed=0, label_noise=label_noise)

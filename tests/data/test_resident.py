@@ -1,0 +1,280 @@
+"""Images on the device: what augmentation does to them, and what a batch depends on."""
+
+from itertools import islice
+
+import numpy as np
+import pytest
+import scipy.stats
+import torch
+from torchvision.transforms import functional as tv
+
+from phaseavg.data import ResidentImages
+
+PIXELS = {"mean": [0.0] * 3, "std": [1 / 255] * 3}  # standardised images are then raw pixels
+
+
+def random_images(count, channels=3, size=8, seed=0):
+    shape = (count, channels, size, size)
+    return np.random.default_rng(seed).integers(0, 256, shape, dtype=np.uint8)
+
+
+def maps(count, size=10):
+    """Return images that say in every pixel what row (channel 0) and column (1) it comes from.
+
+    Both are counted from 1, channel 2 is random. With 4 pixels of padding, the two in the middle
+    are inside of the image whatever the crop.
+    """
+    images = random_images(count, 3, size)
+    images[:, 0] = np.arange(1, size + 1)[:, None]
+    images[:, 1] = np.arange(1, size + 1)
+    return images
+
+
+def resident(images, batch_size, seed=0, test=None, **options):
+    """Return a data set whose labels are the images' indices."""
+    labels = np.arange(len(images))
+    test = images[:2] if test is None else test
+    return ResidentImages(
+        (images, labels), (test, np.arange(len(test))), 10, batch_size, seed, **options
+    )
+
+
+def one_epoch(data, epoch=0):
+    steps = data.steps_per_epoch
+    return list(data.train_batches(epoch * steps, (epoch + 1) * steps))
+
+
+def joined(batches):
+    images, labels = zip(*batches, strict=True)
+    return torch.cat(images), torch.cat(labels)
+
+
+def offsets_and_flips(crops, padding=4):
+    """Read from crops of `maps`, zeros around, where they were taken and whether mirrored."""
+    size = crops.shape[2]
+    rows, columns = crops[:, 0].long(), crops[:, 1].long()
+    middle, next_to_it = columns[:, size // 2, size // 2], columns[:, size // 2, size // 2 - 1]
+    flips = middle < next_to_it
+    from_left = torch.where(flips, size - 1 - size // 2, size // 2)
+    return (
+        rows[:, size // 2, size // 2] - 1 - size // 2 + padding,
+        middle - 1 - from_left + padding,
+        flips,
+    )
+
+
+def same(batches, others):
+    return len(batches) == len(others) and all(
+        torch.equal(x, v) and torch.equal(y, w)
+        for (x, y), (v, w) in zip(batches, others, strict=True)
+    )
+
+
+def test_every_crop_is_equally_likely_flipped_or_not_and_each_image_draws_its_own():
+    data = resident(maps(162 * 60), 1000, padding=4, flip=True, **PIXELS)
+    batches = one_epoch(data)
+    rows, columns, flips = offsets_and_flips(joined(batches)[0])
+    assert (min(rows), max(rows), min(columns), max(columns)) == (0, 8, 0, 8)
+    kinds = (rows * 9 + columns) * 2 + flips
+    counts = np.bincount(kinds.numpy(), minlength=162)
+    assert len(counts) == 162
+    assert scipy.stats.chisquare(counts).pvalue > 1e-3
+    # Drawn once per batch, or once for all batches, they would be even over many images too.
+    first, second = slice(1000), slice(1000, 2000)
+    assert len(kinds[first].unique()) > 150
+    for drawn, chance in ((rows, 1 / 9), (columns, 1 / 9), (flips, 1 / 2)):
+        assert abs((drawn[first] == drawn[second]).float().mean() - chance) < 0.06
+
+
+def test_crops_of_an_epoch_do_not_repeat_those_of_the_one_before():
+    data = resident(maps(2000), 2000, padding=4, **PIXELS)
+    images, labels = joined(data.train_batches(0, 2))
+    rows, columns, _ = offsets_and_flips(images)
+    first, second = ((rows * 9 + columns)[part] for part in (slice(2000), slice(2000, 4000)))
+    order, again = labels[:2000].argsort(), labels[2000:].argsort()
+    by_image = (first[order] == second[again]).float().mean().item()
+    by_position = (first == second).float().mean().item()
+    assert max(by_image, by_position) < 0.03  # one in 81 by chance
+
+
+@pytest.mark.parametrize("flip", [False, True])
+@pytest.mark.parametrize("pad_value", ["mean", "zero"])
+def test_a_crop_is_torchvisions_at_the_same_offset(pad_value, flip):
+    mean, std = [0.3, 0.498, 0.7], [0.2, 0.25, 0.3]
+    images = maps(300)
+    data = resident(
+        images, 300, padding=4, flip=flip, pad_value=pad_value, mean=mean, std=std, test=images
+    )
+    scale, shift = (torch.tensor(np.array(v) * 255, dtype=torch.float32) for v in (std, mean))
+    ((crops, labels),) = data.train_batches(0, 1)
+    pixels = (crops * scale.view(-1, 1, 1) + shift.view(-1, 1, 1)).round()
+    rows, columns, flips = offsets_and_flips(pixels)
+    assert flips.any() == flip
+    fills = [round(255 * m) for m in mean] if pad_value == "mean" else [0, 0, 0]
+    assert fills in ([76, 127, 178], [0, 0, 0])
+    for crop, label, row, column, mirrored in zip(crops, labels, rows, columns, flips, strict=True):
+        source = torch.from_numpy(images[label])
+        padded = torch.cat([tv.pad(source[c : c + 1], 4, fills[c]) for c in range(3)])
+        expected = tv.crop(padded, row, column, 10, 10)
+        expected = tv.hflip(expected) if mirrored else expected
+        expected = (expected.float() - shift.view(-1, 1, 1)) / scale.view(-1, 1, 1)
+        assert torch.equal(crop, expected)
+
+
+def test_the_padding_is_the_rounded_mean_of_the_images_own_pixels():
+    images = np.zeros((2, 1, 2, 2), np.uint8)
+    images[0] = 201  # mean 100.5 and, with the next line, 100.75
+    images[1, 0, 0, 0] = 2
+    data = resident(images, 2, padding=2)
+    crops = torch.cat([data.train_batches(epoch, epoch + 1).__next__()[0] for epoch in range(20)])
+    pixels = crops * data.std + data.mean
+    assert set(pixels.round().long().unique().tolist()) == {0, 2, 101, 201}
+    padding = crops[(pixels.round() == 101)]
+    assert padding.abs().max() <= 0.5 / data.std.item()  # zero but for rounding
+
+
+def test_without_padding_and_flips_images_come_as_they_are():
+    images = random_images(20)
+    ((crops, labels),) = resident(images, 20, **PIXELS).train_batches(0, 1)
+    np.testing.assert_array_equal(crops, images[labels])
+    assert crops.dtype == torch.float32
+    assert labels.dtype == torch.int64
+
+
+@pytest.mark.parametrize("first", [0, 1, 3, 4, 7, 10])
+def test_a_batch_depends_on_seed_epoch_and_step_alone(first):
+    # 4 steps an epoch: in mid-epoch, at its last step, at its end and in a later one.
+    options = {"padding": 4, "flip": True}
+    whole = list(resident(random_images(50), 16, **options).train_batches(0, 11))
+    assert len(whole) == 11
+    tail = list(resident(random_images(50), 16, **options).train_batches(first, 11))
+    assert same(tail, whole[first:])
+    head = list(resident(random_images(50), 16, **options).train_batches(0, first))
+    assert same(head, whole[:first])
+
+
+def test_other_readers_and_global_random_states_change_nothing():
+    data = resident(random_images(50), 16, padding=4, flip=True)
+    expected = list(data.train_batches(0, 9))
+    found = []
+    for step, batch in enumerate(data.train_batches(0, 9)):
+        found.append(batch)
+        list(islice(data.batchnorm_batches(epoch=step // 4), step % 3))
+        list(data.test_batches())
+        torch.manual_seed(step)
+        np.random.seed(step)  # noqa: NPY002
+    assert same(found, expected)
+
+
+def test_the_global_random_states_are_not_consumed():
+    data = resident(random_images(50), 16, padding=4, flip=True)
+    torch.manual_seed(5)
+    np.random.seed(5)  # noqa: NPY002
+    before = torch.get_rng_state()
+    list(data.train_batches(0, 5))
+    list(data.batchnorm_batches(0))
+    assert torch.equal(torch.get_rng_state(), before)
+    drawn = np.random.random()  # noqa: NPY002
+    np.random.seed(5)  # noqa: NPY002
+    assert drawn == np.random.random()  # noqa: NPY002
+
+
+def test_other_seeds_epochs_and_streams_give_other_batches():
+    def drawn(batches):
+        """Return order and crops apart: either may be the same by mistake."""
+        images, labels = joined(batches)
+        order = labels.argsort()
+        return labels.tolist(), [v[order].tolist() for v in offsets_and_flips(images)[:2]]
+
+    options = {"padding": 4, "flip": True, **PIXELS}
+    data, other = (resident(maps(50), 16, seed, **options) for seed in (0, 1))
+    passes = [
+        one_epoch(data, 0),
+        one_epoch(data, 1),
+        one_epoch(other, 0),
+        list(data.batchnorm_batches(0)),
+        list(data.batchnorm_batches(1)),
+        list(other.batchnorm_batches(0)),
+    ]
+    orders, crops = zip(*map(drawn, passes), strict=True)
+    for values in (orders, crops):
+        assert all(values[i] != values[j] for i in range(6) for j in range(i))
+
+
+def test_each_epoch_visits_every_image_once_and_keeps_the_partial_batch():
+    data = resident(random_images(50), 16, padding=1)
+    assert data.steps_per_epoch == 4
+    for batches in (one_epoch(data, 0), one_epoch(data, 1), list(data.batchnorm_batches(0))):
+        assert [len(images) for images, _ in batches] == [16, 16, 16, 2]
+        labels = joined(batches)[1]
+        assert labels.tolist() != list(range(50))
+        assert sorted(labels.tolist()) == list(range(50))
+
+
+def test_a_batch_size_that_divides_the_images_leaves_no_empty_batch():
+    data = resident(random_images(48), 16)
+    assert data.steps_per_epoch == 3
+    assert [len(images) for images, _ in data.train_batches(0, 6)] == [16] * 6
+    assert [len(images) for images, _ in resident(random_images(5), 5).train_batches(0, 2)] == [
+        5,
+        5,
+    ]
+
+
+def test_no_steps_give_no_batches():
+    assert list(resident(random_images(50), 16).train_batches(3, 3)) == []
+
+
+def test_training_images_are_standardised_per_channel_by_their_own_pixels():
+    images = random_images(60) // np.array([1, 2, 4], np.uint8).reshape(1, 3, 1, 1)
+    crops, _ = joined(one_epoch(resident(images, 16)))
+    crops = crops.double()
+    np.testing.assert_allclose(crops.mean((0, 2, 3)), 0, atol=1e-6)
+    np.testing.assert_allclose(crops.std((0, 2, 3), correction=0), 1, rtol=1e-6)
+
+
+def test_given_means_and_deviations_are_used_for_both_sets():
+    mean, std = [0.4, 0.5, 0.6], [0.1, 0.2, 0.3]
+    images, test = random_images(10), random_images(7, seed=1)
+    data = resident(images, 10, test=test, mean=mean, std=std)
+    ((crops, labels),) = data.train_batches(0, 1)
+    ((tests, _),) = data.test_batches()
+    for found, source in ((crops, images[labels]), (tests, test)):
+        expected = (source / 255 - np.reshape(mean, (3, 1, 1))) / np.reshape(std, (3, 1, 1))
+        np.testing.assert_allclose(found, expected, atol=1e-5)
+
+
+def test_the_test_set_comes_in_order_and_untouched_but_for_the_training_sets_scale():
+    images, test = random_images(40) // 2, random_images(1203, seed=1)
+    data = resident(images, 16, test=test, padding=4, flip=True)
+    batches = list(data.test_batches())
+    found, labels = joined(batches)
+    assert data.test_size == 1203
+    assert labels.tolist() == list(range(1203))
+    mean, std = (f(images.astype(float), axis=(0, 2, 3), keepdims=True) for f in (np.mean, np.std))
+    np.testing.assert_allclose(found, (test - mean) / std, atol=1e-5)
+    assert max(len(images) for images, _ in batches) <= 500
+
+
+@pytest.mark.parametrize("limit", [0, 1, 3, 4, 9])
+def test_a_limited_batchnorm_pass_is_the_beginning_of_the_whole(limit):
+    data = resident(random_images(50), 16, padding=4, flip=True)
+    whole = list(data.batchnorm_batches(2))
+    assert len(whole) == 4
+    assert same(list(data.batchnorm_batches(2, limit=limit)), whole[:limit])
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"batch_size": 51}, "batch_size=51; choices: 1 to 50"),
+        ({"batch_size": 0}, "batch_size=0; choices: 1 to 50"),
+        ({"padding": -1}, "padding=-1 must not be negative"),
+        ({"pad_value": "edge"}, "pad_value='edge'; choices: mean, zero"),
+        ({"mean": [0.5]}, r"mean=\[0.5\] must have 3 entries"),
+        ({"std": [0.5, 0.5]}, r"std=\[0.5, 0.5\] must have 3 entries"),
+    ],
+)
+def test_mistakes_are_refused_with_field_value_and_choices(options, message):
+    with pytest.raises(ValueError, match=message):
+        resident(random_images(50), **{"batch_size": 16, **options})

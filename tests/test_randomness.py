@@ -1,0 +1,47 @@
+"""Randomness as a function of (seed, stream, index)."""
+
+import numpy as np
+
+from phaseavg.randomness import generator, seed_for
+
+
+def test_the_seed_depends_on_each_argument():
+    arguments = [
+        (seed, stream, index) for seed in range(3) for stream in "ab" for index in range(3)
+    ]
+    arguments += [(11, "a", 1), (1, "a", 11), (1, "1/a", 1), (11, "a1", 1)]
+    assert len({seed_for(*each) for each in arguments}) == len(arguments)
+
+
+def test_seeds_stay_what_they_were():
+    # A change here would change every run, and resumed ones in the middle.
+    assert seed_for(0, "train") == 3168021335108090602
+    assert seed_for(1, "order", 7) == 5568122274206039363
+
+
+def test_seeds_are_63_bits_that_torch_and_numpy_take():
+    seeds = [seed_for(seed, "train", index) for seed in range(20) for index in range(20)]
+    assert all(0 <= seed < 2**63 for seed in seeds)
+    assert max(seeds) > 2**62
+
+
+def test_the_index_is_zero_if_not_given():
+    assert seed_for(3, "train") == seed_for(3, "train", 0)
+
+
+def test_a_generator_is_reproducible_whatever_the_global_state_and_others_drew():
+    expected = generator(0, "train", 5).random(10)
+    other = generator(0, "train", 6)
+    np.random.seed(1)  # noqa: NPY002
+    found = generator(0, "train", 5)
+    first = found.random(5)
+    assert not np.array_equal(other.random(10), expected)
+    np.testing.assert_array_equal([*first, *found.random(5)], expected)
+
+
+def test_streams_are_unlike_each_other():
+    drawn = {
+        tuple(generator(*each).random(4))
+        for each in ((0, "train", 0), (1, "train", 0), (0, "batchnorm", 0), (0, "train", 1))
+    }
+    assert len(drawn) == 4
