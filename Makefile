@@ -21,7 +21,7 @@ demo: .venv/installed ## two methods, five seeds, on embedded data: table and fi
 	$(BIN)/python scripts/demo.py runs/demo results/demo
 
 test: .venv/installed ## run the tests
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest -n 2 --dist worksteal
 
 lint: .venv/installed ## check style and formatting
 	$(BIN)/ruff check .

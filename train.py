@@ -18,8 +18,9 @@ from phaseavg.cli import command_line, reporting
 from phaseavg.config import Settings, build, check
 from phaseavg.errors import Diverged
 from phaseavg.runs.folder import RunFolder, read_result
-from phaseavg.runs.identity import run_id
-from phaseavg.runs.result import cost, errors, provenance, summary
+from phaseavg.runs.identity import NUMERICS_VERSION, run_id
+from phaseavg.runs.provenance import peak_memory_bytes, provenance
+from phaseavg.runs.result import cost, errors, summary
 from phaseavg.training.execution import make_deterministic, pick_device
 from phaseavg.training.loop import train
 from phaseavg.training.parts import load_data, new_model
@@ -55,6 +56,7 @@ def run(settings: Settings) -> dict[str, Any]:
         folder.write_config(settings.record())
         if checkpoint := folder.load_checkpoint():
             state.load_state_dict(checkpoint)
+        state.continue_with(provenance(device, settings.execution.model_dump()))
         folder.write_metrics(state.history)
         print(
             f"{folder.path}: {schedule.total_epochs} epochs of {data.steps_per_epoch} steps in "
@@ -62,7 +64,7 @@ def run(settings: Settings) -> dict[str, Any]:
             f"{sum(p.numel() for p in model.parameters()):,} parameters; {device}",
             flush=True,
         )
-        result = {"run_id": name, "status": "finished"}
+        result = {"run_id": name, "numerics_version": NUMERICS_VERSION, "status": "finished"}
         try:
             with TrainingProgress(
                 schedule.total_epochs, len(schedule.phases), data.steps_per_epoch, state.step
@@ -71,8 +73,8 @@ def run(settings: Settings) -> dict[str, Any]:
             result |= errors(state.history)
         except Diverged as outcome:
             result |= {"status": "diverged", **outcome.outcome}
-        result |= cost(state.history)
-        result |= provenance(device, settings.execution.model_dump())
+        result |= cost(state.history) | {"peak_memory_bytes": peak_memory_bytes(device)}
+        result["provenance"] = state.provenance
         if settings.weights == "final":
             size = folder.write_weights(model.state_dict())
             print(f"{folder.path}/weights.safetensors: {size / 1e6:.1f} MB")

@@ -1,7 +1,6 @@
 """The prompt: Hydra's and the user's errors in one line, exit status 2, no traceback."""
 
 import functools
-import getpass
 import os
 import re
 import sys
@@ -24,7 +23,7 @@ USER_ERROR, FAILED, INTERRUPTED = 2, 1, 130
 
 def _scratch_folder() -> str:
     """Where Hydra puts what it insists on writing for a sweep; all of ours is in the runs."""
-    return str(Path(tempfile.gettempdir(), f"phaseavg-{getpass.getuser()}"))
+    return str(Path(tempfile.gettempdir(), f"phaseavg-{os.getuid()}"))
 
 
 def _chain(error: BaseException) -> list[BaseException]:

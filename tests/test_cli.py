@@ -252,8 +252,9 @@ def test_through_the_shell_ctrl_c_saves_and_a_killed_run_goes_on(tmp_path: Path)
     process.send_signal(signal.SIGINT)
     out, err = process.communicate(timeout=60)
     assert process.returncode == 130
-    assert re.match(r"train\.py: interrupted and saved after step \d+ \(epoch \S+ of 63\)", err)
-    assert err.count("\n") == 1
+    stopping, stopped = err.splitlines()
+    assert stopping == "stopping after this step; once more to stop at once"
+    assert re.match(r"train\.py: interrupted and saved after step \d+ \(epoch \S+ of 63\)", stopped)
 
     process = started()
     resumed_at = wait_for_epoch(process)

@@ -10,7 +10,7 @@ Needs torch alone. In a training loop of one's own::
 
 from phaseavg.averaging.average import WeightAverage, unwrapped
 from phaseavg.averaging.averagers import AtEnd, Averager, NoAveraging, Phasewise
-from phaseavg.averaging.batchnorm import has_batchnorm, recompute_batchnorm
+from phaseavg.averaging.batchnorm import recompute_batchnorm
 from phaseavg.averaging.weights import Exponential, Uniform, Weights
 
 __all__ = [
@@ -22,7 +22,6 @@ __all__ = [
     "Uniform",
     "WeightAverage",
     "Weights",
-    "has_batchnorm",
     "recompute_batchnorm",
     "unwrapped",
 ]

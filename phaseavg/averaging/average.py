@@ -1,7 +1,5 @@
 """A weighted average of a model's weights over a window of epochs."""
 
-from collections.abc import Sequence
-
 import torch
 from torch import Tensor, nn
 from torch.optim.swa_utils import AveragedModel
@@ -39,7 +37,7 @@ class WeightAverage(AveragedModel):
     def __init__(
         self, model: nn.Module, weights: Weights, device: torch.device | str = "cpu"
     ) -> None:
-        super().__init__(unwrapped(model), device=torch.device(device), multi_avg_fn=self._mix)
+        super().__init__(unwrapped(model), device=torch.device(device), avg_fn=self._mix)
         self.requires_grad_(requires_grad=False)
         for parameter in self.module.parameters():
             if parameter.dtype in (torch.float16, torch.bfloat16):
@@ -71,11 +69,10 @@ class WeightAverage(AveragedModel):
             )
         self.update_parameters(unwrapped(model))
 
-    def _mix(self, average: Sequence[Tensor], current: Sequence[Tensor], observed: Tensor) -> None:
-        # As a Python float: a tensor would have w_t computed in float32.
+    def _mix(self, average: Tensor, current: Tensor, observed: Tensor) -> Tensor:
+        # From Python integers: tensors would have w_t computed in float32.
         weight = self.weights.step(int(observed.item()) + 1, int(self.window.item()))
-        current = [c.to(a.dtype) for a, c in zip(average, current, strict=True)]
-        torch._foreach_lerp_(list(average), current, weight)
+        return torch.lerp(average, current.to(average.dtype), weight)
 
     @torch.no_grad()
     def copy_to(self, model: nn.Module) -> None:

@@ -14,11 +14,6 @@ def _tracking_layers(model: nn.Module) -> list[_BatchNorm]:
     return [m for m in model.modules() if isinstance(m, _BatchNorm) and m.track_running_stats]
 
 
-def has_batchnorm(model: nn.Module) -> bool:
-    """Return whether `model` keeps BatchNorm statistics at all."""
-    return bool(_tracking_layers(model))
-
-
 @torch.no_grad()
 def recompute_batchnorm(model: nn.Module, batches: Iterable[Tensor | Sequence[Tensor]]) -> None:
     """Recompute the running statistics of all BatchNorm layers by forward passes (Section 2.1.1).

@@ -7,6 +7,7 @@ import matplotlib
 import pandas as pd
 from matplotlib.figure import Figure
 
+from phaseavg.report.compare import mean_and_deviation
 from phaseavg.report.records import read_metrics, read_runs
 
 SGD, BN, AVERAGE = "SGD", "SGD + BN pass", "average"
@@ -35,11 +36,6 @@ def phase_ends(metrics: pd.DataFrame) -> pd.DataFrame:
             AVERAGE: averaged["average_test_error"],
         }
     ).dropna()
-
-
-def mean_and_deviation(values: pd.Series, sign: str = "") -> str:
-    """Return mean ± sample deviation; of a single value the value. `sign` is "+" to show it."""
-    return f"{values.mean():{sign}.2f}" + (f" ± {values.std():.2f}" if len(values) > 1 else "")
 
 
 def summary_table(errors: pd.DataFrame) -> pd.DataFrame:

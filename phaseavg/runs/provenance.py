@@ -4,9 +4,11 @@ import platform
 import resource
 import subprocess
 import sys
+from collections.abc import Mapping
 from functools import cache
 from importlib.metadata import version
 from pathlib import Path
+from typing import Any
 
 import torch
 
@@ -64,3 +66,17 @@ def peak_memory_bytes(device: torch.device) -> int:
         return torch.cuda.max_memory_allocated(device)
     unit = 1 if sys.platform == "darwin" else 1024
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit
+
+
+def provenance(device: torch.device, execution: Mapping[str, Any]) -> dict[str, Any]:
+    """Return with what numbers are made: execution, versions, git commit."""
+    return {
+        "execution": {
+            **execution,
+            "device": str(device),
+            "device_name": device_name(device),
+            "threads": torch.get_num_threads(),
+        },
+        "versions": versions(),
+        "git": git_state(),
+    }

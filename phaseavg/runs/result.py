@@ -3,11 +3,6 @@
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-import torch
-
-from phaseavg.runs.identity import NUMERICS_VERSION
-from phaseavg.runs.provenance import device_name, git_state, peak_memory_bytes, versions
-
 History = Sequence[Mapping[str, Any]]
 
 KINDS_OF_SECONDS = ("train", "averaging", "evaluation", "saving")
@@ -56,22 +51,6 @@ def cost(history: History) -> dict[str, Any]:
         "seconds": sum(seconds.values()),
         **seconds,
         "images_per_second": trained / seconds["train_seconds"] if history else None,
-    }
-
-
-def provenance(device: torch.device, execution: Mapping[str, Any]) -> dict[str, Any]:
-    """Return with what the numbers were made."""
-    return {
-        "numerics_version": NUMERICS_VERSION,
-        "execution": {
-            **execution,
-            "device": str(device),
-            "device_name": device_name(device),
-            "threads": torch.get_num_threads(),
-        },
-        "peak_memory_bytes": peak_memory_bytes(device),
-        "versions": versions(),
-        "git": git_state(),
     }
 
 

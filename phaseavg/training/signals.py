@@ -1,6 +1,8 @@
 """Ctrl-C and the scheduler's SIGTERM as a wish that the loop fulfils at the end of a step."""
 
+import os
 import signal
+import sys
 import threading
 from types import FrameType, TracebackType
 from typing import Self
@@ -22,6 +24,8 @@ class StopSignals:
     def _note(self, number: int, frame: FrameType | None) -> None:
         self.received = number
         self._restore()
+        # Unbuffered: the signal may have come in the middle of a print.
+        os.write(sys.__stderr__.fileno(), b"stopping after this step; once more to stop at once\n")
 
     def _restore(self) -> None:
         for number, handler in self._previous.items():

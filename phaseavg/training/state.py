@@ -25,6 +25,8 @@ class TrainingState:
         wrong: misclassified training images of each of these batches, likewise.
         seconds: spent in the epoch under way, by kind.
         history: a line of metrics for every finished epoch.
+        provenance: with what the steps were computed: an entry for each different device, software
+            or code that the run has been continued with, in order; of most runs a single one.
     """
 
     model: nn.Module
@@ -36,6 +38,7 @@ class TrainingState:
     wrong: Tensor = field(init=False)
     seconds: dict[str, float] = field(default_factory=dict)
     history: list[dict[str, Any]] = field(default_factory=list)
+    provenance: list[dict[str, Any]] = field(default_factory=list)
 
     def __post_init__(self) -> None:
         device = next(self.model.parameters()).device
@@ -53,6 +56,7 @@ class TrainingState:
             "wrong": self.wrong,
             "seconds": self.seconds,
             "history": self.history,
+            "provenance": self.provenance,
         }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
@@ -65,3 +69,9 @@ class TrainingState:
         self.wrong.copy_(state["wrong"])
         self.seconds = state["seconds"]
         self.history = state["history"]
+        self.provenance = state["provenance"]
+
+    def continue_with(self, provenance: dict[str, Any]) -> None:
+        """Take note of what the steps from here on are computed with."""
+        if provenance not in self.provenance:
+            self.provenance.append(provenance)

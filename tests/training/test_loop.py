@@ -166,8 +166,9 @@ def test_compiled_and_autocast_runs_train_and_say_so(
     settings = settings.model_copy(update={"runs_dir": settings.runs_dir / "other"})
     result = train.run(settings)
     assert result["run_id"] == plain["run_id"]
-    assert result["execution"]["precision"] == "bf16"
-    assert result["execution"]["compile"] is True
+    execution = result["provenance"][0]["execution"]
+    assert execution["precision"] == "bf16"
+    assert execution["compile"] is True
     assert result["test_error"] != plain["test_error"]
     assert result["test_error"] < 100
 
@@ -184,9 +185,10 @@ def test_a_record_names_what_made_the_numbers(compose_settings: Compose, tmp_pat
     assert result["seconds"] >= result["train_seconds"] > 0
     assert result["images_per_second"] > 0
     assert result["peak_memory_bytes"] > 1e7
-    assert result["execution"]["device"] == "cpu"
-    assert result["versions"]["torch"] == torch.__version__.partition("+")[0]
-    assert set(result["git"]) == {"commit", "modified"}
+    (made,) = result["provenance"]
+    assert made["execution"]["device"] == "cpu"
+    assert made["versions"]["torch"] == torch.__version__.partition("+")[0]
+    assert set(made["git"]) == {"commit", "modified"}
     for path in folder.iterdir():  # what may be published knows no folders of the machine
         assert "/somewhere" not in path.read_text()
         assert str(tmp_path) not in path.read_text()

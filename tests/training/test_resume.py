@@ -182,6 +182,19 @@ def test_a_damaged_checkpoint_is_set_aside_and_made_up_for(
     assert_same_outcome(settings, undisturbed(settings))
 
 
+@pytest.mark.parametrize("precisions", [["fp32"], ["fp32", "bf16"]])
+def test_a_record_names_all_that_a_run_was_continued_with(
+    victims: Any, compose_settings: Callable[..., Settings], precisions: list[str]
+) -> None:
+    settings = compose_settings(*TINY)
+    in_a_victim(victims, victim.train_and_die_at, settings, "stepped", 9)
+    execution = settings.execution.model_copy(update={"precision": precisions[-1]})
+    settings = settings.model_copy(update={"execution": execution})
+    assert in_a_victim(victims, victim.train_quietly, settings).exitcode == 0
+    result = json.loads((folder_of(settings) / "result.json").read_text())
+    assert [made["execution"]["precision"] for made in result["provenance"]] == precisions
+
+
 @pytest.mark.parametrize("count", [1, 2, 3, 12, 25])
 def test_a_failing_write_says_so_in_one_line_and_leaves_nothing_half_written(
     victims: Any,

@@ -1,0 +1,112 @@
+"""Groups of runs by hand-checked numbers."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from phaseavg.errors import UserError
+from phaseavg.report.compare import compare
+from phaseavg.report.records import read_runs
+
+
+def write_record(
+    folder: Path, name: str, seed: int, error: float, gamma0: float | None = None, **changes: Any
+) -> None:
+    """Write a record of one phase of one epoch; with γ0 its average is 1 % better."""
+    averaging: dict[str, Any] = {"_target_": "phaseavg.averaging.NoAveraging"}
+    if gamma0 is not None:
+        averaging = {"_target_": "phaseavg.averaging.Phasewise", "weights": {"gamma0": gamma0}}
+    config = {
+        "dataset": {"_target_": "phaseavg.data.digits"},
+        "model": {"_target_": "phaseavg.models.CNN13", "width": 1.0},
+        "optimizer": {"_target_": "torch.optim.SGD", "lr": 0.1},
+        "schedule": {"_target_": "phaseavg.phases.Schedule", "epochs": [1]},
+        "averaging": averaging,
+        "seed": seed,
+    }
+    line = {"epoch": 1, "phase": 1, "replaced": False, "test_error": error}
+    line["bn_test_error"] = error - 0.5
+    if gamma0 is not None:
+        line |= {"replaced": True, "average_test_error": error - 1}
+    made = {
+        "execution": {"device_name": "a CPU", "threads": 1, "precision": "fp32"},
+        "versions": {"torch": "2.11.0"},
+        "git": {"commit": "abc", "modified": False},
+    }
+    result = {"run_id": name, "status": "finished", "test_error": error, "epochs": 1, "seconds": 2}
+    result["provenance"] = [made]
+    config |= changes.pop("config", {})
+    (folder / name).mkdir(parents=True)
+    (folder / name / "config.yaml").write_text(yaml.safe_dump(config))
+    (folder / name / "metrics.jsonl").write_text(json.dumps(line) + "\n")
+    (folder / name / "result.json").write_text(json.dumps(result | changes))
+
+
+def test_runs_are_grouped_by_the_settings_named(tmp_path: Path) -> None:
+    write_record(tmp_path, "a", 0, 10.0, gamma0=0.9)
+    write_record(tmp_path, "b", 1, 12.0, gamma0=0.9)
+    write_record(tmp_path, "c", 0, 11.0, gamma0=0.5)
+    write_record(tmp_path, "d", 0, 9.0)
+    write_record(tmp_path, "e", 1, 90.0, status="diverged")  # counts for nothing
+    table = compare(read_runs(tmp_path), ["averaging", "averaging.weights.gamma0"])
+    assert table.to_dict("records") == [
+        {
+            "averaging": averaging,
+            "averaging.weights.gamma0": gamma0,
+            "end of": "phase 1 (epoch 1)",
+            "n": n,
+            "as trained": plain,
+            "after a BN pass": bn,
+            "average": average,
+        }
+        for averaging, gamma0, n, plain, bn, average in (
+            ("noaveraging", "", 1, "9.00", "8.50", ""),
+            ("phasewise", 0.5, 1, "11.00", "10.50", "10.00"),
+            ("phasewise", 0.9, 2, "11.00 ± 1.41", "10.50 ± 1.41", "10.00 ± 1.41"),
+        )
+    ]
+
+
+def test_runs_that_are_no_repetitions_are_not_averaged(tmp_path: Path) -> None:
+    write_record(tmp_path, "a", 0, 10.0, gamma0=0.9)
+    write_record(tmp_path, "b", 0, 12.0, gamma0=0.5)
+    with pytest.raises(UserError, match=r"add one of: averaging\.weights\.gamma0$"):
+        compare(read_runs(tmp_path), ["averaging"])
+
+
+def test_runs_without_any_average_can_be_compared(tmp_path: Path) -> None:
+    write_record(tmp_path, "a", 0, 10.0)
+    (row,) = compare(read_runs(tmp_path), ["averaging"]).to_dict("records")
+    assert (row["as trained"], row["average"]) == ("10.00", "")
+
+
+def test_an_unknown_setting_is_named_with_the_choices(tmp_path: Path) -> None:
+    write_record(tmp_path, "a", 0, 10.0)
+    with pytest.raises(UserError, match=r"^gamma: there is no such .*; choices: .*model\.width"):
+        compare(read_runs(tmp_path), ["gamma"])
+
+
+def test_a_run_continued_with_something_else_says_so(tmp_path: Path) -> None:
+    first = {
+        "execution": {"device_name": "a CPU", "threads": 2, "precision": "fp32"},
+        "versions": {"torch": "2.11.0"},
+        "git": {"commit": "abc", "modified": False},
+    }
+    second = {**first, "execution": {**first["execution"], "device_name": "a GPU"}}
+    write_record(tmp_path, "a", 0, 10.0, provenance=[first, second])
+    (run,) = read_runs(tmp_path).to_dict("records")
+    assert run["device_name"] == "a CPU + a GPU"
+    assert run["torch"] == "2.11.0"
+
+
+@pytest.mark.parametrize("name", ["config.yaml", "result.json"])
+@pytest.mark.parametrize("content", ["", "{", "[]", '{"run_id": 1}'])
+def test_a_damaged_record_is_named(tmp_path: Path, name: str, content: str) -> None:
+    write_record(tmp_path, "a", 0, 10.0)
+    write_record(tmp_path, "b", 1, 10.0)
+    (tmp_path / "b" / name).write_text(content)
+    with pytest.raises(UserError, match=f"^{tmp_path}/b: a damaged record"):
+        read_runs(tmp_path)
