@@ -31,7 +31,10 @@ def evaluate_run(folder: Path, data_dir: Path, device: str) -> Evaluation:
     ):
         if not (folder / name).is_file():
             raise UserError(f"{folder}: there is no {name}; {remedy}")
-    recorded = yaml.safe_load((folder / "config.yaml").read_text())
+    try:
+        recorded = dict(yaml.safe_load((folder / "config.yaml").read_text()))
+    except (yaml.YAMLError, TypeError, ValueError) as error:
+        raise UserError(f"{folder}/config.yaml: damaged; repeat the run with force=true") from error
     settings = check(OmegaConf.create({**recorded, "data_dir": str(data_dir)}))
     data = load_data(settings, pick_device(device))
     model = new_model(settings, data)

@@ -32,6 +32,7 @@ def _row(folder: Path) -> dict[str, Any]:
         "epochs": result["epochs"],
         "seconds": result["seconds"],
         "device_name": made_with("execution", "device_name"),
+        "cpu_capability": made_with("execution", "cpu_capability"),
         "threads": made_with("execution", "threads"),
         "precision": made_with("execution", "precision"),
         "torch": made_with("versions", "torch"),
@@ -47,7 +48,7 @@ def read_runs(folder: Path) -> pd.DataFrame:
 
     Columns: run_id, dataset, model, optimizer, averaging (the last part of each target's name, in
     lower case), seed; of the result: status, test_error and best_test_error (%), epochs, seconds;
-    with what it was computed: device_name, threads, precision, torch, commit, modified (joined by
+    with what it was computed: device_name, cpu_capability, threads, precision, torch, commit, modified (joined by
     ` + ` where a run was continued with another); `path`, the run's folder; and the whole config,
     by the names that an override has at the prompt.
 

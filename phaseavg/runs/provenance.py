@@ -75,6 +75,8 @@ def provenance(device: torch.device, execution: Mapping[str, Any]) -> dict[str, 
             **execution,
             "device": str(device),
             "device_name": device_name(device),
+            # Two CPUs of one name may differ in it, and with it in every rounding.
+            "cpu_capability": torch.backends.cpu.get_cpu_capability(),
             "threads": torch.get_num_threads(),
         },
         "versions": versions(),

@@ -32,7 +32,7 @@ def write_record(
     if gamma0 is not None:
         line |= {"replaced": True, "average_test_error": error - 1}
     made = {
-        "execution": {"device_name": "a CPU", "threads": 1, "precision": "fp32"},
+        "execution": {"device_name": "a CPU", "cpu_capability": "AVX2", "threads": 1, "precision": "fp32"},
         "versions": {"torch": "2.11.0"},
         "git": {"commit": "abc", "modified": False},
     }
@@ -91,7 +91,7 @@ def test_an_unknown_setting_is_named_with_the_choices(tmp_path: Path) -> None:
 
 def test_a_run_continued_with_something_else_says_so(tmp_path: Path) -> None:
     first = {
-        "execution": {"device_name": "a CPU", "threads": 2, "precision": "fp32"},
+        "execution": {"device_name": "a CPU", "cpu_capability": "AVX2", "threads": 2, "precision": "fp32"},
         "versions": {"torch": "2.11.0"},
         "git": {"commit": "abc", "modified": False},
     }
