@@ -48,9 +48,9 @@ def read_runs(folder: Path) -> pd.DataFrame:
 
     Columns: run_id, dataset, model, optimizer, averaging (the last part of each target's name, in
     lower case), seed; of the result: status, test_error and best_test_error (%), epochs, seconds;
-    with what it was computed: device_name, cpu_capability, threads, precision, torch, commit, modified (joined by
-    ` + ` where a run was continued with another); `path`, the run's folder; and the whole config,
-    by the names that an override has at the prompt.
+    with what it was computed: device_name, cpu_capability, threads, precision, torch, commit,
+    modified (joined by ` + ` where a run was continued with another); `path`, the run's folder; and
+    the whole config, by the names that an override has at the prompt.
 
     Raises:
         UserError: if there are none, or a record is damaged.

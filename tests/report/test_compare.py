@@ -11,6 +11,17 @@ from phaseavg.errors import UserError
 from phaseavg.report.compare import compare
 from phaseavg.report.records import read_runs
 
+MADE_WITH = {
+    "execution": {
+        "device_name": "a CPU",
+        "cpu_capability": "AVX2",
+        "threads": 1,
+        "precision": "fp32",
+    },
+    "versions": {"torch": "2.11.0"},
+    "git": {"commit": "abc", "modified": False},
+}
+
 
 def write_record(
     folder: Path, name: str, seed: int, error: float, gamma0: float | None = None, **changes: Any
@@ -31,13 +42,8 @@ def write_record(
     line["bn_test_error"] = error - 0.5
     if gamma0 is not None:
         line |= {"replaced": True, "average_test_error": error - 1}
-    made = {
-        "execution": {"device_name": "a CPU", "cpu_capability": "AVX2", "threads": 1, "precision": "fp32"},
-        "versions": {"torch": "2.11.0"},
-        "git": {"commit": "abc", "modified": False},
-    }
     result = {"run_id": name, "status": "finished", "test_error": error, "epochs": 1, "seconds": 2}
-    result["provenance"] = [made]
+    result["provenance"] = [MADE_WITH]
     config |= changes.pop("config", {})
     (folder / name).mkdir(parents=True)
     (folder / name / "config.yaml").write_text(yaml.safe_dump(config))
@@ -90,13 +96,9 @@ def test_an_unknown_setting_is_named_with_the_choices(tmp_path: Path) -> None:
 
 
 def test_a_run_continued_with_something_else_says_so(tmp_path: Path) -> None:
-    first = {
-        "execution": {"device_name": "a CPU", "cpu_capability": "AVX2", "threads": 2, "precision": "fp32"},
-        "versions": {"torch": "2.11.0"},
-        "git": {"commit": "abc", "modified": False},
-    }
-    second = {**first, "execution": {**first["execution"], "device_name": "a GPU"}}
-    write_record(tmp_path, "a", 0, 10.0, provenance=[first, second])
+    execution = {**MADE_WITH["execution"], "device_name": "a GPU"}
+    second = {**MADE_WITH, "execution": execution}
+    write_record(tmp_path, "a", 0, 10.0, provenance=[MADE_WITH, second])
     (run,) = read_runs(tmp_path).to_dict("records")
     assert run["device_name"] == "a CPU + a GPU"
     assert run["torch"] == "2.11.0"
