@@ -17,7 +17,7 @@ from omegaconf import DictConfig
 from phaseavg.cli import command_line, reporting
 from phaseavg.config import Settings, build, check
 from phaseavg.errors import Diverged
-from phaseavg.runs.folder import RunFolder, read_result
+from phaseavg.runs.folder import RunFolder, finished_before
 from phaseavg.runs.identity import NUMERICS_VERSION, run_id
 from phaseavg.runs.provenance import peak_memory_bytes, provenance
 from phaseavg.runs.result import cost, errors, summary
@@ -27,15 +27,14 @@ from phaseavg.training.parts import load_data, new_model
 from phaseavg.training.progress import TrainingProgress
 from phaseavg.training.state import TrainingState
 
+CONF = Path(__file__).with_name("conf")
+
 
 def run(settings: Settings) -> dict[str, Any]:
     """Train one run, unless it is finished, and return its result."""
     name = run_id(settings.recipe())
     for found in (settings.runs_dir / name, settings.records_dir / name):
-        if not settings.force and (result := read_result(found)):
-            print(
-                f"{found}: finished before (force=true repeats it)\n{summary(result)}", flush=True
-            )
+        if not settings.force and (result := finished_before(found)):
             return result
 
     device = pick_device(settings.execution.device)
@@ -51,8 +50,10 @@ def run(settings: Settings) -> dict[str, Any]:
     state = TrainingState(model, optimizer, averager, data.steps_per_epoch)
 
     with RunFolder(settings.runs_dir / name) as folder:
-        if read_result(folder.path):
+        if settings.force:
             folder.reopen()
+        elif result := finished_before(folder.path):  # meanwhile, by another process
+            return result
         folder.write_config(settings.record())
         if checkpoint := folder.load_checkpoint():
             state.load_state_dict(checkpoint)
@@ -83,17 +84,15 @@ def run(settings: Settings) -> dict[str, Any]:
     return result
 
 
-@hydra.main(
-    config_path=str(Path(__file__).with_name("conf")), config_name="config", version_base="1.3"
-)
+@hydra.main(config_path=str(CONF), config_name="config", version_base="1.3")
 @reporting
 def main(config: DictConfig) -> float:
     """Return the test error in % of the run that `config` describes."""
     result = run(check(config))
     if result["status"] == "diverged":
-        raise Diverged(**{key: result[key] for key in Diverged.FIELDS})
+        raise Diverged(result)
     return result["test_error"]
 
 
 if __name__ == "__main__":
-    sys.exit(command_line(main))
+    sys.exit(command_line(main, CONF))

@@ -26,6 +26,9 @@ def _scratch_folder() -> str:
     return str(Path(tempfile.gettempdir(), f"phaseavg-{os.getuid()}"))
 
 
+OmegaConf.register_new_resolver("scratch_folder", _scratch_folder, replace=True)
+
+
 def _chain(error: BaseException) -> list[BaseException]:
     chain = [error]
     while chain[-1].__cause__ is not None:
@@ -57,6 +60,14 @@ _failures: list[Exception] | None = None
 """What jobs of this process have raised; None where no `command_line` waits to hear of it."""
 
 
+def _kept(error: Exception) -> bool:
+    """Keep what a job has raised, if `command_line` waits in this process to hear of it."""
+    if _failures is None:
+        return False
+    _failures.append(error)
+    return True
+
+
 def reporting(job: Callable[[DictConfig], Any]) -> Callable[[DictConfig], Any]:
     """Wrap a Hydra job so that its failure is told in its own line as soon as it happens.
 
@@ -71,9 +82,8 @@ def reporting(job: Callable[[DictConfig], Any]) -> Callable[[DictConfig], Any]:
             hydra = HydraConfig.get()
             sweeping = hydra.mode is RunMode.MULTIRUN
             _tell(error, f"[{' '.join(hydra.overrides.task)}] " if sweeping else "")
-            if _failures is None:  # a launcher's worker process: its parent has to know
+            if not _kept(error):  # a launcher's worker process: its parent has to know
                 raise
-            _failures.append(error)
             return None
 
     return reported
@@ -82,23 +92,42 @@ def reporting(job: Callable[[DictConfig], Any]) -> Callable[[DictConfig], Any]:
 def _tell(error: Exception, where: str = "") -> None:
     if isinstance(error, UserError | Diverged):
         say(where + str(error))
-    elif isinstance(error, HydraException | OmegaConfBaseException):
+    elif _is_mistake(error):
         say(where + explained(error))
     else:
         traceback.print_exception(error)
         say(f"{where}failed: {error!r}")
 
 
+def _is_mistake(error: Exception) -> bool:
+    return isinstance(error, UserError | HydraException | OmegaConfBaseException)
+
+
 def _status(error: Exception) -> int:
-    mistake = isinstance(error, UserError | HydraException | OmegaConfBaseException)
-    return USER_ERROR if mistake else FAILED
+    return USER_ERROR if _is_mistake(error) else FAILED
 
 
-def command_line(main: Callable[[], Any]) -> int:
-    """Run a Hydra entry point; return 0, or 1 failed, 2 mistake, 130/143 after a signal."""
+def as_option(argument: str, conf: Path) -> str:
+    """Return an override with the numbers among a group's options quoted.
+
+    Hydra takes `schedule=80` for a number, and a number for no option.
+    """
+    group, _, options = argument.partition("=")
+    if not (group and (conf / group).is_dir()):
+        return argument
+    return f"{group}=" + ",".join(f"'{o}'" if o.isdecimal() else o for o in options.split(","))
+
+
+def command_line(main: Callable[[], Any], conf: Path) -> int:
+    """Run a Hydra entry point; return 0, or 1 failed, 2 mistake, 130/143 after a signal.
+
+    Args:
+        main: decorated by Hydra; reads `sys.argv`.
+        conf: the folder of its configs.
+    """
     global _failures
     os.environ["HYDRA_FULL_ERROR"] = "1"  # Hydra hands its exceptions on instead of exiting
-    OmegaConf.register_new_resolver("scratch_folder", _scratch_folder, replace=True)
+    sys.argv[1:] = [as_option(argument, conf) for argument in sys.argv[1:]]
     _failures = []
     try:
         main()
@@ -112,7 +141,10 @@ def command_line(main: Callable[[], Any]) -> int:
     except KeyboardInterrupt:
         say("interrupted; the same command goes on from what is saved")
         return INTERRUPTED
-    except Exception as error:  # before any job: the command line, mostly
+    except Exception as error:  # before any job: while Hydra reads the command line
+        if isinstance(error, ValueError | TypeError) and not _is_mistake(error):
+            typed = " ".join(sys.argv[1:])
+            error = UserError(f"{error}: check {typed}; --help lists the options")
         _tell(error)
         return _status(error)
     finally:

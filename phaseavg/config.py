@@ -8,14 +8,16 @@ import inspect
 from collections.abc import Mapping
 from importlib import import_module
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 from hydra.errors import InstantiationException
 from hydra.utils import instantiate
 from omegaconf import DictConfig, OmegaConf
 from pydantic import (
     BaseModel,
+    BeforeValidator,
     ConfigDict,
+    Field,
     NonNegativeFloat,
     NonNegativeInt,
     PositiveInt,
@@ -29,10 +31,23 @@ Part = dict[str, Any]
 """A target and its arguments, with the types of its constructor."""
 
 
+STRICT = ConfigDict(strict=True, allow_inf_nan=False, arbitrary_types_allowed=True)
+"""A number is a number: neither true nor "3", neither nan nor inf."""
+
+
+def _named(folder: Any) -> Any:
+    if not folder:
+        raise ValueError("must name a folder")
+    return folder
+
+
+Folder = Annotated[Path, BeforeValidator(_named), Field(strict=False)]
+
+
 class Scalars(BaseModel):
     """Typed fields, and no others."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True)
+    model_config = ConfigDict(**STRICT, extra="forbid", frozen=True)
 
 
 class Execution(Scalars):
@@ -66,9 +81,9 @@ class Settings(Scalars):
 
     execution: Execution = Execution()
     evaluation: EvaluationCadence = EvaluationCadence()
-    data_dir: Path = Path("data")
-    runs_dir: Path = Path("runs")
-    records_dir: Path = Path("results/records")
+    data_dir: Folder = Path("data")
+    runs_dir: Folder = Path("runs")
+    records_dir: Folder = Path("results/records")
     checkpoint_seconds: NonNegativeFloat = 300
     weights: Literal["none", "final"] = "none"
     force: bool = False
@@ -84,11 +99,13 @@ class Settings(Scalars):
 
 
 def _choices(names: Mapping[str, Any] | list[str]) -> str:
-    return f"choices: {', '.join(names)}"
+    return f"choices: {', '.join(names) or 'none'}"
 
 
 def _refused(field: str, value: Any, error: Mapping[str, Any]) -> str:
     """Return what pydantic has against a value, in one line."""
+    if error["type"] == "value_error":  # raised here
+        return f"{field}={value!r} {error['ctx']['error']}"
     if error["type"] == "literal_error":
         return f"{field}={value!r}; choices: {error['ctx']['expected']}"
     return f"{field}={value!r}: {error['msg'][0].lower()}{error['msg'][1:]}"
@@ -116,7 +133,7 @@ def _typed(node: Any, path: str) -> Any:
         elif annotation is inspect.Parameter.empty:
             typed[name] = value
         else:
-            adapter = TypeAdapter(annotation, config=ConfigDict(arbitrary_types_allowed=True))
+            adapter = TypeAdapter(annotation, config=STRICT)
             try:
                 typed[name] = adapter.dump_python(adapter.validate_python(value))
             except ValidationError as error:
@@ -144,12 +161,12 @@ def check(config: DictConfig) -> Settings:
             schema = schema.model_fields[key].annotation
         choices = _choices(schema.model_fields)
         raise UserError(f"{field}: there is no such key; {choices}") from error
-    parts = {
-        name: _typed(value, name)
-        for name, value in settings
-        if isinstance(value, dict) and "_target_" in value
-    }
-    return settings.model_copy(update=parts)
+    parts = {name: value for name, value in settings if isinstance(value, dict)}
+    for name, part in parts.items():
+        if "_target_" not in part:
+            raise UserError(f"{name}._target_: is missing; choose an option of {name}")
+    typed = {name: _typed(part, name) for name, part in parts.items()}
+    return settings.model_copy(update=typed)
 
 
 def build(name: str, part: Part, **given: Any) -> Any:
@@ -161,12 +178,17 @@ def build(name: str, part: Part, **given: Any) -> Any:
     if clash := part.keys() & given.keys():
         raise UserError(f"{name}.{min(clash)}: follows from the rest of the config; leave it out")
     try:
-        return instantiate(part, _partial_=True, _convert_="all")(**given)
+        make = instantiate(part, _partial_=True, _convert_="all")
+        inspect.signature(make).bind(**given)
+    except TypeError as error:
+        raise UserError(f"{name}: {error}") from error
     except InstantiationException as error:  # of a nested part
         if not isinstance(error.__cause__, ValueError):
             raise
         where = str(error).rpartition("full_key: ")[2]
         raise UserError(f"{name}.{where}: {error.__cause__}") from error
+    try:
+        return make(**given)
     except ValueError as error:
         arguments = ", ".join(f"{key}={value}" for key, value in part.items() if key[0] != "_")
         message = str(error)

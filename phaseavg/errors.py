@@ -1,6 +1,8 @@
 """What ends a run early, each told in one line at the prompt."""
 
 import signal
+from collections.abc import Mapping
+from typing import Any
 
 
 class UserError(ValueError):
@@ -8,28 +10,23 @@ class UserError(ValueError):
 
 
 class Diverged(RuntimeError):  # noqa: N818 -- it is an outcome of training, not a mistake
-    """The training loss is no longer finite. Recorded before it is raised to the prompt.
+    """Training has left the finite numbers. Recorded before it is raised to the prompt.
 
     Args:
-        step: the update whose batch gave that loss, counted from 1.
-        epoch: its epoch, counted from 1.
-        learning_rate: in force there.
-        train_loss: `nan` or `inf`, as text, for JSON has neither.
+        outcome: what is recorded: `reason`, and where it showed: `step`, the update counted from 1,
+            `epoch`, likewise, and `learning_rate`.
     """
 
-    FIELDS = ("step", "epoch", "learning_rate", "train_loss")
+    FIELDS = ("reason", "step", "epoch", "learning_rate")
 
-    def __init__(self, step: int, epoch: int, learning_rate: float, train_loss: str) -> None:
-        self.outcome = {
-            "step": step,
-            "epoch": epoch,
-            "learning_rate": learning_rate,
-            "train_loss": train_loss,
-        }
-        super().__init__(
-            f"diverged: the training loss became {train_loss} at step {step} (epoch {epoch}, "
-            f"learning rate {learning_rate:g})"
-        )
+    def __init__(self, outcome: Mapping[str, Any]) -> None:
+        super().__init__(dict(outcome))
+        self.outcome = {key: outcome[key] for key in self.FIELDS}
+
+    def __str__(self) -> str:
+        return (
+            "diverged: {reason} at step {step} (epoch {epoch}, learning rate {learning_rate:g})"
+        ).format(**self.outcome)
 
 
 class Interrupted(KeyboardInterrupt):
@@ -43,5 +40,8 @@ class Interrupted(KeyboardInterrupt):
     """
 
     def __init__(self, number: int, message: str) -> None:
-        super().__init__(message)
+        super().__init__(number, message)
         self.number = signal.Signals(number)
+
+    def __str__(self) -> str:
+        return str(self.args[1])

@@ -20,12 +20,15 @@ def main() -> int:
     parser.add_argument("settings", nargs="+", help="names as in an override of train.py")
     arguments = parser.parse_args()
     try:
-        table = compare(read_runs(arguments.runs), arguments.settings)
+        runs = read_runs(arguments.runs)
+        table = compare(runs, arguments.settings)
     except UserError as error:
         print(f"compare.py: {error}", file=sys.stderr)
         return 2
     print("Test error (%), mean ± sample deviation over n seeds:\n")
     print(table.to_markdown(index=False))
+    for run_id in runs.loc[runs["status"] == "diverged", "run_id"]:
+        print(f"not in it, for it diverged: {run_id}")
     return 0
 
 

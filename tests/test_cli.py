@@ -9,13 +9,20 @@ import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
+import hydra
 import pytest
+import victims as victim
 from conftest import REPOSITORY, TINY
 from hydra.core.global_hydra import GlobalHydra
+from omegaconf import DictConfig
 
 import train as train_script
 from phaseavg.cli import command_line
+from phaseavg.config import Settings, build, check
+from phaseavg.errors import Diverged, Interrupted
+from phaseavg.runs.folder import RunFolder
 
 Prompt = Callable[..., tuple[int, str, str]]
 
@@ -30,7 +37,7 @@ def prompt(
         monkeypatch.chdir(tmp_path)
         GlobalHydra.instance().clear()
         monkeypatch.setattr(sys, "argv", ["train.py", *arguments])
-        status = command_line(train_script.main)
+        status = command_line(train_script.main, train_script.CONF)
         output = capfd.readouterr()
         return status, output.out, output.err
 
@@ -50,6 +57,15 @@ MISTAKES = [
     ("averaging._target_=phaseavg.Nothing", "averaging._target_=phaseavg.Nothing", "Nothing"),
     ("schedule.epochs=[0,2,1]", "epochs=[0, 2, 1]", "positive"),
     ("schedule.epochs=[]", "epochs=[]", "positive"),
+    ("schedule.epochs=20", "schedule.epochs=20", "Sequence"),
+    ("schedule.epochs=[true,2,1]", "schedule.epochs", "integer"),
+    ("~schedule.factors", "schedule", "missing a required argument: 'factors'"),
+    ("schedule=20", "schedule=20", "choices: 100-50-50, 60-30-30, 80, 80-40-40"),
+    ("schedule=[20,10]", "schedule=[20,10]", "--help"),
+    ("averaging=null", "averaging=null", "--help"),
+    ("~averaging._target_", "averaging._target_", "is missing"),
+    ("averaging.weights=uniform", "averaging.weights='uniform'", "Weights"),
+    ("averaging.weights.gamma0=nan", "averaging.weights.gamma0=nan", "finite"),
     ("schedule.epochs=[2,1]", "factors=[1.0, 0.1, 0.01]", "one entry for each"),
     ("schedule.factors=[1,-0.1,0.01]", "factors=[1.0, -0.1, 0.01]", "positive"),
     ("averaging.weights.gamma0=1", "gamma0=1.0", "strictly between 0 and 1"),
@@ -61,6 +77,10 @@ MISTAKES = [
     ("batch_size=1001", "batch_size=1001", "choices: 1 to 1000"),
     ("batch_size=0", "batch_size=0", "greater than 0"),
     ("batch_size=many", "batch_size='many'", "integer"),
+    ("batch_size=true", "batch_size=True", "integer"),
+    ("seed=1.5", "seed=1.5", "integer"),
+    ("runs_dir=", "runs_dir=''", "must name a folder"),
+    ("+dataset.mean=[0.5]", "dataset.mean", "choices: "),
     ("seed=-1", "seed=-1", "greater than or equal to 0"),
     ("model.width=wide", "model.width='wide'", "number"),
     ("model.width=0.0001", "width=0.0001", "choose more"),
@@ -69,6 +89,7 @@ MISTAKES = [
     ("dataset.pad_value=one", "dataset.pad_value='one'", "choices: 'mean' or 'zero'"),
     ("execution.precision=fp8", "execution.precision='fp8'", "choices: 'fp32' or 'bf16'"),
     ("execution.device=tpu", "execution.device=tpu", "choices: auto"),
+    ("execution.device=cuda:99", "execution.device=cuda:99", "choices: auto"),
     ("execution.compile=maybe", "execution.compile='maybe'", "boolean"),
     ("weights=all", "weights='all'", "choices: 'none' or 'final'"),
     ("optimizer.lr=${nowhere}", "nowhere", "not found"),
@@ -138,6 +159,37 @@ def test_a_finished_run_is_not_run_again_unless_forced(prompt: Prompt, tmp_path:
     assert result.with_name("result.json.previous").exists()
 
 
+def test_force_begins_anew_whatever_an_ended_run_has_left(prompt: Prompt, tmp_path: Path) -> None:
+    prompt(*TINY, "weights=final")
+    (folder,) = (tmp_path / "runs").iterdir()
+    with RunFolder(folder) as run:  # killed before it could remove its checkpoints
+        run.save_checkpoint(40, {"step": 40})
+    status, out, _ = prompt(*TINY, "force=true")
+    assert status == 0
+    assert "from step 0;" in out
+    assert not (folder / "weights.safetensors").exists()  # of the run before
+
+
+def test_a_run_that_another_process_finishes_meanwhile_is_not_repeated(
+    prompt: Prompt, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    prompt(*TINY)
+    (result,) = tmp_path.glob("runs/*/result.json")
+    content = result.read_bytes()
+    result.unlink()
+    new_model = train_script.new_model
+
+    def slow_to_load(*arguments: Any) -> Any:
+        result.write_bytes(content)  # by the other process
+        return new_model(*arguments)
+
+    monkeypatch.setattr(train_script, "new_model", slow_to_load)
+    status, out, _ = prompt(*TINY)
+    assert status == 0
+    assert "finished before" in out
+    assert result.read_bytes() == content
+
+
 def test_a_run_is_also_found_among_the_records(prompt: Prompt, tmp_path: Path) -> None:
     prompt(*TINY)
     (folder,) = (tmp_path / "runs").iterdir()
@@ -169,11 +221,69 @@ def test_a_diverged_run_is_recorded_with_step_epoch_and_rate(
     (record,) = tmp_path.glob("runs/*/result.json")
     result = json.loads(record.read_text())
     assert result["status"] == "diverged"
+    assert re.match(r"the training loss became (nan|inf)$", result["reason"])
     assert 1 <= result["step"] <= 8
     assert (result["epoch"], result["learning_rate"]) == (1, 1e20)
     status, again, err_again = prompt(*TINY, "optimizer.lr=1e20")
     assert (status, err_again) == (1, err)
     assert "finished before" in again
+
+
+def test_weights_that_an_epochs_last_update_ruined_count_as_diverged(
+    prompt: Prompt, tmp_path: Path
+) -> None:
+    # One step is an epoch, so that no loss has seen the weights when they are to be tested.
+    status, _, err = prompt(*TINY, "batch_size=1000", "optimizer.lr=1e38")
+    assert status == 1
+    assert err == (
+        "train.py: diverged: the weights are no longer finite at step 1 "
+        "(epoch 1, learning rate 1e+38)\n"
+    )
+    (record,) = tmp_path.glob("runs/*/result.json")
+    assert json.loads(record.read_text())["status"] == "diverged"
+
+
+@pytest.mark.parametrize(
+    ("group", "option"),
+    sorted((path.parent.name, path.stem) for path in (REPOSITORY / "conf").glob("*/*.yaml")),
+)
+def test_every_option_of_every_group_can_be_typed(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, group: str, option: str
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    checked: list[Settings] = []
+
+    def only_check(config: DictConfig) -> float:
+        checked.append(check(config))
+        return 0.0
+
+    main = hydra.main(
+        config_path=str(train_script.CONF), config_name="config", version_base="1.3"
+    )(only_check)
+    for options in (option, f"{option},{option}"):  # alone, and in a sweep
+        GlobalHydra.instance().clear()
+        sweep = ["-m"] if "," in options else []
+        monkeypatch.setattr(sys, "argv", ["train.py", *sweep, f"{group}={options}"])
+        assert command_line(main, train_script.CONF) == 0
+    assert len(checked) == 3
+    for settings in checked:
+        build("schedule", settings.schedule)
+
+
+def test_a_schedule_of_one_phase_is_trained(prompt: Prompt, tmp_path: Path) -> None:
+    status, _, err = prompt(*TINY[:2], "schedule=80", "schedule.epochs=[2]")
+    assert (status, err) == (0, "")
+    (record,) = tmp_path.glob("runs/*/result.json")
+    assert len(json.loads(record.read_text())["phases"]) == 1
+
+
+def test_a_launchers_worker_passes_failures_on_to_its_parent(victims: Any) -> None:
+    with victims.Pool(1) as pool:
+        with pytest.raises(Diverged, match="the weights are no longer finite at step 3"):
+            pool.apply(victim.fail_as_a_job)
+        with pytest.raises(Interrupted, match="saved") as interrupted:
+            pool.apply(victim.be_interrupted)
+    assert interrupted.value.number == signal.SIGTERM
 
 
 def test_failures_in_a_sweep_are_told_and_stop_nobody(

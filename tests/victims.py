@@ -8,19 +8,23 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from hydra.core.hydra_config import HydraConfig
+from omegaconf import OmegaConf
 
 import phaseavg.runs.files
 import phaseavg.training.loop
 import train
+from phaseavg.cli import reporting
 from phaseavg.config import Settings
-from phaseavg.errors import Interrupted, UserError
+from phaseavg.errors import Diverged, Interrupted, UserError
 
 
 def train_quietly(settings: Settings) -> None:
-    """Train a run to its end; of what it prints nothing is wanted."""
+    """Train a run to its end; what it prints is added to a file beside the runs."""
     torch.set_num_threads(1)  # of a forked process: the parent's threads are not there
-    with Path(os.devnull).open("w") as nowhere:
-        sys.stdout = nowhere
+    settings.runs_dir.mkdir(parents=True, exist_ok=True)
+    with (settings.runs_dir / "said").open("a") as said:
+        sys.stdout = said
         train.run(settings)
 
 
@@ -80,6 +84,24 @@ def train_and_die_at(settings: Settings, event: str, count: int) -> None:
         loop = phaseavg.training.loop
         loop.count_wrong = then_die(loop.count_wrong)
     train_quietly(settings)
+
+
+def fail_as_a_job() -> None:
+    """Fail as a Hydra job does in the process of a launcher, where no `command_line` waits."""
+
+    def job(_: Any) -> None:
+        outcome = {"reason": "the weights are no longer finite", "step": 3, "epoch": 1}
+        raise Diverged({**outcome, "learning_rate": 0.1})
+
+    HydraConfig.instance().set_config(
+        OmegaConf.create({"hydra": {"mode": "MULTIRUN", "overrides": {"task": ["seed=1"]}}})
+    )
+    reporting(job)(OmegaConf.create({}))
+
+
+def be_interrupted() -> None:
+    """Stop as a run does on SIGTERM."""
+    raise Interrupted(signal.SIGTERM, "saved after step 3")
 
 
 def fail_to_write(settings: Settings, count: int, message_file: Path) -> None:

@@ -4,9 +4,10 @@ The paper's letters: T epochs in the window, t = 1…T, γ the decay per epoch, 
 """
 
 import math
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 
+@runtime_checkable
 class Weights(Protocol):
     """Weights α_1…α_T over a window of T epochs, in the incremental form that an average needs."""
 
@@ -17,10 +18,6 @@ class Weights(Protocol):
             t: epoch of the window, counted from 1; w_1 has to be 1.
             epochs: T, the length of the window.
         """
-        ...
-
-    def coefficients(self, epochs: int) -> list[float]:
-        """Return α_1…α_T, which sum to 1."""
         ...
 
 
@@ -42,23 +39,14 @@ class Exponential:
             raise ValueError(f"gamma0={gamma0} must lie strictly between 0 and 1")
         self.gamma0 = gamma0
 
-    def gamma(self, epochs: int) -> float:
-        """Return γ = γ0^(80/T), so that the weights depend on t/T alone (Section 2.1.1)."""
-        return self.gamma0 ** (80 / epochs)
-
     def step(self, t: int, epochs: int) -> float:
         """Return w_t = (1 − γ) / (1 − γ^t): exact at every t, without a zero start.
 
-        `expm1` keeps the last digits where γ is near 1.
+        γ = γ0^(80/T) makes the weights depend on t/T alone (Section 2.1.1); `expm1` keeps the last
+        digits where γ is near 1.
         """
         log_gamma = 80 / epochs * math.log(self.gamma0)
         return math.expm1(log_gamma) / math.expm1(t * log_gamma)
-
-    def coefficients(self, epochs: int) -> list[float]:
-        """Return α_t = (1 − γ) γ^(T−t) / (1 − γ^T) for t = 1…T."""
-        log_gamma = 80 / epochs * math.log(self.gamma0)
-        first = self.step(epochs, epochs)
-        return [first * math.exp((epochs - t) * log_gamma) for t in range(1, epochs + 1)]
 
 
 class Uniform:
@@ -67,7 +55,3 @@ class Uniform:
     def step(self, t: int, epochs: int) -> float:
         """Return w_t = 1/t."""
         return 1 / t
-
-    def coefficients(self, epochs: int) -> list[float]:
-        """Return T times 1/T."""
-        return [1 / epochs] * epochs

@@ -31,13 +31,15 @@ class ResidentImages:
         flip: whether each image is mirrored with probability ½.
         pad_value: the rounded `mean` of the channel, which is zero after standardising (within half
             a grey level), or raw `zero`.
-        mean: per channel, in units of the full scale 255; the training pixels' own by default.
+        mean: per channel, in units of the full scale 255, so that it lies between 0 and 1; the
+            training pixels' own by default.
         std: deviation per channel, likewise.
         device: where the images live.
 
     Raises:
         ValueError: if `batch_size` exceeds the number of training images, `padding` is negative,
-            `pad_value` is not among the choices or `mean` and `std` do not fit the channels.
+            `pad_value` is not among the choices, `mean` or `std` do not fit the channels or the
+            scale, or a deviation is 0.
     """
 
     def __init__(
@@ -78,6 +80,10 @@ class ResidentImages:
         for name, values in (("mean", mean), ("std", std)):
             if len(values) != self.channels:
                 raise ValueError(f"{name}={list(values)} must have {self.channels} entries")
+            if not all(0 <= value <= 1 for value in values):
+                raise ValueError(f"{name}={list(values)} must lie between 0 and 1, the full scale")
+        if min(std) == 0:
+            raise ValueError(f"std={list(std)} must be positive")
         self.mean, self.std = (
             torch.tensor(np.asarray(values) * 255, dtype=torch.float32, device=self.device).view(
                 1, -1, 1, 1

@@ -5,8 +5,10 @@ from collections.abc import Sequence
 import pandas as pd
 
 from phaseavg.errors import UserError
-from phaseavg.report.records import read_metrics
+from phaseavg.report.records import RECIPE, read_metrics, require_repetitions
 
+PARTS = ("dataset", "model", "optimizer", "averaging")
+MADE_WITH = ("device_name", "cpu_capability", "threads", "precision", "torch", "commit")
 ERRORS = {
     "test_error": "as trained",
     "bn_test_error": "after a BN pass",
@@ -24,37 +26,26 @@ def compare(runs: pd.DataFrame, by: Sequence[str]) -> pd.DataFrame:
 
     Args:
         runs: from `read_runs`.
-        by: columns of `runs` that tell the groups apart; within one, runs count as repetitions.
+        by: settings, as columns of `runs`, that tell the groups apart; within one, runs are
+            repetitions with other seeds.
 
     Raises:
-        UserError: if there is no such column, or a group has a seed twice: it mixes settings.
+        UserError: if there is no such setting, no run is finished, or a group mixes recipes.
     """
+    choices = [name for name in runs if name.startswith(RECIPE) or name in (*PARTS, *MADE_WITH)]
     for name in by:
-        if name not in runs:
-            raise UserError(f"{name}: there is no such setting; choices: {', '.join(runs)}")
-    finished = runs[runs["status"] == "finished"]
-    keys = finished[["run_id", *(name for name in by if name not in ("averaging", "seed"))]]
-    ends = read_metrics(finished).merge(keys, on="run_id")
+        if name not in choices:
+            raise UserError(f"{name}: there is no such setting; choices: {', '.join(choices)}")
+    require_repetitions(runs, by)
+    ends = read_metrics(runs, by)
     ends = ends[ends["replaced"].notna()]
     ends = ends.reindex(columns=ends.columns.union(ERRORS))  # no run may have had an average
     rows = []
-    for group, lines in ends.groupby([*by, "phase", "epoch"], dropna=False):
-        if lines["seed"].duplicated().any():
-            differing = [
-                name
-                for name in runs.columns[runs.columns.get_loc("path") + 1 :]
-                if name not in by
-                and runs[runs["run_id"].isin(lines["run_id"])][name].nunique(dropna=False) > 1
-            ]
-            raise UserError(
-                f"by={list(by)}: the runs of a group differ in more than the seed; "
-                f"add one of: {', '.join(differing)}"
-            )
-        *names, phase, epoch = group
-        row = dict(zip(by, names, strict=True))
+    for (*values, phase, epoch), lines in ends.groupby([*by, "phase", "epoch"], dropna=False):
+        row = dict(zip(by, values, strict=True))
         row |= {"end of": f"phase {phase} (epoch {epoch})", "n": len(lines)}
         for key, label in ERRORS.items():
-            values = lines[key].dropna()
-            row[label] = mean_and_deviation(values) if len(values) else ""
+            errors = lines[key].dropna()
+            row[label] = mean_and_deviation(errors) if len(errors) else ""
         rows.append(row)
     return pd.DataFrame(rows, dtype=object).fillna("")

@@ -8,7 +8,7 @@ import pandas as pd
 from matplotlib.figure import Figure
 
 from phaseavg.report.compare import mean_and_deviation
-from phaseavg.report.records import read_metrics, read_runs
+from phaseavg.report.records import read_metrics, read_runs, require_repetitions
 
 SGD, BN, AVERAGE = "SGD", "SGD + BN pass", "average"
 COLOURS = {SGD: "#4c566a", BN: "#0072b2", AVERAGE: "#d55e00"}
@@ -111,15 +111,18 @@ def write_demo(runs_dir: Path, output: Path) -> str:
     `errors.png`, `errors.svg`, and `records/`.
     """
     runs = read_runs(runs_dir)
-    runs = runs[(runs["dataset"] == "digits") & (runs["status"] == "finished")]
+    require_repetitions(runs, ["averaging"])
     metrics = read_metrics(runs)
     errors = phase_ends(metrics)
-    records = output / "records"
-    shutil.rmtree(records, ignore_errors=True)
-    for run in runs.itertuples():
-        (records / run.run_id).mkdir(parents=True)
-        for name in ("config.yaml", "metrics.jsonl", "result.json"):
-            shutil.copy(run.path / name, records / run.run_id / name)
+    kept = {
+        Path(run_id, name): (path / name).read_bytes()  # before anything goes: it may be of here
+        for run_id, path in zip(runs["run_id"], runs["path"], strict=True)
+        for name in ("config.yaml", "metrics.jsonl", "result.json")
+    }
+    shutil.rmtree(output / "records", ignore_errors=True)
+    for name, content in kept.items():
+        (output / "records" / name).parent.mkdir(parents=True, exist_ok=True)
+        (output / "records" / name).write_bytes(content)
     errors.round(4).to_csv(output / "phase_ends.csv")
     runs.drop(columns="path").to_csv(output / "runs.csv", index=False)
     picture = figure(metrics)

@@ -1,6 +1,7 @@
 """Records of finished runs as pandas frames."""
 
 import json
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -9,13 +10,16 @@ import yaml
 
 from phaseavg.errors import UserError
 
+RECIPE = ("dataset.", "model.", "optimizer.", "schedule.", "averaging.", "batch", "numerics")
+"""What the names of columns begin with that hold a run's recipe, the seed apart."""
+
 
 def _row(folder: Path) -> dict[str, Any]:
     result = json.loads((folder / "result.json").read_text())
     config = dict(yaml.safe_load((folder / "config.yaml").read_text()))
 
     def made_with(kind: str, key: str) -> str:
-        entries = (str(entry[kind][key]) for entry in result["provenance"])
+        entries = (str(entry[kind].get(key)) for entry in result["provenance"])
         return " + ".join(dict.fromkeys(entries))
 
     settings = pd.json_normalize(config).iloc[0].drop("seed")
@@ -26,6 +30,7 @@ def _row(folder: Path) -> dict[str, Any]:
             for part in ("dataset", "model", "optimizer", "averaging")
         },
         "seed": config["seed"],
+        "numerics_version": result["numerics_version"],
         "status": result["status"],
         "test_error": result.get("test_error"),
         "best_test_error": result.get("best_test_error"),
@@ -43,14 +48,18 @@ def _row(folder: Path) -> dict[str, Any]:
     }
 
 
+def _damaged(folder: Path, error: Exception) -> UserError:
+    return UserError(f"{folder}: a damaged record ({error!r}); move it away and repeat the run")
+
+
 def read_runs(folder: Path) -> pd.DataFrame:
     """Return a row per finished run below `folder`, sorted by run id.
 
     Columns: run_id, dataset, model, optimizer, averaging (the last part of each target's name, in
-    lower case), seed; of the result: status, test_error and best_test_error (%), epochs, seconds;
-    with what it was computed: device_name, cpu_capability, threads, precision, torch, commit,
-    modified (joined by ` + ` where a run was continued with another); `path`, the run's folder; and
-    the whole config, by the names that an override has at the prompt.
+    lower case), seed; of the result: numerics_version, status, test_error and best_test_error (%),
+    epochs, seconds; with what it was computed: device_name, cpu_capability, threads, precision,
+    torch, commit, modified (joined by ` + ` where a run was continued with another); `path`, the
+    run's folder; and the whole config, by the names that an override has at the prompt.
 
     Raises:
         UserError: if there are none, or a record is damaged.
@@ -60,23 +69,49 @@ def read_runs(folder: Path) -> pd.DataFrame:
         try:
             rows.append(_row(path.parent))
         except (OSError, ValueError, LookupError, TypeError, yaml.YAMLError) as error:
-            raise UserError(
-                f"{path.parent}: a damaged record ({type(error).__name__}); "
-                "remove the folder and repeat the run"
-            ) from error
+            raise _damaged(path.parent, error) from error
     if not rows:
         raise UserError(f"{folder}: there is no finished run in it; name a folder with runs")
     return pd.DataFrame(rows)
 
 
-def read_metrics(runs: pd.DataFrame) -> pd.DataFrame:
-    """Return the metrics of `runs`, a row per run and epoch, with the run's averaging and seed."""
-    frames = [
-        pd.read_json(path / "metrics.jsonl", lines=True).assign(
-            run_id=run_id, averaging=averaging, seed=seed
-        )
-        for path, run_id, averaging, seed in zip(
-            runs["path"], runs["run_id"], runs["averaging"], runs["seed"], strict=True
-        )
-    ]
-    return pd.concat(frames, ignore_index=True)
+def require_repetitions(runs: pd.DataFrame, by: Sequence[str]) -> None:
+    """Check that runs that agree in the columns `by` differ in nothing but the seed.
+
+    Raises:
+        UserError: if they do, so that no mean is taken over different recipes.
+    """
+    recipe = [name for name in runs if name.startswith(RECIPE) and name not in by]
+    for group, members in runs.groupby(list(by), dropna=False):
+        differing = [name for name in recipe if members[name].nunique(dropna=False) > 1]
+        if differing:
+            shown = ", ".join(f"{key}={value}" for key, value in zip(by, group, strict=True))
+            raise UserError(
+                f"{members['path'].iloc[0].parent}: the runs with {shown} also differ in "
+                f"{', '.join(differing)}; tell them apart by these, or keep them in two folders"
+            )
+
+
+def read_metrics(
+    runs: pd.DataFrame, columns: Sequence[str] = ("averaging", "seed")
+) -> pd.DataFrame:
+    """Return the metrics of the finished `runs`, a row per run and epoch.
+
+    Args:
+        runs: from `read_runs`.
+        columns: of `runs`, that are wanted beside the metrics and the run_id.
+
+    Raises:
+        UserError: if none of them is finished, or a file is missing or damaged.
+    """
+    finished = runs[runs["status"] == "finished"]
+    if finished.empty:
+        raise UserError(f"{runs['path'].iloc[0].parent}: every run in it has diverged")
+    frames = []
+    for run_id, path in zip(finished["run_id"], finished["path"], strict=True):
+        try:
+            metrics = pd.read_json(path / "metrics.jsonl", lines=True)
+        except (OSError, ValueError) as error:
+            raise _damaged(path, error) from error
+        frames.append(metrics.assign(run_id=run_id))
+    return pd.concat(frames).merge(finished[["run_id", *columns]], on="run_id")

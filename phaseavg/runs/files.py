@@ -1,5 +1,6 @@
 """The one writer."""
 
+import contextlib
 import os
 from pathlib import Path
 
@@ -20,7 +21,8 @@ def write_atomically(path: Path, content: bytes) -> None:
             os.fsync(file.fileno())
         temporary.replace(path)
     except OSError as error:
-        temporary.unlink(missing_ok=True)
+        with contextlib.suppress(OSError):
+            temporary.unlink(missing_ok=True)
         raise UserError(
             f"runs_dir={path.parent.parent}: {path.parent.name}/{path.name} could not be written "
             f"({error.strerror}); make room or name another folder, and the same command goes on"
@@ -28,5 +30,12 @@ def write_atomically(path: Path, content: bytes) -> None:
 
 
 def set_aside(path: Path, suffix: str) -> Path:
-    """Rename a file out of the way, replacing what was set aside before; return its new path."""
-    return path.replace(path.with_name(f"{path.name}.{suffix}"))
+    """Rename a file out of the way, replacing what was set aside before; return its new path.
+
+    Raises:
+        UserError: if its folder cannot be written.
+    """
+    try:
+        return path.replace(path.with_name(f"{path.name}.{suffix}"))
+    except OSError as error:
+        raise UserError(f"{path}: cannot be set aside as {suffix} ({error.strerror})") from error

@@ -25,6 +25,7 @@ from torch import Tensor
 
 from phaseavg.errors import Diverged, UserError
 from phaseavg.runs.files import set_aside, write_atomically
+from phaseavg.runs.result import summary
 
 KEPT_CHECKPOINTS = 2  # a damaged latest one costs the time since the one before, not the run
 
@@ -33,16 +34,32 @@ def read_result(folder: Path) -> dict[str, Any] | None:
     """Return the outcome recorded in a run's folder; None if it has none.
 
     A damaged one is set aside and counts as none.
+
+    Raises:
+        UserError: if it cannot be read.
     """
     path = folder / "result.json"
     try:
-        return json.loads(path.read_text())
+        result = json.loads(path.read_text())
+        if result["status"] in ("finished", "diverged"):
+            return result
     except (FileNotFoundError, NotADirectoryError):
         return None
-    except ValueError:
-        aside = set_aside(path, "damaged")
-        print(f"{path} is damaged: set aside as {aside.name}", flush=True)
-        return None
+    except OSError as error:
+        raise UserError(f"{path}: cannot be read ({error.strerror})") from error
+    except (ValueError, LookupError, TypeError):
+        pass
+    aside = set_aside(path, "damaged")
+    print(f"{path} is damaged: set aside as {aside.name}", flush=True)
+    return None
+
+
+def finished_before(folder: Path) -> dict[str, Any] | None:
+    """Return the outcome recorded in a run's folder and say so; None if it has none."""
+    result = read_result(folder)
+    if result:
+        print(f"{folder}: finished before (force=true repeats it)\n{summary(result)}", flush=True)
+    return result
 
 
 def _json(values: Any) -> str:
@@ -117,7 +134,11 @@ class RunFolder:
         (self.path / "failure.json").unlink(missing_ok=True)
 
     def reopen(self) -> None:
-        """Set the outcome aside, so that the run is trained once more from its start."""
+        """Set the outcome aside, if there is one, so that the run is trained anew."""
+        if read_result(self.path) is None:
+            return
+        for path in (*self._checkpoints(), self.path / "weights.safetensors"):
+            path.unlink(missing_ok=True)
         set_aside(self.path / "result.json", "previous")
 
     def _checkpoints(self) -> list[Path]:

@@ -61,7 +61,10 @@ def device_name(device: torch.device) -> str:
 
 
 def peak_memory_bytes(device: torch.device) -> int:
-    """Return the most memory in use so far: on a GPU of its allocator, else of the process."""
+    """Return the most memory in use so far: on a GPU of its allocator, else of the process.
+
+    A process that trains several runs has one peak for all of them.
+    """
     if device.type == "cuda":
         return torch.cuda.max_memory_allocated(device)
     unit = 1 if sys.platform == "darwin" else 1024

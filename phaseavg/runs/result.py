@@ -57,7 +57,7 @@ def cost(history: History) -> dict[str, Any]:
 def summary(result: Mapping[str, Any]) -> str:
     """Return a result in one line."""
     if result["status"] == "diverged":
-        return f"diverged at step {result['step']} (epoch {result['epoch']})"
+        return f"diverged at step {result['step']} (epoch {result['epoch']}): {result['reason']}"
     return (
         f"test error {result['test_error']:.2f} % (best {result['best_test_error']:.2f} % at epoch "
         f"{result['best_epoch']}), {result['epochs']} epochs in {result['seconds']:.1f} s, "

@@ -8,8 +8,8 @@ from phaseavg.errors import UserError
 
 
 def _available() -> list[str]:
-    kinds = {"cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available()}
-    return [*(kind for kind, there in kinds.items() if there), "cpu"]
+    gpus = [f"cuda:{index}" for index in range(torch.cuda.device_count())]
+    return ["cuda"] * bool(gpus) + gpus + ["mps"] * torch.backends.mps.is_available() + ["cpu"]
 
 
 def pick_device(name: str, field: str = "execution.device") -> torch.device:
@@ -18,16 +18,12 @@ def pick_device(name: str, field: str = "execution.device") -> torch.device:
     Raises:
         UserError: if it is not a device, or not one of this machine's.
     """
-    kinds = _available()
-    try:
-        device = torch.device(kinds[0] if name == "auto" else name)
-    except RuntimeError:
-        device = None
-    if device is None or device.type not in kinds:
+    names = _available()
+    if name not in ("auto", *names):
         raise UserError(
-            f"{field}={name}: there is no such device here; choices: auto, {', '.join(kinds)}"
+            f"{field}={name}: there is no such device here; choices: auto, {', '.join(names)}"
         )
-    return device
+    return torch.device(names[0] if name == "auto" else name)
 
 
 def make_deterministic() -> None:

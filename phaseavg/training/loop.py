@@ -1,5 +1,6 @@
 """The training loop: Algorithm 1 of the paper, flat over steps, resumable from any of them."""
 
+import math
 import time
 from collections.abc import Callable, Iterator
 from typing import Any
@@ -113,7 +114,8 @@ def end_epoch(
 
     def test(network: nn.Module, prefix: str = "") -> None:
         found = passes(evaluate, network, data.test_batches())
-        line.update({f"{prefix}test_loss": found.loss, f"{prefix}test_error": found.error})
+        loss = found.loss if math.isfinite(found.loss) else None  # JSON has neither inf nor nan
+        line.update({f"{prefix}test_loss": loss, f"{prefix}test_error": found.error})
         watch.lap("evaluation")
 
     phase_ended = epoch == phase.end
@@ -139,21 +141,24 @@ def end_epoch(
 
 
 def training_metrics(state: TrainingState, data: ResidentImages) -> dict[str, float]:
-    """Return loss and error (%) over the batches of the epoch, read from the device in one go.
+    """Return loss and error (%) over the batches of the epoch.
 
     Raises:
-        Diverged: if a loss is not finite.
+        Diverged: if a loss is not finite, or if the weights are not after the epoch's last update,
+            which no loss has seen yet.
     """
     losses, wrong = torch.stack([state.losses, state.wrong]).cpu().double()
     bad = (~losses.isfinite()).nonzero()
+    step, reason = state.step, None
     if len(bad):
-        step = state.step - state.steps_per_epoch + int(bad[0]) + 1
-        raise Diverged(
-            step=step,
-            epoch=state.step // state.steps_per_epoch,
-            learning_rate=learning_rate(state.optimizer),
-            train_loss=str(losses[bad[0]].item()),
-        )
+        step += int(bad[0]) + 1 - state.steps_per_epoch
+        reason = f"the training loss became {losses[bad[0]].item()}"
+    elif not all_finite(state.model):
+        reason = "the weights are no longer finite"
+    if reason is not None:
+        rate = learning_rate(state.optimizer)
+        epoch = state.step // state.steps_per_epoch
+        raise Diverged({"reason": reason, "step": step, "epoch": epoch, "learning_rate": rate})
     sizes = torch.full_like(losses, data.batch_size)
     sizes[-1] = data.train_size - data.batch_size * (len(sizes) - 1)
     return {
@@ -171,6 +176,11 @@ def train_error_so_far(state: TrainingState, batch_size: int) -> float:
 def is_due(epoch: int, every: int) -> bool:
     """Return whether what is done every so many epochs, 0 for never, is done after `epoch`."""
     return every > 0 and epoch % every == 0
+
+
+def all_finite(model: nn.Module) -> bool:
+    """Return whether every parameter is, read from the device in one go."""
+    return bool(torch.stack([p.isfinite().all() for p in model.parameters()]).all())
 
 
 def count_wrong(logits: Tensor, labels: Tensor) -> Tensor:
@@ -193,14 +203,14 @@ class Stopwatch:
     """Adds the time since the last look to one kind of the state's seconds."""
 
     def __init__(self, device: torch.device, state: TrainingState) -> None:
-        self._synchronize = device.type == "cuda"
+        self._device = device
         self._state = state
         self._looked = self._saved = time.perf_counter()
 
     def lap(self, kind: str) -> None:
         """Book the time since the last call as `kind`."""
-        if self._synchronize:
-            torch.cuda.synchronize()
+        if self._device.type != "cpu":
+            torch.accelerator.synchronize(self._device)
         now = time.perf_counter()
         self._state.seconds[kind] = self._state.seconds.get(kind, 0.0) + now - self._looked
         self._looked = now

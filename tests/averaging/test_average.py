@@ -22,13 +22,10 @@ from phaseavg.averaging import Exponential, Uniform, WeightAverage, unwrapped
 
 
 class Linear:
-    """α_t = 2t / (T (T + 1)): weights of one's own, by nothing but the two methods."""
+    """α_t = 2t / (T (T + 1)): weights of one's own, by nothing but the one method."""
 
     def step(self, t, epochs):
         return 2 / (t + 1)
-
-    def coefficients(self, epochs):
-        return [2 * t / (epochs * (epochs + 1)) for t in range(1, epochs + 1)]
 
 
 class Plain:
@@ -39,11 +36,6 @@ class Plain:
 
     def step(self, t, epochs):
         return 1.0 if t == 1 else 1 - self.gamma
-
-    def coefficients(self, epochs):
-        return [self.gamma ** (epochs - 1)] + [
-            (1 - self.gamma) * self.gamma ** (epochs - t) for t in range(2, epochs + 1)
-        ]
 
 
 def opened(model, weights, epochs):
@@ -93,9 +85,9 @@ def test_uniform_weights_give_the_plain_mean():
     assert relative_error(averaged(Uniform(), thetas), thetas.mean(0)) <= 1e-14
 
 
-def test_weights_of_ones_own_need_only_the_two_methods():
+def test_weights_of_ones_own_need_only_the_one_method():
     thetas = random_trajectory(small_network(), 9)
-    expected = Linear().coefficients(9) @ thetas
+    expected = [2 * t / (9 * 10) for t in range(1, 10)] @ thetas
     assert relative_error(averaged(Linear(), thetas), expected) <= 1e-14
 
 

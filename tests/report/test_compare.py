@@ -43,6 +43,7 @@ def write_record(
     if gamma0 is not None:
         line |= {"replaced": True, "average_test_error": error - 1}
     result = {"run_id": name, "status": "finished", "test_error": error, "epochs": 1, "seconds": 2}
+    result["numerics_version"] = 1
     result["provenance"] = [MADE_WITH]
     config |= changes.pop("config", {})
     (folder / name).mkdir(parents=True)
@@ -78,21 +79,38 @@ def test_runs_are_grouped_by_the_settings_named(tmp_path: Path) -> None:
 
 def test_runs_that_are_no_repetitions_are_not_averaged(tmp_path: Path) -> None:
     write_record(tmp_path, "a", 0, 10.0, gamma0=0.9)
-    write_record(tmp_path, "b", 0, 12.0, gamma0=0.5)
-    with pytest.raises(UserError, match=r"add one of: averaging\.weights\.gamma0$"):
+    write_record(tmp_path, "b", 1, 12.0, gamma0=0.5)
+    with pytest.raises(UserError, match=r"=phasewise also differ in averaging\.weights\.gamma0;"):
         compare(read_runs(tmp_path), ["averaging"])
+
+
+@pytest.mark.parametrize("changes", [{"numerics_version": 2}, {"config": {"batch_size": 64}}])
+def test_nor_are_runs_of_other_numerics_or_batches(tmp_path: Path, changes: dict) -> None:
+    write_record(tmp_path, "a", 0, 10.0)
+    write_record(tmp_path, "b", 1, 12.0, **changes)
+    with pytest.raises(UserError, match=f"also differ in .*{[*changes][0][:5]}|batch_size"):
+        compare(read_runs(tmp_path), ["averaging"])
+
+
+def test_where_all_runs_diverged_there_is_nothing_to_compare(tmp_path: Path) -> None:
+    write_record(tmp_path, "a", 0, 10.0, status="diverged")
+    with pytest.raises(UserError, match="every run in it has diverged"):
+        compare(read_runs(tmp_path), ["averaging"])
+
+
+def test_missing_or_damaged_metrics_are_named(tmp_path: Path) -> None:
+    write_record(tmp_path, "a", 0, 10.0)
+    (tmp_path / "a" / "metrics.jsonl").write_text('{"epoch": ')
+    for _ in range(2):
+        with pytest.raises(UserError, match=f"^{tmp_path}/a: a damaged record"):
+            compare(read_runs(tmp_path), ["averaging"])
+        (tmp_path / "a" / "metrics.jsonl").unlink(missing_ok=True)
 
 
 def test_runs_without_any_average_can_be_compared(tmp_path: Path) -> None:
     write_record(tmp_path, "a", 0, 10.0)
     (row,) = compare(read_runs(tmp_path), ["averaging"]).to_dict("records")
     assert (row["as trained"], row["average"]) == ("10.00", "")
-
-
-def test_an_unknown_setting_is_named_with_the_choices(tmp_path: Path) -> None:
-    write_record(tmp_path, "a", 0, 10.0)
-    with pytest.raises(UserError, match=r"^gamma: there is no such .*; choices: .*model\.width"):
-        compare(read_runs(tmp_path), ["gamma"])
 
 
 def test_a_run_continued_with_something_else_says_so(tmp_path: Path) -> None:
@@ -102,6 +120,13 @@ def test_a_run_continued_with_something_else_says_so(tmp_path: Path) -> None:
     (run,) = read_runs(tmp_path).to_dict("records")
     assert run["device_name"] == "a CPU + a GPU"
     assert run["torch"] == "2.11.0"
+
+
+@pytest.mark.parametrize("name", ["run_id", "test_error", "seed", "path", "gamma"])
+def test_what_is_no_setting_is_refused_with_the_choices(tmp_path: Path, name: str) -> None:
+    write_record(tmp_path, "a", 0, 10.0)
+    with pytest.raises(UserError, match=rf"^{name}: there is no such setting; .*model\.width"):
+        compare(read_runs(tmp_path), [name])
 
 
 @pytest.mark.parametrize("name", ["config.yaml", "result.json"])

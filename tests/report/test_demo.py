@@ -86,10 +86,21 @@ def test_from_runs_to_files(
     assert results["run_id"] in set(runs["run_id"])
     assert (output / "errors.png").read_bytes().startswith(b"\x89PNG")
     assert len(pd.read_csv(output / "phase_ends.csv")) == 6
+    # The records are the truth: from them, where they lie, all is made again.
+    assert write_demo(output / "records", output) == table
     again = read_runs(output / "records")
     pd.testing.assert_frame_equal(
         phase_ends(read_metrics(again)), phase_ends(read_metrics(read_runs(tmp_path / "runs")))
     )
+
+
+def test_runs_with_other_settings_are_not_mixed_in(
+    compose_settings: Callable[..., Settings], tmp_path: Path
+) -> None:
+    for override in ("seed=0", "batch_size=64"):
+        train.run(compose_settings(*TINY, "schedule.epochs=[1,1,1]", "seed=1", override))
+    with pytest.raises(UserError, match="differ in batch_size"):
+        write_demo(tmp_path / "runs", tmp_path)
 
 
 def test_no_runs_is_said(tmp_path: Path) -> None:

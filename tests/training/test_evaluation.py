@@ -1,5 +1,6 @@
 """Evaluating reads, and counts every image once."""
 
+import pytest
 import torch
 from torch import nn
 from torch.nn.functional import cross_entropy
@@ -42,6 +43,24 @@ def test_evaluating_leaves_weights_statistics_mode_and_random_state_alone() -> N
         assert torch.equal(torch.get_rng_state(), random_state)
         for name, tensor in model.state_dict().items():
             assert torch.equal(tensor, before[name])
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs an NVIDIA GPU")
+def test_looking_at_an_average_takes_one_replica_and_gives_it_back() -> None:
+    model = nn.Sequential(nn.Linear(1024, 1024), nn.BatchNorm1d(1024)).cuda()
+    average = WeightAverage(model, Exponential())
+    average.start(1)
+    average.observe(model)
+    images = torch.randn(8, 1024, device="cuda")
+    model(images)  # for cuBLAS to take what it takes
+    before = torch.cuda.memory_allocated()
+    torch.cuda.reset_peak_memory_stats()
+    evaluate(recalibrated_copy(model, [images], average), [(images, torch.zeros(8).long().cuda())])
+    assert torch.cuda.memory_allocated() == before
+    grown = torch.cuda.max_memory_allocated() - before
+    replica = sum(tensor.nbytes for tensor in model.state_dict().values())
+    assert replica <= grown < 2 * replica
 
 
 def test_a_recalibrated_copy_has_the_average_and_leaves_the_model_alone() -> None:

@@ -5,6 +5,7 @@ import json
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -160,8 +161,15 @@ def test_compiled_and_autocast_runs_train_and_say_so(
     compose_settings: Compose, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     # Everything but the generated code, which takes a minute to make.
-    monkeypatch.setattr(torch, "compile", partial(torch.compile, backend="eager"))
+    compiled = []
+
+    def eager(graph: Any, example_inputs: Any) -> Any:
+        compiled.append(graph)
+        return graph.forward
+
+    monkeypatch.setattr(torch, "compile", partial(torch.compile, backend=eager))
     plain = train.run(compose_settings(*TINY))
+    assert not compiled
     settings = compose_settings(*TINY, "execution.precision=bf16", "execution.compile=true")
     settings = settings.model_copy(update={"runs_dir": settings.runs_dir / "other"})
     result = train.run(settings)
@@ -169,6 +177,7 @@ def test_compiled_and_autocast_runs_train_and_say_so(
     execution = result["provenance"][0]["execution"]
     assert execution["precision"] == "bf16"
     assert execution["compile"] is True
+    assert compiled
     assert result["test_error"] != plain["test_error"]
     assert result["test_error"] < 100
 

@@ -1,6 +1,7 @@
 """A bar at a terminal, plain lines elsewhere."""
 
 import io
+import re
 
 import pytest
 from rich.console import Console
@@ -42,6 +43,7 @@ def test_a_terminal_shows_rate_eta_and_the_current_error() -> None:
     assert "epoch 2/5" in shown
     assert "9/40" in shown
     assert "steps/s" in shown
-    assert "eta" in shown
+    assert re.search(r"eta \d:\d\d:\d\d", shown)
+    assert "phase 1/3" in shown
     assert "now 33.3" in shown
     assert "test 40.12" in shown

@@ -3,6 +3,7 @@
 import json
 import os
 import random
+import re
 import signal
 import time
 from collections.abc import Callable, Iterator
@@ -97,7 +98,10 @@ def undisturbed(
 
 
 def test_a_run_killed_at_20_random_moments_ends_bit_identical(
-    victims: Any, compose_settings: Callable[..., Settings], undisturbed: Callable[..., Any]
+    victims: Any,
+    compose_settings: Callable[..., Settings],
+    undisturbed: Callable[..., Any],
+    tmp_path: Path,
 ) -> None:
     settings = compose_settings(*TINY, "weights=final")
     expected = undisturbed(settings)
@@ -123,6 +127,10 @@ def test_a_run_killed_at_20_random_moments_ends_bit_identical(
         kills += process.exitcode == -signal.SIGKILL
     assert in_a_victim(victims, victim.train_quietly, settings).exitcode == 0
     assert_same_outcome(settings, expected)
+    said = "".join(path.read_text() for path in tmp_path.rglob("said"))
+    starts = [int(step) for step in re.findall(r" from step (\d+);", said)]
+    assert len(starts) > 20
+    assert len(set(starts)) > 10  # they went on from where they were, not from the start
 
 
 @pytest.mark.parametrize(("kind", "event", "count"), DELICATE)
