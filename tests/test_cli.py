@@ -3,6 +3,7 @@
 import fcntl
 import json
 import os
+import pickle
 import re
 import signal
 import subprocess
@@ -13,6 +14,7 @@ from typing import Any
 
 import hydra
 import pytest
+import torch
 import victims as victim
 from conftest import REPOSITORY, TINY
 from hydra.core.global_hydra import GlobalHydra
@@ -230,14 +232,24 @@ def test_a_diverged_run_is_recorded_with_step_epoch_and_rate(
 
 
 def test_weights_that_an_epochs_last_update_ruined_count_as_diverged(
-    prompt: Prompt, tmp_path: Path
+    prompt: Prompt, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    # One step is an epoch, so that no loss has seen the weights when they are to be tested.
-    status, _, err = prompt(*TINY, "batch_size=1000", "optimizer.lr=1e38")
+    # No loss of the epoch has seen them when they are to be tested.
+    step, updates = torch.optim.SGD.step, []
+
+    def ruinous(optimizer: torch.optim.SGD) -> None:
+        step(optimizer)
+        updates.append(optimizer)
+        if len(updates) == 8:
+            with torch.no_grad():
+                optimizer.param_groups[0]["params"][0].mul_(float("inf"))
+
+    monkeypatch.setattr(torch.optim.SGD, "step", ruinous)
+    status, _, err = prompt(*TINY)
     assert status == 1
     assert err == (
-        "train.py: diverged: the weights are no longer finite at step 1 "
-        "(epoch 1, learning rate 1e+38)\n"
+        "train.py: diverged: the weights are no longer finite at step 8 "
+        "(epoch 1, learning rate 0.1)\n"
     )
     (record,) = tmp_path.glob("runs/*/result.json")
     assert json.loads(record.read_text())["status"] == "diverged"
@@ -257,9 +269,9 @@ def test_every_option_of_every_group_can_be_typed(
         checked.append(check(config))
         return 0.0
 
-    main = hydra.main(
-        config_path=str(train_script.CONF), config_name="config", version_base="1.3"
-    )(only_check)
+    main = hydra.main(config_path=str(train_script.CONF), config_name="config", version_base="1.3")(
+        only_check
+    )
     for options in (option, f"{option},{option}"):  # alone, and in a sweep
         GlobalHydra.instance().clear()
         sweep = ["-m"] if "," in options else []
@@ -278,12 +290,13 @@ def test_a_schedule_of_one_phase_is_trained(prompt: Prompt, tmp_path: Path) -> N
 
 
 def test_a_launchers_worker_passes_failures_on_to_its_parent(victims: Any) -> None:
-    with victims.Pool(1) as pool:
-        with pytest.raises(Diverged, match="the weights are no longer finite at step 3"):
-            pool.apply(victim.fail_as_a_job)
-        with pytest.raises(Interrupted, match="saved") as interrupted:
-            pool.apply(victim.be_interrupted)
-    assert interrupted.value.number == signal.SIGTERM
+    with (
+        victims.Pool(1) as pool,
+        pytest.raises(Diverged, match="the weights are no longer finite at step 3"),
+    ):
+        pool.apply(victim.fail_as_a_job)
+    interrupted = pickle.loads(pickle.dumps(Interrupted(signal.SIGTERM, "saved after step 3")))
+    assert (interrupted.number, str(interrupted)) == (signal.SIGTERM, "saved after step 3")
 
 
 def test_failures_in_a_sweep_are_told_and_stop_nobody(

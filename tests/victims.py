@@ -8,7 +8,9 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from hydra.conf import HydraConf
 from hydra.core.hydra_config import HydraConfig
+from hydra.types import RunMode
 from omegaconf import OmegaConf
 
 import phaseavg.runs.files
@@ -93,15 +95,9 @@ def fail_as_a_job() -> None:
         outcome = {"reason": "the weights are no longer finite", "step": 3, "epoch": 1}
         raise Diverged({**outcome, "learning_rate": 0.1})
 
-    HydraConfig.instance().set_config(
-        OmegaConf.create({"hydra": {"mode": "MULTIRUN", "overrides": {"task": ["seed=1"]}}})
-    )
+    hydra = OmegaConf.structured(HydraConf(mode=RunMode.MULTIRUN))
+    HydraConfig.instance().set_config(OmegaConf.create({"hydra": hydra}))
     reporting(job)(OmegaConf.create({}))
-
-
-def be_interrupted() -> None:
-    """Stop as a run does on SIGTERM."""
-    raise Interrupted(signal.SIGTERM, "saved after step 3")
 
 
 def fail_to_write(settings: Settings, count: int, message_file: Path) -> None:
