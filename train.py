@@ -19,7 +19,7 @@ from phaseavg.config import Settings, build, check
 from phaseavg.errors import Diverged
 from phaseavg.runs.folder import RunFolder, finished_before
 from phaseavg.runs.identity import NUMERICS_VERSION, run_id
-from phaseavg.runs.provenance import peak_memory_bytes, provenance
+from phaseavg.runs.provenance import peak_memory_bytes, provenance, reset_peak_memory
 from phaseavg.runs.result import cost, errors, summary
 from phaseavg.training.execution import make_deterministic, pick_device
 from phaseavg.training.loop import train
@@ -40,6 +40,7 @@ def run(settings: Settings) -> dict[str, Any]:
     device = pick_device(settings.execution.device)
     home = pick_device(settings.execution.average_device, "execution.average_device")
     make_deterministic()
+    reset_peak_memory(device)
     data = load_data(settings, device)
     model = new_model(settings, data)
     optimizer = build("optimizer", settings.optimizer, params=model.parameters())

@@ -60,10 +60,16 @@ def device_name(device: torch.device) -> str:
     return device.type
 
 
-def peak_memory_bytes(device: torch.device) -> int:
-    """Return the most memory in use so far: on a GPU of its allocator, else of the process.
+def reset_peak_memory(device: torch.device) -> None:
+    """Count a GPU's peak memory from here on."""
+    if device.type == "cuda":
+        torch.cuda.reset_peak_memory_stats(device)
 
-    A process that trains several runs has one peak for all of them.
+
+def peak_memory_bytes(device: torch.device) -> int:
+    """Return the most memory that was in use: of a GPU's allocator since the last reset.
+
+    Elsewhere it is the process's, which has one peak for all the runs that it trains.
     """
     if device.type == "cuda":
         return torch.cuda.max_memory_allocated(device)

@@ -27,10 +27,14 @@ def pick_device(name: str, field: str = "execution.device") -> torch.device:
 
 
 def make_deterministic() -> None:
-    """Ask torch for deterministic algorithms; it warns where it has none."""
+    """Ask torch for deterministic algorithms, and for float32 that is no TensorFloat-32.
+
+    It warns where it has no deterministic one.
+    """
     os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
     torch.use_deterministic_algorithms(True, warn_only=True)
     torch.backends.cudnn.benchmark = False
+    torch.backends.cudnn.allow_tf32 = False
 
 
 def autocast(device: torch.device, precision: str) -> torch.autocast:
