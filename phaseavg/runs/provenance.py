@@ -1,5 +1,6 @@
 """Which software and hardware a record comes from."""
 
+import hashlib
 import platform
 import resource
 import subprocess
@@ -11,6 +12,8 @@ from pathlib import Path
 from typing import Any
 
 import torch
+
+import phaseavg
 
 REPOSITORY = Path(__file__).parents[2]
 CODE = ("phaseavg", "conf", "train.py", "hydra_plugins")
@@ -30,6 +33,23 @@ def _git(*arguments: str) -> str | None:
 
 
 @cache
+def source_digest() -> str:
+    """Return a hash of the code's files: it says what ran also where a copy has no git."""
+    files = [
+        path
+        for name in CODE
+        for path in (REPOSITORY / name, *(REPOSITORY / name).rglob("*"))
+        if path.suffix in (".py", ".yaml") and path.is_file()
+    ]
+    digest = hashlib.sha256()
+    for path in sorted(files):
+        content = path.read_bytes()
+        digest.update(f"{path.relative_to(REPOSITORY).as_posix()} {len(content)}\n".encode())
+        digest.update(content)
+    return digest.hexdigest()[:16]
+
+
+@cache
 def git_state() -> dict[str, str | bool | None]:
     """Return the commit of the code and whether the code differs from it; None where unknown."""
     commit = _git("rev-parse", "HEAD")
@@ -40,9 +60,10 @@ def git_state() -> dict[str, str | bool | None]:
 @cache
 def versions() -> dict[str, str | None]:
     """Return the versions of what the numbers depend on."""
-    packages = ("phaseavg", "torch", "torchvision", "numpy", "hydra-core", "omegaconf")
+    packages = ("torch", "torchvision", "numpy", "hydra-core", "omegaconf")
     return {
         "python": platform.python_version(),
+        "phaseavg": phaseavg.__version__,  # also where it runs from a copy and is not installed
         **{package: version(package) for package in packages},
         "cuda": torch.version.cuda if torch.cuda.is_available() else None,
     }
@@ -78,7 +99,7 @@ def peak_memory_bytes(device: torch.device) -> int:
 
 
 def provenance(device: torch.device, execution: Mapping[str, Any]) -> dict[str, Any]:
-    """Return with what numbers are made: execution, versions, git commit."""
+    """Return with what numbers are made: execution, versions, git commit, hash of the source."""
     return {
         "execution": {
             **execution,
@@ -90,4 +111,5 @@ def provenance(device: torch.device, execution: Mapping[str, Any]) -> dict[str, 
         },
         "versions": versions(),
         "git": git_state(),
+        "source": source_digest(),
     }

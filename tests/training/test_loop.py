@@ -2,6 +2,7 @@
 
 import copy
 import json
+import re
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
@@ -198,6 +199,7 @@ def test_a_record_names_what_made_the_numbers(compose_settings: Compose, tmp_pat
     assert made["execution"]["device"] == "cpu"
     assert made["versions"]["torch"] == torch.__version__.partition("+")[0]
     assert set(made["git"]) == {"commit", "modified"}
+    assert re.fullmatch("[0-9a-f]{16}", made["source"])
     for path in folder.iterdir():  # what may be published knows no folders of the machine
         assert "/somewhere" not in path.read_text()
         assert str(tmp_path) not in path.read_text()

@@ -1,0 +1,43 @@
+"""Records say what code made them."""
+
+from pathlib import Path
+
+import pytest
+
+from phaseavg.runs import provenance
+
+
+@pytest.fixture
+def copy(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Return a copy of a project of two files, without git."""
+    monkeypatch.setattr(provenance, "REPOSITORY", tmp_path)
+    monkeypatch.setattr(provenance, "source_digest", provenance.source_digest.__wrapped__)
+    (tmp_path / "phaseavg").mkdir()
+    (tmp_path / "phaseavg" / "loop.py").write_text("loop")
+    (tmp_path / "train.py").write_text("train")
+    return tmp_path
+
+
+def test_the_source_is_told_apart_by_content_and_name(copy: Path) -> None:
+    def digest() -> str:
+        return provenance.source_digest()
+
+    first = digest()
+    (copy / "phaseavg" / "loop.pyc").write_text("a cache is no source")
+    (copy / "README.md").write_text("nor is this")
+    assert digest() == first
+    (copy / "phaseavg" / "loop.py").write_text("other")
+    changed = digest()
+    (copy / "phaseavg" / "loop.py").rename(copy / "phaseavg" / "main.py")
+    renamed = digest()
+    (copy / "phaseavg" / "main.py").rename(copy / "phaseavg" / "loop.py")
+    (copy / "phaseavg" / "loop.py").write_text("loop")
+    assert digest() == first
+    assert len({first, changed, renamed}) == 3
+
+
+def test_without_git_the_commit_is_unknown(copy: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("GIT_CEILING_DIRECTORIES", str(copy.parent))
+    assert provenance.git_state.__wrapped__() == {"commit": None, "modified": None}
+    monkeypatch.setenv("PATH", "")
+    assert provenance.git_state.__wrapped__() == {"commit": None, "modified": None}
