@@ -114,15 +114,15 @@ def write_demo(runs_dir: Path, output: Path) -> str:
     require_repetitions(runs, ["averaging"])
     metrics = read_metrics(runs)
     errors = phase_ends(metrics)
-    kept = {
-        Path(run_id, name): (path / name).read_bytes()  # before anything goes: it may be of here
-        for run_id, path in zip(runs["run_id"], runs["path"], strict=True)
-        for name in ("config.yaml", "metrics.jsonl", "result.json")
-    }
-    shutil.rmtree(output / "records", ignore_errors=True)
-    for name, content in kept.items():
-        (output / "records" / name).parent.mkdir(parents=True, exist_ok=True)
-        (output / "records" / name).write_bytes(content)
+    records = output / "records"
+    for run_id, path in zip(runs["run_id"], runs["path"], strict=True):
+        kept = records / run_id
+        kept.mkdir(parents=True, exist_ok=True)
+        if not kept.samefile(path):
+            for name in ("config.yaml", "metrics.jsonl", "result.json"):
+                shutil.copy(path / name, kept / name)
+    for folder in set(records.iterdir()) - {records / run_id for run_id in runs["run_id"]}:
+        shutil.rmtree(folder)  # of runs that the table is no longer made of
     errors.round(4).to_csv(output / "phase_ends.csv")
     runs.drop(columns="path").to_csv(output / "runs.csv", index=False)
     picture = figure(metrics)

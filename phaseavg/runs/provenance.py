@@ -84,6 +84,7 @@ def device_name(device: torch.device) -> str:
 def reset_peak_memory(device: torch.device) -> None:
     """Count a GPU's peak memory from here on."""
     if device.type == "cuda":
+        torch.cuda.init()  # which the next line, unlike others, does not do by itself
         torch.cuda.reset_peak_memory_stats(device)
 
 

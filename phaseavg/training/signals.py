@@ -1,11 +1,13 @@
 """Ctrl-C and the scheduler's SIGTERM as a wish that the loop fulfils at the end of a step."""
 
+import contextlib
 import os
 import signal
-import sys
 import threading
 from types import FrameType, TracebackType
 from typing import Self
+
+STDERR = 2
 
 
 class StopSignals:
@@ -24,8 +26,10 @@ class StopSignals:
     def _note(self, number: int, frame: FrameType | None) -> None:
         self.received = number
         self._restore()
-        # Unbuffered: the signal may have come in the middle of a print.
-        os.write(sys.__stderr__.fileno(), b"stopping after this step; once more to stop at once\n")
+        # Unbuffered, for the signal may have come in the middle of a print; and without fail, for
+        # the terminal may be gone.
+        with contextlib.suppress(OSError):
+            os.write(STDERR, b"stopping after this step; once more to stop at once\n")
 
     def _restore(self) -> None:
         for number, handler in self._previous.items():

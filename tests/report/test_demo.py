@@ -86,6 +86,9 @@ def test_from_runs_to_files(
     assert results["run_id"] in set(runs["run_id"])
     assert (output / "errors.png").read_bytes().startswith(b"\x89PNG")
     assert len(pd.read_csv(output / "phase_ends.csv")) == 6
+    (output / "records" / "of-an-earlier-demo").mkdir()
+    assert write_demo(tmp_path / "runs", output) == table
+    assert len(list((output / "records").iterdir())) == 4
     # The records are the truth: from them, where they lie, all is made again.
     assert write_demo(output / "records", output) == table
     again = read_runs(output / "records")
