@@ -23,9 +23,9 @@ from phaseavg.runs.provenance import peak_memory_bytes, provenance, reset_peak_m
 from phaseavg.runs.result import cost, errors, summary
 from phaseavg.training.execution import make_deterministic, pick_device
 from phaseavg.training.loop import train
-from phaseavg.training.parts import load_data, new_model
+from phaseavg.training.parts import assemble
+from phaseavg.training.preview import opening, preview
 from phaseavg.training.progress import TrainingProgress
-from phaseavg.training.state import TrainingState
 
 CONF = Path(__file__).with_name("conf")
 
@@ -38,17 +38,12 @@ def run(settings: Settings) -> dict[str, Any]:
             return result
 
     device = pick_device(settings.execution.device)
-    home = pick_device(settings.execution.average_device, "execution.average_device")
     make_deterministic()
     reset_peak_memory(device)
-    data = load_data(settings, device)
-    model = new_model(settings, data)
-    optimizer = build("optimizer", settings.optimizer, params=model.parameters())
-    schedule = build("schedule", settings.schedule)
-    averager = build(
-        "averaging", settings.averaging, model=model, epochs=schedule.epochs, device=home
-    )
-    state = TrainingState(model, optimizer, averager, data.steps_per_epoch)
+    data, schedule, state = assemble(settings, device)
+    if settings.dry_run:
+        print(preview(name, settings, data, schedule, state), flush=True)
+        return {"run_id": name, "status": "dry run"}
 
     with RunFolder(settings.runs_dir / name) as folder:
         if settings.force:
@@ -60,25 +55,27 @@ def run(settings: Settings) -> dict[str, Any]:
             state.load_state_dict(checkpoint)
         state.continue_with(provenance(device, settings.execution.model_dump()))
         folder.write_metrics(state.history)
-        print(
-            f"{folder.path}: {schedule.total_epochs} epochs of {data.steps_per_epoch} steps in "
-            f"{len(schedule.phases)} phases, from step {state.step}; "
-            f"{sum(p.numel() for p in model.parameters()):,} parameters; {device}",
-            flush=True,
+        print(f"{folder.path}: {opening(data, schedule, state)}", flush=True)
+        tracking = build(
+            "tracking",
+            settings.tracking,
+            recipe=settings.recipe(),
+            config=settings.record() | state.provenance[-1],
+            history=state.history,
         )
         result = {"run_id": name, "numerics_version": NUMERICS_VERSION, "status": "finished"}
-        try:
-            with TrainingProgress(
-                schedule.total_epochs, len(schedule.phases), data.steps_per_epoch, state.step
-            ) as progress:
-                train(state, data, schedule, settings, folder, progress)
-            result |= errors(state.history)
-        except Diverged as outcome:
-            result |= {"status": "diverged", **outcome.outcome}
-        result |= cost(state.history) | {"peak_memory_bytes": peak_memory_bytes(device)}
-        result["provenance"] = state.provenance
+        with tracking:
+            try:
+                with TrainingProgress(schedule, state) as progress:
+                    train(state, data, schedule, settings, folder, progress, tracking)
+                result |= errors(state.history)
+            except Diverged as outcome:
+                result |= {"status": "diverged", **outcome.outcome}
+            result |= cost(state.history) | {"peak_memory_bytes": peak_memory_bytes(device)}
+            result["provenance"] = state.provenance
+            tracking.finish(result)
         if settings.weights == "final":
-            size = folder.write_weights(model.state_dict())
+            size = folder.write_weights(state.model.state_dict())
             print(f"{folder.path}/weights.safetensors: {size / 1e6:.1f} MB")
         folder.finish(result)
     print(summary(result), flush=True)
@@ -87,12 +84,12 @@ def run(settings: Settings) -> dict[str, Any]:
 
 @hydra.main(config_path=str(CONF), config_name="config", version_base="1.3")
 @reporting
-def main(config: DictConfig) -> float:
+def main(config: DictConfig) -> float | None:
     """Return the test error in % of the run that `config` describes."""
     result = run(check(config))
     if result["status"] == "diverged":
         raise Diverged(result)
-    return result["test_error"]
+    return result.get("test_error")
 
 
 if __name__ == "__main__":

@@ -57,6 +57,7 @@ class Execution(Scalars):
     precision: Literal["fp32", "bf16"] = "fp32"
     compile: bool = False
     average_device: str = "cpu"
+    workers: NonNegativeInt | None = None
 
 
 class EvaluationCadence(Scalars):
@@ -79,6 +80,7 @@ class Settings(Scalars):
     seed: NonNegativeInt
     weight_decay: NonNegativeFloat  # by network; the optimizer refers to it
 
+    tracking: Part = {"_target_": "phaseavg.tracking.Tracking"}
     execution: Execution = Execution()
     evaluation: EvaluationCadence = EvaluationCadence()
     data_dir: Folder = Path("data")
@@ -87,6 +89,7 @@ class Settings(Scalars):
     checkpoint_seconds: NonNegativeFloat = 300
     weights: Literal["none", "final"] = "none"
     force: bool = False
+    dry_run: bool = False
 
     def recipe(self) -> dict[str, Any]:
         """Return what shapes the numbers of the run, and nothing else."""
@@ -95,7 +98,8 @@ class Settings(Scalars):
 
     def record(self) -> dict[str, Any]:
         """Return the config as it is recorded: recipe and execution, without folders."""
-        return self.model_dump(exclude={"data_dir", "runs_dir", "records_dir", "force"})
+        own = {"data_dir", "runs_dir", "records_dir", "force", "dry_run", "tracking"}
+        return self.model_dump(exclude=own)
 
 
 def _choices(names: Mapping[str, Any] | list[str]) -> str:
@@ -169,16 +173,24 @@ def check(config: DictConfig) -> Settings:
     return settings.model_copy(update=typed)
 
 
-def build(name: str, part: Part, **given: Any) -> Any:
+def build(name: str, part: Part, *, offered: Mapping[str, Any] | None = None, **given: Any) -> Any:
     """Build one part of a run from its config and what the program gives it.
 
+    Args:
+        name: of the config group.
+        part: target and arguments.
+        offered: what its constructor gets of it is what its signature names.
+        given: what its constructor gets in any case.
+
     Raises:
-        UserError: if its constructor refuses a value, or the config has one that is given.
+        UserError: if its constructor refuses a value, or the config has one that the program gives.
     """
-    if clash := part.keys() & given.keys():
+    if clash := part.keys() & {*given, *(offered or {})}:
         raise UserError(f"{name}.{min(clash)}: follows from the rest of the config; leave it out")
     try:
         make = instantiate(part, _partial_=True, _convert_="all")
+        names = inspect.signature(make).parameters
+        given |= {key: value for key, value in (offered or {}).items() if key in names}
         inspect.signature(make).bind(**given)
     except TypeError as error:
         raise UserError(f"{name}: {error}") from error

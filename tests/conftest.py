@@ -22,6 +22,7 @@ TINY = (  # 8 steps an epoch of a network of 4,000 parameters: under a second fo
     "schedule.epochs=[2,2,1]",
     "evaluation.average_every=0",
     "checkpoint_seconds=0",
+    "tracking=none",
 )
 
 

@@ -20,6 +20,7 @@ from conftest import REPOSITORY, TINY
 from hydra.core.global_hydra import GlobalHydra
 from omegaconf import DictConfig
 
+import phaseavg.training.parts
 import train as train_script
 from phaseavg.cli import command_line
 from phaseavg.config import Settings, build, check
@@ -47,8 +48,8 @@ def prompt(
 
 
 MISTAKES = [
-    ("datset=digits", "datset", "choices: dataset, model"),
-    ("dataset=mnist", "dataset=mnist", "choices: cifar10, cifar100, digits"),
+    ("datset=digits", "datset", "choices: batch_size, "),
+    ("dataset=mnist", "dataset=mnist", "choices: cifar10, cifar100, digits, imagenet, svhn"),
     ("model.widht=1", "model.widht", "choices: width, pools"),
     ("+evaluation.foo=1", "evaluation.foo", "choices: every, average_every"),
     ("+foo=1", "foo", "choices: dataset, model"),
@@ -179,13 +180,13 @@ def test_a_run_that_another_process_finishes_meanwhile_is_not_repeated(
     (result,) = tmp_path.glob("runs/*/result.json")
     content = result.read_bytes()
     result.unlink()
-    new_model = train_script.new_model
+    assemble = train_script.assemble
 
     def slow_to_load(*arguments: Any) -> Any:
         result.write_bytes(content)  # by the other process
-        return new_model(*arguments)
+        return assemble(*arguments)
 
-    monkeypatch.setattr(train_script, "new_model", slow_to_load)
+    monkeypatch.setattr(train_script, "assemble", slow_to_load)
     status, out, _ = prompt(*TINY)
     assert status == 0
     assert "finished before" in out
@@ -302,7 +303,7 @@ def test_a_launchers_worker_passes_failures_on_to_its_parent(victims: Any) -> No
 def test_failures_in_a_sweep_are_told_and_stop_nobody(
     prompt: Prompt, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    build = train_script.build
+    build = phaseavg.training.parts.build
 
     def broken_at_seed_1(name: str, part: object, **given: object) -> object:
         if name == "schedule" and seeds.pop(0) == 1:
@@ -310,7 +311,7 @@ def test_failures_in_a_sweep_are_told_and_stop_nobody(
         return build(name, part, **given)
 
     seeds = [0, 1, 2]
-    monkeypatch.setattr(train_script, "build", broken_at_seed_1)
+    monkeypatch.setattr("phaseavg.training.parts.build", broken_at_seed_1)
     status, _, err = prompt("-m", *TINY, "seed=0,1,2", "schedule.epochs=[1,1,1]")
     assert status == 1
     assert err.count("failed: RuntimeError('a part broke')") == 1

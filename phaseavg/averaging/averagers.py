@@ -85,11 +85,6 @@ class Averager:
 class NoAveraging(Averager):
     """Never: the weights stay the optimizer's."""
 
-    def __init__(
-        self, model: nn.Module, epochs: Sequence[int], device: torch.device | str = "cpu"
-    ) -> None:
-        super().__init__(model, epochs)
-
 
 class Phasewise(Averager):
     """At the end of every phase: the paper's method (Algorithm 1).

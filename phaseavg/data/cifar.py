@@ -7,38 +7,19 @@ from typing import Any
 import numpy as np
 import torch
 from torchvision.datasets import CIFAR10, CIFAR100
-from torchvision.datasets.utils import check_integrity
 
+from phaseavg.data.files import require_files
 from phaseavg.data.resident import PadValue, ResidentImages
 
 
-def _require_files(source: type[CIFAR10], data_dir: Path) -> None:
-    """Check every file against its published md5; download what is not there."""
-    folder = data_dir / source.base_folder
-    files = [*source.train_list, *source.test_list, [source.meta["filename"], source.meta["md5"]]]
-    missing = [name for name, _ in files if not (folder / name).is_file()]
-    damaged = [
-        name
-        for name, md5 in files
-        if name not in missing and not check_integrity(str(folder / name), md5)
-    ]
-    if damaged:
-        raise ValueError(
-            f"data_dir={data_dir}: {source.base_folder}/{damaged[0]} is damaged (its md5 is not "
-            "the published one); remove it to have it downloaded again, or name another data_dir"
-        )
-    if missing:
-        try:
-            source(str(data_dir), download=True)
-        except (OSError, RuntimeError) as error:
-            raise ValueError(
-                f"data_dir={data_dir}: {source.base_folder}/{missing[0]} is missing and could not "
-                f"be downloaded ({error}); put the official files there or name another data_dir"
-            ) from error
-
-
 def _resident(source: type[CIFAR10], data_dir: Path | str, **options: Any) -> ResidentImages:
-    _require_files(source, Path(data_dir))
+    files = [*source.train_list, *source.test_list, [source.meta["filename"], source.meta["md5"]]]
+    require_files(
+        Path(data_dir),
+        source.base_folder,
+        dict(files),
+        lambda: source(str(data_dir), download=True),
+    )
     train, test = (source(str(data_dir), train=train) for train in (True, False))
     return ResidentImages(
         *(

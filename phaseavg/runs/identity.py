@@ -9,6 +9,19 @@ NUMERICS_VERSION = 1
 """Bumped by hand when a change of the code gives other numbers for the same recipe."""
 
 
+def parts_of(recipe: Mapping[str, Any]) -> dict[str, str]:
+    """Return the short names of a recipe's data set, network, optimizer and averaging."""
+    return {
+        part: recipe[part]["_target_"].rpartition(".")[2].lower()
+        for part in ("dataset", "model", "optimizer", "averaging")
+    }
+
+
+def _digest(recipe: Mapping[str, Any]) -> str:
+    canonical = json.dumps({"numerics_version": NUMERICS_VERSION, **recipe}, sort_keys=True)
+    return hashlib.sha256(canonical.encode()).hexdigest()[:10]
+
+
 def run_id(recipe: Mapping[str, Any]) -> str:
     """Return a readable name that ends in a hash of the whole recipe.
 
@@ -16,10 +29,10 @@ def run_id(recipe: Mapping[str, Any]) -> str:
         recipe: JSON-like; of its parts, `dataset`, `model`, `optimizer` and `averaging` give the
             readable half, and `seed`.
     """
-    canonical = json.dumps({"numerics_version": NUMERICS_VERSION, **recipe}, sort_keys=True)
-    digest = hashlib.sha256(canonical.encode()).hexdigest()[:10]
-    names = [
-        recipe[part]["_target_"].rpartition(".")[2].lower()
-        for part in ("dataset", "model", "optimizer", "averaging")
-    ]
-    return "-".join([*names, f"seed{recipe['seed']}", digest])
+    return "-".join([*parts_of(recipe).values(), f"seed{recipe['seed']}", _digest(recipe)])
+
+
+def group_id(recipe: Mapping[str, Any]) -> str:
+    """Return the same without the seed: what all repetitions of a run have in common."""
+    seedless = {key: value for key, value in recipe.items() if key != "seed"}
+    return "-".join([*parts_of(recipe).values(), _digest(seedless)])

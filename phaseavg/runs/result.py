@@ -58,8 +58,12 @@ def summary(result: Mapping[str, Any]) -> str:
     """Return a result in one line."""
     if result["status"] == "diverged":
         return f"diverged at step {result['step']} (epoch {result['epoch']}): {result['reason']}"
+    end = result["phases"][-1]
+    passed = f"{end['bn_test_error']:.2f} % after a BatchNorm pass"
+    if end["replaced"]:
+        passed = f"average; before it {end['test_error']:.2f} %, {passed}"
     return (
-        f"test error {result['test_error']:.2f} % (best {result['best_test_error']:.2f} % at epoch "
-        f"{result['best_epoch']}), {result['epochs']} epochs in {result['seconds']:.1f} s, "
-        f"{result['images_per_second']:.0f} images/s"
+        f"test error {result['test_error']:.2f} % ({passed}), best "
+        f"{result['best_test_error']:.2f} % at epoch {result['best_epoch']}; {result['epochs']} "
+        f"epochs in {result['seconds']:.1f} s, {result['images_per_second']:.0f} images/s"
     )

@@ -12,10 +12,11 @@ from phaseavg.averaging import WeightAverage, recompute_batchnorm
 
 
 class Evaluation(NamedTuple):
-    """Mean cross-entropy, and the error rate in %."""
+    """Mean cross-entropy, the error rate in %, and over how many images."""
 
     loss: float
     error: float
+    images: int
 
 
 @torch.no_grad()
@@ -40,7 +41,7 @@ def evaluate(model: nn.Module, batches: Iterable[tuple[Tensor, Tensor]]) -> Eval
         wrong += (logits.argmax(1) != labels).sum()
         images_seen += len(labels)
     model.train(training)
-    return Evaluation(loss.item() / images_seen, 100 * wrong.item() / images_seen)
+    return Evaluation(loss.item() / images_seen, 100 * wrong.item() / images_seen, images_seen)
 
 
 def recalibrated_copy(

@@ -12,11 +12,12 @@ from torch.optim import Optimizer
 
 from phaseavg.averaging import recompute_batchnorm
 from phaseavg.config import Settings
-from phaseavg.data import Batch, ResidentImages
+from phaseavg.data import Batch, DataSet
 from phaseavg.errors import Diverged, Interrupted
 from phaseavg.phases import Phase, Schedule
 from phaseavg.randomness import seed_for
 from phaseavg.runs.folder import RunFolder
+from phaseavg.tracking import Tracking
 from phaseavg.training.evaluation import evaluate, recalibrated_copy
 from phaseavg.training.execution import autocast
 from phaseavg.training.progress import TrainingProgress
@@ -26,11 +27,12 @@ from phaseavg.training.state import TrainingState
 
 def train(
     state: TrainingState,
-    data: ResidentImages,
+    data: DataSet,
     schedule: Schedule,
     settings: Settings,
     folder: RunFolder,
     progress: TrainingProgress,
+    tracking: Tracking,
 ) -> None:
     """Train from `state.step` to the end of the schedule.
 
@@ -44,29 +46,20 @@ def train(
     model.train()
     with StopSignals() as signals:
         for images, labels in data.train_batches(state.step, schedule.total_epochs * steps):
-            epoch, position = divmod(state.step, steps)
-            phase = schedule.phase(epoch)
+            phase = schedule.phase(state.step // steps)
             if state.step == phase.first_epoch * steps:
                 averager.start_phase(model, phase.index)
 
             set_learning_rate(state.optimizer, schedule.factor(state.step, steps))
-            torch.manual_seed(seed_for(settings.seed, "dropout", state.step))
-            with autocast(data.device, settings.execution.precision):
-                logits = forward(images)
-                loss = cross_entropy(logits, labels)
-            state.optimizer.zero_grad()
-            loss.backward()
-            state.optimizer.step()
-            state.losses[position] = loss.detach()
-            state.wrong[position] = count_wrong(logits, labels)
-            state.step += 1
+            update(state, forward, images, labels, settings)
 
             epoch_ended = state.step % steps == 0
             if epoch_ended:
                 end_epoch(state, phase, data, settings, watch)
                 folder.write_metrics(state.history)
                 progress.epoch(state.history[-1])
-            progress.step(state.step, lambda: train_error_so_far(state, data.batch_size))
+                tracking.log(state.history[-1])
+            progress.step(state.step, lambda: train_error_so_far(state))
 
             # Saving comes last: a checkpoint always stands for a finished step.
             phase_ended = state.step == phase.end * steps
@@ -87,8 +80,38 @@ def train(
                 )
 
 
+def update(
+    state: TrainingState,
+    forward: Callable[[Tensor], Tensor],
+    images: Tensor,
+    labels: Tensor,
+    settings: Settings,
+) -> None:
+    """Take one step of the optimizer; its loss and errors stay on the device.
+
+    Args:
+        state: the run, whose `step` counts the update.
+        forward: the network, maybe compiled, from images (B, C, H, W) to logits (B, classes).
+        images: a batch, float32.
+        labels: int64 (B,).
+        settings: seed, for dropout, and precision.
+    """
+    position = state.step % state.steps_per_epoch
+    torch.manual_seed(seed_for(settings.seed, "dropout", state.step))
+    with autocast(images.device, settings.execution.precision):
+        logits = forward(images)
+        loss = cross_entropy(logits, labels)
+    state.optimizer.zero_grad()
+    loss.backward()
+    state.optimizer.step()
+    state.losses[position] = loss.detach()
+    state.wrong[position] = count_wrong(logits, labels)
+    state.sizes[position] = len(labels)
+    state.step += 1
+
+
 def end_epoch(
-    state: TrainingState, phase: Phase, data: ResidentImages, settings: Settings, watch: "Stopwatch"
+    state: TrainingState, phase: Phase, data: DataSet, settings: Settings, watch: "Stopwatch"
 ) -> None:
     """Average, replace if it is time to, look at the outcome, and add a line to the history."""
     model, averager = state.model, state.averager
@@ -98,7 +121,7 @@ def end_epoch(
         "phase": phase.index + 1,
         "step": state.step,
         "learning_rate": learning_rate(state.optimizer),
-        **training_metrics(state, data),
+        **training_metrics(state),
     }
     watch.lap("train")
     averager.observe(model)
@@ -116,6 +139,7 @@ def end_epoch(
         found = passes(evaluate, network, data.test_batches())
         loss = found.loss if math.isfinite(found.loss) else None  # JSON has neither inf nor nan
         line.update({f"{prefix}test_loss": loss, f"{prefix}test_error": found.error})
+        line["test_images"] = found.images
         watch.lap("evaluation")
 
     phase_ended = epoch == phase.end
@@ -134,14 +158,14 @@ def end_epoch(
     if looked_at and not replaced and average is not None and average.n_averaged > 0:
         test(passes(recalibrated_copy, model, batchnorm_batches(), average), "average_")
 
-    line["images_per_second"] = data.train_size / state.seconds["train"]
+    line["images_per_second"] = line["train_images"] / state.seconds["train"]
     line |= {f"{kind}_seconds": seconds for kind, seconds in state.seconds.items()}
     state.seconds = {}
     state.history.append(line)
 
 
-def training_metrics(state: TrainingState, data: ResidentImages) -> dict[str, float]:
-    """Return loss and error (%) over the batches of the epoch.
+def training_metrics(state: TrainingState) -> dict[str, float]:
+    """Return the number of images in the batches of the epoch, and loss and error (%) over them.
 
     Raises:
         Diverged: if a loss is not finite, or if the weights are not after the epoch's last update,
@@ -159,18 +183,18 @@ def training_metrics(state: TrainingState, data: ResidentImages) -> dict[str, fl
         rate = learning_rate(state.optimizer)
         epoch = state.step // state.steps_per_epoch
         raise Diverged({"reason": reason, "step": step, "epoch": epoch, "learning_rate": rate})
-    sizes = torch.full_like(losses, data.batch_size)
-    sizes[-1] = data.train_size - data.batch_size * (len(sizes) - 1)
+    images = int(state.sizes.sum())
     return {
-        "train_loss": (losses @ sizes).item() / data.train_size,
-        "train_error": 100 * wrong.sum().item() / data.train_size,
+        "train_images": images,
+        "train_loss": (losses @ state.sizes.double()).item() / images,
+        "train_error": 100 * wrong.sum().item() / images,
     }
 
 
-def train_error_so_far(state: TrainingState, batch_size: int) -> float:
+def train_error_so_far(state: TrainingState) -> float:
     """Return the training error (%) over the epoch under way, or the one that has just ended."""
     batches = (state.step - 1) % state.steps_per_epoch + 1
-    return 100 * state.wrong[:batches].sum().item() / (batches * batch_size)
+    return 100 * state.wrong[:batches].sum().item() / int(state.sizes[:batches].sum())
 
 
 def is_due(epoch: int, every: int) -> bool:

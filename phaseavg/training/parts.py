@@ -1,33 +1,83 @@
-"""Data set and network of a run, as training and evaluating both need them."""
+"""The parts of a run, built from its settings."""
+
+from copy import deepcopy
 
 import torch
 from torch import nn
 
 from phaseavg.config import Settings, build
-from phaseavg.data import ResidentImages
+from phaseavg.data import DataSet
+from phaseavg.errors import UserError
+from phaseavg.phases import Schedule
 from phaseavg.randomness import seed_for
+from phaseavg.training.execution import pick_device
+from phaseavg.training.state import TrainingState
 
 
-def load_data(settings: Settings, device: torch.device) -> ResidentImages:
-    """Return the data set on `device`."""
-    return build(
-        "dataset",
-        settings.dataset,
-        batch_size=settings.batch_size,
-        seed=settings.seed,
-        data_dir=settings.data_dir,
-        device=device,
+def assemble(settings: Settings, device: torch.device) -> tuple[DataSet, Schedule, TrainingState]:
+    """Return data set and schedule of a run, and its state before the first step.
+
+    Raises:
+        UserError: if a part refuses a value, or does not fit another.
+    """
+    home = pick_device(settings.execution.average_device, "execution.average_device")
+    data = load_data(settings, device)
+    model = new_model(settings, data)
+    optimizer = build("optimizer", settings.optimizer, params=model.parameters())
+    schedule = build("schedule", settings.schedule)
+    averager = build(
+        "averaging",
+        settings.averaging,
+        model=model,
+        epochs=schedule.epochs,
+        offered={"device": home},
     )
+    return data, schedule, TrainingState(model, optimizer, averager, data.steps_per_epoch)
 
 
-def new_model(settings: Settings, data: ResidentImages) -> nn.Module:
-    """Return the network on the data's device, initialised on the CPU by the run's seed."""
+def load_data(settings: Settings, device: torch.device) -> DataSet:
+    """Return the data set, whose batches are on `device`."""
+    offered = {
+        "batch_size": settings.batch_size,
+        "seed": settings.seed,
+        "data_dir": settings.data_dir,
+        "device": device,
+        "workers": settings.execution.workers,
+    }
+    return build("dataset", settings.dataset, offered=offered)
+
+
+def new_model(settings: Settings, data: DataSet) -> nn.Module:
+    """Return the network on the data's device, initialised on the CPU by the run's seed.
+
+    Raises:
+        UserError: if it does not map the data set's images to its classes.
+    """
     torch.manual_seed(seed_for(settings.seed, "initialisation"))
-    model = build(
-        "model",
-        settings.model,
-        num_classes=data.num_classes,
-        in_channels=data.channels,
-        image_size=data.image_size,
-    )
+    offered = {
+        "num_classes": data.num_classes,
+        "in_channels": data.channels,
+        "image_size": data.image_size,
+    }
+    model = build("model", settings.model, offered=offered)
+    _require_fit(model, settings, data)
     return model.to(data.device)
+
+
+def _require_fit(model: nn.Module, settings: Settings, data: DataSet) -> None:
+    """Try a copy of the network, whose BatchNorm layers count, on the smallest batch that comes."""
+    smallest = min(2, (data.train_size - 1) % data.batch_size + 1)
+    images = torch.zeros(smallest, data.channels, data.image_size, data.image_size)
+    expected = (smallest, data.num_classes)
+    try:
+        with torch.no_grad(), torch.random.fork_rng(devices=[]):
+            found = tuple(deepcopy(model)(images).shape)
+        problem = None if found == expected else f"it returns {found} instead of {expected}"
+    except (RuntimeError, ValueError) as error:
+        problem = str(error)
+    if problem is not None:
+        raise UserError(
+            f"model={settings.model['_target_']} does not fit the batches of "
+            f"dataset={settings.dataset['_target_']} with batch_size={data.batch_size}, down to "
+            f"{'×'.join(map(str, images.shape))}: {' '.join(problem.split())}"
+        )

@@ -16,6 +16,9 @@ from rich.progress import (
     TimeRemainingColumn,
 )
 
+from phaseavg.phases import Schedule
+from phaseavg.training.state import TrainingState
+
 REFRESH_SECONDS = 0.25
 
 SHOWN = {  # errors in the order in which they are shown, with what the reader calls them
@@ -35,24 +38,21 @@ class TrainingProgress:
     """Shows where a run is.
 
     Args:
-        epochs: of the whole training.
-        phases: likewise.
-        steps_per_epoch: updates in an epoch.
-        step: updates already done.
+        schedule: of the whole training.
+        state: the run, maybe with updates already done.
         console: where to; standard output by default.
     """
 
     def __init__(
         self,
-        epochs: int,
-        phases: int,
-        steps_per_epoch: int,
-        step: int = 0,
+        schedule: Schedule,
+        state: TrainingState,
         console: Console | None = None,
     ) -> None:
         self.console = console or Console(highlight=False, soft_wrap=True)
-        self.epochs, self.phases, self.steps_per_epoch = epochs, phases, steps_per_epoch
-        self._first_step, self._started = step, time.monotonic()
+        self.epochs, self.phases = schedule.total_epochs, len(schedule.phases)
+        self.steps_per_epoch = state.steps_per_epoch
+        self._first_step, self._started = state.step, time.monotonic()
         self._shown = 0.0
         self._errors = ""
         self._bar = Progress(
@@ -70,10 +70,10 @@ class TrainingProgress:
         )
         self._task = self._bar.add_task(
             "",
-            total=epochs * steps_per_epoch,
-            completed=step,
+            total=self.epochs * self.steps_per_epoch,
+            completed=state.step,
             epoch=1,
-            epochs=epochs,
+            epochs=self.epochs,
             rate="",
             train_error="",
             errors="",

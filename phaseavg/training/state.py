@@ -23,6 +23,7 @@ class TrainingState:
         losses: mean training loss of each batch of the epoch under way, float32 (steps_per_epoch,)
             on the model's device; read once an epoch.
         wrong: misclassified training images of each of these batches, likewise.
+        sizes: images in each of these batches, (steps_per_epoch,) on the CPU.
         seconds: spent in the epoch under way, by kind.
         history: a line of metrics for every finished epoch.
         provenance: with what the steps were computed: an entry for each different device, software
@@ -36,6 +37,7 @@ class TrainingState:
     step: int = 0
     losses: Tensor = field(init=False)
     wrong: Tensor = field(init=False)
+    sizes: Tensor = field(init=False)
     seconds: dict[str, float] = field(default_factory=dict)
     history: list[dict[str, Any]] = field(default_factory=list)
     provenance: list[dict[str, Any]] = field(default_factory=list)
@@ -44,6 +46,7 @@ class TrainingState:
         device = next(self.model.parameters()).device
         self.losses = torch.zeros(self.steps_per_epoch, device=device)
         self.wrong = torch.zeros(self.steps_per_epoch, device=device)
+        self.sizes = torch.zeros(self.steps_per_epoch, dtype=torch.int64)
 
     def state_dict(self) -> dict[str, Any]:
         """Return the whole state; tensors are shared with the run, so save before the next step."""
@@ -54,6 +57,7 @@ class TrainingState:
             "step": self.step,
             "losses": self.losses,
             "wrong": self.wrong,
+            "sizes": self.sizes,
             "seconds": self.seconds,
             "history": self.history,
             "provenance": self.provenance,
@@ -67,6 +71,7 @@ class TrainingState:
         self.step = state["step"]
         self.losses.copy_(state["losses"])
         self.wrong.copy_(state["wrong"])
+        self.sizes.copy_(state["sizes"])
         self.seconds = state["seconds"]
         self.history = state["history"]
         self.provenance = state["provenance"]

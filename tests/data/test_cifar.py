@@ -135,8 +135,8 @@ def test_defaults_are_the_papers_augmentation(source, tmp_path, monkeypatch):
     assert data.steps_per_epoch == 3
     assert (data.padding, data.flip) == (4, True)
     (pixels, _), _ = contents(source)
-    np.testing.assert_allclose(data.mean.flatten(), pixels.mean((0, 2, 3)), rtol=1e-6)
-    np.testing.assert_allclose(data.std.flatten(), pixels.std((0, 2, 3)), rtol=1e-6)
+    np.testing.assert_allclose(data.standardise.mean.flatten(), pixels.mean((0, 2, 3)), rtol=1e-6)
+    np.testing.assert_allclose(data.standardise.std.flatten(), pixels.std((0, 2, 3)), rtol=1e-6)
 
 
 @pytest.mark.parametrize(

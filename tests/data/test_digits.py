@@ -11,7 +11,9 @@ from phaseavg.data import digits
 
 def raw(data, images):
     """Return the grey levels 0-240 behind standardised images, one string of bytes for each."""
-    pixels = np.rint((images * data.std + data.mean).numpy()).astype(np.uint8)
+    pixels = np.rint((images * data.standardise.std + data.standardise.mean).numpy()).astype(
+        np.uint8
+    )
     return [image.tobytes() for image in pixels]
 
 

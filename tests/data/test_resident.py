@@ -127,10 +127,10 @@ def test_the_padding_is_the_rounded_mean_of_the_images_own_pixels():
     images[1, 0, 0, 0] = 2
     data = resident(images, 2, padding=2)
     crops = torch.cat([data.train_batches(epoch, epoch + 1).__next__()[0] for epoch in range(20)])
-    pixels = crops * data.std + data.mean
+    pixels = crops * data.standardise.std + data.standardise.mean
     assert set(pixels.round().long().unique().tolist()) == {0, 2, 101, 201}
     padding = crops[(pixels.round() == 101)]
-    assert padding.abs().max() <= 0.5 / data.std.item()  # zero but for rounding
+    assert padding.abs().max() <= 0.5 / data.standardise.std.item()  # zero but for rounding
 
 
 def test_without_padding_and_flips_images_come_as_they_are():

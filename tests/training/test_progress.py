@@ -4,9 +4,13 @@ import io
 import re
 
 import pytest
+import torch
 from rich.console import Console
 
+from phaseavg.averaging import NoAveraging
+from phaseavg.phases import Schedule
 from phaseavg.training.progress import TrainingProgress
+from phaseavg.training.state import TrainingState
 
 LINE = {
     "epoch": 1,
@@ -19,9 +23,17 @@ LINE = {
 }
 
 
+def progress_of_5_epochs(console: Console) -> TrainingProgress:
+    schedule = Schedule([2, 2, 1], [1, 0.1, 0.01])
+    model = torch.nn.Linear(2, 2)
+    optimizer = torch.optim.SGD(model.parameters(), 0.1)
+    state = TrainingState(model, optimizer, NoAveraging(model, schedule.epochs), 8)
+    return TrainingProgress(schedule, state, console)
+
+
 def test_a_log_gets_one_plain_line_per_epoch() -> None:
     log = io.StringIO()
-    with TrainingProgress(5, 3, 8, console=Console(file=log, soft_wrap=True)) as progress:
+    with progress_of_5_epochs(Console(file=log, soft_wrap=True)) as progress:
         for step in range(1, 9):
             progress.step(step, lambda: pytest.fail("not shown, so not to be read off the device"))
         progress.epoch(LINE)
@@ -37,7 +49,7 @@ def test_a_terminal_shows_rate_eta_and_the_current_error(monkeypatch: pytest.Mon
     monkeypatch.setattr("phaseavg.training.progress.REFRESH_SECONDS", 0)
     terminal = io.StringIO()
     console = Console(file=terminal, force_terminal=True, width=200)
-    with TrainingProgress(5, 3, 8, console=console) as progress:
+    with progress_of_5_epochs(console) as progress:
         progress.epoch(LINE)
         progress.step(9, lambda: 44.4)
         progress.step(10, lambda: 33.3)

@@ -1,0 +1,253 @@
+"""ImageNet: folders of image files, decoded and augmented by worker processes."""
+
+import os
+import signal
+from collections.abc import Iterable, Iterator, Sequence
+from pathlib import Path
+from typing import Literal, NamedTuple
+
+import numpy as np
+import torch
+from joblib import cpu_count
+from torch import Tensor
+from torch.utils.data import DataLoader, Dataset
+from torchvision.datasets import ImageFolder
+from torchvision.datasets.folder import pil_loader
+from torchvision.transforms import v2
+
+from phaseavg.data.interface import Batch, count_steps
+from phaseavg.data.standardise import Standardise
+from phaseavg.errors import UserError
+from phaseavg.randomness import generator, seed_for
+
+MEAN = (0.485, 0.456, 0.406)
+STD = (0.229, 0.224, 0.225)
+"""Of ImageNet's training pixels, as everybody uses them."""
+
+
+class Key(NamedTuple):
+    """Which image, and what its crop and flip are drawn from."""
+
+    stream: str
+    epoch: int
+    index: int
+
+
+class Damaged(NamedTuple):
+    """A file that is no whole image."""
+
+    path: str
+    reason: str
+
+
+class ImageFiles(Dataset):
+    """The files of one split as worker processes see them.
+
+    Args:
+        root: folder with a folder of images per class.
+        transform: from a PIL image to a uint8 tensor (C, H, W); draws from torch's generator.
+        seed: the run's.
+
+    Raises:
+        ValueError: if there are no such folders, or one has no image in it.
+    """
+
+    def __init__(self, root: Path, transform: v2.Transform, seed: int) -> None:
+        try:
+            source = ImageFolder(str(root))
+        except OSError as error:
+            raise ValueError(
+                f"data_dir={root.parents[1]}: {root.parent.name}/{root.name} must hold a folder of "
+                f"images per class ({str(error).split('. Supported')[0]})"
+            ) from error
+        self.root, self.transform, self.seed = root, transform, seed
+        self.classes = source.classes
+        # Arrays, not the million tuples that they come as: looking at a Python object writes to its
+        # reference count, and so every worker would end up with a copy of all of them.
+        self.paths = np.array(
+            [os.fsencode(os.path.relpath(path, root)) for path, _ in source.samples]
+        )
+        self.labels = np.array(source.targets)
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+    def __getitem__(self, key: Key) -> tuple[Tensor, int] | Damaged:
+        path = self.root / os.fsdecode(self.paths[key.index])
+        try:
+            image = pil_loader(path)
+        except Exception as error:  # PIL has many ways to say so
+            if isinstance(error, OSError) and error.errno is not None:
+                raise  # it is the disk or the network that failed, not the image
+            return Damaged(str(path), str(error).replace(str(path), path.name))
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(seed_for(self.seed, f"{key.stream}/{key.epoch}", key.index))
+            return self.transform(image), int(self.labels[key.index])
+
+
+def collate(
+    samples: Sequence[tuple[Tensor, int] | Damaged],
+) -> tuple[Tensor, Tensor, list[Damaged]]:
+    """Return images, uint8 (B, C, H, W), labels, int64 (B,), and what was no image."""
+    intact = [sample for sample in samples if not isinstance(sample, Damaged)]
+    images = torch.stack([image for image, _ in intact]) if intact else torch.empty(0)
+    labels = torch.tensor([label for _, label in intact])
+    return images, labels, [sample for sample in samples if isinstance(sample, Damaged)]
+
+
+def leave_signals_to_the_run(worker: int) -> None:
+    """Ignore Ctrl-C and SIGTERM, which reach the whole process group: the run has to save first."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)
+
+
+class ImageNet:
+    """Images of a thousand classes, or any other set that is laid out like it; a `DataSet`.
+
+    Training images are cropped at random (8 to 100 % of the area, aspect ratio ¾ to 4/3), resized
+    and flipped; test images are resized and the centre is taken. What an image becomes depends on
+    (seed, stream, epoch, image) alone, whichever process handles it, and the order of an epoch on
+    (seed, stream, epoch): a run goes on exactly from any step, with any number of workers.
+
+    Args:
+        batch_size: images per training batch.
+        seed: the run's seed.
+        data_dir: holds `folder`.
+        device: where batches are standardised; until then they are bytes.
+        workers: processes that read images; None for one per core, 0 for none but this one.
+        folder: holds `train` and `val`, each with a folder of images per class.
+        image_size: H = W of the images.
+        test_resize: length of a test image's shorter side before its centre is cut out.
+        flip: whether each training image is mirrored with probability ½.
+        color_jitter: strength of random changes of brightness, contrast and saturation.
+        mean: per channel, between 0 and 1; ImageNet's by default.
+        std: deviation per channel, likewise.
+        damaged: what a file that is no whole image does: `refuse` ends the run and names it, `skip`
+            names it and leaves it out of its batch.
+
+    Attributes:
+        skipped: path and reason of what has been left out, as far as this process has seen.
+
+    Raises:
+        ValueError: if the folders are not there or do not fit each other, or a value is out of
+            range.
+    """
+
+    channels = 3
+
+    def __init__(
+        self,
+        batch_size: int,
+        seed: int,
+        data_dir: Path | str = "data",
+        device: torch.device | str = "cpu",
+        workers: int | None = None,
+        folder: str = "imagenet",
+        image_size: int = 224,
+        test_resize: int = 256,
+        flip: bool = True,
+        color_jitter: float = 0.0,
+        mean: Sequence[float] = MEAN,
+        std: Sequence[float] = STD,
+        damaged: Literal["refuse", "skip"] = "refuse",
+    ) -> None:
+        if image_size < 1 or test_resize < image_size:
+            raise ValueError(
+                f"image_size={image_size}, test_resize={test_resize}: the first must be positive, "
+                "the second at least as large"
+            )
+        if color_jitter < 0:
+            raise ValueError(f"color_jitter={color_jitter} must not be negative")
+        self.device = torch.device(device)
+        self.standardise = Standardise(mean, std, self.channels, self.device)
+        augment = [v2.RandomResizedCrop(image_size), v2.RandomHorizontalFlip(0.5 if flip else 0.0)]
+        if color_jitter > 0:
+            augment.append(v2.ColorJitter(color_jitter, color_jitter, color_jitter))
+        centre = [v2.Resize(test_resize), v2.CenterCrop(image_size)]
+        root = Path(data_dir, folder)
+        self._train = ImageFiles(root / "train", v2.Compose([*augment, v2.PILToTensor()]), seed)
+        self._test = ImageFiles(root / "val", v2.Compose([*centre, v2.PILToTensor()]), seed)
+        if different := set(self._train.classes) ^ set(self._test.classes):
+            raise ValueError(
+                f"data_dir={data_dir}: {folder}/train and {folder}/val must have the same classes; "
+                f"only one has {min(different)}"
+            )
+        self.num_classes = len(self._train.classes)
+        self.train_size, self.test_size = len(self._train), len(self._test)
+        self.image_size = image_size
+        self.batch_size = batch_size
+        self.steps_per_epoch = count_steps(self.train_size, batch_size)
+        self.seed = seed
+        self.workers = cpu_count() if workers is None else workers
+        self.damaged = damaged
+        self.skipped: dict[str, str] = {}
+
+    def _load(self, files: ImageFiles, keys: Iterable[list[Key]]) -> Iterator[Batch]:
+        """Yield a batch for each list of keys."""
+        loader = DataLoader(
+            files,
+            batch_sampler=keys,
+            num_workers=self.workers,
+            collate_fn=collate,
+            worker_init_fn=leave_signals_to_the_run,
+            pin_memory=self.device.type == "cuda",
+            generator=torch.Generator(),  # else it would draw from the global one
+        )
+        for images, labels, damaged in loader:
+            for path, reason in damaged:
+                self._leave_out(path, reason)
+            if len(labels) == 0:
+                raise UserError("dataset.damaged=skip: a whole batch of images is damaged")
+            images = images.to(self.device, non_blocking=True)
+            yield self.standardise(images), labels.to(self.device, non_blocking=True)
+
+    def _leave_out(self, path: str, reason: str) -> None:
+        if self.damaged == "refuse":
+            raise UserError(
+                f"dataset.damaged=refuse: {path} is damaged ({reason}); mend or remove it, "
+                "or leave such images out with dataset.damaged=skip"
+            )
+        if path not in self.skipped:
+            self.skipped[path] = reason
+            print(f"{path} is damaged ({reason}): skipped, {len(self.skipped)} so far", flush=True)
+
+    def _keys(self, stream: str, epoch: int, first: int, last: int) -> Iterator[list[Key]]:
+        """Yield the keys of batches `first` to `last` − 1 of an epoch."""
+        order = generator(self.seed, stream, epoch).permutation(self.train_size)
+        for position in range(first, min(last, self.steps_per_epoch)):
+            batch = order[position * self.batch_size :][: self.batch_size]
+            yield [Key(stream, epoch, index) for index in batch.tolist()]
+
+    def train_batches(self, first_step: int, last_step: int) -> Iterator[Batch]:
+        """Yield the batches of steps `first_step` to `last_step` − 1, epoch after epoch.
+
+        Raises:
+            UserError: if an image is damaged and such are refused.
+        """
+
+        def keys() -> Iterator[list[Key]]:
+            step = first_step
+            while step < last_step:
+                epoch, position = divmod(step, self.steps_per_epoch)
+                for batch in self._keys("train", epoch, position, position + last_step - step):
+                    yield batch
+                    step += 1
+
+        return self._load(self._train, keys())
+
+    def batchnorm_batches(self, epoch: int, limit: int | None = None) -> Iterator[Batch]:
+        """Yield one pass over the augmented training set, or its first `limit` batches.
+
+        Drawn from a stream of its own, so that it takes nothing from training.
+        """
+        last = self.steps_per_epoch if limit is None else limit
+        return self._load(self._train, self._keys("batchnorm", epoch, 0, last))
+
+    def test_batches(self) -> Iterator[Batch]:
+        """Yield the centres of the test images."""
+        indices = range(self.test_size)
+        keys = (
+            [Key("test", 0, index) for index in indices[first : first + self.batch_size]]
+            for first in range(0, self.test_size, self.batch_size)
+        )
+        return self._load(self._test, keys)

@@ -1,0 +1,66 @@
+"""SVHN, cropped digits (Netzer et al., 2011), from torchvision's files."""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+import torch
+from torchvision.datasets import SVHN
+
+from phaseavg.data.files import require_files
+from phaseavg.data.resident import PadValue, ResidentImages
+
+CLASSES = 10
+
+
+def svhn(
+    batch_size: int,
+    seed: int,
+    data_dir: Path | str = "data",
+    device: torch.device | str = "cpu",
+    padding: int = 4,
+    flip: bool = False,
+    pad_value: PadValue = "mean",
+    mean: Sequence[float] | None = None,
+    std: Sequence[float] | None = None,
+) -> ResidentImages:
+    """Return SVHN: the 73,257 images of its train split, without the extra ones, and 26,032 tests.
+
+    Args:
+        batch_size: images per training batch.
+        seed: the run's seed.
+        data_dir: its folder `svhn` holds the official .mat files, downloaded if they are missing.
+        device: where the images live (430 MB).
+        padding: see `ResidentImages`, as for all that follow.
+        flip: whether images are mirrored at random; the paper does not, for digits have a side.
+        pad_value: what surrounds an image.
+        mean: per channel; the training pixels' own by default.
+        std: deviation per channel, likewise.
+
+    Raises:
+        ValueError: if a file is damaged, or missing and not to be had, and as `ResidentImages`.
+    """
+    folder = Path(data_dir, "svhn")
+    splits = ("train", "test")
+
+    def load(split: str, download: bool = False) -> SVHN:
+        return SVHN(str(folder), split=split, download=download)
+
+    require_files(
+        Path(data_dir),
+        folder.name,
+        {name: md5 for _, name, md5 in (SVHN.split_list[split] for split in splits)},
+        lambda: [load(split, download=True) for split in splits],
+    )
+    return ResidentImages(
+        *((np.ascontiguousarray(part.data), part.labels) for part in map(load, splits)),
+        num_classes=CLASSES,
+        batch_size=batch_size,
+        seed=seed,
+        padding=padding,
+        flip=flip,
+        pad_value=pad_value,
+        mean=mean,
+        std=std,
+        device=device,
+    )

@@ -1,0 +1,189 @@
+"""Weights & Biases beside the records: a mirror that no run depends on."""
+
+import contextlib
+import json
+import shutil
+import sys
+import tempfile
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Literal, Self
+
+from phaseavg.errors import Interrupted
+from phaseavg.runs.identity import group_id, parts_of, run_id
+
+INIT_SECONDS = 30.0  # that a server has to answer
+FINISH_SECONDS = 60.0  # that an upload may take when a run is over; `wandb sync` sends the rest
+
+
+class Tracking:
+    """Hears of a run as it goes, and here keeps nothing.
+
+    Entered before training and left after it, whatever happens.
+
+    Args:
+        recipe: of the run.
+        config: all that is worth knowing of it beforehand.
+        history: lines of metrics of the epochs before this start.
+    """
+
+    def __init__(
+        self,
+        recipe: Mapping[str, Any],
+        config: Mapping[str, Any],
+        history: Sequence[Mapping[str, Any]],
+    ) -> None:
+        self.recipe, self.config, self.history = recipe, config, history
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        pass
+
+    def log(self, line: Mapping[str, Any]) -> None:
+        """Take the metrics of an epoch."""
+
+    def finish(self, result: Mapping[str, Any]) -> None:
+        """Take the outcome of the run."""
+
+
+class WandB(Tracking):
+    """A W&B run for each run, under its run id, with its whole curve, however often it was cut.
+
+    Each start begins the W&B run anew with the history so far, and removes the local folders that
+    earlier starts have left of it. What goes wrong with W&B is told in one line and ends the
+    tracking, never the run.
+
+    Args:
+        recipe: gives the name, and without its seed the group of its repetitions.
+        config: as `Tracking`.
+        history: as `Tracking`.
+        mode: `offline` writes to `dir` alone, `online` sends as well, `disabled` does neither.
+        project: W&B's.
+        entity: W&B's account or team; the user's own by default.
+        dir: holds W&B's folder, `wandb`.
+    """
+
+    def __init__(
+        self,
+        recipe: Mapping[str, Any],
+        config: Mapping[str, Any],
+        history: Sequence[Mapping[str, Any]],
+        mode: Literal["offline", "online", "disabled"] = "offline",
+        project: str = "phaseavg",
+        entity: str | None = None,
+        dir: str = "runs",  # noqa: A002 -- W&B's name for it
+    ) -> None:
+        super().__init__(recipe, config, history)
+        self.mode, self.project, self.entity, self.dir = mode, project, entity, Path(dir)
+        self._run: Any = None
+
+    def __enter__(self) -> Self:
+        self._attempt("start", self._start)
+        return self
+
+    def _start(self) -> None:
+        import wandb  # takes a second, and not everybody has it
+
+        self.dir.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=self.dir):  # else W&B would quietly write elsewhere
+            pass
+        parts, name = parts_of(self.recipe), run_id(self.recipe)
+        seed = self.recipe["seed"]
+        self._run = wandb.init(
+            id=name,
+            name=f"{parts['averaging']}-{parts['optimizer']}-seed{seed}",
+            group=group_id(self.recipe),
+            job_type="train",
+            tags=list(parts.values()),
+            config={**self.config, "run_id": name},
+            mode=self.mode,
+            project=self.project,
+            entity=self.entity,
+            dir=str(self.dir),
+            settings=wandb.Settings(
+                silent=True,  # what it has to say is said here, in one line
+                console="off",
+                disable_git=True,  # the config has the commit; a remote's address may hold a token
+                init_timeout=INIT_SECONDS,
+                finish_timeout=FINISH_SECONDS,
+                finish_timeout_raises=True,
+            ),
+        )
+        self._run.define_metric("epoch")
+        self._run.define_metric("*", step_metric="epoch")
+        for line in self.history:
+            self._log(line)
+        if self.mode == "online":
+            print(f"W&B: {self._run.url}", flush=True)
+        current = Path(self._run.settings.sync_dir)
+        for earlier in (self.dir / "wandb").glob(f"*run-????????_??????-{name}"):
+            if earlier.name != current.name:
+                shutil.rmtree(earlier, ignore_errors=True)
+
+    def _log(self, line: Mapping[str, Any]) -> None:
+        self._run.log(dict(line), step=line["epoch"], commit=True)
+
+    def log(self, line: Mapping[str, Any]) -> None:
+        """Send the metrics of an epoch."""
+        if self._run is not None:
+            self._attempt("write", lambda: self._log(line))
+
+    def finish(self, result: Mapping[str, Any]) -> None:
+        """Send the outcome to the summary, under `result`, and close the W&B run."""
+        if self._run is not None:
+            self._attempt("write", lambda: self._summarise(result))
+        self._close(0 if result["status"] == "finished" else 1)
+
+    def _summarise(self, result: Mapping[str, Any]) -> None:
+        phases = {f"phase_{phase['phase']}": phase for phase in result.get("phases", ())}
+        kept = {key: value for key, value in result.items() if key not in ("phases", "provenance")}
+        self._run.summary.update({"result": {**kept, **phases}})
+
+    def _close(self, exit_code: int) -> None:
+        """Close the W&B run, if one is open; a code other than 0 marks it as failed."""
+        run, self._run = self._run, None
+        if run is None:
+            return
+
+        def close() -> None:
+            run.finish(exit_code=exit_code)
+            log = Path(run.settings.log_internal)
+            if self.mode == "offline" and log.is_file():  # it does not raise when a disk is full
+                for line in log.read_text().splitlines():
+                    if '"level":"ERROR"' in line:
+                        raise OSError(json.loads(line)["msg"])
+
+        self._attempt("write", close)
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self._close(128 + error.number if isinstance(error, Interrupted) else 1)
+
+    def _attempt(self, what: str, action: Callable[[], None]) -> None:
+        try:
+            action()
+        except Exception as error:
+            self._run = None
+            reason = " ".join(str(error).split()) or repr(error)
+            print(
+                f"train.py: W&B could not {what} ({reason}): this run goes on without it, and its "
+                "records are whole; tracking=none does without W&B",
+                file=sys.stderr,
+                flush=True,
+            )
+            if wandb := sys.modules.get("wandb"):
+                # Of a service that has died, or the next run of a sweep would still talk to it.
+                with contextlib.suppress(Exception):
+                    wandb.teardown(exit_code=1)

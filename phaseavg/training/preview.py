@@ -1,0 +1,237 @@
+"""What a run will do and take, said before it does it."""
+
+import math
+import time
+from collections.abc import Callable, Iterator
+from copy import deepcopy
+from datetime import timedelta
+from itertools import chain, islice
+from typing import Any
+
+import torch
+from torch import nn
+from torch.optim import Optimizer
+from torch.utils.flop_counter import FlopCounterMode
+
+from phaseavg.averaging import recompute_batchnorm
+from phaseavg.config import Part, Settings
+from phaseavg.data import Batch, DataSet
+from phaseavg.phases import Schedule
+from phaseavg.runs.provenance import device_name, peak_memory_bytes
+from phaseavg.training.evaluation import evaluate
+from phaseavg.training.execution import autocast
+from phaseavg.training.loop import is_due, set_learning_rate, update
+from phaseavg.training.state import TrainingState
+
+WARM_UP = 2  # steps before time is taken
+LEAST, MOST, ENOUGH_SECONDS = 2, 50, 3.0  # steps that are timed, and when they are enough
+BATCHES = 3  # of a test and of a BatchNorm pass
+
+FORWARD_AND_BACKWARD = 3  # times the operations of a forward pass
+
+
+def describe_optimizer(optimizer: Optimizer) -> str:
+    """Return an optimizer's settings in words, the kind of its weight decay among them."""
+    settings = {
+        key: value
+        for key, value in optimizer.defaults.items()
+        if key not in ("weight_decay", "decoupled_weight_decay") and value not in (None, False, 0)
+    }
+    shown = ", ".join(f"{key} {value}" for key, value in settings.items())
+    decays = []
+    everything = sum(len(group["params"]) for group in optimizer.param_groups)
+    for group in optimizer.param_groups:
+        if group.get("decoupled_weight_decay"):  # torch's name for it
+            kind = "decoupled from the gradient"
+        elif type(optimizer).__module__.startswith(("torch.", "phaseavg.")):
+            kind = "coupled, L2 in the gradient"
+        else:
+            kind = f"of the kind that {type(optimizer).__name__} has"
+        count = len(group["params"])
+        on = "all parameters" if count == everything else f"{count} of {everything} tensors"
+        if decay := group.get("weight_decay", 0):
+            decays.append(f"weight decay {decay:g} ({kind}) on {on}")
+    return f"{type(optimizer).__name__}: {shown}; {', '.join(decays) or 'no weight decay'}"
+
+
+def _words(part: Part) -> str:
+    """Return a part's name and arguments: `resnet34(width=1.0)`."""
+    arguments = ", ".join(
+        f"{key}={_words(value) if isinstance(value, dict) else value}"
+        for key, value in part.items()
+        if key != "_target_" and value is not None
+    )
+    return f"{part['_target_'].rpartition('.')[2]}({arguments})"
+
+
+def _bytes(count: float) -> str:
+    return f"{count / 1e9:.2f} GB" if count >= 1e9 else f"{count / 1e6:.1f} MB"
+
+
+def _flops(count: float) -> str:
+    exponent = min(max(int(math.log10(count)) // 3, 2), 6)
+    return f"{count / 1000**exponent:.3g} {' kMGTPE'[exponent]}FLOP"
+
+
+def _time(seconds: float) -> str:
+    return f"{seconds:.2g} s" if seconds < 10 else str(timedelta(seconds=round(seconds)))
+
+
+def parameters_of(model: nn.Module) -> int:
+    """Return the number of parameters."""
+    return sum(p.numel() for p in model.parameters())
+
+
+def opening(data: DataSet, schedule: Schedule, state: TrainingState) -> str:
+    """Return the first words of a run: how long, from where, with what."""
+    return (
+        f"{schedule.total_epochs} epochs of {data.steps_per_epoch} steps in "
+        f"{len(schedule.phases)} phases, from step {state.step}; "
+        f"{parameters_of(state.model):,} parameters; {data.device}\n"
+        f"{describe_optimizer(state.optimizer)}"
+    )
+
+
+def training_flops(model: nn.Module, data: DataSet) -> int:
+    """Return the floating-point operations of training on one image, a multiply-add being two."""
+    replica = deepcopy(model).eval()
+    image = torch.zeros(1, data.channels, data.image_size, data.image_size, device=data.device)
+    with torch.no_grad(), FlopCounterMode(display=False) as counter:
+        replica(image)
+    return FORWARD_AND_BACKWARD * counter.get_total_flops()
+
+
+def looks(schedule: Schedule, settings: Settings, averages: bool) -> tuple[int, int]:
+    """Return how many tests and BatchNorm passes a run makes, at most.
+
+    Args:
+        schedule: of the run.
+        settings: of the run, for the cadence of its tests.
+        averages: whether it keeps an average.
+    """
+    ends = {phase.end for phase in schedule.phases}
+    epochs = range(1, schedule.total_epochs + 1)
+    tests = sum(epoch in ends or is_due(epoch, settings.evaluation.every) for epoch in epochs)
+    passes = len(ends)
+    if averages:
+        every = settings.evaluation.average_every
+        passes += sum(epoch in ends or is_due(epoch, every) for epoch in epochs)
+    return tests + passes, passes
+
+
+def measured(
+    data: DataSet, schedule: Schedule, settings: Settings, state: TrainingState
+) -> dict[str, float]:
+    """Return the seconds of a training step, of a test and of a BatchNorm pass, and `steps`, timed.
+
+    Trains `state` for some steps, so it is of no further use.
+    """
+
+    def synchronized() -> float:
+        if data.device.type != "cpu":
+            torch.accelerator.synchronize(data.device)
+        return time.perf_counter()
+
+    def seconds_per_image(batches: Iterator[Batch], look: Callable[..., Any]) -> float:
+        images = 0
+
+        def counted() -> Iterator[Batch]:
+            nonlocal images
+            for batch in islice(batches, BATCHES):
+                images += len(batch[1])
+                yield batch
+
+        with autocast(data.device, settings.execution.precision):
+            look(state.model, [next(batches)])  # workers have to start, and memory to be found
+            start = synchronized()
+            look(state.model, counted())
+            return (synchronized() - start) / images
+
+    forward = torch.compile(state.model) if settings.execution.compile else state.model
+    state.model.train()
+    set_learning_rate(state.optimizer, schedule.factor(0, state.steps_per_epoch))
+    steps, start = 0, 0.0
+    for images, labels in data.train_batches(0, WARM_UP + MOST):
+        update(state, forward, images, labels, settings)
+        steps += 1
+        if steps == WARM_UP:
+            start = synchronized()
+        elif steps >= WARM_UP + LEAST and synchronized() - start > ENOUGH_SECONDS:
+            break
+    step_seconds = (synchronized() - start) / (steps - WARM_UP)
+
+    pass_images = data.batch_size * (settings.batchnorm_batches or data.steps_per_epoch)
+    tests = chain(data.test_batches(), data.test_batches())
+    passes = chain(data.batchnorm_batches(0), data.batchnorm_batches(1))
+    return {
+        "steps": steps - WARM_UP,
+        "step": step_seconds,
+        "test": data.test_size * seconds_per_image(tests, evaluate),
+        "pass": min(pass_images, data.train_size) * seconds_per_image(passes, recompute_batchnorm),
+    }
+
+
+def preview(
+    name: str, settings: Settings, data: DataSet, schedule: Schedule, state: TrainingState
+) -> str:
+    """Return what a run would do and take, after a short measurement on its device.
+
+    Args:
+        name: the run's id.
+        settings: of the run.
+        data: its data set.
+        schedule: its phases.
+        state: before the first step; some steps are trained on it.
+    """
+    model, average = state.model, state.averager.average
+    parameters, flops = parameters_of(model), training_flops(model, data)
+    steps = schedule.total_epochs * state.steps_per_epoch
+    images = schedule.total_epochs * data.train_size
+    last = data.train_size - (data.steps_per_epoch - 1) * data.batch_size
+    rate = state.optimizer.defaults["lr"]
+    tests, passes = looks(schedule, settings, average is not None)
+    seconds = measured(data, schedule, settings, state)
+    total = {
+        "training": steps * seconds["step"],
+        "tests": tests * seconds["test"],
+        "BatchNorm passes": passes * seconds["pass"],
+    }
+    folder = settings.runs_dir / name
+    begun = any(folder.glob("checkpoint-*.pt"))
+    if average is None:
+        averaging = f"{type(state.averager).__name__}: nothing is averaged"
+    else:
+        size = sum(t.numel() * t.element_size() for t in average.state_dict().values())
+        home = next(average.parameters()).device
+        averaging = f"{_words(settings.averaging)}; the average takes {_bytes(size)} on {home}"
+    lines = {
+        "run": f"{folder} ({'begun: would go on' if begun else 'not begun'})",
+        "data": f"{_words(settings.dataset)}: {data.train_size:,} images to train and "
+        f"{data.test_size:,} to test, {data.channels}×{data.image_size}×{data.image_size}, "
+        f"{data.num_classes} classes",
+        "network": f"{_words(settings.model)}: {parameters:,} parameters, "
+        f"{_flops(flops)} for each training image",
+        "optimizer": describe_optimizer(state.optimizer),
+        "averaging": averaging,
+    }
+    for phase in schedule.phases:
+        lines[f"phase {phase.index + 1}"] = (
+            f"epochs {phase.first_epoch + 1}-{phase.end}: "
+            f"{phase.epochs * state.steps_per_epoch:,} steps at learning rate "
+            f"{rate * phase.factor:g}"
+        )
+    lines["in all"] = (
+        f"{schedule.total_epochs} epochs, {steps:,} steps of {data.batch_size} images (an epoch's "
+        f"last: {last}), {images:,} images, {_flops(images * flops)}; "
+        f"{tests} tests, {passes} BatchNorm passes"
+    )
+    lines["memory"] = (
+        f"{_bytes(peak_memory_bytes(data.device))} at most until here, on {data.device}"
+    )
+    parts = ", ".join(f"{kind} {_time(amount)}" for kind, amount in total.items())
+    lines["time"] = (
+        f"about {_time(sum(total.values()))}: {parts}; by {seconds['steps']:.0f} steps of "
+        f"{1000 * seconds['step']:.3g} ms on {device_name(data.device)}"
+    )
+    width = max(map(len, lines))
+    return "\n".join(f"{key:<{width}}  {text}" for key, text in lines.items())
