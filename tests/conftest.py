@@ -25,6 +25,18 @@ TINY = (  # 8 steps an epoch of a network of 4,000 parameters: under a second fo
     "tracking=none",
 )
 
+RUN_OF_IMAGE_FILES = (  # 6 steps an epoch, on small images
+    "dataset=imagenet",
+    "dataset.image_size=16",
+    "dataset.test_resize=18",
+    "model=resnet34",
+    "model.width=0.05",
+    "schedule.epochs=[2,2,1]",
+    "batch_size=4",
+    "execution.workers=0",
+    "tracking=none",
+)
+
 
 @pytest.fixture
 def compose_settings(tmp_path: Path) -> Callable[..., Settings]:

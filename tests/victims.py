@@ -38,6 +38,12 @@ def train_until_signalled(settings: Settings, exit_file: Path) -> None:
         exit_file.write_text(f"{128 + error.number} {error}")
 
 
+def train_in_a_group(settings: Settings, exit_file: Path) -> None:
+    """The same in a process group of its own, which a signal reaches as a whole."""
+    os.setpgrp()
+    train_until_signalled(settings, exit_file)
+
+
 def train_and_die_at(settings: Settings, event: str, count: int) -> None:
     """Train a run and be killed at the `count`-th `event`.
 

@@ -1,6 +1,20 @@
 """The paper's networks."""
 
 from phaseavg.models.cnn13 import CNN13
+from phaseavg.models.densenet import DenseNet, densenet121
+from phaseavg.models.imagenet import resnet50, resnext50, vgg16
 from phaseavg.models.resnet import ResNet, resnet34
+from phaseavg.models.wide_resnet import WideResNet, wrn28_10
 
-__all__ = ["CNN13", "ResNet", "resnet34"]
+__all__ = [
+    "CNN13",
+    "DenseNet",
+    "ResNet",
+    "WideResNet",
+    "densenet121",
+    "resnet34",
+    "resnet50",
+    "resnext50",
+    "vgg16",
+    "wrn28_10",
+]

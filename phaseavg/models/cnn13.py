@@ -2,6 +2,7 @@
 
 from torch import Tensor, nn
 
+from phaseavg.models.initialisation import kaiming_fan_out
 from phaseavg.models.widths import scaled
 
 
@@ -62,9 +63,7 @@ class CNN13(nn.Module):
         self.features = nn.Sequential(*layers)
         self.pool = nn.AdaptiveAvgPool2d(1)
         self.classifier = nn.Linear(channels, num_classes)
-        for module in self.modules():
-            if isinstance(module, nn.Conv2d):
-                nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")
+        kaiming_fan_out(self)
         nn.init.normal_(self.classifier.weight, std=0.01)
         nn.init.zeros_(self.classifier.bias)
 

@@ -4,6 +4,7 @@ from collections.abc import Sequence
 
 from torch import Tensor, nn
 
+from phaseavg.models.initialisation import kaiming_fan_out
 from phaseavg.models.widths import scaled
 
 
@@ -69,9 +70,7 @@ class ResNet(nn.Module):
         self.stages = nn.Sequential(*stages)
         self.pool = nn.AdaptiveAvgPool2d(1)
         self.classifier = nn.Linear(channels, num_classes)
-        for module in self.modules():
-            if isinstance(module, nn.Conv2d):
-                nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")
+        kaiming_fan_out(self)
 
     def forward(self, images: Tensor) -> Tensor:
         """Return the logits, (N, num_classes), of images (N, in_channels, H, W)."""
@@ -79,8 +78,9 @@ class ResNet(nn.Module):
         return self.classifier(self.pool(out).flatten(1))
 
 
-def resnet34(
-    num_classes: int, in_channels: int = 3, image_size: int = 32, width: float = 1.0
-) -> ResNet:
-    """Return ResNet-34: 3, 4, 6, 3 blocks; 21.3 M parameters. Takes images of any size."""
+def resnet34(num_classes: int, in_channels: int = 3, width: float = 1.0) -> ResNet:
+    """Return ResNet-34: 3, 4, 6, 3 blocks; for images of any size.
+
+    21,328,292 parameters for 100 classes.
+    """
     return ResNet((3, 4, 6, 3), num_classes, in_channels, width)

@@ -1,34 +1,38 @@
-"""The networks: shapes and counts, initial weights, and torchvision as a second opinion."""
+"""What all networks share: counts, shapes, initial weights, widths, seeds, a first few steps."""
 
+import inspect
 import math
 
 import pytest
 import torch
 from torch import nn
-from torchvision.models import resnet34 as torchvision_resnet34
 
-from phaseavg.models import CNN13, resnet34
+from phaseavg.models import (
+    CNN13,
+    densenet121,
+    resnet34,
+    resnet50,
+    resnext50,
+    vgg16,
+    wrn28_10,
+)
 
-# Of CNN13: inputs, outputs and padding of every convolution, in order.
-CONVOLUTIONS = [
-    (3, 128, 1),
-    (128, 128, 1),
-    (128, 128, 1),
-    (128, 256, 1),
-    (256, 256, 1),
-    (256, 256, 1),
-    (256, 512, 0),
-    (512, 256, 1),
-    (256, 128, 1),
-]
+CIFAR = [CNN13, resnet34, wrn28_10, densenet121]
+IMAGENET = [resnet50, resnext50, vgg16]
 
 
 def convolutions(model):
     return [module for module in model.modules() if isinstance(module, nn.Conv2d)]
 
 
-def count(model):
-    return sum(p.numel() for p in model.parameters())
+def channels(model):
+    return [(c.in_channels, c.out_channels) for c in convolutions(model)]
+
+
+def on_meta(make, *args, **options):
+    """Return a network of shapes alone: no memory, no time."""
+    with torch.device("meta"):
+        return make(*args, **options)
 
 
 @pytest.mark.parametrize(
@@ -38,10 +42,34 @@ def count(model):
         (CNN13, 100, 4_432_522 + 90 * 129),
         (resnet34, 10, 21_282_122),
         (resnet34, 100, 21_328_292),
+        (wrn28_10, 10, 36_479_194),
+        (wrn28_10, 100, 36_536_884),
+        (densenet121, 10, 7_048_548 - 90 * 1025),
+        (densenet121, 100, 7_048_548),
+        (resnet50, 1000, 25_557_032),
+        (resnet50, 10, 25_557_032 - 990 * 2049),
+        (resnext50, 1000, 25_028_904),
+        (resnext50, 10, 25_028_904 - 990 * 2049),
+        (vgg16, 1000, 138_365_992),
+        (vgg16, 10, 138_365_992 - 990 * 4097),
     ],
 )
-def test_parameter_counts_are_the_papers(make, classes, expected):
-    assert count(make(classes)) == expected
+def test_parameter_counts_are_the_published_ones(make, classes, expected):
+    assert sum(p.numel() for p in on_meta(make, classes).parameters()) == expected
+
+
+@pytest.mark.parametrize(
+    ("make", "keys"),
+    [
+        (CNN13, {"in_channels", "image_size", "width", "pools"}),
+        (resnet34, {"in_channels", "width"}),
+        (wrn28_10, {"in_channels", "width"}),
+        (densenet121, {"in_channels", "image_size", "width"}),
+        *((make, {"in_channels", "image_size"}) for make in IMAGENET),
+    ],
+)
+def test_networks_ask_for_what_they_use(make, keys):
+    assert set(inspect.signature(make).parameters) == {"num_classes"} | keys
 
 
 @pytest.mark.parametrize(
@@ -53,8 +81,14 @@ def test_parameter_counts_are_the_papers(make, classes, expected):
         (CNN13, {"width": 0.125, "image_size": 12}, 12),
         (CNN13, {"width": 0.125, "image_size": 6, "pools": 1}, 6),
         (resnet34, {}, 32),
-        (resnet34, {"width": 0.125, "in_channels": 1, "image_size": 8}, 8),
+        (resnet34, {"width": 0.125, "in_channels": 1}, 8),
         (resnet34, {"width": 0.125, "in_channels": 2}, 33),
+        (wrn28_10, {"width": 0.1, "in_channels": 1}, 8),
+        (wrn28_10, {"width": 0.1, "in_channels": 2}, 33),
+        (wrn28_10, {"width": 0.3}, 5),
+        (densenet121, {"width": 0.125, "in_channels": 1, "image_size": 8}, 8),
+        (densenet121, {"width": 0.125, "in_channels": 2, "image_size": 33}, 33),
+        (densenet121, {"width": 0.1, "image_size": 15}, 15),
     ],
 )
 def test_images_become_logits(make, options, size):
@@ -64,52 +98,32 @@ def test_images_become_logits(make, options, size):
     assert logits.isfinite().all()
 
 
-def test_cnn13_is_laid_out_as_in_the_paper():
-    model = CNN13(10)
-    letters = {nn.Conv2d: "C", nn.BatchNorm2d: "B", nn.ReLU: "R", nn.MaxPool2d: "P"}
-    layout = "".join(letters[type(layer)] for layer in model.features)
-    assert layout == "CBRCBRCBR" + "P" + "CBRCBRCBR" + "P" + "CBRCBRCBR"
-    found = convolutions(model)
-    assert [(c.in_channels, c.out_channels, c.padding[0]) for c in found] == CONVOLUTIONS
-    assert all(c.kernel_size == (3, 3) and c.stride == (1, 1) for c in found)
-    assert all(c.padding[0] == c.padding[1] and c.bias is None for c in found)
-    norms = [layer for layer in model.features if isinstance(layer, nn.BatchNorm2d)]
-    assert [norm.num_features for norm in norms] == [c.out_channels for c in found]
-    assert model.features(torch.randn(1, 3, 32, 32)).shape == (1, 128, 6, 6)  # 32, 16, 8, then − 2
+@pytest.mark.parametrize(
+    ("make", "size"),
+    [
+        *((make, 32) for make in CIFAR),
+        *((make, size) for make in IMAGENET for size in (64, 224)),
+    ],
+)
+def test_networks_build_and_run_on_the_meta_device(make, size):
+    model = on_meta(make, 7)
+    assert all(tensor.is_meta for tensor in model.state_dict().values())
+    logits = model(torch.empty(2, 3, size, size, device="meta"))
+    assert logits.is_meta
+    assert logits.shape == (2, 7)
 
 
-def test_one_pool_leaves_out_the_second_max_pool_alone():
-    two = CNN13(10, width=0.125)
-    one = CNN13(10, width=0.125, image_size=8, pools=1)
-    kept = [str(layer) for layer in two.features]
-    del kept[19]  # after C B R three times, a pool, and C B R three times
-    assert [str(layer) for layer in one.features] == kept
-    assert one.features(torch.randn(2, 3, 8, 8)).shape == (2, 16, 2, 2)
-
-
-def test_every_image_is_classified_by_the_average_over_its_pixels():
-    model = CNN13(10, width=0.125).eval()
-    images = torch.randn(3, 3, 32, 32)
-    with torch.no_grad():
-        means = model.features(images).mean((2, 3))
-        expected = means @ model.classifier.weight.T + model.classifier.bias
-        torch.testing.assert_close(model(images), expected)
-
-
-@pytest.mark.parametrize("width", [1.0, 0.25])
-@pytest.mark.parametrize("make", [CNN13, resnet34])
+@pytest.mark.parametrize("width", [0.25, 2.0])
+@pytest.mark.parametrize("make", CIFAR)
 def test_width_scales_every_channel_count(make, width):
     expected = [
         (n if i == 0 else round(n * width), round(m * width))
-        for i, (n, m) in enumerate(
-            (c.in_channels, c.out_channels) for c in convolutions(make(10, width=1.0))
-        )
+        for i, (n, m) in enumerate(channels(on_meta(make, 10)))
     ]
-    found = [(c.in_channels, c.out_channels) for c in convolutions(make(10, width=width))]
-    assert found == expected
+    assert channels(on_meta(make, 10, width=width)) == expected
 
 
-@pytest.mark.parametrize("make", [CNN13, resnet34])
+@pytest.mark.parametrize("make", CIFAR)
 def test_convolutions_start_kaiming_normal_by_fan_out(make):
     torch.manual_seed(0)
     large = [c for c in convolutions(make(10)) if c.weight.numel() > 50_000]
@@ -123,22 +137,31 @@ def test_convolutions_start_kaiming_normal_by_fan_out(make):
         assert weight.abs().max() > 3.5 * deviation  # a uniform distribution ends at 1.7
 
 
-def test_cnn13s_linear_layer_starts_small_and_without_bias():
+@pytest.mark.parametrize(
+    ("make", "inputs", "biased"),
+    [(resnet34, 512, True), (wrn28_10, 640, False), (densenet121, 1024, False)],
+)
+def test_linear_weights_start_as_torch_has_them(make, inputs, biased):
     torch.manual_seed(0)
-    classifier = CNN13(100).classifier
-    assert classifier.weight.std().item() == pytest.approx(0.01, rel=0.03)
-    assert abs(classifier.weight.mean()) < 3e-4
-    assert classifier.bias.count_nonzero() == 0
+    classifier = make(100).classifier
+    bound = 1 / math.sqrt(inputs)  # of a uniform distribution
+    assert classifier.weight.shape == (100, inputs)
+    assert 0.999 * bound < classifier.weight.abs().max() <= bound
+    assert classifier.weight.std().item() == pytest.approx(bound / math.sqrt(3), rel=0.01)
+    assert classifier.bias.abs().max() <= bound
+    assert classifier.bias.count_nonzero() == (100 if biased else 0)
 
 
-@pytest.mark.parametrize("make", [CNN13, resnet34])
-def test_batchnorms_start_as_the_identity(make):
+@pytest.mark.parametrize(
+    ("make", "number"), [(CNN13, 9), (resnet34, 36), (wrn28_10, 25), (densenet121, 120)]
+)
+def test_batchnorms_start_as_the_identity(make, number):
     norms = [m for m in make(10, width=0.25).modules() if isinstance(m, nn.BatchNorm2d)]
     assert all((m.weight == 1).all() and (m.bias == 0).all() for m in norms)
-    assert len(norms) == {CNN13: 9, resnet34: 36}[make]
+    assert len(norms) == number
 
 
-@pytest.mark.parametrize("make", [CNN13, resnet34])
+@pytest.mark.parametrize("make", CIFAR)
 def test_a_seed_gives_the_same_weights_and_another_seed_others(make):
     def weights(seed):
         torch.manual_seed(seed)
@@ -148,28 +171,7 @@ def test_a_seed_gives_the_same_weights_and_another_seed_others(make):
     assert not torch.equal(weights(0), weights(1))
 
 
-@pytest.mark.parametrize("train", [False, True])
-def test_resnet34_is_torchvisions_with_a_3x3_stem_and_no_max_pool(train):
-    torch.manual_seed(0)
-    oracle = torchvision_resnet34(num_classes=10)
-    oracle.conv1 = nn.Conv2d(3, 64, 3, stride=1, padding=1, bias=False)
-    oracle.maxpool = nn.Identity()
-    model = resnet34(10)
-    with torch.no_grad():  # nothing at its initial 0 or 1, which would hide a mistake
-        for tensor in model.state_dict().values():
-            if tensor.ndim == 1:
-                tensor.uniform_(0.5, 1.5)
-    ours, theirs = list(model.state_dict().values()), oracle.state_dict()
-    oracle.load_state_dict(dict(zip(theirs, ours, strict=True)))  # both list them in order
-    model, oracle = model.double().train(train), oracle.double().train(train)
-    images = torch.randn(3, 3, 16, 16).double()
-    with torch.no_grad():
-        torch.testing.assert_close(model(images), oracle(images), rtol=1e-9, atol=1e-9)
-    for mine, other in zip(model.buffers(), oracle.buffers(), strict=True):
-        torch.testing.assert_close(mine, other, rtol=1e-9, atol=1e-9)
-
-
-@pytest.mark.parametrize("make", [CNN13, resnet34])
+@pytest.mark.parametrize("make", CIFAR)
 def test_a_few_steps_of_sgd_lower_the_loss(make):
     torch.manual_seed(0)
     model = make(4, width=0.125)
@@ -186,19 +188,9 @@ def test_a_few_steps_of_sgd_lower_the_loss(make):
     assert losses[-1] < 0.7 * losses[0]
 
 
-@pytest.mark.parametrize(("make", "channels"), [(CNN13, 128), (resnet34, 64)])
-def test_a_width_that_leaves_no_channels_is_refused(make, channels):
-    with pytest.raises(ValueError, match=f"width=0.001 leaves none of {channels} channels"):
+@pytest.mark.parametrize(
+    ("make", "count"), [(CNN13, 128), (resnet34, 64), (wrn28_10, 16), (densenet121, 32)]
+)
+def test_a_width_that_leaves_no_channels_is_refused(make, count):
+    with pytest.raises(ValueError, match=f"width=0.001 leaves none of {count} channels"):
         make(10, width=0.001)
-
-
-@pytest.mark.parametrize("pools", [0, 3])
-def test_other_numbers_of_pools_are_refused(pools):
-    with pytest.raises(ValueError, match=f"pools={pools}; choices: 1, 2"):
-        CNN13(10, pools=pools)
-
-
-@pytest.mark.parametrize(("pools", "size"), [(2, 11), (2, 8), (1, 5)])
-def test_images_too_small_for_the_pools_are_refused(pools, size):
-    with pytest.raises(ValueError, match=rf"pools={pools} .*{size}×{size} .*choices"):
-        CNN13(10, image_size=size, pools=pools)

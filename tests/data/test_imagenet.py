@@ -1,0 +1,319 @@
+"""Folders of real image files: what becomes of them, what a batch depends on, what is damaged."""
+
+import json
+import os
+import signal
+import time
+from collections import Counter
+
+import numpy as np
+import pytest
+import torch
+import victims as victim
+from conftest import RUN_OF_IMAGE_FILES
+from PIL import Image
+from torchvision import transforms
+from torchvision.datasets import ImageFolder
+
+import train as train_script
+from phaseavg.data import ImageNet
+from phaseavg.errors import UserError
+from phaseavg.randomness import seed_for
+from phaseavg.runs.identity import run_id
+
+SMALL = {"image_size": 32, "test_resize": 36, "workers": 0}
+CLASSES = ("ant", "bee", "cat")
+PER_CLASS = 7  # training images
+TRAIN = PER_CLASS * len(CLASSES)
+
+
+def noise(random, height, width, channels=3):
+    """Return smooth noise, which JPEG keeps well."""
+    coarse = random.integers(0, 256, (4, 5, channels), dtype=np.uint8)
+    planes = [Image.fromarray(coarse[..., c]).resize((width, height)) for c in range(channels)]
+    return np.stack([np.asarray(plane) for plane in planes], -1)
+
+
+def save(path, pixels, mode="RGB", **options):
+    path.parent.mkdir(parents=True, exist_ok=True)
+    pixels = pixels[..., 0] if mode == "L" else pixels
+    Image.frombytes(mode, pixels.shape[1::-1], pixels.tobytes()).save(path, **options)
+
+
+def write_tree(folder, train=PER_CLASS, test=3):
+    """Write odd sizes, a tall grey and a wide CMYK JPEG, and a PNG."""
+    random = np.random.default_rng(0)
+    sizes = [(37, 53), (61, 40), (33, 33), (90, 47), (45, 71), (200, 31), (31, 160)]
+    for split, count in (("train", train), ("val", test)):
+        for label, name in enumerate(CLASSES):
+            for number in range(count):
+                height, width = sizes[(number + label) % len(sizes)]
+                kind = (label, number)
+                mode = {(0, 0): "L", (1, 0): "CMYK"}.get(kind, "RGB")
+                suffix = "png" if kind == (2, 1) else "JPEG"
+                channels = {"L": 1, "RGB": 3, "CMYK": 4}[mode]
+                path = folder / split / name / f"{name}_{number}.{suffix}"
+                save(path, noise(random, height, width, channels), mode)
+
+
+@pytest.fixture(scope="module")
+def tree(tmp_path_factory):
+    root = tmp_path_factory.mktemp("images")
+    write_tree(root / "imagenet")
+    return root
+
+
+def truncate(path):
+    path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
+    return path
+
+
+def image_net(root, batch_size=4, seed=0, **options):
+    return ImageNet(batch_size, seed, root, **{**SMALL, **options})
+
+
+def train_batches(data, first, last):
+    return list(data.train_batches(first, last))
+
+
+def assert_equal_batches(found, expected):
+    assert len(found) == len(expected)
+    for (images, labels), (other_images, other_labels) in zip(found, expected, strict=True):
+        assert torch.equal(images, other_images)
+        assert torch.equal(labels, other_labels)
+
+
+def test_the_loop_sees_what_it_sees_of_a_resident_set(tree):
+    data = image_net(tree)
+    assert (data.num_classes, data.channels, data.image_size) == (3, 3, 32)
+    assert (data.train_size, data.test_size) == (TRAIN, 9)
+    assert (data.batch_size, data.steps_per_epoch) == (4, 6)  # the last batch has one image
+    batches = train_batches(data, 0, 6)
+    assert [len(labels) for _, labels in batches] == [4, 4, 4, 4, 4, 1]
+    for images, labels in batches:
+        assert images.dtype == torch.float32
+        assert images.shape == (len(labels), 3, 32, 32)
+        assert labels.dtype == torch.int64
+    labels = torch.cat([labels for _, labels in batches]).tolist()
+    assert Counter(labels) == {0: PER_CLASS, 1: PER_CLASS, 2: PER_CLASS}
+
+
+def test_test_images_are_the_centres_that_torchvisions_reference_takes(tree):
+    mean, std = [0.485, 0.456, 0.406], [0.229, 0.224, 0.225]
+    steps = [transforms.Resize(36), transforms.CenterCrop(32), transforms.ToTensor()]
+    reference = transforms.Compose([*steps, transforms.Normalize(mean, std)])
+    expected = list(ImageFolder(tree / "imagenet" / "val", reference))
+    batches = list(image_net(tree).test_batches())
+    images, labels = (torch.cat(parts) for parts in zip(*batches, strict=True))
+    assert labels.tolist() == [label for _, label in expected]
+    torch.testing.assert_close(images, torch.stack([image for image, _ in expected]))
+
+
+@pytest.mark.parametrize("flip", [True, False])
+def test_training_images_are_torchvisions_random_crops_under_the_images_own_seed(tree, flip):
+    raw = {"mean": [0.0] * 3, "std": [1 / 255] * 3}
+    data = image_net(tree, batch_size=TRAIN, seed=3, flip=flip, **raw)
+    ((images, labels),) = train_batches(data, 2, 3)  # epoch 2
+    files = ImageFolder(tree / "imagenet" / "train")
+    order = np.random.default_rng(seed_for(3, "train", 2)).permutation(TRAIN)
+    chance = 0.5 if flip else 0.0
+    steps = [transforms.RandomResizedCrop(32), transforms.RandomHorizontalFlip(chance)]
+    for image, label, index in zip(images, labels, order.tolist(), strict=True):
+        source, expected_label = files[index]
+        torch.manual_seed(seed_for(3, "train/2", index))
+        expected = transforms.Compose([*steps, transforms.PILToTensor()])(source)
+        assert torch.equal(image, expected.float())
+        assert label == expected_label
+
+
+def test_an_epoch_has_every_image_once_in_an_order_and_with_crops_of_its_own(tmp_path):
+    colours = {}
+    for number in range(16):
+        grey = 15 * number
+        save(tmp_path / f"imagenet/train/a/{number:02}.JPEG", np.full((40, 50, 3), grey, np.uint8))
+        colours[grey] = number
+    save(tmp_path / "imagenet/val/a/0.JPEG", np.zeros((40, 50, 3), np.uint8))
+    data = image_net(tmp_path, batch_size=5, mean=[0.0] * 3, std=[1 / 255] * 3)
+
+    def order(stream):
+        return [round(image.mean().item()) for images, _ in stream for image in images]
+
+    epochs = [order(data.train_batches(4 * epoch, 4 * epoch + 4)) for epoch in range(3)]
+    epochs.append(order(data.batchnorm_batches(0)))
+    assert all(sorted(epoch) == sorted(colours) for epoch in epochs)
+    assert len({tuple(epoch) for epoch in epochs}) == 4
+    other = image_net(tmp_path, batch_size=5, seed=1, mean=[0.0] * 3, std=[1 / 255] * 3)
+    assert order(other.train_batches(0, 4)) != epochs[0]
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+def test_a_run_goes_on_exactly_from_any_step_with_any_number_of_workers(tree, workers):
+    whole = train_batches(image_net(tree), 0, 13)
+    for first in (0, 3, 6, 7):
+        data = image_net(tree, workers=workers)
+        assert_equal_batches(train_batches(data, first, 13), whole[first:])
+
+
+def test_batchnorm_batches_are_augmented_differently_and_can_be_limited(tree):
+    data = image_net(tree)
+    whole = list(data.batchnorm_batches(1))
+    assert [len(labels) for _, labels in whole] == [4, 4, 4, 4, 4, 1]
+    assert_equal_batches(list(data.batchnorm_batches(1, 2)), whole[:2])
+    assert not torch.equal(whole[0][0], train_batches(data, 6, 7)[0][0])
+
+
+@pytest.mark.parametrize("workers", [0, 1])
+def test_the_global_generator_is_left_alone(tree, workers):
+    data = image_net(tree, workers=workers)
+    before = torch.get_rng_state()
+    for batches in (data.train_batches(0, 2), data.test_batches(), data.batchnorm_batches(0, 1)):
+        list(batches)
+    assert torch.equal(torch.get_rng_state(), before)
+
+
+def test_colours_change_on_request_alone(tree):
+    plain = train_batches(image_net(tree), 0, 2)
+    changed = train_batches(image_net(tree, color_jitter=0.4), 0, 2)
+    assert_equal_batches(train_batches(image_net(tree, color_jitter=0.0), 0, 2), plain)
+    assert not torch.equal(changed[0][0], plain[0][0])
+
+
+@pytest.fixture
+def damaged_tree(tmp_path):
+    write_tree(tmp_path / "imagenet")
+    cut = truncate(tmp_path / "imagenet/train/bee/bee_2.JPEG")
+    (tmp_path / "imagenet/val/ant/ant_1.JPEG").write_bytes(b"<html>not found</html>")
+    return tmp_path, cut
+
+
+@pytest.mark.parametrize("workers", [0, 1])
+def test_a_damaged_image_is_named_and_ends_the_run(damaged_tree, workers):
+    root, cut = damaged_tree
+    data = image_net(root, workers=workers)
+    with pytest.raises(UserError) as told:
+        train_batches(data, 0, 6)
+    message = str(told.value)
+    assert message.startswith(f"dataset.damaged=refuse: {cut} is damaged (")
+    assert "dataset.damaged=skip" in message
+    assert "\n" not in message
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+def test_damaged_images_are_left_out_named_and_counted_on_request(damaged_tree, capfd, workers):
+    root, cut = damaged_tree
+    data = image_net(root, damaged="skip", workers=workers)
+    sizes = [len(labels) for _, labels in data.train_batches(0, 12)]
+    assert sum(sizes) == 2 * (TRAIN - 1)
+    assert min(sizes[:5] + sizes[6:11]) == 3
+    assert sum(len(labels) for _, labels in data.test_batches()) == 8
+    assert list(data.skipped) == [str(cut), str(root / "imagenet/val/ant/ant_1.JPEG")]
+    first, second = capfd.readouterr().out.splitlines()  # each once, however often it is met
+    assert first.startswith(f"{cut} is damaged (")
+    assert first.endswith("skipped, 1 so far")
+    assert "ant_1.JPEG is damaged (cannot identify image file" in second
+    assert second.endswith("skipped, 2 so far")
+
+
+def test_the_other_images_of_a_batch_are_what_they_were(tree, damaged_tree):
+    root, _ = damaged_tree
+    whole, damaged = image_net(tree), image_net(root, damaged="skip")
+    for (images, _), (fewer, _) in zip(
+        whole.train_batches(0, 6), damaged.train_batches(0, 6), strict=True
+    ):
+        kept = [any(torch.equal(image, other) for other in fewer) for image in images]
+        assert sum(kept) == len(fewer)
+        assert len(images) - len(fewer) in (0, 1)
+
+
+def test_a_disk_that_fails_is_not_taken_for_a_damaged_image(tree, monkeypatch, tmp_path):
+    write_tree(tmp_path / "imagenet")
+    data = image_net(tmp_path, damaged="skip")
+    (tmp_path / "imagenet/train/cat/cat_3.JPEG").unlink()
+    with pytest.raises(FileNotFoundError, match="cat_3"):
+        train_batches(data, 0, 6)
+
+
+def test_a_batch_without_any_whole_image_is_refused(tmp_path):
+    write_tree(tmp_path / "imagenet", train=1)
+    for path in (tmp_path / "imagenet/train").rglob("*_0.*"):
+        truncate(path)
+    with pytest.raises(UserError, match="a whole batch of images is damaged"):
+        train_batches(image_net(tmp_path, batch_size=3, damaged="skip"), 0, 1)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda root: (root / "train").rename(root / "no"), r"imagenet/train must hold a folder"),
+        (lambda root: (root / "val/dog").mkdir(), r"imagenet/val must .*no valid file.* dog"),
+        (
+            lambda root: save(root / "val/dog/1.JPEG", np.zeros((9, 9, 3), np.uint8)),
+            r"imagenet/train and imagenet/val must have the same classes; only one has dog",
+        ),
+    ],
+)
+def test_folders_that_do_not_fit_are_refused(tmp_path, change, message):
+    write_tree(tmp_path / "imagenet", train=2, test=1)
+    change(tmp_path / "imagenet")
+    with pytest.raises(ValueError, match=message) as told:
+        image_net(tmp_path)
+    assert f"data_dir={tmp_path}" in str(told.value)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"batch_size": 22}, "batch_size=22; choices: 1 to 21"),
+        ({"image_size": 40}, "image_size=40, test_resize=36"),
+        ({"image_size": 0}, "image_size=0"),
+        ({"color_jitter": -1.0}, "color_jitter=-1.0"),
+        ({"mean": [0.5]}, r"mean=\[0.5\] must have 3 entries"),
+        ({"std": [0.5, 0.5, 0.0]}, "must be positive"),
+    ],
+)
+def test_values_out_of_range_are_refused(tree, options, message):
+    with pytest.raises(ValueError, match=message):
+        image_net(tree, **options)
+
+
+def test_the_number_of_workers_follows_the_cores_unless_given(tree):
+    assert ImageNet(4, 0, tree, image_size=32, test_resize=36).workers >= 1
+    assert ImageNet(4, 0, tree, image_size=32, test_resize=36, workers=3).workers == 3
+
+
+def metrics(settings):
+    text = (settings.runs_dir / run_id(settings.recipe()) / "metrics.jsonl").read_text()
+    lines = [json.loads(line) for line in text.splitlines()]
+    return [{k: v for k, v in line.items() if "second" not in k} for line in lines]
+
+
+def test_a_run_on_image_files_counts_what_it_skips(damaged_tree, compose_settings):
+    root, _ = damaged_tree
+    settings = compose_settings(*RUN_OF_IMAGE_FILES, f"data_dir={root}", "dataset.damaged=skip")
+    train_script.run(settings)
+    lines = metrics(settings)
+    assert [line["epoch"] for line in lines] == [1, 2, 3, 4, 5]
+    assert {line["train_images"] for line in lines} == {TRAIN - 1}
+    assert {line["test_images"] for line in lines} == {8}
+
+
+def test_ctrl_c_reaches_the_workers_too_and_the_run_saves_and_goes_on(
+    tree, compose_settings, victims, tmp_path
+):
+    settings = compose_settings(
+        *RUN_OF_IMAGE_FILES, f"data_dir={tree}", "execution.workers=1", "checkpoint_seconds=1000"
+    )
+    undisturbed = settings.model_copy(update={"runs_dir": tmp_path / "undisturbed"})
+    train_script.run(undisturbed)
+    said = tmp_path / "said"
+    process = victims.Process(target=victim.train_in_a_group, args=(settings, said))
+    process.start()
+    metrics_file = settings.runs_dir / run_id(settings.recipe()) / "metrics.jsonl"
+    while not (metrics_file.exists() and metrics_file.read_text()):
+        time.sleep(0.001)
+    os.killpg(process.pid, signal.SIGINT)
+    process.join(60)
+    assert process.exitcode == 0
+    assert "interrupted and saved after step" in said.read_text()
+    train_script.run(settings)
+    assert metrics(settings) == metrics(undisturbed)

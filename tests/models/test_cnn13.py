@@ -1,0 +1,72 @@
+"""The paper's 13-layer network: its layout, its linear layer and the images it refuses."""
+
+import pytest
+import torch
+from torch import nn
+
+from phaseavg.models import CNN13
+
+# Inputs, outputs and padding of every convolution, in order.
+CONVOLUTIONS = [
+    (3, 128, 1),
+    (128, 128, 1),
+    (128, 128, 1),
+    (128, 256, 1),
+    (256, 256, 1),
+    (256, 256, 1),
+    (256, 512, 0),
+    (512, 256, 1),
+    (256, 128, 1),
+]
+
+
+def test_cnn13_is_laid_out_as_in_the_paper():
+    model = CNN13(10)
+    letters = {nn.Conv2d: "C", nn.BatchNorm2d: "B", nn.ReLU: "R", nn.MaxPool2d: "P"}
+    layout = "".join(letters[type(layer)] for layer in model.features)
+    assert layout == "CBRCBRCBR" + "P" + "CBRCBRCBR" + "P" + "CBRCBRCBR"
+    found = [layer for layer in model.features if isinstance(layer, nn.Conv2d)]
+    assert [(c.in_channels, c.out_channels, c.padding[0]) for c in found] == CONVOLUTIONS
+    assert all(c.kernel_size == (3, 3) and c.stride == (1, 1) for c in found)
+    assert all(c.padding[0] == c.padding[1] and c.bias is None for c in found)
+    norms = [layer for layer in model.features if isinstance(layer, nn.BatchNorm2d)]
+    assert [norm.num_features for norm in norms] == [c.out_channels for c in found]
+    assert model.features(torch.randn(1, 3, 32, 32)).shape == (1, 128, 6, 6)  # 32, 16, 8, then − 2
+
+
+def test_one_pool_leaves_out_the_second_max_pool_alone():
+    two = CNN13(10, width=0.125)
+    one = CNN13(10, width=0.125, image_size=8, pools=1)
+    kept = [str(layer) for layer in two.features]
+    del kept[19]  # after C B R three times, a pool, and C B R three times
+    assert [str(layer) for layer in one.features] == kept
+    assert one.features(torch.randn(2, 3, 8, 8)).shape == (2, 16, 2, 2)
+
+
+def test_every_image_is_classified_by_the_average_over_its_pixels():
+    model = CNN13(10, width=0.125).eval()
+    images = torch.randn(3, 3, 32, 32)
+    with torch.no_grad():
+        means = model.features(images).mean((2, 3))
+        expected = means @ model.classifier.weight.T + model.classifier.bias
+        torch.testing.assert_close(model(images), expected)
+
+
+def test_the_linear_layer_starts_small_and_without_bias():
+    torch.manual_seed(0)
+    classifier = CNN13(100).classifier
+    assert classifier.weight.std().item() == pytest.approx(0.01, rel=0.03)
+    assert abs(classifier.weight.mean()) < 3e-4
+    assert classifier.bias.count_nonzero() == 0
+
+
+@pytest.mark.parametrize("pools", [0, 3])
+def test_other_numbers_of_pools_are_refused(pools):
+    with pytest.raises(ValueError, match=f"pools={pools}; choices: 1, 2"):
+        CNN13(10, pools=pools)
+
+
+@pytest.mark.parametrize(("pools", "size"), [(2, 11), (2, 8), (1, 5)])
+def test_images_too_small_for_the_pools_are_refused(pools, size):
+    with pytest.raises(ValueError, match=rf"pools={pools} .*{size}×{size} .*choices"):
+        CNN13(10, image_size=size, pools=pools)

@@ -1,0 +1,61 @@
+"""The networks' configs: what they build, and the counts and costs that their heads state."""
+
+import inspect
+import re
+from pathlib import Path
+
+import pytest
+import torch
+from hydra.utils import get_object, instantiate
+from omegaconf import OmegaConf
+from torch.utils.flop_counter import FlopCounterMode
+
+FOLDER = Path(__file__).parents[2] / "conf" / "model"
+CONFIGS = sorted(FOLDER.glob("*.yaml"))
+CIFAR = {"cnn13", "resnet34", "wrn28_10", "densenet121"}
+IMAGENET = {"resnet50", "resnext50", "vgg16"}
+IMAGES = {"CIFAR": 160 * 50_000, "ImageNet": 120 * 1_281_167}
+
+
+def stated(pattern, path):
+    """Return the groups of `pattern` in the comments at the head of a config, as one line."""
+    head = path.read_text().partition("model:")[0].replace("\n#", " ")
+    return re.search(pattern, re.sub(" +", " ", head)).groups()
+
+
+def test_there_is_a_config_for_each_of_the_papers_networks():
+    names = {path.stem for path in CONFIGS}
+    assert names == CIFAR | IMAGENET
+
+
+@pytest.mark.parametrize("path", CONFIGS, ids=lambda path: path.stem)
+def test_configs_build_the_network_that_they_name_as_it_is_by_default(path):
+    config = OmegaConf.load(path)
+    target = get_object(config.model._target_)
+    assert target.__name__.lower() == path.stem
+    defaults = inspect.signature(target).parameters
+    options = {name: value for name, value in config.model.items() if name != "_target_"}
+    assert options == {name: defaults[name].default for name in options}
+    assert set(options) == set(defaults) - {"num_classes", "in_channels", "image_size"}
+    expected = 1e-4 if path.stem in IMAGENET | {"cnn13"} else 5e-4
+    assert config.weight_decay == expected
+
+
+@pytest.mark.parametrize("path", CONFIGS, ids=lambda path: path.stem)
+def test_heads_state_parameters_and_cost(path):
+    count, classes = stated(r"([\d,]+) parameters for (\d+) classes", path)
+    with torch.device("meta"):
+        model = instantiate(OmegaConf.load(path).model, num_classes=int(classes)).eval()
+    assert f"{sum(p.numel() for p in model.parameters()):,}" == count
+
+    gigaflop, size = stated(r"([\d.]+) GFLOP per training image of (\d+)×\2", path)
+    assert size == ("224" if path.stem in IMAGENET else "32")
+    with FlopCounterMode(display=False) as counter:
+        model(torch.empty(1, 3, int(size), int(size), device="meta"))
+    flop = 3 * counter.get_total_flops()  # backward is twice forward
+    assert f"{flop / 1e9:.3g}" == gigaflop
+
+    exaflop, dataset = stated(r"([\d.]+) EFLOP for \d+ epochs of (\w+)", path)
+    assert dataset == ("ImageNet" if path.stem in IMAGENET else "CIFAR")
+    decimals = len(exaflop.partition(".")[2])
+    assert f"{flop * IMAGES[dataset] / 1e18:.{decimals}f}" == exaflop

@@ -1,0 +1,98 @@
+"""The networks for ImageNet: what of torchvision's is taken, initial weights, a step, refusals."""
+
+import math
+import re
+
+import pytest
+import torch
+from torch import nn
+
+from phaseavg.models import resnet50, resnext50, vgg16
+
+NETWORKS = [resnet50, resnext50, vgg16]
+
+
+def modules(model, kind):
+    return [module for module in model.modules() if isinstance(module, kind)]
+
+
+def test_resnext50_convolves_in_32_groups_of_4_channels_and_more():
+    with torch.device("meta"):
+        grouped = [c for c in modules(resnext50(10), nn.Conv2d) if c.groups > 1]
+        plain = [c for c in modules(resnet50(10), nn.Conv2d) if c.kernel_size == (3, 3)]
+    assert [(c.groups, c.in_channels // c.groups) for c in grouped] == (
+        [(32, 4)] * 3 + [(32, 8)] * 4 + [(32, 16)] * 6 + [(32, 32)] * 3
+    )
+    assert all(c.kernel_size == (3, 3) for c in grouped)
+    assert [2 * c.in_channels for c in plain] == [c.in_channels for c in grouped]
+
+
+def test_vgg16_is_configuration_d_with_batchnorm_and_dropout():
+    with torch.device("meta"):
+        model = vgg16(10)
+    letters = {nn.Conv2d: "C", nn.BatchNorm2d: "B", nn.ReLU: "R", nn.MaxPool2d: "P"}
+    layout = "".join(letters[type(layer)] for layer in model.features)
+    assert layout == "P".join(["CBR" * n for n in (2, 2, 3, 3, 3)]) + "P"
+    assert [dropout.p for dropout in modules(model, nn.Dropout)] == [0.5, 0.5]
+
+
+@pytest.mark.parametrize("make", NETWORKS)
+def test_initial_weights(make):
+    torch.manual_seed(0)
+    model = make(10)
+    for convolution in modules(model, nn.Conv2d):
+        weight = convolution.weight
+        if weight.numel() > 50_000:
+            deviation = math.sqrt(2 / (convolution.out_channels * weight[0, 0].numel()))
+            assert weight.std().item() == pytest.approx(deviation, rel=0.015)
+            assert weight.abs().max() > 3.5 * deviation  # a uniform distribution ends at 1.7
+        assert convolution.bias is None or convolution.bias.count_nonzero() == 0
+    for norm in modules(model, nn.BatchNorm2d):
+        assert (norm.weight == 1).all()
+        assert (norm.bias == 0).all()
+    for linear in modules(model, nn.Linear):
+        deviation = 0.01 if make is vgg16 else 1 / math.sqrt(3 * linear.in_features)
+        assert linear.weight.std().item() == pytest.approx(deviation, rel=0.01)
+        assert (linear.bias.count_nonzero() == 0) == (make is vgg16)
+
+
+def test_a_seed_gives_the_same_weights_and_another_seed_others():
+    def weights(seed):
+        torch.manual_seed(seed)
+        return nn.utils.parameters_to_vector(resnet50(10).parameters())
+
+    first = weights(0)
+    assert torch.equal(weights(0), first)
+    assert not torch.equal(weights(1), first)
+
+
+@pytest.mark.parametrize("make", NETWORKS)
+def test_a_step_of_sgd_lowers_the_loss_by_what_its_gradient_foretells(make):
+    torch.manual_seed(0)
+    model = make(4, image_size=64)
+    for dropout in modules(model, nn.Dropout):
+        dropout.eval()  # or the two losses would be of two networks
+    images, labels = torch.randn(4, 3, 64, 64), torch.arange(4)
+    loss = nn.functional.cross_entropy(model(images), labels)
+    loss.backward()
+    square = sum(p.grad.square().sum().item() for p in model.parameters())
+    torch.optim.SGD(model.parameters(), lr=0.05 / square).step()
+    with torch.no_grad():
+        after = nn.functional.cross_entropy(model(images), labels)
+    assert loss.item() - after.item() == pytest.approx(0.05, rel=0.1)
+    undone = {  # by the BatchNorm after it: their gradients are rounding alone
+        module.bias for module in modules(model, nn.Conv2d) if module.bias is not None
+    }
+    assert len(undone) == (13 if make is vgg16 else 0)
+    assert all(p.grad.abs().max() > 1e-3 for p in model.parameters() if p not in undone)
+
+
+@pytest.mark.parametrize("make", NETWORKS)
+@pytest.mark.parametrize(("in_channels", "image_size"), [(1, 224), (4, 64), (3, 63), (1, 8)])
+def test_images_not_in_colour_or_too_small_are_refused(make, in_channels, image_size):
+    message = (
+        f"image_size={image_size}, in_channels={in_channels}: {make.__name__} takes colour images "
+        "of 64 pixels and more; choices for others: cnn13, resnet34, wrn28_10, densenet121"
+    )
+    with pytest.raises(ValueError, match=f"^{re.escape(message)}$"):
+        make(10, in_channels=in_channels, image_size=image_size)
