@@ -107,7 +107,7 @@ class WandB(Tracking):
             mode=self.mode,
             project=self.project,
             entity=self.entity,
-            dir=str(self.dir),
+            dir=str(self.dir.absolute()),  # its service may be at home in another folder
             settings=wandb.Settings(
                 silent=True,  # what it has to say is said here, in one line
                 console="off",
@@ -176,7 +176,7 @@ class WandB(Tracking):
             action()
         except Exception as error:
             self._run = None
-            reason = " ".join(str(error).split()) or repr(error)
+            reason = next(iter(str(error).splitlines()), repr(error))
             print(
                 f"train.py: W&B could not {what} ({reason}): this run goes on without it, and its "
                 "records are whole; tracking=none does without W&B",

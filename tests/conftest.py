@@ -11,6 +11,8 @@ import torch
 from hydra import compose, initialize_config_dir
 from hydra.core.global_hydra import GlobalHydra
 
+import train as train_script
+from phaseavg.cli import command_line
 from phaseavg.config import Settings, check
 
 REPOSITORY = Path(__file__).parents[1]
@@ -49,6 +51,26 @@ def compose_settings(tmp_path: Path) -> Callable[..., Settings]:
             return check(compose("config", [*overrides[:1], *folders, *overrides[1:]]))
 
     return composed
+
+
+Prompt = Callable[..., tuple[int, str, str]]
+
+
+@pytest.fixture
+def prompt(
+    monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str], tmp_path: Path
+) -> Prompt:
+    """Return a function that types `train.py …` and returns status, output and errors."""
+
+    def typed(*arguments: str) -> tuple[int, str, str]:
+        monkeypatch.chdir(tmp_path)
+        GlobalHydra.instance().clear()
+        monkeypatch.setattr(sys, "argv", ["train.py", *arguments])
+        status = command_line(train_script.main, train_script.CONF)
+        output = capfd.readouterr()
+        return status, output.out, output.err
+
+    return typed
 
 
 torch.set_num_threads(1)  # tiny networks gain nothing from more, and busy machines lose much

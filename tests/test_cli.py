@@ -8,7 +8,6 @@ import re
 import signal
 import subprocess
 import sys
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +15,7 @@ import hydra
 import pytest
 import torch
 import victims as victim
-from conftest import REPOSITORY, TINY
+from conftest import REPOSITORY, TINY, Prompt
 from hydra.core.global_hydra import GlobalHydra
 from omegaconf import DictConfig
 
@@ -26,26 +25,6 @@ from phaseavg.cli import command_line
 from phaseavg.config import Settings, build, check
 from phaseavg.errors import Diverged, Interrupted
 from phaseavg.runs.folder import RunFolder
-
-Prompt = Callable[..., tuple[int, str, str]]
-
-
-@pytest.fixture
-def prompt(
-    monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str], tmp_path: Path
-) -> Prompt:
-    """Return a function that types `train.py …` and returns status, output and errors."""
-
-    def typed(*arguments: str) -> tuple[int, str, str]:
-        monkeypatch.chdir(tmp_path)
-        GlobalHydra.instance().clear()
-        monkeypatch.setattr(sys, "argv", ["train.py", *arguments])
-        status = command_line(train_script.main, train_script.CONF)
-        output = capfd.readouterr()
-        return status, output.out, output.err
-
-    return typed
-
 
 MISTAKES = [
     ("datset=digits", "datset", "choices: batch_size, "),

@@ -1,6 +1,8 @@
 """What processes do that train a run and die of it: where a fork can import it."""
 
+import multiprocessing
 import os
+import resource
 import signal
 import sys
 from collections.abc import Callable
@@ -24,6 +26,7 @@ from phaseavg.errors import Diverged, Interrupted, UserError
 def train_quietly(settings: Settings) -> None:
     """Train a run to its end; what it prints is added to a file beside the runs."""
     torch.set_num_threads(1)  # of a forked process: the parent's threads are not there
+    os.environ.pop("WANDB_SERVICE", None)  # nor is its W&B
     settings.runs_dir.mkdir(parents=True, exist_ok=True)
     with (settings.runs_dir / "said").open("a") as said:
         sys.stdout = said
@@ -38,9 +41,65 @@ def train_until_signalled(settings: Settings, exit_file: Path) -> None:
         exit_file.write_text(f"{128 + error.number} {error}")
 
 
+def train_and_be_signalled(settings: Settings, exit_file: Path, count: int) -> None:
+    """Train a run that gets Ctrl-C in its `count`-th step; write what it says."""
+    loop, left = phaseavg.training.loop, count
+    count_wrong = loop.count_wrong
+
+    def signalling(*arguments: Any) -> Any:
+        nonlocal left
+        left -= 1
+        if left == 0:
+            os.kill(os.getpid(), signal.SIGINT)
+        return count_wrong(*arguments)
+
+    loop.count_wrong = signalling
+    train_until_signalled(settings, exit_file)
+
+
+def break_the_service(runs: list[Settings], said: Path, trouble: str) -> None:
+    """Train runs; in the first's second epoch W&B's service dies, or may write no more.
+
+    Args:
+        runs: tracked ones.
+        said: takes what goes to standard error.
+        trouble: `killed` or `full`.
+    """
+
+    def services() -> list[int]:
+        """Return the processes that W&B has started, children of this one."""
+        children = Path(f"/proc/self/task/{os.getpid()}/children").read_text()
+        return [int(child) for child in children.split()]
+
+    loop = phaseavg.training.loop
+    end_epoch, ended = loop.end_epoch, []
+
+    def breaking(*arguments: Any) -> None:
+        end_epoch(*arguments)
+        ended.append(arguments)
+        if len(ended) == 2:
+            (service,) = services()
+            if trouble == "killed":
+                os.kill(service, signal.SIGKILL)
+            else:
+                resource.prlimit(service, resource.RLIMIT_FSIZE, (4096, 4096))
+
+    loop.end_epoch = breaking
+    sys.stderr = said.open("w", buffering=1)
+    for settings in runs:
+        train_quietly(settings)
+
+
+def train_and_list_modules(settings: Settings, modules: Path) -> None:
+    """Train a run; write the names of what has been imported."""
+    train_quietly(settings)
+    modules.write_text("\n".join(sys.modules))
+
+
 def train_in_a_group(settings: Settings, exit_file: Path) -> None:
     """The same in a process group of its own, which a signal reaches as a whole."""
     os.setpgrp()
+    multiprocessing.set_start_method("fork", force=True)  # as outside of a forkserver's children
     train_until_signalled(settings, exit_file)
 
 

@@ -1,0 +1,320 @@
+"""W&B mirrors a run whole, whatever happens to either of them, and a run never depends on it."""
+
+import json
+import math
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import victims as victim
+from conftest import TINY, Prompt
+
+import train as train_script
+from phaseavg.config import Settings
+from phaseavg.runs.identity import group_id, run_id
+
+TRACKED = (*TINY, "tracking=wandb", "tracking.mode=offline")
+SECRET = "0123456789abcdef" * 2 + "secretly"  # as long as a key of W&B's
+
+
+@pytest.fixture(autouse=True)
+def no_account(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in [name for name in os.environ if name.startswith("WANDB_")]:
+        if name != "WANDB_SERVICE":  # the process that this one has already started
+            monkeypatch.delenv(name)
+
+
+def records_of(folder: Path) -> dict[str, list[dict[str, Any]]]:
+    """Return what W&B itself reads in the folder of an offline run, by type."""
+    told = subprocess.run(
+        [Path(sys.executable).with_name("wandb"), "leet", "inspect", "--json", folder],
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    found: dict[str, list[dict[str, Any]]] = {}
+    for line in told.stdout.splitlines():
+        record = json.loads(line)
+        found.setdefault(record["type"], []).append(record.get(record["type"]))
+    return found
+
+
+def rows_of(records: dict[str, list[dict[str, Any]]]) -> list[dict[str, Any]]:
+    """Return the rows of a W&B run's history without what W&B adds."""
+    rows = [record["item"] for record in records["history"]]
+    return [{k: v for k, v in row.items() if not k.startswith("_")} for row in rows]
+
+
+def exit_code_of(records: dict[str, list[dict[str, Any]]]) -> int:
+    """Return the status with which a W&B run was closed."""
+    (record,) = records["exit"]
+    return record["exit_code"]
+
+
+def lines_of(folder: Path) -> list[dict[str, Any]]:
+    return [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
+
+
+def mirrored(runs: Path) -> list[Path]:
+    return sorted(runs.glob("wandb/offline-run-*"))
+
+
+def folder_of(settings: Settings) -> Path:
+    return settings.runs_dir / run_id(settings.recipe())
+
+
+def in_a_victim(victims: Any, target: Callable[..., None], *arguments: Any) -> int:
+    process = victims.Process(target=target, args=arguments)
+    process.start()
+    process.join(60)
+    assert not process.is_alive()
+    return process.exitcode
+
+
+def without_seconds(lines: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    return [{k: v for k, v in line.items() if "second" not in k} for line in lines]
+
+
+def summary_of(records: dict[str, list[dict[str, Any]]]) -> dict[str, Any]:
+    summary: dict[str, Any] = {}
+    for record in records["summary"]:
+        summary |= record.get("update", {})
+    return summary
+
+
+def test_a_run_is_mirrored_whole(compose_settings: Callable[..., Settings]) -> None:
+    settings = compose_settings(*TRACKED)
+    result = train_script.run(settings)
+    (mirror,) = mirrored(settings.runs_dir)
+    records = records_of(mirror)
+    lines = lines_of(folder_of(settings))
+    assert rows_of(records) == lines
+    assert [record["step"]["num"] for record in records["history"]] == [1, 2, 3, 4, 5]
+    assert exit_code_of(records) == 0
+
+    (run,) = records["run"]
+    assert run["run_id"] == run_id(settings.recipe())
+    assert run["display_name"] == "phasewise-sgd-seed0"
+    assert (run["project"], run["job_type"]) == ("phaseavg", "train")
+    assert run["run_group"] == group_id(settings.recipe())
+    assert sorted(run["tags"]) == ["cnn13", "digits", "phasewise", "sgd"]
+    config = run["config"]["update"]
+    assert config["seed"] == 0
+    assert config["averaging"]["weights"]["gamma0"] == 0.9
+    assert config["schedule"]["epochs"] == [2, 2, 1]
+    assert config["execution"]["device"] == "cpu"
+    assert "torch" in config["versions"]
+    metrics = records["metric"]
+    assert {"name": "epoch", "options": {"defined": True}} in metrics
+    assert any(m.get("glob_name") == "*" and m["step_metric"] == "epoch" for m in metrics)
+
+    told = summary_of(records)["result"]
+    assert told["test_error"] == result["test_error"]
+    assert told["best_test_error"] == result["best_test_error"]
+    assert told["status"] == "finished"
+    for phase in result["phases"]:
+        assert told[f"phase_{phase['phase']}"] == phase
+
+
+def test_repetitions_share_a_group_and_nothing_else_does(
+    compose_settings: Callable[..., Settings],
+) -> None:
+    recipes = [
+        compose_settings(*TINY, *changes).recipe()
+        for changes in (["seed=0"], ["seed=1"], ["averaging=none"], ["batch_size=100"])
+    ]
+    groups = [group_id(recipe) for recipe in recipes]
+    assert groups[0] == groups[1]
+    assert len(set(groups)) == 3
+    assert len({run_id(recipe) for recipe in recipes}) == 4
+
+
+@pytest.mark.parametrize(("event", "count"), [("stepped", 20), ("replaced", 2)])
+def test_a_killed_run_that_goes_on_is_one_run_with_its_whole_curve(
+    victims: Any, compose_settings: Callable[..., Settings], event: str, count: int
+) -> None:
+    settings = compose_settings(*TRACKED)
+    died = in_a_victim(victims, victim.train_and_die_at, settings, event, count)
+    assert died == -signal.SIGKILL
+    (left,) = mirrored(settings.runs_dir)
+    assert in_a_victim(victims, victim.train_quietly, settings) == 0
+    (mirror,) = mirrored(settings.runs_dir)
+    assert mirror != left
+    assert mirror.name.endswith(run_id(settings.recipe()))
+    records = records_of(mirror)
+    lines = lines_of(folder_of(settings))
+    assert [line["epoch"] for line in lines] == [1, 2, 3, 4, 5]
+    assert rows_of(records) == lines
+    assert exit_code_of(records) == 0
+
+
+def test_the_mirrors_of_other_runs_stay(compose_settings: Callable[..., Settings]) -> None:
+    for seed in (0, 1):
+        train_script.run(compose_settings(*TRACKED, f"seed={seed}", "schedule.epochs=[1,1,1]"))
+    train_script.run(compose_settings(*TRACKED, "schedule.epochs=[1,1,1]", "force=true"))
+    names = [path.name for path in mirrored(compose_settings(*TRACKED).runs_dir)]
+    assert len(names) == 2
+    assert sorted(name.partition("seed")[2][0] for name in names) == ["0", "1"]
+
+
+def test_a_failing_run_of_a_sweep_leaves_both_closed(
+    prompt: Prompt, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from phaseavg.training import loop
+
+    evaluate, calls = loop.evaluate, []
+
+    def broken_once(*arguments: Any) -> Any:
+        calls.append(arguments)
+        return 1 / 0 if len(calls) == 2 else evaluate(*arguments)
+
+    monkeypatch.setattr(loop, "evaluate", broken_once)
+    status, _, err = prompt("-m", *TRACKED, "seed=0,1", "schedule.epochs=[2,1,1]")
+    assert status == 1
+    assert "ZeroDivisionError" in err
+    assert "W&B" not in err
+    codes, rows = {}, {}
+    for mirror in mirrored(tmp_path / "runs"):
+        records = records_of(mirror)
+        seed = records["run"][0]["config"]["update"]["seed"]
+        codes[seed] = exit_code_of(records)
+        rows[seed] = rows_of(records)
+    assert codes == {0: 1, 1: 0}
+    for folder in (tmp_path / "runs").glob("digits-*"):
+        seed = 0 if "seed0" in folder.name else 1
+        assert rows[seed] == lines_of(folder)
+    assert (len(rows[0]), len(rows[1])) == (1, 4)
+
+
+def test_a_diverged_run_is_marked_as_failed_with_its_reason(prompt: Prompt, tmp_path: Path) -> None:
+    status, _, _ = prompt(*TRACKED, "optimizer.lr=1e20")
+    assert status == 1
+    (mirror,) = mirrored(tmp_path / "runs")
+    records = records_of(mirror)
+    assert exit_code_of(records) == 1
+    told = summary_of(records)["result"]
+    assert told["status"] == "diverged"
+    assert told["reason"].startswith("the training loss became")
+
+
+def test_a_stopped_run_is_closed_with_the_signals_status(
+    victims: Any, compose_settings: Callable[..., Settings], tmp_path: Path
+) -> None:
+    settings = compose_settings(*TRACKED)
+    said = tmp_path / "exit"
+    assert in_a_victim(victims, victim.train_and_be_signalled, settings, said, 20) == 0
+    assert said.read_text().startswith("130 interrupted")
+    records = records_of(*mirrored(settings.runs_dir))
+    assert exit_code_of(records) == 130
+    assert rows_of(records) == lines_of(folder_of(settings))
+
+
+BROKEN = {
+    "a file in the way": ["tracking.dir=a-file/below"],
+    "not installed": ["tracking.dir=elsewhere"],
+    "no key": ["tracking.mode=online"],
+    "no server": ["tracking.mode=online"],
+}
+
+
+@pytest.mark.parametrize("trouble", BROKEN)
+def test_a_wandb_that_cannot_start_costs_a_warning(
+    prompt: Prompt, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, trouble: str
+) -> None:
+    (tmp_path / "a-file").write_text("kept")
+    monkeypatch.setenv("HOME", str(tmp_path / "home"))  # where there is no .netrc
+    monkeypatch.setenv("WANDB_BASE_URL", "http://127.0.0.1:9")  # the discard port answers nobody
+    monkeypatch.setattr("phaseavg.tracking.INIT_SECONDS", 1.0)
+    if trouble == "not installed":
+        monkeypatch.setitem(sys.modules, "wandb", None)
+    if trouble == "no server":
+        monkeypatch.setenv("WANDB_API_KEY", SECRET)
+    status, out, err = prompt(*TRACKED, *BROKEN[trouble])
+    assert status == 0
+    (warning,) = [line for line in err.splitlines() if "Loaded credentials" not in line]
+    assert warning.startswith("train.py: W&B could not start (")
+    assert SECRET not in out + err
+    untracked, _, _ = prompt(*TINY, "runs_dir=untracked")
+    assert untracked == 0
+    (folder,), (other,) = tmp_path.glob("runs/digits-*"), tmp_path.glob("untracked/*")
+    assert without_seconds(lines_of(folder)) == without_seconds(lines_of(other))
+    assert json.loads((folder / "result.json").read_text())["status"] == "finished"
+
+
+@pytest.mark.parametrize("trouble", ["killed", "full"])
+def test_a_service_that_breaks_costs_a_warning_and_the_next_run_is_tracked_again(
+    victims: Any, compose_settings: Callable[..., Settings], tmp_path: Path, trouble: str
+) -> None:
+    first = compose_settings(*TRACKED, "schedule.epochs=[20,2,1]")
+    second = compose_settings(*TRACKED, "seed=1")
+    said = tmp_path / "said"
+    assert in_a_victim(victims, victim.break_the_service, [first, second], said, trouble) == 0
+    warnings = said.read_text().splitlines()
+    assert len(warnings) == 1, warnings
+    assert warnings[0].startswith("train.py: W&B could not write (")
+    assert ("too large" in warnings[0]) == (trouble == "full")
+    for settings in (first, second):
+        result = json.loads((folder_of(settings) / "result.json").read_text())
+        assert result["status"] == "finished"
+    assert len(lines_of(folder_of(first))) == 23
+    (mirror,) = (p for p in mirrored(second.runs_dir) if p.name.endswith(run_id(second.recipe())))
+    assert rows_of(records_of(mirror)) == lines_of(folder_of(second))
+
+
+def test_credentials_reach_neither_records_nor_mirror_nor_output(
+    victims: Any,
+    prompt: Prompt,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setenv("WANDB_API_KEY", SECRET)
+    _, out, err = prompt(*TRACKED)
+    assert SECRET not in out + err
+    files = [path for path in tmp_path.rglob("*") if path.is_file()]
+    assert any(path.suffix == ".wandb" for path in files)
+    assert not [path for path in files if SECRET.encode() in path.read_bytes()]
+    status, _, err = prompt(*TRACKED, f"+tracking.api_key={SECRET}")
+    assert status == 2
+    assert "tracking.api_key: there is no such key" in err
+    assert SECRET not in err
+
+
+def test_without_tracking_wandb_is_not_even_imported(
+    victims: Any, compose_settings: Callable[..., Settings], tmp_path: Path
+) -> None:
+    settings = compose_settings(*TINY)
+    modules = tmp_path / "modules"
+    assert in_a_victim(victims, victim.train_and_list_modules, settings, modules) == 0
+    names = modules.read_text().split()
+    assert "phaseavg.tracking" in names
+    assert "wandb" not in names
+    assert not (settings.runs_dir / "wandb").exists()
+
+
+def test_wandbs_own_variable_sets_the_mode(
+    compose_settings: Callable[..., Settings], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert compose_settings("preset=demo").tracking["mode"] == "offline"
+    monkeypatch.setenv("WANDB_MODE", "disabled")
+    assert compose_settings("preset=demo").tracking["mode"] == "disabled"
+    train_script.run(compose_settings(*TRACKED[:-1], "schedule.epochs=[1,1,1]"))
+    assert not list(compose_settings(*TINY).runs_dir.glob("wandb/*run-*"))
+
+
+def test_a_loss_that_json_cannot_hold_is_a_gap_in_both(
+    compose_settings: Callable[..., Settings], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from phaseavg.training import loop
+
+    evaluate = loop.evaluate
+    monkeypatch.setattr(loop, "evaluate", lambda *given: evaluate(*given)._replace(loss=math.inf))
+    settings = compose_settings(*TRACKED, "schedule.epochs=[1,1,1]")
+    train_script.run(settings)
+    rows = rows_of(records_of(*mirrored(settings.runs_dir)))
+    assert rows == lines_of(folder_of(settings))
+    assert rows[0]["test_loss"] is None
