@@ -42,7 +42,7 @@ MISTAKES = [
     ("schedule.epochs=20", "schedule.epochs=20", "Sequence"),
     ("schedule.epochs=[true,2,1]", "schedule.epochs", "integer"),
     ("~schedule.factors", "schedule", "missing a required argument: 'factors'"),
-    ("schedule=20", "schedule=20", "choices: 100-50-50, 60-30-30, 80, 80-40-40"),
+    ("schedule=20", "schedule=20", "choices: 100-50-50, 20-10-10, 60-30-30, 80, 80-40-40"),
     ("schedule=[20,10]", "schedule=[20,10]", "--help"),
     ("averaging=null", "averaging=null", "--help"),
     ("~averaging._target_", "averaging._target_", "is missing"),

@@ -1,0 +1,84 @@
+"""SVHN from torchvision's files, in miniature: found, damaged, missing."""
+
+import hashlib
+
+import numpy as np
+import pytest
+import scipy.io
+import torch
+from torchvision.datasets import SVHN
+
+from phaseavg.data import svhn
+
+PIXELS = {"mean": [0.0] * 3, "std": [1 / 255] * 3}  # standardised images are then raw pixels
+COUNTS = {"train": 20, "test": 6}
+
+
+@pytest.fixture
+def miniature(tmp_path, monkeypatch):
+    """Write the two files in the layout of the official ones and have torchvision expect them."""
+    folder = tmp_path / "svhn"
+    folder.mkdir()
+    random = np.random.default_rng(0)
+    contents, listed = {}, dict(SVHN.split_list)
+    for split, count in COUNTS.items():
+        images = random.integers(0, 256, (count, 3, 32, 32), dtype=np.uint8)
+        labels = np.arange(count) % 10
+        path = folder / SVHN.split_list[split][1]
+        in_file = {"X": images.transpose(2, 3, 1, 0), "y": np.where(labels == 0, 10, labels)}
+        scipy.io.savemat(path, {**in_file, "y": in_file["y"][:, None].astype(np.uint8)})
+        md5 = hashlib.md5(path.read_bytes()).hexdigest()
+        listed[split] = ["http://127.0.0.1:9/nothing", path.name, md5]
+        contents[split] = images, labels
+    monkeypatch.setenv("no_proxy", "127.0.0.1")
+    monkeypatch.setattr(SVHN, "split_list", listed)
+    return tmp_path, contents
+
+
+def joined(batches):
+    images, labels = zip(*batches, strict=True)
+    return torch.cat(images).numpy(), torch.cat(labels).numpy()
+
+
+def test_images_and_labels_are_those_in_the_files(miniature):
+    root, contents = miniature
+    data = svhn(8, 0, root, padding=0, **PIXELS)
+    assert (data.num_classes, data.channels, data.image_size) == (10, 3, 32)
+    assert (data.train_size, data.test_size, data.steps_per_epoch) == (20, 6, 3)
+    images, labels = joined(data.test_batches())
+    np.testing.assert_array_equal(images, contents["test"][0])
+    np.testing.assert_array_equal(labels, contents["test"][1])  # the zero is a 10 in the file
+    images, labels = joined(data.train_batches(0, 3))
+    found = {image.tobytes(): label for image, label in zip(images, labels, strict=True)}
+    source = contents["train"]
+    expected = {
+        image.astype(np.float32).tobytes(): label for image, label in zip(*source, strict=True)
+    }
+    assert found == expected  # every image once, none mirrored
+
+
+def test_flips_are_an_option(miniature):
+    root, contents = miniature
+    images, _ = joined(svhn(20, 0, root, padding=0, flip=True, **PIXELS).train_batches(0, 1))
+    originals = {image.astype(np.float32).tobytes() for image in contents["train"][0]}
+    kept = sum(image.tobytes() in originals for image in images)
+    mirrored = sum(
+        np.ascontiguousarray(image[:, :, ::-1]).tobytes() in originals for image in images
+    )
+    assert kept + mirrored == 20
+    assert 0 < mirrored < 20
+
+
+def test_a_damaged_file_is_named(miniature):
+    root, _ = miniature
+    path = root / "svhn/test_32x32.mat"
+    path.write_bytes(path.read_bytes()[:-1])
+    with pytest.raises(ValueError, match=r"svhn/test_32x32.mat is damaged .* remove it"):
+        svhn(8, 0, root)
+
+
+def test_a_missing_file_that_is_not_to_be_had_is_named(miniature):
+    root, _ = miniature
+    (root / "svhn/train_32x32.mat").unlink()
+    with pytest.raises(ValueError, match=r"svhn/train_32x32.mat is missing and could not be down"):
+        svhn(8, 0, root)

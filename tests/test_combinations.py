@@ -1,0 +1,172 @@
+"""What goes with what: config groups, data sets and networks."""
+
+from itertools import cycle, product
+from pathlib import Path
+
+import pytest
+import torch
+from conftest import REPOSITORY, Prompt
+from hydra import compose, initialize_config_dir
+from hydra.core.global_hydra import GlobalHydra
+from omegaconf import OmegaConf
+from torch import nn
+
+from phaseavg.config import Settings, build, check
+from phaseavg.errors import UserError
+from phaseavg.training import parts
+
+CONF = REPOSITORY / "conf"
+GROUPS = {
+    folder.name: sorted(path.stem for path in folder.glob("*.yaml"))
+    for folder in CONF.iterdir()
+    if folder.is_dir()
+}
+SELF_CONTAINED = ("optimizer", "averaging", "tracking")  # set nothing but themselves
+ENTANGLED = tuple(sorted(GROUPS.keys() - {*SELF_CONTAINED}))
+
+IMAGES = {  # classes, channels, size
+    "cifar10": (10, 3, 32),
+    "cifar100": (100, 3, 32),
+    "svhn": (10, 3, 32),
+    "digits": (10, 1, 8),
+    "imagenet": (1000, 3, 224),
+}
+FOR_IMAGENET = ("resnet50", "resnext50", "vgg16")
+
+
+def composed(*overrides: str) -> Settings:
+    GlobalHydra.instance().clear()
+    with initialize_config_dir(str(CONF), version_base="1.3"):
+        return check(compose("config", list(overrides)))
+
+
+def chosen(group: str, option: str) -> str:
+    return f"{group}='{option}'" if option.isdecimal() else f"{group}={option}"
+
+
+@pytest.mark.parametrize("group", SELF_CONTAINED)
+def test_a_group_that_takes_turns_sets_nothing_but_itself(group: str) -> None:
+    for path in (CONF / group).glob("*.yaml"):
+        assert "@package" not in path.read_text()
+        assert "defaults" not in OmegaConf.load(path)
+
+
+@pytest.mark.parametrize("first", GROUPS[ENTANGLED[0]])
+def test_every_combination_of_the_config_groups_composes(first: str) -> None:
+    """Of those that others set or that set others; the rest, which cannot, take turns."""
+    turns = {group: cycle(GROUPS[group]) for group in SELF_CONTAINED}
+    for options in product([first], *(GROUPS[group] for group in ENTANGLED[1:])):
+        choice = dict(zip(ENTANGLED, options, strict=True))
+        choice |= {group: next(options) for group, options in turns.items()}
+        settings = composed(*(chosen(group, option) for group, option in choice.items()))
+        for group in choice.keys() - {"preset"}:  # the user's word counts
+            expected = OmegaConf.load(CONF / group / f"{choice[group]}.yaml")
+            target = OmegaConf.select(expected, f"{group}._target_") or expected._target_
+            assert getattr(settings, group)["_target_"] == target, choice
+
+
+@pytest.mark.parametrize("option", GROUPS["schedule"])
+def test_a_schedule_is_what_its_name_says(option: str) -> None:
+    for dataset in ("cifar100", "imagenet"):
+        settings = composed(f"dataset={dataset}", chosen("schedule", option))
+        assert "-".join(map(str, settings.schedule["epochs"])) == option
+
+
+def test_imagenet_brings_the_papers_batch_and_schedule_which_can_be_changed() -> None:
+    settings = composed("dataset=imagenet")
+    assert settings.batch_size == 256
+    assert settings.schedule["epochs"] == [60, 30, 30]
+    assert settings.model["_target_"] == "phaseavg.models.resnet50"
+    assert settings.weight_decay == settings.optimizer["weight_decay"] == 1e-4
+    changed = composed("dataset=imagenet", "batch_size=64", "schedule=80-40-40", "model=vgg16")
+    assert (changed.batch_size, changed.schedule["epochs"]) == (64, [80, 40, 40])
+    assert changed.model["_target_"] == "phaseavg.models.vgg16"
+    assert composed("dataset=cifar10").batch_size == 128
+
+
+def test_all_data_sets_are_known_here() -> None:
+    assert set(GROUPS["dataset"]) == set(IMAGES)
+
+
+def built_on_meta(dataset: str, model: str) -> tuple[nn.Module, torch.Tensor]:
+    """Return network and logits of two images, without any number computed."""
+    classes, channels, size = IMAGES[dataset]
+    options = ["model.pools=1"] if (dataset, model) == ("digits", "cnn13") else []
+    settings = composed(f"dataset={dataset}", f"model={model}", *options)
+    offered = {"num_classes": classes, "in_channels": channels, "image_size": size}
+    with torch.device("meta"):
+        network = build("model", settings.model, offered=offered)
+        return network, network(torch.empty(2, channels, size, size))
+
+
+@pytest.mark.parametrize("model", GROUPS["model"])
+@pytest.mark.parametrize("dataset", IMAGES)
+def test_every_pair_that_makes_sense_builds(dataset: str, model: str) -> None:
+    if model in FOR_IMAGENET and dataset != "imagenet":
+        with pytest.raises(UserError, match=f"{model} takes colour images of 64 pixels and more"):
+            built_on_meta(dataset, model)
+    else:
+        network, logits = built_on_meta(dataset, model)
+        assert logits.shape == (2, IMAGES[dataset][0])
+        assert all(parameter.is_meta for parameter in network.parameters())
+
+
+class WrongLogits(nn.Linear):
+    def __init__(self, num_classes: int, image_size: int) -> None:
+        super().__init__(image_size, num_classes)
+
+
+class OfVariableSize(nn.Module):
+    """Takes what it is offered, whatever that is."""
+
+    def __init__(self, num_classes: int, in_channels: int) -> None:
+        super().__init__()
+        self.linear = nn.Linear(in_channels, num_classes)
+
+    def forward(self, images: torch.Tensor) -> torch.Tensor:
+        return self.linear(images.mean((2, 3)))
+
+
+@pytest.mark.parametrize(
+    ("overrides", "told"),
+    [
+        (["model=resnet50"], "image_size=8, in_channels=1: resnet50 takes colour images"),
+        (["model=vgg16"], "choices for others: cnn13, resnet34, wrn28_10, densenet121"),
+        (["model=cnn13"], "pools=2 leaves under 3×3 pixels"),
+        # 1,000 = 9 · 111 + 1: BatchNorm cannot take the deviation of one image of one pixel.
+        (["model=resnet34", "batch_size=111"], "with batch_size=111, down to 1×1×8×8: Expected"),
+        (
+            ["model=resnet34", "model._target_=test_combinations.WrongLogits", "~model.width"],
+            "it returns (2, 1, 8, 10) instead of (2, 10)",
+        ),
+    ],
+)
+def test_what_does_not_fit_gets_one_line(
+    prompt: Prompt, tmp_path: Path, overrides: list[str], told: str
+) -> None:
+    status, out, err = prompt("dataset=digits", *overrides)
+    assert (status, out) == (2, "")
+    assert err.startswith("train.py: model")
+    assert told in err
+    assert err.count("\n") == 1
+    assert not list(tmp_path.iterdir())
+
+
+def test_trying_a_network_out_leaves_no_trace_in_it() -> None:
+    settings = composed("preset=demo", "model.width=0.05", "execution.device=cpu")
+    data = parts.load_data(settings, torch.device("cpu"))
+    model = parts.new_model(settings, data)
+    norms = [module for module in model.modules() if isinstance(module, nn.BatchNorm2d)]
+    assert norms
+    assert all(norm.num_batches_tracked == 0 for norm in norms)
+    assert all((norm.running_mean == 0).all() for norm in norms)
+
+
+def test_a_part_is_given_what_its_signature_names_of_what_is_offered() -> None:
+    part = {"_target_": "test_combinations.OfVariableSize"}
+    offered = {"num_classes": 3, "in_channels": 2, "image_size": 8}
+    assert build("model", part, offered=offered).linear.weight.shape == (3, 2)
+    with pytest.raises(UserError, match=r"model.image_size: follows from the rest"):
+        build("model", {**part, "image_size": 9}, offered=offered)
+    with pytest.raises(UserError, match="missing a required argument: 'in_channels'"):
+        build("model", part, offered={"num_classes": 3})

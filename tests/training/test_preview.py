@@ -1,0 +1,185 @@
+"""What is said of a run before it is made, against what it then does."""
+
+import json
+import re
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from conftest import TINY, Prompt
+from torch import nn
+
+import train as train_script
+from phaseavg.config import Settings
+from phaseavg.phases import Schedule
+from phaseavg.training import loop
+from phaseavg.training.parts import assemble
+from phaseavg.training.preview import describe_optimizer, looks, training_flops
+
+
+def told(out: str) -> dict[str, str]:
+    """Return the lines of a dry run by their first words."""
+    return dict(re.split(r"  +", line, maxsplit=1) for line in out.splitlines())
+
+
+def test_a_dry_run_says_what_the_run_would_do_and_leaves_nothing(
+    prompt: Prompt, tmp_path: Path
+) -> None:
+    status, out, err = prompt(*TINY, "dry_run=true")
+    assert (status, err) == (0, "")
+    assert not list(tmp_path.iterdir())
+    said = told(out)
+    assert said["run"].startswith("runs/digits-cnn13-sgd-phasewise-seed0-")
+    assert said["run"].endswith("(not begun)")
+    assert "1,000 images to train and 797 to test, 1×8×8, 10 classes" in said["data"]
+    assert "CNN13(width=0.03, pools=1): 4,388 parameters" in said["network"]
+    assert "Phasewise(weights=Exponential(gamma0=0.9))" in said["averaging"]
+    assert re.search(r"takes \S+ MB on cpu", said["averaging"])
+    assert said["phase 1"] == "epochs 1-2: 16 steps at learning rate 0.1"
+    assert said["phase 2"] == "epochs 3-4: 16 steps at learning rate 0.01"
+    assert said["phase 3"] == "epochs 5-5: 8 steps at learning rate 0.001"
+    assert said["in all"].startswith("5 epochs, 40 steps of 128 images (an epoch's last: 104)")
+    assert re.match(r"\S+ [MG]B at most", said["memory"])
+    assert re.match(r"about .* s: training .* by \d+ steps of \S+ ms on ", said["time"])
+
+
+def test_a_dry_run_changes_nothing_of_the_run_that_follows(prompt: Prompt, tmp_path: Path) -> None:
+    def metrics(folder: str) -> list[dict[str, Any]]:
+        (path,) = tmp_path.glob(f"{folder}/*/metrics.jsonl")
+        lines = [json.loads(line) for line in path.read_text().splitlines()]
+        return [{k: v for k, v in line.items() if "second" not in k} for line in lines]
+
+    prompt(*TINY, "runs_dir=undisturbed")
+    prompt("-m", *TINY, "dry_run=true,false")  # in one process
+    assert metrics("runs") == metrics("undisturbed")
+
+
+def test_a_dry_run_of_a_finished_run_says_so(prompt: Prompt) -> None:
+    prompt(*TINY)
+    status, out, _ = prompt(*TINY, "dry_run=true")
+    assert status == 0
+    assert "finished before" in out
+
+
+def test_a_dry_run_sees_that_a_run_has_begun(
+    prompt: Prompt, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with monkeypatch.context() as broken:
+        broken.setattr("phaseavg.training.loop.learning_rate", lambda *_: 1 / 0)
+        prompt(*TINY)
+    _, out, _ = prompt(*TINY, "dry_run=true")
+    assert told(out)["run"].endswith("(begun: would go on)")
+
+
+@pytest.mark.parametrize("averaging", ["none", "phasewise", "end"])
+@pytest.mark.parametrize(("every", "average_every"), [(1, 0), (0, 0), (3, 2), (1, 1)])
+def test_tests_and_batchnorm_passes_are_counted_as_they_happen(
+    compose_settings: Callable[..., Settings],
+    monkeypatch: pytest.MonkeyPatch,
+    averaging: str,
+    every: int,
+    average_every: int,
+) -> None:
+    settings = compose_settings(
+        *TINY,
+        f"averaging={averaging}",
+        f"evaluation.every={every}",
+        f"evaluation.average_every={average_every}",
+        "schedule.epochs=[3,2,1]",
+    )
+    happened = {"evaluate": 0, "recalibrated_copy": 0, "recompute_batchnorm": 0}
+
+    def counted(name: str) -> Callable[..., Any]:
+        function = getattr(loop, name)
+
+        def counting(*arguments: Any) -> Any:
+            happened[name] += 1
+            return function(*arguments)
+
+        return counting
+
+    for name in happened:
+        monkeypatch.setattr(loop, name, counted(name))
+    train_script.run(settings)
+    tests = happened["evaluate"]
+    passes = happened["recalibrated_copy"] + happened["recompute_batchnorm"]
+    assert looks(Schedule([3, 2, 1], [1, 0.1, 0.01]), settings, averaging != "none") == (
+        tests,
+        passes,
+    )
+
+
+def test_operations_are_three_forward_passes_a_multiply_add_being_two(
+    compose_settings: Callable[..., Settings],
+) -> None:
+    data, _, state = assemble(compose_settings(*TINY), torch.device("cpu"))
+    forward, size = 0, 8
+    for module in state.model.modules():
+        if isinstance(module, nn.Conv2d):
+            size -= 2 * (module.padding == (0, 0))
+            forward += 2 * size * size * module.weight.numel()
+        elif isinstance(module, nn.MaxPool2d):
+            size //= 2
+        elif isinstance(module, nn.Linear):
+            forward += 2 * module.weight.numel()
+    assert training_flops(state.model, data) == 3 * forward
+
+
+class Elsewhere(torch.optim.SGD):
+    """An optimizer from anywhere."""
+
+
+OPTIMIZERS = [
+    (
+        torch.optim.SGD,
+        {"lr": 0.1, "momentum": 0.9, "weight_decay": 5e-4},
+        "SGD: lr 0.1, momentum 0.9; weight decay 0.0005 (coupled, L2 in the gradient) on all "
+        "parameters",
+    ),
+    (torch.optim.SGD, {"lr": 0.1}, "SGD: lr 0.1; no weight decay"),
+    (
+        torch.optim.Adam,
+        {"lr": 1e-3, "weight_decay": 1e-4, "amsgrad": True},
+        "Adam: lr 0.001, betas (0.9, 0.999), eps 1e-08, amsgrad True; weight decay 0.0001 "
+        "(coupled, L2 in the gradient) on all parameters",
+    ),
+    (
+        torch.optim.AdamW,
+        {"lr": 1e-3, "weight_decay": 1e-4},
+        "AdamW: lr 0.001, betas (0.9, 0.999), eps 1e-08; weight decay 0.0001 (decoupled from the "
+        "gradient) on all parameters",
+    ),
+    (
+        Elsewhere,
+        {"lr": 0.1, "weight_decay": 1e-4},
+        "Elsewhere: lr 0.1; weight decay 0.0001 (of the kind that Elsewhere has) on all parameters",
+    ),
+]
+
+
+@pytest.mark.parametrize(("make", "options", "words"), OPTIMIZERS)
+def test_an_optimizer_is_described_with_its_kind_of_weight_decay(
+    make: Callable[..., torch.optim.Optimizer], options: dict[str, Any], words: str
+) -> None:
+    assert describe_optimizer(make(nn.Linear(2, 3).parameters(), **options)) == words
+
+
+def test_weight_decay_is_told_by_parameter_group() -> None:
+    model = nn.Linear(2, 3)
+    groups = [
+        {"params": [model.weight], "weight_decay": 1e-4},
+        {"params": [model.bias], "weight_decay": 0.0},
+    ]
+    assert describe_optimizer(torch.optim.SGD(groups, lr=0.1)) == (
+        "SGD: lr 0.1; weight decay 0.0001 (coupled, L2 in the gradient) on 1 of 2 tensors"
+    )
+
+
+def test_a_run_opens_with_its_optimizer(prompt: Prompt) -> None:
+    _, out, _ = prompt(*TINY, "schedule.epochs=[1,1,1]")
+    assert (
+        "weight decay 0.0001 (coupled, L2 in the gradient) on all parameters"
+        in (out.splitlines()[1])
+    )
