@@ -112,8 +112,8 @@ def as_option(argument: str, conf: Path) -> str:
 
     Hydra takes `schedule=80` for a number, and a number for no option.
     """
-    group, _, options = argument.partition("=")
-    if not (group and (conf / group).is_dir()):
+    group, equals, options = argument.partition("=")
+    if not (group and equals and (conf / group).is_dir()):
         return argument
     return f"{group}=" + ",".join(f"'{o}'" if o.isdecimal() else o for o in options.split(","))
 
