@@ -8,7 +8,6 @@ from typing import Literal, NamedTuple
 
 import numpy as np
 import torch
-from joblib import cpu_count
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 from torchvision.datasets import ImageFolder
@@ -64,9 +63,8 @@ class ImageFiles(Dataset):
         self.classes = source.classes
         # Arrays, not the million tuples that they come as: looking at a Python object writes to its
         # reference count, and so every worker would end up with a copy of all of them.
-        self.paths = np.array(
-            [os.fsencode(os.path.relpath(path, root)) for path, _ in source.samples]
-        )
+        below = len(os.path.join(root, ""))  # noqa: PTH118 -- with the separator
+        self.paths = np.array([os.fsencode(path[below:]) for path, _ in source.samples])
         self.labels = np.array(source.targets)
 
     def __len__(self) -> int:
@@ -178,7 +176,11 @@ class ImageNet:
         self.batch_size = batch_size
         self.steps_per_epoch = count_steps(self.train_size, batch_size)
         self.seed = seed
-        self.workers = cpu_count() if workers is None else workers
+        if workers is None:
+            from joblib import cpu_count  # that this process may use; needed by few
+
+            workers = cpu_count()
+        self.workers = workers
         self.damaged = damaged
         self.skipped: dict[str, str] = {}
 

@@ -2,7 +2,7 @@
 
 import pytest
 
-from phaseavg.runs.result import cost, errors
+from phaseavg.runs.result import cost, errors, summary
 
 HISTORY = [
     {"epoch": 1, "test_error": 30.0, "test_loss": 3.0, "train_loss": 2.0, "train_error": 20.0},
@@ -80,3 +80,18 @@ def test_seconds_add_up_by_kind() -> None:
     assert result["seconds"] == 7.5
     assert result["images_per_second"] == pytest.approx(400 / 6)
     assert cost([])["images_per_second"] is None
+
+
+COST = {"epochs": 4, "seconds": 12.34, "images_per_second": 999.6}
+
+
+def test_a_summary_states_last_and_best_error_and_what_the_batchnorm_pass_gives() -> None:
+    assert summary({"status": "finished", **errors(HISTORY), **COST}) == (
+        "test error 21.00 % (average; before it 19.00 %, 19.50 % after a BatchNorm pass), "
+        "best 20.00 % at epoch 2; 4 epochs in 12.3 s, 1000 images/s"
+    )
+    plain = [{**line, "replaced": False} if "replaced" in line else line for line in HISTORY]
+    assert summary({"status": "finished", **errors(plain), **COST}) == (
+        "test error 19.00 % (19.50 % after a BatchNorm pass), "
+        "best 19.00 % at epoch 4; 4 epochs in 12.3 s, 1000 images/s"
+    )
