@@ -34,7 +34,7 @@ def run(settings: Settings) -> dict[str, Any]:
     """Train one run, unless it is finished, and return its result."""
     name = run_id(settings.recipe())
     for found in (settings.runs_dir / name, settings.records_dir / name):
-        if not settings.force and (result := finished_before(found)):
+        if not settings.force and (result := finished_before(found, settings.weights)):
             return result
 
     device = pick_device(settings.execution.device)
@@ -51,8 +51,7 @@ def run(settings: Settings) -> dict[str, Any]:
         elif result := finished_before(folder.path):  # meanwhile, by another process
             return result
         folder.write_config(settings.record())
-        if checkpoint := folder.load_checkpoint():
-            state.load_state_dict(checkpoint)
+        folder.restore(state)
         state.continue_with(provenance(device, settings.execution.model_dump()))
         folder.write_metrics(state.history)
         print(f"{folder.path}: {opening(data, schedule, state)}", flush=True)

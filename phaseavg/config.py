@@ -5,6 +5,7 @@ averaging) are built by their constructors, whose signatures are their schema.
 """
 
 import inspect
+import json
 from collections.abc import Mapping
 from importlib import import_module
 from pathlib import Path
@@ -115,6 +116,14 @@ def _refused(field: str, value: Any, error: Mapping[str, Any]) -> str:
     return f"{field}={value!r}: {error['msg'][0].lower()}{error['msg'][1:]}"
 
 
+def _signature(target: Any) -> inspect.Signature:
+    """Return a target's signature; annotations that only a type checker can read stay strings."""
+    try:
+        return inspect.signature(target, eval_str=True)
+    except NameError:
+        return inspect.signature(target)
+
+
 def _typed(node: Any, path: str) -> Any:
     """Return `node` with its target's arguments checked and converted by the target's signature."""
     if not (isinstance(node, Mapping) and "_target_" in node):
@@ -122,24 +131,32 @@ def _typed(node: Any, path: str) -> Any:
     module, _, name = str(node["_target_"]).rpartition(".")
     try:
         target = getattr(import_module(module), name)
-        parameters = inspect.signature(target, eval_str=True).parameters
+        parameters = _signature(target).parameters
     except (ImportError, AttributeError, TypeError, ValueError) as error:
         raise UserError(f"{path}._target_={node['_target_']}: {error}") from error
     typed = {"_target_": node["_target_"]}
+    takes_all = any(p.kind is inspect.Parameter.VAR_KEYWORD for p in parameters.values())
     for name, value in node.items():
         if name == "_target_":
+            continue
+        if name not in parameters and takes_all:
+            typed[name] = value
             continue
         if name not in parameters:
             raise UserError(f"{path}.{name}: there is no such key; {_choices(parameters)}")
         annotation = parameters[name].annotation
         if isinstance(value, Mapping) and "_target_" in value:
             typed[name] = _typed(value, f"{path}.{name}")
-        elif annotation is inspect.Parameter.empty:
+        elif annotation is inspect.Parameter.empty or isinstance(annotation, str):
             typed[name] = value
         else:
             adapter = TypeAdapter(annotation, config=STRICT)
             try:
-                typed[name] = adapter.dump_python(adapter.validate_python(value))
+                if isinstance(value, list):  # as JSON has it: there, a tuple is one, too
+                    found = adapter.validate_json(json.dumps(value))
+                else:
+                    found = adapter.validate_python(value)
+                typed[name] = adapter.dump_python(found)
             except ValidationError as error:
                 raise UserError(_refused(f"{path}.{name}", value, error.errors()[0])) from error
     return typed

@@ -96,10 +96,9 @@ class WandB(Tracking):
         with tempfile.TemporaryFile(dir=self.dir):  # else W&B would quietly write elsewhere
             pass
         parts, name = parts_of(self.recipe), run_id(self.recipe)
-        seed = self.recipe["seed"]
         self._run = wandb.init(
             id=name,
-            name=f"{parts['averaging']}-{parts['optimizer']}-seed{seed}",
+            name="-".join([*parts.values(), f"seed{self.recipe['seed']}"]),
             group=group_id(self.recipe),
             job_type="train",
             tags=list(parts.values()),
@@ -123,6 +122,8 @@ class WandB(Tracking):
             self._log(line)
         if self.mode == "online":
             print(f"W&B: {self._run.url}", flush=True)
+        if self.mode == "disabled":  # what is there is all there is
+            return
         current = Path(self._run.settings.sync_dir)
         for earlier in (self.dir / "wandb").glob(f"*run-????????_??????-{name}"):
             if earlier.name != current.name:
@@ -137,7 +138,11 @@ class WandB(Tracking):
             self._attempt("write", lambda: self._log(line))
 
     def finish(self, result: Mapping[str, Any]) -> None:
-        """Send the outcome to the summary, under `result`, and close the W&B run."""
+        """Send the outcome to the summary and close the W&B run.
+
+        All of it is under `result`; `test_error`, too, becomes that of the result, which is the
+        average's where there is one.
+        """
         if self._run is not None:
             self._attempt("write", lambda: self._summarise(result))
         self._close(0 if result["status"] == "finished" else 1)
@@ -145,7 +150,8 @@ class WandB(Tracking):
     def _summarise(self, result: Mapping[str, Any]) -> None:
         phases = {f"phase_{phase['phase']}": phase for phase in result.get("phases", ())}
         kept = {key: value for key, value in result.items() if key not in ("phases", "provenance")}
-        self._run.summary.update({"result": {**kept, **phases}})
+        summary = {key: kept[key] for key in ("test_error", "best_test_error") if key in kept}
+        self._run.summary.update({**summary, "result": {**kept, **phases}})
 
     def _close(self, exit_code: int) -> None:
         """Close the W&B run, if one is open; a code other than 0 marks it as failed."""

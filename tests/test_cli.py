@@ -133,6 +133,8 @@ def test_a_finished_run_is_not_run_again_unless_forced(prompt: Prompt, tmp_path:
     assert "finished before" in again
     assert again.splitlines()[-1] == out.splitlines()[-1]
     assert result.stat().st_mtime_ns == before
+    _, wanted, _ = prompt(*TINY, "weights=final")
+    assert "finished before, without its weights being kept (force=true repeats it)" in wanted
     status, forced, _ = prompt(*TINY, "force=true")
     assert status == 0
     assert result.stat().st_mtime_ns > before

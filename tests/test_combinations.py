@@ -127,6 +127,24 @@ class OfVariableSize(nn.Module):
         return self.linear(images.mean((2, 3)))
 
 
+class TwoHeads(OfVariableSize):
+    def forward(self, images: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:  # type: ignore[override]
+        return super().forward(images), super().forward(images)
+
+
+class Demanding(OfVariableSize):
+    def forward(self, images: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:  # type: ignore[override]
+        return super().forward(images)
+
+
+def nothing(seed: int) -> list[int]:
+    return [seed]
+
+
+def own(target: str) -> list[str]:
+    return ["model=resnet34", f"model._target_=test_combinations.{target}", "~model.width"]
+
+
 @pytest.mark.parametrize(
     ("overrides", "told"),
     [
@@ -135,10 +153,9 @@ class OfVariableSize(nn.Module):
         (["model=cnn13"], "pools=2 leaves under 3×3 pixels"),
         # 1,000 = 9 · 111 + 1: BatchNorm cannot take the deviation of one image of one pixel.
         (["model=resnet34", "batch_size=111"], "with batch_size=111, down to 1×1×8×8: Expected"),
-        (
-            ["model=resnet34", "model._target_=test_combinations.WrongLogits", "~model.width"],
-            "it returns (2, 1, 8, 10) instead of (2, 10)",
-        ),
+        (own("WrongLogits"), "it returns (2, 1, 8, 10) instead of (2, 10)"),
+        (own("TwoHeads"), "it returns tuple instead of (2, 10)"),
+        (own("Demanding"), "missing 1 required positional argument: 'labels'"),
     ],
 )
 def test_what_does_not_fit_gets_one_line(
@@ -146,7 +163,7 @@ def test_what_does_not_fit_gets_one_line(
 ) -> None:
     status, out, err = prompt("dataset=digits", *overrides)
     assert (status, out) == (2, "")
-    assert err.startswith("train.py: model")
+    assert err.startswith("train.py: model=") or err.startswith("train.py: model: ")
     assert told in err
     assert err.count("\n") == 1
     assert not list(tmp_path.iterdir())
@@ -170,3 +187,31 @@ def test_a_part_is_given_what_its_signature_names_of_what_is_offered() -> None:
         build("model", {**part, "image_size": 9}, offered=offered)
     with pytest.raises(UserError, match="missing a required argument: 'in_channels'"):
         build("model", part, offered={"num_classes": 3})
+
+
+def test_a_data_set_that_is_none_is_refused() -> None:
+    settings = composed("dataset=digits")
+    settings = settings.model_copy(update={"dataset": {"_target_": "test_combinations.nothing"}})
+    with pytest.raises(UserError, match="nothing returns no DataSet but a list, without batch_siz"):
+        parts.load_data(settings, torch.device("cpu"))
+
+
+def with_options(widths: tuple[int, ...], depth: "Unreadable" = 3, **rest: int) -> None:  # noqa: F821
+    """Hints as people write them: a tuple, a name that is not imported, whatever else comes."""
+
+
+def test_what_the_hints_of_others_say_can_be_set() -> None:
+    known = composed("dataset=digits").model_dump(mode="json")
+
+    def checked(**options: object) -> dict[str, object]:
+        config = dict(known)
+        config["model"] = {"_target_": "test_combinations.with_options", **options}
+        return check(OmegaConf.create(config)).model
+
+    model = checked(widths=[4, 8], depth=2, more=1)
+    assert list(model["widths"]) == [4, 8]
+    assert (model["depth"], model["more"]) == (2, 1)
+    with pytest.raises(UserError, match=r"model.widths=\[4, 'a'\]: .*integer"):
+        checked(widths=[4, "a"])
+    with pytest.raises(UserError, match=r"model.widths=3: .*tuple"):
+        checked(widths=3)

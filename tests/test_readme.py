@@ -17,9 +17,10 @@ README = (REPOSITORY / "README.md").read_text()
 
 def test_a_network_a_data_set_and_an_averaging_of_ones_own(tmp_path: Path) -> None:
     """Each a file and a YAML outside of the package, as README shows them, by README's command."""
-    files = dict(re.findall(r"```(?:python|yaml)\n# (mine/\S+)\n(.*?)```", README, re.DOTALL))
-    assert len(files) == 6
-    for name, content in files.items():
+    blocks = re.findall(r"```(?:python|yaml)\n(# mine/.*?)```", README, re.DOTALL)
+    assert len(blocks) == 6
+    for content in blocks:
+        name = content.split(maxsplit=2)[1]
         path = tmp_path / name
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_text(content)

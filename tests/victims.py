@@ -41,7 +41,12 @@ def train_until_signalled(settings: Settings, exit_file: Path) -> None:
         exit_file.write_text(f"{128 + error.number} {error}")
 
 
-def train_and_be_signalled(settings: Settings, exit_file: Path, count: int) -> None:
+def train_and_be_signalled(
+    settings: Settings,
+    exit_file: Path,
+    count: int,
+    kill: Callable[[int, int], None] = os.kill,
+) -> None:
     """Train a run that gets Ctrl-C in its `count`-th step; write what it says."""
     loop, left = phaseavg.training.loop, count
     count_wrong = loop.count_wrong
@@ -50,7 +55,7 @@ def train_and_be_signalled(settings: Settings, exit_file: Path, count: int) -> N
         nonlocal left
         left -= 1
         if left == 0:
-            os.kill(os.getpid(), signal.SIGINT)
+            kill(os.getpid(), signal.SIGINT)
         return count_wrong(*arguments)
 
     loop.count_wrong = signalling
@@ -96,11 +101,11 @@ def train_and_list_modules(settings: Settings, modules: Path) -> None:
     modules.write_text("\n".join(sys.modules))
 
 
-def train_in_a_group(settings: Settings, exit_file: Path) -> None:
-    """The same in a process group of its own, which a signal reaches as a whole."""
+def train_in_a_group(settings: Settings, exit_file: Path, count: int) -> None:
+    """The same in a process group of its own, which the signal reaches as a whole."""
     os.setpgrp()
     multiprocessing.set_start_method("fork", force=True)  # as outside of a forkserver's children
-    train_until_signalled(settings, exit_file)
+    train_and_be_signalled(settings, exit_file, count, os.killpg)
 
 
 def train_and_die_at(settings: Settings, event: str, count: int) -> None:

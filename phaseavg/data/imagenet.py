@@ -32,18 +32,20 @@ class Key(NamedTuple):
     index: int
 
 
-class Damaged(NamedTuple):
-    """A file that is no whole image."""
+class Unusable(NamedTuple):
+    """A file that is no whole image, or that could not be read at all."""
 
     path: str
     reason: str
+    damaged: bool
 
 
 class ImageFiles(Dataset):
     """The files of one split as worker processes see them.
 
     Args:
-        root: folder with a folder of images per class.
+        data_dir: the user's.
+        folder: in it, with a folder of images per class.
         transform: from a PIL image to a uint8 tensor (C, H, W); draws from torch's generator.
         seed: the run's.
 
@@ -51,13 +53,14 @@ class ImageFiles(Dataset):
         ValueError: if there are no such folders, or one has no image in it.
     """
 
-    def __init__(self, root: Path, transform: v2.Transform, seed: int) -> None:
+    def __init__(self, data_dir: Path, folder: str, transform: v2.Transform, seed: int) -> None:
+        root = data_dir / folder
         try:
             source = ImageFolder(str(root))
         except OSError as error:
             raise ValueError(
-                f"data_dir={root.parents[1]}: {root.parent.name}/{root.name} must hold a folder of "
-                f"images per class ({str(error).split('. Supported')[0]})"
+                f"data_dir={data_dir}: {folder} must hold a folder of images per class "
+                f"({str(error).split('. Supported')[0]})"
             ) from error
         self.root, self.transform, self.seed = root, transform, seed
         self.classes = source.classes
@@ -70,27 +73,27 @@ class ImageFiles(Dataset):
     def __len__(self) -> int:
         return len(self.labels)
 
-    def __getitem__(self, key: Key) -> tuple[Tensor, int] | Damaged:
+    def __getitem__(self, key: Key) -> tuple[Tensor, int] | Unusable:
         path = self.root / os.fsdecode(self.paths[key.index])
         try:
             image = pil_loader(path)
         except Exception as error:  # PIL has many ways to say so
-            if isinstance(error, OSError) and error.errno is not None:
-                raise  # it is the disk or the network that failed, not the image
-            return Damaged(str(path), str(error).replace(str(path), path.name))
+            if isinstance(error, OSError) and error.strerror:
+                return Unusable(str(path), error.strerror, damaged=False)  # the disk has failed
+            return Unusable(str(path), str(error).partition(" <")[0], damaged=True)
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed_for(self.seed, f"{key.stream}/{key.epoch}", key.index))
             return self.transform(image), int(self.labels[key.index])
 
 
 def collate(
-    samples: Sequence[tuple[Tensor, int] | Damaged],
-) -> tuple[Tensor, Tensor, list[Damaged]]:
+    samples: Sequence[tuple[Tensor, int] | Unusable],
+) -> tuple[Tensor, Tensor, list[Unusable]]:
     """Return images, uint8 (B, C, H, W), labels, int64 (B,), and what was no image."""
-    intact = [sample for sample in samples if not isinstance(sample, Damaged)]
+    intact = [sample for sample in samples if not isinstance(sample, Unusable)]
     images = torch.stack([image for image, _ in intact]) if intact else torch.empty(0)
     labels = torch.tensor([label for _, label in intact])
-    return images, labels, [sample for sample in samples if isinstance(sample, Damaged)]
+    return images, labels, [sample for sample in samples if isinstance(sample, Unusable)]
 
 
 def leave_signals_to_the_run(worker: int) -> None:
@@ -161,10 +164,12 @@ class ImageNet:
         augment = [v2.RandomResizedCrop(image_size), v2.RandomHorizontalFlip(0.5 if flip else 0.0)]
         if color_jitter > 0:
             augment.append(v2.ColorJitter(color_jitter, color_jitter, color_jitter))
+        to_bytes = v2.PILToTensor()
         centre = [v2.Resize(test_resize), v2.CenterCrop(image_size)]
-        root = Path(data_dir, folder)
-        self._train = ImageFiles(root / "train", v2.Compose([*augment, v2.PILToTensor()]), seed)
-        self._test = ImageFiles(root / "val", v2.Compose([*centre, v2.PILToTensor()]), seed)
+        self._train, self._test = (
+            ImageFiles(Path(data_dir), f"{folder}/{split}", v2.Compose([*steps, to_bytes]), seed)
+            for split, steps in (("train", augment), ("val", centre))
+        )
         if different := set(self._train.classes) ^ set(self._test.classes):
             raise ValueError(
                 f"data_dir={data_dir}: {folder}/train and {folder}/val must have the same classes; "
@@ -184,8 +189,10 @@ class ImageNet:
         self.damaged = damaged
         self.skipped: dict[str, str] = {}
 
-    def _load(self, files: ImageFiles, keys: Iterable[list[Key]]) -> Iterator[Batch]:
-        """Yield a batch for each list of keys."""
+    def _load(
+        self, files: ImageFiles, keys: Iterable[list[Key]], every_batch: bool = False
+    ) -> Iterator[Batch]:
+        """Yield a batch for each list of keys, in `every_batch` a whole image at least."""
         loader = DataLoader(
             files,
             batch_sampler=keys,
@@ -195,19 +202,30 @@ class ImageNet:
             pin_memory=self.device.type == "cuda",
             generator=torch.Generator(),  # else it would draw from the global one
         )
-        for images, labels, damaged in loader:
-            for path, reason in damaged:
-                self._leave_out(path, reason)
+        for images, labels, unusable in loader:
+            for file in unusable:
+                self._leave_out(file)
             if len(labels) == 0:
-                raise UserError("dataset.damaged=skip: a whole batch of images is damaged")
+                if not every_batch:
+                    continue
+                raise UserError(
+                    f"dataset.damaged=skip: all images of a batch are damaged, {file.path} among "
+                    "them; mend it, or take another batch_size"
+                )
             images = images.to(self.device, non_blocking=True)
             yield self.standardise(images), labels.to(self.device, non_blocking=True)
 
-    def _leave_out(self, path: str, reason: str) -> None:
+    def _leave_out(self, file: Unusable) -> None:
+        path, reason, damaged = file
+        if not damaged:
+            raise UserError(
+                f"{path} could not be read ({reason}); make it readable, and the same command "
+                "goes on"
+            )
         if self.damaged == "refuse":
             raise UserError(
-                f"dataset.damaged=refuse: {path} is damaged ({reason}); mend or remove it, "
-                "or leave such images out with dataset.damaged=skip"
+                f"dataset.damaged=refuse: {path} is damaged ({reason}); mend it, or leave "
+                "such images out with dataset.damaged=skip"
             )
         if path not in self.skipped:
             self.skipped[path] = reason
@@ -235,7 +253,7 @@ class ImageNet:
                     yield batch
                     step += 1
 
-        return self._load(self._train, keys())
+        return self._load(self._train, keys(), every_batch=True)
 
     def batchnorm_batches(self, epoch: int, limit: int | None = None) -> Iterator[Batch]:
         """Yield one pass over the augmented training set, or its first `limit` batches.

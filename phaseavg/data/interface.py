@@ -1,7 +1,7 @@
 """What the training loop sees of a data set, wherever its images are kept."""
 
 from collections.abc import Iterator
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 import torch
 from torch import Tensor
@@ -23,6 +23,7 @@ def count_steps(train_size: int, batch_size: int) -> int:
     return -(-train_size // batch_size)
 
 
+@runtime_checkable
 class DataSet(Protocol):
     """Batches by step and epoch, the same ones whenever they are asked for.
 

@@ -54,11 +54,18 @@ def read_result(folder: Path) -> dict[str, Any] | None:
     return None
 
 
-def finished_before(folder: Path) -> dict[str, Any] | None:
-    """Return the outcome recorded in a run's folder and say so; None if it has none."""
+def finished_before(folder: Path, weights: str = "none") -> dict[str, Any] | None:
+    """Return the outcome recorded in a run's folder and say so; None if it has none.
+
+    Args:
+        folder: of the run.
+        weights: `final` if its weights are wanted, too: it is said if they were not kept.
+    """
     result = read_result(folder)
     if result:
-        print(f"{folder}: finished before (force=true repeats it)\n{summary(result)}", flush=True)
+        lacks = weights == "final" and not (folder / "weights.safetensors").exists()
+        without = ", without its weights being kept" if lacks else ""
+        print(f"{folder}: finished before{without} (force=true repeats it)\n{summary(result)}")
     return result
 
 
@@ -154,6 +161,23 @@ class RunFolder:
         write_atomically(self.path / name, content)
         for path in self._checkpoints()[KEPT_CHECKPOINTS:]:
             path.unlink()
+
+    def restore(self, state: Any) -> None:
+        """Continue `state`, which has a `load_state_dict`, from the latest state that is intact.
+
+        Raises:
+            UserError: if that is of other code or data.
+        """
+        checkpoint = self.load_checkpoint()
+        if checkpoint is None:
+            return
+        try:
+            state.load_state_dict(checkpoint)
+        except ValueError as error:
+            raise UserError(
+                f"{self.path}: its checkpoint does not fit: {error}; bring that back, or move the "
+                "folder away to begin anew"
+            ) from error
 
     def load_checkpoint(self) -> dict[str, Any] | None:
         """Return the latest state that is intact, on the CPU; None if there is none.

@@ -61,7 +61,7 @@ def summary(result: Mapping[str, Any]) -> str:
     end = result["phases"][-1]
     passed = f"{end['bn_test_error']:.2f} % after a BatchNorm pass"
     if end["replaced"]:
-        passed = f"average; before it {end['test_error']:.2f} %, {passed}"
+        passed = f"average; the weights before it {end['test_error']:.2f} %, {passed}"
     return (
         f"test error {result['test_error']:.2f} % ({passed}), best "
         f"{result['best_test_error']:.2f} % at epoch {result['best_epoch']}; {result['epochs']} "

@@ -32,7 +32,8 @@ def assemble(settings: Settings, device: torch.device) -> tuple[DataSet, Schedul
         epochs=schedule.epochs,
         offered={"device": home},
     )
-    return data, schedule, TrainingState(model, optimizer, averager, data.steps_per_epoch)
+    steps, images = data.steps_per_epoch, data.train_size
+    return data, schedule, TrainingState(model, optimizer, averager, steps, images)
 
 
 def load_data(settings: Settings, device: torch.device) -> DataSet:
@@ -44,7 +45,15 @@ def load_data(settings: Settings, device: torch.device) -> DataSet:
         "device": device,
         "workers": settings.execution.workers,
     }
-    return build("dataset", settings.dataset, offered=offered)
+    data = build("dataset", settings.dataset, offered=offered)
+    if not isinstance(data, DataSet):
+        names = {*DataSet.__annotations__, *vars(DataSet)}
+        missing = sorted(n for n in names if n[0] != "_" and not hasattr(data, n))
+        raise UserError(
+            f"dataset={settings.dataset['_target_']} returns no DataSet but a "
+            f"{type(data).__name__}, without {', '.join(missing)}"
+        )
+    return data
 
 
 def new_model(settings: Settings, data: DataSet) -> nn.Module:
@@ -71,10 +80,11 @@ def _require_fit(model: nn.Module, settings: Settings, data: DataSet) -> None:
     expected = (smallest, data.num_classes)
     try:
         with torch.no_grad(), torch.random.fork_rng(devices=[]):
-            found = tuple(deepcopy(model)(images).shape)
+            logits = deepcopy(model)(images)
+        found = tuple(logits.shape) if isinstance(logits, torch.Tensor) else type(logits).__name__
         problem = None if found == expected else f"it returns {found} instead of {expected}"
-    except (RuntimeError, ValueError) as error:
-        problem = str(error)
+    except Exception as error:
+        problem = str(error) or repr(error)
     if problem is not None:
         raise UserError(
             f"model={settings.model['_target_']} does not fit the batches of "

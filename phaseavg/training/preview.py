@@ -4,8 +4,8 @@ import math
 import time
 from collections.abc import Callable, Iterator
 from copy import deepcopy
-from datetime import timedelta
-from itertools import chain, islice
+from itertools import chain, islice, pairwise
+from statistics import median
 from typing import Any
 
 import torch
@@ -64,17 +64,17 @@ def _words(part: Part) -> str:
     return f"{part['_target_'].rpartition('.')[2]}({arguments})"
 
 
-def _bytes(count: float) -> str:
-    return f"{count / 1e9:.2f} GB" if count >= 1e9 else f"{count / 1e6:.1f} MB"
-
-
-def _flops(count: float) -> str:
-    exponent = min(max(int(math.log10(count)) // 3, 2), 6)
-    return f"{count / 1000**exponent:.3g} {' kMGTPE'[exponent]}FLOP"
+def _with_prefix(count: float, unit: str) -> str:
+    exponent = min(max(int(math.log10(max(count, 1))) // 3, 0), 6)
+    return f"{count / 1000**exponent:.3g} {' kMGTPE'[exponent].strip()}{unit}"
 
 
 def _time(seconds: float) -> str:
-    return f"{seconds:.2g} s" if seconds < 10 else str(timedelta(seconds=round(seconds)))
+    """Return an estimate in two digits: more would be false."""
+    for unit, length in (("days", 86400), ("h", 3600), ("min", 60)):
+        if seconds >= 2 * length:
+            return f"{float(f'{seconds / length:.2g}'):g} {unit}"
+    return f"{seconds:.2g} s" if seconds >= 1 else f"{1000 * seconds:.2g} ms"
 
 
 def parameters_of(model: nn.Module) -> int:
@@ -150,22 +150,20 @@ def measured(
     forward = torch.compile(state.model) if settings.execution.compile else state.model
     state.model.train()
     set_learning_rate(state.optimizer, schedule.factor(0, state.steps_per_epoch))
-    steps, start = 0, 0.0
+    times = [synchronized()]
     for images, labels in data.train_batches(0, WARM_UP + MOST):
         update(state, forward, images, labels, settings)
-        steps += 1
-        if steps == WARM_UP:
-            start = synchronized()
-        elif steps >= WARM_UP + LEAST and synchronized() - start > ENOUGH_SECONDS:
+        times.append(synchronized())
+        if len(times) > WARM_UP + LEAST and times[-1] - times[WARM_UP] > ENOUGH_SECONDS:
             break
-    step_seconds = (synchronized() - start) / (steps - WARM_UP)
+    steps = [end - start for start, end in pairwise(times[WARM_UP:])]
 
     pass_images = data.batch_size * (settings.batchnorm_batches or data.steps_per_epoch)
     tests = chain(data.test_batches(), data.test_batches())
     passes = chain(data.batchnorm_batches(0), data.batchnorm_batches(1))
     return {
-        "steps": steps - WARM_UP,
-        "step": step_seconds,
+        "steps": len(steps),
+        "step": median(steps),  # one of another size may have to be compiled
         "test": data.test_size * seconds_per_image(tests, evaluate),
         "pass": min(pass_images, data.train_size) * seconds_per_image(passes, recompute_batchnorm),
     }
@@ -187,9 +185,10 @@ def preview(
     parameters, flops = parameters_of(model), training_flops(model, data)
     steps = schedule.total_epochs * state.steps_per_epoch
     images = schedule.total_epochs * data.train_size
-    last = data.train_size - (data.steps_per_epoch - 1) * data.batch_size
+    last_batch = data.train_size - (data.steps_per_epoch - 1) * data.batch_size
     rate = state.optimizer.defaults["lr"]
     tests, passes = looks(schedule, settings, average is not None)
+    print("measuring a few steps …", flush=True)
     seconds = measured(data, schedule, settings, state)
     total = {
         "training": steps * seconds["step"],
@@ -203,35 +202,39 @@ def preview(
     else:
         size = sum(t.numel() * t.element_size() for t in average.state_dict().values())
         home = next(average.parameters()).device
-        averaging = f"{_words(settings.averaging)}; the average takes {_bytes(size)} on {home}"
+        averaging = (
+            f"{_words(settings.averaging)}; the average takes {_with_prefix(size, 'B')} on {home}"
+        )
     lines = {
         "run": f"{folder} ({'begun: would go on' if begun else 'not begun'})",
         "data": f"{_words(settings.dataset)}: {data.train_size:,} images to train and "
         f"{data.test_size:,} to test, {data.channels}×{data.image_size}×{data.image_size}, "
         f"{data.num_classes} classes",
         "network": f"{_words(settings.model)}: {parameters:,} parameters, "
-        f"{_flops(flops)} for each training image",
+        f"{_with_prefix(flops, 'FLOP')} for each training image",
         "optimizer": describe_optimizer(state.optimizer),
         "averaging": averaging,
     }
     for phase in schedule.phases:
+        first, last = phase.first_epoch + 1, phase.end
         lines[f"phase {phase.index + 1}"] = (
-            f"epochs {phase.first_epoch + 1}-{phase.end}: "
+            f"{f'epoch {last}' if first == last else f'epochs {first}-{last}'}: "
             f"{phase.epochs * state.steps_per_epoch:,} steps at learning rate "
             f"{rate * phase.factor:g}"
         )
     lines["in all"] = (
         f"{schedule.total_epochs} epochs, {steps:,} steps of {data.batch_size} images (an epoch's "
-        f"last: {last}), {images:,} images, {_flops(images * flops)}; "
+        f"last: {last_batch}), {images:,} images, {_with_prefix(images * flops, 'FLOP')}; "
         f"{tests} tests, {passes} BatchNorm passes"
     )
     lines["memory"] = (
-        f"{_bytes(peak_memory_bytes(data.device))} at most until here, on {data.device}"
+        f"{_with_prefix(peak_memory_bytes(data.device), 'B')} at its peak so far, on {data.device}"
     )
     parts = ", ".join(f"{kind} {_time(amount)}" for kind, amount in total.items())
     lines["time"] = (
-        f"about {_time(sum(total.values()))}: {parts}; by {seconds['steps']:.0f} steps of "
-        f"{1000 * seconds['step']:.3g} ms on {device_name(data.device)}"
+        f"about {_time(sum(total.values()))}: {parts}; by the median of "
+        f"{seconds['steps']:.0f} steps, {_time(seconds['step'])} each, on "
+        f"{device_name(data.device)}"
     )
     width = max(map(len, lines))
     return "\n".join(f"{key:<{width}}  {text}" for key, text in lines.items())

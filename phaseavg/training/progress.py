@@ -63,7 +63,7 @@ class TrainingProgress:
             TimeElapsedColumn(),
             TextColumn("eta"),
             TimeRemainingColumn(),
-            TextColumn("now {task.fields[train_error]} %  {task.fields[errors]}"),
+            TextColumn("train now {task.fields[train_error]} %{task.fields[errors]}"),
             console=self.console,
             disable=not self.console.is_terminal,
             transient=True,
@@ -117,7 +117,8 @@ class TrainingProgress:
 
     def epoch(self, line: Mapping[str, Any]) -> None:
         """Show a line of metrics: in the bar, and below the others in a log or at a phase's end."""
-        self._errors = f"phase {line['phase']}/{self.phases}  {described(line)}"
+        last = f"phase {line['phase']}/{self.phases}  {described(line)}"
+        self._errors = f", last epoch: {last}"
         if self.console.is_terminal and "bn_test_error" not in line:
             return
         left = (self.epochs * self.steps_per_epoch - line["step"]) * self._seconds_per_step(

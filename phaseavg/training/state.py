@@ -19,6 +19,7 @@ class TrainingState:
         optimizer: over its parameters.
         averager: decides when the average replaces the weights.
         steps_per_epoch: updates in an epoch.
+        train_size: images in an epoch.
         step: finished updates.
         losses: mean training loss of each batch of the epoch under way, float32 (steps_per_epoch,)
             on the model's device; read once an epoch.
@@ -34,6 +35,7 @@ class TrainingState:
     optimizer: Optimizer
     averager: Averager
     steps_per_epoch: int
+    train_size: int
     step: int = 0
     losses: Tensor = field(init=False)
     wrong: Tensor = field(init=False)
@@ -54,6 +56,7 @@ class TrainingState:
             "model": self.model.state_dict(),
             "optimizer": self.optimizer.state_dict(),
             "averager": self.averager.state_dict(),
+            "train_size": self.train_size,
             "step": self.step,
             "losses": self.losses,
             "wrong": self.wrong,
@@ -64,7 +67,18 @@ class TrainingState:
         }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Continue from what `state_dict` returned."""
+        """Continue from what `state_dict` returned.
+
+        Raises:
+            ValueError: if it is of another version of the code, or of other data.
+        """
+        if missing := self.state_dict().keys() - state.keys():
+            raise ValueError(f"it is of another version of the code, without {min(missing)}")
+        if state["train_size"] != self.train_size:
+            raise ValueError(
+                f"it is of {state['train_size']:,} training images, and now there are "
+                f"{self.train_size:,}"
+            )
         self.model.load_state_dict(state["model"])
         self.optimizer.load_state_dict(state["optimizer"])
         self.averager.load_state_dict(state["averager"])

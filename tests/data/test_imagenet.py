@@ -1,9 +1,6 @@
 """Folders of real image files: what becomes of them, what a batch depends on, what is damaged."""
 
 import json
-import os
-import signal
-import time
 from collections import Counter
 
 import numpy as np
@@ -225,26 +222,33 @@ def test_the_other_images_of_a_batch_are_what_they_were(tree, damaged_tree):
         assert len(images) - len(fewer) in (0, 1)
 
 
-def test_a_disk_that_fails_is_not_taken_for_a_damaged_image(tree, monkeypatch, tmp_path):
+@pytest.mark.parametrize("workers", [0, 1])
+def test_a_disk_that_fails_is_not_taken_for_a_damaged_image(tmp_path, workers):
     write_tree(tmp_path / "imagenet")
-    data = image_net(tmp_path, damaged="skip")
+    data = image_net(tmp_path, damaged="skip", workers=workers)
     (tmp_path / "imagenet/train/cat/cat_3.JPEG").unlink()
-    with pytest.raises(FileNotFoundError, match="cat_3"):
+    with pytest.raises(UserError, match=r"cat_3.JPEG could not be read \(No such file") as told:
         train_batches(data, 0, 6)
+    assert "\n" not in str(told.value)
+    assert not data.skipped
 
 
-def test_a_batch_without_any_whole_image_is_refused(tmp_path):
-    write_tree(tmp_path / "imagenet", train=1)
-    for path in (tmp_path / "imagenet/train").rglob("*_0.*"):
+def test_a_batch_without_any_whole_image_is_left_out_but_not_of_training(tmp_path):
+    write_tree(tmp_path / "imagenet", train=1, test=1)
+    for path in (tmp_path / "imagenet").rglob("cat_0.*"):
         truncate(path)
-    with pytest.raises(UserError, match="a whole batch of images is damaged"):
-        train_batches(image_net(tmp_path, batch_size=3, damaged="skip"), 0, 1)
+    data = image_net(tmp_path, batch_size=1, damaged="skip")
+    for looks in (data.test_batches(), data.batchnorm_batches(0)):
+        assert sorted(labels.item() for _, labels in looks) == [0, 1]
+    with pytest.raises(UserError, match=r"all images of a batch are damaged, .*cat_0.JPEG among"):
+        train_batches(data, 0, 3)
 
 
 @pytest.mark.parametrize(
     ("change", "message"),
     [
         (lambda root: (root / "train").rename(root / "no"), r"imagenet/train must hold a folder"),
+        (lambda root: (root / "val").rename(root / "no"), r"imagenet/val must hold a folder"),
         (lambda root: (root / "val/dog").mkdir(), r"imagenet/val must .*no valid file.* dog"),
         (
             lambda root: save(root / "val/dog/1.JPEG", np.zeros((9, 9, 3), np.uint8)),
@@ -276,8 +280,9 @@ def test_values_out_of_range_are_refused(tree, options, message):
         image_net(tree, **options)
 
 
-def test_the_number_of_workers_follows_the_cores_unless_given(tree):
-    assert ImageNet(4, 0, tree, image_size=32, test_resize=36).workers >= 1
+def test_the_number_of_workers_follows_the_cores_unless_given(tree, monkeypatch):
+    monkeypatch.setattr("joblib.cpu_count", lambda: 7)
+    assert ImageNet(4, 0, tree, image_size=32, test_resize=36).workers == 7
     assert ImageNet(4, 0, tree, image_size=32, test_resize=36, workers=3).workers == 3
 
 
@@ -297,6 +302,19 @@ def test_a_run_on_image_files_counts_what_it_skips(damaged_tree, compose_setting
     assert {line["test_images"] for line in lines} == {8}
 
 
+def test_a_run_does_not_go_on_with_other_images(tree, compose_settings, victims, tmp_path):
+    write_tree(tmp_path / "imagenet")
+    settings = compose_settings(*RUN_OF_IMAGE_FILES, f"data_dir={tmp_path}")
+    process = victims.Process(
+        target=victim.train_and_be_signalled, args=(settings, tmp_path / "said", 9)
+    )
+    process.start()
+    process.join(60)
+    (tmp_path / "imagenet/train/ant/ant_3.JPEG").unlink()
+    with pytest.raises(UserError, match="it is of 21 training images, and now there are 20"):
+        train_script.run(settings)
+
+
 def test_ctrl_c_reaches_the_workers_too_and_the_run_saves_and_goes_on(
     tree, compose_settings, victims, tmp_path
 ):
@@ -306,12 +324,8 @@ def test_ctrl_c_reaches_the_workers_too_and_the_run_saves_and_goes_on(
     undisturbed = settings.model_copy(update={"runs_dir": tmp_path / "undisturbed"})
     train_script.run(undisturbed)
     said = tmp_path / "said"
-    process = victims.Process(target=victim.train_in_a_group, args=(settings, said))
+    process = victims.Process(target=victim.train_in_a_group, args=(settings, said, 9))
     process.start()
-    metrics_file = settings.runs_dir / run_id(settings.recipe()) / "metrics.jsonl"
-    while not (metrics_file.exists() and metrics_file.read_text()):
-        time.sleep(0.001)
-    os.killpg(process.pid, signal.SIGINT)
     process.join(60)
     assert process.exitcode == 0
     assert "interrupted and saved after step" in said.read_text()

@@ -87,8 +87,8 @@ COST = {"epochs": 4, "seconds": 12.34, "images_per_second": 999.6}
 
 def test_a_summary_states_last_and_best_error_and_what_the_batchnorm_pass_gives() -> None:
     assert summary({"status": "finished", **errors(HISTORY), **COST}) == (
-        "test error 21.00 % (average; before it 19.00 %, 19.50 % after a BatchNorm pass), "
-        "best 20.00 % at epoch 2; 4 epochs in 12.3 s, 1000 images/s"
+        "test error 21.00 % (average; the weights before it 19.00 %, 19.50 % after "
+        "a BatchNorm pass), best 20.00 % at epoch 2; 4 epochs in 12.3 s, 1000 images/s"
     )
     plain = [{**line, "replaced": False} if "replaced" in line else line for line in HISTORY]
     assert summary({"status": "finished", **errors(plain), **COST}) == (

@@ -16,12 +16,20 @@ from phaseavg.config import Settings
 from phaseavg.phases import Schedule
 from phaseavg.training import loop
 from phaseavg.training.parts import assemble
-from phaseavg.training.preview import describe_optimizer, looks, training_flops
+from phaseavg.training.preview import (
+    _time,
+    _with_prefix,
+    describe_optimizer,
+    looks,
+    training_flops,
+)
 
 
 def told(out: str) -> dict[str, str]:
     """Return the lines of a dry run by their first words."""
-    return dict(re.split(r"  +", line, maxsplit=1) for line in out.splitlines())
+    first, *lines = out.splitlines()
+    assert first == "measuring a few steps …"
+    return dict(re.split(r"  +", line, maxsplit=1) for line in lines)
 
 
 def test_a_dry_run_says_what_the_run_would_do_and_leaves_nothing(
@@ -36,13 +44,16 @@ def test_a_dry_run_says_what_the_run_would_do_and_leaves_nothing(
     assert "1,000 images to train and 797 to test, 1×8×8, 10 classes" in said["data"]
     assert "CNN13(width=0.03, pools=1): 4,388 parameters" in said["network"]
     assert "Phasewise(weights=Exponential(gamma0=0.9))" in said["averaging"]
-    assert re.search(r"takes \S+ MB on cpu", said["averaging"])
+    assert re.search(r"takes \d\S+ kB on cpu", said["averaging"])
     assert said["phase 1"] == "epochs 1-2: 16 steps at learning rate 0.1"
     assert said["phase 2"] == "epochs 3-4: 16 steps at learning rate 0.01"
-    assert said["phase 3"] == "epochs 5-5: 8 steps at learning rate 0.001"
+    assert said["phase 3"] == "epoch 5: 8 steps at learning rate 0.001"
     assert said["in all"].startswith("5 epochs, 40 steps of 128 images (an epoch's last: 104)")
-    assert re.match(r"\S+ [MG]B at most", said["memory"])
-    assert re.match(r"about .* s: training .* by \d+ steps of \S+ ms on ", said["time"])
+    assert re.match(r"\S+ [MG]B at its peak so far, on cpu", said["memory"])
+    times = (
+        r"about .*s: training .*s, tests .*s, BatchNorm passes .*s; by the median of \d+ steps, "
+    )
+    assert re.match(times, said["time"])
 
 
 def test_a_dry_run_changes_nothing_of_the_run_that_follows(prompt: Prompt, tmp_path: Path) -> None:
@@ -183,3 +194,26 @@ def test_a_run_opens_with_its_optimizer(prompt: Prompt) -> None:
         "weight decay 0.0001 (coupled, L2 in the gradient) on all parameters"
         in (out.splitlines()[1])
     )
+
+
+@pytest.mark.parametrize(
+    ("seconds", "words"),
+    [
+        (0.0359, "36 ms"),
+        (1.6, "1.6 s"),
+        (85, "85 s"),
+        (3599, "60 min"),
+        (7300, "2 h"),
+        (34 * 3600, "34 h"),
+        (27.7 * 86400, "28 days"),
+    ],
+)
+def test_estimates_have_two_digits(seconds: float, words: str) -> None:
+    assert _time(seconds) == words
+
+
+@pytest.mark.parametrize(
+    ("count", "words"), [(0, "0 B"), (999, "999 B"), (17_880, "17.9 kB"), (2.16e9, "2.16 GB")]
+)
+def test_bytes_have_a_prefix(count: float, words: str) -> None:
+    assert _with_prefix(count, "B") == words

@@ -27,7 +27,7 @@ def progress_of_5_epochs(console: Console) -> TrainingProgress:
     schedule = Schedule([2, 2, 1], [1, 0.1, 0.01])
     model = torch.nn.Linear(2, 2)
     optimizer = torch.optim.SGD(model.parameters(), 0.1)
-    state = TrainingState(model, optimizer, NoAveraging(model, schedule.epochs), 8)
+    state = TrainingState(model, optimizer, NoAveraging(model, schedule.epochs), 8, 1000)
     return TrainingProgress(schedule, state, console)
 
 
