@@ -95,12 +95,6 @@ def break_the_service(runs: list[Settings], said: Path, trouble: str) -> None:
         train_quietly(settings)
 
 
-def train_and_list_modules(settings: Settings, modules: Path) -> None:
-    """Train a run; write the names of what has been imported."""
-    train_quietly(settings)
-    modules.write_text("\n".join(sys.modules))
-
-
 def train_in_a_group(settings: Settings, exit_file: Path, count: int) -> None:
     """The same in a process group of its own, which the signal reaches as a whole."""
     os.setpgrp()

@@ -84,8 +84,10 @@ def test_a_dry_run_sees_that_a_run_has_begun(
     assert told(out)["run"].endswith("(begun: would go on)")
 
 
-@pytest.mark.parametrize("averaging", ["none", "phasewise", "end"])
-@pytest.mark.parametrize(("every", "average_every"), [(1, 0), (0, 0), (3, 2), (1, 1)])
+@pytest.mark.parametrize(
+    ("averaging", "every", "average_every"),
+    [("none", 1, 0), ("none", 0, 0), ("phasewise", 0, 0), ("phasewise", 3, 2), ("end", 1, 1)],
+)
 def test_tests_and_batchnorm_passes_are_counted_as_they_happen(
     compose_settings: Callable[..., Settings],
     monkeypatch: pytest.MonkeyPatch,
