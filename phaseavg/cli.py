@@ -26,14 +26,7 @@ def _scratch_folder() -> str:
     return str(Path(tempfile.gettempdir(), f"phaseavg-{os.getuid()}"))
 
 
-def _wandb_mode() -> str:
-    """The mode that a W&B user has set for all programs, by either of its names."""
-    mode = os.environ.get("WANDB_MODE", "")
-    return {"": "offline", "dryrun": "offline", "run": "online"}.get(mode, mode)
-
-
 OmegaConf.register_new_resolver("scratch_folder", _scratch_folder, replace=True)
-OmegaConf.register_new_resolver("wandb_mode", _wandb_mode, replace=True)
 
 
 def _chain(error: BaseException) -> list[BaseException]:

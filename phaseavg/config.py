@@ -6,6 +6,7 @@ averaging) are built by their constructors, whose signatures are their schema.
 
 import inspect
 import json
+import os
 from collections.abc import Mapping
 from importlib import import_module
 from pathlib import Path
@@ -49,6 +50,15 @@ class Scalars(BaseModel):
     """Typed fields, and no others."""
 
     model_config = ConfigDict(**STRICT, extra="forbid", frozen=True)
+
+
+def _wandb_mode() -> str:
+    """The mode that a W&B user has set for all programs, by either of its names."""
+    mode = os.environ.get("WANDB_MODE", "")
+    return {"": "offline", "dryrun": "offline", "run": "online"}.get(mode, mode)
+
+
+OmegaConf.register_new_resolver("wandb_mode", _wandb_mode, replace=True)
 
 
 class Execution(Scalars):
