@@ -152,7 +152,10 @@ def own(target: str) -> list[str]:
         (["model=vgg16"], "choices for others: cnn13, resnet34, wrn28_10, densenet121"),
         (["model=cnn13"], "pools=2 leaves under 3×3 pixels"),
         # 1,000 = 9 · 111 + 1: BatchNorm cannot take the deviation of one image of one pixel.
-        (["model=resnet34", "batch_size=111"], "with batch_size=111, down to 1×1×8×8: Expected"),
+        (
+            ["model=resnet34", "batch_size=111"],
+            "with batch_size=111, down to 1×1×8×8: ValueError: Exp",
+        ),
         (own("WrongLogits"), "it returns (2, 1, 8, 10) instead of (2, 10)"),
         (own("TwoHeads"), "it returns tuple instead of (2, 10)"),
         (own("Demanding"), "missing 1 required positional argument: 'labels'"),

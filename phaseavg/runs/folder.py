@@ -65,7 +65,8 @@ def finished_before(folder: Path, weights: str = "none") -> dict[str, Any] | Non
     if result:
         lacks = weights == "final" and not (folder / "weights.safetensors").exists()
         without = ", without its weights being kept" if lacks else ""
-        print(f"{folder}: finished before{without} (force=true repeats it)\n{summary(result)}")
+        again = f"finished before{without} (force=true repeats it)"
+        print(f"{folder}: {again}\n{summary(result)}", flush=True)
     return result
 
 

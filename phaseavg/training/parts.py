@@ -84,7 +84,7 @@ def _require_fit(model: nn.Module, settings: Settings, data: DataSet) -> None:
         found = tuple(logits.shape) if isinstance(logits, torch.Tensor) else type(logits).__name__
         problem = None if found == expected else f"it returns {found} instead of {expected}"
     except Exception as error:
-        problem = str(error) or repr(error)
+        problem = f"{type(error).__name__}: {error}"
     if problem is not None:
         raise UserError(
             f"model={settings.model['_target_']} does not fit the batches of "

@@ -4,8 +4,8 @@ import math
 import time
 from collections.abc import Callable, Iterator
 from copy import deepcopy
-from itertools import chain, islice, pairwise
-from statistics import median
+from itertools import chain, islice
+from statistics import fmean
 from typing import Any
 
 import torch
@@ -150,20 +150,23 @@ def measured(
     forward = torch.compile(state.model) if settings.execution.compile else state.model
     state.model.train()
     set_learning_rate(state.optimizer, schedule.factor(0, state.steps_per_epoch))
-    times = [synchronized()]
-    for images, labels in data.train_batches(0, WARM_UP + MOST):
+    steps, looked = [], synchronized()
+    for number, (images, labels) in enumerate(data.train_batches(0, WARM_UP + MOST)):
         update(state, forward, images, labels, settings)
-        times.append(synchronized())
-        if len(times) > WARM_UP + LEAST and times[-1] - times[WARM_UP] > ENOUGH_SECONDS:
+        looked, before = synchronized(), looked
+        # An epoch's last batch has another size, for which there may be something to compile.
+        last = (number + 1) % data.steps_per_epoch == 0 and data.steps_per_epoch > 1
+        if number >= WARM_UP and not last:
+            steps.append(looked - before)
+        if len(steps) >= LEAST and sum(steps) > ENOUGH_SECONDS:
             break
-    steps = [end - start for start, end in pairwise(times[WARM_UP:])]
 
     pass_images = data.batch_size * (settings.batchnorm_batches or data.steps_per_epoch)
     tests = chain(data.test_batches(), data.test_batches())
     passes = chain(data.batchnorm_batches(0), data.batchnorm_batches(1))
     return {
         "steps": len(steps),
-        "step": median(steps),  # one of another size may have to be compiled
+        "step": fmean(steps),  # reading files comes in bursts, which a median would not see
         "test": data.test_size * seconds_per_image(tests, evaluate),
         "pass": min(pass_images, data.train_size) * seconds_per_image(passes, recompute_batchnorm),
     }
@@ -232,9 +235,8 @@ def preview(
     )
     parts = ", ".join(f"{kind} {_time(amount)}" for kind, amount in total.items())
     lines["time"] = (
-        f"about {_time(sum(total.values()))}: {parts}; by the median of "
-        f"{seconds['steps']:.0f} steps, {_time(seconds['step'])} each, on "
-        f"{device_name(data.device)}"
+        f"about {_time(sum(total.values()))}: {parts}; by "
+        f"{seconds['steps']:.0f} steps of {_time(seconds['step'])} on {device_name(data.device)}"
     )
     width = max(map(len, lines))
     return "\n".join(f"{key:<{width}}  {text}" for key, text in lines.items())
