@@ -32,9 +32,9 @@ CONF = Path(__file__).with_name("conf")
 
 def run(settings: Settings) -> dict[str, Any]:
     """Train one run, unless it is finished, and return its result."""
-    name = run_id(settings.recipe())
-    for found in (settings.runs_dir / name, settings.records_dir / name):
-        if not settings.force and (result := finished_before(found, settings.weights)):
+    name, watch = run_id(settings.recipe()), settings.watch
+    for found in (settings.run_folder, settings.records_dir / name):
+        if not settings.force and (result := finished_before(found, settings.weights, watch)):
             return result
 
     device = pick_device(settings.execution.device)
@@ -42,10 +42,10 @@ def run(settings: Settings) -> dict[str, Any]:
     reset_peak_memory(device)
     data, schedule, state = assemble(settings, device)
     if settings.dry_run:
-        print(preview(name, settings, data, schedule, state), flush=True)
+        print(preview(settings, data, schedule, state), flush=True)
         return {"run_id": name, "status": "dry run"}
 
-    with RunFolder(settings.runs_dir / name) as folder:
+    with RunFolder(settings.run_folder) as folder:
         if settings.force:
             folder.reopen()
         elif result := finished_before(folder.path):  # meanwhile, by another process
@@ -62,12 +62,13 @@ def run(settings: Settings) -> dict[str, Any]:
             config=settings.record() | state.provenance[-1],
             history=state.history,
         )
-        result = {"run_id": name, "numerics_version": NUMERICS_VERSION, "status": "finished"}
+        result = {"run_id": name, "numerics_version": NUMERICS_VERSION, "watch": watch}
+        result["status"] = "finished"
         with tracking:
             try:
                 with TrainingProgress(schedule, state) as progress:
                     train(state, data, schedule, settings, folder, progress, tracking)
-                result |= errors(state.history)
+                result |= errors(state.history, watch)
             except Diverged as outcome:
                 result |= {"status": "diverged", **outcome.outcome}
             result |= cost(state.history) | {"peak_memory_bytes": peak_memory_bytes(device)}

@@ -94,6 +94,9 @@ def _tell(error: Exception, where: str = "") -> None:
         say(where + str(error))
     elif _is_mistake(error):
         say(where + explained(error))
+    elif isinstance(error, OSError) and error.filename:
+        reason = f"{error.filename}: {error.strerror}"
+        say(f"{where}{reason}; once that is mended, the same command goes on")
     else:
         traceback.print_exception(error)
         say(f"{where}failed: {error!r}")

@@ -7,15 +7,16 @@ averaging) are built by their constructors, whose signatures are their schema.
 import inspect
 import json
 import os
+import re
 from collections.abc import Mapping
 from importlib import import_module
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from hydra.errors import InstantiationException
-from hydra.utils import instantiate
+from hydra.utils import get_object
 from omegaconf import DictConfig, OmegaConf
 from pydantic import (
+    AfterValidator,
     BaseModel,
     BeforeValidator,
     ConfigDict,
@@ -28,6 +29,7 @@ from pydantic import (
 )
 
 from phaseavg.errors import UserError
+from phaseavg.runs.identity import run_id
 
 Part = dict[str, Any]
 """A target and its arguments, with the types of its constructor."""
@@ -68,6 +70,7 @@ class Execution(Scalars):
     precision: Literal["fp32", "bf16"] = "fp32"
     compile: bool = False
     average_device: str = "cpu"
+    snapshots: Literal["files", "memory"] = "files"
     workers: NonNegativeInt | None = None
 
 
@@ -76,6 +79,19 @@ class EvaluationCadence(Scalars):
 
     every: NonNegativeInt = 1
     average_every: NonNegativeInt = 0
+    batchnorm_every: NonNegativeInt = 0
+
+
+def _distinct(name: str) -> str:
+    if not re.fullmatch(r"[a-z][a-z0-9_]*", name):
+        raise ValueError("must be small letters, digits and _, beginning with a letter")
+    if name in ("average", "bn") or "without_bn" in name:
+        raise ValueError("is a name that records use otherwise; choose another one")
+    return name
+
+
+WatchName = Annotated[str, AfterValidator(_distinct)]
+"""Of an average that is watched: its errors are recorded as `<name>_test_error`."""
 
 
 class Settings(Scalars):
@@ -88,9 +104,11 @@ class Settings(Scalars):
     averaging: Part
     batch_size: PositiveInt
     batchnorm_batches: PositiveInt | None = None
+    optimizer_state: Literal["keep", "reset"] = "keep"
     seed: NonNegativeInt
     weight_decay: NonNegativeFloat  # by network; the optimizer refers to it
 
+    watch: dict[WatchName, Part] = {}
     tracking: Part = {"_target_": "phaseavg.tracking.Tracking"}
     execution: Execution = Execution()
     evaluation: EvaluationCadence = EvaluationCadence()
@@ -102,10 +120,16 @@ class Settings(Scalars):
     force: bool = False
     dry_run: bool = False
 
+    @property
+    def run_folder(self) -> Path:
+        """Where the run leaves what it leaves."""
+        return self.runs_dir / run_id(self.recipe())
+
     def recipe(self) -> dict[str, Any]:
         """Return what shapes the numbers of the run, and nothing else."""
         parts = ("dataset", "model", "optimizer", "schedule", "averaging")
-        return self.model_dump(include={*parts, "batch_size", "batchnorm_batches", "seed"})
+        scalars = ("batch_size", "batchnorm_batches", "optimizer_state", "seed")
+        return self.model_dump(include={*parts, *scalars})
 
     def record(self) -> dict[str, Any]:
         """Return the config as it is recorded: recipe and execution, without folders."""
@@ -134,9 +158,14 @@ def _signature(target: Any) -> inspect.Signature:
         return inspect.signature(target)
 
 
+def is_part(node: Any) -> bool:
+    """Return whether a value of a config is a target with its arguments."""
+    return isinstance(node, Mapping) and "_target_" in node
+
+
 def _typed(node: Any, path: str) -> Any:
     """Return `node` with its target's arguments checked and converted by the target's signature."""
-    if not (isinstance(node, Mapping) and "_target_" in node):
+    if not is_part(node):
         return node
     module, _, name = str(node["_target_"]).rpartition(".")
     try:
@@ -155,7 +184,7 @@ def _typed(node: Any, path: str) -> Any:
         if name not in parameters:
             raise UserError(f"{path}.{name}: there is no such key; {_choices(parameters)}")
         annotation = parameters[name].annotation
-        if isinstance(value, Mapping) and "_target_" in value:
+        if is_part(value):
             typed[name] = _typed(value, f"{path}.{name}")
         elif annotation is inspect.Parameter.empty or isinstance(annotation, str):
             typed[name] = value
@@ -193,43 +222,46 @@ def check(config: DictConfig) -> Settings:
         choices = _choices(schema.model_fields)
         raise UserError(f"{field}: there is no such key; {choices}") from error
     parts = {name: value for name, value in settings if isinstance(value, dict)}
-    for name, part in parts.items():
-        if "_target_" not in part:
+    watched = {f"watch.{name}": part for name, part in parts.pop("watch").items()}
+    typed = {}
+    for name, part in (parts | watched).items():
+        if not is_part(part):
             raise UserError(f"{name}._target_: is missing; choose an option of {name}")
-    typed = {name: _typed(part, name) for name, part in parts.items()}
-    return settings.model_copy(update=typed)
+        typed[name] = _typed(part, name)
+    watch = {name.removeprefix("watch."): typed.pop(name) for name in watched}
+    return settings.model_copy(update={**typed, "watch": watch})
 
 
 def build(name: str, part: Part, *, offered: Mapping[str, Any] | None = None, **given: Any) -> Any:
-    """Build one part of a run from its config and what the program gives it.
+    """Build one part of a run, and first those in it, from its config and what the program gives.
 
     Args:
         name: of the config group.
         part: target and arguments.
-        offered: what its constructor gets of it is what its signature names.
+        offered: what its constructor, and those of the parts in it, get of it is what their
+            signatures name.
         given: what its constructor gets in any case.
 
     Raises:
-        UserError: if its constructor refuses a value, or the config has one that the program gives.
+        UserError: if a constructor refuses a value, or the config has one that the program gives.
     """
+    target = get_object(part["_target_"])
+    names = inspect.signature(target).parameters
     if clash := part.keys() & {*given, *(offered or {})}:
         raise UserError(f"{name}.{min(clash)}: follows from the rest of the config; leave it out")
+    given |= {key: value for key, value in (offered or {}).items() if key in names}
+    values = {key: value for key, value in part.items() if key != "_target_"}
+    inner = {key: value for key, value in values.items() if is_part(value)}
+    arguments = given | values
+    arguments |= {key: build(f"{name}.{key}", p, offered=offered) for key, p in inner.items()}
     try:
-        make = instantiate(part, _partial_=True, _convert_="all")
-        names = inspect.signature(make).parameters
-        given |= {key: value for key, value in (offered or {}).items() if key in names}
-        inspect.signature(make).bind(**given)
+        inspect.signature(target).bind(**arguments)
     except TypeError as error:
         raise UserError(f"{name}: {error}") from error
-    except InstantiationException as error:  # of a nested part
-        if not isinstance(error.__cause__, ValueError):
-            raise
-        where = str(error).rpartition("full_key: ")[2]
-        raise UserError(f"{name}.{where}: {error.__cause__}") from error
     try:
-        return make(**given)
+        return target(**arguments)
     except ValueError as error:
-        arguments = ", ".join(f"{key}={value}" for key, value in part.items() if key[0] != "_")
+        shown = ", ".join(f"{key}={value}" for key, value in values.items() if key not in inner)
         message = str(error)
-        shown = "" if "=" in message else f" (given: {arguments})"
-        raise UserError(f"{name}: {message}{shown}") from error
+        where = "" if "=" in message else f" (given: {shown})"
+        raise UserError(f"{name}: {message}{where}") from error

@@ -1,13 +1,97 @@
 """A learning-rate schedule as a tuple of phases: a pure function of the step."""
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import accumulate
+from typing import Literal, Protocol, runtime_checkable
+
+Pace = Literal["epoch", "step"]
+"""Whether a rate that changes within a phase does so from epoch to epoch or from step to step."""
+
+
+@runtime_checkable
+class Shape(Protocol):
+    """How the learning rate runs within a phase."""
+
+    def factor(self, done: float, epochs: int) -> float:
+        """Return the learning rate as a multiple of the phase's.
+
+        Args:
+            done: epochs of the phase that are finished, with fractions of one; from 0 on and under
+                `epochs`.
+            epochs: T, the length of the phase.
+        """
+        ...
+
+
+class Constant:
+    """One learning rate: the paper's phases."""
+
+    def factor(self, done: float, epochs: int) -> float:
+        """Return 1."""
+        return 1.0
+
+
+def _at_pace(per: Pace, done: float) -> float:
+    return math.floor(done) if per == "epoch" else done
+
+
+def _check_pace(per: Pace) -> Pace:
+    if per not in ("epoch", "step"):
+        raise ValueError(f"per={per!r}; choices: epoch, step")
+    return per
+
+
+class Decayed:
+    """The rate to which exponential averaging amounts (Section 3.1): Table 1d's "decayed".
+
+    Epoch t of T runs at λ (1 − γ^(T−t+1)) / (1 − γ^T), with γ = γ0^(80/T): equation 6's factors of
+    the single updates.
+
+    Args:
+        gamma0: γ0, as of the average.
+        per: `epoch`, or `step`, with t − 1 the fraction of epochs that are finished.
+
+    Raises:
+        ValueError: if `gamma0` is not strictly between 0 and 1, or `per` is neither of the two.
+    """
+
+    def __init__(self, gamma0: float = 0.9, per: Pace = "epoch") -> None:
+        if not 0.0 < gamma0 < 1.0:
+            raise ValueError(f"gamma0={gamma0} must lie strictly between 0 and 1")
+        self.gamma0, self.per = gamma0, _check_pace(per)
+
+    def factor(self, done: float, epochs: int) -> float:
+        """Return (1 − γ^(T−t+1)) / (1 − γ^T) with t − 1 epochs done."""
+        log_gamma = 80 / epochs * math.log(self.gamma0)
+        left = epochs - _at_pace(self.per, done)
+        return math.expm1(left * log_gamma) / math.expm1(epochs * log_gamma)
+
+
+class Cosine:
+    """Half a cosine (Loshchilov and Hutter, ICLR 2017): Table 1d's "cosine", as a single phase.
+
+    Over several phases it restarts with each.
+
+    Args:
+        per: `epoch`, or `step`.
+
+    Raises:
+        ValueError: if `per` is neither of the two.
+    """
+
+    def __init__(self, per: Pace = "epoch") -> None:
+        self.per = _check_pace(per)
+
+    def factor(self, done: float, epochs: int) -> float:
+        """Return (1 + cos(π (t − 1) / T)) / 2 with t − 1 epochs done."""
+        return (1 + math.cos(math.pi * _at_pace(self.per, done) / epochs)) / 2
 
 
 @dataclass(frozen=True)
 class Phase:
-    """A stretch of epochs at one learning rate.
+    """A stretch of epochs at one learning rate, or one decay of it.
 
     Attributes:
         index: position in the schedule, from 0.
@@ -33,13 +117,16 @@ class Schedule:
     Args:
         epochs: T_p, the length of each phase in epochs.
         factors: the learning rate of each phase as a multiple of the optimizer's.
+        shape: how it runs within each phase; constant by default.
 
     Raises:
         ValueError: if there is no phase, a length or a factor is not positive, or the two lists
             differ in length.
     """
 
-    def __init__(self, epochs: Sequence[int], factors: Sequence[float]) -> None:
+    def __init__(
+        self, epochs: Sequence[int], factors: Sequence[float], shape: Shape | None = None
+    ) -> None:
         if not epochs or min(epochs) < 1:
             raise ValueError(f"epochs={list(epochs)} must be a list of positive numbers")
         if len(factors) != len(epochs):
@@ -48,6 +135,7 @@ class Schedule:
             )
         if min(factors) <= 0:
             raise ValueError(f"factors={list(factors)} must be positive")
+        self.shape = shape or Constant()
         starts = [0, *accumulate(epochs)]
         self.phases = tuple(
             Phase(index, start, length, factor)
@@ -72,4 +160,6 @@ class Schedule:
 
     def factor(self, step: int, steps_per_epoch: int) -> float:
         """Return the learning rate after `step` updates, as a multiple of the optimizer's."""
-        return self.phase(step // steps_per_epoch).factor
+        phase = self.phase(step // steps_per_epoch)
+        done = (step - phase.first_epoch * steps_per_epoch) / steps_per_epoch
+        return phase.factor * self.shape.factor(done, phase.epochs)

@@ -35,7 +35,7 @@ MISTAKES = [
     ("+model.depth=3", "model.depth", "choices: "),
     ("+model.num_classes=3", "model.num_classes", "follows from the rest"),
     ("+optimizer.betas=3", "optimizer.betas", "choices: params, lr, momentum"),
-    ("averaging=polyak", "averaging=polyak", "choices: end, none, phasewise"),
+    ("averaging=polyak", "averaging=polyak", "choices: end, learnt, none, phasewise"),
     ("averaging._target_=phaseavg.Nothing", "averaging._target_=phaseavg.Nothing", "Nothing"),
     ("schedule.epochs=[0,2,1]", "epochs=[0, 2, 1]", "positive"),
     ("schedule.epochs=[]", "epochs=[]", "positive"),

@@ -1,5 +1,6 @@
 """What goes with what: config groups, data sets and networks."""
 
+import re
 from itertools import cycle, product
 from pathlib import Path
 
@@ -46,9 +47,12 @@ def chosen(group: str, option: str) -> str:
 
 @pytest.mark.parametrize("group", SELF_CONTAINED)
 def test_a_group_that_takes_turns_sets_nothing_but_itself(group: str) -> None:
-    for path in (CONF / group).glob("*.yaml"):
+    for path in (CONF / group).rglob("*.yaml"):
         assert "@package" not in path.read_text()
-        assert "defaults" not in OmegaConf.load(path)
+        for default in OmegaConf.load(path).get("defaults", ["_self_"]):
+            # A part of itself; anything else would have to be an override, or begin with a slash.
+            key = default if isinstance(default, str) else next(iter(default))
+            assert key in ("_self_", "weights") or re.fullmatch(rf"/{group}@[a-z]+", key)
 
 
 @pytest.mark.parametrize("first", GROUPS[ENTANGLED[0]])
@@ -65,11 +69,42 @@ def test_every_combination_of_the_config_groups_composes(first: str) -> None:
             assert getattr(settings, group)["_target_"] == target, choice
 
 
-@pytest.mark.parametrize("option", GROUPS["schedule"])
+@pytest.mark.parametrize("option", [name for name in GROUPS["schedule"] if name[0].isdecimal()])
 def test_a_schedule_is_what_its_name_says(option: str) -> None:
     for dataset in ("cifar100", "imagenet"):
         settings = composed(f"dataset={dataset}", chosen("schedule", option))
         assert "-".join(map(str, settings.schedule["epochs"])) == option
+
+
+def test_the_schedules_without_numbers_are_as_long_as_the_papers() -> None:
+    decayed, cosine = (composed(f"schedule={name}").schedule for name in ("decayed", "cosine"))
+    assert decayed["epochs"] == composed().schedule["epochs"] == [80, 40, 40]
+    assert decayed["factors"] == composed().schedule["factors"]
+    assert decayed["shape"]["_target_"] == "phaseavg.phases.Decayed"
+    assert (cosine["epochs"], cosine["factors"]) == ([160], [1])
+    assert cosine["shape"] == {"_target_": "phaseavg.phases.Cosine", "per": "epoch"}
+
+
+def test_when_and_how_to_average_are_chosen_independently() -> None:
+    for when, target in (("phasewise", "Phasewise"), ("end", "AtEnd")):
+        for how in ("exponential", "uniform", "learnt"):
+            averaging = composed(f"averaging={when}", f"averaging/weights={how}").averaging
+            assert averaging["_target_"].endswith(target)
+            assert averaging["weights"]["_target_"].endswith(how.title())
+    for how in ("uniform", "learnt"):  # for short
+        expected = composed("averaging=phasewise", f"averaging/weights={how}").averaging
+        assert composed(f"averaging={how}").averaging == expected
+
+
+def test_every_optimizer_has_the_papers_weight_decay_and_the_adaptive_ones_its_rate() -> None:
+    for name in GROUPS["optimizer"]:
+        for model, decay in (("cnn13", 1e-4), ("resnet34", 5e-4)):
+            optimizer = composed(f"optimizer={name}", f"model={model}").optimizer
+            optimizer = optimizer.get("inner", optimizer)
+            assert optimizer["weight_decay"] == decay
+            assert optimizer["lr"] == (0.1 if name in ("sgd", "lookahead") else 1e-3)
+    other = composed("optimizer=lookahead", "optimizer@optimizer.inner=adabound").optimizer
+    assert other["inner"] == composed("optimizer=adabound").optimizer
 
 
 def test_imagenet_brings_the_papers_batch_and_schedule_which_can_be_changed() -> None:

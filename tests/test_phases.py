@@ -1,8 +1,11 @@
 """The schedule as a pure function of the step."""
 
-import pytest
+import math
 
-from phaseavg.phases import Phase, Schedule
+import pytest
+from reference import alphas
+
+from phaseavg.phases import Constant, Cosine, Decayed, Phase, Schedule
 
 
 def test_80_40_40_has_its_boundaries_where_the_paper_has_them():
@@ -42,3 +45,74 @@ def test_one_phase_is_a_constant_rate():
 def test_mistakes_are_refused_with_field_and_value(epochs, factors, message):
     with pytest.raises(ValueError, match=message):
         Schedule(epochs, factors)
+
+
+@pytest.mark.parametrize("epochs", [1, 2, 40, 80, 100])
+@pytest.mark.parametrize("gamma0", [0.5, 0.9, 0.99])
+def test_the_decayed_rate_is_the_papers_in_every_epoch(epochs, gamma0):
+    schedule = Schedule([epochs], [0.5], Decayed(gamma0))
+    gamma = gamma0 ** (80 / epochs)
+    for t in range(1, epochs + 1):
+        expected = 0.5 * (1 - gamma ** (epochs - t + 1)) / (1 - gamma**epochs)
+        for step in (3 * (t - 1), 3 * t - 1):  # first and last of the epoch's three
+            assert schedule.factor(step, 3) == pytest.approx(expected, rel=1e-12)
+
+
+def test_the_decayed_rate_is_what_the_average_does_with_the_updates():
+    # Equation 6: θ_τ − θ_{τ−1} is in the average with the weights of all epochs from τ on.
+    shape = Decayed(0.9)
+    weights = alphas(0.9, 40)
+    for t in range(1, 41):
+        assert shape.factor(t - 1, 40) == pytest.approx(weights[t - 1 :].sum(), rel=1e-12)
+
+
+def test_every_phase_begins_its_decay_anew_at_its_own_rate():
+    schedule = Schedule([80, 40, 40], [1, 0.1, 0.01], Decayed())
+    firsts = [schedule.factor(phase.first_epoch * 391, 391) for phase in schedule.phases]
+    assert firsts == pytest.approx([1, 0.1, 0.01], rel=1e-14)
+    assert schedule.factor(120 * 391 - 1, 391) == pytest.approx(0.1 * alphas(0.9, 40)[-1])
+
+
+def test_the_cosine_runs_from_one_to_almost_nothing_with_its_half_in_the_middle():
+    by_epoch = Schedule([160], [1], Cosine())
+    for t in range(1, 161):
+        expected = (1 + math.cos(math.pi * (t - 1) / 160)) / 2
+        for step in (391 * (t - 1), 391 * t - 1):
+            assert by_epoch.factor(step, 391) == pytest.approx(expected, rel=1e-12)
+    assert by_epoch.factor(0, 391) == 1
+    assert by_epoch.factor(80 * 391, 391) == pytest.approx(0.5)
+    by_step = Schedule([160], [1], Cosine(per="step"))
+    for step in (0, 1, 390, 391, 12345, 160 * 391 - 1):
+        expected = (1 + math.cos(math.pi * step / (160 * 391))) / 2
+        assert by_step.factor(step, 391) == pytest.approx(expected, rel=1e-12)
+
+
+@pytest.mark.parametrize("make", [Decayed, Cosine])
+def test_per_step_meets_per_epoch_at_the_beginnings_of_epochs_and_falls_in_between(make):
+    by_epoch, by_step = (Schedule([4, 2], [1, 0.1], make(per=per)) for per in ("epoch", "step"))
+    for step in range(6 * 7):
+        if step % 7 == 0:
+            assert by_step.factor(step, 7) == pytest.approx(by_epoch.factor(step, 7), rel=1e-14)
+        else:
+            assert by_step.factor(step, 7) < by_epoch.factor(step, 7)
+            assert by_step.factor(step, 7) < by_step.factor(step - 1, 7)
+
+
+def test_a_schedule_is_constant_within_phases_unless_told_otherwise():
+    plain, told = Schedule([3, 2], [1, 0.1]), Schedule([3, 2], [1, 0.1], Constant())
+    factors = [schedule.factor(step, 4) for schedule in (plain, told) for step in range(20)]
+    assert factors == 2 * (12 * [1] + 8 * [0.1])
+
+
+@pytest.mark.parametrize(
+    ("make", "options", "message"),
+    [
+        (Decayed, {"gamma0": 1.0}, "gamma0=1.0 must lie strictly between 0 and 1"),
+        (Decayed, {"gamma0": 0.0}, "gamma0=0.0 must"),
+        (Decayed, {"per": "batch"}, "per='batch'; choices: epoch, step"),
+        (Cosine, {"per": "batch"}, "per='batch'; choices: epoch, step"),
+    ],
+)
+def test_mistakes_in_a_shape_are_refused_with_field_and_value(make, options, message):
+    with pytest.raises(ValueError, match=message):
+        make(**options)

@@ -8,15 +8,19 @@ Needs torch alone. In a training loop of one's own::
         recompute_batchnorm(model, train_batches)     # when the weights have become the average
 """
 
-from phaseavg.averaging.average import WeightAverage, unwrapped
+from phaseavg.averaging.average import Average, WeightAverage, unwrapped
 from phaseavg.averaging.averagers import AtEnd, Averager, NoAveraging, Phasewise
 from phaseavg.averaging.batchnorm import recompute_batchnorm
+from phaseavg.averaging.learnt import Learnt, LearntAverage
 from phaseavg.averaging.weights import Exponential, Uniform, Weights
 
 __all__ = [
     "AtEnd",
+    "Average",
     "Averager",
     "Exponential",
+    "Learnt",
+    "LearntAverage",
     "NoAveraging",
     "Phasewise",
     "Uniform",

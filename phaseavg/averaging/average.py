@@ -1,5 +1,9 @@
 """A weighted average of a model's weights over a window of epochs."""
 
+from itertools import accumulate
+from pathlib import Path
+from typing import Any, Protocol
+
 import torch
 from torch import Tensor, nn
 from torch.optim.swa_utils import AveragedModel
@@ -14,6 +18,57 @@ def unwrapped(model: nn.Module) -> nn.Module:
     if isinstance(model, nn.DataParallel | nn.parallel.DistributedDataParallel):
         return unwrapped(model.module)
     return model
+
+
+class Average(Protocol):
+    """What an averager, and whoever looks at its average, needs of it."""
+
+    @property
+    def window(self) -> Any:
+        """Epochs of the window, a number or a tensor of one; 0 before the first `start`."""
+        ...
+
+    @property
+    def n_averaged(self) -> Any:
+        """Epochs observed since `start`, likewise."""
+        ...
+
+    def start(self, model: nn.Module, epochs: int) -> None:
+        """Forget what was averaged; open a window of `epochs` epochs at the weights of `model`."""
+        ...
+
+    def observe(self, model: nn.Module) -> None:
+        """Take in the weights of `model` at the end of the window's next epoch."""
+        ...
+
+    def copy_to(self, model: nn.Module) -> None:
+        """Overwrite the parameters of `model` by the average; its buffers are left alone."""
+        ...
+
+    def coefficients(self) -> list[float]:
+        """Return α_t of the epochs observed so far; they sum to 1."""
+        ...
+
+    @property
+    def notes(self) -> dict[str, Any]:
+        """What else a record should have of how the coefficients were found."""
+        ...
+
+    def storage(self, epochs: int) -> tuple[int, str]:
+        """Return the bytes that a window of so many epochs takes at its end, and where."""
+        ...
+
+    def files(self) -> list[Path]:
+        """Return the files that the state refers to."""
+        ...
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return all that continuing needs, as tensors, numbers and names."""
+        ...
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> Any:
+        """Continue from what `state_dict` returned."""
+        ...
 
 
 class WeightAverage(AveragedModel):
@@ -46,8 +101,10 @@ class WeightAverage(AveragedModel):
         # Part of the state: a γ that depends on T has to survive a restart in mid-window.
         self.register_buffer("window", torch.zeros_like(self.n_averaged))
 
-    def start(self, epochs: int) -> None:
+    def start(self, model: nn.Module, epochs: int) -> None:
         """Forget what was averaged and open a window of `epochs` epochs.
+
+        The weights that `model` has now are not part of it.
 
         Raises:
             ValueError: if `epochs` is not positive.
@@ -86,3 +143,24 @@ class WeightAverage(AveragedModel):
         pairs = zip(unwrapped(model).parameters(), self.module.parameters(), strict=True)
         for parameter, average in pairs:
             parameter.copy_(average)
+
+    def coefficients(self) -> list[float]:
+        """Return α_t = w_t Π_{s>t} (1 − w_s) of the epochs observed so far."""
+        observed, epochs = int(self.n_averaged), int(self.window)
+        steps = [self.weights.step(t, epochs) for t in range(1, observed + 1)]
+        left = accumulate(reversed(steps), lambda rest, w: rest * (1 - w), initial=1.0)
+        return [w * rest for w, rest in zip(reversed(steps), left, strict=False)][::-1]
+
+    @property
+    def notes(self) -> dict[str, Any]:
+        """Nothing: the weights say it all."""
+        return {}
+
+    def storage(self, epochs: int) -> tuple[int, str]:
+        """Return the bytes of the average, whatever the number of epochs, and its device."""
+        size = sum(t.numel() * t.element_size() for t in self.state_dict().values())
+        return size, str(next(self.parameters()).device)
+
+    def files(self) -> list[Path]:
+        """Return none: the state holds all there is."""
+        return []

@@ -11,8 +11,21 @@ from typing import Any, Literal
 import torch
 from torch import nn
 
-from phaseavg.averaging.average import WeightAverage
+from phaseavg.averaging.average import Average, WeightAverage
+from phaseavg.averaging.learnt import Learnt, LearntAverage
 from phaseavg.averaging.weights import Exponential, Weights
+
+
+def new_average(
+    model: nn.Module, weights: Weights | Learnt | None, device: torch.device | str
+) -> Average:
+    """Return an average of the weights of `model`; by default with the paper's γ0 = 0.9.
+
+    Learnt weights need the weights of every epoch, all others a single running average.
+    """
+    if isinstance(weights, Learnt):
+        return LearntAverage(model, weights, device)
+    return WeightAverage(model, weights or Exponential(), device)
 
 
 class Averager:
@@ -26,13 +39,18 @@ class Averager:
         ValueError: if there is no phase, or one without epochs.
     """
 
-    average: WeightAverage | None = None
+    average: Average | None = None
 
     def __init__(self, model: nn.Module, epochs: Sequence[int]) -> None:
         if not epochs or min(epochs) < 1:
             raise ValueError(f"epochs={list(epochs)} must be a list of positive numbers")
         self.epochs = tuple(epochs)
         self._epochs_ended = 0
+
+    @property
+    def longest_window(self) -> int:
+        """Epochs of the longest window that the average is taken over."""
+        return max(self.epochs)
 
     def start_phase(self, model: nn.Module, phase: int) -> None:
         """Take note that phase `phase`, counted from 0, starts from the weights of `model`."""
@@ -99,21 +117,21 @@ class Phasewise(Averager):
         device: where the average lives.
     """
 
-    average: WeightAverage
+    average: Average
 
     def __init__(
         self,
         model: nn.Module,
         epochs: Sequence[int],
-        weights: Weights | None = None,
+        weights: Weights | Learnt | None = None,
         device: torch.device | str = "cpu",
     ) -> None:
         super().__init__(model, epochs)
-        self.average = WeightAverage(model, weights or Exponential(), device)
+        self.average = new_average(model, weights, device)
 
     def start_phase(self, model: nn.Module, phase: int) -> None:
         """Open a window over the phase: line 3 of Algorithm 1."""
-        self.average.start(self.epochs[phase])
+        self.average.start(model, self.epochs[phase])
 
     def observe(self, model: nn.Module) -> None:
         """Take in the epoch-end weights: line 8."""
@@ -139,13 +157,13 @@ class AtEnd(Averager):
         ValueError: if `window` is neither of the two.
     """
 
-    average: WeightAverage
+    average: Average
 
     def __init__(
         self,
         model: nn.Module,
         epochs: Sequence[int],
-        weights: Weights | None = None,
+        weights: Weights | Learnt | None = None,
         window: Literal["training", "phase"] = "training",
         device: torch.device | str = "cpu",
     ) -> None:
@@ -154,12 +172,17 @@ class AtEnd(Averager):
         if window not in first_phases:
             raise ValueError(f"window={window!r}; choices: {', '.join(first_phases)}")
         self.first_phase = first_phases[window]
-        self.average = WeightAverage(model, weights or Exponential(), device)
+        self.average = new_average(model, weights, device)
+
+    @property
+    def longest_window(self) -> int:
+        """Epochs of the one window."""
+        return sum(self.epochs[self.first_phase :])
 
     def start_phase(self, model: nn.Module, phase: int) -> None:
         """Open the window where it begins."""
         if phase == self.first_phase:
-            self.average.start(sum(self.epochs[phase:]))
+            self.average.start(model, self.longest_window)
 
     def observe(self, model: nn.Module) -> None:
         """Take in the epoch-end weights, once the window is open."""

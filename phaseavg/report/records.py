@@ -9,6 +9,7 @@ import pandas as pd
 import yaml
 
 from phaseavg.errors import UserError
+from phaseavg.runs.identity import parts_of
 
 RECIPE = ("dataset.", "model.", "optimizer.", "schedule.", "averaging.", "batch", "numerics")
 """What the names of columns begin with that hold a run's recipe, the seed apart."""
@@ -25,10 +26,7 @@ def _row(folder: Path) -> dict[str, Any]:
     settings = pd.json_normalize(config).iloc[0].drop("seed")
     return {
         "run_id": result["run_id"],
-        **{
-            part: config[part]["_target_"].rpartition(".")[2].lower()
-            for part in ("dataset", "model", "optimizer", "averaging")
-        },
+        **parts_of(config),
         "seed": config["seed"],
         "numerics_version": result["numerics_version"],
         "status": result["status"],
@@ -55,11 +53,11 @@ def _damaged(folder: Path, error: Exception) -> UserError:
 def read_runs(folder: Path) -> pd.DataFrame:
     """Return a row per finished run below `folder`, sorted by run id.
 
-    Columns: run_id, dataset, model, optimizer, averaging (the last part of each target's name, in
-    lower case), seed; of the result: numerics_version, status, test_error and best_test_error (%),
-    epochs, seconds; with what it was computed: device_name, cpu_capability, threads, precision,
-    torch, commit, modified (joined by ` + ` where a run was continued with another); `path`, the
-    run's folder; and the whole config, by the names that an override has at the prompt.
+    Columns: run_id, dataset, model, optimizer, averaging (short names, as in run ids), seed; of the
+    result: numerics_version, status, test_error and best_test_error (%), epochs, seconds; with what
+    it was computed: device_name, cpu_capability, threads, precision, torch, commit, modified (with
+    ` + ` between them where a run was continued with another); `path`, the run's folder; and the
+    whole config, by the names that an override has at the prompt.
 
     Raises:
         UserError: if there are none, or a record is damaged.

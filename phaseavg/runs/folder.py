@@ -4,6 +4,7 @@ config.yaml     recipe and execution, as resolved
 metrics.jsonl   a line per epoch
 result.json     the outcome: only a run that has ended has one
 checkpoint-*    the two latest states, until the run has ended; the name holds step and checksum
+snapshots/      weights of single epochs that these refer to, a file each, likewise
 weights.safetensors   the final weights, on request
 failure.json    why the last attempt broke off, if it did
 """
@@ -12,6 +13,7 @@ import fcntl
 import hashlib
 import io
 import json
+import shutil
 import traceback
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -23,6 +25,7 @@ import torch
 import yaml
 from torch import Tensor
 
+from phaseavg.averaging.snapshots import checksum_matches
 from phaseavg.errors import Diverged, UserError
 from phaseavg.runs.files import set_aside, write_atomically
 from phaseavg.runs.result import summary
@@ -54,18 +57,26 @@ def read_result(folder: Path) -> dict[str, Any] | None:
     return None
 
 
-def finished_before(folder: Path, weights: str = "none") -> dict[str, Any] | None:
+def finished_before(
+    folder: Path, weights: str = "none", watch: Mapping[str, Any] | None = None
+) -> dict[str, Any] | None:
     """Return the outcome recorded in a run's folder and say so; None if it has none.
 
     Args:
         folder: of the run.
         weights: `final` if its weights are wanted, too: it is said if they were not kept.
+        watch: averages that are wanted, too: likewise.
     """
     result = read_result(folder)
     if result:
-        lacks = weights == "final" and not (folder / "weights.safetensors").exists()
-        without = ", without its weights being kept" if lacks else ""
-        again = f"finished before{without} (force=true repeats it)"
+        lacks = []
+        if weights == "final" and not (folder / "weights.safetensors").exists():
+            lacks.append("without its weights being kept")
+        watched = result.get("watch", {})
+        for name, part in (watch or {}).items():
+            if _json(watched.get(name)) != _json(part):
+                lacks.append(f"without such an average as watch.{name}")
+        again = f"{', '.join(['finished before', *lacks])} (force=true repeats it)"
         print(f"{folder}: {again}\n{summary(result)}", flush=True)
     return result
 
@@ -86,6 +97,7 @@ class RunFolder:
 
     def __init__(self, path: Path) -> None:
         self.path = path
+        self._referred: dict[str, list[str]] = {}  # files, by the checkpoint that refers to them
 
     def __enter__(self) -> Self:
         try:
@@ -137,31 +149,51 @@ class RunFolder:
     def finish(self, result: Mapping[str, Any]) -> None:
         """Write the outcome; the checkpoints have served their purpose."""
         self._write("result.json", json.dumps(result, ensure_ascii=False, indent=1) + "\n")
-        for path in self._checkpoints():
-            path.unlink()
+        self._remove_checkpoints()
         (self.path / "failure.json").unlink(missing_ok=True)
 
     def reopen(self) -> None:
         """Set the outcome aside, if there is one, so that the run is trained anew."""
         if read_result(self.path) is None:
             return
-        for path in (*self._checkpoints(), self.path / "weights.safetensors"):
-            path.unlink(missing_ok=True)
+        self._remove_checkpoints()
+        (self.path / "weights.safetensors").unlink(missing_ok=True)
         set_aside(self.path / "result.json", "previous")
 
     def _checkpoints(self) -> list[Path]:
         """Return the checkpoints, latest first."""
         return sorted(self.path.glob("checkpoint-*.pt"), reverse=True)
 
-    def save_checkpoint(self, step: int, state: Mapping[str, Any]) -> None:
-        """Keep the state after `step` updates; the oldest goes once this one is safe on disk."""
+    def _remove_checkpoints(self) -> None:
+        for path in self._checkpoints():
+            path.unlink()
+        shutil.rmtree(self.path / "snapshots", ignore_errors=True)
+
+    def save_checkpoint(
+        self, step: int, state: Mapping[str, Any], files: Sequence[Path] = ()
+    ) -> None:
+        """Keep the state after `step` updates; the oldest goes once this one is safe on disk.
+
+        Args:
+            step: finished updates.
+            state: tensors, numbers and names.
+            files: in this folder, that the state refers to and does not hold. They never change,
+                and go once no state that is kept refers to them.
+        """
+        names = [str(path.relative_to(self.path)) for path in files]
         buffer = io.BytesIO()
-        torch.save(dict(state), buffer)
+        torch.save({**state, "files": names}, buffer)
         content = buffer.getvalue()
         name = f"checkpoint-{step:09d}-{_checksum(content)}.pt"
         write_atomically(self.path / name, content)
         for path in self._checkpoints()[KEPT_CHECKPOINTS:]:
             path.unlink()
+        self._referred[name] = names
+        kept = [self._referred.get(path.name) for path in self._checkpoints()]
+        if None not in kept:  # else of an earlier start: it is not known what it refers to
+            needed = {self.path / name for names in kept for name in names}
+            for path in set((self.path / "snapshots").rglob("*.bin")) - needed:
+                path.unlink()
 
     def restore(self, state: Any) -> None:
         """Continue `state`, which has a `load_state_dict`, from the latest state that is intact.
@@ -186,11 +218,16 @@ class RunFolder:
         Damaged ones are named and set aside. Loading never executes code.
         """
         for path in self._checkpoints():
-            content = path.read_bytes()
+            content, damaged = path.read_bytes(), path
             if path.stem.rpartition("-")[2] == _checksum(content):
-                return torch.load(io.BytesIO(content), map_location="cpu", weights_only=True)
+                state = torch.load(io.BytesIO(content), map_location="cpu", weights_only=True)
+                files = self._referred[path.name] = state.get("files", [])
+                missing = [name for name in files if not checksum_matches(self.path / name)]
+                if not missing:
+                    return state
+                damaged = self.path / missing[0]
             aside = set_aside(path, "damaged")
-            print(f"{path} is damaged: set aside as {aside.name}", flush=True)
+            print(f"{damaged} is damaged: {path.name} set aside as {aside.name}", flush=True)
         return None
 
 

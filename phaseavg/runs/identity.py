@@ -9,12 +9,24 @@ NUMERICS_VERSION = 1
 """Bumped by hand when a change of the code gives other numbers for the same recipe."""
 
 
+USUAL = ("exponential", "sgd")
+"""What goes without saying inside of another part: the paper's weights, Lookahead's optimizer."""
+
+
+def _short(part: Mapping[str, Any]) -> str:
+    """Return the last part of a target's name, and those of the unusual parts in it."""
+    values = part.values()
+    inner = [
+        _short(value) for value in values if isinstance(value, Mapping) and "_target_" in value
+    ]
+    own = part["_target_"].rpartition(".")[2].lower()
+    return "_".join([own, *(name for name in inner if name not in USUAL)])
+
+
 def parts_of(recipe: Mapping[str, Any]) -> dict[str, str]:
     """Return the short names of a recipe's data set, network, optimizer and averaging."""
-    return {
-        part: recipe[part]["_target_"].rpartition(".")[2].lower()
-        for part in ("dataset", "model", "optimizer", "averaging")
-    }
+    parts = ("dataset", "model", "optimizer", "averaging")
+    return {name: _short(recipe[name]) for name in parts}
 
 
 def _digest(recipe: Mapping[str, Any]) -> str:

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 
-from phaseavg.averaging import WeightAverage, recompute_batchnorm
+from phaseavg.averaging import Average
 
 
 class Evaluation(NamedTuple):
@@ -44,14 +44,8 @@ def evaluate(model: nn.Module, batches: Iterable[tuple[Tensor, Tensor]]) -> Eval
     return Evaluation(loss.item() / images_seen, 100 * wrong.item() / images_seen, images_seen)
 
 
-def recalibrated_copy(
-    model: nn.Module,
-    batches: Iterable[tuple[Tensor, Tensor]],
-    average: WeightAverage | None = None,
-) -> nn.Module:
-    """Return a copy of `model`, with the weights of `average` if given, after a BatchNorm pass."""
+def averaged_copy(model: nn.Module, average: Average) -> nn.Module:
+    """Return a copy of `model` with the weights of `average` and its own BatchNorm statistics."""
     replica = deepcopy(model)
-    if average is not None:
-        average.copy_to(replica)
-    recompute_batchnorm(replica, batches)
+    average.copy_to(replica)
     return replica

@@ -2,24 +2,32 @@
 
 import math
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
+from copy import deepcopy
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
-from torch.optim import Optimizer
 
 from phaseavg.averaging import recompute_batchnorm
 from phaseavg.config import Settings
-from phaseavg.data import Batch, DataSet
+from phaseavg.data import DataSet
 from phaseavg.errors import Diverged, Interrupted
 from phaseavg.phases import Phase, Schedule
 from phaseavg.randomness import seed_for
 from phaseavg.runs.folder import RunFolder
 from phaseavg.tracking import Tracking
-from phaseavg.training.evaluation import evaluate, recalibrated_copy
+from phaseavg.training.evaluation import averaged_copy, evaluate
 from phaseavg.training.execution import autocast
+from phaseavg.training.optimizers import (
+    evaluation_weights,
+    finish,
+    learning_rate,
+    new_optimizer,
+    set_learning_rate,
+    weights_replaced,
+)
 from phaseavg.training.progress import TrainingProgress
 from phaseavg.training.signals import StopSignals
 from phaseavg.training.state import TrainingState
@@ -40,7 +48,7 @@ def train(
         Diverged: at the end of an epoch in which the loss was not finite.
         Interrupted: after a signal, once the state is saved.
     """
-    steps, model, averager = state.steps_per_epoch, state.model, state.averager
+    steps, model = state.steps_per_epoch, state.model
     forward = torch.compile(model) if settings.execution.compile else model
     watch = Stopwatch(data.device, state)
     model.train()
@@ -48,7 +56,7 @@ def train(
         for images, labels in data.train_batches(state.step, schedule.total_epochs * steps):
             phase = schedule.phase(state.step // steps)
             if state.step == phase.first_epoch * steps:
-                averager.start_phase(model, phase.index)
+                start_phase(state, phase, settings)
 
             set_learning_rate(state.optimizer, schedule.factor(state.step, steps))
             update(state, forward, images, labels, settings)
@@ -69,7 +77,7 @@ def train(
                 or watch.since_saving() >= settings.checkpoint_seconds
             ):
                 watch.lap("train")
-                folder.save_checkpoint(state.step, state.state_dict())
+                folder.save_checkpoint(state.step, state.state_dict(), state.files())
                 watch.saved()
             if signals.received:
                 raise Interrupted(
@@ -78,6 +86,17 @@ def train(
                     f"{state.step / steps:.2f} of {schedule.total_epochs}) in {folder.path}; "
                     "the same command goes on",
                 )
+    finish(state.optimizer)
+
+
+def start_phase(state: TrainingState, phase: Phase, settings: Settings) -> None:
+    """Begin a phase: averages open their windows, and the optimizer may have to forget."""
+    if phase.index > 0 and settings.optimizer_state == "reset":
+        finish(state.optimizer)
+        state.optimizer = new_optimizer(settings, state.model)
+    with evaluation_weights(state.optimizer):
+        for averager in state.averagers.values():
+            averager.start_phase(state.model, phase.index)
 
 
 def update(
@@ -114,8 +133,9 @@ def end_epoch(
     state: TrainingState, phase: Phase, data: DataSet, settings: Settings, watch: "Stopwatch"
 ) -> None:
     """Average, replace if it is time to, look at the outcome, and add a line to the history."""
-    model, averager = state.model, state.averager
+    model, cadence = state.model, settings.evaluation
     epoch = state.step // state.steps_per_epoch  # finished ones
+    phase_ended = epoch == phase.end
     line: dict[str, Any] = {
         "epoch": epoch,
         "phase": phase.index + 1,
@@ -124,16 +144,17 @@ def end_epoch(
         **training_metrics(state),
     }
     watch.lap("train")
-    averager.observe(model)
-    watch.lap("averaging")
 
     def passes(function: Callable[..., Any], *arguments: Any) -> Any:
         # A context for each: autocast caches weights, and they are about to be replaced.
         with autocast(data.device, settings.execution.precision):
             return function(*arguments)
 
-    def batchnorm_batches() -> Iterator[Batch]:
-        return data.batchnorm_batches(epoch, settings.batchnorm_batches)
+    def batchnorm_pass(network: nn.Module, kind: str = "evaluation") -> None:
+        passes(
+            recompute_batchnorm, network, data.batchnorm_batches(epoch, settings.batchnorm_batches)
+        )
+        watch.lap(kind)
 
     def test(network: nn.Module, prefix: str = "") -> None:
         found = passes(evaluate, network, data.test_batches())
@@ -142,26 +163,58 @@ def end_epoch(
         line["test_images"] = found.images
         watch.lap("evaluation")
 
-    phase_ended = epoch == phase.end
+    def look_at(name: str) -> None:
+        average = state.averages.get(name)
+        if average is None or average.n_averaged == 0:
+            return
+        replica = averaged_copy(model, average)
+        if phase_ended:
+            test(replica, f"{name}_without_bn_")
+        batchnorm_pass(replica)
+        test(replica, f"{name}_")
+
+    with evaluation_weights(state.optimizer):
+        for averager in state.averagers.values():
+            averager.observe(model)
+        watch.lap("averaging")
+        if phase_ended or is_due(epoch, cadence.every):
+            test(model)
+        if phase_ended or is_due(epoch, cadence.batchnorm_every):
+            replica = deepcopy(model)
+            batchnorm_pass(replica)
+            test(replica, "bn_")
+
+    averages_are_due = phase_ended or is_due(epoch, cadence.average_every)
+    if averages_are_due:
+        for name in state.watching:
+            look_at(name)
     replaced = False
-    if phase_ended or is_due(epoch, settings.evaluation.every):
-        test(model)
     if phase_ended:
-        test(passes(recalibrated_copy, model, batchnorm_batches()), "bn_")
-        replaced = line["replaced"] = averager.end_phase(model, phase.index)
-        if replaced:
-            passes(recompute_batchnorm, model, batchnorm_batches())
-            watch.lap("averaging")
-            test(model, "average_")
-    average = averager.average
-    looked_at = phase_ended or is_due(epoch, settings.evaluation.average_every)
-    if looked_at and not replaced and average is not None and average.n_averaged > 0:
-        test(passes(recalibrated_copy, model, batchnorm_batches(), average), "average_")
+        replaced = line["replaced"] = state.averager.end_phase(model, phase.index)
+        watch.lap("averaging")
+        line |= coefficients(state)
+    if replaced:
+        weights_replaced(state.optimizer)
+        test(model, "average_without_bn_")
+        batchnorm_pass(model, "averaging")
+        test(model, "average_")
+    elif averages_are_due:
+        look_at("average")
 
     line["images_per_second"] = line["train_images"] / state.seconds["train"]
     line |= {f"{kind}_seconds": seconds for kind, seconds in state.seconds.items()}
     state.seconds = {}
     state.history.append(line)
+
+
+def coefficients(state: TrainingState) -> dict[str, Any]:
+    """Return with what weight each epoch is in the averages that have begun, and notes on them."""
+    found: dict[str, Any] = {}
+    for name, average in state.averages.items():
+        if average.n_averaged > 0:
+            found[f"{name}_coefficients"] = average.coefficients()
+            found |= {f"{name}_{key}": value for key, value in average.notes.items()}
+    return found
 
 
 def training_metrics(state: TrainingState) -> dict[str, float]:
@@ -210,17 +263,6 @@ def all_finite(model: nn.Module) -> bool:
 def count_wrong(logits: Tensor, labels: Tensor) -> Tensor:
     """Return the number of misclassified images, a scalar on the device."""
     return (logits.detach().argmax(1) != labels).sum()
-
-
-def set_learning_rate(optimizer: Optimizer, factor: float) -> None:
-    """Set the rate of every parameter group to its configured one times `factor`."""
-    for group in optimizer.param_groups:
-        group["lr"] = group.setdefault("initial_lr", group["lr"]) * factor
-
-
-def learning_rate(optimizer: Optimizer) -> float:
-    """Return the rate of the first parameter group."""
-    return float(optimizer.param_groups[0]["lr"])
 
 
 class Stopwatch:

@@ -5,12 +5,14 @@ from copy import deepcopy
 import torch
 from torch import nn
 
-from phaseavg.config import Settings, build
+from phaseavg.averaging import Averager
+from phaseavg.config import Part, Settings, build
 from phaseavg.data import DataSet
 from phaseavg.errors import UserError
 from phaseavg.phases import Schedule
 from phaseavg.randomness import seed_for
 from phaseavg.training.execution import pick_device
+from phaseavg.training.optimizers import new_optimizer
 from phaseavg.training.state import TrainingState
 
 
@@ -20,20 +22,42 @@ def assemble(settings: Settings, device: torch.device) -> tuple[DataSet, Schedul
     Raises:
         UserError: if a part refuses a value, or does not fit another.
     """
-    home = pick_device(settings.execution.average_device, "execution.average_device")
     data = load_data(settings, device)
     model = new_model(settings, data)
-    optimizer = build("optimizer", settings.optimizer, params=model.parameters())
+    optimizer = new_optimizer(settings, model)
     schedule = build("schedule", settings.schedule)
-    averager = build(
-        "averaging",
-        settings.averaging,
-        model=model,
-        epochs=schedule.epochs,
-        offered={"device": home},
-    )
+    averager = new_averager("averaging", settings.averaging, settings, model, schedule)
+    watching = {
+        name: new_averager(f"watch.{name}", part, settings, model, schedule)
+        for name, part in settings.watch.items()
+    }
     steps, images = data.steps_per_epoch, data.train_size
-    return data, schedule, TrainingState(model, optimizer, averager, steps, images)
+    state = TrainingState(
+        model, optimizer, averager, steps, images, watching=watching, watch=settings.watch
+    )
+    return data, schedule, state
+
+
+def new_averager(
+    name: str, part: Part, settings: Settings, model: nn.Module, schedule: Schedule
+) -> Averager:
+    """Return one averager of a run, before its first phase.
+
+    Args:
+        name: where `part` stands in the config; its snapshots, if it takes any, lie in a folder of
+            that name in the run's.
+        part: its target and arguments.
+        settings: of the run.
+        model: the network in training.
+        schedule: of the run.
+    """
+    home = pick_device(settings.execution.average_device, "execution.average_device")
+    folder = settings.run_folder / "snapshots" / name
+    offered = {
+        "device": home,
+        "folder": folder if settings.execution.snapshots == "files" else None,
+    }
+    return build(name, part, offered=offered, model=model, epochs=schedule.epochs)
 
 
 def load_data(settings: Settings, device: torch.device) -> DataSet:

@@ -13,14 +13,15 @@ from torch import nn
 from torch.optim import Optimizer
 from torch.utils.flop_counter import FlopCounterMode
 
-from phaseavg.averaging import recompute_batchnorm
+from phaseavg.averaging import Averager, recompute_batchnorm
 from phaseavg.config import Part, Settings
 from phaseavg.data import Batch, DataSet
 from phaseavg.phases import Schedule
 from phaseavg.runs.provenance import device_name, peak_memory_bytes
 from phaseavg.training.evaluation import evaluate
 from phaseavg.training.execution import autocast
-from phaseavg.training.loop import is_due, set_learning_rate, update
+from phaseavg.training.loop import is_due, update
+from phaseavg.training.optimizers import learning_rate, set_learning_rate
 from phaseavg.training.state import TrainingState
 
 WARM_UP = 2  # steps before time is taken
@@ -32,6 +33,10 @@ FORWARD_AND_BACKWARD = 3  # times the operations of a forward pass
 
 def describe_optimizer(optimizer: Optimizer) -> str:
     """Return an optimizer's settings in words, the kind of its weight decay among them."""
+    if isinstance(inner := getattr(optimizer, "inner", None), Optimizer):
+        own = {k: v for k, v in vars(optimizer).items() if k[0] != "_" and v is not inner}
+        words = ", ".join(f"{key} {value}" for key, value in own.items())
+        return f"{type(optimizer).__name__}: {words}; around {describe_optimizer(inner)}"
     settings = {
         key: value
         for key, value in optimizer.defaults.items()
@@ -101,22 +106,24 @@ def training_flops(model: nn.Module, data: DataSet) -> int:
     return FORWARD_AND_BACKWARD * counter.get_total_flops()
 
 
-def looks(schedule: Schedule, settings: Settings, averages: bool) -> tuple[int, int]:
+def looks(schedule: Schedule, settings: Settings, averages: int) -> tuple[int, int]:
     """Return how many tests and BatchNorm passes a run makes, at most.
 
     Args:
         schedule: of the run.
         settings: of the run, for the cadence of its tests.
-        averages: whether it keeps an average.
+        averages: how many it keeps.
     """
     ends = {phase.end for phase in schedule.phases}
-    epochs = range(1, schedule.total_epochs + 1)
-    tests = sum(epoch in ends or is_due(epoch, settings.evaluation.every) for epoch in epochs)
-    passes = len(ends)
-    if averages:
-        every = settings.evaluation.average_every
-        passes += sum(epoch in ends or is_due(epoch, every) for epoch in epochs)
-    return tests + passes, passes
+
+    def epochs(every: int) -> int:
+        """Return how many epochs end a phase or are due."""
+        every_epoch = range(1, schedule.total_epochs + 1)
+        return sum(epoch in ends or is_due(epoch, every) for epoch in every_epoch)
+
+    cadence = settings.evaluation
+    passes = epochs(cadence.batchnorm_every) + averages * epochs(cadence.average_every)
+    return epochs(cadence.every) + passes + averages * len(ends), passes
 
 
 def measured(
@@ -172,25 +179,42 @@ def measured(
     }
 
 
-def preview(
-    name: str, settings: Settings, data: DataSet, schedule: Schedule, state: TrainingState
-) -> str:
+def described_averaging(part: Part, averager: Averager) -> str:
+    """Return an averaging in words, with what its average takes and where."""
+    if averager.average is None:
+        return f"{type(averager).__name__}: nothing is averaged"
+    size, home = averager.average.storage(averager.longest_window)
+    return f"{_words(part)}; takes up to {_with_prefix(size, 'B')} on {home}"
+
+
+def rates_of(schedule: Schedule, state: TrainingState) -> list[list[float]]:
+    """Return of each phase its learning rate; the first and the last where it changes."""
+    set_learning_rate(state.optimizer, 1)
+    rate, steps = learning_rate(state.optimizer), state.steps_per_epoch
+    rates = []
+    for phase in schedule.phases:
+        ends = (phase.first_epoch * steps, phase.end * steps - 1)
+        first, last = (rate * schedule.factor(step, steps) for step in ends)
+        rates.append([first] if first == last else [first, last])
+    return rates
+
+
+def preview(settings: Settings, data: DataSet, schedule: Schedule, state: TrainingState) -> str:
     """Return what a run would do and take, after a short measurement on its device.
 
     Args:
-        name: the run's id.
         settings: of the run.
         data: its data set.
         schedule: its phases.
         state: before the first step; some steps are trained on it.
     """
-    model, average = state.model, state.averager.average
+    model = state.model
     parameters, flops = parameters_of(model), training_flops(model, data)
     steps = schedule.total_epochs * state.steps_per_epoch
     images = schedule.total_epochs * data.train_size
     last_batch = data.train_size - (data.steps_per_epoch - 1) * data.batch_size
-    rate = state.optimizer.defaults["lr"]
-    tests, passes = looks(schedule, settings, average is not None)
+    tests, passes = looks(schedule, settings, len(state.averages))
+    rates = rates_of(schedule, state)
     print("measuring a few steps …", flush=True)
     seconds = measured(data, schedule, settings, state)
     total = {
@@ -198,16 +222,8 @@ def preview(
         "tests": tests * seconds["test"],
         "BatchNorm passes": passes * seconds["pass"],
     }
-    folder = settings.runs_dir / name
+    folder = settings.run_folder
     begun = any(folder.glob("checkpoint-*.pt"))
-    if average is None:
-        averaging = f"{type(state.averager).__name__}: nothing is averaged"
-    else:
-        size = sum(t.numel() * t.element_size() for t in average.state_dict().values())
-        home = next(average.parameters()).device
-        averaging = (
-            f"{_words(settings.averaging)}; the average takes {_with_prefix(size, 'B')} on {home}"
-        )
     lines = {
         "run": f"{folder} ({'begun: would go on' if begun else 'not begun'})",
         "data": f"{_words(settings.dataset)}: {data.train_size:,} images to train and "
@@ -216,14 +232,16 @@ def preview(
         "network": f"{_words(settings.model)}: {parameters:,} parameters, "
         f"{_with_prefix(flops, 'FLOP')} for each training image",
         "optimizer": describe_optimizer(state.optimizer),
-        "averaging": averaging,
+        "averaging": described_averaging(settings.averaging, state.averager),
     }
+    for watched, averager in state.watching.items():
+        lines[f"watch.{watched}"] = described_averaging(settings.watch[watched], averager)
     for phase in schedule.phases:
         first, last = phase.first_epoch + 1, phase.end
         lines[f"phase {phase.index + 1}"] = (
             f"{f'epoch {last}' if first == last else f'epochs {first}-{last}'}: "
             f"{phase.epochs * state.steps_per_epoch:,} steps at learning rate "
-            f"{rate * phase.factor:g}"
+            f"{' to '.join(f'{rate:.3g}' for rate in rates[phase.index])}"
         )
     lines["in all"] = (
         f"{schedule.total_epochs} epochs, {steps:,} steps of {data.batch_size} images (an epoch's "

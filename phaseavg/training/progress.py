@@ -28,10 +28,29 @@ SHOWN = {  # errors in the order in which they are shown, with what the reader c
     "average_test_error": "average",
 }
 
+HOW = {"least squares": "their least-squares solution", "uniform": "uniform"}
+
 
 def described(line: Mapping[str, Any]) -> str:
-    """Return the errors (%) in a line of metrics."""
-    return "  ".join(f"{label} {line[key]:.2f}" for key, label in SHOWN.items() if key in line)
+    """Return the errors (%) in a line of metrics, those of averages that are watched last."""
+    watched = {
+        key: key.removesuffix("_test_error")
+        for key in line
+        if key.endswith("_test_error") and key not in SHOWN and "without_bn" not in key
+    }
+    shown = {**SHOWN, **watched}
+    return "  ".join(f"{label} {line[key]:.2f}" for key, label in shown.items() if key in line)
+
+
+def troubles(line: Mapping[str, Any]) -> list[str]:
+    """Return what to say of averages whose learnt weights were not to be had as they should."""
+    ending = "_solved_by"
+    return [
+        f"{key.removesuffix(ending)}: the equations of the learnt weights are singular at the end "
+        f"of epoch {line['epoch']}; the weights are {HOW[value]}"
+        for key, value in line.items()
+        if key.endswith(ending) and value in HOW
+    ]
 
 
 class TrainingProgress:
@@ -119,6 +138,8 @@ class TrainingProgress:
         """Show a line of metrics: in the bar, and below the others in a log or at a phase's end."""
         last = f"phase {line['phase']}/{self.phases}  {described(line)}"
         self._errors = f", last epoch: {last}"
+        for trouble in troubles(line):
+            self.console.print(trouble)
         if self.console.is_terminal and "bn_test_error" not in line:
             return
         left = (self.epochs * self.steps_per_epoch - line["step"]) * self._seconds_per_step(

@@ -1,13 +1,14 @@
 """All that a run is at the end of a step: saved and loaded as one."""
 
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
-from phaseavg.averaging import Averager
+from phaseavg.averaging import Average, Averager
 
 
 @dataclass
@@ -18,6 +19,8 @@ class TrainingState:
         model: the raw network, neither compiled nor wrapped.
         optimizer: over its parameters.
         averager: decides when the average replaces the weights.
+        watching: further averagers by name, whose averages are looked at and replace nothing.
+        watch: what each of these is, as in the config.
         steps_per_epoch: updates in an epoch.
         train_size: images in an epoch.
         step: finished updates.
@@ -36,6 +39,8 @@ class TrainingState:
     averager: Averager
     steps_per_epoch: int
     train_size: int
+    watching: dict[str, Averager] = field(default_factory=dict)
+    watch: dict[str, Any] = field(default_factory=dict)
     step: int = 0
     losses: Tensor = field(init=False)
     wrong: Tensor = field(init=False)
@@ -50,12 +55,28 @@ class TrainingState:
         self.wrong = torch.zeros(self.steps_per_epoch, device=device)
         self.sizes = torch.zeros(self.steps_per_epoch, dtype=torch.int64)
 
+    @property
+    def averagers(self) -> dict[str, Averager]:
+        """All of them, by the names under which their averages are recorded."""
+        return {**self.watching, "average": self.averager}
+
+    @property
+    def averages(self) -> dict[str, Average]:
+        """Those that they keep."""
+        averages = {name: averager.average for name, averager in self.averagers.items()}
+        return {name: average for name, average in averages.items() if average is not None}
+
+    def files(self) -> list[Path]:
+        """Return the files that the state refers to and does not hold."""
+        return [path for average in self.averages.values() for path in average.files()]
+
     def state_dict(self) -> dict[str, Any]:
         """Return the whole state; tensors are shared with the run, so save before the next step."""
         return {
             "model": self.model.state_dict(),
             "optimizer": self.optimizer.state_dict(),
-            "averager": self.averager.state_dict(),
+            "averagers": {name: one.state_dict() for name, one in self.averagers.items()},
+            "watch": self.watch,
             "train_size": self.train_size,
             "step": self.step,
             "losses": self.losses,
@@ -70,7 +91,8 @@ class TrainingState:
         """Continue from what `state_dict` returned.
 
         Raises:
-            ValueError: if it is of another version of the code, or of other data.
+            ValueError: if it is of another version of the code, of other data, or was kept without
+                an average that is to be watched.
         """
         if missing := self.state_dict().keys() - state.keys():
             raise ValueError(f"it is of another version of the code, without {min(missing)}")
@@ -79,9 +101,13 @@ class TrainingState:
                 f"it is of {state['train_size']:,} training images, and now there are "
                 f"{self.train_size:,}"
             )
+        for name, part in self.watch.items():
+            if part != state["watch"].get(name):
+                raise ValueError(f"watch.{name} is not what has been watched from the start")
+        for name, averager in self.averagers.items():
+            averager.load_state_dict(state["averagers"][name])
         self.model.load_state_dict(state["model"])
         self.optimizer.load_state_dict(state["optimizer"])
-        self.averager.load_state_dict(state["averager"])
         self.step = state["step"]
         self.losses.copy_(state["losses"])
         self.wrong.copy_(state["wrong"])

@@ -40,7 +40,7 @@ class Plain:
 
 def opened(model, weights, epochs):
     average = WeightAverage(model, weights)
-    average.start(epochs)
+    average.start(model, epochs)
     return average
 
 
@@ -322,7 +322,7 @@ def test_a_new_window_forgets_the_one_before():
     first, *second = random_trajectory(model, 3)
     overwrite(model, first)
     average.observe(model)
-    average.start(2)
+    average.start(model, 2)
     for theta in second:
         overwrite(model, theta)
         average.observe(model)
@@ -334,7 +334,7 @@ def test_observing_outside_an_open_window_is_refused():
     average = WeightAverage(model, Exponential())
     with pytest.raises(RuntimeError, match=r"start\(\)"):
         average.observe(model)
-    average.start(1)
+    average.start(model, 1)
     average.observe(model)
     theta = flat(average.module)
     overwrite(model, theta + 1)
@@ -347,7 +347,7 @@ def test_replacing_before_anything_was_observed_is_refused():
     model = small_network()
     average = WeightAverage(model, Exponential())
     for _ in range(2):  # in a second window as in the first
-        average.start(1)
+        average.start(model, 1)
         with pytest.raises(RuntimeError, match=r"observe\(\)"):
             average.copy_to(model)
         average.observe(model)
@@ -355,5 +355,6 @@ def test_replacing_before_anything_was_observed_is_refused():
 
 @pytest.mark.parametrize("epochs", [0, -3])
 def test_a_window_without_epochs_is_refused(epochs):
+    model = small_network()
     with pytest.raises(ValueError, match=f"epochs={epochs} must be positive"):
-        WeightAverage(small_network(), Exponential()).start(epochs)
+        WeightAverage(model, Exponential()).start(model, epochs)

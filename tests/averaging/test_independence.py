@@ -9,6 +9,7 @@ from conftest import REPOSITORY
 
 FILES = [
     *(REPOSITORY / "phaseavg" / "averaging").glob("*.py"),
+    *(REPOSITORY / "phaseavg" / "optim").glob("*.py"),
     REPOSITORY / "phaseavg" / "phases.py",
     REPOSITORY / "phaseavg" / "__init__.py",
 ]
@@ -23,6 +24,5 @@ def test_only_torch_and_the_standard_library_are_imported(path: Path) -> None:
         elif isinstance(node, ast.ImportFrom):
             names.add(node.module)
     foreign = {name for name in names if name.split(".")[0] not in sys.stdlib_module_names}
-    assert {name for name in foreign if name.split(".")[0] != "torch"} <= {
-        f"phaseavg.averaging{module}" for module in ("", ".average", ".averagers", ".batchnorm")
-    } | {"phaseavg.averaging.weights"}
+    own = {name for name in foreign if name.startswith(f"phaseavg.{path.parent.name}")}
+    assert {name.split(".")[0] for name in foreign - own} <= {"torch"}

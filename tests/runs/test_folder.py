@@ -1,5 +1,6 @@
 """Writing whole files or none, and telling what is damaged."""
 
+import hashlib
 import io
 import json
 import pickle
@@ -36,7 +37,7 @@ def test_a_checkpoint_comes_back_as_it_was(tmp_path: Path) -> None:
         loaded = folder.load_checkpoint()
     assert loaded is not None
     assert torch.equal(loaded["weights"].pop("a"), state["weights"].pop("a"))
-    assert loaded == state
+    assert loaded == {**state, "files": []}
 
 
 def test_the_two_latest_checkpoints_are_kept_and_the_older_is_the_fallback(tmp_path: Path) -> None:
@@ -44,20 +45,91 @@ def test_the_two_latest_checkpoints_are_kept_and_the_older_is_the_fallback(tmp_p
         for step in (9, 10, 100):
             folder.save_checkpoint(step, {"step": step})
         older, latest = sorted(tmp_path.glob("checkpoint-*.pt"))
-        assert folder.load_checkpoint() == {"step": 100}
+        assert folder.load_checkpoint() == {"step": 100, "files": []}
         latest.write_bytes(latest.read_bytes()[:-1])
-        assert folder.load_checkpoint() == {"step": 10}
+        assert folder.load_checkpoint() == {"step": 10, "files": []}
         assert latest.with_name(f"{latest.name}.damaged").exists()
         older.write_bytes(b"")
         assert folder.load_checkpoint() is None
+
+
+def snapshot(folder: RunFolder, number: int) -> Path:
+    """Write a file as a snapshot is written, its checksum in its name."""
+    content = bytes([number]) * 1000
+    checksum = hashlib.sha256(content).hexdigest()[:16]
+    path = folder.path / "snapshots" / "averaging" / f"snapshot-{number:04d}-{checksum}.bin"
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_bytes(content)
+    return path
+
+
+def snapshots_of(folder: RunFolder) -> list[Path]:
+    return sorted(folder.path.rglob("*.bin"))
+
+
+def test_files_go_when_no_checkpoint_refers_to_them_and_not_before(tmp_path: Path) -> None:
+    with RunFolder(tmp_path) as folder:
+        paths = [snapshot(folder, number) for number in range(4)]
+        folder.save_checkpoint(1, {"step": 1}, paths[:2])
+        assert snapshots_of(folder) == paths[:2]  # the others are of a start that was cut
+        paths[2:] = [snapshot(folder, number) for number in (2, 3)]
+        folder.save_checkpoint(2, {"step": 2}, paths[1:])
+        assert snapshots_of(folder) == paths
+        folder.save_checkpoint(3, {"step": 3}, paths[2:])
+        assert snapshots_of(folder) == paths[1:]
+        folder.save_checkpoint(4, {"step": 4})
+        assert snapshots_of(folder) == paths[2:]
+        folder.save_checkpoint(5, {"step": 5})
+        assert snapshots_of(folder) == []
+
+
+def test_a_new_start_keeps_the_files_of_checkpoints_that_it_has_not_read(tmp_path: Path) -> None:
+    with RunFolder(tmp_path) as folder:
+        paths = [snapshot(folder, 0)]
+        folder.save_checkpoint(1, {"step": 1}, paths)
+        paths.append(snapshot(folder, 1))
+        folder.save_checkpoint(2, {"step": 2}, paths)
+    with RunFolder(tmp_path) as folder:
+        assert folder.load_checkpoint()["step"] == 2
+        max(tmp_path.glob("checkpoint-*.pt")).unlink()
+        folder.save_checkpoint(3, {"step": 3})  # beside that of step 1, which was never read
+        assert snapshots_of(folder) == paths
+        folder.save_checkpoint(4, {"step": 4})
+        assert snapshots_of(folder) == []
+
+
+@pytest.mark.parametrize("damage", ["missing", "changed", "cut"])
+def test_a_checkpoint_whose_file_is_damaged_gives_way_to_the_one_before(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], damage: str
+) -> None:
+    with RunFolder(tmp_path) as folder:
+        older = snapshot(folder, 0)
+        folder.save_checkpoint(1, {"step": 1}, [older])
+        newer = snapshot(folder, 1)
+        folder.save_checkpoint(2, {"step": 2}, [older, newer])
+        if damage == "missing":
+            newer.unlink()
+        else:
+            newer.write_bytes(b"x" * 1000 if damage == "changed" else newer.read_bytes()[:-1])
+        assert folder.load_checkpoint()["step"] == 1
+        assert f"{newer} is damaged: checkpoint-000000002-" in capsys.readouterr().out
+        assert len(list(tmp_path.glob("checkpoint-000000002-*.damaged"))) == 1
+
+
+def test_a_finished_or_reopened_run_has_no_snapshots(tmp_path: Path) -> None:
+    with RunFolder(tmp_path) as folder:
+        folder.save_checkpoint(1, {"step": 1}, [snapshot(folder, 1)])
+        folder.finish({"status": "finished"})
+        assert not (tmp_path / "snapshots").exists()
+        snapshot(folder, 2)
+        folder.reopen()
+        assert not (tmp_path / "snapshots").exists()
 
 
 def test_loading_never_executes_code(tmp_path: Path) -> None:
     class Malicious:
         def __reduce__(self) -> tuple:
             return (Path.touch, (tmp_path / "executed",))
-
-    import hashlib
 
     buffer = io.BytesIO()
     torch.save({"step": Malicious()}, buffer)

@@ -1,5 +1,6 @@
 """The same recipe has the same id; execution has no part in it."""
 
+import re
 from collections.abc import Callable
 
 import pytest
@@ -25,6 +26,9 @@ def id_of(compose_settings: Compose, *overrides: str) -> str:
         "evaluation.every=7",
         "evaluation.average_every=3",
         "checkpoint_seconds=1",
+        "execution.snapshots=memory",
+        "evaluation.batchnorm_every=2",
+        "+averaging@watch.swa=uniform",
         "data_dir=elsewhere",
         "runs_dir=elsewhere",
         "weights=final",
@@ -56,6 +60,12 @@ def test_execution_and_spelling_leave_the_id_alone(
         "averaging=none",
         "averaging=end",
         "averaging.weights.gamma0=0.95",
+        "averaging=uniform",
+        "averaging/weights=learnt",
+        "optimizer=lookahead",
+        "optimizer=amsgrad",
+        "optimizer_state=reset",
+        "schedule=decayed",
     ],
 )
 def test_every_part_of_the_recipe_changes_the_id(compose_settings: Compose, override: str) -> None:
@@ -85,3 +95,22 @@ def test_ids_read_as_what_they_are_and_stay_what_they_were() -> None:
     recipe = {**parts, "batch_size": 128, "batchnorm_batches": None, "seed": 2}
     assert run_id(recipe) == "cifar100-resnet34-sgd-phasewise-seed2-336bd2143e"
     assert run_id(dict(reversed(recipe.items()))) == run_id(recipe)
+
+
+@pytest.mark.parametrize(
+    ("overrides", "name"),
+    [
+        ([], "digits-cnn13-sgd-phasewise"),
+        (["averaging=learnt"], "digits-cnn13-sgd-phasewise_learnt"),
+        (["averaging=end", "averaging/weights=uniform"], "digits-cnn13-sgd-atend_uniform"),
+        (["optimizer=lookahead", "averaging=none"], "digits-cnn13-lookahead-noaveraging"),
+        (
+            ["optimizer=lookahead", "optimizer@optimizer.inner=adam"],
+            "digits-cnn13-lookahead_adam-phasewise",
+        ),
+    ],
+)
+def test_an_id_names_the_parts_in_a_part_unless_they_are_the_usual(
+    compose_settings: Compose, overrides: list[str], name: str
+) -> None:
+    assert re.fullmatch(f"{name}-seed0-[0-9a-f]{{10}}", id_of(compose_settings, *overrides))

@@ -18,7 +18,7 @@ from phaseavg.averaging import recompute_batchnorm
 from phaseavg.config import Settings
 from phaseavg.runs.identity import run_id
 from phaseavg.training.evaluation import evaluate
-from phaseavg.training.loop import set_learning_rate
+from phaseavg.training.optimizers import set_learning_rate
 from phaseavg.training.parts import load_data, new_model
 
 Compose = Callable[..., Settings]
