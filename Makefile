@@ -3,7 +3,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test lint format clean
+.PHONY: help demo bench test lint format clean
 
 help: ## list the targets
 	@grep -hE '^[a-z0-9_-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
@@ -19,6 +19,11 @@ demo: .venv/installed ## two methods, four seeds, on embedded data: table and fi
 	$(BIN)/python train.py -m preset=demo averaging=none,phasewise seed=0,1,2,3 runs_dir=runs/demo
 	@mkdir -p results/demo
 	$(BIN)/python scripts/demo.py runs/demo results/demo
+
+bench: .venv/installed ## cost of averaging, and optimizer steps beside the peers'
+	@mkdir -p results/benchmarks
+	$(BIN)/python -m benchmarks.averaging --output results/benchmarks/averaging.md
+	$(BIN)/python -m benchmarks.optimizers --threads 1 --output results/benchmarks/optimizers.md
 
 test: .venv/installed ## run the tests
 	$(BIN)/python -m pytest -n 2 --dist worksteal

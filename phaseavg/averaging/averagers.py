@@ -32,7 +32,7 @@ class Averager:
     """What all of them share. By itself it watches nothing and replaces nothing.
 
     Args:
-        model: the network in training.
+        model: the network in training, with the weights that training starts from.
         epochs: T_p, the number of epochs of every phase.
 
     Raises:
@@ -76,8 +76,6 @@ class Averager:
         ends = list(accumulate(self.epochs))
         if self._epochs_ended >= ends[-1]:
             raise RuntimeError(f"all {ends[-1]} epochs of the {len(ends)} phases are over")
-        if self._epochs_ended == 0:
-            self.start_phase(model, 0)
         self.observe(model)
         self._epochs_ended += 1
         if self._epochs_ended not in ends:
@@ -111,7 +109,7 @@ class Phasewise(Averager):
     touched.
 
     Args:
-        model: the network in training.
+        model: the network in training, with the weights that training starts from.
         epochs: T_p, the number of epochs of every phase.
         weights: how the epochs of a phase are weighted; the paper's γ0 = 0.9 by default.
         device: where the average lives.
@@ -128,6 +126,7 @@ class Phasewise(Averager):
     ) -> None:
         super().__init__(model, epochs)
         self.average = new_average(model, weights, device)
+        self.start_phase(model, 0)
 
     def start_phase(self, model: nn.Module, phase: int) -> None:
         """Open a window over the phase: line 3 of Algorithm 1."""
@@ -147,7 +146,7 @@ class AtEnd(Averager):
     """Once, at the end of training, as Polyak and Juditsky (1992) do: Table 1c's "at the end".
 
     Args:
-        model: the network in training.
+        model: the network in training, with the weights that training starts from.
         epochs: T_p, the number of epochs of every phase.
         weights: how the epochs of the window are weighted; the paper's γ0 = 0.9 by default.
         window: what is averaged: all of the `training`, or its last `phase`.
@@ -173,6 +172,7 @@ class AtEnd(Averager):
             raise ValueError(f"window={window!r}; choices: {', '.join(first_phases)}")
         self.first_phase = first_phases[window]
         self.average = new_average(model, weights, device)
+        self.start_phase(model, 0)
 
     @property
     def longest_window(self) -> int:

@@ -88,17 +88,21 @@ class LearntAverage:
         # Of θ_{t−K}…θ_t, oldest first. Like the Gram matrix it is replaced and never changed, so
         # that a failure leaves the average as it was, and a state stays what it is.
         self._snapshots: list[Tensor] | list[str] = []
+        self._start: Tensor | None = None  # θ_0, until it has to be kept
         self._gram = torch.zeros(0, 0, dtype=torch.float64)  # RᵀR of those
 
     def start(self, model: nn.Module, epochs: int) -> None:
         """Forget what was observed and open a window of `epochs` epochs from the model's weights.
+
+        Writes nothing: a file of these weights is made when they are first used or saved.
 
         Raises:
             ValueError: if `epochs` is not positive.
         """
         if epochs < 1:
             raise ValueError(f"epochs={epochs} must be positive")
-        self._snapshots = [self._store.put(self._flat(model), 0)]
+        self._start = self._flat(model)
+        self._snapshots = []
         self._gram = self._gram.new_zeros(0, 0)
         self.window = epochs
         self.n_averaged = 0
@@ -115,8 +119,9 @@ class LearntAverage:
                 f"the window of {self.window} epochs is full: call start() for a new one"
             )
         t = self.n_averaged + 1
+        earlier = self._kept()
         newest = self._store.put(self._flat(model), t)
-        snapshots = [*self._snapshots, newest][-self._most_snapshots(self.window) :]
+        snapshots = [*earlier, newest][-self._most_snapshots(self.window) :]
         device = _computing_device(model)
         products = torch.zeros(len(snapshots) - 1, dtype=torch.float64, device=device)
         for first, last in self._pieces():
@@ -165,7 +170,7 @@ class LearntAverage:
             "window": self.window,
             "n_averaged": self.n_averaged,
             "gram": self._gram,
-            "snapshots": list(self._snapshots),
+            "snapshots": list(self._kept()),
         }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
@@ -181,16 +186,23 @@ class LearntAverage:
             state["window"],
             state["n_averaged"],
         )
-        self._snapshots = snapshots
+        self._start, self._snapshots = None, snapshots
 
     def files(self) -> list[Path]:
         """Return the files that the state refers to: none if the snapshots are in memory."""
-        return self._store.files(self._snapshots)
+        return self._store.files(self._kept())
 
     def storage(self, epochs: int) -> tuple[int, str]:
         """Return how many bytes a window of `epochs` epochs takes at its end, and where."""
         size = sum(self._sizes) * self._dtype.itemsize
         return self._most_snapshots(epochs) * size, str(self._store)
+
+    def _kept(self) -> list[Tensor] | list[str]:
+        """Return the snapshots, θ_0 among them from now on."""
+        if self._start is not None:
+            self._snapshots = [self._store.put(self._start, 0)]
+            self._start = None
+        return self._snapshots
 
     def _most_snapshots(self, epochs: int) -> int:
         return min(epochs, self.weights.window or epochs) + 1

@@ -77,7 +77,7 @@ class FileStore:
             t: epoch of the window, for the name.
 
         Raises:
-            OSError: if it cannot be written.
+            OSError: if it cannot be written; it names the file.
         """
         content = vector.cpu().numpy()
         name = f"snapshot-{t:04d}-{hashlib.sha256(content).hexdigest()[:16]}.bin"
@@ -90,6 +90,8 @@ class FileStore:
                 file.flush()
                 os.fsync(file.fileno())
             temporary.replace(self.folder / name)
+        except OSError as error:  # a write's own does not say of which file
+            raise OSError(error.errno, error.strerror, str(self.folder / name)) from error
         finally:
             temporary.unlink(missing_ok=True)
         return name

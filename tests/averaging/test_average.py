@@ -316,6 +316,32 @@ def test_the_average_and_the_weights_it_replaced_stay_apart():
     np.testing.assert_array_equal(flat(average.module), theta)
 
 
+@pytest.mark.parametrize("weights", [Exponential(0.7), Uniform(), Linear()])
+def test_the_coefficients_are_what_the_average_is_made_with(weights):
+    model = small_network()
+    thetas = random_trajectory(model, 6)
+    average = opened(model, weights, 6)
+    assert average.coefficients() == []
+    for t, theta in enumerate(thetas, start=1):
+        overwrite(model, theta)
+        average.observe(model)
+        coefficients = average.coefficients()
+        assert len(coefficients) == t
+        assert sum(coefficients) == pytest.approx(1, rel=1e-14)
+        assert relative_error(coefficients @ thetas[:t], flat(average.module)) <= 1e-14
+    assert average.notes == {}
+
+
+def test_the_storage_is_that_of_one_network_whatever_the_window():
+    model = nn.Sequential(nn.Linear(3, 4), nn.BatchNorm1d(4))  # 24 parameters, 9 numbers more
+    average = WeightAverage(model, Uniform())
+    size, home = average.storage(80)
+    assert home == "cpu"
+    assert 4 * (24 + 8) + 8 <= size <= 4 * (24 + 8) + 8 + 16  # and the two counters
+    assert average.storage(1) == average.storage(80)
+    assert average.files() == []
+
+
 def test_a_new_window_forgets_the_one_before():
     model = small_network()
     average = opened(model, Exponential(), 4)

@@ -18,9 +18,16 @@ from reference import (
 )
 from torch import nn
 
-from phaseavg.averaging import AtEnd, Averager, Exponential, NoAveraging, Phasewise, Uniform
+from phaseavg.averaging import AtEnd, Averager, Exponential, Learnt, NoAveraging, Phasewise, Uniform
 
-ALL = [NoAveraging, Phasewise, AtEnd, partial(AtEnd, window="phase")]
+ALL = [
+    NoAveraging,
+    Phasewise,
+    AtEnd,
+    partial(AtEnd, window="phase"),
+    partial(Phasewise, weights=Learnt()),
+    partial(AtEnd, weights=Learnt(window=2)),
+]
 EPOCHS = [2, 3, 1]
 
 
@@ -137,6 +144,32 @@ def test_weights_other_than_the_papers_can_be_chosen(make):
     deltas = random_trajectory(small_network(), 4)
     thetas, _ = with_epoch_end(partial(make, weights=Uniform()), [4], deltas)
     assert relative_error(thetas[-1], np.cumsum(deltas, axis=0).mean(0)) <= 1e-14
+
+
+def test_learnt_weights_start_from_where_the_phase_does():
+    # θ_0 is the average of the phase before; of one epoch there is nothing to learn.
+    deltas = random_trajectory(small_network(), 3)
+    thetas, _ = with_epoch_end(partial(Phasewise, weights=Learnt(rho=1e-3)), [1, 2], deltas)
+    np.testing.assert_array_equal(thetas[0], deltas[0])
+    gram = deltas[1:] @ deltas[1:].T
+    z = np.linalg.solve(gram / np.linalg.norm(gram, 2) + 1e-3 * np.eye(2), np.ones(2))
+    first, second = deltas[0] + deltas[1], deltas[0] + deltas[1] + deltas[2]
+    assert relative_error(thetas[-1], (z[0] * first + z[1] * second) / z.sum()) <= 1e-12
+
+
+@pytest.mark.parametrize(
+    ("make", "longest"),
+    [(Phasewise, 3), (AtEnd, 6), (partial(AtEnd, window="phase"), 1)],
+)
+def test_the_longest_window_is_that_of_what_is_averaged(make, longest):
+    model = small_network()
+    averager = make(model, EPOCHS)
+    assert averager.longest_window == longest
+    opened = []
+    averager.average.start = lambda model, epochs: opened.append(epochs)
+    for phase in range(3):
+        averager.start_phase(model, phase)
+    assert max(opened) == longest
 
 
 def test_a_wrong_window_is_refused_with_the_choices():

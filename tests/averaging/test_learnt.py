@@ -386,9 +386,10 @@ def test_files_are_written_once_and_tell_when_they_are_damaged(tmp_path):
     model, folder = small_network(), tmp_path / "runs" / "snapshots"
     thetas = random_trajectory(model, 6)
     average = opened(model, thetas[0], Learnt(window=2, folder=folder), 5)
+    assert not folder.exists()  # the start has not been used yet
     seen = {}
     for theta in thetas[1:]:
-        for path in folder.iterdir():
+        for path in folder.glob("*"):
             seen.setdefault(path, (path.stat().st_mtime_ns, path.read_bytes()))
         overwrite(model, theta)
         average.observe(model)
@@ -427,11 +428,7 @@ def test_a_failing_write_leaves_the_average_and_the_folder_as_they_were(tmp_path
         raise OSError(28, "No space left on device")
 
     overwrite(model, thetas[2])
-    for act in (
-        lambda: average.observe(model),
-        lambda: average.start(model, 9),
-        lambda: average.load_state_dict(in_memory),
-    ):
+    for act in (lambda: average.observe(model), lambda: average.load_state_dict(in_memory)):
         with monkeypatch.context() as patch:
             patch.setattr(os, "fsync", full)
             with pytest.raises(OSError, match="No space"):
@@ -441,6 +438,42 @@ def test_a_failing_write_leaves_the_average_and_the_folder_as_they_were(tmp_path
         assert average.coefficients() == coefficients
         np.testing.assert_array_equal(result(average), before)
     for theta in thetas[2:]:
+        overwrite(model, theta)
+        average.observe(model)
+    assert relative_error(result(average), rna(thetas, 1e-5)[1]) <= 1e-9
+
+
+def test_a_start_that_could_not_be_written_is_not_lost(tmp_path, monkeypatch):
+    model = small_network()
+    thetas = random_trajectory(model, 3)
+    average = opened(model, thetas[0], Learnt(folder=tmp_path), 2)
+    overwrite(model, thetas[1])
+
+    def full(_):
+        raise OSError(28, "No space left on device")
+
+    for act in (lambda: average.observe(model), average.state_dict, average.files):
+        with monkeypatch.context() as patch:
+            patch.setattr(os, "fsync", full)
+            with pytest.raises(OSError, match="No space"):
+                act()
+        assert not list(tmp_path.iterdir())
+    for theta in thetas[1:]:
+        overwrite(model, theta)
+        average.observe(model)
+    assert relative_error(result(average), rna(thetas, 1e-5)[1]) <= 1e-9
+
+
+@pytest.mark.parametrize("in_files", [False, True])
+def test_a_start_can_be_saved_before_the_first_epoch(tmp_path, in_files):
+    model = small_network()
+    thetas = random_trajectory(model, 3)
+    folder = tmp_path if in_files else None
+    saved = opened(model, thetas[0], Learnt(folder=folder), 2).state_dict()
+    average = LearntAverage(model, Learnt(folder=folder))
+    average.start(model, 9)  # which the state does away with
+    average.load_state_dict(saved)
+    for theta in thetas[1:]:
         overwrite(model, theta)
         average.observe(model)
     assert relative_error(result(average), rna(thetas, 1e-5)[1]) <= 1e-9

@@ -54,6 +54,37 @@ def test_a_dry_run_says_what_the_run_would_do_and_leaves_nothing(
     assert re.match(times, said["time"])
 
 
+def test_a_dry_run_says_of_every_method_what_it_is(prompt: Prompt) -> None:
+    _, out, _ = prompt(
+        *TINY,
+        "dry_run=true",
+        "optimizer=lookahead",
+        "schedule=decayed",
+        "schedule.epochs=[2,2,1]",
+        "averaging=learnt",
+        "+averaging@watch.swa=uniform",
+        "+averaging@watch.all=end",
+        "averaging/weights@watch.all.weights=learnt",
+    )
+    said = told(out)
+    assert said["optimizer"] == (
+        "Lookahead: k 5, alpha 0.5, momentum keep; around SGD: lr 0.1, momentum 0.9; weight decay "
+        "0.0001 (coupled, L2 in the gradient) on all parameters"
+    )
+    size = 4388 * 4 / 1000  # kB of a snapshot; θ_0 and two epochs, or all five
+    assert re.fullmatch(
+        rf"Phasewise\(weights=Learnt\(rho=1e-05\)\); takes up to {3 * size:.3g} kB on files in "
+        r"runs/digits-cnn13-lookahead-phasewise_learnt-seed0-\w+/snapshots/averaging",
+        said["averaging"],
+    )
+    assert said["watch.swa"].startswith("Phasewise(weights=Uniform()); takes up to ")
+    assert f"takes up to {6 * size:.3g} kB on files in " in said["watch.all"]
+    assert said["watch.all"].endswith("/snapshots/watch.all")
+    # γ = γ0^(80/2): the second of two epochs at (1 − γ) / (1 − γ²) = 1 / (1 + γ) of the rate.
+    assert said["phase 1"].endswith(f"at learning rate 0.1 to {0.1 / (1 + 0.9**40):.3g}")
+    assert said["phase 3"].endswith("8 steps at learning rate 0.001")
+
+
 def test_a_dry_run_changes_nothing_of_the_run_that_follows(prompt: Prompt, tmp_path: Path) -> None:
     def metrics(folder: str) -> list[dict[str, Any]]:
         (path,) = tmp_path.glob(f"{folder}/*/metrics.jsonl")
@@ -82,9 +113,21 @@ def test_a_dry_run_sees_that_a_run_has_begun(
     assert told(out)["run"].endswith("(begun: would go on)")
 
 
+WATCHING = ["+averaging@watch.a=uniform", "+averaging@watch.b=end"]
+
+
 @pytest.mark.parametrize(
-    ("averaging", "every", "average_every"),
-    [("none", 1, 0), ("none", 0, 0), ("phasewise", 0, 0), ("phasewise", 3, 2), ("end", 1, 1)],
+    ("averaging", "every", "average_every", "more", "averages"),
+    [
+        ("none", 1, 0, [], 0),
+        ("none", 0, 0, [], 0),
+        ("phasewise", 0, 0, [], 1),
+        ("phasewise", 3, 2, [], 1),
+        ("end", 1, 1, [], 1),
+        ("none", 0, 0, ["evaluation.batchnorm_every=2"], 0),
+        ("none", 1, 2, WATCHING, 2),
+        ("phasewise", 1, 1, [*WATCHING, "evaluation.batchnorm_every=1"], 3),
+    ],
 )
 def test_tests_and_batchnorm_passes_are_counted_as_they_happen(
     compose_settings: Callable[..., Settings],
@@ -92,6 +135,8 @@ def test_tests_and_batchnorm_passes_are_counted_as_they_happen(
     averaging: str,
     every: int,
     average_every: int,
+    more: list[str],
+    averages: int,
 ) -> None:
     settings = compose_settings(
         *TINY,
@@ -99,6 +144,7 @@ def test_tests_and_batchnorm_passes_are_counted_as_they_happen(
         f"evaluation.every={every}",
         f"evaluation.average_every={average_every}",
         "schedule.epochs=[3,2,1]",
+        *more,
     )
     happened = {"evaluate": 0, "recompute_batchnorm": 0}
 
@@ -115,10 +161,7 @@ def test_tests_and_batchnorm_passes_are_counted_as_they_happen(
         monkeypatch.setattr(loop, name, counted(name))
     train_script.run(settings)
     tests, passes = happened.values()
-    assert looks(Schedule([3, 2, 1], [1, 0.1, 0.01]), settings, averaging != "none") == (
-        tests,
-        passes,
-    )
+    assert looks(Schedule([3, 2, 1], [1, 0.1, 0.01]), settings, averages) == (tests, passes)
 
 
 def test_operations_are_three_forward_passes_a_multiply_add_being_two(

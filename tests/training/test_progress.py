@@ -45,6 +45,27 @@ def test_a_log_gets_one_plain_line_per_epoch() -> None:
     assert "\x1b" not in log.getvalue()
 
 
+def test_a_log_says_how_what_is_watched_does_and_what_was_singular() -> None:
+    log = io.StringIO()
+    line = {
+        **LINE,
+        "bn_test_error": 39.0,
+        "swa_without_bn_test_error": 80.0,
+        "swa_test_error": 38.0,
+        "average_test_error": 37.0,
+        "rna_solved_by": "least squares",
+        "average_solved_by": "solve",
+    }
+    with progress_of_5_epochs(Console(file=log, soft_wrap=True)) as progress:
+        progress.epoch(line)
+    trouble, errors = log.getvalue().splitlines()
+    assert trouble == (
+        "rna: the equations of the learnt weights are singular at the end of epoch 1; "
+        "the weights are their least-squares solution"
+    )
+    assert "test after BN pass 39.00  average 37.00  swa 38.00  1234 images/s" in errors
+
+
 def test_a_terminal_shows_rate_eta_and_the_current_error(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("phaseavg.training.progress.REFRESH_SECONDS", 0)
     terminal = io.StringIO()

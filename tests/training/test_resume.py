@@ -19,6 +19,8 @@ from conftest import TINY
 from phaseavg.config import Settings
 from phaseavg.runs.identity import run_id
 
+SHORT = "schedule.epochs=[2,2,1]"  # once more, for another schedule has epochs of its own
+
 EVENTS = [
     ("half-written", 12),  # a checkpoint, in mid-epoch
     ("half-written", 21),  # around the first phase's end
@@ -36,6 +38,25 @@ DELICATE = [
     ("averaging=end", "replaced", 1),
     ("averaging=end", "stepped", 17),
     ("averaging=none", "stepped", 16),
+    # Steps 12 and 33 are within an epoch, a phase and a window of Lookahead's.
+    *((f"optimizer={name}", "stepped", 12) for name in ("adam", "amsgrad", "adabound")),
+    ("optimizer=lookahead", "stepped", 12),
+    ("optimizer=lookahead", "replaced", 1),
+    ("optimizer=lookahead averaging=none", "stepped", 33),
+    ("optimizer=lookahead averaging=none", "stepped", 40),  # all but what is left to finish
+    ("optimizer=lookahead optimizer.momentum=pullback averaging=uniform", "stepped", 12),
+    ("optimizer=adam optimizer_state=reset", "stepped", 17),
+    ("optimizer=lookahead averaging=none optimizer_state=reset", "stepped", 16),
+    ("schedule=decayed schedule.shape.per=step averaging=none", "stepped", 12),
+    ("averaging=learnt", "stepped", 12),
+    ("averaging=learnt", "replaced", 1),
+    ("averaging=learnt", "before-replacing", 3),  # a snapshot
+    ("averaging=learnt", "before-replacing", 16),
+    ("averaging=learnt", "half-written", 21),
+    ("averaging=learnt averaging.weights.window=1 optimizer=lookahead", "stepped", 12),
+    ("averaging=learnt execution.snapshots=memory", "stepped", 12),
+    ("averaging=end averaging/weights=learnt", "stepped", 33),
+    ("averaging=none +averaging@watch.a=learnt +averaging@watch.b=uniform", "stepped", 12),
 ]
 
 
@@ -72,6 +93,7 @@ def assert_same_outcome(settings: Settings, expected: tuple[Any, Any]) -> None:
     assert [line["epoch"] for line in metrics] == [1, 2, 3, 4, 5]
     assert not list(folder_of(settings).glob(".*.part"))
     assert not list(folder_of(settings).glob("checkpoint-*.pt"))
+    assert not (folder_of(settings) / "snapshots").exists()
 
 
 @pytest.fixture(scope="module")
@@ -142,7 +164,7 @@ def test_a_run_killed_at_a_delicate_point_ends_bit_identical(
     event: str,
     count: int,
 ) -> None:
-    settings = compose_settings(*TINY, "weights=final", kind)
+    settings = compose_settings(*TINY, "weights=final", *kind.split(), SHORT)
     expected = undisturbed(settings)
     died = in_a_victim(victims, victim.train_and_die_at, settings, event, count)
     assert died.exitcode == -signal.SIGKILL
@@ -187,6 +209,26 @@ def test_a_damaged_checkpoint_is_set_aside_and_made_up_for(
     latest.write_bytes(content)
     assert in_a_victim(victims, victim.train_quietly, settings).exitcode == 0
     assert latest.with_name(f"{latest.name}.damaged").exists()
+    assert_same_outcome(settings, undisturbed(settings))
+
+
+def test_damaged_snapshots_are_made_up_for(
+    victims: Any,
+    compose_settings: Callable[..., Settings],
+    undisturbed: Callable[..., Any],
+    tmp_path: Path,
+) -> None:
+    settings = compose_settings(*TINY, "weights=final", "averaging=learnt")
+    in_a_victim(victims, victim.train_and_die_at, settings, "stepped", 29)
+    # The phase's start, on which both checkpoints rest: all is trained anew.
+    first = min(folder_of(settings).glob("snapshots/*/*-0000-*.bin"))
+    content = bytearray(first.read_bytes())
+    content[-1] ^= 1
+    first.write_bytes(content)
+    assert in_a_victim(victims, victim.train_quietly, settings).exitcode == 0
+    said = (settings.runs_dir / "said").read_text()
+    assert said.count(f"{first} is damaged") == 2
+    assert [int(step) for step in re.findall(r" from step (\d+);", said)] == [0, 0]
     assert_same_outcome(settings, undisturbed(settings))
 
 

@@ -1,0 +1,64 @@
+"""Drawing schedules."""
+
+import sys
+from pathlib import Path
+
+import pytest
+from hydra import initialize_config_dir
+from hydra.core.global_hydra import GlobalHydra
+
+from scripts import schedule as script
+
+
+def typed(monkeypatch: pytest.MonkeyPatch, *arguments: str) -> int:
+    GlobalHydra.instance().clear()
+    monkeypatch.setattr(sys, "argv", ["schedule.py", *arguments])
+    return script.main()
+
+
+def test_the_rates_are_those_of_the_steps() -> None:
+    GlobalHydra.instance().clear()
+    with initialize_config_dir(str(script.CONF), version_base="1.3"):
+        epochs, rates = script.rates("schedule=80 optimizer=adam", 2)
+        assert rates == 160 * [1e-3]
+        assert epochs[:3] == [0, 0.5, 1]
+        _, rates = script.rates("schedule=60-30-30 optimizer=lookahead", 2)
+        assert rates == pytest.approx(120 * [0.1] + 60 * [0.01] + 60 * [0.001])
+
+
+def test_a_picture_has_a_curve_for_each(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    curves = ["schedule=80-40-40", "schedule=80", "schedule=cosine schedule.shape.per=step"]
+    output = tmp_path / "schedules.svg"
+    assert typed(monkeypatch, *curves, "--steps", "2", "--output", str(output)) == 0
+    assert capsys.readouterr().out == f"{output}: 3 curves\n"
+    assert output.read_text().count('id="line2d_') >= 3
+    GlobalHydra.instance().clear()
+    with initialize_config_dir(str(script.CONF), version_base="1.3"):
+        (axes,) = script.figure(curves, 2).axes
+    labels = [line.get_label() for line in axes.get_lines()]
+    assert labels == ["80-40-40", "80", "cosine schedule.shape.per=step"]
+    assert [len(line.get_xdata()) for line in axes.get_lines()] == [320, 160, 320]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "told"),
+    [
+        (["schedule=polynomial"], "schedule=polynomial: there is no such option; choices: 100-50"),
+        (["schedule=cosine schedule.shape.per=hour"], "schedule.shape.per='hour'; choices: "),
+        (["schedule=80", "--steps", "0"], "--steps=0: must be positive"),
+        (["schedule=80", "--output", "/nowhere/x.png"], "--output=/nowhere/x.png: "),
+        (["schedule=80", "--output", "x.txt"], "--output=x.txt: Format 'txt' is not supported"),
+    ],
+)
+def test_mistakes_get_one_line(
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    arguments: list[str],
+    told: str,
+) -> None:
+    assert typed(monkeypatch, *arguments) == 2
+    err = capsys.readouterr().err
+    assert err.startswith(f"schedule.py: {told}")
+    assert err.count("\n") == 1
