@@ -75,6 +75,32 @@ MISTAKES = [
     ("execution.compile=maybe", "execution.compile='maybe'", "boolean"),
     ("weights=all", "weights='all'", "choices: 'none' or 'final'"),
     ("optimizer.lr=${nowhere}", "nowhere", "not found"),
+    ("optimizer=rmsprop", "optimizer=rmsprop", "choices: adabound, adam, amsgrad, lookahead, sgd"),
+    ("optimizer=lookahead optimizer.k=0", "optimizer", "k=0 must be a positive integer"),
+    ("optimizer=lookahead optimizer.alpha=1.5", "optimizer", "alpha=1.5 must lie in [0, 1]"),
+    ("optimizer=lookahead optimizer.momentum=lost", "optimizer.momentum='lost'", "'pullback'"),
+    ("optimizer=lookahead optimizer.lr=0.1", "optimizer.lr", "choices: inner, k, alpha, momentum"),
+    ("optimizer=lookahead optimizer.inner.lr=fast", "optimizer.inner.lr='fast'", "number"),
+    ("optimizer=lookahead optimizer.inner.lr=-1", "optimizer.inner: ", "-1"),
+    ("optimizer=lookahead +optimizer.inner.params=[]", "optimizer.inner.params", "follows from"),
+    ("optimizer=lookahead ~optimizer.inner", "optimizer", "missing a required argument: 'inner'"),
+    ("optimizer=adabound optimizer.gamma=0", "optimizer", "gamma=0.0 must be positive"),
+    ("optimizer=adabound optimizer.betas=[0.9,1]", "optimizer", "must lie in [0, 1)"),
+    ("optimizer=adam optimizer.betas=[0.9]", "optimizer.betas=[0.9]", ""),
+    ("optimizer_state=lost", "optimizer_state='lost'", "choices: 'keep' or 'reset'"),
+    ("averaging=learnt averaging.weights.rho=-1", "rho=-1.0", "must not be negative"),
+    ("averaging=learnt averaging.weights.window=0", "window=0", "must be positive"),
+    ("averaging=learnt +averaging.weights.folder=x", "averaging.weights.folder", "follows from"),
+    ("averaging/weights=median", "averaging/weights=median", "exponential, learnt, uniform"),
+    ("averaging=end averaging.window=epoch", "averaging.window='epoch'", "'training' or 'phase'"),
+    ("execution.snapshots=tape", "execution.snapshots='tape'", "choices: 'files' or 'memory'"),
+    ("schedule=cosine schedule.shape.per=hour", "schedule.shape.per='hour'", "'epoch' or 'step'"),
+    ("+averaging@watch.a=nothing", "averaging=nothing", "choices: end, learnt"),
+    ("+averaging@watch.bn=uniform", "watch.bn", "is a name that records use otherwise"),
+    ("+watch.a.b=3", "watch.a._target_", "is missing"),
+    ("+watch.a=3", "watch.a=3", "dictionary"),
+    ("watch=3", "watch=3", "dictionary"),
+    ("+averaging@watch.a=uniform +watch.a.rho=3", "watch.a.rho", "choices: model, epochs"),
     ("seed=[1", "[1", ""),
     ("seed", "seed", ""),
 ]
@@ -84,7 +110,7 @@ MISTAKES = [
 def test_a_mistake_gets_one_line_and_status_2_and_leaves_nothing(
     prompt: Prompt, tmp_path: Path, override: str, field: str, hint: str
 ) -> None:
-    status, out, err = prompt(*TINY, override)
+    status, out, err = prompt(*TINY, *override.split())
     assert status == 2
     assert out == ""
     assert err.startswith("train.py: ")

@@ -6,11 +6,16 @@ import re
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
+import pytest
 import torch
 import yaml
 from conftest import REPOSITORY
-from torch import nn
+from torch import Tensor, nn
+
+from phaseavg.averaging import Phasewise, Uniform
+from phaseavg.optim import Lookahead
 
 README = (REPOSITORY / "README.md").read_text()
 
@@ -37,7 +42,7 @@ def test_a_network_a_data_set_and_an_averaging_of_ones_own(tmp_path: Path) -> No
     )
     assert (done.returncode, done.stderr) == (0, "")
     (folder,) = (tmp_path / "runs").iterdir()
-    assert folder.name.startswith("stripes-tiny-sgd-phasewise-seed0-")
+    assert folder.name.startswith("stripes-tiny-sgd-phasewise_linear-seed0-")
     config = yaml.safe_load((folder / "config.yaml").read_text())
     assert config["model"] == {"_target_": "tiny.Tiny", "channels": 8}
     assert config["averaging"]["weights"] == {"_target_": "linear.Linear"}
@@ -46,13 +51,13 @@ def test_a_network_a_data_set_and_an_averaging_of_ones_own(tmp_path: Path) -> No
     assert [phase["replaced"] for phase in result["phases"]] == [True, True, True]
 
 
-def test_the_averager_in_a_loop_of_ones_own() -> None:
-    (code,) = re.findall(r"```python\n(from .*?)```", README, re.DOTALL)
+def loop_of_ones_own() -> tuple[dict[str, Any], list[Tensor]]:
+    """Return the names that README's loops start from, and the weights after each epoch so far."""
     torch.manual_seed(0)
     model = nn.Sequential(nn.Linear(4, 3), nn.BatchNorm1d(3))
     optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
-    batches = [(torch.randn(8, 4), torch.randint(0, 3, (8,)))]
-    ended = []
+    batches = [(torch.randn(8, 4), torch.randint(0, 3, (8,))) for _ in range(3)]
+    ended: list[Tensor] = []
 
     def train_one_epoch(model: nn.Module, optimizer: torch.optim.Optimizer, batches: list) -> None:
         for images, labels in batches:
@@ -62,18 +67,64 @@ def test_the_averager_in_a_loop_of_ones_own() -> None:
         ended.append(model[0].weight.detach().clone())
 
     names = {
+        "torch": torch,
         "model": model,
         "optimizer": optimizer,
         "train_one_epoch": train_one_epoch,
         "train_batches": batches,
         "scheduler": torch.optim.lr_scheduler.MultiStepLR(optimizer, [80, 120]),
     }
+    return names, ended
+
+
+def test_the_averager_in_a_loop_of_ones_own() -> None:
+    (code,) = re.findall(r"```python\n(from phaseavg.averaging .*?)```", README, re.DOTALL)
+    names, ended = loop_of_ones_own()
     exec(code, names)
     assert len(ended) == 160
+    model, batches = names["model"], names["train_batches"]
     gamma = 0.9 ** (80 / 40)
     last = ended[120:]
     weights = [(1 - gamma) * gamma ** (39 - t) / (1 - gamma**40) for t in range(40)]
     expected = sum(weight * theta.double() for weight, theta in zip(weights, last, strict=True))
     assert torch.allclose(model[0].weight.double(), expected, rtol=1e-5)
     assert not torch.equal(model[0].weight, last[-1])
-    assert torch.allclose(model[1].running_mean, model[0](batches[0][0]).mean(0), atol=1e-5)
+    means = torch.stack([model[0](images).mean(0) for images, _ in batches])
+    assert torch.allclose(model[1].running_mean, means.mean(0), atol=1e-5)
+
+
+def test_lookahead_in_a_loop_of_ones_own() -> None:
+    (code,) = re.findall(r"```python\n(from phaseavg.optim .*?)```", README, re.DOTALL)
+    names, ended = loop_of_ones_own()
+    tested: list[Tensor] = []
+    names["test"] = lambda model: tested.append(model[0].weight.detach().clone())
+    exec(code, names)
+    assert len(ended) == len(tested) == 160
+    model = names["model"]
+    assert torch.equal(model[0].weight, tested[-1])
+    for epoch, (fast, slow) in enumerate(zip(ended, tested, strict=True), start=1):
+        assert torch.equal(fast, slow) == (3 * epoch % 5 == 0), epoch
+    assert names["optimizer"].param_groups[0]["lr"] == pytest.approx(0.001)
+
+
+def test_lookahead_and_the_averager_together() -> None:
+    """As README says it: where the average takes over, it is what both go on from."""
+    names, ended = loop_of_ones_own()
+    model, batches = names["model"], names["train_batches"]
+    optimizer = Lookahead(names["optimizer"])
+    averager = Phasewise(model, [2, 2], Uniform())
+    weight = model[0].weight
+    seen: list[Tensor] = []
+    for epoch in range(4):  # of 3 steps: the phases end within windows of Lookahead's
+        names["train_one_epoch"](model, optimizer, batches)
+        with optimizer.evaluation_weights():
+            seen.append(weight.detach().double())
+            if averager.epoch_end(model):
+                optimizer.restart()
+        if epoch in (1, 3):
+            average = (seen[-2] + seen[-1]) / 2
+            assert torch.allclose(weight.double(), average, rtol=1e-5)
+            assert torch.equal(optimizer.state[weight]["slow_weights"], weight)
+            assert not torch.allclose(ended[-1].double(), average, rtol=1e-3)
+        else:
+            assert torch.equal(weight, ended[-1])

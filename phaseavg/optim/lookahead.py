@@ -57,6 +57,7 @@ class Lookahead(Optimizer):
         self.alpha = alpha
         self.momentum = momentum
         self._slow: dict[Tensor, dict[str, Tensor]] = {}
+        self._restarted = False  # since `evaluation_weights` was entered
         # In place of the base class's constructor, which would set out with groups, state and
         # defaults of its own. What else that makes (hooks, and a step that calls them) is also
         # missing from an unpickled optimizer, and so made here.
@@ -106,16 +107,19 @@ class Lookahead(Optimizer):
     def evaluation_weights(self) -> Iterator[None]:
         """Let the parameters be the slow weights in a `with` block, in which no step is taken.
 
+        After it they are the fast ones again, unless `restart` or `finish` was called in it.
         BatchNorm statistics stay those of the fast weights.
         """
         params = self._params()
         fast = [p.detach().clone() for p in params]
         slow = [self._slow[p]["slow_weights"] for p in params]
+        self._restarted = False
         try:
             _copy(slow, params)
             yield
         finally:
-            _copy(fast, params)
+            if not self._restarted:
+                _copy(fast, params)
 
     def restart(self) -> None:
         """Start from the present parameters: for whoever has changed them, as an average does.
@@ -143,7 +147,7 @@ class Lookahead(Optimizer):
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         if "inner" in state:  # from a copy or a pickle
-            self.__dict__.update(state)
+            self.__dict__.update(state, _restarted=False)
             super().__setstate__({})
             return
         # From load_state_dict, which has moved and cast all tensors as the parameters are.
@@ -204,6 +208,7 @@ class Lookahead(Optimizer):
         return [p for group in self.param_groups for p in group["params"]]
 
     def _restart_counts(self) -> None:
+        self._restarted = True
         for group in self.param_groups:
             group["lookahead_steps"] = 0
 

@@ -63,7 +63,8 @@ def train(
 
             epoch_ended = state.step % steps == 0
             if epoch_ended:
-                end_epoch(state, phase, data, settings, watch)
+                with evaluation_weights(state.optimizer):
+                    end_epoch(state, phase, data, settings, watch)
                 folder.write_metrics(state.history)
                 progress.epoch(state.history[-1])
                 tracking.log(state.history[-1])
@@ -173,16 +174,15 @@ def end_epoch(
         batchnorm_pass(replica)
         test(replica, f"{name}_")
 
-    with evaluation_weights(state.optimizer):
-        for averager in state.averagers.values():
-            averager.observe(model)
-        watch.lap("averaging")
-        if phase_ended or is_due(epoch, cadence.every):
-            test(model)
-        if phase_ended or is_due(epoch, cadence.batchnorm_every):
-            replica = deepcopy(model)
-            batchnorm_pass(replica)
-            test(replica, "bn_")
+    for averager in state.averagers.values():
+        averager.observe(model)
+    watch.lap("averaging")
+    if phase_ended or is_due(epoch, cadence.every):
+        test(model)
+    if phase_ended or is_due(epoch, cadence.batchnorm_every):
+        replica = deepcopy(model)
+        batchnorm_pass(replica)
+        test(replica, "bn_")
 
     averages_are_due = phase_ended or is_due(epoch, cadence.average_every)
     if averages_are_due:

@@ -237,6 +237,26 @@ def test_the_fast_weights_come_back_after_an_exception_and_whatever_was_done_to_
     assert np.array_equal(phi(optimizer), slow)
 
 
+def test_what_is_restarted_or_finished_while_lent_stays():
+    for number in range(2):
+        optimizer = Lookahead(INNER["sgd"](parameters()))
+        train(optimizer, range(3))
+        slow = phi(optimizer)
+        with optimizer.evaluation_weights():
+            if number == 0:
+                params_of(optimizer)[0].data.fill_(7)
+                optimizer.restart()
+            else:
+                optimizer.finish()
+        assert np.array_equal(theta(optimizer), phi(optimizer))
+        assert np.array_equal(phi(optimizer), slow) == (number == 1)
+        train(optimizer, range(3))
+        fast = theta(optimizer)
+        with optimizer.evaluation_weights():  # the next time the fast ones come back
+            pass
+        assert np.array_equal(theta(optimizer), fast)
+
+
 def test_parameters_keep_their_places_and_their_gradients():
     optimizer = Lookahead(INNER["sgd"](parameters()), k=2)
     places = [p.data_ptr() for p in params_of(optimizer)]
