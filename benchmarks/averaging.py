@@ -200,17 +200,13 @@ def verdict(shares: pd.Series) -> str:
     return "met" if shares.max() < GOAL else "missed"
 
 
-def training_row(
-    name: str, seconds: pd.DataFrame, steps: int, epochs: int, weights: int
-) -> dict[str, Any]:
+def training_row(name: str, seconds: pd.DataFrame, epochs: int, weights: int) -> dict[str, Any]:
     """Return a network's row of the table of training and BatchNorm passes."""
     passes = 100 * seconds["BatchNorm batch"] / seconds["step"]
     return {
         "network": name,
         "parameters": f"{weights:,}",
         "rounds": len(seconds),
-        "step (ms)": cell(1000 * seconds["step"]),
-        "epoch (s)": cell(steps * seconds["step"]),
         "BatchNorm pass (% of an epoch)": cell(passes),
         f"BatchNorm pass (% of a phase of {epochs} epochs)": cell(passes / epochs),
     }
@@ -230,7 +226,6 @@ def averaging_rows(
             {
                 "network": name,
                 "weights": kind,
-                "observe (ms)": cell(1000 * observe),
                 "observe (% of an epoch)": cell(100 * observe / epoch),
                 "end_phase (% of an epoch)": cell(100 * end / epoch),
                 "both, in a phase's last epoch (%)": cell(dearest),
@@ -283,7 +278,7 @@ def main() -> int:
             with TemporaryDirectory(prefix="phaseavg-") as folder:
                 seconds, weights, notes = measure(name, Path(folder), arguments, device)
             left_out += notes
-            training.append(training_row(name, seconds, steps, epochs, weights))
+            training.append(training_row(name, seconds, epochs, weights))
             averaging += averaging_rows(name, seconds, steps, epochs)
     except UserError as error:
         print(f"averaging.py: {error}", file=sys.stderr)

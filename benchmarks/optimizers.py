@@ -126,8 +126,6 @@ def rows(seconds: pd.DataFrame) -> list[dict[str, str]]:
             "optimizer": name,
             "beside": beside,
             "same weights": same,
-            "step (ms)": cell(1000 * seconds[name], 0.25, 0.75),
-            "step beside (ms)": cell(1000 * seconds[beside], 0.25, 0.75),
             "ratio": cell(seconds[name] / seconds[beside], 0.25, 0.75),
         }
 

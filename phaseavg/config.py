@@ -8,7 +8,7 @@ import inspect
 import json
 import os
 import re
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from importlib import import_module
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -195,7 +195,9 @@ def _typed(node: Any, path: str) -> Any:
                     found = adapter.validate_json(json.dumps(value))
                 else:
                     found = adapter.validate_python(value)
-                typed[name] = adapter.dump_python(found)
+                converted = adapter.dump_python(found)
+                # Of an iterable only an iterator would be left, which is no value.
+                typed[name] = value if isinstance(converted, Iterator) else converted
             except ValidationError as error:
                 raise UserError(_refused(f"{path}.{name}", value, error.errors()[0])) from error
     return typed
