@@ -48,7 +48,7 @@ def run(settings: Settings) -> dict[str, Any]:
     with RunFolder(settings.run_folder) as folder:
         if settings.force:
             folder.reopen()
-        elif result := finished_before(folder.path):  # meanwhile, by another process
+        elif result := finished_before(folder.path, settings.weights, watch):  # meanwhile
             return result
         folder.write_config(settings.record())
         folder.restore(state)

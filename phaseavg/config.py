@@ -8,7 +8,7 @@ import inspect
 import json
 import os
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from importlib import import_module
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -163,29 +163,41 @@ def is_part(node: Any) -> bool:
     return isinstance(node, Mapping) and "_target_" in node
 
 
-def _typed(node: Any, path: str) -> Any:
-    """Return `node` with its target's arguments checked and converted by the target's signature."""
-    if not is_part(node):
-        return node
-    module, _, name = str(node["_target_"]).rpartition(".")
+def _with_parts(value: Any, path: str, function: Callable[[Part, str], Any]) -> Any:
+    """Return `value` with `function` applied to each part in it, in lists and mappings too."""
+    if is_part(value):
+        return function(value, path)
+    if isinstance(value, Mapping):
+        return {key: _with_parts(item, f"{path}.{key}", function) for key, item in value.items()}
+    if isinstance(value, list):
+        return [_with_parts(v, f"{path}[{n}]", function) for n, v in enumerate(value)]
+    return value
+
+
+def _has_parts(value: Any) -> bool:
+    if isinstance(value, Mapping):
+        return is_part(value) or any(map(_has_parts, value.values()))
+    return isinstance(value, list) and any(map(_has_parts, value))
+
+
+def _typed(part: Part, path: str) -> Part:
+    """Return a part with its target's arguments checked and converted by the target's signature."""
+    module, _, name = str(part["_target_"]).rpartition(".")
     try:
         target = getattr(import_module(module), name)
         parameters = _signature(target).parameters
     except (ImportError, AttributeError, TypeError, ValueError) as error:
-        raise UserError(f"{path}._target_={node['_target_']}: {error}") from error
-    typed = {"_target_": node["_target_"]}
+        raise UserError(f"{path}._target_={part['_target_']}: {error}") from error
+    typed = {"_target_": part["_target_"]}
     takes_all = any(p.kind is inspect.Parameter.VAR_KEYWORD for p in parameters.values())
-    for name, value in node.items():
+    for name, value in part.items():
         if name == "_target_":
             continue
-        if name not in parameters and takes_all:
-            typed[name] = value
-            continue
-        if name not in parameters:
+        if name not in parameters and not takes_all:
             raise UserError(f"{path}.{name}: there is no such key; {_choices(parameters)}")
-        annotation = parameters[name].annotation
-        if is_part(value):
-            typed[name] = _typed(value, f"{path}.{name}")
+        annotation = parameters[name].annotation if name in parameters else inspect.Parameter.empty
+        if _has_parts(value):  # what they are is seen once they are built
+            typed[name] = _with_parts(value, f"{path}.{name}", _typed)
         elif annotation is inspect.Parameter.empty or isinstance(annotation, str):
             typed[name] = value
         else:
@@ -215,7 +227,7 @@ def check(config: DictConfig) -> Settings:
     except ValidationError as error:
         first = error.errors()[0]
         *parents, _ = first["loc"]
-        field = ".".join(str(key) for key in first["loc"])
+        field = ".".join(str(key) for key in first["loc"] if key != "[key]")
         if first["type"] != "extra_forbidden":
             raise UserError(_refused(field, first["input"], first)) from error
         schema: Any = Settings
@@ -234,36 +246,73 @@ def check(config: DictConfig) -> Settings:
     return settings.model_copy(update={**typed, "watch": watch})
 
 
-def build(name: str, part: Part, *, offered: Mapping[str, Any] | None = None, **given: Any) -> Any:
+def build(
+    name: str,
+    part: Part,
+    kind: type | None = None,
+    *,
+    offered: Mapping[str, Any] | None = None,
+    **given: Any,
+) -> Any:
     """Build one part of a run, and first those in it, from its config and what the program gives.
 
     Args:
         name: of the config group.
         part: target and arguments.
+        kind: what it has to be an instance of; by default anything.
         offered: what its constructor, and those of the parts in it, get of it is what their
             signatures name.
         given: what its constructor gets in any case.
 
     Raises:
-        UserError: if a constructor refuses a value, or the config has one that the program gives.
+        UserError: if a constructor refuses a value, the config has one that the program gives, or
+            something else than is needed comes out.
     """
     target = get_object(part["_target_"])
-    names = inspect.signature(target).parameters
+    parameters = _signature(target).parameters
     if clash := part.keys() & {*given, *(offered or {})}:
         raise UserError(f"{name}.{min(clash)}: follows from the rest of the config; leave it out")
-    given |= {key: value for key, value in (offered or {}).items() if key in names}
-    values = {key: value for key, value in part.items() if key != "_target_"}
-    inner = {key: value for key, value in values.items() if is_part(value)}
-    arguments = given | values
-    arguments |= {key: build(f"{name}.{key}", p, offered=offered) for key, p in inner.items()}
+    given |= {key: value for key, value in (offered or {}).items() if key in parameters}
+
+    def built(inner: Part, path: str) -> Any:
+        return build(path, inner, offered=offered)
+
+    arguments = dict(given)
+    for key, value in part.items():
+        if key == "_target_":
+            continue
+        arguments[key] = _with_parts(value, f"{name}.{key}", built)
+        if is_part(value) and key in parameters:
+            _require(f"{name}.{key}", value, arguments[key], parameters[key].annotation)
     try:
         inspect.signature(target).bind(**arguments)
     except TypeError as error:
         raise UserError(f"{name}: {error}") from error
     try:
-        return target(**arguments)
+        made = target(**arguments)
     except ValueError as error:
-        shown = ", ".join(f"{key}={value}" for key, value in values.items() if key not in inner)
+        plain = {k: v for k, v in part.items() if k != "_target_" and not _has_parts(v)}
+        shown = ", ".join(f"{key}={value}" for key, value in plain.items())
         message = str(error)
         where = "" if "=" in message else f" (given: {shown})"
         raise UserError(f"{name}: {message}{where}") from error
+    if kind is not None:
+        _require(name, part, made, kind)
+    return made
+
+
+def _require(name: str, part: Part, made: Any, annotation: Any) -> None:
+    """Check that what a part has become is what its place takes.
+
+    Raises:
+        UserError: if not.
+    """
+    if annotation is inspect.Parameter.empty or isinstance(annotation, str):
+        return
+    try:
+        TypeAdapter(annotation, config=STRICT).validate_python(made)
+    except ValidationError as error:
+        wanted = getattr(annotation, "__name__", annotation)
+        raise UserError(
+            f"{name}._target_={part['_target_']}: gives a {type(made).__name__}, not {wanted}"
+        ) from error

@@ -18,6 +18,7 @@ from torch import nn
 from phaseavg.cli import as_option, explained
 from phaseavg.config import build, check
 from phaseavg.errors import UserError
+from phaseavg.phases import Schedule
 from phaseavg.training.optimizers import learning_rate, new_optimizer, set_learning_rate
 
 CONF = Path(__file__).parents[1] / "conf"
@@ -34,7 +35,7 @@ def rates(overrides: str, steps_per_epoch: int) -> tuple[list[float], list[float
         settings = check(compose("config", typed))
     except (HydraException, OmegaConfBaseException) as error:
         raise UserError(explained(error)) from error
-    schedule = build("schedule", settings.schedule)
+    schedule = build("schedule", settings.schedule, Schedule)
     optimizer = new_optimizer(settings, nn.Linear(1, 1))
     found = []
     steps = range(schedule.total_epochs * steps_per_epoch)

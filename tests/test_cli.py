@@ -98,6 +98,34 @@ MISTAKES = [
     ("+averaging@watch.a=nothing", "averaging=nothing", "choices: end, learnt"),
     ("+averaging@watch.bn=uniform", "watch.bn", "is a name that records use otherwise"),
     ("+watch.a.b=3", "watch.a._target_", "is missing"),
+    ("+averaging@watch.A=uniform", "watch.A='A'", "must be small letters"),
+    ("+averaging@watch.a=none", "watch.a=phaseavg.averaging.NoAveraging", "averages nothing"),
+    (
+        "~averaging.weights.gamma0 averaging.weights._target_=phaseavg.phases.Constant",
+        "averaging.weights._target_=phaseavg.phases.Constant",
+        "gives a Constant, not phaseavg.averaging.weights.Weights",
+    ),
+    (
+        "+schedule.shape._target_=phaseavg.averaging.Uniform",
+        "schedule.shape._target_=phaseavg.averaging.Uniform",
+        "gives a Uniform, not ",
+    ),
+    (
+        "+watch.a._target_=torch.nn.Identity",
+        "watch.a._target_=torch.nn.Identity",
+        "gives a Identity, not Averager",
+    ),
+    (
+        "optimizer._target_=torch.nn.Identity ~optimizer.lr ~optimizer.momentum "
+        "~optimizer.nesterov ~optimizer.weight_decay",
+        "optimizer._target_=torch.nn.Identity",
+        "gives a Identity, not Optimizer",
+    ),
+    (
+        "schedule._target_=phaseavg.phases.Cosine ~schedule.epochs ~schedule.factors",
+        "schedule._target_=phaseavg.phases.Cosine",
+        "gives a Cosine, not Schedule",
+    ),
     ("+watch.a=3", "watch.a=3", "dictionary"),
     ("watch=3", "watch=3", "dictionary"),
     ("+averaging@watch.a=uniform +watch.a.rho=3", "watch.a.rho", "choices: model, epochs"),
@@ -312,10 +340,10 @@ def test_failures_in_a_sweep_are_told_and_stop_nobody(
 ) -> None:
     build = phaseavg.training.parts.build
 
-    def broken_at_seed_1(name: str, part: object, **given: object) -> object:
+    def broken_at_seed_1(name: str, *parts: object, **given: object) -> object:
         if name == "schedule" and seeds.pop(0) == 1:
             raise RuntimeError("a part broke")
-        return build(name, part, **given)
+        return build(name, *parts, **given)
 
     seeds = [0, 1, 2]
     monkeypatch.setattr("phaseavg.training.parts.build", broken_at_seed_1)

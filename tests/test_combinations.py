@@ -227,6 +227,23 @@ def test_a_part_is_given_what_its_signature_names_of_what_is_offered() -> None:
         build("model", part, offered={"num_classes": 3})
 
 
+class Box:
+    def __init__(self, size: int, steps: list | None = None, named: dict | None = None) -> None:
+        self.size, self.steps, self.named = size, steps, named
+
+
+def test_parts_in_lists_and_mappings_are_checked_and_built() -> None:
+    inner = {"_target_": "test_combinations.Box", "size": 2}
+    part = {**inner, "steps": [1, inner], "named": {"a": inner, "b": 3}}
+    known = composed("dataset=digits").model_dump(mode="json")
+    typed = check(OmegaConf.create({**known, "model": part})).model
+    box = build("model", typed)
+    assert [box.steps[0], box.steps[1].size, box.named["a"].size, box.named["b"]] == [1, 2, 2, 3]
+    part["steps"][1] = {**inner, "size": "wide"}
+    with pytest.raises(UserError, match=r"model.steps\[1\].size='wide': .*integer"):
+        check(OmegaConf.create({**known, "model": part}))
+
+
 def test_a_data_set_that_is_none_is_refused() -> None:
     settings = composed("dataset=digits")
     settings = settings.model_copy(update={"dataset": {"_target_": "test_combinations.nothing"}})

@@ -14,7 +14,7 @@ import yaml
 from conftest import REPOSITORY
 from torch import Tensor, nn
 
-from phaseavg.averaging import Phasewise, Uniform
+from phaseavg.averaging import Phasewise, Uniform, recompute_batchnorm
 from phaseavg.optim import Lookahead
 
 README = (REPOSITORY / "README.md").read_text()
@@ -115,12 +115,14 @@ def test_lookahead_and_the_averager_together() -> None:
     averager = Phasewise(model, [2, 2], Uniform())
     weight = model[0].weight
     seen: list[Tensor] = []
+    (code,) = re.findall(r"```python\n(if averager.*?)```", README, re.DOTALL)
+    names |= {"averager": averager, "optimizer": optimizer}
+    names["recompute_batchnorm"] = recompute_batchnorm
     for epoch in range(4):  # of 3 steps: the phases end within windows of Lookahead's
         names["train_one_epoch"](model, optimizer, batches)
         with optimizer.evaluation_weights():
             seen.append(weight.detach().double())
-            if averager.epoch_end(model):
-                optimizer.restart()
+            exec(code, names)
         if epoch in (1, 3):
             average = (seen[-2] + seen[-1]) / 2
             assert torch.allclose(weight.double(), average, rtol=1e-5)

@@ -45,6 +45,10 @@ class Average(Protocol):
         """Overwrite the parameters of `model` by the average; its buffers are left alone."""
         ...
 
+    def close(self) -> None:
+        """Give back what a window that is over has no more use for; its coefficients stay."""
+        ...
+
     def coefficients(self) -> list[float]:
         """Return α_t of the epochs observed so far; they sum to 1."""
         ...
@@ -143,6 +147,9 @@ class WeightAverage(AveragedModel):
         pairs = zip(unwrapped(model).parameters(), self.module.parameters(), strict=True)
         for parameter, average in pairs:
             parameter.copy_(average)
+
+    def close(self) -> None:
+        """Do nothing: there is one average, and its place is needed for the next."""
 
     def coefficients(self) -> list[float]:
         """Return α_t = w_t Π_{s>t} (1 − w_s) of the epochs observed so far."""

@@ -139,6 +139,7 @@ class Phasewise(Averager):
     def end_phase(self, model: nn.Module, phase: int) -> bool:
         """Replace the weights by the average: line 10."""
         self.average.copy_to(model)
+        self.average.close()
         return True
 
 
@@ -194,4 +195,5 @@ class AtEnd(Averager):
         last = phase == len(self.epochs) - 1
         if last:
             self.average.copy_to(model)
+            self.average.close()
         return last

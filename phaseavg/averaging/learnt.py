@@ -150,10 +150,12 @@ class LearntAverage:
         """Overwrite the parameters of `model` by the average; its buffers are left alone.
 
         Raises:
-            RuntimeError: if nothing has been observed since `start`.
+            RuntimeError: if nothing has been observed since `start`, or `close` was called.
         """
         if self.n_averaged == 0:
             raise RuntimeError("nothing has been averaged yet: call observe() after an epoch first")
+        if not self._snapshots:
+            raise RuntimeError("the window was closed: call start() for a new one")
         device = _computing_device(model)
         weights = solve(self._gram, self.weights.rho)[0].to(device)
         newer = self._snapshots[1:]
@@ -163,6 +165,10 @@ class LearntAverage:
         parameters = model.parameters()
         for parameter, values in zip(parameters, average.split(self._sizes), strict=True):
             parameter.copy_(values.view_as(parameter))
+
+    def close(self) -> None:
+        """Forget the snapshots of a window that is over; its coefficients stay."""
+        self._start, self._snapshots = None, []
 
     def state_dict(self) -> dict[str, Any]:
         """Return all that continuing needs, as tensors, numbers and names of files."""
@@ -177,7 +183,8 @@ class LearntAverage:
         """Continue from what `state_dict` returned; snapshots in memory may become files.
 
         Raises:
-            ValueError: if the snapshots are files and no folder was given.
+            ValueError: if the snapshots are files, and no folder was given, or one of them is
+                missing or damaged.
         """
         oldest = state["n_averaged"] - len(state["gram"])
         snapshots = [self._store.restore(s, t) for t, s in enumerate(state["snapshots"], oldest)]

@@ -36,8 +36,8 @@ class MemoryStore:
         """
         if isinstance(snapshot, str):
             raise ValueError(
-                f"folder=None, but the snapshots of this state are files ({snapshot}): "
-                "name the folder that holds them"
+                f"the snapshots of this state are files ({snapshot}), and here they would be kept "
+                "in memory: name the folder that holds them"
             )
         return self.put(snapshot, t)
 
@@ -82,8 +82,8 @@ class FileStore:
         content = vector.cpu().numpy()
         name = f"snapshot-{t:04d}-{hashlib.sha256(content).hexdigest()[:16]}.bin"
         self.folder.mkdir(parents=True, exist_ok=True)
-        # One name for all, so that the next write takes up what a killed one left.
-        temporary = self.folder / ".snapshot.part"
+        # Of this store alone: another one, of another process too, may be writing the same.
+        temporary = self.folder / f".{name}.{os.getpid()}.{id(self)}.part"
         try:
             with temporary.open("wb") as file:
                 file.write(content)
@@ -97,8 +97,17 @@ class FileStore:
         return name
 
     def restore(self, snapshot: Tensor | str, t: int) -> str:
-        """Return a reference for what a state holds; a vector is written to a file."""
-        return snapshot if isinstance(snapshot, str) else self.put(snapshot, t)
+        """Return a reference for what a state holds; a vector is written to a file.
+
+        Raises:
+            ValueError: if a file is missing or damaged.
+        """
+        if not isinstance(snapshot, str):
+            return self.put(snapshot, t)
+        path = self.folder / snapshot
+        if not checksum_matches(path):
+            raise ValueError(f"{path} is missing or damaged")
+        return snapshot
 
     def piece(self, snapshot: str, first: int, last: int) -> Tensor:
         """Return the entries `first` to `last` − 1 of a snapshot.

@@ -57,7 +57,7 @@ class Lookahead(Optimizer):
         self.alpha = alpha
         self.momentum = momentum
         self._slow: dict[Tensor, dict[str, Tensor]] = {}
-        self._restarted = False  # since `evaluation_weights` was entered
+        self._restarts = 0  # for `evaluation_weights` to see that there was one
         # In place of the base class's constructor, which would set out with groups, state and
         # defaults of its own. What else that makes (hooks, and a step that calls them) is also
         # missing from an unpickled optimizer, and so made here.
@@ -95,7 +95,8 @@ class Lookahead(Optimizer):
         loss = self.inner.step(closure)
         due = []
         for group in self.param_groups:
-            group["lookahead_steps"] += 1
+            # Without a count if the inner optimizer has loaded a state of its own.
+            group["lookahead_steps"] = group.get("lookahead_steps", 0) + 1
             if group["lookahead_steps"] >= self.k:
                 group["lookahead_steps"] = 0
                 due += group["params"]
@@ -105,20 +106,21 @@ class Lookahead(Optimizer):
 
     @contextmanager
     def evaluation_weights(self) -> Iterator[None]:
-        """Let the parameters be the slow weights in a `with` block, in which no step is taken.
+        """Let the parameters be the slow weights in a `with` block.
 
-        After it they are the fast ones again, unless `restart` or `finish` was called in it.
+        Within it take no step and save no state: the fast weights are set aside. After it they are
+        the parameters again, unless `restart` or `finish` was called in it.
         BatchNorm statistics stay those of the fast weights.
         """
         params = self._params()
         fast = [p.detach().clone() for p in params]
         slow = [self._slow[p]["slow_weights"] for p in params]
-        self._restarted = False
+        restarts = self._restarts
         try:
             _copy(slow, params)
             yield
         finally:
-            if not self._restarted:
+            if self._restarts == restarts:
                 _copy(fast, params)
 
     def restart(self) -> None:
@@ -147,7 +149,7 @@ class Lookahead(Optimizer):
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         if "inner" in state:  # from a copy or a pickle
-            self.__dict__.update(state, _restarted=False)
+            self.__dict__.update(state, _restarts=0)
             super().__setstate__({})
             return
         # From load_state_dict, which has moved and cast all tensors as the parameters are.
@@ -208,7 +210,7 @@ class Lookahead(Optimizer):
         return [p for group in self.param_groups for p in group["params"]]
 
     def _restart_counts(self) -> None:
-        self._restarted = True
+        self._restarts += 1
         for group in self.param_groups:
             group["lookahead_steps"] = 0
 

@@ -11,7 +11,10 @@ import yaml
 from phaseavg.errors import UserError
 from phaseavg.runs.identity import parts_of
 
-RECIPE = ("dataset.", "model.", "optimizer.", "schedule.", "averaging.", "batch", "numerics")
+RECIPE = (
+    *("dataset.", "model.", "optimizer.", "schedule.", "averaging."),
+    *("batch_size", "batchnorm_batches", "optimizer_state", "numerics_version"),
+)
 """What the names of columns begin with that hold a run's recipe, the seed apart."""
 
 

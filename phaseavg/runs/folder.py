@@ -74,7 +74,7 @@ def finished_before(
             lacks.append("without its weights being kept")
         watched = result.get("watch", {})
         for name, part in (watch or {}).items():
-            if _json(watched.get(name)) != _json(part):
+            if _canonical(watched.get(name)) != _canonical(part):
                 lacks.append(f"without such an average as watch.{name}")
         again = f"{', '.join(['finished before', *lacks])} (force=true repeats it)"
         print(f"{folder}: {again}\n{summary(result)}", flush=True)
@@ -83,6 +83,10 @@ def finished_before(
 
 def _json(values: Any) -> str:
     return json.dumps(values, ensure_ascii=False, allow_nan=False)
+
+
+def _canonical(values: Any) -> str:
+    return json.dumps(values, sort_keys=True)
 
 
 class RunFolder:
@@ -113,7 +117,7 @@ class RunFolder:
         except BlockingIOError as error:
             self._lock.close()
             raise UserError(f"{self.path}: another process is training this run") from error
-        for leftover in self.path.glob(".*.part"):  # of a write that was killed
+        for leftover in self.path.rglob(".*.part"):  # of a write that was killed
             leftover.unlink()
         return self
 

@@ -15,18 +15,20 @@ USUAL = ("exponential", "sgd")
 
 def _short(part: Mapping[str, Any]) -> str:
     """Return the last part of a target's name, and those of the unusual parts in it."""
-    values = part.values()
-    inner = [
-        _short(value) for value in values if isinstance(value, Mapping) and "_target_" in value
-    ]
+    parts = [value for value in part.values() if isinstance(value, Mapping) and "_target_" in value]
+    inner = [name for name in map(_short, parts) if name not in USUAL]
     own = part["_target_"].rpartition(".")[2].lower()
-    return "_".join([own, *(name for name in inner if name not in USUAL)])
+    return "_".join([own, *inner])
 
 
 def parts_of(recipe: Mapping[str, Any]) -> dict[str, str]:
-    """Return the short names of a recipe's data set, network, optimizer and averaging."""
-    parts = ("dataset", "model", "optimizer", "averaging")
-    return {name: _short(recipe[name]) for name in parts}
+    """Return the short names of a recipe's data set, network, optimizer and averaging.
+
+    An optimizer is also named by what is switched on in it: `adam_amsgrad`, `sgd_nesterov`.
+    """
+    names = {part: _short(recipe[part]) for part in ("dataset", "model", "optimizer", "averaging")}
+    switches = [key for key, value in recipe["optimizer"].items() if value is True]
+    return names | {"optimizer": "_".join([names["optimizer"], *switches])}
 
 
 def _digest(recipe: Mapping[str, Any]) -> str:

@@ -5,7 +5,10 @@ from typing import Any
 
 History = Sequence[Mapping[str, Any]]
 
-KINDS_OF_SECONDS = ("train", "averaging", "evaluation", "saving")
+KINDS_OF_SECONDS = ("train", "averaging", "evaluation", "watching", "saving")
+"""Of these, `train` and `averaging` are what the method costs."""
+
+TESTED = ("test_error", "test_loss", "test_images")
 
 
 def last_and_best(
@@ -71,7 +74,7 @@ def errors(history: History, watched: Iterable[str] = ()) -> dict[str, Any]:
             for name in watched
         },
         "phases": [
-            {key: value for key, value in line.items() if key in kept or "test_" in key}
+            {key: value for key, value in line.items() if key in kept or key.endswith(TESTED)}
             for line in history
             if "replaced" in line
         ],

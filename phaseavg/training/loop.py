@@ -2,7 +2,7 @@
 
 import math
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from copy import deepcopy
 from typing import Any
 
@@ -56,15 +56,18 @@ def train(
         for images, labels in data.train_batches(state.step, schedule.total_epochs * steps):
             phase = schedule.phase(state.step // steps)
             if state.step == phase.first_epoch * steps:
+                watch.lap("train")
                 start_phase(state, phase, settings)
+                watch.lap("averaging")
 
             set_learning_rate(state.optimizer, schedule.factor(state.step, steps))
             update(state, forward, images, labels, settings)
 
             epoch_ended = state.step % steps == 0
             if epoch_ended:
+                metrics = training_metrics(state)
                 with evaluation_weights(state.optimizer):
-                    end_epoch(state, phase, data, settings, watch)
+                    end_epoch(state, phase, data, settings, metrics, watch)
                 folder.write_metrics(state.history)
                 progress.epoch(state.history[-1])
                 tracking.log(state.history[-1])
@@ -131,7 +134,12 @@ def update(
 
 
 def end_epoch(
-    state: TrainingState, phase: Phase, data: DataSet, settings: Settings, watch: "Stopwatch"
+    state: TrainingState,
+    phase: Phase,
+    data: DataSet,
+    settings: Settings,
+    metrics: Mapping[str, float],
+    watch: "Stopwatch",
 ) -> None:
     """Average, replace if it is time to, look at the outcome, and add a line to the history."""
     model, cadence = state.model, settings.evaluation
@@ -142,7 +150,7 @@ def end_epoch(
         "phase": phase.index + 1,
         "step": state.step,
         "learning_rate": learning_rate(state.optimizer),
-        **training_metrics(state),
+        **metrics,
     }
     watch.lap("train")
 
@@ -152,31 +160,32 @@ def end_epoch(
             return function(*arguments)
 
     def batchnorm_pass(network: nn.Module, kind: str = "evaluation") -> None:
-        passes(
-            recompute_batchnorm, network, data.batchnorm_batches(epoch, settings.batchnorm_batches)
-        )
+        batches = data.batchnorm_batches(epoch, settings.batchnorm_batches)
+        passes(recompute_batchnorm, network, batches)
         watch.lap(kind)
 
-    def test(network: nn.Module, prefix: str = "") -> None:
+    def test(network: nn.Module, prefix: str = "", kind: str = "evaluation") -> None:
         found = passes(evaluate, network, data.test_batches())
         loss = found.loss if math.isfinite(found.loss) else None  # JSON has neither inf nor nan
         line.update({f"{prefix}test_loss": loss, f"{prefix}test_error": found.error})
         line["test_images"] = found.images
-        watch.lap("evaluation")
+        watch.lap(kind)
 
-    def look_at(name: str) -> None:
+    def look_at(name: str, kind: str = "evaluation") -> None:
         average = state.averages.get(name)
         if average is None or average.n_averaged == 0:
             return
         replica = averaged_copy(model, average)
         if phase_ended:
-            test(replica, f"{name}_without_bn_")
-        batchnorm_pass(replica)
-        test(replica, f"{name}_")
+            test(replica, f"{name}_without_bn_", kind)
+        batchnorm_pass(replica, kind)
+        test(replica, f"{name}_", kind)
 
-    for averager in state.averagers.values():
-        averager.observe(model)
+    state.averager.observe(model)
     watch.lap("averaging")
+    for averager in state.watching.values():
+        averager.observe(model)
+    watch.lap("watching")
     if phase_ended or is_due(epoch, cadence.every):
         test(model)
     if phase_ended or is_due(epoch, cadence.batchnorm_every):
@@ -187,12 +196,12 @@ def end_epoch(
     averages_are_due = phase_ended or is_due(epoch, cadence.average_every)
     if averages_are_due:
         for name in state.watching:
-            look_at(name)
+            look_at(name, "watching")
     replaced = False
     if phase_ended:
         replaced = line["replaced"] = state.averager.end_phase(model, phase.index)
-        watch.lap("averaging")
         line |= coefficients(state)
+        watch.lap("averaging")
     if replaced:
         weights_replaced(state.optimizer)
         test(model, "average_without_bn_")
@@ -200,6 +209,9 @@ def end_epoch(
         test(model, "average_")
     elif averages_are_due:
         look_at("average")
+    for average in state.averages.values():
+        if average.n_averaged == average.window:
+            average.close()
 
     line["images_per_second"] = line["train_images"] / state.seconds["train"]
     line |= {f"{kind}_seconds": seconds for kind, seconds in state.seconds.items()}

@@ -14,7 +14,7 @@ from phaseavg.config import Settings, build
 def new_optimizer(settings: Settings, model: nn.Module) -> Optimizer:
     """Return the run's optimizer over all parameters of `model`, in its first state."""
     params = list(model.parameters())
-    return build("optimizer", settings.optimizer, offered={"params": params})
+    return build("optimizer", settings.optimizer, Optimizer, offered={"params": params})
 
 
 def evaluation_weights(optimizer: Optimizer) -> AbstractContextManager:

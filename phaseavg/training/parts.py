@@ -25,12 +25,15 @@ def assemble(settings: Settings, device: torch.device) -> tuple[DataSet, Schedul
     data = load_data(settings, device)
     model = new_model(settings, data)
     optimizer = new_optimizer(settings, model)
-    schedule = build("schedule", settings.schedule)
+    schedule = build("schedule", settings.schedule, Schedule)
     averager = new_averager("averaging", settings.averaging, settings, model, schedule)
     watching = {
         name: new_averager(f"watch.{name}", part, settings, model, schedule)
         for name, part in settings.watch.items()
     }
+    for name, watcher in watching.items():
+        if watcher.average is None:
+            raise UserError(f"watch.{name}={settings.watch[name]['_target_']}: averages nothing")
     steps, images = data.steps_per_epoch, data.train_size
     state = TrainingState(
         model, optimizer, averager, steps, images, watching=watching, watch=settings.watch
@@ -57,7 +60,7 @@ def new_averager(
         "device": home,
         "folder": folder if settings.execution.snapshots == "files" else None,
     }
-    return build(name, part, offered=offered, model=model, epochs=schedule.epochs)
+    return build(name, part, Averager, offered=offered, model=model, epochs=schedule.epochs)
 
 
 def load_data(settings: Settings, device: torch.device) -> DataSet:
@@ -92,7 +95,7 @@ def new_model(settings: Settings, data: DataSet) -> nn.Module:
         "in_channels": data.channels,
         "image_size": data.image_size,
     }
-    model = build("model", settings.model, offered=offered)
+    model = build("model", settings.model, nn.Module, offered=offered)
     _require_fit(model, settings, data)
     return model.to(data.device)
 

@@ -184,7 +184,7 @@ def described_averaging(part: Part, averager: Averager) -> str:
     if averager.average is None:
         return f"{type(averager).__name__}: nothing is averaged"
     size, home = averager.average.storage(averager.longest_window)
-    return f"{_words(part)}; takes up to {_with_prefix(size, 'B')} on {home}"
+    return f"{_words(part)}; takes about {_with_prefix(size, 'B')} on {home}"
 
 
 def rates_of(schedule: Schedule, state: TrainingState) -> list[list[float]]:
@@ -252,6 +252,8 @@ def preview(settings: Settings, data: DataSet, schedule: Schedule, state: Traini
         f"{_with_prefix(peak_memory_bytes(data.device), 'B')} at its peak so far, on {data.device}"
     )
     parts = ", ".join(f"{kind} {_time(amount)}" for kind, amount in total.items())
+    if state.averages:
+        parts += "; averaging not counted"
     lines["time"] = (
         f"about {_time(sum(total.values()))}: {parts}; by "
         f"{seconds['steps']:.0f} steps of {_time(seconds['step'])} on {device_name(data.device)}"

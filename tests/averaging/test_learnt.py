@@ -6,6 +6,7 @@ import json
 import os
 import subprocess
 import sys
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
@@ -16,7 +17,7 @@ from reference import flat, overwrite, random_trajectory, relative_error, small_
 from torch import nn
 
 from phaseavg.averaging.learnt import Learnt, LearntAverage
-from phaseavg.averaging.snapshots import checksum_matches
+from phaseavg.averaging.snapshots import FileStore, checksum_matches
 
 
 def rna(thetas, rho, K=None):  # noqa: N803
@@ -358,7 +359,7 @@ def test_a_state_of_files_is_refused_without_a_folder(tmp_path):
     assert all(name == Path(name).name for name in state["snapshots"])  # a folder may be moved
     average = observed(thetas[:3] + 1, Learnt())
     before = result(average)
-    with pytest.raises(ValueError, match=r"folder=None.*files.*name the folder") as caught:
+    with pytest.raises(ValueError, match=r"are files .*in memory: name the folder") as caught:
         average.load_state_dict(state)
     assert "\n" not in str(caught.value)
     assert (average.window, average.n_averaged) == (2, 2)
@@ -477,6 +478,60 @@ def test_a_start_can_be_saved_before_the_first_epoch(tmp_path, in_files):
         overwrite(model, theta)
         average.observe(model)
     assert relative_error(result(average), rna(thetas, 1e-5)[1]) <= 1e-9
+
+
+def test_two_that_write_the_same_files_do_not_disturb_each_other(tmp_path):
+    vectors = random_trajectory(small_network(), 20)
+
+    def write(_):
+        store = FileStore(tmp_path, torch.float64)
+        return [store.put(torch.from_numpy(vector), t) for t, vector in enumerate(vectors)]
+
+    with ThreadPoolExecutor(4) as pool:
+        names, *others = pool.map(write, range(4))
+    assert all(other == names for other in others)
+    assert all(checksum_matches(tmp_path / name) for name in names)
+    assert sorted(path.name for path in tmp_path.iterdir()) == sorted(names)
+
+
+def test_a_state_whose_files_are_damaged_is_refused(tmp_path):
+    model = small_network()
+    thetas = random_trajectory(model, 4)
+    average = observed(thetas, Learnt(folder=tmp_path), model)
+    state, first = average.state_dict(), average.files()[0]
+    before = result(average)
+    content = first.read_bytes()
+    for damaged in (b"x" + content[1:], None):
+        first.unlink()
+        if damaged is not None:
+            first.write_bytes(damaged)
+        with pytest.raises(ValueError, match=f"{first} is missing or damaged"):
+            average.load_state_dict(state)
+    first.write_bytes(content)
+    average.load_state_dict(state)
+    np.testing.assert_array_equal(result(average), before)
+
+
+@pytest.mark.parametrize("in_files", [False, True])
+def test_a_closed_window_has_its_coefficients_and_nothing_else(tmp_path, in_files):
+    model = small_network()
+    thetas = random_trajectory(model, 4)
+    average = observed(thetas, Learnt(folder=tmp_path if in_files else None), model)
+    coefficients, notes = average.coefficients(), average.notes
+    average.close()
+    restored = LearntAverage(model, average.weights)
+    restored.load_state_dict(average.state_dict())
+    for closed in (average, restored):
+        assert (closed.coefficients(), closed.notes) == (coefficients, notes)
+        assert closed.files() == []
+        assert closed.state_dict()["snapshots"] == []
+        with pytest.raises(RuntimeError, match="the window was closed"):
+            closed.copy_to(model)
+        with pytest.raises(RuntimeError, match="window of 3 epochs is full"):
+            closed.observe(model)
+        closed.start(model, 1)
+        closed.observe(model)
+        assert closed.coefficients() == [1.0]
 
 
 def test_an_unreadable_snapshot_leaves_the_average_as_it_was(tmp_path):

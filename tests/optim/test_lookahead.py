@@ -257,6 +257,31 @@ def test_what_is_restarted_or_finished_while_lent_stays():
         assert np.array_equal(theta(optimizer), fast)
 
 
+def test_what_is_restarted_stays_even_if_it_is_lent_again_in_the_same_block():
+    optimizer = Lookahead(INNER["sgd"](parameters()))
+    train(optimizer, range(3))
+    with optimizer.evaluation_weights():
+        params_of(optimizer)[0].data.fill_(7)
+        optimizer.restart()
+        with optimizer.evaluation_weights():  # as a test of the network may do by itself
+            assert (params_of(optimizer)[0] == 7).all()
+    assert (params_of(optimizer)[0] == 7).all()
+
+
+def test_a_state_of_the_inner_optimizer_can_be_taken_over_by_it():
+    inner = INNER["sgd"](parameters())
+    for p in inner.param_groups[0]["params"]:
+        p.grad = torch.ones_like(p)
+    inner.step()
+    optimizer = Lookahead(INNER["sgd"](parameters()), k=2)
+    optimizer.inner.load_state_dict(inner.state_dict())  # which knows nothing of a window
+    start = phi(optimizer)
+    train(optimizer, range(1))
+    assert np.array_equal(phi(optimizer), start)
+    train(optimizer, range(1))
+    assert np.array_equal(phi(optimizer), theta(optimizer))
+
+
 def test_parameters_keep_their_places_and_their_gradients():
     optimizer = Lookahead(INNER["sgd"](parameters()), k=2)
     places = [p.data_ptr() for p in params_of(optimizer)]

@@ -1,15 +1,19 @@
 """Groups of runs by hand-checked numbers."""
 
 import json
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import pandas as pd
 import pytest
 import yaml
+from conftest import TINY
 
+from phaseavg.config import Settings
 from phaseavg.errors import UserError
 from phaseavg.report.compare import compare
-from phaseavg.report.records import read_runs
+from phaseavg.report.records import RECIPE, read_runs
 
 MADE_WITH = {
     "execution": {
@@ -145,3 +149,11 @@ def test_a_damaged_record_is_named(tmp_path: Path, name: str, content: str) -> N
     (tmp_path / "b" / name).write_text(content)
     with pytest.raises(UserError, match=f"^{tmp_path}/b: a damaged record"):
         read_runs(tmp_path)
+
+
+def test_every_key_of_a_recipe_but_the_seed_tells_runs_apart(
+    compose_settings: Callable[..., Settings],
+) -> None:
+    settings = compose_settings(*TINY, "averaging=learnt", "optimizer=lookahead")
+    columns = pd.json_normalize(settings.recipe(), sep=".").columns
+    assert [name for name in columns if not name.startswith(RECIPE)] == ["seed"]

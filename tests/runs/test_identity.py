@@ -102,6 +102,8 @@ def test_ids_read_as_what_they_are_and_stay_what_they_were() -> None:
     [
         ([], "digits-cnn13-sgd-phasewise"),
         (["averaging=learnt"], "digits-cnn13-sgd-phasewise_learnt"),
+        (["optimizer=amsgrad"], "digits-cnn13-adam_amsgrad-phasewise"),
+        (["optimizer.nesterov=true"], "digits-cnn13-sgd_nesterov-phasewise"),
         (["averaging=end", "averaging/weights=uniform"], "digits-cnn13-sgd-atend_uniform"),
         (["optimizer=lookahead", "averaging=none"], "digits-cnn13-lookahead-noaveraging"),
         (

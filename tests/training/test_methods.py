@@ -2,6 +2,7 @@
 
 import copy
 import json
+import math
 import os
 from collections.abc import Callable
 from pathlib import Path
@@ -18,7 +19,7 @@ from torch.nn.functional import cross_entropy
 import train
 from phaseavg.averaging import recompute_batchnorm
 from phaseavg.config import Settings, check
-from phaseavg.errors import UserError
+from phaseavg.errors import Diverged, UserError
 from phaseavg.optim import Lookahead
 from phaseavg.runs.folder import RunFolder
 from phaseavg.tracking import Tracking
@@ -185,6 +186,25 @@ def train_state(state: Any, data: Any, schedule: Any, settings: Settings) -> Non
         train_loop(state, data, schedule, settings, folder, progress, tracking)
 
 
+def test_fast_weights_that_are_no_longer_finite_are_seen(compose_settings: Compose) -> None:
+    """Lookahead's: the slow ones, which are tested, would hide them until the next window ends."""
+    settings = compose_settings(*SEEING_ONLY, "optimizer=lookahead", "averaging=none")
+    data, schedule, state = assemble(settings, torch.device("cpu"))
+    step = state.optimizer.inner.step
+
+    def overflowing(closure: Any = None) -> Any:
+        loss = step(closure)
+        if state.step == 7:  # the epoch's last, the third of a window of five
+            next(state.model.parameters()).data.fill_(math.inf)
+        return loss
+
+    state.optimizer.inner.step = overflowing
+    with pytest.raises(Diverged) as diverged:
+        train_state(state, data, schedule, settings)
+    assert diverged.value.outcome["reason"] == "the weights are no longer finite"
+    assert diverged.value.outcome["epoch"] == 1
+
+
 WATCHED = (
     "+averaging@watch.ours=phasewise",
     "+averaging@watch.strong=phasewise",
@@ -215,7 +235,9 @@ def test_averages_that_watch_one_trajectory_are_those_of_runs_of_their_own(
     for settings in (alone, watching):
         train.run(settings)
 
-    # The trajectory is none the wiser.
+    # The trajectory is none the wiser, nor the account of what the method costs.
+    for line in history_of(watching):
+        assert line["watching_seconds"] > 10 * line["averaging_seconds"]
     for name, tensor in weights_of(alone).items():
         assert torch.equal(weights_of(watching)[name], tensor)
     watched = history_of(watching)
@@ -321,7 +343,7 @@ def test_a_snapshot_that_cannot_be_written_is_told_in_one_line_and_made_up_for(
 
     def full(number: int) -> None:
         nonlocal left
-        if ".snapshot.part" in str(Path(f"/proc/self/fd/{number}").resolve()):
+        if "/.snapshot-" in str(Path(f"/proc/self/fd/{number}").resolve()):
             left -= 1
             if left == 0:
                 raise OSError(28, "No space left on device")

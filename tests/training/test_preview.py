@@ -44,13 +44,15 @@ def test_a_dry_run_says_what_the_run_would_do_and_leaves_nothing(
     assert "1,000 images to train and 797 to test, 1×8×8, 10 classes" in said["data"]
     assert "CNN13(width=0.03, pools=1): 4,388 parameters" in said["network"]
     assert "Phasewise(weights=Exponential(gamma0=0.9))" in said["averaging"]
-    assert re.search(r"takes up to \d\S+ kB on cpu", said["averaging"])
+    assert re.search(r"takes about \d\S+ kB on cpu", said["averaging"])
     assert said["phase 1"] == "epochs 1-2: 16 steps at learning rate 0.1"
     assert said["phase 2"] == "epochs 3-4: 16 steps at learning rate 0.01"
     assert said["phase 3"] == "epoch 5: 8 steps at learning rate 0.001"
     assert said["in all"].startswith("5 epochs, 40 steps of 128 images (an epoch's last: 104)")
     assert re.match(r"\S+ [MG]B at its peak so far, on cpu", said["memory"])
-    times = r"about .*s: training .*s, tests .*s, BatchNorm passes .*s; by \d+ steps of .*s on "
+    times = (
+        r"about .*s: training .*s, tests .*s, BatchNorm passes .*s; averaging not counted; by \d+ "
+    )
     assert re.match(times, said["time"])
 
 
@@ -73,12 +75,12 @@ def test_a_dry_run_says_of_every_method_what_it_is(prompt: Prompt) -> None:
     )
     size = 4388 * 4 / 1000  # kB of a snapshot; θ_0 and two epochs, or all five
     assert re.fullmatch(
-        rf"Phasewise\(weights=Learnt\(rho=1e-05\)\); takes up to {3 * size:.3g} kB on files in "
+        rf"Phasewise\(weights=Learnt\(rho=1e-05\)\); takes about {3 * size:.3g} kB on files in "
         r"runs/digits-cnn13-lookahead-phasewise_learnt-seed0-\w+/snapshots/averaging",
         said["averaging"],
     )
-    assert said["watch.swa"].startswith("Phasewise(weights=Uniform()); takes up to ")
-    assert f"takes up to {6 * size:.3g} kB on files in " in said["watch.all"]
+    assert said["watch.swa"].startswith("Phasewise(weights=Uniform()); takes about ")
+    assert f"takes about {6 * size:.3g} kB on files in " in said["watch.all"]
     assert said["watch.all"].endswith("/snapshots/watch.all")
     # γ = γ0^(80/2): the second of two epochs at (1 − γ) / (1 − γ²) = 1 / (1 + γ) of the rate.
     assert said["phase 1"].endswith(f"at learning rate 0.1 to {0.1 / (1 + 0.9**40):.3g}")

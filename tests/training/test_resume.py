@@ -104,7 +104,7 @@ def undisturbed(
     known: dict[str, Any] = {}
 
     def trained(settings: Settings) -> Any:
-        name = run_id(settings.recipe())
+        name = f"{run_id(settings.recipe())} {settings.watch}"  # which is no part of the recipe
         if name not in known:
             elsewhere = settings.model_copy(
                 update={
@@ -229,6 +229,25 @@ def test_damaged_snapshots_are_made_up_for(
     said = (settings.runs_dir / "said").read_text()
     assert said.count(f"{first} is damaged") == 2
     assert [int(step) for step in re.findall(r" from step (\d+);", said)] == [0, 0]
+    assert_same_outcome(settings, undisturbed(settings))
+
+
+def test_snapshots_of_a_phase_that_is_over_are_not_missed(
+    victims: Any,
+    compose_settings: Callable[..., Settings],
+    undisturbed: Callable[..., Any],
+    tmp_path: Path,
+) -> None:
+    settings = compose_settings(
+        *TINY, "weights=final", "averaging=learnt", "+averaging@watch.rna=learnt"
+    )
+    in_a_victim(victims, victim.train_and_die_at, settings, "stepped", 17)
+    for path in (folder_of(settings) / "snapshots").rglob("*.bin"):
+        path.unlink()
+    assert in_a_victim(victims, victim.train_quietly, settings).exitcode == 0
+    said = (settings.runs_dir / "said").read_text()
+    assert "is damaged" not in said
+    assert " from step 16;" in said
     assert_same_outcome(settings, undisturbed(settings))
 
 
