@@ -5,6 +5,7 @@ import json
 import shutil
 import sys
 import tempfile
+import time
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
@@ -15,6 +16,7 @@ from phaseavg.runs.identity import group_id, parts_of, run_id
 
 INIT_SECONDS = 30.0  # that a server has to answer
 FINISH_SECONDS = 60.0  # that an upload may take when a run is over; `wandb sync` sends the rest
+CLOSE_SECONDS = 5.0  # that the service has to close its file after it has said that it is finished
 
 
 class Tracking:
@@ -163,6 +165,11 @@ class WandB(Tracking):
             run.finish(exit_code=exit_code)
             log = Path(run.settings.log_internal)
             if self.mode == "offline" and log.is_file():  # it does not raise when a disk is full
+                deadline = time.monotonic() + CLOSE_SECONDS
+                while "stream: all finished" not in log.read_text():  # its file is still open
+                    if time.monotonic() > deadline:
+                        break
+                    time.sleep(0.02)
                 for line in log.read_text().splitlines():
                     if '"level":"ERROR"' in line:
                         raise OSError(json.loads(line)["msg"])

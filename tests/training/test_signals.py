@@ -2,6 +2,7 @@
 
 import os
 import signal
+from collections.abc import Iterator
 from typing import Any
 
 import pytest
@@ -9,8 +10,17 @@ import pytest
 from phaseavg.training.signals import StopSignals
 
 
+@pytest.fixture
+def python_handles_interrupts() -> Iterator[None]:
+    """A process started in the background of a script ignores SIGINT from the start."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
+
+
 def test_the_first_is_noted_and_the_second_interrupts_at_once(
     capfd: pytest.CaptureFixture[str],
+    python_handles_interrupts: None,
 ) -> None:
     before = signal.getsignal(signal.SIGINT)
     with StopSignals() as signals:
