@@ -62,6 +62,7 @@ def test_every_optimizer_with_every_averaging_learns(
         "model.width=0.125",
         "batch_size=50",
         "schedule.epochs=[3,1,1]",
+        "evaluation.every=0",  # but at phase ends
         f"optimizer={optimizer}",
         f"averaging={averaging}",
     )
