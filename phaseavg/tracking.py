@@ -166,7 +166,8 @@ class WandB(Tracking):
             log = Path(run.settings.log_internal)
             if self.mode == "offline" and log.is_file():  # it does not raise when a disk is full
                 deadline = time.monotonic() + CLOSE_SECONDS
-                while "stream: all finished" not in log.read_text():  # its file is still open
+                # It says that it is finished while its file is still open.
+                while "stream: all finished" not in log.read_text():
                     if time.monotonic() > deadline:
                         break
                     time.sleep(0.02)

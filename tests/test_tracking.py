@@ -6,8 +6,10 @@ import os
 import signal
 import subprocess
 import sys
+import threading
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -18,6 +20,7 @@ import train as train_script
 from phaseavg.config import Settings
 from phaseavg.errors import UserError
 from phaseavg.runs.identity import group_id, run_id
+from phaseavg.tracking import WandB
 
 TRACKED = (*TINY, "tracking=wandb", "tracking.mode=offline")
 SECRET = "0123456789abcdef" * 2 + "secretly"  # as long as a key of W&B's
@@ -265,6 +268,27 @@ def test_a_service_that_breaks_costs_a_warning_and_the_next_run_is_tracked_again
     assert len(lines_of(folder_of(first))) == 5
     (mirror,) = (p for p in mirrored(second.runs_dir) if p.name.endswith(run_id(second.recipe())))
     assert rows_of(records_of(mirror)) == lines_of(folder_of(second))
+
+
+def test_an_error_that_w_and_b_logs_after_it_has_said_that_it_is_finished_is_told(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(sys.modules, "wandb", None)  # with a stand-in there is no service to stop
+    log = tmp_path / "debug-internal.log"
+    log.write_text("")
+    lines = (
+        '{"level":"ERROR","msg":"no space left"}\n{"level":"INFO","msg":"stream: all finished"}\n'
+    )
+    closing = threading.Timer(0.3, lambda: log.write_text(lines))
+    tracking = WandB({}, {}, [])
+    tracking._run = SimpleNamespace(
+        finish=lambda exit_code: closing.start(),
+        settings=SimpleNamespace(log_internal=str(log)),
+        summary={},
+    )
+    tracking.finish({"status": "finished"})
+    closing.join()
+    assert capsys.readouterr().err.startswith("train.py: W&B could not write (no space left)")
 
 
 def test_credentials_reach_neither_records_nor_mirror_nor_output(
