@@ -18,7 +18,7 @@ from phaseavg.cli import command_line, reporting
 from phaseavg.config import Settings, build, check
 from phaseavg.errors import Diverged
 from phaseavg.runs.folder import RunFolder, finished_before
-from phaseavg.runs.identity import NUMERICS_VERSION, run_id
+from phaseavg.runs.identity import NUMERICS_VERSION
 from phaseavg.runs.provenance import peak_memory_bytes, provenance, reset_peak_memory
 from phaseavg.runs.result import cost, errors, summary
 from phaseavg.training.execution import make_deterministic, pick_device
@@ -32,9 +32,9 @@ CONF = Path(__file__).with_name("conf")
 
 def run(settings: Settings) -> dict[str, Any]:
     """Train one run, unless it is finished, and return its result."""
-    name, watch = run_id(settings.recipe()), settings.watch
-    for found in (settings.run_folder, settings.records_dir / name):
-        if not settings.force and (result := finished_before(found, settings.weights, watch)):
+    name = settings.run_id
+    for found in settings.places:
+        if not settings.force and (result := finished_before(found, settings)):
             return result
 
     device = pick_device(settings.execution.device)
@@ -48,7 +48,7 @@ def run(settings: Settings) -> dict[str, Any]:
     with RunFolder(settings.run_folder) as folder:
         if settings.force:
             folder.reopen()
-        elif result := finished_before(folder.path, settings.weights, watch):  # meanwhile
+        elif result := finished_before(folder.path, settings):  # meanwhile
             return result
         folder.write_config(settings.record())
         folder.restore(state)
@@ -62,13 +62,13 @@ def run(settings: Settings) -> dict[str, Any]:
             config=settings.record() | state.provenance[-1],
             history=state.history,
         )
-        result = {"run_id": name, "numerics_version": NUMERICS_VERSION, "watch": watch}
+        result = {"run_id": name, "numerics_version": NUMERICS_VERSION, "watch": settings.watch}
         result["status"] = "finished"
         with tracking:
             try:
                 with TrainingProgress(schedule, state) as progress:
                     train(state, data, schedule, settings, folder, progress, tracking)
-                result |= errors(state.history, watch)
+                result |= errors(state.history, settings.watch)
             except Diverged as outcome:
                 result |= {"status": "diverged", **outcome.outcome}
             result |= cost(state.history) | {"peak_memory_bytes": peak_memory_bytes(device)}

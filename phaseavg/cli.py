@@ -16,7 +16,7 @@ from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from phaseavg.errors import Diverged, Interrupted, UserError
+from phaseavg.errors import Diverged, Interrupted, JobFailed, SweepFailed, UserError
 
 USER_ERROR, FAILED, INTERRUPTED = 2, 1, 130
 
@@ -56,41 +56,32 @@ def say(message: str) -> None:
     print(f"train.py: {message}", file=sys.stderr, flush=True)
 
 
-_failures: list[Exception] | None = None
-"""What jobs of this process have raised; None where no `command_line` waits to hear of it."""
-
-
-def _kept(error: Exception) -> bool:
-    """Keep what a job has raised, if `command_line` waits in this process to hear of it."""
-    if _failures is None:
-        return False
-    _failures.append(error)
-    return True
-
-
 def reporting(job: Callable[[DictConfig], Any]) -> Callable[[DictConfig], Any]:
-    """Wrap a Hydra job so that its failure is told in its own line as soon as it happens.
+    """Wrap a Hydra job so that in a sweep it says which it is, and why it failed, at once.
 
-    Nor does it stop the other jobs of a sweep: `command_line` hears of it when all are over.
+    What it raises then can be handed from a launcher's worker process to its parent.
     """
 
     @functools.wraps(job)
     def reported(config: DictConfig) -> Any:
+        hydra = HydraConfig.get()
+        if hydra.mode is not RunMode.MULTIRUN:
+            return job(config)
+        typed = " ".join(hydra.overrides.task)
+        print(f"{hydra.job.name}: {typed}", flush=True)
         try:
             return job(config)
         except Exception as error:
-            hydra = HydraConfig.get()
-            sweeping = hydra.mode is RunMode.MULTIRUN
-            _tell(error, f"[{' '.join(hydra.overrides.task)}] " if sweeping else "")
-            if not _kept(error):  # a launcher's worker process: its parent has to know
+            _tell(error, f"[{typed}] ")
+            if isinstance(error, UserError | Diverged):
                 raise
-            return None
+            raise JobFailed(repr(error)) from None
 
     return reported
 
 
 def _tell(error: Exception, where: str = "") -> None:
-    if isinstance(error, UserError | Diverged):
+    if isinstance(error, UserError | Diverged | SweepFailed):
         say(where + str(error))
     elif _is_mistake(error):
         say(where + explained(error))
@@ -106,18 +97,17 @@ def _is_mistake(error: Exception) -> bool:
     return isinstance(error, UserError | HydraException | OmegaConfBaseException)
 
 
-def _status(error: Exception) -> int:
-    return USER_ERROR if _is_mistake(error) else FAILED
-
-
 def as_option(argument: str, conf: Path) -> str:
     """Return an override with the numbers among a group's options quoted.
 
-    Hydra takes `schedule=80` for a number, and a number for no option.
+    Hydra takes `schedule=80` for a number, and a number for no option. `table=all` becomes all
+    tables there are.
     """
     group, equals, options = argument.partition("=")
     if not (group and equals and (conf / group).is_dir()):
         return argument
+    if argument == "table=all":
+        options = ",".join(sorted({path.stem for path in (conf / group).glob("*.yaml")} - {"none"}))
     return f"{group}=" + ",".join(f"'{o}'" if o.isdecimal() else o for o in options.split(","))
 
 
@@ -128,16 +118,10 @@ def command_line(main: Callable[[], Any], conf: Path) -> int:
         main: decorated by Hydra; reads `sys.argv`.
         conf: the folder of its configs.
     """
-    global _failures
     os.environ["HYDRA_FULL_ERROR"] = "1"  # Hydra hands its exceptions on instead of exiting
     sys.argv[1:] = [as_option(argument, conf) for argument in sys.argv[1:]]
-    _failures = []
     try:
         main()
-        statuses = [_status(error) for error in _failures]
-        if len(statuses) > 1:
-            say(f"{len(statuses)} runs of the sweep failed; each said why above")
-        return min(statuses, default=0)
     except Interrupted as error:
         say(str(error))
         return 128 + error.number
@@ -149,6 +133,5 @@ def command_line(main: Callable[[], Any], conf: Path) -> int:
             typed = " ".join(sys.argv[1:])
             error = UserError(f"{error}: check {typed}; --help lists the options")
         _tell(error)
-        return _status(error)
-    finally:
-        _failures = None
+        return USER_ERROR if _is_mistake(error) else FAILED
+    return 0

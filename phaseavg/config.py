@@ -121,9 +121,19 @@ class Settings(Scalars):
     dry_run: bool = False
 
     @property
+    def run_id(self) -> str:
+        """The run's name, which ends in a hash of its recipe."""
+        return run_id(self.recipe())
+
+    @property
     def run_folder(self) -> Path:
         """Where the run leaves what it leaves."""
-        return self.runs_dir / run_id(self.recipe())
+        return self.runs_dir / self.run_id
+
+    @property
+    def places(self) -> tuple[Path, Path]:
+        """Where the run is looked for: among the runs, and among the records that were kept."""
+        return self.run_folder, self.records_dir / self.run_id
 
     def recipe(self) -> dict[str, Any]:
         """Return what shapes the numbers of the run, and nothing else."""
@@ -215,6 +225,14 @@ def _typed(part: Part, path: str) -> Part:
     return typed
 
 
+SWEEPS = {
+    "table": "add -m to run the cells of a table",
+    "column": "add -m and table=…",
+    "plan": "add -m, or take dry_run=true to see what a single run would do",
+}
+"""Keys of the config that a sweep takes for itself, with what to do where there is none."""
+
+
 def check(config: DictConfig) -> Settings:
     """Return the settings of a composed config.
 
@@ -222,6 +240,10 @@ def check(config: DictConfig) -> Settings:
         UserError: if a key is unknown or a value has the wrong type or is not among the choices.
     """
     values = OmegaConf.to_container(config, resolve=True, throw_on_missing=True)
+    for key, hint in SWEEPS.items():
+        given = values.pop(key, None)
+        if given and (key != "table" or "columns" in given):  # a preset may change a table's rows
+            raise UserError(f"{key}: is of a sweep; {hint}")
     try:
         settings = Settings.model_validate(values)
     except ValidationError as error:

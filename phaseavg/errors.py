@@ -29,6 +29,14 @@ class Diverged(RuntimeError):  # noqa: N818 -- it is an outcome of training, not
         ).format(**self.outcome)
 
 
+class JobFailed(RuntimeError):  # noqa: N818 -- as it is said
+    """A job of a sweep has failed, and has said why. It can be handed from process to process."""
+
+
+class SweepFailed(RuntimeError):  # noqa: N818 -- as it is said
+    """A sweep is over, and not all of its runs have finished."""
+
+
 class Interrupted(KeyboardInterrupt):
     """A signal asked the run to stop, and it has saved its state.
 

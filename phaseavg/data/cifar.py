@@ -12,7 +12,27 @@ from phaseavg.data.files import require_files
 from phaseavg.data.resident import PadValue, ResidentImages
 
 
-def _resident(source: type[CIFAR10], data_dir: Path | str, **options: Any) -> ResidentImages:
+def _of_each_class(labels: np.ndarray, count: int | None, field: str) -> np.ndarray:
+    """Return the places of the first `count` images of each class, in the order of the file.
+
+    Raises:
+        ValueError: if a class has fewer.
+    """
+    least = int(np.bincount(labels).min())
+    if count is None:
+        return np.arange(len(labels))
+    if not 1 <= count <= least:
+        raise ValueError(f"{field}={count}; choices: 1 to {least}, null for all")
+    return np.sort(np.concatenate([np.flatnonzero(labels == c)[:count] for c in np.unique(labels)]))
+
+
+def _resident(
+    source: type[CIFAR10],
+    data_dir: Path | str,
+    train_per_class: int | None,
+    test_per_class: int | None,
+    **options: Any,
+) -> ResidentImages:
     files = [*source.train_list, *source.test_list, [source.meta["filename"], source.meta["md5"]]]
     require_files(
         Path(data_dir),
@@ -20,13 +40,16 @@ def _resident(source: type[CIFAR10], data_dir: Path | str, **options: Any) -> Re
         dict(files),
         lambda: source(str(data_dir), download=True),
     )
-    train, test = (source(str(data_dir), train=train) for train in (True, False))
+    counts = {"train_per_class": train_per_class, "test_per_class": test_per_class}
+    parts = []
+    for field, count in counts.items():
+        part = source(str(data_dir), train=field.startswith("train"))
+        labels = np.asarray(part.targets)
+        chosen = _of_each_class(labels, count, field)
+        parts.append((np.ascontiguousarray(part.data[chosen].transpose(0, 3, 1, 2)), labels[chosen]))
     return ResidentImages(
-        *(
-            (np.ascontiguousarray(part.data.transpose(0, 3, 1, 2)), np.asarray(part.targets))
-            for part in (train, test)
-        ),
-        num_classes=len(train.classes),
+        *parts,
+        num_classes=len(part.classes),
         **options,
     )
 
@@ -41,6 +64,8 @@ def cifar10(
     pad_value: PadValue = "mean",
     mean: Sequence[float] | None = None,
     std: Sequence[float] | None = None,
+    train_per_class: int | None = None,
+    test_per_class: int | None = None,
 ) -> ResidentImages:
     """Return CIFAR-10: 50,000 images for training and 10,000 for testing.
 
@@ -54,6 +79,8 @@ def cifar10(
         pad_value: what surrounds an image.
         mean: per channel; the training pixels' own by default.
         std: deviation per channel, likewise.
+        train_per_class: images of each class to train on, the first of the file; all by default.
+        test_per_class: likewise to test on.
 
     Raises:
         ValueError: if a file is damaged, or missing and not to be had, and as `ResidentImages`.
@@ -71,6 +98,8 @@ def cifar100(
     pad_value: PadValue = "mean",
     mean: Sequence[float] | None = None,
     std: Sequence[float] | None = None,
+    train_per_class: int | None = None,
+    test_per_class: int | None = None,
 ) -> ResidentImages:
     """Return CIFAR-100, with its 100 fine classes; else as `cifar10` (`cifar-100-python`)."""
     return _resident(CIFAR100, **locals())

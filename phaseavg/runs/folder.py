@@ -9,6 +9,7 @@ weights.safetensors   the final weights, on request
 failure.json    why the last attempt broke off, if it did
 """
 
+import contextlib
 import fcntl
 import hashlib
 import io
@@ -26,6 +27,7 @@ import yaml
 from torch import Tensor
 
 from phaseavg.averaging.snapshots import checksum_matches
+from phaseavg.config import Settings
 from phaseavg.errors import Diverged, UserError
 from phaseavg.runs.files import set_aside, write_atomically
 from phaseavg.runs.result import summary
@@ -57,28 +59,74 @@ def read_result(folder: Path) -> dict[str, Any] | None:
     return None
 
 
-def finished_before(
-    folder: Path, weights: str = "none", watch: Mapping[str, Any] | None = None
-) -> dict[str, Any] | None:
+def lacking(folder: Path, result: Mapping[str, Any], settings: Settings) -> str:
+    """Return in words what a finished run does not have of what is wanted; nothing if it has all.
+
+    Args:
+        folder: of the run.
+        result: its outcome.
+        settings: of the run that is wanted: of them counts what is no part of the recipe.
+    """
+    lacks = []
+    if settings.weights == "final" and not (folder / "weights.safetensors").exists():
+        lacks.append("without its weights being kept")
+    watched = result.get("watch", {})
+    for name, part in settings.watch.items():
+        if _canonical(watched.get(name)) != _canonical(part):
+            lacks.append(f"without such an average as watch.{name}")
+    return ", ".join(lacks)
+
+
+def finished_before(folder: Path, settings: Settings) -> dict[str, Any] | None:
     """Return the outcome recorded in a run's folder and say so; None if it has none.
 
     Args:
         folder: of the run.
-        weights: `final` if its weights are wanted, too: it is said if they were not kept.
-        watch: averages that are wanted, too: likewise.
+        settings: of the run that is wanted: it is said what of it was not kept.
     """
     result = read_result(folder)
     if result:
-        lacks = []
-        if weights == "final" and not (folder / "weights.safetensors").exists():
-            lacks.append("without its weights being kept")
-        watched = result.get("watch", {})
-        for name, part in (watch or {}).items():
-            if _canonical(watched.get(name)) != _canonical(part):
-                lacks.append(f"without such an average as watch.{name}")
-        again = f"{', '.join(['finished before', *lacks])} (force=true repeats it)"
+        lacks = lacking(folder, result, settings)
+        again = f"finished before{lacks and f', {lacks}'} (force=true repeats it)"
         print(f"{folder}: {again}\n{summary(result)}", flush=True)
     return result
+
+
+def in_progress(folder: Path) -> bool:
+    """Return whether a process is training the run of a folder."""
+    try:
+        with (folder / ".lock").open("r+") as lock:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return True
+    except OSError:  # there is none
+        return False
+    return False
+
+
+def read_failure(folder: Path) -> str | None:
+    """Return why the last attempt at a run broke off; None if it did not."""
+    try:
+        return str(json.loads((folder / "failure.json").read_text())["error"])
+    except FileNotFoundError:
+        return None
+    except (OSError, ValueError, LookupError, TypeError) as error:
+        return f"failure.json cannot be read ({error})"
+
+
+def record_failure(folder: Path, reason: str, since: float) -> None:
+    """Record why an attempt at a run broke off, unless it has left its own account.
+
+    Args:
+        folder: of the run; made if the run did not come so far.
+        reason: in one line.
+        since: when the attempt began, in seconds as `time.time` has them.
+    """
+    path = folder / "failure.json"
+    with contextlib.suppress(OSError, UserError):  # no room for it: it has been told, at least
+        if not (path.exists() and path.stat().st_mtime >= since):
+            folder.mkdir(parents=True, exist_ok=True)
+            write_atomically(path, _json({"error": reason}).encode())
 
 
 def _json(values: Any) -> str:

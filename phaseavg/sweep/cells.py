@@ -1,0 +1,266 @@
+"""The cells of the paper's tables as data: which there are, and which of them are asked for.
+
+A table (conf/table/*.yaml) is rows × columns, each a list of overrides; a cell is one of each, and
+its runs are that list × seeds. Other overrides, such as a preset, hold for all cells.
+"""
+
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Annotated, Any
+
+from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.core.override_parser.types import Override
+from omegaconf import DictConfig, OmegaConf
+from pydantic import Field, ValidationError
+
+from phaseavg.config import Scalars, Settings, check
+from phaseavg.errors import UserError
+
+Compose = Callable[[Sequence[str]], DictConfig]
+"""From overrides to a run's composed config."""
+
+ColumnId = Annotated[str, Field(pattern=r"^[^\s=,]+$")]
+"""What `column=` takes: without blanks, commas and equals signs."""
+
+NARROWING = ("dataset", "model", "column", "seed")
+"""What may take several values beside `table`, and narrows it."""
+
+
+class Table(Scalars):
+    """One table, as its YAML has it.
+
+    Attributes:
+        title: what its columns compare.
+        seeds: of a cell's runs, unless others are asked for.
+        rows: lists of overrides; each sets `dataset` and `model`.
+        columns: lists of overrides by the column's id.
+    """
+
+    title: str
+    seeds: list[int] = Field(default=[0, 1, 2], min_length=1)
+    rows: list[list[str]] = Field(min_length=1)
+    columns: dict[ColumnId, list[str]] = Field(min_length=1)
+
+
+@dataclass(frozen=True)
+class Cell:
+    """One number of one table.
+
+    Attributes:
+        table: its id.
+        dataset: of the row, as the config group calls it.
+        model: likewise.
+        column: its id.
+        overrides: of row and column, and those that hold for all cells.
+    """
+
+    table: str
+    dataset: str
+    model: str
+    column: str
+    overrides: tuple[str, ...]
+
+
+@dataclass
+class Request:
+    """What a sweep asks for.
+
+    Attributes:
+        tables: by id; none for a plain sweep.
+        cells: that are left of them.
+        seeds: by table; what is no number is refused with the run's config.
+        common: overrides that hold for all runs, `table` and what narrows it apart.
+    """
+
+    tables: dict[str, Table]
+    cells: list[Cell] = field(default_factory=list)
+    seeds: dict[str, list[Any]] = field(default_factory=dict)
+    common: list[str] = field(default_factory=list)
+
+
+def parsed(overrides: Iterable[str]) -> list[Override]:
+    """Return overrides as Hydra reads them."""
+    return OverridesParser.create().parse_overrides(list(overrides))
+
+
+def values_of(override: Override) -> list[str]:
+    """Return the values that an override gives its key, as an override has them."""
+    if override.is_discrete_sweep():
+        return list(override.sweep_string_iterator())
+    return [override.get_value_element_as_str()]
+
+
+def _unquoted(value: str) -> str:
+    return value.strip("'\"")
+
+
+def _settings_of(overrides: Sequence[str]) -> dict[str, str]:
+    return {o.get_key_element(): _unquoted(values_of(o)[0]) for o in parsed(overrides)}
+
+
+def read_table(name: str, common: Sequence[str], compose: Compose) -> Table:
+    """Return the table that the config group `table` has under `name`.
+
+    Args:
+        name: of the option.
+        common: overrides that hold for all runs; a preset among them may have rows of its own.
+        compose: to compose the config.
+
+    Raises:
+        UserError: if a value in it is not what a table takes.
+    """
+    node = compose([*common, f"table='{name}'"]).table
+    try:
+        return Table.model_validate(OmegaConf.to_container(node, resolve=True))
+    except ValidationError as error:
+        first = error.errors()[0]
+        where = ".".join(str(key) for key in ("table", *first["loc"]))
+        raise UserError(f"table={name}: {where}={first['input']!r}: {first['msg']}") from error
+
+
+def cells_of(name: str, table: Table, common: Sequence[str] = ()) -> list[Cell]:
+    """Return the cells of a table, row by row.
+
+    Raises:
+        UserError: if a row does not say its data set and its network, or an override that holds for
+            all cells is one that the table sets.
+    """
+    cells = []
+    for row in table.rows:
+        settings = _settings_of(row)
+        if not {"dataset", "model"} <= settings.keys():
+            raise UserError(f"table={name}: table.rows={row} must set dataset and model")
+        for column, overrides in table.columns.items():
+            own = settings | _settings_of(overrides)
+            for override in common:
+                if (key := parsed([override])[0].get_key_element()) in own:
+                    raise UserError(
+                        f"{override}: table {name} sets {key} itself; choose among its cells with "
+                        f"{', '.join(f'{key}=' for key in NARROWING)}"
+                    )
+            cell = Cell(
+                name, settings["dataset"], settings["model"], column, (*common, *row, *overrides)
+            )
+            cells.append(cell)
+    return cells
+
+
+def read_request(arguments: Sequence[str], options: Sequence[str], compose: Compose) -> Request:
+    """Return what the overrides of a sweep ask for.
+
+    Args:
+        arguments: overrides; `table` and what narrows it may have several values.
+        options: of the config group `table`.
+        compose: to compose the config.
+
+    Raises:
+        UserError: if there is no such table, row or column, or no cell is left.
+    """
+    overrides = {override.get_key_element(): override for override in parsed(arguments)}
+    own = {"table", "column", "plan"}
+    common = [o.input_line for key, o in overrides.items() if key not in own]
+    names = [_unquoted(v) for v in values_of(overrides["table"])] if "table" in overrides else []
+    names = list(dict.fromkeys(name for name in names if name != "none"))
+    if not names:
+        if "column" in overrides:
+            raise UserError("column: is a table's; add table=…")
+        return Request({}, common=common)
+
+    for name in names:
+        if name not in options:
+            choices = ", ".join(sorted(set(options) - {"none"}))
+            raise UserError(f"table={name}: there is no such option; choices: all, {choices}")
+    narrowed = {
+        key: [_unquoted(value) for value in values_of(overrides[key])]
+        for key in NARROWING
+        if key in overrides
+    }
+    for key, override in overrides.items():
+        if override.is_sweep_override() and key not in (*own, *NARROWING):
+            raise UserError(
+                f"{override.input_line}: of a table's sweep, {key} takes one value; several have "
+                f"{', '.join(('table', *NARROWING))}"
+            )
+    common = [o.input_line for key, o in overrides.items() if key not in {*own, *NARROWING}]
+    tables = {name: read_table(name, common, compose) for name in names}
+    cells = [cell for name, table in tables.items() for cell in cells_of(name, table, common)]
+    seeds = [parsed([f"seed={seed}"])[0].value() for seed in narrowed.pop("seed", [])]
+    return Request(
+        tables,
+        narrow(cells, narrowed),
+        {name: seeds or table.seeds for name, table in tables.items()},
+        common,
+    )
+
+
+def narrow(cells: Sequence[Cell], narrowed: Mapping[str, Sequence[str]]) -> list[Cell]:
+    """Return the cells whose data set, network and column are among those named.
+
+    Args:
+        cells: of some tables.
+        narrowed: values by `dataset`, `model` or `column`; of what is not a key, all.
+
+    Raises:
+        UserError: if none of the cells has such a value, or none has them all.
+    """
+    where = f"table={','.join(dict.fromkeys(cell.table for cell in cells))}"
+    for key, values in narrowed.items():
+        choices = list(dict.fromkeys(getattr(cell, key) for cell in cells))
+        for value in values:
+            if value not in choices:
+                raise UserError(
+                    f"{key}={value}: {where} has no such {key}; choices: {', '.join(choices)}"
+                )
+    left = [
+        cell
+        for cell in cells
+        if all(getattr(cell, key) in values for key, values in narrowed.items())
+    ]
+    if not left:
+        asked = " ".join(f"{key}={','.join(values)}" for key, values in narrowed.items())
+        raise UserError(f"{asked}: no cell of {where} has all of these; choose fewer")
+    return left
+
+
+@dataclass
+class Run:
+    """One run of a sweep.
+
+    Attributes:
+        overrides: that make it.
+        settings: its config, checked.
+        cells: whose number it is a part of; none in a plain sweep.
+    """
+
+    overrides: list[str]
+    settings: Settings
+    cells: list[Cell] = field(default_factory=list)
+
+
+def runs_of(
+    cells: Sequence[Cell], seeds: Mapping[str, Sequence[Any]], compose: Compose
+) -> dict[str, Run]:
+    """Return the runs of cells by run id; those that are equal are one.
+
+    Args:
+        cells: of any tables.
+        seeds: by table.
+        compose: to compose a run's config.
+
+    Raises:
+        UserError: if a config is not one of a run.
+    """
+    composed: dict[tuple[str, ...], DictConfig] = {}
+    runs: dict[str, Run] = {}
+    for cell in cells:
+        config = composed.get(cell.overrides)
+        if config is None:  # which takes the time; a seed is soon set
+            config = composed[cell.overrides] = compose(cell.overrides)
+        for seed in seeds[cell.table]:
+            config.seed = seed
+            settings = check(config)
+            run = runs.setdefault(
+                settings.run_id, Run([*cell.overrides, f"seed={seed}"], settings)
+            )
+            run.cells.append(cell)
+    return runs
