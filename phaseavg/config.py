@@ -160,7 +160,7 @@ def _refused(field: str, value: Any, error: Mapping[str, Any]) -> str:
     return f"{field}={value!r}: {error['msg'][0].lower()}{error['msg'][1:]}"
 
 
-def _signature(target: Any) -> inspect.Signature:
+def signature(target: Any) -> inspect.Signature:
     """Return a target's signature; annotations that only a type checker can read stay strings."""
     try:
         return inspect.signature(target, eval_str=True)
@@ -195,7 +195,7 @@ def _typed(part: Part, path: str) -> Part:
     module, _, name = str(part["_target_"]).rpartition(".")
     try:
         target = getattr(import_module(module), name)
-        parameters = _signature(target).parameters
+        parameters = signature(target).parameters
     except (ImportError, AttributeError, TypeError, ValueError) as error:
         raise UserError(f"{path}._target_={part['_target_']}: {error}") from error
     typed = {"_target_": part["_target_"]}
@@ -291,7 +291,7 @@ def build(
             something else than is needed comes out.
     """
     target = get_object(part["_target_"])
-    parameters = _signature(target).parameters
+    parameters = signature(target).parameters
     if clash := part.keys() & {*given, *(offered or {})}:
         raise UserError(f"{name}.{min(clash)}: follows from the rest of the config; leave it out")
     given |= {key: value for key, value in (offered or {}).items() if key in parameters}

@@ -46,7 +46,9 @@ def _resident(
         part = source(str(data_dir), train=field.startswith("train"))
         labels = np.asarray(part.targets)
         chosen = _of_each_class(labels, count, field)
-        parts.append((np.ascontiguousarray(part.data[chosen].transpose(0, 3, 1, 2)), labels[chosen]))
+        parts.append(
+            (np.ascontiguousarray(part.data[chosen].transpose(0, 3, 1, 2)), labels[chosen])
+        )
     return ResidentImages(
         *parts,
         num_classes=len(part.classes),

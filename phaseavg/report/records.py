@@ -9,6 +9,7 @@ import pandas as pd
 import yaml
 
 from phaseavg.errors import UserError
+from phaseavg.runs.files import write_atomically
 from phaseavg.runs.identity import parts_of
 
 RECIPE = (
@@ -16,6 +17,18 @@ RECIPE = (
     *("batch_size", "batchnorm_batches", "optimizer_state", "numerics_version"),
 )
 """What the names of columns begin with that hold a run's recipe, the seed apart."""
+
+
+def read_row(folder: Path) -> dict[str, Any]:
+    """Return what a record says of its run; see `read_runs`.
+
+    Raises:
+        UserError: if it is damaged.
+    """
+    try:
+        return _row(folder)
+    except (OSError, ValueError, LookupError, TypeError, yaml.YAMLError) as error:
+        raise _damaged(folder, error) from error
 
 
 def _row(folder: Path) -> dict[str, Any]:
@@ -35,8 +48,10 @@ def _row(folder: Path) -> dict[str, Any]:
         "status": result["status"],
         "test_error": result.get("test_error"),
         "best_test_error": result.get("best_test_error"),
+        "bn_test_error": result.get("with_bn_pass", {}).get("test_error"),
         "epochs": result["epochs"],
         "seconds": result["seconds"],
+        "method_seconds": sum(result[f"{kind}_seconds"] for kind in ("train", "averaging")),
         "device_name": made_with("execution", "device_name"),
         "cpu_capability": made_with("execution", "cpu_capability"),
         "threads": made_with("execution", "threads"),
@@ -57,23 +72,33 @@ def read_runs(folder: Path) -> pd.DataFrame:
     """Return a row per finished run below `folder`, sorted by run id.
 
     Columns: run_id, dataset, model, optimizer, averaging (short names, as in run ids), seed; of the
-    result: numerics_version, status, test_error and best_test_error (%), epochs, seconds; with what
-    it was computed: device_name, cpu_capability, threads, precision, torch, commit, modified (with
-    ` + ` between them where a run was continued with another); `path`, the run's folder; and the
-    whole config, by the names that an override has at the prompt.
+    result: numerics_version, status, test_error, best_test_error and bn_test_error (%, the last of
+    the last weights after a BatchNorm pass), epochs, seconds, method_seconds (training and
+    averaging); with what it was computed: device_name, cpu_capability, threads, precision, torch,
+    commit, modified (with ` + ` between them where a run was continued with another); `path`, the
+    run's folder; and the whole config, by the names that an override has at the prompt.
 
     Raises:
         UserError: if there are none, or a record is damaged.
     """
-    rows = []
-    for path in sorted(folder.glob("*/result.json")):
-        try:
-            rows.append(_row(path.parent))
-        except (OSError, ValueError, LookupError, TypeError, yaml.YAMLError) as error:
-            raise _damaged(path.parent, error) from error
+    rows = [read_row(path.parent) for path in sorted(folder.glob("*/result.json"))]
     if not rows:
         raise UserError(f"{folder}: there is no finished run in it; name a folder with runs")
     return pd.DataFrame(rows)
+
+
+def write_runs(records: Path) -> Path:
+    """Write `runs.csv` beside the folder of records, a line per run; return its path.
+
+    Raises:
+        UserError: if a record is damaged.
+    """
+    path = records.parent / "runs.csv"
+    path.parent.mkdir(parents=True, exist_ok=True)
+    some = any(records.glob("*/result.json"))
+    text = read_runs(records).drop(columns="path").to_csv(index=False) if some else "run_id\n"
+    write_atomically(path, text.encode())
+    return path
 
 
 def require_repetitions(runs: pd.DataFrame, by: Sequence[str]) -> None:
@@ -91,6 +116,12 @@ def require_repetitions(runs: pd.DataFrame, by: Sequence[str]) -> None:
                 f"{members['path'].iloc[0].parent}: the runs with {shown} also differ in "
                 f"{', '.join(differing)}; tell them apart by these, or keep them in two folders"
             )
+
+
+def metrics_file(folder: Path) -> Path:
+    """Return where a run or a record has its metrics: of records that are kept, compressed."""
+    compressed = folder / "metrics.jsonl.xz"
+    return compressed if compressed.exists() else folder / "metrics.jsonl"
 
 
 def read_metrics(
@@ -111,7 +142,7 @@ def read_metrics(
     frames = []
     for run_id, path in zip(finished["run_id"], finished["path"], strict=True):
         try:
-            metrics = pd.read_json(path / "metrics.jsonl", lines=True)
+            metrics = pd.read_json(metrics_file(path), lines=True)
         except (OSError, ValueError) as error:
             raise _damaged(path, error) from error
         frames.append(metrics.assign(run_id=run_id))

@@ -24,8 +24,8 @@ def write_atomically(path: Path, content: bytes) -> None:
         with contextlib.suppress(OSError):
             temporary.unlink(missing_ok=True)
         raise UserError(
-            f"runs_dir={path.parent.parent}: {path.parent.name}/{path.name} could not be written "
-            f"({error.strerror}); make room or name another folder, and the same command goes on"
+            f"{path}: could not be written ({error.strerror}); make room or name another folder, "
+            "and the same command goes on"
         ) from error
 
 

@@ -31,19 +31,21 @@ def parts_of(recipe: Mapping[str, Any]) -> dict[str, str]:
     return names | {"optimizer": "_".join([names["optimizer"], *switches])}
 
 
-def _digest(recipe: Mapping[str, Any]) -> str:
-    canonical = json.dumps({"numerics_version": NUMERICS_VERSION, **recipe}, sort_keys=True)
+def _digest(recipe: Mapping[str, Any], version: int = NUMERICS_VERSION) -> str:
+    canonical = json.dumps({"numerics_version": version, **recipe}, sort_keys=True)
     return hashlib.sha256(canonical.encode()).hexdigest()[:10]
 
 
-def run_id(recipe: Mapping[str, Any]) -> str:
+def run_id(recipe: Mapping[str, Any], version: int = NUMERICS_VERSION) -> str:
     """Return a readable name that ends in a hash of the whole recipe.
 
     Args:
         recipe: JSON-like; of its parts, `dataset`, `model`, `optimizer` and `averaging` give the
             readable half, and `seed`.
+        version: of the numerics; a record's own, if it is another.
     """
-    return "-".join([*parts_of(recipe).values(), f"seed{recipe['seed']}", _digest(recipe)])
+    digest = _digest(recipe, version)
+    return "-".join([*parts_of(recipe).values(), f"seed{recipe['seed']}", digest])
 
 
 def group_id(recipe: Mapping[str, Any]) -> str:

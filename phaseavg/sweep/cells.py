@@ -193,6 +193,23 @@ def read_request(arguments: Sequence[str], options: Sequence[str], compose: Comp
     )
 
 
+def whole(request: Request) -> Request:
+    """Return the request for all cells of its tables, with the tables' seeds beside its own."""
+    return Request(
+        request.tables,
+        [
+            c
+            for name, table in request.tables.items()
+            for c in cells_of(name, table, request.common)
+        ],
+        {
+            name: list(dict.fromkeys([*table.seeds, *request.seeds[name]]))
+            for name, table in request.tables.items()
+        },
+        request.common,
+    )
+
+
 def narrow(cells: Sequence[Cell], narrowed: Mapping[str, Sequence[str]]) -> list[Cell]:
     """Return the cells whose data set, network and column are among those named.
 
@@ -259,8 +276,6 @@ def runs_of(
         for seed in seeds[cell.table]:
             config.seed = seed
             settings = check(config)
-            run = runs.setdefault(
-                settings.run_id, Run([*cell.overrides, f"seed={seed}"], settings)
-            )
+            run = runs.setdefault(settings.run_id, Run([*cell.overrides, f"seed={seed}"], settings))
             run.cells.append(cell)
     return runs

@@ -141,7 +141,11 @@ def time_left(runs: Mapping[str, Run], left: Mapping[str, int]) -> str:
         return "nothing is left to train"
     settings = todo[0].settings
     device = device_name(pick_device(settings.execution.device))
-    folders = {folder for run in runs.values() for folder in (run.settings.runs_dir, run.settings.records_dir)}
+    folders = {
+        folder
+        for run in runs.values()
+        for folder in (run.settings.runs_dir, run.settings.records_dir)
+    }
     rates = measured_rates(sorted(folders), device)
     works: dict[tuple[str, str], list[Run]] = defaultdict(list)
     for run in todo:

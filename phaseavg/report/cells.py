@@ -1,0 +1,119 @@
+"""The cells of the tables beside the records that fill them."""
+
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+import yaml
+
+from phaseavg.config import Settings
+from phaseavg.errors import UserError
+from phaseavg.report.records import read_row
+from phaseavg.runs.identity import run_id
+from phaseavg.sweep.cells import Cell, Run
+
+CELL = ["table", "dataset", "model", "column"]
+"""What names a cell, in frames and in results/paper.csv."""
+
+COLUMNS = [
+    *(*CELL, "seed", "run_id", "status", "test_error", "bn_test_error", "epochs", "method_seconds"),
+    *("execution", "modified", "kept"),
+]
+
+
+def key_of(cell: Cell) -> tuple[str, ...]:
+    """Return what names a cell: `CELL`."""
+    return tuple(getattr(cell, key) for key in CELL)
+
+
+def read_paper(path: Path) -> pd.DataFrame:
+    """Return the published cells: columns `CELL`, error_mean and error_std (%, of three seeds)."""
+    text = dict.fromkeys(CELL, str)
+    return pd.read_csv(path, dtype=text).set_index(CELL)
+
+
+def _found(settings: Settings) -> Path | None:
+    """Return where the record of a run is; None if it has none."""
+    return next((p for p in settings.places if (p / "result.json").is_file()), None)
+
+
+def _checked_row(run: Run, path: Path) -> dict[str, Any]:
+    """Return what a record says, if it is the run's own.
+
+    Raises:
+        UserError: if it is damaged, or another run's.
+    """
+    row = read_row(path)
+    config = yaml.safe_load((path / "config.yaml").read_text())
+    recipe = {key: config.get(key) for key in run.settings.recipe()}
+    expected = run.settings.run_id
+    if {row["run_id"], run_id(recipe)} != {expected}:
+        raise UserError(
+            f"{path}: a damaged record (it is not that of {expected}); move it away and repeat the "
+            "run, or see `make records`"
+        )
+    made = [row["device_name"], row["cpu_capability"], f"{row['threads']} threads"]
+    made += [row["precision"], *["compiled"] * (row.get("execution.compile") is True)]
+    execution = ", ".join([*map(str, made), f"torch {row['torch']}"])
+    kept = path.parent == run.settings.records_dir
+    return row | {"execution": execution, "kept": kept}
+
+
+def read_cells(runs: Iterable[Run]) -> pd.DataFrame:
+    """Return a row per cell and seed of which there is a record.
+
+    Columns: table, dataset, model, column, seed, run_id; of the record: status, test_error and
+    bn_test_error (%, without and with a BatchNorm pass where nothing is averaged), epochs,
+    method_seconds (training and averaging); execution, in words; modified, whether the code had
+    uncommitted changes; kept, whether it is among the records that are kept.
+
+    Raises:
+        UserError: if a record is damaged.
+    """
+    rows = []
+    for run in runs:
+        if path := _found(run.settings):
+            row = _checked_row(run, path)
+            for cell in run.cells:
+                rows.append(row | dict(zip(CELL, key_of(cell), strict=True)))
+    return pd.DataFrame(rows, columns=COLUMNS)
+
+
+def summarised(cells: Iterable[Cell], rows: pd.DataFrame, paper: pd.DataFrame) -> pd.DataFrame:
+    """Return a row per cell: ours, the paper's, the difference.
+
+    Args:
+        cells: in their order.
+        rows: from `read_cells`.
+        paper: from `read_paper`; cells that are not in it have no published number.
+
+    Returns:
+        A frame with the columns `CELL`; n, seeds; error_mean, error_std (sample deviation; of one
+        run none), bn_error_mean, bn_error_std; diverged, how many runs did; paper_mean, paper_std;
+        difference, of the means; executions, run_ids.
+    """
+    frame = pd.DataFrame([key_of(cell) for cell in cells], columns=CELL)
+    finished = rows[rows["status"] == "finished"].sort_values("seed").groupby(CELL, sort=False)
+    ours = finished.agg(
+        n=("seed", "size"),
+        seeds=("seed", lambda values: " ".join(map(str, values))),
+        error_mean=("test_error", "mean"),
+        error_std=("test_error", "std"),
+        bn_error_mean=("bn_test_error", "mean"),
+        bn_error_std=("bn_test_error", "std"),
+    )
+    every = rows.sort_values("seed").groupby(CELL, sort=False)
+    others = every.agg(
+        diverged=("status", lambda values: int((values == "diverged").sum())),
+        executions=("execution", lambda values: tuple(dict.fromkeys(values))),
+        run_ids=("run_id", tuple),
+    )
+    published = paper.rename(columns={"error_mean": "paper_mean", "error_std": "paper_std"})
+    frame = frame.set_index(CELL).join([ours, others, published]).reset_index()
+    frame["difference"] = frame["error_mean"] - frame["paper_mean"]
+    for column in ("n", "diverged"):
+        frame[column] = frame[column].fillna(0).astype(int)
+    for column in ("executions", "run_ids"):
+        frame[column] = [value if isinstance(value, tuple) else () for value in frame[column]]
+    return frame

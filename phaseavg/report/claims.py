@@ -1,0 +1,485 @@
+"""What the paper claims, and what our own runs say of it.
+
+The unit is the seed: the paired differences of a claim are averaged over its cells for each seed,
+and a 95 % t interval is taken over the seeds. A claim holds if the interval lies below its margin,
+does not hold if it lies above, and is open else.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from scipy import stats
+
+from phaseavg.report.tables import as_markdown, environment
+from phaseavg.sweep.cells import Cell
+
+CONFIDENCE = 0.95
+MOST_SEEDS = 10_000
+
+HELP = 0.2
+"""C8's margin, stated beforehand: a gain below 0.2 % of error is no further help."""
+
+COST = 1.05
+"""C10's margin, stated beforehand: up to 5 % more time is the cost of SGD."""
+
+ADAPTIVE = ("adam", "amsgrad", "adabound")
+GAMMAS = ("gamma0-0.99", "gamma0-0.95", "gamma0-0.9", "gamma0-0.8", "gamma0-0.5")
+CHOSEN = ("gamma0-0.95", "gamma0-0.9")
+
+
+@dataclass(frozen=True)
+class Pair:
+    """Two cells of one network that a claim compares: left − right is to be below the margin.
+
+    Attributes:
+        label: what the two are.
+        left: table and column.
+        right: likewise.
+        right_value: the error of `right` that counts.
+    """
+
+    label: str
+    left: tuple[str, str]
+    right: tuple[str, str]
+    right_value: str = "test_error"
+
+
+@dataclass(frozen=True)
+class Claim:
+    """A claim of the paper.
+
+    Attributes:
+        name: C1 to C11.
+        text: what is claimed.
+        pairs: that it compares, for all networks that both tables have.
+        margin: what the differences have to be below.
+        quantity: what is compared: `error`, in %, or `cost`, the ratio of the seconds.
+        beside: pairs that are shown and not counted.
+        note: how it is measured, where that is not plain.
+    """
+
+    name: str
+    text: str
+    pairs: tuple[Pair, ...]
+    margin: float = 0.0
+    quantity: str = "error"
+    beside: tuple[Pair, ...] = ()
+    note: str = ""
+
+
+LENGTHS = ("60-30-30", "80-40-40", "100-50-50")
+OURS = ("2", "ours")
+
+CLAIMS = (
+    Claim(
+        "C1",
+        "a γ0 of 0.9 to 0.95 is best, or within one deviation of the best",
+        tuple(Pair(gamma, ("1a", gamma), ("1a", "best")) for gamma in CHOSEN),
+        note="The regret of γ0 = 0.9 and of 0.95 against the best γ0 of the network (by its mean "
+        "over the seeds, so it is favoured), of the two the one with less; it has to be below the "
+        "sample deviation of the best, averaged over the networks.",
+    ),
+    Claim(
+        "C2",
+        "exponential weights beat learnt ones",
+        (Pair("γ0 = 0.9 − learnt", ("1a", "gamma0-0.9"), ("1a", "learnt")),),
+    ),
+    Claim(
+        "C3",
+        "phase-wise averaging beats SGD at every length of training",
+        tuple(Pair(f"{t}: ours − SGD", ("1b", f"{t}-ours"), ("1b", f"{t}-sgd")) for t in LENGTHS),
+        beside=tuple(
+            Pair(
+                f"{t}: ours − SGD after a BN pass",
+                ("1b", f"{t}-ours"),
+                ("1b", f"{t}-sgd"),
+                "bn_test_error",
+            )
+            for t in LENGTHS
+        ),
+    ),
+    Claim(
+        "C4",
+        "phase-wise averaging beats averaging at the end and Lookahead",
+        (
+            Pair("phase-wise − at the end", ("1c", "phase-wise"), ("1c", "at-the-end")),
+            Pair("phase-wise − Lookahead", ("1c", "phase-wise"), ("1c", "every-k")),
+        ),
+    ),
+    Claim(
+        "C5",
+        "phase-wise averaging beats the decayed and the cosine learning rate",
+        (
+            Pair("phase-wise − decayed", ("1c", "phase-wise"), ("1d", "decayed")),
+            Pair("phase-wise − cosine", ("1c", "phase-wise"), ("1d", "cosine")),
+        ),
+    ),
+    Claim(
+        "C6",
+        "it beats ADAM, AMSGRAD, ADABOUND, SGD and Lookahead on every data set and network",
+        tuple(
+            Pair(f"ours − {column}", OURS, ("2", column))
+            for column in (*ADAPTIVE, "sgd", "lookahead")
+        ),
+        beside=(Pair("ours − sgd after a BN pass", OURS, ("2", "sgd"), "bn_test_error"),),
+    ),
+    Claim(
+        "C7",
+        "averaging the adaptive methods for 80 epochs at a constant rate beats these methods at "
+        "160 epochs with decay",
+        tuple(Pair(f"{a}: averaged − 160", ("3", f"{a}-ours"), ("2", a)) for a in ADAPTIVE),
+    ),
+    Claim(
+        "C8",
+        "more phases do not help the averaged adaptive methods further",
+        tuple(Pair(f"{a}: 80 − 160", ("3", f"{a}-ours"), ("4", a)) for a in ADAPTIVE),
+        margin=HELP,
+        note=f"What the phases after the first gain has to be below {HELP} % of error, a margin "
+        "that was set beforehand.",
+    ),
+    Claim(
+        "C9",
+        "averaged SGD beats the averaged adaptive methods at 80 epochs",
+        tuple(Pair(f"SGD − {a}", ("3", "sgd-ours"), ("3", f"{a}-ours")) for a in ADAPTIVE),
+    ),
+    Claim(
+        "C10",
+        "the cost is that of SGD",
+        tuple(Pair(f"{t}: ours / SGD", ("1b", f"{t}-ours"), ("1b", f"{t}-sgd")) for t in LENGTHS),
+        margin=COST,
+        quantity="cost",
+        note="The ratio of the seconds of training, averaging and its BatchNorm passes, of runs "
+        f"with the same execution; it has to be below {COST}, a margin that was set beforehand.",
+    ),
+    Claim(
+        "C11",
+        "later phases improve on the average of the first (implied by the method)",
+        (Pair("160 − 80", OURS, ("3", "sgd-ours")),),
+    ),
+)
+
+
+def interval(values: np.ndarray) -> tuple[float, float]:
+    """Return the 95 % t interval of a mean; all numbers if there are fewer than two values."""
+    if len(values) < 2:
+        return -np.inf, np.inf
+    half = stats.t.ppf((1 + CONFIDENCE) / 2, len(values) - 1) * stats.sem(values)
+    return float(values.mean() - half), float(values.mean() + half)
+
+
+def verdict(values: np.ndarray, margin: float) -> str:
+    """Return `holds`, `does not hold` or `open`, of one value per seed."""
+    low, high = interval(values)
+    if high < margin:
+        return "holds"
+    return "does not hold" if low > margin else "open"
+
+
+def seeds_to_settle(values: np.ndarray, margin: float) -> int | None:
+    """Return the least number of seeds whose interval would be clear of the margin.
+
+    If their mean and deviation were those of `values`, of two seeds or more; None if more than
+    10,000 would be needed.
+    """
+    distance, deviation = abs(values.mean() - margin), values.std(ddof=1)
+    n = np.arange(2, MOST_SEEDS + 1)
+    clear = stats.t.ppf((1 + CONFIDENCE) / 2, n - 1) * deviation / np.sqrt(n) < distance
+    return int(n[clear.argmax()]) if clear.any() else None
+
+
+@dataclass
+class Evidence:
+    """What the runs say of a claim, or of a part of it.
+
+    Attributes:
+        differences: a row per cell (label of the pair, data set, network), a column per seed; NaN
+            where a run is missing.
+        margin: what they have to be below.
+    """
+
+    differences: pd.DataFrame
+    margin: float
+
+    @property
+    def used(self) -> pd.DataFrame:
+        """The cells that have every seed of those that have the most, with these seeds."""
+        counts = self.differences.notna().sum(axis=1)
+        if self.differences.empty or counts.max() == 0:
+            return self.differences.iloc[:0, :0]
+        fullest = self.differences.loc[counts == counts.max()].iloc[0]
+        return self.differences[fullest.dropna().index].dropna()
+
+    @property
+    def values(self) -> np.ndarray:
+        """One value per seed: the mean over the cells used."""
+        return self.used.mean().to_numpy() if len(self.used) else np.empty(0)
+
+    def part(self, labels: Sequence[str]) -> "Evidence":
+        """Return the evidence of some labels alone."""
+        kept = self.differences.index.get_level_values(0).isin(labels)
+        return Evidence(self.differences[kept], self.margin)
+
+
+NETWORK = ["dataset", "model"]
+
+
+def _column(rows: pd.DataFrame, cell: tuple[str, str]) -> pd.DataFrame:
+    """Return the rows of one column of one table, by data set, network and seed."""
+    table, column = cell
+    chosen = rows[(rows["table"] == table) & (rows["column"] == column)]
+    return chosen.set_index([*NETWORK, "seed"])
+
+
+def differences(claim: Claim, pair: Pair, rows: pd.DataFrame) -> pd.Series:
+    """Return left − right of a pair, or left / right of its seconds, by data set, network, seed."""
+    left, right = _column(rows, pair.left), _column(rows, pair.right)
+    if claim.quantity == "error":
+        return (left["test_error"] - right[pair.right_value]).dropna()
+    both = left.join(right, rsuffix="_right", how="inner")
+    alike = both[both["execution"] == both["execution_right"]]
+    return alike["method_seconds"] / alike["method_seconds_right"]
+
+
+def evidence(
+    claim: Claim, rows: pd.DataFrame, networks: pd.MultiIndex, pairs: Sequence[Pair] | None = None
+) -> Evidence:
+    """Return what the runs say of a claim.
+
+    Args:
+        claim: one of `CLAIMS`.
+        rows: from `read_cells`, or `published`; runs that diverged count as missing.
+        networks: (data set, network) of all the cells that it is about.
+        pairs: what to compare instead of the claim's own.
+    """
+    rows = rows[rows["status"] == "finished"]
+    if claim.name == "C1":
+        return regret(rows, networks)
+    found = {pair.label: differences(claim, pair, rows) for pair in pairs or claim.pairs}
+    frame = pd.concat(found, names=["pair"]).astype(float).unstack("seed")
+    index = [(label, *network) for label in found for network in networks]
+    return Evidence(frame.reindex(pd.MultiIndex.from_tuples(index)), claim.margin)
+
+
+def regret(rows: pd.DataFrame, networks: pd.MultiIndex) -> Evidence:
+    """Return by how much the better of γ0 = 0.9 and 0.95 is worse than the best γ0.
+
+    Best and better by their means, for each network, over the seeds that all five have. The margin
+    is the deviation of the best, averaged over the networks.
+    """
+    found, deviations = {}, []
+    for network in networks:
+        own = rows[(rows["dataset"] == network[0]) & (rows["model"] == network[1])]
+        own = own[(own["table"] == "1a") & own["column"].isin(GAMMAS)]
+        errors = own.pivot_table(index="seed", columns="column", values="test_error").dropna()
+        label = "better of 0.9 and 0.95 − best"
+        if errors.empty or set(errors) != set(GAMMAS):
+            found[label, *network] = pd.Series(dtype=float)
+            continue
+        best, chosen = errors.mean().idxmin(), errors[list(CHOSEN)].mean().idxmin()
+        found[label, *network] = errors[chosen] - errors[best]
+        published = "error_std" in own
+        stated = own.set_index("column")["error_std"][best] if published else errors[best].std()
+        deviations.append(stated)
+    return Evidence(pd.DataFrame(found).T, float(np.mean(deviations)) if deviations else 0.0)
+
+
+def published(paper: pd.DataFrame) -> pd.DataFrame:
+    """Return the paper's cells as `evidence` takes rows: as if of a single seed."""
+    rows = paper.reset_index().rename(columns={"error_mean": "test_error"})
+    return rows.assign(seed=0, status="finished", bn_test_error=np.nan)
+
+
+def networks_of(claim: Claim, cells: Sequence[Cell]) -> pd.MultiIndex:
+    """Return the (data set, network) of which the cells have both sides of a claim's pairs."""
+    tables = {side[0] for pair in claim.pairs for side in (pair.left, pair.right)}
+    rows = [dict.fromkeys((c.dataset, c.model) for c in cells if c.table == t) for t in tables]
+    first, *others = rows
+    return pd.MultiIndex.from_tuples(
+        [network for network in first if all(network in other for other in others)], names=NETWORK
+    )
+
+
+def _sign(difference: float, neutral: float) -> str:
+    if pd.isna(difference):
+        return ""
+    return {-1.0: "below", 0.0: "equal", 1.0: "above"}[
+        float(np.sign(round(difference - neutral, 9)))
+    ]
+
+
+def exceptions(claim: Claim, paper: pd.DataFrame) -> pd.DataFrame:
+    """Return the paper's own figures for a claim: a row per cell.
+
+    Columns: difference, of the means; sign: `below`, `equal` or `above` 0; within, whether it is
+    within one deviation, the larger of the two.
+    """
+    if claim.quantity == "cost":
+        return pd.DataFrame(columns=["difference", "sign", "within"])
+    cells = [Cell(*key, ()) for key in paper.index]
+    found = evidence(claim, published(paper), networks_of(claim, cells)).differences
+    difference = found.iloc[:, 0] if found.shape[1] else pd.Series(np.nan, index=found.index)
+    within = []
+    for label, *network in difference.index:
+        pair = next((pair for pair in claim.pairs if pair.label == label), None)
+        sides = [] if pair is None else [pair.left, pair.right]
+        deviations = [
+            paper["error_std"].get((table, *network, column), np.nan) for table, column in sides
+        ]
+        largest = pd.Series(deviations, dtype=float).max()
+        within.append(abs(round(difference[label, *network], 9)) <= largest)
+    signs = [_sign(value, 0.0) for value in difference]
+    return pd.DataFrame({"difference": difference, "sign": signs, "within": within})
+
+
+def _number(value: float, sign: bool = True) -> str:
+    return f"{value:{'+' if sign else ''}.3f}".replace("-", "−")
+
+
+def _span(values: np.ndarray, sign: bool) -> str:
+    """Return mean and interval in words; of one value the value."""
+    if not len(values):
+        return ""
+    low, high = interval(values)
+    inner = "" if len(values) < 2 else f" [{_number(low, sign)}, {_number(high, sign)}]"
+    return f"{_number(values.mean(), sign)}{inner}"
+
+
+def _settled(values: np.ndarray, margin: float) -> str:
+    if verdict(values, margin) != "open":
+        return ""
+    if len(values) < 2:
+        return "not to be said from fewer than 2"
+    needed = seeds_to_settle(values, margin)
+    return f"{needed:,}" if needed else f"more than {MOST_SEEDS:,}"
+
+
+def _verdict(found: Evidence) -> str:
+    """Return the verdict, with a reserve as long as cells are missing."""
+    word = verdict(found.values, found.margin)
+    return word if word == "open" or len(found.used) == len(found.differences) else f"{word} so far"
+
+
+def _of_the_paper(claim: Claim, figures: pd.DataFrame) -> str:
+    """Return the paper's own figure for a claim, and its own exceptions."""
+    known = figures.dropna(subset="difference")
+    if known.empty:
+        return "no figures"
+    named = {
+        sign: [" ".join(key[1:]) + f" ({key[0]})" for key in known.index[known["sign"] == sign]]
+        for sign in ("above", "equal")
+    }
+    within = known.index[known["within"].astype(bool) & (known["sign"] == "below")]
+    named["within"] = [" ".join(key[1:]) + f" ({key[0]})" for key in within]
+    below = int((known["sign"] == "below").sum())
+    text = f"mean {_number(known['difference'].mean())}, below 0 in {below} of {len(known)} cells"
+    if claim.name == "C1":
+        return f"mean regret {_number(known['difference'].mean())}"
+    words = {"above": "against it", "equal": "equal", "within": "within one deviation"}
+    for key, word in words.items():
+        if named[key]:
+            text += f"; {word}: {', '.join(named[key])}"
+    return text
+
+
+def judged(
+    cells: Sequence[Cell], rows: pd.DataFrame, paper: pd.DataFrame, beside: pd.DataFrame
+) -> list[dict[str, Any]]:
+    """Return all that is to be said of each claim, in words.
+
+    Args:
+        cells: all that there are.
+        rows: from `read_cells`.
+        paper: from `read_paper`.
+        beside: of it, what stands beside ours cell by cell.
+    """
+    pages, comparable = [], {key[1:3] for key in beside.index}
+    for claim in CLAIMS:
+        networks = networks_of(claim, cells)
+        found = evidence(claim, rows, networks)
+        figures = exceptions(claim, paper)
+        sign, neutral = claim.quantity == "error", float(claim.quantity == "cost")
+        labels = list(dict.fromkeys(found.differences.index.get_level_values(0)))
+        parts = {label: found.part([label]) for label in labels} if len(labels) > 1 else {}
+        if claim.beside:
+            uncounted = evidence(claim, rows, networks, claim.beside)
+            parts |= {pair.label: uncounted.part([pair.label]) for pair in claim.beside}
+        lines = []
+        for (label, *network), values in found.differences.iterrows():
+            kept = values.dropna()
+            known = tuple(network) in comparable
+            figure = figures["difference"].get((label, *network), np.nan) if known else np.nan
+            lines.append(
+                {
+                    "data set": network[0],
+                    "network": network[1],
+                    "compared": label,
+                    "seeds": " ".join(map(str, kept.index)),
+                    "ours": _number(kept.mean(), sign) if len(kept) else "",
+                    "sign": _sign(kept.mean(), neutral),
+                    "paper": "" if pd.isna(figure) else _number(figure),
+                }
+            )
+        signs = [line["sign"] for line in lines if line["sign"]]
+        pages.append(
+            {
+                "claim": claim,
+                "margin": found.margin,
+                "verdict": _verdict(found),
+                "span": _span(found.values, sign),
+                "seeds": len(found.values),
+                "cells": f"{len(found.used)} of {len(found.differences)}",
+                "below": f"{signs.count('below')} of {len(signs)}" if signs else "",
+                "paper": _of_the_paper(claim, figures),
+                "settled": _settled(found.values, found.margin),
+                "parts": [
+                    {
+                        "part": label,
+                        "verdict": _verdict(part) + ("" if label in labels else " (not counted)"),
+                        "difference": _span(part.values, sign),
+                        "seeds": len(part.values),
+                        "cells": f"{len(part.used)} of {len(part.differences)}",
+                    }
+                    for label, part in parts.items()
+                ],
+                "lines": lines,
+            }
+        )
+    return pages
+
+
+def claims_page(pages: Sequence[dict[str, Any]], remark: str = "") -> str:
+    """Return the verdicts as Markdown.
+
+    Args:
+        pages: from `judged`.
+        remark: on the runs behind them.
+    """
+    summary = pd.DataFrame(
+        {
+            "": page["claim"].name,
+            "claim": page["claim"].text,
+            "verdict": page["verdict"],
+            "difference [95 % interval]": page["span"],
+            "seeds": page["seeds"] or "",
+            "cells used": page["cells"],
+            "cells below": page["below"],
+            "seeds that would settle it": page["settled"],
+        }
+        for page in pages
+    )
+    template = environment("md").get_template("claims.md.j2")
+    return template.render(
+        summary=as_markdown(summary),
+        remark=remark,
+        pages=[
+            page
+            | {
+                "parts": as_markdown(pd.DataFrame(page["parts"])),
+                "lines": as_markdown(pd.DataFrame(page["lines"])),
+            }
+            for page in pages
+        ],
+    )

@@ -1,0 +1,122 @@
+"""From overrides to the files of tables and claims."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import pandas as pd
+from hydra import compose, initialize_config_dir
+from hydra.core.global_hydra import GlobalHydra
+from hydra.errors import HydraException
+from omegaconf import DictConfig
+from omegaconf.errors import OmegaConfBaseException
+
+from phaseavg.cli import as_option, explained
+from phaseavg.config import check
+from phaseavg.errors import UserError
+from phaseavg.report.cells import CELL, key_of, read_cells, summarised
+from phaseavg.report.claims import claims_page, judged
+from phaseavg.report.tables import write_table
+from phaseavg.runs.files import write_atomically
+from phaseavg.sweep.cells import Request, Run, read_request, runs_of, whole
+
+
+@dataclass
+class Study:
+    """Cells and what the records say of them.
+
+    Attributes:
+        request: tables, cells, seeds.
+        runs: by run id.
+        rows: from `read_cells`.
+        others: keys of cells whose recipe is not the one that they have in their table alone: the
+            request has other settings, such as another width, for all.
+    """
+
+    request: Request
+    runs: dict[str, Run]
+    rows: pd.DataFrame
+    others: set[tuple[str, ...]]
+
+    @property
+    def remark(self) -> str:
+        """The settings that hold for all cells, in words."""
+        return f"With {' '.join(self.request.common)}" if self.request.common else ""
+
+    def beside(self, paper: pd.DataFrame) -> pd.DataFrame:
+        """Return the published cells that these can be compared with."""
+        return paper[[key not in self.others for key in paper.index]]
+
+
+def read_study(overrides: Sequence[str], conf: Path, all_cells: bool = False) -> Study:
+    """Return the cells that are asked for, with the records that there are of them.
+
+    Args:
+        overrides: as of a sweep; Hydra's own are left out.
+        conf: the folder of the configs.
+        all_cells: take whole tables, and of seeds those of the table and those asked for.
+
+    Raises:
+        UserError: if what is asked for does not exist, or a record is damaged.
+    """
+    GlobalHydra.instance().clear()
+    arguments = [as_option(o, conf) for o in overrides if not o.lstrip("+~").startswith("hydra")]
+    options = sorted(path.stem for path in (conf / "table").glob("*.yaml"))
+
+    def composed(overrides: Sequence[str]) -> DictConfig:
+        return compose("config", list(overrides))
+
+    try:
+        with initialize_config_dir(str(conf.resolve()), version_base="1.3"):
+            request = read_request(arguments, options, composed)
+            if not request.tables:
+                raise UserError(f"table: is missing; choices: all, {', '.join(options)}")
+            if all_cells:
+                request = whole(request)
+            runs = runs_of(request.cells, request.seeds, composed)
+            others = set()
+            for cell in request.cells if request.common else ():
+                own = cell.overrides[len(request.common) :]
+                recipes = [check(composed(o)).recipe() for o in (cell.overrides, own)]
+                if recipes[0] != recipes[1]:
+                    others.add(key_of(cell))
+    except (HydraException, OmegaConfBaseException) as error:
+        raise UserError(explained(error)) from error
+    return Study(request, runs, read_cells(runs.values()), others)
+
+
+def write_tables(study: Study, paper: pd.DataFrame, output: Path) -> list[Path]:
+    """Write the tables of a study; return the files.
+
+    Args:
+        study: from `read_study`.
+        paper: the published cells.
+        output: the folder.
+    """
+    cells = summarised(study.request.cells, study.rows, study.beside(paper))
+    averaged = {
+        key_of(cell): not run.settings.averaging["_target_"].endswith("NoAveraging")
+        for run in study.runs.values()
+        for cell in run.cells
+    }
+    cells["averaged"] = [averaged[key] for key in cells[CELL].itertuples(index=False, name=None)]
+    written = []
+    for name, table in study.request.tables.items():
+        title = ". ".join(filter(None, (table.title, study.remark)))
+        own, rows = (frame[frame["table"] == name] for frame in (cells, study.rows))
+        written += write_table(name, title, own, rows, output)
+    return written
+
+
+def write_claims(study: Study, paper: pd.DataFrame, path: Path) -> Path:
+    """Write the verdicts on what the paper claims, as far as the study's cells go; return `path`.
+
+    Args:
+        study: from `read_study`.
+        paper: the published cells.
+        path: of the file.
+    """
+    pages = judged(study.request.cells, study.rows, paper, study.beside(paper))
+    path.parent.mkdir(parents=True, exist_ok=True)
+    write_atomically(path, claims_page(pages, study.remark and f"{study.remark}.").encode())
+    return path

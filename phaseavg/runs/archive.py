@@ -1,0 +1,298 @@
+"""Records that are kept: imported from anywhere, under the run ids of today.
+
+A kept record is `<records>/<run_id>/` with config.yaml, result.json and metrics.jsonl.xz.
+"""
+
+import inspect
+import json
+import lzma
+import shutil
+import tarfile
+import zipfile
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path, PurePosixPath
+from typing import Any
+
+import yaml
+from hydra.utils import get_object
+from omegaconf import OmegaConf
+
+from phaseavg.config import check, is_part, signature
+from phaseavg.errors import UserError
+from phaseavg.runs.files import write_atomically
+from phaseavg.runs.identity import run_id
+
+NAMES = ("config.yaml", "result.json", "metrics.jsonl", "metrics.jsonl.xz")
+ENDED = ("finished", "diverged")
+
+
+@dataclass
+class Record:
+    """One ended run.
+
+    Attributes:
+        source: where it comes from, as a user would look for it.
+        run_id: today's.
+        config: as of today's schema.
+        result: the outcome.
+        metrics: the lines of metrics.jsonl.
+    """
+
+    source: str
+    run_id: str
+    config: dict[str, Any]
+    result: dict[str, Any]
+    metrics: bytes
+
+    def same_as(self, other: "Record") -> bool:
+        """Return whether two records of a run say the same, whatever they were called."""
+        names = ("run_id", "former_run_ids")
+        own, others = (
+            {key: value for key, value in record.result.items() if key not in names}
+            for record in (self, other)
+        )
+        return (own, self.config, self.metrics) == (others, other.config, other.metrics)
+
+    def write(self, records: Path) -> None:
+        """Write it to its folder; half of it is never there under its name."""
+        temporary = records / f".{self.run_id}.part"
+        shutil.rmtree(temporary, ignore_errors=True)
+        temporary.mkdir(parents=True)
+        config = yaml.safe_dump(self.config, sort_keys=False)
+        write_atomically(temporary / "config.yaml", config.encode())
+        write_atomically(temporary / "metrics.jsonl.xz", lzma.compress(self.metrics))
+        result = json.dumps(self.result, ensure_ascii=False, indent=1) + "\n"
+        write_atomically(temporary / "result.json", result.encode())
+        temporary.rename(records / self.run_id)
+
+
+Files = dict[str, bytes]
+"""The content of a folder's files, as far as their names are `NAMES`."""
+
+
+def _checked(name: str, source: Path) -> PurePosixPath:
+    """Return a path in an archive.
+
+    Raises:
+        UserError: if it leads out of it.
+    """
+    path = PurePosixPath(name.replace("\\", "/"))
+    if path.is_absolute() or ".." in path.parts or ":" in name.split("/")[0]:
+        raise UserError(f"FROM={source}: {name} leads out of the archive; nothing was imported")
+    return path
+
+
+def _in_tar(source: Path) -> Iterator[tuple[PurePosixPath, bytes]]:
+    with tarfile.open(source) as archive:
+        for member in archive:
+            path = _checked(member.name, source)
+            if member.issym() or member.islnk():
+                _checked(member.linkname, source)
+            if member.isfile() and path.name in NAMES:
+                yield path, archive.extractfile(member).read()
+
+
+def _in_zip(source: Path) -> Iterator[tuple[PurePosixPath, bytes]]:
+    with zipfile.ZipFile(source) as archive:
+        for member in archive.infolist():
+            path = _checked(member.filename, source)
+            if path.name in NAMES and not member.is_dir():
+                yield path, archive.read(member)
+
+
+def _in_folder(source: Path) -> Iterator[tuple[PurePosixPath, bytes]]:
+    root = source.resolve()
+    for name in NAMES:
+        for path in sorted(source.rglob(name)):
+            if not path.resolve().is_relative_to(root):
+                raise UserError(f"FROM={source}: {path} leads out of it; nothing was imported")
+            if not any(part.startswith(".") for part in path.relative_to(source).parts):
+                yield PurePosixPath(path.relative_to(source).as_posix()), path.read_bytes()
+
+
+def folders_in(source: Path) -> dict[str, Files]:
+    """Return what looks like a run in a folder or archive, by its path there.
+
+    Raises:
+        UserError: if it is not there, or neither, or holds paths that lead out of it.
+    """
+    if source.is_dir():
+        found = _in_folder(source)
+    elif not source.is_file():
+        raise UserError(f"FROM={source}: there is no such file or folder")
+    elif tarfile.is_tarfile(source):
+        found = _in_tar(source)
+    elif zipfile.is_zipfile(source):
+        found = _in_zip(source)
+    else:
+        raise UserError(f"FROM={source}: is neither a folder nor a tar or zip archive")
+    folders: dict[str, Files] = {}
+    try:
+        for path, content in found:
+            folders.setdefault(str(path.parent), {})[path.name] = content
+    except (OSError, EOFError, tarfile.TarError, zipfile.BadZipFile, lzma.LZMAError) as error:
+        raise UserError(f"FROM={source}: is damaged ({error})") from error
+    return folders
+
+
+def common_keys(conf: Path) -> dict[str, set[str]]:
+    """Return by target the arguments that every option with this target sets.
+
+    Args:
+        conf: the folder of the configs.
+    """
+    keys: dict[str, set[str]] = {}
+
+    def look(node: Any) -> None:
+        if not isinstance(node, Mapping):
+            return
+        if is_part(node):
+            own = node.keys() - {"_target_", "defaults"}
+            keys[node["_target_"]] = keys.get(node["_target_"], own) & own
+        for value in node.values():
+            look(value)
+
+    for path in conf.rglob("*.yaml"):
+        look(yaml.safe_load(path.read_text()))
+    return keys
+
+
+def completed(part: Any, keys: Mapping[str, set[str]], where: str = "") -> Any:
+    """Return a part of a config with the arguments that its options have been given since.
+
+    Each gets its constructor's default, which is what the part did before it had the argument; a
+    change of that is what the version of the numerics is for.
+
+    Args:
+        part: of a record's config.
+        keys: from `common_keys`.
+        where: its name.
+
+    Raises:
+        UserError: if a new argument has no default.
+    """
+    if not isinstance(part, Mapping):
+        return part
+    done = {key: completed(value, keys, f"{where}.{key}") for key, value in part.items()}
+    if not is_part(part):
+        return done
+    target = part["_target_"]
+    for key in sorted(keys.get(target, set()) - done.keys()):
+        parameter = signature(get_object(target)).parameters.get(key)
+        if parameter is None or parameter.default is inspect.Parameter.empty:
+            raise UserError(f"{where}.{key}: is missing, and {target} has no default for it")
+        done[key] = parameter.default
+    return done
+
+
+def read_record(source: str, files: Files, keys: Mapping[str, set[str]]) -> Record | None:
+    """Return the record in a folder, under the run id of today; None of a run that has not ended.
+
+    Args:
+        source: where the folder is.
+        files: from `folders_in`.
+        keys: from `common_keys`.
+
+    Raises:
+        UserError: if it is damaged, or its config is none of today's.
+    """
+    if "result.json" not in files:
+        return None
+    try:
+        result = json.loads(files["result.json"])
+        config = dict(yaml.safe_load(files["config.yaml"]))
+        packed = files.get("metrics.jsonl.xz")
+        metrics = files["metrics.jsonl"] if packed is None else lzma.decompress(packed)
+        epochs = [json.loads(line)["epoch"] for line in metrics.splitlines()]
+        complete = result["status"] in ENDED and len(epochs) == result["epochs"]
+        version = int(result["numerics_version"])
+        former = str(result["run_id"])
+    except (ValueError, LookupError, TypeError, lzma.LZMAError, yaml.YAMLError) as error:
+        raise UserError(f"{source}: a damaged record ({error!r}); move it away") from error
+    if not complete:
+        raise UserError(f"{source}: a damaged record (metrics and result disagree); move it away")
+    try:
+        config = {key: completed(value, keys, key) for key, value in config.items()}
+        settings = check(OmegaConf.create(config))
+    except UserError as error:
+        raise UserError(f"{source}: {error}") from error
+    identity = run_id(settings.recipe(), version)
+    if identity != former:
+        formers = [*result.get("former_run_ids", []), former]
+        result = result | {"run_id": identity, "former_run_ids": formers}
+    return Record(source, identity, settings.record(), result, metrics)
+
+
+@dataclass
+class Imported:
+    """What an import has done: counts of records.
+
+    Attributes:
+        new: written.
+        known: there already, the same.
+        renamed: kept ones whose run id has changed.
+        unended: of runs that have not ended, left out.
+    """
+
+    new: int = 0
+    known: int = 0
+    renamed: int = 0
+    unended: int = 0
+
+
+def import_records(source: Path | None, records: Path, conf: Path) -> Imported:
+    """Bring the ended runs of a folder or archive to `records`, and all there to today's run ids.
+
+    Nothing is written unless all of it can be.
+
+    Args:
+        source: folder or archive, if anything is to be imported.
+        records: where they are kept.
+        conf: the folder of the configs.
+
+    Raises:
+        UserError: if a record is damaged, or two of the same run say different things.
+    """
+    keys, done = common_keys(conf), Imported()
+    before: dict[str, Path] = {}  # by today's run id
+    kept: dict[str, Record] = {}
+    if records.is_dir():
+        for name, files in folders_in(records).items():
+            if record := read_record(f"{records}/{name}", files, keys):
+                _add(record, kept)
+                before[record.run_id] = records / name
+    found = dict(kept)
+    for name, files in (folders_in(source) if source else {}).items():
+        record = read_record(f"{source}/{name}", files, keys)
+        if record is None:
+            done.unended += 1
+        elif _add(record, found):
+            done.new += 1
+        else:
+            done.known += 1
+    for name, record in found.items():
+        old = before.get(name)
+        if old is None or old.name != name:
+            record.write(records)
+        if old is not None and old.name != name:
+            shutil.rmtree(old)
+            done.renamed += 1
+    return done
+
+
+def _add(record: Record, found: dict[str, Record]) -> bool:
+    """Add a record; return whether it was not there yet.
+
+    Raises:
+        UserError: if there is another one of the same run.
+    """
+    other = found.setdefault(record.run_id, record)
+    if other is record:
+        return True
+    if not record.same_as(other):
+        raise UserError(
+            f"{record.source} and {other.source} are both {record.run_id} and differ; move one of "
+            "them away; nothing was imported"
+        )
+    return False

@@ -1,0 +1,46 @@
+"""Write tables from records: `python scripts/tables.py table=1a model=cnn13`.
+
+Takes the overrides that `train.py -m` takes for a sweep, and trains nothing. Writes each table as
+Markdown, CSV, LaTeX and HTML, and with --claims the verdicts on what the paper claims.
+"""
+
+import argparse
+import sys
+from pathlib import Path
+
+from phaseavg.errors import UserError
+from phaseavg.report.cells import read_paper
+from phaseavg.report.study import read_study, write_claims, write_tables
+
+ROOT = Path(__file__).parents[1]
+
+
+def main() -> int:
+    """Write the files and name them."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("overrides", nargs="+", help="table=…, and others as for train.py -m")
+    parser.add_argument("--output", type=Path, default=Path("results/tables"), help="folder")
+    parser.add_argument(
+        "--whole", action="store_true", help="all cells, not only those narrowed to"
+    )
+    parser.add_argument("--claims", type=Path, help="file for the verdicts, from all tables")
+    arguments = parser.parse_args()
+    try:
+        study = read_study(arguments.overrides, ROOT / "conf", arguments.whole)
+        paper = read_paper(ROOT / "results/paper.csv")
+        written = write_tables(study, paper, arguments.output)
+        if arguments.claims:
+            written.append(write_claims(study, paper, arguments.claims))
+    except UserError as error:
+        print(f"tables.py: {error}", file=sys.stderr)
+        return 2
+    for path in written:
+        print(path)
+    loose = study.rows.loc[~study.rows["kept"].astype(bool), "run_id"].nunique()
+    if loose:
+        print(f"{loose} runs are not among the records that are kept: make records FROM=runs")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
