@@ -23,14 +23,20 @@ README = (REPOSITORY / "README.md").read_text()
 def test_a_network_a_data_set_and_an_averaging_of_ones_own(tmp_path: Path) -> None:
     """Each a file and a YAML outside of the package, as README shows them, by README's command."""
     blocks = re.findall(r"```(?:python|yaml)\n(# mine/.*?)```", README, re.DOTALL)
-    assert len(blocks) == 6
+    assert len(blocks) == 7
     for content in blocks:
         name = content.split(maxsplit=2)[1]
         path = tmp_path / name
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_text(content)
-    (command,) = re.findall(r"^PYTHONPATH=mine python train.py (.*)$", README, re.MULTILINE)
     mine = tmp_path / "mine"
+    (sweep,) = re.findall(r"^python train.py --config-dir mine (.*)$", README, re.MULTILINE)
+    plan = [sys.executable, "train.py", "--config-dir", str(mine), *sweep.split()]
+    done = subprocess.run(plan, cwd=REPOSITORY, capture_output=True, text=True)
+    assert (done.returncode, done.stderr) == (0, "")
+    assert re.search(r"\| table widths \| +2 \| +6 \| +6 \| +0 \| +240 \| +240 \|", done.stdout)
+
+    (command,) = re.findall(r"^PYTHONPATH=mine python train.py (.*)$", README, re.MULTILINE)
     arguments = command.replace("--config-dir mine", f"--config-dir {mine}").split()
     arguments += [f"runs_dir={tmp_path}/runs", "tracking=none"]
     done = subprocess.run(

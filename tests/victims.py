@@ -11,6 +11,7 @@ from typing import Any
 
 import torch
 from hydra.conf import HydraConf
+from hydra.core.global_hydra import GlobalHydra
 from hydra.core.hydra_config import HydraConfig
 from hydra.types import RunMode
 from omegaconf import OmegaConf
@@ -18,7 +19,7 @@ from omegaconf import OmegaConf
 import phaseavg.runs.files
 import phaseavg.training.loop
 import train
-from phaseavg.cli import reporting
+from phaseavg.cli import command_line, reporting
 from phaseavg.config import Settings
 from phaseavg.errors import Diverged, Interrupted, UserError
 
@@ -160,6 +161,7 @@ def fail_as_a_job() -> None:
         raise Diverged({**outcome, "learning_rate": 0.1})
 
     hydra = OmegaConf.structured(HydraConf(mode=RunMode.MULTIRUN))
+    hydra.job.name = "run 1 of 1"
     HydraConfig.instance().set_config(OmegaConf.create({"hydra": hydra}))
     reporting(job)(OmegaConf.create({}))
 
@@ -181,3 +183,15 @@ def fail_to_write(settings: Settings, count: int, message_file: Path) -> None:
         train_quietly(settings)
     except UserError as error:
         message_file.write_text(str(error))
+
+
+def sweep_in_a_group(folder: Path, arguments: tuple[str, ...]) -> None:
+    """Type `train.py …` in a folder, in a process group of its own; exit as it does."""
+    os.setpgrp()
+    torch.set_num_threads(1)
+    folder.mkdir(exist_ok=True)
+    os.chdir(folder)
+    sys.stdout = sys.stderr = Path("said").open("a")
+    sys.argv = ["train.py", *arguments]
+    GlobalHydra.instance().clear()
+    sys.exit(command_line(train.main, train.CONF))

@@ -45,14 +45,19 @@ class Record:
     result: dict[str, Any]
     metrics: bytes
 
-    def same_as(self, other: "Record") -> bool:
-        """Return whether two records of a run say the same, whatever they were called."""
+    def differs_from(self, other: "Record") -> list[str]:
+        """Return the files in which two records of a run differ, whatever they were called."""
         names = ("run_id", "former_run_ids")
         own, others = (
             {key: value for key, value in record.result.items() if key not in names}
             for record in (self, other)
         )
-        return (own, self.config, self.metrics) == (others, other.config, other.metrics)
+        same = {
+            "config": self.config == other.config,
+            "metrics": self.metrics == other.metrics,
+            "result": own == others,
+        }
+        return [name for name, equal in same.items() if not equal]
 
     def write(self, records: Path) -> None:
         """Write it to its folder; half of it is never there under its name."""
@@ -290,9 +295,9 @@ def _add(record: Record, found: dict[str, Record]) -> bool:
     other = found.setdefault(record.run_id, record)
     if other is record:
         return True
-    if not record.same_as(other):
+    if files := record.differs_from(other):
         raise UserError(
-            f"{record.source} and {other.source} are both {record.run_id} and differ; move one of "
-            "them away; nothing was imported"
+            f"{record.source} and {other.source} are both {record.run_id} and differ in "
+            f"{', '.join(files)}; move one of them away; nothing was imported"
         )
     return False

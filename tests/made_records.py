@@ -1,0 +1,68 @@
+"""Records made by hand, for tests of what is read from them."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from phaseavg.config import Settings
+from phaseavg.runs.identity import NUMERICS_VERSION
+
+EXECUTION = {
+    "device_name": "a GPU",
+    "cpu_capability": "AVX2",
+    "threads": 1,
+    "precision": "fp32",
+}
+
+
+def keep(
+    settings: Settings,
+    test_error: float | None,
+    bn_test_error: float | None = None,
+    seconds: float = 100.0,
+    where: Path | None = None,
+    **execution: Any,
+) -> Path:
+    """Write the record of a run, diverged if it has no error; return its folder.
+
+    Args:
+        settings: of the run.
+        test_error: in %, at the end of training.
+        bn_test_error: likewise, after a BatchNorm pass; by default the same.
+        seconds: of training; averaging takes one more.
+        where: its folder; by default where the run would leave it.
+        execution: what is other than `EXECUTION`.
+    """
+    folder = where or settings.run_folder
+    folder.mkdir(parents=True)
+    result: dict[str, Any] = {
+        "run_id": settings.run_id,
+        "numerics_version": NUMERICS_VERSION,
+        "watch": {},
+        "status": "diverged" if test_error is None else "finished",
+        "epochs": 2,
+        "steps": 16,
+        "seconds": seconds + 11,
+        "train_seconds": seconds,
+        "averaging_seconds": 1.0,
+        "provenance": [
+            {
+                "execution": EXECUTION | execution,
+                "versions": {"torch": "2.15.0"},
+                "git": {"commit": "0" * 40, "modified": False},
+            }
+        ],
+    }
+    if test_error is None:
+        result |= {"reason": "nan", "step": 3, "epoch": 1, "learning_rate": 0.1}
+    else:
+        passed = test_error if bn_test_error is None else bn_test_error
+        result |= {"test_error": test_error, "best_test_error": test_error}
+        result |= {"with_bn_pass": {"test_error": passed}}
+    (folder / "result.json").write_text(json.dumps(result))
+    (folder / "config.yaml").write_text(yaml.safe_dump(settings.record(), sort_keys=False))
+    lines = [json.dumps({"epoch": epoch, "test_error": test_error}) for epoch in (1, 2)]
+    (folder / "metrics.jsonl").write_text("".join(f"{line}\n" for line in lines))
+    return folder

@@ -1,0 +1,222 @@
+"""Tables from records: by hand, and against stored files."""
+
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pandas as pd
+import pytest
+from conftest import REPOSITORY
+from hydra import compose, initialize_config_dir
+from hydra.core.global_hydra import GlobalHydra
+from made_records import keep
+
+from phaseavg.errors import UserError
+from phaseavg.report.cells import CELL, read_cells, read_paper, summarised
+from phaseavg.report.study import Study, read_study, write_tables
+from phaseavg.report.tables import as_tex, grid, letters_of
+from phaseavg.sweep.cells import Request, Run, Table, cells_of, runs_of
+
+EXPECTED = Path(__file__).parent / "expected"
+
+TABLE = Table(
+    title="what is compared, γ0 & <all>",
+    rows=[["dataset=cifar100", "model=cnn13"], ["dataset=svhn", "model=resnet34"]],
+    columns={
+        "sgd": ["averaging=none"],
+        "ours": ["averaging=phasewise"],
+        "learnt": ["averaging=learnt"],
+    },
+)
+
+PAPER = pd.DataFrame(
+    [
+        ("t", "cifar100", "cnn13", "sgd", 26.52, 0.16),
+        ("t", "cifar100", "cnn13", "ours", 26.05, 0.08),
+        ("t", "svhn", "resnet34", "ours", 2.65, None),
+    ],
+    columns=[*CELL, "error_mean", "error_std"],
+).set_index(CELL)
+
+
+@pytest.fixture
+def study(tmp_path: Path) -> Study:
+    """Return six cells without records."""
+    GlobalHydra.instance().clear()
+    with initialize_config_dir(str(REPOSITORY / "conf"), version_base="1.3"):
+        folders = [f"runs_dir={tmp_path}/runs", f"records_dir={tmp_path}/records"]
+        cells = cells_of("t", TABLE, folders)
+        runs = runs_of(cells, {"t": [0, 1, 2]}, lambda overrides: compose("config", overrides))
+    return Study(Request({"t": TABLE}, cells, {"t": [0, 1, 2]}), runs, pd.DataFrame(), set())
+
+
+def runs_in(study: Study, dataset: str, column: str) -> list[Run]:
+    return [
+        run
+        for run in study.runs.values()
+        if (run.cells[0].dataset, run.cells[0].column) == (dataset, column)
+    ]
+
+
+def fill(study: Study, mixed: bool = True) -> None:
+    """Keep records: three seeds, two of which one diverged, one, and all diverged."""
+    sgd, ours, learnt = (runs_in(study, "cifar100", c) for c in ("sgd", "ours", "learnt"))
+    for run, error in zip(sgd, (26.0, 27.0, 26.8), strict=True):
+        keep(run.settings, error, bn_test_error=error - 0.5)
+    for run, error in zip(ours, (25.5, None, 26.5), strict=True):
+        other = {"device_name": "another GPU"} if mixed and error == 26.5 else {}
+        keep(run.settings, error, **other)
+    keep(learnt[0].settings, None)
+    run = runs_in(study, "svhn", "ours")[1]
+    keep(run.settings, 2.5, where=run.settings.records_dir / run.settings.run_id)
+    study.rows = read_cells(study.runs.values())
+
+
+def summary(study: Study) -> pd.DataFrame:
+    return summarised(study.request.cells, study.rows, PAPER).set_index(["dataset", "column"])
+
+
+def test_means_deviations_blanks_and_differences_by_hand(study: Study) -> None:
+    fill(study)
+    cells = summary(study)
+    sgd = cells.loc["cifar100", "sgd"]
+    assert (sgd["n"], sgd["seeds"]) == (3, "0 1 2")
+    assert sgd["error_mean"] == pytest.approx(79.8 / 3)
+    deviation = ((0.6**2 + 0.4**2 + 0.2**2) / 2) ** 0.5  # of the sample
+    assert sgd["error_std"] == pytest.approx(deviation)
+    assert sgd["bn_error_mean"] == pytest.approx(79.8 / 3 - 0.5)
+    assert sgd["difference"] == pytest.approx(26.6 - 26.52)
+    ours = cells.loc["cifar100", "ours"]
+    assert (ours["n"], ours["seeds"], ours["diverged"]) == (2, "0 2", 1)
+    assert ours["error_mean"] == pytest.approx(26.0)
+    assert ours["error_std"] == pytest.approx(0.5**0.5)
+    assert len(ours["executions"]) == 2
+    single = cells.loc["svhn", "ours"]
+    assert (single["n"], single["error_mean"]) == (1, 2.5)
+    assert pd.isna(single["error_std"])
+    assert single["difference"] == pytest.approx(-0.15)
+    diverged = cells.loc["cifar100", "learnt"]
+    assert (diverged["n"], diverged["diverged"]) == (0, 1)
+    assert pd.isna(diverged["error_mean"])
+    blank = cells.loc["svhn", "sgd"]
+    assert (blank["n"], blank["diverged"], blank["run_ids"]) == (0, 0, ())
+    assert study.rows["kept"].sum() == 1
+
+
+@pytest.mark.parametrize("state", ["filled", "empty"])
+def test_the_files_are_as_they_were_stored(study: Study, tmp_path: Path, state: str) -> None:
+    """Look at what changed in `git diff` if they are written anew, by tests/report/expected."""
+    if state == "filled":
+        fill(study)
+    else:
+        study.rows = read_cells(study.runs.values())
+    written = write_tables(study, PAPER, tmp_path / "tables")
+    assert [path.name for path in written] == ["t.md", "t.csv", "t.tex", "t.html"]
+    for path in written:
+        stored = EXPECTED / f"{state}{path.suffix}"
+        assert path.read_text() == stored.read_text(), stored
+
+
+def test_a_single_execution_gets_no_letters(study: Study) -> None:
+    fill(study, mixed=False)
+    cells = summary(study).reset_index().assign(averaged=True)
+    assert letters_of(cells) == {}
+    assert "[" not in str([line["texts"] for line in grid(cells)])
+    fill_other = runs_in(study, "svhn", "learnt")[0]
+    keep(fill_other.settings, 2.0, precision="bf16")
+    study.rows = read_cells(study.runs.values())
+    cells = summary(study).reset_index().assign(averaged=True)
+    assert list(letters_of(cells).values()) == ["a", "b"]
+
+
+def test_a_damaged_record_and_another_runs_are_named(study: Study) -> None:
+    first, second, third = runs_in(study, "cifar100", "sgd")
+    folder = keep(first.settings, 20.0)
+    (folder / "result.json").write_text('{"status": "fini')
+    with pytest.raises(UserError, match=f"{folder}: a damaged record .*; move it away"):
+        read_cells([first])
+    other = keep(second.settings, 20.0, where=third.settings.run_folder)
+    with pytest.raises(UserError, match=f"{other}: a damaged record .it is not that of"):
+        read_cells([third])
+
+
+def test_text_in_latex() -> None:
+    assert as_tex("γ0 ± 5 % of a_b & {c}\\") == (
+        r"$\gamma$0 $\pm$ 5 \% of a\_b \& \{c\}\textbackslash{}"
+    )
+
+
+@pytest.mark.skipif(shutil.which("pdflatex") is None, reason="needs LaTeX")
+def test_latex_compiles(tmp_path: Path) -> None:
+    tables = "\n".join(rf"\input{{{EXPECTED / state}.tex}}" for state in ("filled", "empty"))
+    (tmp_path / "all.tex").write_text(
+        "\\documentclass{article}\\usepackage{booktabs,graphicx}\\begin{document}\n"
+        f"{tables}\n\\end{{document}}\n"
+    )
+    done = subprocess.run(
+        ["pdflatex", "-halt-on-error", "all.tex"], cwd=tmp_path, capture_output=True, text=True
+    )
+    assert done.returncode == 0, done.stdout[-2000:]
+
+
+def typed(monkeypatch: pytest.MonkeyPatch, *arguments: str) -> int:
+    from scripts import tables
+
+    monkeypatch.setattr(sys, "argv", ["tables.py", *arguments])
+    return tables.main()
+
+
+def test_the_script_writes_blanks_where_nothing_ran(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    arguments = ("table=1d", "model=cnn13", "hydra/launcher=joblib", f"runs_dir={tmp_path}/runs")
+    assert typed(monkeypatch, "--whole", *arguments, "--claims", "claims.md") == 0
+    assert (tmp_path / "claims.md").exists()
+    text = (tmp_path / "results/tables/1d.md").read_text()
+    assert "0 of 8 cells have runs." in text  # whole, whatever it was narrowed to
+    assert "26.74 ± 0.14" in text  # a folder is no other recipe
+    assert typed(monkeypatch, *arguments, "--output", "narrowed") == 0
+    assert "0 of 2 cells have runs." in (tmp_path / "narrowed/1d.md").read_text()
+    assert typed(monkeypatch, *arguments, "model.width=0.5", "--output", "thin") == 0
+    thin = (tmp_path / "thin/1d.md").read_text()
+    assert "model.width=0.5" in thin.splitlines()[0]
+    assert "26.74" not in thin  # of another network
+    capsys.readouterr()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["table=9"], "table=9: there is no such option; choices: all, 1a, "),
+        (["table=1a", "column=x"], "column=x: table=1a has no such column; choices: gamma0-0.99"),
+        (["seed=0"], "table: is missing; choices: all, 1a, "),
+        (["table=1a", "preset=maxi"], "preset=maxi: there is no such option; choices: demo, mini"),
+        (["table=1a", "model.widht=1"], "model.widht: there is no such key; choices: width, pools"),
+    ],
+)
+def test_mistakes_get_one_line_and_status_2(
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    arguments: list[str],
+    message: str,
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert typed(monkeypatch, *arguments) == 2
+    error = capsys.readouterr().err
+    assert error.startswith(f"tables.py: {message}")
+    assert error.count("\n") == 1
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_more_seeds_than_the_tables_are_in_whole_tables() -> None:
+    study = read_study(["table=1d", "model=cnn13", "seed=0,7"], REPOSITORY / "conf", True)
+    assert study.request.seeds == {"1d": [0, 1, 2, 7]}
+    assert len(study.request.cells) == 8
+
+
+def test_the_paper_beside_is_all_of_it_where_nothing_else_is_set() -> None:
+    study = read_study(["table=1d"], REPOSITORY / "conf")
+    assert len(study.beside(read_paper(REPOSITORY / "results/paper.csv"))) == 294

@@ -1,0 +1,197 @@
+"""The cells of the tables, and what narrows them."""
+
+from collections import Counter
+from pathlib import Path
+
+import pandas as pd
+import pytest
+from conftest import REPOSITORY
+from hydra import compose, initialize_config_dir
+from hydra.core.global_hydra import GlobalHydra
+from omegaconf import DictConfig
+
+from phaseavg.errors import UserError
+from phaseavg.report.cells import CELL, key_of, read_paper
+from phaseavg.sweep.cells import Cell, Request, Run, Table, cells_of, narrow, read_request, runs_of
+from phaseavg.sweep.plan import epochs_of
+
+CONF = REPOSITORY / "conf"
+TABLES = sorted(path.stem for path in (CONF / "table").glob("*.yaml"))
+
+
+@pytest.fixture
+def composed():
+    GlobalHydra.instance().clear()
+    with initialize_config_dir(str(CONF), version_base="1.3"):
+        yield lambda overrides: compose("config", list(overrides))
+
+
+def request_for(composed, *arguments: str) -> Request:
+    return read_request(arguments, TABLES, composed)
+
+
+def test_the_294_published_cells_are_our_cells_one_to_one(composed) -> None:
+    request = request_for(composed, f"table={','.join(TABLES)}")
+    keys = [key_of(cell) for cell in request.cells]
+    published = pd.read_csv(REPOSITORY / "results/paper.csv", dtype=str)[CELL]
+    assert len(keys) == len(set(keys)) == 294
+    assert sorted(keys) == sorted(published.itertuples(index=False, name=None))
+    assert Counter(cell.table for cell in request.cells) == {
+        **{"1a": 24, "1b": 24, "1c": 16, "1d": 8},
+        **{"2": 90, "3": 96, "4": 36},
+    }
+    for cell in request.cells:
+        assert not set(cell.column) & set("= ,")
+
+
+def test_the_published_numbers_are_the_papers() -> None:
+    paper = read_paper(REPOSITORY / "results/paper.csv")
+    expected = {
+        ("1a", "cifar100", "wrn28_10", "gamma0-0.95"): (18.25, 0.10),
+        ("1b", "cifar100", "cnn13", "100-50-50-ours"): (25.15, 0.07),
+        ("1c", "cifar100", "resnet34", "every-k"): (22.12, 0.66),
+        ("1d", "cifar100", "densenet121", "cosine"): (20.20, 0.27),
+        ("2", "svhn", "resnet34", "adabound"): (3.00, 0.08),
+        ("3", "cifar10", "densenet121", "sgd-orig"): (15.90, 1.60),
+        ("4", "svhn", "cnn13", "amsgrad"): (3.46, 0.07),
+    }
+    for key, numbers in expected.items():
+        assert tuple(paper.loc[key]) == numbers
+    assert paper.loc[("2", "imagenet", "vgg16", "ours"), "error_mean"] == 24.67
+    imagenet = paper.index.get_level_values("dataset") == "imagenet"
+    assert paper["error_std"][imagenet].isna().all()  # one run
+    assert paper["error_std"][~imagenet].notna().all()
+
+
+def test_every_cell_composes_and_the_same_cell_in_several_tables_is_the_same_runs(
+    composed, tmp_path: Path
+) -> None:
+    request = request_for(composed, f"table={','.join(TABLES)}", "seed=0,1,2")
+    runs = runs_of(request.cells, request.seeds, composed)
+    ids: dict[tuple[str, ...], set[str]] = {}
+    asked, of_table_1 = 0, 0
+    for run_id, run in runs.items():
+        for cell in run.cells:
+            ids.setdefault(key_of(cell), set()).add(run_id)
+            epochs = epochs_of(run.settings)
+            asked += epochs * (cell.dataset != "imagenet")
+            of_table_1 += epochs * (cell.table.startswith("1") and cell.model == "cnn13")
+    assert all(len(found) == 3 for found in ids.values())
+    assert len(ids) == 294
+    assert asked == 109_440  # of all CIFAR and SVHN cells, with three seeds
+    assert of_table_1 == 3 * 2_880
+
+    for model in ("wrn28_10", "resnet34", "densenet121", "cnn13"):
+
+        def cell(table: str, column: str, model: str = model) -> frozenset[str]:
+            return frozenset(ids[table, "cifar100", model, column])
+
+        sgd = {cell("1b", "80-40-40-sgd"), cell("1c", "no"), cell("2", "sgd")}
+        ours = {cell("1a", "gamma0-0.9"), cell("1b", "80-40-40-ours"), cell("1c", "phase-wise")}
+        assert len(sgd) == 1
+        assert len(ours | {cell("2", "ours")}) == 1
+        assert cell("1c", "every-k") == cell("2", "lookahead")
+        of_table_1 = {frozenset(found) for key, found in ids.items() if key[0][0] == "1"}
+    # Of Table 1's 18 cells of a network three are others', of Table 2's six three.
+    assert len({run for key, found in ids.items() for run in found}) == len(runs) == 3 * 270
+    for run in list(runs.values())[::100]:  # a run is made by its overrides alone
+        again = composed(run.overrides)
+        assert again.seed == run.settings.seed
+        assert again.optimizer._target_ == run.settings.optimizer["_target_"]
+
+
+NARROWED = [
+    (("table=1a", "model=cnn13"), 6),
+    (("table=1a,1c,2", "model=cnn13", "dataset=cifar100"), 16),
+    (("table=1a", "column=learnt,gamma0-0.9", "model=cnn13,resnet34"), 4),
+    (("table=1a,1d", "column=cosine"), 4),
+    (("table=2", "dataset=svhn"), 24),
+]
+
+
+@pytest.mark.parametrize(("arguments", "count"), NARROWED)
+def test_tables_are_narrowed(composed, arguments: tuple[str, ...], count: int) -> None:
+    assert len(request_for(composed, *arguments).cells) == count
+
+
+def test_seeds_are_the_tables_or_those_asked_for(composed) -> None:
+    assert request_for(composed, "table=1d").seeds == {"1d": [0, 1, 2]}
+    assert request_for(composed, "table=1d", "seed=5,range(7,9)").seeds == {"1d": [5, 7, 8]}
+
+
+REFUSED = [
+    (("table=9",), "table=9: there is no such option; choices: all, 1a, 1b, 1c, 1d, 2, 3, 4"),
+    (("table=1a,5",), "table=5: there is no such option"),
+    (("table=1a", "column=cosine"), "column=cosine: table=1a has no such column; choices: gamma0-"),
+    (("table=1a", "model=vgg16"), "model=vgg16: table=1a has no such model; choices: wrn28_10, "),
+    (("table=1a,1b", "dataset=svhn"), "dataset=svhn: table=1a,1b has no such dataset"),
+    (("table=2", "dataset=imagenet", "model=cnn13"), "dataset=imagenet model=cnn13: no cell of "),
+    (("column=ours",), "column: is a table's; add table=…"),
+    (("table=1a", "optimizer.lr=0.1,0.2"), "optimizer.lr takes one value"),
+    (("table=1a", "averaging=end"), "averaging=end: table 1a sets averaging itself"),
+]
+
+
+@pytest.mark.parametrize(("arguments", "message"), REFUSED)
+def test_what_there_is_not_is_refused(composed, arguments: tuple[str, ...], message: str) -> None:
+    with pytest.raises(UserError) as raised:
+        request_for(composed, *arguments)
+    assert message in str(raised.value)
+    assert "\n" not in str(raised.value)
+
+
+def test_no_table_is_a_plain_sweep(composed) -> None:
+    for arguments in (("seed=0,1",), ("table=none", "seed=0,1")):
+        request = request_for(composed, *arguments)
+        assert (request.tables, request.cells, request.common) == ({}, [], ["seed=0,1"])
+
+
+TINY = Table(
+    title="two",
+    rows=[["dataset=digits", "model=cnn13_digits"]],
+    columns={"a": ["averaging=none"], "b": ["averaging=none"], "c": []},
+)
+
+
+def test_cells_that_are_equal_are_one_run(composed) -> None:
+    cells = cells_of("tiny", TINY, ["optimizer=adam"])
+    assert [cell.column for cell in cells] == ["a", "b", "c"]
+    runs = runs_of(cells, {"tiny": [3]}, composed)
+    (first, second) = runs.values()
+    assert [cell.column for cell in first.cells] == ["a", "b"]
+    assert first.overrides == [
+        *("optimizer=adam", "dataset=digits", "model=cnn13_digits", "averaging=none", "seed=3")
+    ]
+    assert (second.settings.seed, second.settings.averaging["_target_"][-9:]) == (3, "Phasewise")
+    with pytest.raises(UserError, match="seed='x'"):
+        runs_of(cells, {"tiny": ["x"]}, composed)
+
+
+def test_a_row_has_to_say_which_network_it_is() -> None:
+    table = Table(title="half", rows=[["dataset=digits"]], columns={"a": []})
+    with pytest.raises(UserError, match="must set dataset and model"):
+        cells_of("half", table)
+
+
+def test_a_preset_may_have_rows_of_its_own(composed) -> None:
+    request = request_for(composed, "table=1a,3", "preset=mini")
+    assert {(cell.dataset, cell.model) for cell in request.cells} == {
+        ("digits", "cnn13"),
+        ("digits", "resnet34"),
+    }
+    runs = runs_of(request.cells, request.seeds, composed)
+    assert {epochs_of(run.settings) for run in runs.values()} == {16, 8}
+    assert {run.settings.runs_dir for run in runs.values()} == {Path("runs/mini")}
+
+
+def test_narrowing_keeps_what_has_all_values() -> None:
+    cells = [Cell("t", d, m, "c", ()) for d in ("x", "y") for m in ("p", "q")]
+    assert narrow(cells, {"dataset": ["y"], "model": ["p"]}) == [cells[2]]
+    assert narrow(cells, {}) == cells
+
+
+def test_a_run_without_cells_has_none(composed) -> None:
+    config: DictConfig = composed(["preset=demo"])
+    from phaseavg.config import check
+
+    assert Run([], check(config)).cells == []

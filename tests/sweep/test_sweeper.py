@@ -1,0 +1,350 @@
+"""Sweeps at the prompt: what is missing is run, whatever befalls it."""
+
+import fcntl
+import json
+import os
+import random
+import re
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+import victims as victim
+from conftest import REPOSITORY, TINY, Prompt
+
+TABLE = """\
+title: two methods
+seeds: [0, 1]
+rows:
+  - [dataset=digits, model=cnn13_digits]
+columns:
+  plain: [averaging=none]
+  ours: [averaging=phasewise]
+  again: [averaging=none]
+"""
+
+SHORT = (*TINY, "schedule.epochs=[1,1,1]")
+
+
+@pytest.fixture
+def mine(tmp_path: Path) -> str:
+    """Return a folder of configs with a table in it."""
+    (tmp_path / "mine/table").mkdir(parents=True)
+    (tmp_path / "mine/table/tiny.yaml").write_text(TABLE)
+    return str(tmp_path / "mine")
+
+
+def results(folder: Path) -> dict[str, Any]:
+    """Return the outcomes of the runs below a folder by run id, without what depends on time."""
+    found = {}
+    for path in folder.glob("*/result.json"):
+        result = json.loads(path.read_text())
+        timing = ("seconds", "images_per_second", "peak_memory_bytes", "provenance")
+        found[path.parent.name] = {
+            key: value for key, value in result.items() if not key.endswith(timing)
+        }
+        lines = path.with_name("metrics.jsonl").read_text().splitlines()
+        found[path.parent.name]["metrics"] = [
+            {k: v for k, v in json.loads(line).items() if not k.endswith(("seconds", "_second"))}
+            for line in lines
+        ]
+    return found
+
+
+def test_a_table_is_swept_narrowed_and_continued(prompt: Prompt, tmp_path: Path, mine: str) -> None:
+    command = ("--config-dir", mine, "-m", *SHORT, "table=tiny")
+    status, out, err = prompt(*command, "column=plain,again", "seed=1")
+    assert (status, err) == (0, "")
+    assert "2 runs asked for, 1 different ones: 0 there already, 1 to train" in out
+    assert out.splitlines()[-1] == "sweep: 1 finished, 0 there already"
+    status, out, _ = prompt(*command)
+    assert status == 0
+    assert "6 runs asked for, 4 different ones: 1 there already, 3 to train" in out
+    assert len(re.findall(r"^run \d of 3: ", out, re.MULTILINE)) == 3
+    assert out.splitlines()[-1] == "sweep: 3 finished, 1 there already"
+    assert len(results(tmp_path / "runs")) == 4
+    status, out, _ = prompt(*command)
+    assert (status, out.splitlines()[-1]) == (0, "sweep: 0 finished, 4 there already")
+
+
+def test_a_plain_sweep_goes_the_same_way(prompt: Prompt, tmp_path: Path) -> None:
+    command = ("-m", *SHORT, "averaging=none,phasewise")
+    prompt(*command, "seed=0")
+    before = results(tmp_path / "runs")
+    status, out, err = prompt(*command, "seed=0,1,1", "execution.precision=fp32,fp32")
+    assert (status, err) == (0, "")
+    assert "12 runs asked for, 4 different ones: 2 there already, 2 to train" in out
+    after = results(tmp_path / "runs")
+    assert before.items() <= after.items()
+    assert len(after) == 4
+    status, out, _ = prompt(*command, "seed=0", "weights=final")
+    assert out.count("finished before, without its weights being kept (force=true repeats it)") == 2
+    status, out, _ = prompt(*command, "seed=0", "force=true")
+    assert (status, out.splitlines()[-1]) == (0, "sweep: 2 finished, 0 there already")
+
+
+MISTAKES = [
+    ("-m table=9", "table=9: there is no such option; choices: "),
+    ("-m table=1a,9", "table=9: there is no such option; choices: all, 1a, 1b, 1c, 1d, 2, 3, 4"),
+    (
+        "-m table=1a column=cosine",
+        "column=cosine: table=1a has no such column; choices: gamma0-0.99",
+    ),
+    ("-m table=1a model=vgg16", "model=vgg16: table=1a has no such model; choices: wrn28_10"),
+    ("-m table=2 dataset=imagenet model=cnn13", "no cell of table=2 has all of these"),
+    ("-m column=ours", "column: is a table's; add table=…"),
+    ("-m table=1a optimizer.lr=0.1,0.2", "optimizer.lr takes one value"),
+    ("-m table=1a averaging=end", "averaging=end: table 1a sets averaging itself"),
+    ("-m table=1d model=cnn13 seed=a", "seed='a': "),
+    ("-m averaging=none,nothing", "averaging=nothing: there is no such option; choices: end"),
+    ("-m seed=0,-1", "seed=-1: input should be greater than or equal to 0"),
+    ("-m model.width=interval(0,1)", "does not support"),
+    ("table=1a", "table: is of a sweep; add -m to run the cells of a table"),
+    ("column=ours", "column: is of a sweep; add -m and table=…"),
+    ("plan=true", "plan: is of a sweep; add -m, or take dry_run=true"),
+]
+
+
+@pytest.mark.parametrize(("typed", "message"), MISTAKES)
+def test_a_mistake_gets_one_line_and_status_2_before_anything_runs(
+    prompt: Prompt, tmp_path: Path, typed: str, message: str
+) -> None:
+    status, _, err = prompt(*typed.split(), "tracking=none")
+    assert status == 2
+    assert err.startswith("train.py: ")
+    assert err.count("\n") == 1, err
+    assert message in err
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_table_that_is_none_is_named(prompt: Prompt, tmp_path: Path, mine: str) -> None:
+    (tmp_path / "mine/table/tiny.yaml").write_text(TABLE.replace("ours:", "'our s':"))
+    status, _, err = prompt("--config-dir", mine, "-m", "table=tiny")
+    assert status == 2
+    assert "train.py: table=tiny: table.columns.our s" in err
+    assert err.count("\n") == 1
+
+
+def test_a_plan_runs_nothing_and_counts_what_is_left(
+    prompt: Prompt, tmp_path: Path, mine: str
+) -> None:
+    command = ("--config-dir", mine, "-m", *SHORT, "table=tiny")
+    status, out, _ = prompt(*command, "plan=true")
+    assert status == 0
+    assert not (tmp_path / "runs").exists()
+    row = r"\| table tiny +\| +3 \| +6 \| +4 \| +0 \| +18 \| +12 \|"
+    assert re.search(row, out)
+    assert "not measured" in out
+    assert "12 epochs whose rate has not been measured" in out
+    prompt(*command, "seed=0")
+    status, out, _ = prompt(*command, "plan=true")
+    assert re.search(r"\| in all +\| +3 \| +6 \| +4 \| +2 \| +18 \| +6 \|", out)
+    # By hand: the median of both runs' seconds per epoch, times the epochs that are left.
+    took = [json.loads(p.read_text())["seconds"] for p in tmp_path.glob("runs/*/result.json")]
+    assert f"about {6 * (sum(took) / 2 / 3) / 3600:.3g} hours" in out
+    assert "2 runs on" in out
+    prompt(*command)
+    status, out, _ = prompt(*command, "plan=true")
+    assert "nothing is left to train" in out
+    status, out, _ = prompt("-m", *SHORT, "averaging=none,end", "plan=true")
+    assert re.search(r"\| in all +\| +\| +2 \| +2 \| +1 \| +6 \| +3 \|", out)
+
+
+def test_a_run_that_fails_is_recorded_and_told_and_stops_no_other(
+    prompt: Prompt, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    command = ("-m", *SHORT, "seed=0,1,2")
+    with monkeypatch.context() as broken:
+        import phaseavg.training.parts as parts
+
+        build, seeds = parts.build, [0, 1, 2]
+
+        def broken_at_seed_1(name: str, *rest: object, **given: object) -> object:
+            if name == "schedule" and seeds.pop(0) == 1:
+                raise RuntimeError("a part broke")
+            return build(name, *rest, **given)
+
+        broken.setattr(parts, "build", broken_at_seed_1)
+        status, _, err = prompt(*command)
+    assert status == 1
+    *_, reason, last = err.splitlines()
+    assert re.match(
+        r"train\.py: digits-cnn13-sgd-phasewise-seed1-\w+: RuntimeError\('a part", reason
+    )
+    assert last.startswith(
+        "sweep: 2 finished, 0 there already, 1 failed; to go on: python train.py -m"
+    )
+    assert last.endswith("'schedule.epochs=[1,1,1]' seed=0,1,2")
+    assert len(results(tmp_path / "runs")) == 2
+    (failure,) = tmp_path.glob("runs/*seed1*/failure.json")  # though it did not come to its folder
+    assert "a part broke" in json.loads(failure.read_text())["error"]
+    _, out, _ = prompt(*command, "plan=true")
+    assert re.search(r"failed when last tried:\n\S+seed1\S+: RuntimeError\('a part broke'\)", out)
+    status, out, err = prompt(*command)
+    assert (status, err) == (0, "")
+    assert out.splitlines()[-1] == "sweep: 1 finished, 2 there already"
+    assert not failure.exists()
+
+
+def test_a_run_that_diverges_is_an_outcome_that_counts_as_failed(
+    prompt: Prompt, tmp_path: Path
+) -> None:
+    command = ("-m", *SHORT, "optimizer.lr=1e20,0.1")
+    for counts in (
+        "1 finished, 0 there already, 1 diverged",
+        "0 finished, 2 there already, 1 of these",
+    ):
+        status, _, err = prompt(*command)
+        assert status == 1
+        assert re.search(r"^train\.py: digits\S+: diverged: the training loss", err, re.MULTILINE)
+        assert f"sweep: {counts}" in err.splitlines()[-1]
+    assert len(results(tmp_path / "runs")) == 2
+
+
+def test_a_launcher_that_fails_leaves_its_reason(
+    prompt: Prompt, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def killed(*_: object, **__: object) -> None:
+        raise OSError("a worker\nwas killed")
+
+    target = "hydra._internal.core_plugins.basic_launcher.BasicLauncher.launch"
+    monkeypatch.setattr(target, killed)
+    status, _, err = prompt("-m", *SHORT, "seed=0,1")
+    assert status == 1
+    assert err.count("the launcher failed: OSError") == 2
+    assert "sweep: 0 finished, 0 there already, 2 failed" in err.splitlines()[-1]
+    for failure in tmp_path.glob("runs/*/failure.json"):
+        assert "the launcher failed" in json.loads(failure.read_text())["error"]
+
+
+def test_a_run_that_another_process_trains_is_left_to_it(prompt: Prompt, tmp_path: Path) -> None:
+    prompt(*SHORT)
+    (folder,) = (tmp_path / "runs").iterdir()
+    (folder / "result.json").unlink()
+    with (folder / ".lock").open("a") as held:
+        fcntl.flock(held, fcntl.LOCK_EX)
+        status, out, err = prompt("-m", *SHORT, "seed=0,1")
+    assert (status, err) == (0, "")
+    assert f"{folder.name}: another process is training it" in out
+    assert out.splitlines()[-1] == (
+        "sweep: 1 finished, 0 there already, 1 in training by another process"
+    )
+
+
+def test_a_dry_run_of_a_sweep_leaves_nothing(prompt: Prompt, tmp_path: Path) -> None:
+    status, out, err = prompt("-m", *SHORT, "seed=0,1", "dry_run=true")
+    assert (status, err) == (0, "")
+    assert out.count("measuring a few steps") == 2
+    assert not (tmp_path / "runs").exists()
+
+
+LAUNCHERS = {
+    "basic": [],
+    "joblib": ["hydra/launcher=joblib", "hydra.launcher.n_jobs=2"],
+    "submitit": ["hydra/launcher=submitit_local", "hydra.launcher.cpus_per_task=1"],
+}
+
+
+def test_all_launchers_give_the_same_records(tmp_path: Path, mine: str) -> None:
+    """Also of a run that diverges, whose failure the parent process hears of."""
+    found = {}
+    for name, launcher in LAUNCHERS.items():
+        command = [sys.executable, "train.py", "--config-dir", mine, "-m", *SHORT, *launcher]
+        command += ["table=tiny", "seed=0", f"runs_dir={tmp_path}/{name}"]
+        command += [f"hydra.sweep.dir={tmp_path}/scratch"]
+        environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+        done = subprocess.run(
+            command, cwd=REPOSITORY, env=environment, capture_output=True, text=True
+        )
+        assert done.returncode == 0, done.stderr
+        assert done.stdout.splitlines()[-1] == "sweep: 2 finished, 0 there already"
+        found[name] = results(tmp_path / name)
+        if name == "submitit":
+            done = subprocess.run(
+                [*command, "optimizer.lr=1e20", "column=plain"],
+                cwd=REPOSITORY,
+                env=environment,
+                capture_output=True,
+                text=True,
+            )
+            assert done.returncode == 1
+            assert "sweep: 0 finished, 0 there already, 1 diverged" in done.stderr
+    assert found["basic"] == found["joblib"] == found["submitit"]
+    assert len(found["basic"]) == 2
+
+
+MANY = (
+    *("-m", *TINY, "schedule.epochs=[2,1,1]", "averaging=none,phasewise,learnt,end,uniform"),
+    *("seed=0,1,2,3", "checkpoint_seconds=0.05"),
+)
+
+
+@pytest.mark.timeout(400)
+def test_a_sweep_killed_at_ten_random_moments_ends_as_if_nothing_had_happened(
+    victims: Any, tmp_path: Path
+) -> None:
+    """The whole process group, by SIGKILL; 20 runs; each start is the same command."""
+
+    def started(folder: Path) -> Any:
+        process = victims.Process(target=victim.sweep_in_a_group, args=(folder, MANY))
+        process.start()
+        return process
+
+    begun = time.monotonic()
+    undisturbed = started(tmp_path / "undisturbed")
+    undisturbed.join()
+    assert undisturbed.exitcode == 0
+    took = time.monotonic() - begun
+    moments = random.Random(0)
+    for _ in range(10):
+        process = started(tmp_path / "killed")
+        process.join(moments.uniform(0.1, 0.35) * took)
+        if process.exitcode is None:
+            os.killpg(process.pid, signal.SIGKILL)
+            process.join()
+            assert process.exitcode == -signal.SIGKILL
+    process = started(tmp_path / "killed")
+    process.join()
+    assert process.exitcode == 0
+    expected = results(tmp_path / "undisturbed/runs")
+    assert len(expected) == 20
+    assert results(tmp_path / "killed/runs") == expected
+
+
+def test_through_the_shell_ctrl_c_and_sigterm_stop_a_sweep_which_goes_on(tmp_path: Path) -> None:
+    command = [sys.executable, "train.py", "-m", *TINY, "schedule.epochs=[20,1,1]", "seed=0,1"]
+    command += [f"runs_dir={tmp_path}"]
+
+    def started() -> subprocess.Popen[str]:
+        return subprocess.Popen(
+            command,
+            cwd=REPOSITORY,
+            text=True,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            env={**os.environ, "OMP_NUM_THREADS": "1"},
+            start_new_session=True,
+        )
+
+    for number, status in ((signal.SIGINT, 130), (signal.SIGTERM, 143)):
+        process = started()
+        for line in process.stdout:
+            if re.match(r"epoch \d+/22 ", line):
+                break
+        os.killpg(process.pid, number)
+        out, err = process.communicate(timeout=60)
+        assert process.returncode == status, err
+        assert re.search(
+            r"^sweep: 0 finished, 0 there already, 2 not run; python .* goes on$", out, re.M
+        )
+        assert "the same command goes on" in err.splitlines()[-1]
+    process = started()
+    out, err = process.communicate(timeout=100)
+    assert (process.returncode, err) == (0, "")
+    assert " from step 0;" in out  # the second run
+    assert out.count(" from step 0;") == 1
+    assert out.splitlines()[-1] == "sweep: 2 finished, 0 there already"
