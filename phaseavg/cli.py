@@ -56,17 +56,22 @@ def say(message: str) -> None:
     print(f"train.py: {message}", file=sys.stderr, flush=True)
 
 
+_failures: list[Exception] | None = None
+"""What the single run of this process has raised; None where no `command_line` waits for it."""
+
+
 def reporting(job: Callable[[DictConfig], Any]) -> Callable[[DictConfig], Any]:
     """Wrap a Hydra job so that in a sweep it says which it is, and why it failed, at once.
 
-    What it raises then can be handed from a launcher's worker process to its parent.
+    What it raises then can be handed from a launcher's worker process to its parent. What a single
+    run raises goes to `command_line` behind Hydra's back, which would have words of its own on it.
     """
 
     @functools.wraps(job)
     def reported(config: DictConfig) -> Any:
         hydra = HydraConfig.get()
         if hydra.mode is not RunMode.MULTIRUN:
-            return job(config)
+            return _kept(job, config)
         typed = " ".join(hydra.overrides.task)
         print(f"{hydra.job.name}: {typed}", flush=True)
         try:
@@ -78,6 +83,20 @@ def reporting(job: Callable[[DictConfig], Any]) -> Callable[[DictConfig], Any]:
             raise JobFailed(repr(error)) from None
 
     return reported
+
+
+def _kept(job: Callable[[DictConfig], Any], config: DictConfig) -> Any:
+    try:
+        return job(config)
+    except Exception as error:
+        if _failures is None:
+            raise
+        _failures.append(error)
+        return None
+
+
+def _status(error: Exception) -> int:
+    return USER_ERROR if _is_mistake(error) else FAILED
 
 
 def _tell(error: Exception, where: str = "") -> None:
@@ -118,10 +137,16 @@ def command_line(main: Callable[[], Any], conf: Path) -> int:
         main: decorated by Hydra; reads `sys.argv`.
         conf: the folder of its configs.
     """
+    global _failures
     os.environ["HYDRA_FULL_ERROR"] = "1"  # Hydra hands its exceptions on instead of exiting
     sys.argv[1:] = [as_option(argument, conf) for argument in sys.argv[1:]]
+    _failures = []
     try:
         main()
+        for error in _failures:
+            _tell(error)
+            return _status(error)
+        return 0
     except Interrupted as error:
         say(str(error))
         return 128 + error.number
@@ -133,5 +158,6 @@ def command_line(main: Callable[[], Any], conf: Path) -> int:
             typed = " ".join(sys.argv[1:])
             error = UserError(f"{error}: check {typed}; --help lists the options")
         _tell(error)
-        return USER_ERROR if _is_mistake(error) else FAILED
-    return 0
+        return _status(error)
+    finally:
+        _failures = None

@@ -19,7 +19,6 @@ from conftest import REPOSITORY, TINY, Prompt
 from hydra.core.global_hydra import GlobalHydra
 from omegaconf import DictConfig
 
-import phaseavg.training.parts
 import train as train_script
 from phaseavg.cli import command_line
 from phaseavg.config import Settings, build, check
@@ -28,7 +27,11 @@ from phaseavg.runs.folder import RunFolder
 
 MISTAKES = [
     ("datset=digits", "datset", "choices: batch_size, "),
-    ("dataset=mnist", "dataset=mnist", "choices: cifar10, cifar100, digits, imagenet, svhn"),
+    (
+        "dataset=mnist",
+        "dataset=mnist",
+        "choices: cifar10, cifar100, cifar100_mini, digits, imagenet, svhn",
+    ),
     ("model.widht=1", "model.widht", "choices: width, pools"),
     ("+evaluation.foo=1", "evaluation.foo", "choices: every, average_every"),
     ("+foo=1", "foo", "choices: dataset, model"),

@@ -191,7 +191,7 @@ def sweep_in_a_group(folder: Path, arguments: tuple[str, ...]) -> None:
     torch.set_num_threads(1)
     folder.mkdir(exist_ok=True)
     os.chdir(folder)
-    sys.stdout = sys.stderr = Path("said").open("a")
+    sys.stdout = sys.stderr = Path("said").open("a")  # noqa: SIM115 -- until it dies
     sys.argv = ["train.py", *arguments]
     GlobalHydra.instance().clear()
     sys.exit(command_line(train.main, train.CONF))

@@ -53,7 +53,8 @@ def _checked_row(run: Run, path: Path) -> dict[str, Any]:
             f"{path}: a damaged record (it is not that of {expected}); move it away and repeat the "
             "run, or see `make records`"
         )
-    made = [row["device_name"], row["cpu_capability"], f"{row['threads']} threads"]
+    threads = f"{row['threads']} {'thread' if row['threads'] == '1' else 'threads'}"
+    made = [row["device_name"], row["cpu_capability"], threads]
     made += [row["precision"], *["compiled"] * (row.get("execution.compile") is True)]
     execution = ", ".join([*map(str, made), f"torch {row['torch']}"])
     kept = path.parent == run.settings.records_dir

@@ -260,7 +260,8 @@ def evidence(
     found = {pair.label: differences(claim, pair, rows) for pair in pairs or claim.pairs}
     frame = pd.concat(found, names=["pair"]).astype(float).unstack("seed")
     index = [(label, *network) for label in found for network in networks]
-    return Evidence(frame.reindex(pd.MultiIndex.from_tuples(index)), claim.margin)
+    cells = pd.MultiIndex.from_frame(pd.DataFrame(index, columns=["pair", *NETWORK], dtype=object))
+    return Evidence(frame.reindex(cells), claim.margin)
 
 
 def regret(rows: pd.DataFrame, networks: pd.MultiIndex) -> Evidence:
@@ -283,6 +284,8 @@ def regret(rows: pd.DataFrame, networks: pd.MultiIndex) -> Evidence:
         published = "error_std" in own
         stated = own.set_index("column")["error_std"][best] if published else errors[best].std()
         deviations.append(stated)
+    if not found:
+        return Evidence(pd.DataFrame(index=pd.MultiIndex.from_arrays([[], [], []])), 0.0)
     return Evidence(pd.DataFrame(found).T, float(np.mean(deviations)) if deviations else 0.0)
 
 
@@ -297,9 +300,8 @@ def networks_of(claim: Claim, cells: Sequence[Cell]) -> pd.MultiIndex:
     tables = {side[0] for pair in claim.pairs for side in (pair.left, pair.right)}
     rows = [dict.fromkeys((c.dataset, c.model) for c in cells if c.table == t) for t in tables]
     first, *others = rows
-    return pd.MultiIndex.from_tuples(
-        [network for network in first if all(network in other for other in others)], names=NETWORK
-    )
+    both = [network for network in first if all(network in other for other in others)]
+    return pd.MultiIndex.from_frame(pd.DataFrame(both, columns=NETWORK, dtype=object))
 
 
 def _sign(difference: float, neutral: float) -> str:

@@ -1,5 +1,6 @@
 """The tables in the paper's shape: ours, the paper's, the difference, from records."""
 
+import html
 import string
 from pathlib import Path
 from typing import Any
@@ -16,6 +17,7 @@ TEX = {
     **{character: f"\\{character}" for character in "&%$#_{}"},
     **{"±": r"$\pm$", "−": r"$-$", "γ": r"$\gamma$", "~": r"\textasciitilde{}"},
     **{"\\": r"\textbackslash{}", "^": r"\textasciicircum{}", "×": r"$\times$"},
+    **{"<": "$<$", ">": "$>$"},
 }
 
 
@@ -40,13 +42,21 @@ def environment(kind: str) -> Environment:
         undefined=StrictUndefined,
         keep_trailing_newline=True,
     )
-    made.filters["tex"] = as_tex
+    made.filters |= {"tex": as_tex, "md": as_md}
     return made
+
+
+def as_md(text: str) -> str:
+    """Return text as Markdown has it, in which there may be HTML and tables."""
+    return html.escape(text, quote=False).replace("|", r"\|")
 
 
 def as_markdown(frame: pd.DataFrame) -> str:
     """Return a frame of texts as a Markdown table; nothing of an empty one."""
-    return "" if frame.empty else frame.to_markdown(index=False, disable_numparse=True)
+    if frame.empty:
+        return ""
+    escaped = frame.astype(str).map(as_md).rename(columns=as_md)
+    return escaped.to_markdown(index=False, disable_numparse=True)
 
 
 def spread(mean: float, deviation: float) -> str:

@@ -31,18 +31,19 @@ def parts_of(recipe: Mapping[str, Any]) -> dict[str, str]:
     return names | {"optimizer": "_".join([names["optimizer"], *switches])}
 
 
-def _digest(recipe: Mapping[str, Any], version: int = NUMERICS_VERSION) -> str:
-    canonical = json.dumps({"numerics_version": version, **recipe}, sort_keys=True)
+def _digest(recipe: Mapping[str, Any], version: int | None = None) -> str:
+    numerics = NUMERICS_VERSION if version is None else version
+    canonical = json.dumps({"numerics_version": numerics, **recipe}, sort_keys=True)
     return hashlib.sha256(canonical.encode()).hexdigest()[:10]
 
 
-def run_id(recipe: Mapping[str, Any], version: int = NUMERICS_VERSION) -> str:
+def run_id(recipe: Mapping[str, Any], version: int | None = None) -> str:
     """Return a readable name that ends in a hash of the whole recipe.
 
     Args:
         recipe: JSON-like; of its parts, `dataset`, `model`, `optimizer` and `averaging` give the
             readable half, and `seed`.
-        version: of the numerics; a record's own, if it is another.
+        version: of the numerics, where it is not that of this code.
     """
     digest = _digest(recipe, version)
     return "-".join([*parts_of(recipe).values(), f"seed{recipe['seed']}", digest])

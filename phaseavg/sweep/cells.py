@@ -84,7 +84,13 @@ def parsed(overrides: Iterable[str]) -> list[Override]:
 
 
 def values_of(override: Override) -> list[str]:
-    """Return the values that an override gives its key, as an override has them."""
+    """Return the values that an override gives its key, as an override has them.
+
+    Raises:
+        UserError: if they cannot be listed.
+    """
+    if override.is_sweep_override() and not override.is_discrete_sweep():
+        raise UserError(f"{override.input_line}: a sweep takes lists, ranges and globs of options")
     if override.is_discrete_sweep():
         return list(override.sweep_string_iterator())
     return [override.get_value_element_as_str()]

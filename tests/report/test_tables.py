@@ -1,5 +1,6 @@
 """Tables from records: by hand, and against stored files."""
 
+import re
 import shutil
 import subprocess
 import sys
@@ -104,6 +105,11 @@ def test_means_deviations_blanks_and_differences_by_hand(study: Study) -> None:
     assert study.rows["kept"].sum() == 1
 
 
+def without_hashes(text: str) -> str:
+    """Return text in which the hashes of recipes, which change with the config, are the same."""
+    return re.sub(r"-[0-9a-f]{10}\b", "-0123456789", text)
+
+
 @pytest.mark.parametrize("state", ["filled", "empty"])
 def test_the_files_are_as_they_were_stored(study: Study, tmp_path: Path, state: str) -> None:
     """Look at what changed in `git diff` if they are written anew, by tests/report/expected."""
@@ -115,14 +121,14 @@ def test_the_files_are_as_they_were_stored(study: Study, tmp_path: Path, state: 
     assert [path.name for path in written] == ["t.md", "t.csv", "t.tex", "t.html"]
     for path in written:
         stored = EXPECTED / f"{state}{path.suffix}"
-        assert path.read_text() == stored.read_text(), stored
+        assert without_hashes(path.read_text()) == stored.read_text(), stored
 
 
 def test_a_single_execution_gets_no_letters(study: Study) -> None:
     fill(study, mixed=False)
     cells = summary(study).reset_index().assign(averaged=True)
     assert letters_of(cells) == {}
-    assert "[" not in str([line["texts"] for line in grid(cells)])
+    assert "[" not in " ".join(text for line in grid(cells) for text in line["texts"])
     fill_other = runs_in(study, "svhn", "learnt")[0]
     keep(fill_other.settings, 2.0, precision="bf16")
     study.rows = read_cells(study.runs.values())
@@ -193,7 +199,7 @@ def test_the_script_writes_blanks_where_nothing_ran(
         (["table=1a", "column=x"], "column=x: table=1a has no such column; choices: gamma0-0.99"),
         (["seed=0"], "table: is missing; choices: all, 1a, "),
         (["table=1a", "preset=maxi"], "preset=maxi: there is no such option; choices: demo, mini"),
-        (["table=1a", "model.widht=1"], "model.widht: there is no such key; choices: width, pools"),
+        (["table=1a", "model.widht=1"], "model.widht: there is no such key; choices: width"),
     ],
 )
 def test_mistakes_get_one_line_and_status_2(

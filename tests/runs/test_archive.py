@@ -111,7 +111,7 @@ def test_two_that_differ_are_named_and_nothing_is_imported(
     elsewhere = tmp_path / "elsewhere"
     keep(two[1], 6.0, where=elsewhere / "1")
     keep(two[0], 5.0, seconds=99.0, where=elsewhere / "0")
-    with pytest.raises(UserError, match="elsewhere/0 and .* are both .* and differ in result"):
+    with pytest.raises(UserError, match=r"elsewhere/0 and .* are both .* and differ in result"):
         import_records(elsewhere, records, CONF)
     assert [path.name for path in records.iterdir()] == [two[0].run_id]
 

@@ -15,6 +15,7 @@ from typing import Any
 import pytest
 import victims as victim
 from conftest import REPOSITORY, TINY, Prompt
+from hydra.core.plugins import Plugins
 
 TABLE = """\
 title: two methods
@@ -102,7 +103,7 @@ MISTAKES = [
     ("-m table=1d model=cnn13 seed=a", "seed='a': "),
     ("-m averaging=none,nothing", "averaging=nothing: there is no such option; choices: end"),
     ("-m seed=0,-1", "seed=-1: input should be greater than or equal to 0"),
-    ("-m model.width=interval(0,1)", "does not support"),
+    ("-m model.width=interval(0,1)", "model.width=interval(0,1): a sweep takes lists, ranges"),
     ("table=1a", "table: is of a sweep; add -m to run the cells of a table"),
     ("column=ours", "column: is of a sweep; add -m and table=…"),
     ("plan=true", "plan: is of a sweep; add -m, or take dry_run=true"),
@@ -208,11 +209,11 @@ def test_a_run_that_diverges_is_an_outcome_that_counts_as_failed(
 def test_a_launcher_that_fails_leaves_its_reason(
     prompt: Prompt, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def killed(*_: object, **__: object) -> None:
-        raise OSError("a worker\nwas killed")
+    class Killed:
+        def launch(self, *_: object, **__: object) -> None:
+            raise OSError("a worker\nwas killed")
 
-    target = "hydra._internal.core_plugins.basic_launcher.BasicLauncher.launch"
-    monkeypatch.setattr(target, killed)
+    monkeypatch.setattr(Plugins, "instantiate_launcher", lambda *_, **__: Killed())
     status, _, err = prompt("-m", *SHORT, "seed=0,1")
     assert status == 1
     assert err.count("the launcher failed: OSError") == 2
@@ -242,44 +243,44 @@ def test_a_dry_run_of_a_sweep_leaves_nothing(prompt: Prompt, tmp_path: Path) -> 
     assert not (tmp_path / "runs").exists()
 
 
-LAUNCHERS = {
-    "basic": [],
-    "joblib": ["hydra/launcher=joblib", "hydra.launcher.n_jobs=2"],
-    "submitit": ["hydra/launcher=submitit_local", "hydra.launcher.cpus_per_task=1"],
-}
+def test_all_launchers_give_the_same_records(
+    prompt: Prompt, tmp_path: Path, mine: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Also of a run that diverges, of which the parent process hears."""
+    broken = "  broken: [averaging=none, optimizer.lr=1e20]\n"
+    (tmp_path / "mine/table/tiny.yaml").write_text(
+        TABLE.replace("  again: [averaging=none]\n", broken)
+    )
+    monkeypatch.setenv("OMP_NUM_THREADS", "1")
+    monkeypatch.setenv("PYTHONPATH", str(REPOSITORY))  # where worker processes find train.py
+    command = ("--config-dir", mine, "-m", *SHORT, "table=tiny", "seed=0")
+    scratch = f"hydra.sweep.dir={tmp_path}/scratch"
+    last = "sweep: 2 finished, 0 there already, 1 diverged; to go on: python "
 
+    status, _, err = prompt(*command, "runs_dir=basic")
+    assert status == 1
+    assert err.splitlines()[-1].startswith(last)
 
-def test_all_launchers_give_the_same_records(tmp_path: Path, mine: str) -> None:
-    """Also of a run that diverges, whose failure the parent process hears of."""
-    found = {}
-    for name, launcher in LAUNCHERS.items():
-        command = [sys.executable, "train.py", "--config-dir", mine, "-m", *SHORT, *launcher]
-        command += ["table=tiny", "seed=0", f"runs_dir={tmp_path}/{name}"]
-        command += [f"hydra.sweep.dir={tmp_path}/scratch"]
-        environment = {**os.environ, "OMP_NUM_THREADS": "1"}
-        done = subprocess.run(
-            command, cwd=REPOSITORY, env=environment, capture_output=True, text=True
-        )
-        assert done.returncode == 0, done.stderr
-        assert done.stdout.splitlines()[-1] == "sweep: 2 finished, 0 there already"
-        found[name] = results(tmp_path / name)
-        if name == "submitit":
-            done = subprocess.run(
-                [*command, "optimizer.lr=1e20", "column=plain"],
-                cwd=REPOSITORY,
-                env=environment,
-                capture_output=True,
-                text=True,
-            )
-            assert done.returncode == 1
-            assert "sweep: 0 finished, 0 there already, 1 diverged" in done.stderr
-    assert found["basic"] == found["joblib"] == found["submitit"]
-    assert len(found["basic"]) == 2
+    # Through the shell, where the job is pickled as what __main__ has.
+    joblib = ("hydra/launcher=joblib", "hydra.launcher.n_jobs=2", scratch)
+    shell = [sys.executable, str(REPOSITORY / "train.py"), *command, *joblib, "runs_dir=joblib"]
+    done = subprocess.run(shell, cwd=tmp_path, capture_output=True, text=True)
+    assert done.returncode == 1, done.stderr
+    assert done.stderr.splitlines()[-1].startswith(last)
+
+    submitit = ("hydra/launcher=submitit_local", "hydra.launcher.cpus_per_task=1", scratch)
+    status, _, err = prompt(*command, *submitit, "runs_dir=submitit")
+    assert status == 1
+    assert err.splitlines()[-1].startswith(last)
+
+    found = results(tmp_path / "basic")
+    assert len(found) == 3
+    assert results(tmp_path / "joblib") == results(tmp_path / "submitit") == found
 
 
 MANY = (
-    *("-m", *TINY, "schedule.epochs=[2,1,1]", "averaging=none,phasewise,learnt,end,uniform"),
-    *("seed=0,1,2,3", "checkpoint_seconds=0.05"),
+    *("-m", *SHORT, "averaging=none,phasewise,learnt,end,uniform"),
+    *("seed=0,1,2,3", "checkpoint_seconds=0.3"),
 )
 
 
@@ -315,7 +316,21 @@ def test_a_sweep_killed_at_ten_random_moments_ends_as_if_nothing_had_happened(
     assert results(tmp_path / "killed/runs") == expected
 
 
-def test_through_the_shell_ctrl_c_and_sigterm_stop_a_sweep_which_goes_on(tmp_path: Path) -> None:
+def test_sigterm_stops_a_sweep(victims: Any, tmp_path: Path) -> None:
+    arguments = ("-m", *TINY, "schedule.epochs=[40,1,1]", "seed=0,1")
+    process = victims.Process(target=victim.sweep_in_a_group, args=(tmp_path, arguments))
+    process.start()
+    while not list(tmp_path.glob("runs/*/metrics.jsonl")):
+        process.join(0.05)
+        assert process.exitcode is None
+    os.kill(process.pid, signal.SIGTERM)
+    process.join()
+    assert process.exitcode == 128 + signal.SIGTERM
+    said = (tmp_path / "said").read_text()
+    assert "sweep: 0 finished, 0 there already, 2 not run; " in said
+
+
+def test_through_the_shell_ctrl_c_stops_a_sweep_which_goes_on(tmp_path: Path) -> None:
     command = [sys.executable, "train.py", "-m", *TINY, "schedule.epochs=[20,1,1]", "seed=0,1"]
     command += [f"runs_dir={tmp_path}"]
 
