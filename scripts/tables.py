@@ -26,9 +26,9 @@ def main() -> int:
     parser.add_argument("--claims", type=Path, help="file for the verdicts, from all tables")
     arguments = parser.parse_args()
     try:
-        study = read_study(arguments.overrides, ROOT / "conf", arguments.whole)
         paper = read_paper(ROOT / "results/paper.csv")
-        written = write_tables(study, paper, arguments.output)
+        study = read_study(arguments.overrides, ROOT / "conf", paper, arguments.whole)
+        written = write_tables(study, arguments.output)
         if arguments.claims:
             written.append(write_claims(study, paper, arguments.claims))
     except UserError as error:

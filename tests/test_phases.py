@@ -116,3 +116,14 @@ def test_a_schedule_is_constant_within_phases_unless_told_otherwise():
 def test_mistakes_in_a_shape_are_refused_with_field_and_value(make, options, message):
     with pytest.raises(ValueError, match=message):
         make(**options)
+
+
+def test_a_divisor_shortens_every_phase_alike():
+    schedule = Schedule([80, 40, 40], [1, 0.1, 0.01], divisor=10)
+    assert schedule.epochs == [8, 4, 4]
+    assert schedule.total_epochs == 16
+    whole, tenth = (Schedule([80, 40], [1, 0.1], Cosine(), divisor) for divisor in (1, 10))
+    assert tenth.factor(2 * 5, 5) == pytest.approx(whole.factor(20 * 5, 5))
+    for divisor in (0, -1, 3):
+        with pytest.raises(ValueError, match=rf"divisor={divisor} must be positive and divide"):
+            Schedule([80, 40, 40], [1, 0.1, 0.01], divisor=divisor)

@@ -1,6 +1,6 @@
 """From overrides to the files of tables and claims."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -12,13 +12,13 @@ from omegaconf import DictConfig
 from omegaconf.errors import OmegaConfBaseException
 
 from phaseavg.cli import as_option, explained
-from phaseavg.config import check
+from phaseavg.config import Settings, check
 from phaseavg.errors import UserError
 from phaseavg.report.cells import CELL, key_of, read_cells, summarised
 from phaseavg.report.claims import claims_page, judged
 from phaseavg.report.tables import write_table
 from phaseavg.runs.files import write_atomically
-from phaseavg.sweep.cells import Request, Run, read_request, runs_of, whole
+from phaseavg.sweep.cells import Cell, Compose, Request, Run, read_request, runs_of, whole
 
 
 @dataclass
@@ -29,31 +29,31 @@ class Study:
         request: tables, cells, seeds.
         runs: by run id.
         rows: from `read_cells`.
-        others: keys of cells whose recipe is not the one that they have in their table alone: the
-            request has other settings, such as another width, for all.
+        paper: the published cells that these can be compared with. Those whose recipe is another
+            than in their table alone are not in it: other settings, such as another width, hold
+            for all cells.
     """
 
     request: Request
     runs: dict[str, Run]
     rows: pd.DataFrame
-    others: set[tuple[str, ...]]
+    paper: pd.DataFrame
 
     @property
     def remark(self) -> str:
         """The settings that hold for all cells, in words."""
         return f"With {' '.join(self.request.common)}" if self.request.common else ""
 
-    def beside(self, paper: pd.DataFrame) -> pd.DataFrame:
-        """Return the published cells that these can be compared with."""
-        return paper[[key not in self.others for key in paper.index]]
 
-
-def read_study(overrides: Sequence[str], conf: Path, all_cells: bool = False) -> Study:
+def read_study(
+    overrides: Sequence[str], conf: Path, paper: pd.DataFrame, all_cells: bool = False
+) -> Study:
     """Return the cells that are asked for, with the records that there are of them.
 
     Args:
         overrides: as of a sweep; Hydra's own are left out.
         conf: the folder of the configs.
+        paper: the published cells.
         all_cells: take whole tables, and of seeds those of the table and those asked for.
 
     Raises:
@@ -74,26 +74,34 @@ def read_study(overrides: Sequence[str], conf: Path, all_cells: bool = False) ->
             if all_cells:
                 request = whole(request)
             runs = runs_of(request.cells, request.seeds, composed)
-            others = set()
-            for cell in request.cells if request.common else ():
-                own = cell.overrides[len(request.common) :]
-                recipes = [check(composed(o)).recipe() for o in (cell.overrides, own)]
-                if recipes[0] != recipes[1]:
-                    others.add(key_of(cell))
+            others = other_recipes(request, runs.values(), paper, composed)
     except (HydraException, OmegaConfBaseException) as error:
         raise UserError(explained(error)) from error
-    return Study(request, runs, read_cells(runs.values()), others)
+    beside = paper[[key not in others for key in paper.index]]
+    return Study(request, runs, read_cells(runs.values()), beside)
 
 
-def write_tables(study: Study, paper: pd.DataFrame, output: Path) -> list[Path]:
-    """Write the tables of a study; return the files.
+def other_recipes(
+    request: Request, runs: Iterable[Run], paper: pd.DataFrame, compose: Compose
+) -> set[tuple[str, ...]]:
+    """Return the published cells whose recipe is another than in their table alone."""
+    first: dict[tuple[str, ...], tuple[Cell, Settings]] = {}
+    for run in runs if request.common else ():
+        for cell in run.cells:
+            first.setdefault(key_of(cell), (cell, run.settings))
+    others = set()
+    for key, (cell, settings) in first.items():
+        if key in paper.index:
+            alone = compose(cell.overrides[len(request.common) :])
+            alone.seed = settings.seed
+            if check(alone).run_id != settings.run_id:
+                others.add(key)
+    return others
 
-    Args:
-        study: from `read_study`.
-        paper: the published cells.
-        output: the folder.
-    """
-    cells = summarised(study.request.cells, study.rows, study.beside(paper))
+
+def write_tables(study: Study, output: Path) -> list[Path]:
+    """Write the tables of a study to a folder; return the files."""
+    cells = summarised(study.request.cells, study.rows, study.paper)
     averaged = {
         key_of(cell): not run.settings.averaging["_target_"].endswith("NoAveraging")
         for run in study.runs.values()
@@ -113,10 +121,10 @@ def write_claims(study: Study, paper: pd.DataFrame, path: Path) -> Path:
 
     Args:
         study: from `read_study`.
-        paper: the published cells.
+        paper: all published cells.
         path: of the file.
     """
-    pages = judged(study.request.cells, study.rows, paper, study.beside(paper))
+    pages = judged(study.request.cells, study.rows, paper, study.paper)
     path.parent.mkdir(parents=True, exist_ok=True)
     write_atomically(path, claims_page(pages, study.remark and f"{study.remark}.").encode())
     return path

@@ -114,19 +114,16 @@ def read_failure(folder: Path) -> str | None:
         return f"failure.json cannot be read ({error})"
 
 
-def record_failure(folder: Path, reason: str, since: float) -> None:
-    """Record why an attempt at a run broke off, unless it has left its own account.
+def record_failure(folder: Path, reason: str) -> None:
+    """Record why an attempt at a run broke off that has left no account of its own.
 
     Args:
         folder: of the run; made if the run did not come so far.
         reason: in one line.
-        since: when the attempt began, in seconds as `time.time` has them.
     """
-    path = folder / "failure.json"
     with contextlib.suppress(OSError, UserError):  # no room for it: it has been told, at least
-        if not (path.exists() and path.stat().st_mtime >= since):
-            folder.mkdir(parents=True, exist_ok=True)
-            write_atomically(path, _json({"error": reason}).encode())
+        folder.mkdir(parents=True, exist_ok=True)
+        write_atomically(folder / "failure.json", _json({"error": reason}).encode())
 
 
 def _json(values: Any) -> str:

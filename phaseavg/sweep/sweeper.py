@@ -9,7 +9,6 @@ command goes on wherever it was cut.
 
 import shlex
 import sys
-import time
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from itertools import zip_longest
@@ -25,7 +24,6 @@ from phaseavg.config import check
 from phaseavg.errors import Diverged, SweepFailed
 from phaseavg.runs.folder import in_progress, lacking, read_failure, read_result, record_failure
 from phaseavg.sweep.cells import Compose, Request, Run, parsed, read_request, runs_of, values_of
-from phaseavg.sweep.plan import plan
 
 
 def composer(context: HydraContext, master: DictConfig) -> Compose:
@@ -62,7 +60,7 @@ def asked_for(request: Request, compose: Compose) -> tuple[dict[str, Run], int]:
     return plain_runs(request.common, compose), asked
 
 
-def result_of(run: Run) -> dict[str, Any] | None:
+def result_of(run: Run) -> Mapping[str, Any] | None:
     """Return the outcome of a run, wherever it is recorded; None if it has none."""
     results = (read_result(place) for place in run.settings.places)
     return next((result for result in results if result), None)
@@ -89,6 +87,8 @@ def sweep(
     request = read_request(arguments, options, compose)
     runs, asked = asked_for(request, compose)
     if config.plan:
+        from phaseavg.sweep.plan import plan  # needs what a bare host that trains may lack
+
         print(plan(request, runs, asked, result_of), flush=True)
         return []
 
@@ -103,7 +103,8 @@ def sweep(
         [*run.overrides, f"hydra.job.name='run {number} of {len(missing)}'"]
         for number, run in enumerate(missing, 1)
     ]
-    started, returned = time.time(), []
+    stamps = [stamp_of(run) for run in missing]
+    returned: Sequence[JobReturn] = []
     try:
         if jobs:
             launcher = Plugins.instance().instantiate_launcher(
@@ -112,7 +113,8 @@ def sweep(
             returned = launcher.launch(jobs, initial_job_idx=0)
         trouble = "it did not end as runs do"
     except KeyboardInterrupt:
-        print(f"sweep: {counted(missing, there, held)}; {command()} goes on", flush=True)
+        counts = counted(outcomes(missing, stamps), there, held)
+        print(f"sweep: {counts}; {command()} goes on", flush=True)
         raise
     except Exception as error:  # of the launcher: one of its processes was killed, for example
         trouble = f"the launcher failed: {' '.join(repr(error).split())}"
@@ -120,25 +122,33 @@ def sweep(
         return returned
 
     raised = [job._return_value if job.status is JobStatus.FAILED else None for job in returned]
-    for run, error in zip_longest(missing, raised):
-        if not result_of(run):
-            record_failure(run.settings.run_folder, str(error or trouble), started)
-    failed = [(run.settings.run_id, reason) for run in runs.values() if (reason := failure(run))]
-    summary = f"sweep: {counted(missing, there, held)}"
+    results = outcomes(missing, stamps)
+    for run, result, error, stamp in zip_longest(missing, results, raised, stamps):
+        if result is None and stamp_of(run)["failure.json"] == stamp["failure.json"]:
+            record_failure(run.settings.run_folder, str(error or trouble))
+    ended = there | {r.settings.run_id: o for r, o in zip(missing, results, strict=True)}
+    failed = [
+        f"{run_id}: {read_failure(runs[run_id].settings.run_folder) or Diverged(result)}"
+        for run_id, result in ended.items()
+        if result is None or result["status"] == "diverged"
+    ]
+    summary = f"sweep: {counted(results, there, held, failed=results.count(None))}"
     if failed:
-        lines = [f"{run_id}: {reason}" for run_id, reason in failed]
-        raise SweepFailed("\n".join([*lines, f"{summary}; to go on: {command()}"]))
+        raise SweepFailed("\n".join([*failed, f"{summary}; to go on: {command()}"]))
     print(summary, flush=True)
     return returned
 
 
-def sorted_out(runs: Mapping[str, Run]) -> tuple[list[Run], list[Run], list[Run]]:
-    """Return the runs that have ended, those that another process trains, and those to train."""
-    there, held, missing = [], [], []
+Outcome = Mapping[str, Any]
+
+
+def sorted_out(runs: Mapping[str, Run]) -> tuple[dict[str, Outcome], list[Run], list[Run]]:
+    """Return what has ended, by run id; the runs that another process trains; those to train."""
+    there, held, missing = {}, [], []
     for run_id, run in runs.items():
         result = None if run.settings.force else result_of(run)
         if result:
-            there.append(run)
+            there[run_id] = result
             if lacks := lacking(run.settings.run_folder, result, run.settings):
                 print(f"{run_id}: finished before, {lacks} (force=true repeats it)", flush=True)
         elif in_progress(run.settings.run_folder):
@@ -149,27 +159,47 @@ def sorted_out(runs: Mapping[str, Run]) -> tuple[list[Run], list[Run], list[Run]
     return there, held, missing
 
 
-def failure(run: Run) -> str | None:
-    """Return why a run has no errors to show; None if it has some, or is still to be trained."""
-    result = result_of(run)
-    if result:
-        return str(Diverged(result)) if result["status"] == "diverged" else None
-    return read_failure(run.settings.run_folder)
+Stamp = dict[str, int | None]
 
 
-def counted(missing: Sequence[Run], there: Sequence[Run], held: Sequence[Run]) -> str:
-    """Return in words how many of a sweep's runs have ended how, as the disk has it."""
-    results = [result_of(run) for run in missing]
+def stamp_of(run: Run) -> Stamp:
+    """Return when what a run ends with was written, in its file system's nanoseconds."""
+    paths = {name: run.settings.run_folder / name for name in ("result.json", "failure.json")}
+    return {n: path.stat().st_mtime_ns if path.exists() else None for n, path in paths.items()}
+
+
+def outcomes(runs: Sequence[Run], before: Sequence[Stamp]) -> list[Outcome | None]:
+    """Return the outcomes that runs have come to since they were stamped; None where none.
+
+    With `force=true` there may be one from before.
+    """
+    return [
+        read_result(run.settings.run_folder)
+        if stamp_of(run)["result.json"] != stamp["result.json"]
+        else None
+        for run, stamp in zip(runs, before, strict=True)
+    ]
+
+
+def counted(
+    results: Sequence[Outcome | None],
+    there: Mapping[str, Outcome],
+    held: Sequence[Run],
+    failed: int = 0,
+) -> str:
+    """Return in words how many of a sweep's runs have ended how.
+
+    Args:
+        results: of the runs that it was to train.
+        there: outcomes that there were before.
+        held: runs that another process trains.
+        failed: how many of those without result have failed; the others were not run.
+    """
     statuses = Counter("left" if result is None else result["status"] for result in results)
-    failed = sum(
-        result is None and read_failure(run.settings.run_folder) is not None
-        for run, result in zip(missing, results, strict=True)
-    )
-    diverged = sum(result_of(run)["status"] == "diverged" for run in there)
     parts = {
         "finished": statuses["finished"],
         "there already": len(there),
-        "of these diverged": diverged,
+        "of these diverged": sum(result["status"] == "diverged" for result in there.values()),
         "diverged": statuses["diverged"],
         "failed": failed,
         "not run": statuses["left"] - failed,

@@ -3,6 +3,7 @@
 import hashlib
 import pickle
 import socket
+import sys
 import tarfile
 import threading
 from functools import partial
@@ -217,3 +218,24 @@ def test_a_download_that_arrives_damaged_is_refused(tmp_path, monkeypatch, serve
     serve(CIFAR10, tmp_path / "site", truncated=True)
     with pytest.raises(ValueError, match="data_batch_1 is missing and could not be downloaded"):
         load(CIFAR10, tmp_path / "data")
+
+
+def test_a_subset_is_balanced_fixed_and_in_the_order_of_the_file(tmp_path, monkeypatch):
+    images = contents(CIFAR10)[0][0]
+    labels = np.array([3, 3, 0, *range(10), 3, 9, 9, 0, 1, 2, 4])
+
+    def balanced(_):
+        return [(images, labels), (images[:10], np.arange(10))]
+
+    monkeypatch.setattr(sys.modules[__name__], "contents", balanced)
+    write_miniature(CIFAR10, tmp_path, monkeypatch)
+    data = cifar10(5, 0, tmp_path, train_per_class=1, **PIXELS)
+    assert (data.train_size, data.test_size, data.steps_per_epoch) == (10, 10, 2)
+    first = [int(np.flatnonzero(labels == c)[0]) for c in range(10)]
+    assert data.train_labels.tolist() == labels[sorted(first)].tolist()
+    centre = data.crops[:, :, 4, 4].numpy()  # of the padded images
+    np.testing.assert_array_equal(centre, images[sorted(first)])
+    assert cifar10(5, 1, tmp_path, test_per_class=1).test_labels.tolist() == list(range(10))
+    for count in (0, 2):
+        with pytest.raises(ValueError, match=f"train_per_class={count}; choices: 1 to 1, null for"):
+            cifar10(5, 0, tmp_path, train_per_class=count)

@@ -11,7 +11,7 @@ from omegaconf import OmegaConf
 from torch.utils.flop_counter import FlopCounterMode
 
 FOLDER = Path(__file__).parents[2] / "conf" / "model"
-CONFIGS = sorted(path for path in FOLDER.glob("*.yaml") if path.stem != "cnn13_digits")
+CONFIGS = sorted(path for path in FOLDER.glob("*.yaml") if not path.stem.endswith("_digits"))
 CIFAR = {"cnn13", "resnet34", "wrn28_10", "densenet121"}
 IMAGENET = {"resnet50", "resnext50", "vgg16"}
 IMAGES = {"CIFAR": 160 * 50_000, "ImageNet": 120 * 1_281_167}
@@ -39,6 +39,15 @@ def test_configs_build_the_network_that_they_name_as_it_is_by_default(path):
     assert set(options) == set(defaults) - {"num_classes", "in_channels", "image_size"}
     expected = 1e-4 if path.stem in IMAGENET | {"cnn13"} else 5e-4
     assert config.weight_decay == expected
+
+
+@pytest.mark.parametrize("name", ["cnn13_digits", "wrn10_digits"])
+def test_heads_of_the_networks_for_digits_state_their_parameters(name):
+    path = FOLDER / f"{name}.yaml"
+    (count,) = stated(r"([\d,]+) parameters", path)
+    model = instantiate(OmegaConf.load(path).model, num_classes=10, in_channels=1)
+    assert f"{sum(p.numel() for p in model.parameters()):,}" == count
+    assert model(torch.zeros(2, 1, 8, 8)).shape == (2, 10)
 
 
 @pytest.mark.parametrize("path", CONFIGS, ids=lambda path: path.stem)

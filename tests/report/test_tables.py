@@ -49,7 +49,7 @@ def study(tmp_path: Path) -> Study:
         folders = [f"runs_dir={tmp_path}/runs", f"records_dir={tmp_path}/records"]
         cells = cells_of("t", TABLE, folders)
         runs = runs_of(cells, {"t": [0, 1, 2]}, lambda overrides: compose("config", overrides))
-    return Study(Request({"t": TABLE}, cells, {"t": [0, 1, 2]}), runs, pd.DataFrame(), set())
+    return Study(Request({"t": TABLE}, cells, {"t": [0, 1, 2]}), runs, pd.DataFrame(), PAPER)
 
 
 def runs_in(study: Study, dataset: str, column: str) -> list[Run]:
@@ -117,7 +117,7 @@ def test_the_files_are_as_they_were_stored(study: Study, tmp_path: Path, state: 
         fill(study)
     else:
         study.rows = read_cells(study.runs.values())
-    written = write_tables(study, PAPER, tmp_path / "tables")
+    written = write_tables(study, tmp_path / "tables")
     assert [path.name for path in written] == ["t.md", "t.csv", "t.tex", "t.html"]
     for path in written:
         stored = EXPECTED / f"{state}{path.suffix}"
@@ -218,11 +218,8 @@ def test_mistakes_get_one_line_and_status_2(
 
 
 def test_more_seeds_than_the_tables_are_in_whole_tables() -> None:
-    study = read_study(["table=1d", "model=cnn13", "seed=0,7"], REPOSITORY / "conf", True)
+    paper = read_paper(REPOSITORY / "results/paper.csv")
+    study = read_study(["table=1d", "model=cnn13", "seed=0,7"], REPOSITORY / "conf", paper, True)
     assert study.request.seeds == {"1d": [0, 1, 2, 7]}
     assert len(study.request.cells) == 8
-
-
-def test_the_paper_beside_is_all_of_it_where_nothing_else_is_set() -> None:
-    study = read_study(["table=1d"], REPOSITORY / "conf")
-    assert len(study.beside(read_paper(REPOSITORY / "results/paper.csv"))) == 294
+    assert study.paper.equals(paper)  # nothing else is set

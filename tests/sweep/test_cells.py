@@ -176,8 +176,8 @@ def test_a_row_has_to_say_which_network_it_is() -> None:
 def test_a_preset_may_have_rows_of_its_own(composed) -> None:
     request = request_for(composed, "table=1a,3", "preset=mini")
     assert {(cell.dataset, cell.model) for cell in request.cells} == {
-        ("digits", "cnn13"),
-        ("digits", "resnet34"),
+        ("digits", "cnn13_digits"),
+        ("digits", "wrn10_digits"),
     }
     runs = runs_of(request.cells, request.seeds, composed)
     assert {epochs_of(run.settings) for run in runs.values()} == {16, 8}
