@@ -56,6 +56,9 @@ def say(message: str) -> None:
     print(f"train.py: {message}", file=sys.stderr, flush=True)
 
 
+typed: list[str] = []
+"""The command line as it was typed, before `as_option`."""
+
 _failures: list[Exception] | None = None
 """What the single run of this process has raised; None where no `command_line` waits for it."""
 
@@ -72,12 +75,12 @@ def reporting(job: Callable[[DictConfig], Any]) -> Callable[[DictConfig], Any]:
         hydra = HydraConfig.get()
         if hydra.mode is not RunMode.MULTIRUN:
             return _kept(job, config)
-        typed = " ".join(hydra.overrides.task)
-        print(f"{hydra.job.name}: {typed}", flush=True)
+        asked = " ".join(hydra.overrides.task)
+        print(f"{hydra.job.name}: {asked}", flush=True)
         try:
             return job(config)
         except Exception as error:
-            _tell(error, f"[{typed}] ")
+            _tell(error, f"[{asked}] ")
             if isinstance(error, UserError | Diverged):
                 raise
             raise JobFailed(repr(error)) from None
@@ -93,6 +96,12 @@ def _kept(job: Callable[[DictConfig], Any], config: DictConfig) -> Any:
             raise
         _failures.append(error)
         return None
+
+
+def _ours(error: Exception) -> bool:
+    """Return whether an error was raised in this project's own code, not in Hydra's."""
+    last = traceback.extract_tb(error.__traceback__)[-1]
+    return Path(last.filename).is_relative_to(Path(__file__).parent)
 
 
 def _status(error: Exception) -> int:
@@ -138,6 +147,7 @@ def command_line(main: Callable[[], Any], conf: Path) -> int:
         conf: the folder of its configs.
     """
     global _failures
+    typed[:] = sys.argv
     os.environ["HYDRA_FULL_ERROR"] = "1"  # Hydra hands its exceptions on instead of exiting
     sys.argv[1:] = [as_option(argument, conf) for argument in sys.argv[1:]]
     _failures = []
@@ -154,9 +164,13 @@ def command_line(main: Callable[[], Any], conf: Path) -> int:
         say("interrupted; the same command goes on from what is saved")
         return INTERRUPTED
     except Exception as error:  # before any job: while Hydra reads the command line
-        if isinstance(error, ValueError | TypeError) and not _is_mistake(error):
-            typed = " ".join(sys.argv[1:])
-            error = UserError(f"{error}: check {typed}; --help lists the options")
+        if (
+            isinstance(error, ValueError | TypeError)
+            and not _is_mistake(error)
+            and not _ours(error)
+        ):
+            arguments = " ".join(sys.argv[1:])
+            error = UserError(f"{error}: check {arguments}; --help lists the options")
         _tell(error)
         return _status(error)
     finally:

@@ -19,6 +19,7 @@ def main() -> int:
     """Write the files and name them."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("overrides", nargs="+", help="table=…, and others as for train.py -m")
+    parser.add_argument("--config-dir", type=Path, help="with tables of your own")
     parser.add_argument("--output", type=Path, default=Path("results/tables"), help="folder")
     parser.add_argument(
         "--whole", action="store_true", help="all cells, not only those narrowed to"
@@ -27,7 +28,9 @@ def main() -> int:
     arguments = parser.parse_args()
     try:
         paper = read_paper(ROOT / "results/paper.csv")
-        study = read_study(arguments.overrides, ROOT / "conf", paper, arguments.whole)
+        study = read_study(
+            arguments.overrides, ROOT / "conf", paper, arguments.whole, arguments.config_dir
+        )
         written = write_tables(study, arguments.output)
         if arguments.claims:
             written.append(write_claims(study, paper, arguments.claims))
@@ -38,7 +41,7 @@ def main() -> int:
         print(path)
     loose = study.rows.loc[~study.rows["kept"].astype(bool), "run_id"].nunique()
     if loose:
-        print(f"{loose} runs are not among the records that are kept: make records FROM=runs")
+        print(f"{loose} runs are not among the records that are kept; see make records")
     return 0
 
 

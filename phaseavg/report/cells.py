@@ -57,7 +57,7 @@ def _checked_row(run: Run, path: Path) -> dict[str, Any]:
     made = [row["device_name"], row["cpu_capability"], threads]
     made += [row["precision"], *["compiled"] * (row.get("execution.compile") is True)]
     execution = ", ".join([*map(str, made), f"torch {row['torch']}"])
-    kept = path.parent == run.settings.records_dir
+    kept = (run.settings.places[1] / "result.json").is_file()
     return row | {"execution": execution, "kept": kept}
 
 

@@ -205,12 +205,15 @@ class Evidence:
 
     @property
     def used(self) -> pd.DataFrame:
-        """The cells that have every seed of those that have the most, with these seeds."""
-        counts = self.differences.notna().sum(axis=1)
-        if self.differences.empty or counts.max() == 0:
-            return self.differences.iloc[:0, :0]
-        fullest = self.differences.loc[counts == counts.max()].iloc[0]
-        return self.differences[fullest.dropna().index].dropna()
+        """The largest block of cells and seeds without a gap, of two seeds or more if there is."""
+        sets = {frozenset(row.dropna().index) for _, row in self.differences.iterrows()}
+        sets |= {one & other for one in sets for other in sets}
+        blocks = [self.differences[sorted(seeds)].dropna() for seeds in sets if seeds]
+        return max(
+            blocks,
+            key=lambda block: (block.shape[1] > 1, block.size, block.shape[1]),
+            default=self.differences.iloc[:0, :0],
+        )
 
     @property
     def values(self) -> np.ndarray:
@@ -270,7 +273,7 @@ def regret(rows: pd.DataFrame, networks: pd.MultiIndex) -> Evidence:
     Best and better by their means, for each network, over the seeds that all five have. The margin
     is the deviation of the best, averaged over the networks.
     """
-    found, deviations = {}, []
+    found, deviations = {}, {}
     for network in networks:
         own = rows[(rows["dataset"] == network[0]) & (rows["model"] == network[1])]
         own = own[(own["table"] == "1a") & own["column"].isin(GAMMAS)]
@@ -283,10 +286,13 @@ def regret(rows: pd.DataFrame, networks: pd.MultiIndex) -> Evidence:
         found[label, *network] = errors[chosen] - errors[best]
         published = "error_std" in own
         stated = own.set_index("column")["error_std"][best] if published else errors[best].std()
-        deviations.append(stated)
+        deviations[label, *network] = stated
     if not found:
         return Evidence(pd.DataFrame(index=pd.MultiIndex.from_arrays([[], [], []])), 0.0)
-    return Evidence(pd.DataFrame(found).T, float(np.mean(deviations)) if deviations else 0.0)
+    result = Evidence(pd.DataFrame(found).T, 0.0)
+    if len(result.used):
+        result.margin = float(np.mean([deviations[cell] for cell in result.used.index]))
+    return result
 
 
 def published(paper: pd.DataFrame) -> pd.DataFrame:

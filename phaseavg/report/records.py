@@ -97,7 +97,7 @@ def write_runs(records: Path) -> Path:
     path.parent.mkdir(parents=True, exist_ok=True)
     some = any(records.glob("*/result.json"))
     text = read_runs(records).drop(columns="path").to_csv(index=False) if some else "run_id\n"
-    write_atomically(path, text.encode())
+    write_atomically(path, text.encode(), f"--records={records}")
     return path
 
 

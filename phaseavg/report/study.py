@@ -1,5 +1,6 @@
 """From overrides to the files of tables and claims."""
 
+import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,6 +20,12 @@ from phaseavg.report.claims import claims_page, judged
 from phaseavg.report.tables import write_table
 from phaseavg.runs.files import write_atomically
 from phaseavg.sweep.cells import Cell, Compose, Request, Run, read_request, runs_of, whole
+
+SHAPING = {
+    *("dataset", "model", "optimizer", "schedule", "averaging", "preset"),
+    *("batch_size", "batchnorm_batches", "optimizer_state", "weight_decay"),
+}
+"""Keys that shape a run's numbers; others are about where, how fast, and what is kept."""
 
 
 @dataclass
@@ -42,11 +49,16 @@ class Study:
     @property
     def remark(self) -> str:
         """The settings that hold for all cells, in words."""
-        return f"With {' '.join(self.request.common)}" if self.request.common else ""
+        shown = [o for o in self.request.common if re.split("[.=/@]", o.lstrip("+~"))[0] in SHAPING]
+        return f"With {' '.join(shown)}" if shown else ""
 
 
 def read_study(
-    overrides: Sequence[str], conf: Path, paper: pd.DataFrame, all_cells: bool = False
+    overrides: Sequence[str],
+    conf: Path,
+    paper: pd.DataFrame,
+    all_cells: bool = False,
+    more: Path | None = None,
 ) -> Study:
     """Return the cells that are asked for, with the records that there are of them.
 
@@ -55,16 +67,19 @@ def read_study(
         conf: the folder of the configs.
         paper: the published cells.
         all_cells: take whole tables, and of seeds those of the table and those asked for.
+        more: another folder of configs, as --config-dir of train.py.
 
     Raises:
         UserError: if what is asked for does not exist, or a record is damaged.
     """
     GlobalHydra.instance().clear()
     arguments = [as_option(o, conf) for o in overrides if not o.lstrip("+~").startswith("hydra")]
-    options = sorted(path.stem for path in (conf / "table").glob("*.yaml"))
+    folders = [conf, more] if more else [conf]
+    options = sorted(path.stem for f in folders for path in (f / "table").glob("*.yaml"))
+    search = [f"hydra.searchpath=[file://{more.resolve()}]"] if more else []
 
     def composed(overrides: Sequence[str]) -> DictConfig:
-        return compose("config", list(overrides))
+        return compose("config", [*search, *overrides])
 
     try:
         with initialize_config_dir(str(conf.resolve()), version_base="1.3"):
@@ -126,5 +141,7 @@ def write_claims(study: Study, paper: pd.DataFrame, path: Path) -> Path:
     """
     pages = judged(study.request.cells, study.rows, paper, study.paper)
     path.parent.mkdir(parents=True, exist_ok=True)
-    write_atomically(path, claims_page(pages, study.remark and f"{study.remark}.").encode())
+    write_atomically(
+        path, claims_page(pages, study.remark and f"{study.remark}.").encode(), f"--claims={path}"
+    )
     return path

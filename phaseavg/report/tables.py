@@ -186,7 +186,7 @@ def write_table(
     texts["csv"] = as_csv(cells)
     output.mkdir(parents=True, exist_ok=True)
     for kind in FORMATS:
-        write_atomically(output / f"{name}.{kind}", texts[kind].encode())
+        write_atomically(output / f"{name}.{kind}", texts[kind].encode(), f"--output={output}")
     return [output / f"{name}.{kind}" for kind in FORMATS]
 
 

@@ -6,9 +6,11 @@ A kept record is `<records>/<run_id>/` with config.yaml, result.json and metrics
 import inspect
 import json
 import lzma
+import re
 import shutil
 import tarfile
 import zipfile
+import zlib
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
@@ -25,6 +27,7 @@ from phaseavg.runs.identity import run_id
 
 NAMES = ("config.yaml", "result.json", "metrics.jsonl", "metrics.jsonl.xz")
 ENDED = ("finished", "diverged")
+DAMAGED = (tarfile.TarError, zipfile.BadZipFile, lzma.LZMAError, zlib.error)
 
 
 @dataclass
@@ -65,10 +68,13 @@ class Record:
         shutil.rmtree(temporary, ignore_errors=True)
         temporary.mkdir(parents=True)
         config = yaml.safe_dump(self.config, sort_keys=False)
-        write_atomically(temporary / "config.yaml", config.encode())
-        write_atomically(temporary / "metrics.jsonl.xz", lzma.compress(self.metrics))
         result = json.dumps(self.result, ensure_ascii=False, indent=1) + "\n"
-        write_atomically(temporary / "result.json", result.encode())
+        for name, content in {
+            "config.yaml": config.encode(),
+            "metrics.jsonl.xz": lzma.compress(self.metrics),
+            "result.json": result.encode(),
+        }.items():
+            write_atomically(temporary / name, content, f"--records={records}")
         temporary.rename(records / self.run_id)
 
 
@@ -83,7 +89,7 @@ def _checked(name: str, source: Path) -> PurePosixPath:
         UserError: if it leads out of it.
     """
     path = PurePosixPath(name.replace("\\", "/"))
-    if path.is_absolute() or ".." in path.parts or ":" in name.split("/")[0]:
+    if path.is_absolute() or ".." in path.parts or re.match("[A-Za-z]:", name):
         raise UserError(f"FROM={source}: {name} leads out of the archive; nothing was imported")
     return path
 
@@ -136,7 +142,9 @@ def folders_in(source: Path) -> dict[str, Files]:
     try:
         for path, content in found:
             folders.setdefault(str(path.parent), {})[path.name] = content
-    except (OSError, EOFError, tarfile.TarError, zipfile.BadZipFile, lzma.LZMAError) as error:
+    except UserError:
+        raise
+    except (OSError, EOFError, RuntimeError, *DAMAGED) as error:  # RuntimeError: encrypted
         raise UserError(f"FROM={source}: is damaged ({error})") from error
     return folders
 
@@ -213,6 +221,10 @@ def read_record(source: str, files: Files, keys: Mapping[str, set[str]]) -> Reco
         complete = result["status"] in ENDED and len(epochs) == result["epochs"]
         version = int(result["numerics_version"])
         former = str(result["run_id"])
+        for key in ("seconds", "train_seconds", "averaging_seconds"):
+            float(result[key])
+        for made in result["provenance"]:
+            made["execution"], made["versions"], made["git"]
     except (ValueError, LookupError, TypeError, lzma.LZMAError, yaml.YAMLError) as error:
         raise UserError(f"{source}: a damaged record ({error!r}); move it away") from error
     if not complete:
@@ -260,13 +272,13 @@ def import_records(source: Path | None, records: Path, conf: Path) -> Imported:
         UserError: if a record is damaged, or two of the same run say different things.
     """
     keys, done = common_keys(conf), Imported()
-    before: dict[str, Path] = {}  # by today's run id
+    before: dict[str, list[Path]] = {}  # by today's run id; two if a renaming was cut off
     kept: dict[str, Record] = {}
     if records.is_dir():
         for name, files in folders_in(records).items():
             if record := read_record(f"{records}/{name}", files, keys):
                 _add(record, kept)
-                before[record.run_id] = records / name
+                before.setdefault(record.run_id, []).append(records / name)
     found = dict(kept)
     for name, files in (folders_in(source) if source else {}).items():
         record = read_record(f"{source}/{name}", files, keys)
@@ -276,13 +288,20 @@ def import_records(source: Path | None, records: Path, conf: Path) -> Imported:
             done.new += 1
         else:
             done.known += 1
-    for name, record in found.items():
-        old = before.get(name)
-        if old is None or old.name != name:
-            record.write(records)
-        if old is not None and old.name != name:
-            shutil.rmtree(old)
-            done.renamed += 1
+    for name in found:
+        if (records / name).exists() and records / name not in before.get(name, []):
+            raise UserError(f"{records / name}: is no record and in the way; move it away")
+    try:
+        for name, record in found.items():
+            folders = before.get(name, [])
+            if records / name not in folders:
+                record.write(records)
+            for old in folders:
+                if old.name != name:
+                    shutil.rmtree(old)
+                    done.renamed += 1
+    except OSError as error:
+        raise UserError(f"--records={records}: {error}; the same command goes on") from error
     return done
 
 

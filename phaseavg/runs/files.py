@@ -7,8 +7,13 @@ from pathlib import Path
 from phaseavg.errors import UserError
 
 
-def write_atomically(path: Path, content: bytes) -> None:
+def write_atomically(path: Path, content: bytes, place: str | None = None) -> None:
     """Write `content` to `path`: whoever looks finds the old file or the new one, whole.
+
+    Args:
+        path: of the file.
+        content: of the file.
+        place: what the user set to have it there; by default the runs_dir of a run's folder.
 
     Raises:
         UserError: if it cannot be written; what was there before is still there.
@@ -23,9 +28,10 @@ def write_atomically(path: Path, content: bytes) -> None:
     except OSError as error:
         with contextlib.suppress(OSError):
             temporary.unlink(missing_ok=True)
+        place = place or f"runs_dir={path.parent.parent}"
         raise UserError(
-            f"{path}: could not be written ({error.strerror}); make room or name another folder, "
-            "and the same command goes on"
+            f"{place}: {path.parent.name}/{path.name} could not be written ({error.strerror}); make "
+            "room or name another folder, and the same command goes on"
         ) from error
 
 

@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Annotated, Any
 
+from hydra.core.config_loader import ConfigLoader
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import Override
 from omegaconf import DictConfig, OmegaConf
@@ -78,9 +79,14 @@ class Request:
     common: list[str] = field(default_factory=list)
 
 
-def parsed(overrides: Iterable[str]) -> list[Override]:
-    """Return overrides as Hydra reads them."""
-    return OverridesParser.create().parse_overrides(list(overrides))
+def parsed(overrides: Iterable[str], loader: ConfigLoader | None = None) -> list[Override]:
+    """Return overrides as Hydra reads them; `loader` knows the options that a glob stands for."""
+    return OverridesParser.create(config_loader=loader).parse_overrides(list(overrides))
+
+
+def key_of(override: Override) -> str:
+    """Return what an override sets, without the signs that say how."""
+    return override.get_key_element().lstrip("+~")
 
 
 def values_of(override: Override) -> list[str]:
@@ -101,7 +107,7 @@ def _unquoted(value: str) -> str:
 
 
 def _settings_of(overrides: Sequence[str]) -> dict[str, str]:
-    return {o.get_key_element(): _unquoted(values_of(o)[0]) for o in parsed(overrides)}
+    return {key_of(o): _unquoted(values_of(o)[0]) for o in parsed(overrides)}
 
 
 def read_table(name: str, common: Sequence[str], compose: Compose) -> Table:
@@ -131,15 +137,19 @@ def cells_of(name: str, table: Table, common: Sequence[str] = ()) -> list[Cell]:
         UserError: if a row does not say its data set and its network, or an override that holds for
             all cells is one that the table sets.
     """
-    cells = []
+    cells, rows = [], set()
     for row in table.rows:
         settings = _settings_of(row)
         if not {"dataset", "model"} <= settings.keys():
             raise UserError(f"table={name}: table.rows={row} must set dataset and model")
+        called = (settings["dataset"], settings["model"])
+        if called in rows:
+            raise UserError(f"table={name}: table.rows={row}: there is such a row already")
+        rows.add(called)
         for column, overrides in table.columns.items():
             own = settings | _settings_of(overrides)
             for override in common:
-                if (key := parsed([override])[0].get_key_element()) in own:
+                if (key := key_of(parsed([override])[0])) in own:
                     raise UserError(
                         f"{override}: table {name} sets {key} itself; choose among its cells with "
                         f"{', '.join(f'{key}=' for key in NARROWING)}"
@@ -151,18 +161,24 @@ def cells_of(name: str, table: Table, common: Sequence[str] = ()) -> list[Cell]:
     return cells
 
 
-def read_request(arguments: Sequence[str], options: Sequence[str], compose: Compose) -> Request:
+def read_request(
+    arguments: Sequence[str],
+    options: Sequence[str],
+    compose: Compose,
+    loader: ConfigLoader | None = None,
+) -> Request:
     """Return what the overrides of a sweep ask for.
 
     Args:
         arguments: overrides; `table` and what narrows it may have several values.
         options: of the config group `table`.
         compose: to compose the config.
+        loader: knows the options of groups, for globs of them.
 
     Raises:
         UserError: if there is no such table, row or column, or no cell is left.
     """
-    overrides = {override.get_key_element(): override for override in parsed(arguments)}
+    overrides = {key_of(override): override for override in parsed(arguments, loader)}
     own = {"table", "column", "plan"}
     common = [o.input_line for key, o in overrides.items() if key not in own]
     names = [_unquoted(v) for v in values_of(overrides["table"])] if "table" in overrides else []
@@ -177,7 +193,7 @@ def read_request(arguments: Sequence[str], options: Sequence[str], compose: Comp
             choices = ", ".join(sorted(set(options) - {"none"}))
             raise UserError(f"table={name}: there is no such option; choices: all, {choices}")
     narrowed = {
-        key: [_unquoted(value) for value in values_of(overrides[key])]
+        key: list(dict.fromkeys(_unquoted(value) for value in values_of(overrides[key])))
         for key in NARROWING
         if key in overrides
     }
@@ -194,7 +210,7 @@ def read_request(arguments: Sequence[str], options: Sequence[str], compose: Comp
     return Request(
         tables,
         narrow(cells, narrowed),
-        {name: seeds or table.seeds for name, table in tables.items()},
+        {name: seeds or list(dict.fromkeys(table.seeds)) for name, table in tables.items()},
         common,
     )
 

@@ -28,11 +28,12 @@ def epochs_of(settings: Settings) -> int:
 
 def epochs_done(folder: Path) -> int:
     """Return the epochs that a run need not train again when it goes on."""
+    steps = [int(path.name.split("-")[1]) for path in folder.glob("checkpoint-*.pt")]
     try:
-        lines = (folder / "metrics.jsonl").read_bytes().count(b"\n")
-    except OSError:
+        lines = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
+        return sum(line["step"] <= max(steps, default=0) for line in lines)
+    except (OSError, ValueError, LookupError):
         return 0
-    return lines if any(folder.glob("checkpoint-*.pt")) else 0
 
 
 class Rate(NamedTuple):
@@ -89,7 +90,7 @@ def plan(
         asked: how many it asks for, equal ones counted each.
         result_of: finds the outcome of a run that has one.
     """
-    ended = {run_id for run_id, run in runs.items() if result_of(run)}
+    ended = {i for i, run in runs.items() if not run.settings.force and result_of(run)}
     epochs = {run_id: epochs_of(run.settings) for run_id, run in runs.items()}
     left = {
         run_id: 0 if run_id in ended else epochs[run_id] - epochs_done(run.settings.run_folder)

@@ -8,22 +8,32 @@ command goes on wherever it was cut.
 """
 
 import shlex
+import signal
 import sys
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from itertools import zip_longest
+from math import prod
+from types import FrameType
 from typing import Any
 
 from hydra._internal.core_plugins.basic_sweeper import BasicSweeper
+from hydra.core.config_loader import ConfigLoader
+from hydra.core.override_parser.types import Override
 from hydra.core.plugins import Plugins
 from hydra.core.utils import JobReturn, JobStatus
 from hydra.types import HydraContext, TaskFunction
 from omegaconf import DictConfig, open_dict
 
+from phaseavg import cli
 from phaseavg.config import check
-from phaseavg.errors import Diverged, SweepFailed
-from phaseavg.runs.folder import in_progress, lacking, read_failure, read_result, record_failure
+from phaseavg.errors import Diverged, Interrupted, SweepFailed
+from phaseavg.runs.folder import in_progress, lacking, read_result, record_failure
 from phaseavg.sweep.cells import Compose, Request, Run, parsed, read_request, runs_of, values_of
+
+MANY = 20
+"""Cells that take some seconds to compose."""
 
 
 def composer(context: HydraContext, master: DictConfig) -> Compose:
@@ -38,26 +48,26 @@ def composer(context: HydraContext, master: DictConfig) -> Compose:
     return compose
 
 
-def plain_runs(overrides: Sequence[str], compose: Compose) -> dict[str, Run]:
+def plain_runs(overrides: list[Override], compose: Compose) -> dict[str, Run]:
     """Return the runs of all combinations of the values of `overrides`, by run id."""
     runs: dict[str, Run] = {}
-    (combinations,) = BasicSweeper.split_arguments(parsed(overrides), max_batch_size=None)
+    (combinations,) = BasicSweeper.split_arguments(overrides, max_batch_size=None)
     for combination in combinations:
         settings = check(compose(combination))
         runs.setdefault(settings.run_id, Run(combination, settings))
     return runs
 
 
-def asked_for(request: Request, compose: Compose) -> tuple[dict[str, Run], int]:
+def asked_for(
+    request: Request, compose: Compose, loader: ConfigLoader
+) -> tuple[dict[str, Run], int]:
     """Return the runs of a request by run id, and how many it asks for, equal ones counted each."""
     if request.tables:
-        print(f"composing {len(request.cells)} cells …", flush=True)
         asked = sum(len(request.seeds[cell.table]) for cell in request.cells)
         return runs_of(request.cells, request.seeds, compose), asked
-    asked = 1
-    for override in parsed(request.common):
-        asked *= len(values_of(override))
-    return plain_runs(request.common, compose), asked
+    overrides = parsed(request.common, loader)
+    asked = prod(len(values_of(override)) for override in overrides)
+    return plain_runs(overrides, compose), asked
 
 
 def result_of(run: Run) -> Mapping[str, Any] | None:
@@ -84,8 +94,11 @@ def sweep(
     """
     compose = composer(context, config)
     options = context.config_loader.get_group_options("table")
-    request = read_request(arguments, options, compose)
-    runs, asked = asked_for(request, compose)
+    loader = context.config_loader
+    request = read_request(arguments, options, compose, loader)
+    if len(request.cells) > MANY and not config.plan:
+        print(f"composing {len(request.cells)} cells …", flush=True)
+    runs, asked = asked_for(request, compose, loader)
     if config.plan:
         from phaseavg.sweep.plan import plan  # needs what a bare host that trains may lack
 
@@ -110,33 +123,54 @@ def sweep(
             launcher = Plugins.instance().instantiate_launcher(
                 hydra_context=context, task_function=task, config=config
             )
-            returned = launcher.launch(jobs, initial_job_idx=0)
-        trouble = "it did not end as runs do"
+            with terminable():
+                returned = launcher.launch(jobs, initial_job_idx=0)
+        trouble = ""
     except KeyboardInterrupt:
         counts = counted(outcomes(missing, stamps), there, held)
         print(f"sweep: {counts}; {command()} goes on", flush=True)
         raise
     except Exception as error:  # of the launcher: one of its processes was killed, for example
         trouble = f"the launcher failed: {' '.join(repr(error).split())}"
-    if config.dry_run:
-        return returned
+        if [stamp_of(run) for run in missing] == stamps:
+            raise SweepFailed(f"{trouble}; nothing was run") from error
 
     raised = [job._return_value if job.status is JobStatus.FAILED else None for job in returned]
+    if config.dry_run:
+        if failures := sum(error is not None for error in raised):
+            raise SweepFailed(f"sweep: {failures} of {len(missing)} would fail; see above")
+        return returned
+
+    reasons = {}
     results = outcomes(missing, stamps)
     for run, result, error, stamp in zip_longest(missing, results, raised, stamps):
-        if result is None and stamp_of(run)["failure.json"] == stamp["failure.json"]:
-            record_failure(run.settings.run_folder, str(error or trouble))
-    ended = there | {r.settings.run_id: o for r, o in zip(missing, results, strict=True)}
-    failed = [
-        f"{run_id}: {read_failure(runs[run_id].settings.run_folder) or Diverged(result)}"
-        for run_id, result in ended.items()
-        if result is None or result["status"] == "diverged"
-    ]
-    summary = f"sweep: {counted(results, there, held, failed=results.count(None))}"
-    if failed:
-        raise SweepFailed("\n".join([*failed, f"{summary}; to go on: {command()}"]))
+        folder = run.settings.run_folder
+        if result is None and not in_progress(folder):  # which another process may have begun
+            reasons[run.settings.run_id] = str(error or trouble or "it did not end as runs do")
+            if stamp_of(run)["failure.json"] == stamp["failure.json"]:
+                record_failure(folder, reasons[run.settings.run_id])
+    ended = there | {r.settings.run_id: o for r, o in zip(missing, results, strict=True) if o}
+    diverged = {i: str(Diverged(o)) for i, o in ended.items() if o["status"] == "diverged"}
+    summary = f"sweep: {counted(results, there, held, failed=len(reasons))}"
+    if reasons or diverged:
+        lines = [f"{run_id}: {reason}" for run_id, reason in (reasons | diverged).items()]
+        raise SweepFailed("\n".join([*lines, f"{summary}; to go on: {command()}"]))
     print(summary, flush=True)
     return returned
+
+
+@contextmanager
+def terminable() -> Iterator[None]:
+    """Let SIGTERM end what a launcher does as Ctrl-C does, so that it stops its processes."""
+
+    def interrupt(number: int, frame: FrameType | None) -> None:
+        raise Interrupted(number, "interrupted; the same command goes on from what is saved")
+
+    previous = signal.signal(signal.SIGTERM, interrupt)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, previous)
 
 
 Outcome = Mapping[str, Any]
@@ -202,8 +236,7 @@ def counted(
         "of these diverged": sum(result["status"] == "diverged" for result in there.values()),
         "diverged": statuses["diverged"],
         "failed": failed,
-        "not run": statuses["left"] - failed,
-        "in training by another process": len(held),
+        "not run, or in training by another process": statuses["left"] - failed + len(held),
     }
     return ", ".join(
         f"{n} {what}" for what, n in parts.items() if n or what in ("finished", "there already")
@@ -212,4 +245,4 @@ def counted(
 
 def command() -> str:
     """Return the command line as it was typed."""
-    return shlex.join(["python", *sys.argv])
+    return shlex.join(["python", *(cli.typed or sys.argv)])

@@ -113,12 +113,33 @@ def test_differences_are_paired_averaged_over_cells_and_then_over_seeds() -> Non
     assert (low, high) == pytest.approx((expected.low, expected.high))
 
 
-def test_cells_with_fewer_seeds_than_the_fullest_are_left_out() -> None:
+def test_the_cells_used_are_the_largest_block_without_a_gap() -> None:
     errors = {("cnn13", seed): (30.0, 29.0) for seed in (0, 1, 2)}
-    errors |= {("resnet34", 0): (20.0, 25.0), ("resnet34", 1): (20.0, 25.0)}
-    result = found("C3", rows(*c3(errors)))
+    errors |= {("resnet34", 0): (20.0, 25.0)}
+    result = found("C3", rows(*c3(errors)))  # 1 × 3 rather than 2 × 1
     assert result.values == pytest.approx([-1, -1, -1])
     assert result.used.index.to_list() == [("60-30-30: ours − SGD", "cifar100", "cnn13")]
+    errors |= {("resnet34", 1): (20.0, 25.0)}
+    result = found("C3", rows(*c3(errors)))  # 2 × 2
+    assert result.values == pytest.approx([2, 2])
+    errors |= {("resnet34", 2): (20.0, 25.0), ("cnn13", 3): (30.0, 29.0)}
+    result = found("C3", rows(*c3(errors)))  # more seeds of one cell leave the others in
+    assert result.values == pytest.approx([2, 2, 2])
+    single = found("C3", rows(*c3({("cnn13", 4): (30.0, 29.0)})))
+    assert single.values == pytest.approx([-1])
+
+
+def test_a_half_run_network_leaves_the_margin_of_c1_alone() -> None:
+    def errors(model: str, seeds: range) -> list[tuple]:
+        return [
+            ("1a", "cifar100", model, column, seed, 20.0 + number + seed)
+            for number, column in enumerate(claims.GAMMAS)
+            for seed in seeds
+        ]
+
+    whole = found("C1", rows(*errors("cnn13", range(3))))
+    both = found("C1", rows(*errors("cnn13", range(3)), *errors("resnet34", range(1))))
+    assert whole.margin == both.margin == 1.0
 
 
 def test_a_run_that_diverged_counts_as_missing() -> None:

@@ -2,6 +2,7 @@
 
 import io
 import json
+import shutil
 import sys
 import tarfile
 import zipfile
@@ -13,12 +14,15 @@ import pytest
 import yaml
 from conftest import REPOSITORY
 from made_records import keep
+from omegaconf import OmegaConf
 
-from phaseavg.config import Settings
+from phaseavg.config import Settings, check
 from phaseavg.errors import UserError
 from phaseavg.report.records import read_metrics, read_runs, write_runs
 from phaseavg.runs.archive import common_keys, completed, import_records
 from phaseavg.runs.identity import run_id
+from phaseavg.sweep.cells import Run
+from phaseavg.sweep.sweeper import result_of
 
 CONF = REPOSITORY / "conf"
 Composed = Callable[..., Settings]
@@ -68,7 +72,8 @@ def test_records_come_from_anywhere(two: list[Settings], tmp_path: Path, kind: s
 def test_a_kept_record_counts_as_finished(two: list[Settings], tmp_path: Path) -> None:
     keep(two[0], 5.0)
     import_records(two[0].runs_dir, two[0].records_dir, CONF)
-    assert (two[0].places[1] / "result.json").is_file()
+    shutil.rmtree(two[0].runs_dir)
+    assert result_of(Run([], two[0]))["test_error"] == 5.0
 
 
 @pytest.mark.parametrize(
@@ -122,6 +127,7 @@ DAMAGE = {
     "half the metrics": ("metrics.jsonl", '{"epoch": 1}\n'),
     "metrics of bytes": ("metrics.jsonl", "\x00\x01"),
     "a config of another kind": ("config.yaml", "- 1\n"),
+    "no seconds": ("result.json", '{"status": "finished", "epochs": 2, "numerics_version": 1}'),
 }
 
 
@@ -189,6 +195,27 @@ def test_kept_records_are_renamed_when_the_schema_changes(
     assert (done.new, done.renamed) == (0, 1)
     assert [path.name for path in records.iterdir()] == [settings.run_id]
     assert import_records(None, records, CONF).renamed == 0
+
+
+def test_a_renaming_that_was_cut_off_is_finished(
+    compose_settings: Composed, tmp_path: Path
+) -> None:
+    settings = compose_settings("model=cnn13", "dataset=cifar10")
+    records = tmp_path / "records"
+    former = of_an_older_schema(settings, tmp_path / "old")
+    records.mkdir()
+    shutil.copytree(tmp_path / "old", records / former)
+    import_records(None, records, CONF)
+    shutil.copytree(tmp_path / "old", records / former)  # not yet removed
+    assert import_records(None, records, CONF).renamed == 1
+    assert [path.name for path in records.iterdir()] == [settings.run_id]
+
+
+def test_what_is_in_the_way_is_named(two: list[Settings], tmp_path: Path) -> None:
+    keep(two[0], 5.0)
+    (tmp_path / "records" / two[0].run_id).mkdir(parents=True)
+    with pytest.raises(UserError, match="is no record and in the way; move it away"):
+        import_records(two[0].runs_dir, tmp_path / "records", CONF)
 
 
 def test_records_of_other_numerics_keep_their_own_id(two: list[Settings], tmp_path: Path) -> None:
@@ -269,5 +296,8 @@ def test_the_records_in_the_repository_are_under_todays_ids(tmp_path: Path) -> N
         archive.extractall(tmp_path / "digits", filter="data")
     done = import_records(tmp_path / "digits/two-threads", tmp_path / "records", CONF)
     assert done.new > 30
-    result = json.loads(next((tmp_path / "records").glob("*/result.json")).read_text())
-    assert len(result["former_run_ids"]) == 1
+    for path in (tmp_path / "records").glob("*/result.json"):
+        result = json.loads(path.read_text())
+        assert len(result["former_run_ids"]) == 1
+        settings = check(OmegaConf.load(path.with_name("config.yaml")))
+        assert result["run_id"] == path.parent.name == settings.run_id

@@ -91,8 +91,6 @@ def test_every_cell_composes_and_the_same_cell_in_several_tables_is_the_same_run
         assert len(sgd) == 1
         assert len(ours | {cell("2", "ours")}) == 1
         assert cell("1c", "every-k") == cell("2", "lookahead")
-        of_table_1 = {frozenset(found) for key, found in ids.items() if key[0][0] == "1"}
-    # Of Table 1's 18 cells of a network three are others', of Table 2's six three.
     assert len({run for key, found in ids.items() for run in found}) == len(runs) == 3 * 270
     for run in list(runs.values())[::100]:  # a run is made by its overrides alone
         again = composed(run.overrides)
@@ -165,6 +163,15 @@ def test_cells_that_are_equal_are_one_run(composed) -> None:
     assert (second.settings.seed, second.settings.averaging["_target_"][-9:]) == (3, "Phasewise")
     with pytest.raises(UserError, match="seed='x'"):
         runs_of(cells, {"tiny": ["x"]}, composed)
+
+
+def test_a_seed_counts_once_and_a_row_is_there_once(composed) -> None:
+    assert request_for(composed, "table=1d", "seed=1,1").seeds == {"1d": [1]}
+    twice = TINY.model_copy(update={"rows": [*TINY.rows, [*TINY.rows[0], "model.width=0.2"]]})
+    with pytest.raises(UserError, match="there is such a row already"):
+        cells_of("twice", twice)
+    with pytest.raises(UserError, match=r"\+\+averaging\.weights\.gamma0=0\.5: table 1a sets"):
+        request_for(composed, "table=1a", "++averaging.weights.gamma0=0.5")
 
 
 def test_a_row_has_to_say_which_network_it_is() -> None:
