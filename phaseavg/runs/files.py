@@ -30,8 +30,8 @@ def write_atomically(path: Path, content: bytes, place: str | None = None) -> No
             temporary.unlink(missing_ok=True)
         place = place or f"runs_dir={path.parent.parent}"
         raise UserError(
-            f"{place}: {path.parent.name}/{path.name} could not be written ({error.strerror}); make "
-            "room or name another folder, and the same command goes on"
+            f"{place}: {path.parent.name}/{path.name} could not be written ({error.strerror}); "
+            "make room or name another folder, and the same command goes on"
         ) from error
 
 

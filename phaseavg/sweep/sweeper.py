@@ -51,9 +51,16 @@ def composer(context: HydraContext, master: DictConfig) -> Compose:
 def plain_runs(overrides: list[Override], compose: Compose) -> dict[str, Run]:
     """Return the runs of all combinations of the values of `overrides`, by run id."""
     runs: dict[str, Run] = {}
+    composed: dict[tuple[str, ...], DictConfig] = {}
     (combinations,) = BasicSweeper.split_arguments(overrides, max_batch_size=None)
     for combination in combinations:
-        settings = check(compose(combination))
+        rest = tuple(o for o in combination if not o.startswith("seed="))
+        config = composed.get(rest)
+        if config is None:  # which takes the time; a seed is soon set
+            config = composed[rest] = compose(rest)
+        for seed in parsed(o for o in combination if o.startswith("seed=")):
+            config.seed = seed.value()
+        settings = check(config)
         runs.setdefault(settings.run_id, Run(combination, settings))
     return runs
 

@@ -8,7 +8,6 @@ import re
 import signal
 import subprocess
 import sys
-import time
 from pathlib import Path
 from typing import Any
 
@@ -284,40 +283,41 @@ def test_all_launchers_give_the_same_records(
     assert done.stderr.splitlines()[-1].startswith(last)
 
     submitit = ("hydra/launcher=submitit_local", "hydra.launcher.cpus_per_task=1", scratch)
-    status, _, err = prompt(*command, *submitit, "column=ours,broken", "runs_dir=submitit")
-    assert status == 1
-    assert err.splitlines()[-1].startswith(last.replace("2", "1"))
+    status, out, err = prompt(*command, *submitit, "column=ours", "runs_dir=submitit")
+    assert (status, out.splitlines()[-1]) == (0, "sweep: 1 finished, 0 there already"), err
 
     found = results(tmp_path / "basic")
     assert len(found) == 3
     assert results(tmp_path / "joblib") == found
     submitted = results(tmp_path / "submitit")
-    assert len(submitted) == 2
+    assert len(submitted) == 1
     assert submitted.items() <= found.items()
 
 
 MANY = ("-m", *SHORT, "averaging=none,phasewise,learnt,end,uniform", "seed=0,1,2,3")
 
 
+@pytest.mark.timeout(300)  # it starts twelve times, on a slow machine with all that it imports
 def test_a_sweep_killed_at_ten_random_moments_ends_as_if_nothing_had_happened(
     victims: Any, tmp_path: Path
 ) -> None:
-    """The whole process group, by SIGKILL; 20 runs; each start is the same command."""
+    """The whole process group, by SIGKILL, anywhere in 20 runs; each start is the same command."""
 
     def started(folder: Path) -> Any:
         process = victims.Process(target=victim.sweep_in_a_group, args=(folder, MANY))
         process.start()
         return process
 
-    begun = time.monotonic()
     undisturbed = started(tmp_path / "undisturbed")
     undisturbed.join()
     assert undisturbed.exitcode == 0
-    took = time.monotonic() - begun
     moments = random.Random(0)
-    for _ in range(10):
+    for ended in sorted(moments.sample(range(18), 10)):
         process = started(tmp_path / "killed")
-        process.join(moments.uniform(0.05, 0.25) * took)
+        while len(list(tmp_path.glob("killed/runs/*/result.json"))) < ended:
+            process.join(0.02)
+            assert process.exitcode is None
+        process.join(moments.uniform(0, 0.5))
         os.killpg(process.pid, signal.SIGKILL)
         process.join()
         assert process.exitcode == -signal.SIGKILL  # and not because it was done
@@ -337,13 +337,13 @@ def test_ctrl_c_and_sigterm_stop_a_sweep_which_goes_on(victims: Any, tmp_path: P
         process.start()
         return process
 
+    def epochs() -> int:
+        return sum(p.read_text().count("\n") for p in tmp_path.glob("runs/*/metrics.jsonl"))
+
     trained = 0
     for number, status in ((signal.SIGINT, 130), (signal.SIGTERM, 143)):
         process = started()
-        while (
-            sum(path.read_text().count("\n") for path in tmp_path.glob("runs/*/metrics.jsonl"))
-            <= trained
-        ):
+        while epochs() <= trained:
             process.join(0.05)
             assert process.exitcode is None
         os.killpg(process.pid, number)
@@ -351,8 +351,7 @@ def test_ctrl_c_and_sigterm_stop_a_sweep_which_goes_on(victims: Any, tmp_path: P
         assert process.exitcode == status
         said = (tmp_path / "said").read_text()
         assert "sweep: 0 finished, 0 there already, 2 not run, or in training" in said
-        (metrics,) = tmp_path.glob("runs/*/metrics.jsonl")
-        trained = metrics.read_text().count("\n")
+        trained = epochs()
     process = started()
     process.join()
     assert process.exitcode == 0

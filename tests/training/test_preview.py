@@ -94,7 +94,8 @@ def test_a_dry_run_changes_nothing_of_the_run_that_follows(prompt: Prompt, tmp_p
         return [{k: v for k, v in line.items() if "second" not in k} for line in lines]
 
     prompt(*TINY, "runs_dir=undisturbed")
-    prompt("-m", *TINY, "dry_run=true,false")  # in one process
+    prompt(*TINY, "dry_run=true")
+    prompt(*TINY)  # in the same process
     assert metrics("runs") == metrics("undisturbed")
 
 
