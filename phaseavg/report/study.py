@@ -16,7 +16,7 @@ from phaseavg.cli import as_option, explained
 from phaseavg.config import Settings, check
 from phaseavg.errors import UserError
 from phaseavg.report.cells import CELL, key_of, read_cells, summarised
-from phaseavg.report.claims import claims_page, judged
+from phaseavg.report.claims_page import claims_page, judged
 from phaseavg.report.tables import write_table
 from phaseavg.runs.files import write_atomically
 from phaseavg.sweep.cells import Cell, Compose, Request, Run, read_request, runs_of, whole

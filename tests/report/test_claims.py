@@ -6,7 +6,7 @@ import pytest
 from conftest import REPOSITORY
 from scipy import stats
 
-from phaseavg.report import claims
+from phaseavg.report import claims, claims_page
 from phaseavg.report.cells import CELL, COLUMNS, read_paper
 from phaseavg.report.claims import CLAIMS, Evidence, evidence, interval, seeds_to_settle, verdict
 from phaseavg.sweep.cells import Cell
@@ -83,7 +83,9 @@ def test_where_the_paper_is_within_one_deviation() -> None:
 def test_the_papers_regret_of_its_choice() -> None:
     figures = claims.exceptions(CLAIM["C1"], PAPER)["difference"]
     assert figures.to_list() == [0, 0, 0, 0]  # 0.95 or 0.9 is the best for every network
-    (page,) = [p for p in claims.judged(CELLS, rows(), PAPER, PAPER) if p["claim"].name == "C1"]
+    (page,) = [
+        p for p in claims_page.judged(CELLS, rows(), PAPER, PAPER) if p["claim"].name == "C1"
+    ]
     assert page["paper"] == "mean regret +0.000"
 
 
@@ -212,7 +214,9 @@ def test_the_page_names_claims_verdicts_cells_seeds_and_the_papers_exceptions() 
     }
     frame = rows(*c3(errors))
     frame.loc[frame["column"].str.endswith("sgd"), "bn_test_error"] = 29.0
-    text = claims.claims_page(claims.judged(CELLS, frame, PAPER, PAPER), "With width=0.1.")
+    text = claims_page.claims_page(
+        claims_page.judged(CELLS, frame, PAPER, PAPER), "With width=0.1."
+    )
     assert "With width=0.1." in text
     assert (
         "**holds so far**: −1.100 [−1.348, −0.852], 3 seeds, 2 of 12 cells; below 0 in 2 of 2"
@@ -230,6 +234,6 @@ def test_the_page_names_claims_verdicts_cells_seeds_and_the_papers_exceptions() 
 
 
 def test_without_any_run_all_is_open_and_the_papers_figures_stand() -> None:
-    text = claims.claims_page(claims.judged(CELLS, rows(), PAPER, PAPER))
+    text = claims_page.claims_page(claims_page.judged(CELLS, rows(), PAPER, PAPER))
     assert text.count("**open**") == 11 + 1  # one explains the word
     assert "mean −0.685, below 0 in 12 of 12 cells" in text
