@@ -12,7 +12,10 @@ Pace = Literal["epoch", "step"]
 
 @runtime_checkable
 class Shape(Protocol):
-    """How the learning rate runs within a phase."""
+    """How the learning rate runs within a phase.
+
+    One whose attribute `per` is `epoch` has one rate in each epoch; others may change it in between.
+    """
 
     def factor(self, done: float, epochs: int) -> float:
         """Return the learning rate as a multiple of the phase's.
@@ -27,6 +30,8 @@ class Shape(Protocol):
 
 class Constant:
     """One learning rate: the paper's phases."""
+
+    per: Pace = "epoch"
 
     def factor(self, done: float, epochs: int) -> float:
         """Return 1."""

@@ -52,6 +52,20 @@ class Averager:
         """Epochs of the longest window that the average is taken over."""
         return max(self.epochs)
 
+    def window_in(self, phase: int) -> tuple[int, int] | None:
+        """Return the window that is open in phase `phase`: its first epoch, from 0, and its length.
+
+        None if none is. Like `replaces` it is known before training.
+        """
+        return None
+
+    def replaces(self, phase: int) -> bool | None:
+        """Return whether the weights become the average at the end of phase `phase`.
+
+        None if that is not known before training: such a run shares nothing with another one.
+        """
+        return None
+
     def start_phase(self, model: nn.Module, phase: int) -> None:
         """Take note that phase `phase`, counted from 0, starts from the weights of `model`."""
 
@@ -101,6 +115,10 @@ class Averager:
 class NoAveraging(Averager):
     """Never: the weights stay the optimizer's."""
 
+    def replaces(self, phase: int) -> bool:
+        """Return False."""
+        return False
+
 
 class Phasewise(Averager):
     """At the end of every phase: the paper's method (Algorithm 1).
@@ -127,6 +145,14 @@ class Phasewise(Averager):
         super().__init__(model, epochs)
         self.average = new_average(model, weights, device)
         self.start_phase(model, 0)
+
+    def window_in(self, phase: int) -> tuple[int, int]:
+        """Return the phase's own."""
+        return sum(self.epochs[:phase]), self.epochs[phase]
+
+    def replaces(self, phase: int) -> bool:
+        """Return True."""
+        return True
 
     def start_phase(self, model: nn.Module, phase: int) -> None:
         """Open a window over the phase: line 3 of Algorithm 1."""
@@ -180,6 +206,16 @@ class AtEnd(Averager):
         """Epochs of the one window."""
         return sum(self.epochs[self.first_phase :])
 
+    def window_in(self, phase: int) -> tuple[int, int] | None:
+        """Return the one window, in the phases that it is over."""
+        if phase < self.first_phase:
+            return None
+        return sum(self.epochs[: self.first_phase]), self.longest_window
+
+    def replaces(self, phase: int) -> bool:
+        """Return whether it is the last phase."""
+        return phase == len(self.epochs) - 1
+
     def start_phase(self, model: nn.Module, phase: int) -> None:
         """Open the window where it begins."""
         if phase == self.first_phase:
@@ -192,8 +228,8 @@ class AtEnd(Averager):
 
     def end_phase(self, model: nn.Module, phase: int) -> bool:
         """Replace the weights at the end of the last phase."""
-        last = phase == len(self.epochs) - 1
-        if last:
-            self.average.copy_to(model)
-            self.average.close()
-        return last
+        if not self.replaces(phase):
+            return False
+        self.average.copy_to(model)
+        self.average.close()
+        return True

@@ -1,0 +1,231 @@
+"""What shapes the first n epochs of a run: runs that have it in common share these epochs.
+
+Of the recipe that is the data, the network, the optimizer, the seed, the learning rates of the n
+epochs, and what happened at the ends of phases before them. Neither averages that only watch nor what
+comes after the n-th epoch are part of it: it is meant as of the moment after the epoch's last update,
+before an average replaces the weights. An average counts from there on.
+"""
+
+import hashlib
+import json
+from collections.abc import Collection, Iterable, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import nn
+
+from phaseavg.averaging import Averager
+from phaseavg.config import Part, Settings, build
+from phaseavg.phases import Schedule
+from phaseavg.runs.identity import NUMERICS_VERSION, parts_of
+from phaseavg.runs.provenance import provenance
+
+OWN = "average"
+"""What the average that may replace the weights is called in a record."""
+
+
+def digest(values: Any) -> str:
+    """Return a hash of JSON-like values."""
+    return hashlib.sha256(json.dumps(values, sort_keys=True).encode()).hexdigest()[:16]
+
+
+@dataclass
+class Averaging:
+    """One average of a run, as far as it is known before training.
+
+    Attributes:
+        part: target and arguments.
+        epochs: T_p of each phase.
+    """
+
+    part: Part
+    epochs: list[int]
+
+    def __post_init__(self) -> None:
+        offered = {"device": "cpu", "folder": None}
+        try:
+            self.averager: Averager = build(
+                "averaging",
+                self.part,
+                Averager,
+                offered=offered,
+                model=nn.Linear(1, 1),
+                epochs=self.epochs,
+            )
+        except Exception:  # a user's own that needs its real network: nothing is known of it
+            self.averager = Averager(nn.Linear(1, 1), self.epochs)
+
+    def phase(self, epoch: int) -> int:
+        """Return the index of the phase that epoch `epoch`, counted from 1, is in."""
+        ends = [sum(self.epochs[: n + 1]) for n in range(len(self.epochs))]
+        return next(n for n, end in enumerate(ends) if epoch <= end)
+
+    def identity(self, epochs: int) -> str | None:
+        """Return a hash of what the average is made of in the first `epochs` epochs, if it is.
+
+        Two of them are equal bit by bit on one trajectory if their identities are.
+        """
+        phases = range(self.phase(epochs) + 1)
+        windows = [self.averager.window_in(phase) for phase in phases]
+        if not any(windows):
+            return None
+        return digest({"averaging": self.part, "windows": windows})
+
+
+@dataclass
+class Trajectory:
+    """The course of a run, as far as it is known before training.
+
+    Attributes:
+        settings: of the run.
+    """
+
+    settings: Settings
+    schedule: Schedule = field(init=False)
+    averages: dict[str, Averaging] = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.schedule = build("schedule", self.settings.schedule, Schedule)
+        parts = {**self.settings.watch, OWN: self.settings.averaging}
+        epochs = self.schedule.epochs
+        self.averages = {name: Averaging(part, epochs) for name, part in parts.items()}
+        self._recipe = self.settings.recipe()
+        self._keys: dict[int, str] = {}
+
+    @property
+    def total_epochs(self) -> int:
+        """The length of the training."""
+        return self.schedule.total_epochs
+
+    @property
+    def phase_ends(self) -> list[int]:
+        """The epochs that end a phase."""
+        return [phase.end for phase in self.schedule.phases]
+
+    @property
+    def sharable(self) -> bool:
+        """Whether it is known beforehand when its average replaces the weights."""
+        return self.averages[OWN].averager.replaces(0) is not None
+
+    @property
+    def origin(self) -> str:
+        """A hash of what is settled before the first epoch."""
+        return digest(self._origin())
+
+    @property
+    def looks(self) -> dict[str, Any]:
+        """What is looked at on the way: it shapes what is recorded of the epochs, not the weights."""
+        return {
+            "evaluation": self.settings.evaluation.model_dump(),
+            "batchnorm_batches": self.settings.batchnorm_batches,
+        }
+
+    def _origin(self) -> dict[str, Any]:
+        names = ("dataset", "model", "optimizer", "batch_size", "seed")
+        return {
+            "numerics_version": NUMERICS_VERSION,
+            **{name: self._recipe[name] for name in names},
+        }
+
+    def part(self, epochs: int) -> dict[str, Any]:
+        """Return the recipe's part for the first `epochs` epochs.
+
+        Raises:
+            ValueError: if the training is shorter.
+        """
+        if not 0 < epochs <= self.total_epochs:
+            raise ValueError(f"epochs={epochs} must be from 1 to {self.total_epochs}")
+        part = {**self._origin(), "phases": self._phases(epochs)}
+        part["boundaries"] = [
+            self._boundary(phase.index) for phase in self.schedule.phases if phase.end < epochs
+        ]
+        if not self.sharable:
+            part |= {"averaging": self._recipe["averaging"], "schedule": self._recipe["schedule"]}
+        return part
+
+    def _phases(self, epochs: int) -> list[Any]:
+        """Return the rates of each epoch, phase by phase, as multiples of the optimizer's."""
+        shape = self.schedule.shape
+        found = []
+        for phase in self.schedule.phases:
+            done = range(min(phase.end, epochs) - phase.first_epoch)
+            if not done:
+                break
+            if getattr(shape, "per", "step") == "epoch":
+                found.append([phase.factor * shape.factor(t, phase.epochs) for t in done])
+            else:  # between steps it is the shape that says how the rate runs
+                of = self._recipe["schedule"]["shape"]
+                found.append([{"shape": of, "of": phase.epochs, "factor": phase.factor}, len(done)])
+        return found
+
+    def _boundary(self, phase: int) -> dict[str, Any]:
+        """Return what happens between a phase and the next."""
+        own = self.averages[OWN]
+        boundary: dict[str, Any] = {"optimizer_state": self._recipe["optimizer_state"]}
+        if own.averager.replaces(phase):
+            boundary["replacement"] = {
+                "averaging": own.part,
+                "window": own.averager.window_in(phase),
+                "batchnorm_batches": self._recipe["batchnorm_batches"],
+            }
+        return boundary
+
+    def key(self, epochs: int) -> str:
+        """Return the prefix key's half that the recipe makes: a hash of `part`."""
+        if epochs not in self._keys:
+            self._keys[epochs] = digest(self.part(epochs))
+        return self._keys[epochs]
+
+    def needs(self, epochs: int) -> dict[str, str]:
+        """Return the identities of the averages that have begun within `epochs` epochs, by name."""
+        found = {name: average.identity(epochs) for name, average in self.averages.items()}
+        return {name: identity for name, identity in found.items() if identity is not None}
+
+    def named(self, epochs: int) -> str:
+        """Return a readable name of the first `epochs` epochs."""
+        parts = parts_of(self._recipe)
+        words = [parts[name] for name in ("dataset", "model", "optimizer")]
+        return "-".join([*words, f"seed{self.settings.seed}", f"epoch{epochs}"])
+
+
+def execution_key(settings: Settings, device: torch.device) -> str:
+    """Return the prefix key's other half: a hash of all that changes the last bits of a number.
+
+    Args:
+        settings: of the run.
+        device: that it is trained on.
+    """
+    made = provenance(device, settings.execution.model_dump())
+    execution = {k: v for k, v in made["execution"].items() if k not in ("device", "workers")}
+    versions = {name: made["versions"][name] for name in ("torch", "cuda")}
+    return digest({"device_type": device.type, **execution, **versions})[:8]
+
+
+def cut_points(trajectories: Iterable[Trajectory]) -> dict[str, list[int]]:
+    """Return by origin the epochs at which some trajectory ends a phase: there others may part."""
+    ends: dict[str, set[int]] = {}
+    for trajectory in trajectories:
+        ends.setdefault(trajectory.origin, set()).update(trajectory.phase_ends)
+    return {origin: sorted(epochs) for origin, epochs in ends.items()}
+
+
+def pieces(
+    trajectory: Trajectory, points: Mapping[str, Collection[int]]
+) -> dict[tuple[int, str], int]:
+    """Return a trajectory cut into pieces: (last epoch, key there) and number of epochs of each."""
+    cuts = [e for e in sorted(points[trajectory.origin]) if e <= trajectory.total_epochs]
+    starts = [0, *cuts]
+    return {
+        (end, trajectory.key(end)): end - start
+        for start, end in zip(starts, cuts, strict=False)
+    }
+
+
+def different_epochs(trajectories: Collection[Trajectory]) -> int:
+    """Return how many epochs are different ones if trajectories part at the ends of phases."""
+    points = cut_points(trajectories)
+    found: dict[tuple[int, str], int] = {}
+    for trajectory in trajectories:
+        found |= pieces(trajectory, points)
+    return sum(found.values())
