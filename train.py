@@ -26,6 +26,7 @@ from phaseavg.training.loop import train
 from phaseavg.training.parts import assemble
 from phaseavg.training.preview import opening, preview
 from phaseavg.training.progress import TrainingProgress
+from phaseavg.training.sharing import inherited, restore, train_trunk
 
 CONF = Path(__file__).with_name("conf")
 
@@ -51,7 +52,7 @@ def run(settings: Settings) -> dict[str, Any]:
         elif result := finished_before(folder.path, settings):  # meanwhile
             return result
         folder.write_config(settings.record())
-        folder.restore(state)
+        restore(state, folder, settings, device)
         state.continue_with(provenance(device, settings.execution.model_dump()))
         folder.write_metrics(state.history)
         print(f"{folder.path}: {opening(data, schedule, state)}", flush=True)
@@ -71,7 +72,8 @@ def run(settings: Settings) -> dict[str, Any]:
                 result |= errors(state.history, settings.watch)
             except Diverged as outcome:
                 result |= {"status": "diverged", **outcome.outcome}
-            result |= cost(state.history) | {"peak_memory_bytes": peak_memory_bytes(device)}
+            result |= cost(state.history) | inherited(state)
+            result |= {"peak_memory_bytes": peak_memory_bytes(device)}
             result["provenance"] = state.provenance
             tracking.finish(result)
         if settings.weights == "final":
@@ -86,7 +88,8 @@ def run(settings: Settings) -> dict[str, Any]:
 @reporting
 def main(config: DictConfig) -> float | None:
     """Return the test error in % of the run that `config` describes."""
-    result = run(check(config))
+    settings = check(config)
+    result = train_trunk(settings) if settings.share.trunk else run(settings)
     if result["status"] == "diverged":
         raise Diverged(result)
     return result.get("test_error")

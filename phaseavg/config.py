@@ -74,6 +74,20 @@ class Execution(Scalars):
     workers: NonNegativeInt | None = None
 
 
+class Share(Scalars):
+    """Whether and where runs share what they have in common, and what is kept for others."""
+
+    enabled: bool = True
+    carry: Literal["all", "asked"] | list[str] = "all"
+    dir: Folder = Path("runs/shared")
+    limit_gb: NonNegativeFloat | None = None
+    trunk: str | None = None
+
+
+def _switch(share: Any) -> Any:
+    return {"enabled": share} if isinstance(share, bool) else share
+
+
 class EvaluationCadence(Scalars):
     """Epochs between tests; 0 for never. The ends of phases are always tested."""
 
@@ -115,7 +129,9 @@ class Settings(Scalars):
     data_dir: Folder = Path("data")
     runs_dir: Folder = Path("runs")
     records_dir: Folder = Path("results/records")
+    share: Annotated[Share, BeforeValidator(_switch)] = Share()
     checkpoint_seconds: NonNegativeFloat = 300
+    stop_at: NonNegativeFloat | None = None
     weights: Literal["none", "final"] = "none"
     force: bool = False
     dry_run: bool = False
@@ -143,7 +159,8 @@ class Settings(Scalars):
 
     def record(self) -> dict[str, Any]:
         """Return the config as it is recorded: recipe and execution, without folders."""
-        own = {"data_dir", "runs_dir", "records_dir", "force", "dry_run", "tracking"}
+        folders = {"data_dir", "runs_dir", "records_dir"}
+        own = {*folders, "force", "dry_run", "tracking", "share", "stop_at"}
         return self.model_dump(exclude=own)
 
 
@@ -229,6 +246,7 @@ SWEEPS = {
     "table": "add -m to run the cells of a table",
     "column": "add -m and table=…",
     "plan": "add -m, or take dry_run=true to see what a single run would do",
+    "budget": "add -m",
 }
 """Keys of the config that a sweep takes for itself, with what to do where there is none."""
 

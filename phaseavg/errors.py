@@ -37,6 +37,10 @@ class SweepFailed(RuntimeError):  # noqa: N818 -- as it is said
     """A sweep is over, and not all of its runs have finished."""
 
 
+class OutOfTime(RuntimeError):  # noqa: N818 -- as it is said
+    """A run has saved its state because its time was over; it has not failed."""
+
+
 class Interrupted(KeyboardInterrupt):
     """A signal asked the run to stop, and it has saved its state.
 

@@ -14,7 +14,7 @@ Pace = Literal["epoch", "step"]
 class Shape(Protocol):
     """How the learning rate runs within a phase.
 
-    One whose attribute `per` is `epoch` has one rate in each epoch; others may change it in between.
+    One whose attribute `per` is `epoch` has one rate in each epoch; others may change it within.
     """
 
     def factor(self, done: float, epochs: int) -> float:

@@ -14,6 +14,7 @@ import fcntl
 import hashlib
 import io
 import json
+import os
 import shutil
 import traceback
 from collections.abc import Mapping, Sequence
@@ -28,7 +29,7 @@ from torch import Tensor
 
 from phaseavg.averaging.snapshots import checksum_matches
 from phaseavg.config import Settings
-from phaseavg.errors import Diverged, UserError
+from phaseavg.errors import Diverged, OutOfTime, UserError
 from phaseavg.runs.files import set_aside, write_atomically
 from phaseavg.runs.result import summary
 
@@ -139,19 +140,32 @@ class RunFolder:
 
     Args:
         path: the folder; made on entering.
+        wait: on entering, for a process that holds it; however that ends, its lock ends with it.
 
     Raises:
-        UserError: on entering, if it cannot be made or another process holds it.
+        UserError: on entering, if it cannot be made, or another process holds it and is not to be
+            waited for.
     """
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, wait: bool = False) -> None:
         self.path = path
+        self.wait = wait
         self._referred: dict[str, list[str]] = {}  # files, by the checkpoint that refers to them
 
     def __enter__(self) -> Self:
+        while not self._take_lock():
+            pass
+        for leftover in self.path.rglob(".*.part"):  # of a write that was killed
+            leftover.unlink()
+        return self
+
+    def _take_lock(self) -> bool:
+        """Take the lock; return False if the folder was removed meanwhile."""
         try:
             self.path.mkdir(parents=True, exist_ok=True)
             self._lock = (self.path / ".lock").open("a")
+        except FileNotFoundError:
+            return False
         except OSError as error:
             raise UserError(
                 f"runs_dir={self.path.parent}: cannot be written ({error.strerror}); "
@@ -160,11 +174,17 @@ class RunFolder:
         try:
             fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)  # ends with the process
         except BlockingIOError as error:
-            self._lock.close()
-            raise UserError(f"{self.path}: another process is training this run") from error
-        for leftover in self.path.rglob(".*.part"):  # of a write that was killed
-            leftover.unlink()
-        return self
+            if not self.wait:
+                self._lock.close()
+                raise UserError(f"{self.path}: another process is training this run") from error
+            print(f"{self.path}: another process is training this; waiting for it", flush=True)
+            fcntl.flock(self._lock, fcntl.LOCK_EX)
+        held = os.fstat(self._lock.fileno())
+        with contextlib.suppress(FileNotFoundError):
+            if os.path.samestat(held, (self.path / ".lock").stat()):
+                return True
+        self._lock.close()
+        return False
 
     def __exit__(
         self,
@@ -172,7 +192,7 @@ class RunFolder:
         error: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
-        if isinstance(error, Exception) and not isinstance(error, UserError | Diverged):
+        if isinstance(error, Exception) and not isinstance(error, UserError | Diverged | OutOfTime):
             reason = {"error": repr(error), "traceback": traceback.format_exception(error)}
             self._write("failure.json", _json(reason))
         self._lock.close()
@@ -198,14 +218,14 @@ class RunFolder:
     def finish(self, result: Mapping[str, Any]) -> None:
         """Write the outcome; the checkpoints have served their purpose."""
         self._write("result.json", json.dumps(result, ensure_ascii=False, indent=1) + "\n")
-        self._remove_checkpoints()
+        self.remove_checkpoints()
         (self.path / "failure.json").unlink(missing_ok=True)
 
     def reopen(self) -> None:
         """Set the outcome aside, if there is one, so that the run is trained anew."""
         if read_result(self.path) is None:
             return
-        self._remove_checkpoints()
+        self.remove_checkpoints()
         (self.path / "weights.safetensors").unlink(missing_ok=True)
         set_aside(self.path / "result.json", "previous")
 
@@ -213,7 +233,8 @@ class RunFolder:
         """Return the checkpoints, latest first."""
         return sorted(self.path.glob("checkpoint-*.pt"), reverse=True)
 
-    def _remove_checkpoints(self) -> None:
+    def remove_checkpoints(self) -> None:
+        """Remove all states, and the snapshots that they refer to."""
         for path in self._checkpoints():
             path.unlink()
         shutil.rmtree(self.path / "snapshots", ignore_errors=True)

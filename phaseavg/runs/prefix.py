@@ -1,9 +1,9 @@
 """What shapes the first n epochs of a run: runs that have it in common share these epochs.
 
 Of the recipe that is the data, the network, the optimizer, the seed, the learning rates of the n
-epochs, and what happened at the ends of phases before them. Neither averages that only watch nor what
-comes after the n-th epoch are part of it: it is meant as of the moment after the epoch's last update,
-before an average replaces the weights. An average counts from there on.
+epochs, and what happened at the ends of phases before them. Averages that only watch are no part of
+it, nor is what comes after the n-th epoch: it is meant as of the moment after that epoch's last
+update, before an average replaces the weights. A replacement counts from there on.
 """
 
 import hashlib
@@ -115,7 +115,7 @@ class Trajectory:
 
     @property
     def looks(self) -> dict[str, Any]:
-        """What is looked at on the way: it shapes what is recorded of the epochs, not the weights."""
+        """What is looked at on the way: it shapes the record of the epochs, not the weights."""
         return {
             "evaluation": self.settings.evaluation.model_dump(),
             "batchnorm_batches": self.settings.batchnorm_batches,
@@ -217,8 +217,7 @@ def pieces(
     cuts = [e for e in sorted(points[trajectory.origin]) if e <= trajectory.total_epochs]
     starts = [0, *cuts]
     return {
-        (end, trajectory.key(end)): end - start
-        for start, end in zip(starts, cuts, strict=False)
+        (end, trajectory.key(end)): end - start for start, end in zip(starts, cuts, strict=False)
     }
 
 

@@ -13,7 +13,7 @@ from torch.nn.functional import cross_entropy
 from phaseavg.averaging import recompute_batchnorm
 from phaseavg.config import Settings
 from phaseavg.data import DataSet
-from phaseavg.errors import Diverged, Interrupted
+from phaseavg.errors import Diverged, Interrupted, OutOfTime
 from phaseavg.phases import Phase, Schedule
 from phaseavg.randomness import seed_for
 from phaseavg.runs.folder import RunFolder
@@ -41,18 +41,72 @@ def train(
     folder: RunFolder,
     progress: TrainingProgress,
     tracking: Tracking,
+    branch: Callable[[TrainingState], bool] | None = None,
 ) -> None:
     """Train from `state.step` to the end of the schedule.
+
+    Args:
+        state: the run, maybe with updates already done.
+        data: its data set.
+        schedule: its phases.
+        settings: of the run.
+        folder: where it leaves metrics and checkpoints.
+        progress: shows where it is.
+        tracking: hears of each epoch.
+        branch: called after each epoch's last update, while the epoch is open: what other runs go
+            on from is taken there. True ends the training.
 
     Raises:
         Diverged: at the end of an epoch in which the loss was not finite.
         Interrupted: after a signal, once the state is saved.
+        OutOfTime: likewise, when it is `settings.stop_at`.
     """
     steps, model = state.steps_per_epoch, state.model
     forward = torch.compile(model) if settings.execution.compile else model
     watch = Stopwatch(data.device, state)
     model.train()
+
+    def after_step() -> bool:
+        """Do what is due after a step; return whether the training is over before its time."""
+        phase = schedule.phase((state.step - 1) // steps)
+        over = False
+        if state.epoch_is_open and branch is not None:
+            watch.lap("train")
+            over = branch(state)
+            watch.lap("saving")
+        if state.epoch_is_open and not over:
+            metrics = training_metrics(state)
+            with evaluation_weights(state.optimizer):
+                end_epoch(state, phase, data, settings, metrics, watch)
+            folder.write_metrics(state.history)
+            progress.epoch(state.history[-1])
+            tracking.log(state.history[-1])
+        progress.step(state.step, lambda: train_error_so_far(state))
+
+        # Saving comes last: a checkpoint always stands for a finished step.
+        late = settings.stop_at is not None and time.time() >= settings.stop_at
+        done = state.step == schedule.total_epochs * steps
+        stopping = signals.received or (late and not done and not over)
+        phase_ended = state.step == phase.end * steps
+        if not over and (
+            phase_ended or stopping or watch.since_saving() >= settings.checkpoint_seconds
+        ):
+            watch.lap("train")
+            folder.save_checkpoint(state.step, state.state_dict(), state.files())
+            watch.saved()
+        if stopping:
+            where = (
+                f"saved after step {state.step} (epoch {state.step / steps:.2f} of "
+                f"{schedule.total_epochs}) in {folder.path}; the same command goes on"
+            )
+            if signals.received:
+                raise Interrupted(signals.received, f"interrupted and {where}")
+            raise OutOfTime(f"out of time and {where}")
+        return over
+
     with StopSignals() as signals:
+        if state.epoch_is_open and after_step():
+            return
         for images, labels in data.train_batches(state.step, schedule.total_epochs * steps):
             phase = schedule.phase(state.step // steps)
             if state.step == phase.first_epoch * steps:
@@ -62,34 +116,8 @@ def train(
 
             set_learning_rate(state.optimizer, schedule.factor(state.step, steps))
             update(state, forward, images, labels, settings)
-
-            epoch_ended = state.step % steps == 0
-            if epoch_ended:
-                metrics = training_metrics(state)
-                with evaluation_weights(state.optimizer):
-                    end_epoch(state, phase, data, settings, metrics, watch)
-                folder.write_metrics(state.history)
-                progress.epoch(state.history[-1])
-                tracking.log(state.history[-1])
-            progress.step(state.step, lambda: train_error_so_far(state))
-
-            # Saving comes last: a checkpoint always stands for a finished step.
-            phase_ended = state.step == phase.end * steps
-            if (
-                phase_ended
-                or signals.received
-                or watch.since_saving() >= settings.checkpoint_seconds
-            ):
-                watch.lap("train")
-                folder.save_checkpoint(state.step, state.state_dict(), state.files())
-                watch.saved()
-            if signals.received:
-                raise Interrupted(
-                    signals.received,
-                    f"interrupted and saved after step {state.step} (epoch "
-                    f"{state.step / steps:.2f} of {schedule.total_epochs}) in {folder.path}; "
-                    "the same command goes on",
-                )
+            if after_step():
+                return
     finish(state.optimizer)
 
 
@@ -183,9 +211,9 @@ def end_epoch(
 
     state.averager.observe(model)
     watch.lap("averaging")
-    for averager in state.watching.values():
+    for name, averager in state.watching.items():
         averager.observe(model)
-    watch.lap("watching")
+        watch.lap(state.booked(name, "averaging"))
     if phase_ended or is_due(epoch, cadence.every):
         test(model)
     if phase_ended or is_due(epoch, cadence.batchnorm_every):
@@ -196,7 +224,7 @@ def end_epoch(
     averages_are_due = phase_ended or is_due(epoch, cadence.average_every)
     if averages_are_due:
         for name in state.watching:
-            look_at(name, "watching")
+            look_at(name, state.booked(name, "evaluation"))
     replaced = False
     if phase_ended:
         replaced = line["replaced"] = state.averager.end_phase(model, phase.index)

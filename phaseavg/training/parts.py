@@ -1,6 +1,8 @@
 """The parts of a run, built from its settings."""
 
+from collections.abc import Sequence
 from copy import deepcopy
+from pathlib import Path
 
 import torch
 from torch import nn
@@ -26,9 +28,10 @@ def assemble(settings: Settings, device: torch.device) -> tuple[DataSet, Schedul
     model = new_model(settings, data)
     optimizer = new_optimizer(settings, model)
     schedule = build("schedule", settings.schedule, Schedule)
-    averager = new_averager("averaging", settings.averaging, settings, model, schedule)
+    epochs = schedule.epochs
+    averager = new_averager("averaging", settings.averaging, settings, model, epochs)
     watching = {
-        name: new_averager(f"watch.{name}", part, settings, model, schedule)
+        name: new_averager(f"watch.{name}", part, settings, model, epochs)
         for name, part in settings.watch.items()
     }
     for name, watcher in watching.items():
@@ -42,25 +45,31 @@ def assemble(settings: Settings, device: torch.device) -> tuple[DataSet, Schedul
 
 
 def new_averager(
-    name: str, part: Part, settings: Settings, model: nn.Module, schedule: Schedule
+    name: str,
+    part: Part,
+    settings: Settings,
+    model: nn.Module,
+    epochs: Sequence[int],
+    folder: Path | None = None,
 ) -> Averager:
     """Return one averager of a run, before its first phase.
 
     Args:
         name: where `part` stands in the config; its snapshots, if it takes any, lie in a folder of
-            that name in the run's.
+            that name below `snapshots`.
         part: its target and arguments.
         settings: of the run.
         model: the network in training.
-        schedule: of the run.
+        epochs: T_p of each phase.
+        folder: that holds `snapshots`; by default the run's.
     """
     home = pick_device(settings.execution.average_device, "execution.average_device")
-    folder = settings.run_folder / "snapshots" / name
+    folder = (folder or settings.run_folder) / "snapshots" / name
     offered = {
         "device": home,
         "folder": folder if settings.execution.snapshots == "files" else None,
     }
-    return build(name, part, Averager, offered=offered, model=model, epochs=schedule.epochs)
+    return build(name, part, Averager, offered=offered, model=model, epochs=epochs)
 
 
 def load_data(settings: Settings, device: torch.device) -> DataSet:

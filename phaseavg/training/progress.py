@@ -60,6 +60,7 @@ class TrainingProgress:
         schedule: of the whole training.
         state: the run, maybe with updates already done.
         console: where to; standard output by default.
+        epochs: that are trained, where it is not the whole schedule.
     """
 
     def __init__(
@@ -67,9 +68,11 @@ class TrainingProgress:
         schedule: Schedule,
         state: TrainingState,
         console: Console | None = None,
+        epochs: int | None = None,
     ) -> None:
         self.console = console or Console(highlight=False, soft_wrap=True)
-        self.epochs, self.phases = schedule.total_epochs, len(schedule.phases)
+        self.epochs = epochs or schedule.total_epochs
+        self.phases = len(schedule.phases)
         self.steps_per_epoch = state.steps_per_epoch
         self._first_step, self._started = state.step, time.monotonic()
         self._shown = 0.0

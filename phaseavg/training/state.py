@@ -32,6 +32,11 @@ class TrainingState:
         history: a line of metrics for every finished epoch.
         provenance: with what the steps were computed: an entry for each different device, software
             or code that the run has been continued with, in order; of most runs a single one.
+        inherited: the epochs that were not trained here but taken over from a shared trajectory:
+            segments of it, in order, with the prefix key at the end of each.
+        inherited_seconds: of what the history and `seconds` have, those that were spent there.
+        carrying: whether `watching` has averages of other runs, for which this is their trajectory.
+            Their time is then booked one by one.
     """
 
     model: nn.Module
@@ -48,6 +53,9 @@ class TrainingState:
     seconds: dict[str, float] = field(default_factory=dict)
     history: list[dict[str, Any]] = field(default_factory=list)
     provenance: list[dict[str, Any]] = field(default_factory=list)
+    inherited: list[dict[str, Any]] = field(default_factory=list)
+    inherited_seconds: float = 0.0
+    carrying: bool = False
 
     def __post_init__(self) -> None:
         device = next(self.model.parameters()).device
@@ -65,6 +73,15 @@ class TrainingState:
         """Those that they keep."""
         averages = {name: averager.average for name, averager in self.averagers.items()}
         return {name: average for name, average in averages.items() if average is not None}
+
+    @property
+    def epoch_is_open(self) -> bool:
+        """Whether the last step ended an epoch that the history has not yet got a line of."""
+        return self.step // self.steps_per_epoch > len(self.history)
+
+    def booked(self, name: str, kind: str) -> str:
+        """Return what the time for a watched average is booked as."""
+        return f"{name}_{kind}" if self.carrying else "watching"
 
     def files(self) -> list[Path]:
         """Return the files that the state refers to and does not hold."""
@@ -85,6 +102,8 @@ class TrainingState:
             "seconds": self.seconds,
             "history": self.history,
             "provenance": self.provenance,
+            "inherited": self.inherited,
+            "inherited_seconds": self.inherited_seconds,
         }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
@@ -115,6 +134,8 @@ class TrainingState:
         self.seconds = state["seconds"]
         self.history = state["history"]
         self.provenance = state["provenance"]
+        self.inherited = state["inherited"]
+        self.inherited_seconds = state["inherited_seconds"]
 
     def continue_with(self, provenance: dict[str, Any]) -> None:
         """Take note of what the steps from here on are computed with."""

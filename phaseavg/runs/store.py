@@ -1,0 +1,344 @@
+"""Where shared trajectories leave the states at which runs branch off from them.
+
+<key of the recipe's part>/<key of the execution>-<checksum>.pt     a state, and
+<key of the recipe's part>/<key of the execution>-<checksum>.json   what it holds; written last
+<key of the recipe's part>/needed_by.json                           runs that go on from there
+snapshots/*.bin         weights of single epochs that states refer to; written once, never changed
+trajectories/           those in training: what to leave where, and how far each one is
+
+Every file is whole or not there, and what is read is what its name has the checksum of.
+"""
+
+import contextlib
+import fcntl
+import hashlib
+import io
+import json
+import os
+import shutil
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from phaseavg.averaging.snapshots import checksum_matches
+from phaseavg.errors import UserError
+from phaseavg.runs.files import set_aside, write_atomically
+
+GIGABYTE = 10**9
+
+FREE_SHARE = 0.02
+"""Of a disk, what is left free for others."""
+
+
+class StoreFull(UserError):  # noqa: N818 -- as it is said
+    """There is no room for a state, and nothing left that could go."""
+
+
+@dataclass(frozen=True)
+class Branch:
+    """A state at which runs branch off, as its description has it.
+
+    Attributes:
+        path: of the state.
+        name: readable: data set, network, optimizer, seed, epoch.
+        epoch: whose last update was the last one.
+        averages: under which name the state has an average, by the average's identity.
+        looks: what was looked at in the epochs before.
+        files: names of the snapshots that the state refers to.
+        size: bytes, those of the snapshots, which other states may refer to as well, apart.
+    """
+
+    path: Path
+    name: str
+    epoch: int
+    averages: dict[str, str]
+    looks: dict[str, Any]
+    files: list[str]
+    size: int
+
+    @property
+    def key(self) -> str:
+        """The key of the recipe's part."""
+        return self.path.parent.name
+
+    def holds(self, needs: Mapping[str, str], looks: Mapping[str, Any]) -> bool:
+        """Return whether a run may go on from here.
+
+        Args:
+            needs: identities of the averages that it needs, by its own names.
+            looks: what has to have been looked at.
+        """
+        return set(needs.values()) <= self.averages.keys() and self.looks == looks
+
+
+class Store:
+    """The states in one folder, for any number of processes of one host.
+
+    Args:
+        folder: made when something is to be kept.
+        limit_gb: gigabytes that it may take; None: what the disk has.
+    """
+
+    def __init__(self, folder: Path, limit_gb: float | None = None) -> None:
+        self.folder = folder
+        self.limit_gb = limit_gb
+
+    @property
+    def snapshots(self) -> Path:
+        """The folder of the snapshots."""
+        return self.folder / "snapshots"
+
+    @contextlib.contextmanager
+    def _locked(self, kind: int) -> Iterator[None]:
+        """Hold the store's lock: shared by those who use it, exclusive for who removes.
+
+        It is the kernel's, so it ends with the process that holds it, however that ends.
+        """
+        self.make(self.folder)
+        with (self.folder / ".lock").open("a") as lock:
+            fcntl.flock(lock, kind)
+            yield
+
+    def make(self, folder: Path) -> None:
+        """Make a folder.
+
+        Raises:
+            UserError: if it cannot be made.
+        """
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise UserError(f"{self.place}: cannot be written ({error.strerror})") from error
+
+    @property
+    def place(self) -> str:
+        """What the user set to have it there."""
+        return f"share.dir={self.folder}"
+
+    def branches(self, key: str = "*", execution: str = "") -> list[Branch]:
+        """Return the states that there are, sorted by name.
+
+        Args:
+            key: of the recipe's part; by default any.
+            execution: key of the execution; by default any.
+        """
+        found = []
+        for path in sorted(self.folder.glob(f"{key}/{execution}*-*.json")):
+            try:
+                values = json.loads(path.read_text())
+                found.append(Branch(path.with_suffix(".pt"), **values))
+            except (OSError, ValueError, TypeError):  # set aside meanwhile, or no description
+                continue
+        return sorted(found, key=lambda branch: (branch.name, branch.path.name))
+
+    def find(
+        self, key: str, execution: str, needs: Mapping[str, str], looks: Mapping[str, Any]
+    ) -> Branch | None:
+        """Return a state under these keys that a run may go on from; None if there is none."""
+        fitting = (b for b in self.branches(key, execution) if b.holds(needs, looks))
+        return next(fitting, None)
+
+    def load(self, branch: Branch) -> dict[str, Any] | None:
+        """Return a state, on the CPU; None if it is damaged: then it is named and set aside.
+
+        Damaged it is, too, if it is another state than its name says, or a snapshot that it refers
+        to is missing or damaged. Loading never executes code.
+        """
+        with self._locked(fcntl.LOCK_SH):
+            try:
+                content = branch.path.read_bytes()
+            except FileNotFoundError:
+                content = b""
+            checksum = branch.path.stem.rpartition("-")[2]
+            damaged = branch.path if _checksum(content) != checksum else None
+            if damaged is None:
+                state = torch.load(io.BytesIO(content), map_location="cpu", weights_only=True)
+                execution = branch.path.stem.rpartition("-")[0]
+                if state["prefix"] != {"recipe": branch.key, "execution": execution}:
+                    damaged = branch.path
+                for name in state["files"]:
+                    if not checksum_matches(self.snapshots / name):
+                        damaged = self.snapshots / name
+            if damaged is None:
+                return state
+            print(
+                f"{damaged} is damaged, or of another run: {branch.name} is set aside and will be "
+                "trained again",
+                flush=True,
+            )
+            for path in {damaged, branch.path, branch.path.with_suffix(".json")}:
+                with contextlib.suppress(UserError):  # gone, or set aside by another process
+                    set_aside(path, "damaged")
+            return None
+
+    def save(
+        self,
+        key: str,
+        execution: str,
+        state: Mapping[str, Any],
+        snapshots: Iterable[Path] = (),
+        **description: Any,
+    ) -> Branch:
+        """Keep a state and take the files that it refers to.
+
+        Args:
+            key: of the recipe's part.
+            execution: key of the execution.
+            state: tensors, numbers and names.
+            snapshots: files, whose names have their checksums.
+            description: name, epoch, averages and looks, as a `Branch` has them.
+
+        Raises:
+            StoreFull: if there is no room; nothing is kept then.
+            UserError: if it cannot be written.
+        """
+        snapshots = list(snapshots)
+        files = sorted({path.name for path in snapshots})
+        prefix = {"recipe": key, "execution": execution}
+        buffer = io.BytesIO()
+        torch.save({**state, "prefix": prefix, "files": files}, buffer)
+        content = buffer.getvalue()
+        new = [path for path in snapshots if not (self.snapshots / path.name).exists()]
+        self.make_room(len(content) + sum(path.stat().st_size for path in new))
+        path = self.folder / key / f"{execution}-{_checksum(content)}.pt"
+        branch = Branch(path, files=files, size=len(content), **description)
+        with self._locked(fcntl.LOCK_SH):
+            self.make(path.parent)
+            for snapshot in snapshots:
+                link(snapshot, self.snapshots / snapshot.name, self.place)
+            write_atomically(path, content, self.place)
+            described = {k: v for k, v in asdict(branch).items() if k != "path"}
+            write_atomically(path.with_suffix(".json"), _json(described), self.place)
+        return branch
+
+    def need(self, key: str, runs: Mapping[str, Iterable[Path]]) -> None:
+        """Take note that runs will go on from a state under `key`.
+
+        Args:
+            key: of the recipe's part.
+            runs: by run id, the folders in which a run leaves its outcome.
+        """
+        with self._locked(fcntl.LOCK_EX):
+            self.make(self.folder / key)
+            path = self.folder / key / "needed_by.json"
+            known = _read(path) | {i: [str(p.resolve()) for p in runs[i]] for i in runs}
+            write_atomically(path, _json(known), self.place)
+
+    def needed_by(self, branch: Branch) -> list[str]:
+        """Return the ids of the runs that will go on from a state and have not ended."""
+        known = _read(branch.path.with_name("needed_by.json"))
+        return sorted(
+            run_id
+            for run_id, folders in known.items()
+            if not any(Path(folder, "result.json").exists() for folder in folders)
+        )
+
+    def used(self) -> int:
+        """Return the bytes of all files that the store has."""
+        sizes = 0
+        for path in self.folder.rglob("*"):
+            with contextlib.suppress(FileNotFoundError):
+                sizes += path.lstat().st_size if path.is_file() else 0
+        return sizes
+
+    def free(self) -> float:
+        """Return the bytes that may still be kept: up to the limit and to what the disk has."""
+        self.make(self.folder)
+        disk = shutil.disk_usage(self.folder)
+        free = disk.free - FREE_SHARE * disk.total
+        if self.limit_gb is not None:
+            free = min(free, self.limit_gb * GIGABYTE - self.used())
+        return free
+
+    def make_room(self, size: int) -> None:
+        """See that `size` bytes can be kept: what no run needs goes if it has to.
+
+        Raises:
+            StoreFull: if that is not enough.
+        """
+        if size <= self.free():
+            return
+        gone = self.clean()
+        if gone:
+            freed = sum(branch.size for branch in gone)
+            print(
+                f"{self.folder}: {len(gone)} states that no run needs any more made room "
+                f"({freed / GIGABYTE:.3g} GB)",
+                flush=True,
+            )
+        if size > (free := self.free()):
+            limit = "null" if self.limit_gb is None else f"{self.limit_gb:g}"
+            raise StoreFull(
+                f"share.limit_gb={limit}: {size / GIGABYTE:.3g} GB more do not fit into "
+                f"{self.folder}, which has room for {max(free, 0) / GIGABYTE:.3g} GB; raise the "
+                "limit, make room, or narrow share.carry"
+            )
+
+    def clean(self, wanted: Callable[[Branch], bool] | None = None) -> list[Branch]:
+        """Remove states and what is left behind by them; return the states that went.
+
+        Args:
+            wanted: tells which to keep; by default those that a run needs which has not ended.
+        """
+        wanted = wanted or self.needed_by
+        with self._locked(fcntl.LOCK_EX):  # nobody is reading or writing a state
+            gone = [branch for branch in self.branches() if not wanted(branch)]
+            for branch in gone:
+                branch.path.with_suffix(".json").unlink(missing_ok=True)  # first: it is the entry
+                branch.path.unlink(missing_ok=True)
+            entries = {branch.path for branch in self.branches()}
+            for path in self.folder.glob("*/*-*.pt*"):
+                if path not in entries:  # of a write that was killed, or set aside
+                    path.unlink()
+            for path in self.folder.glob("*/*.json.damaged"):
+                path.unlink()
+            kept = {name for branch in self.branches() for name in branch.files}
+            for path in self.snapshots.glob("*"):
+                if path.name not in kept:
+                    path.unlink()
+            for folder in self.folder.glob("*/"):
+                if folder.name != "trajectories" and not any(folder.glob("*-*.pt")):
+                    shutil.rmtree(folder)
+            for folder in self.folder.glob("trajectories/*/"):
+                _remove_unless_held(folder)
+        return gone
+
+
+def _remove_unless_held(folder: Path) -> None:
+    """Remove a trajectory's folder, if no process trains it and it holds nothing to go on from."""
+    with contextlib.suppress(OSError), (folder / ".lock").open("r+") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        if not any(folder.glob("checkpoint-*.pt")):
+            shutil.rmtree(folder)
+
+
+def link(source: Path, target: Path, place: str) -> None:
+    """Have a file at a second path: as one file on the same disk, else as a copy.
+
+    Raises:
+        UserError: if it cannot be written.
+    """
+    try:
+        target.parent.mkdir(parents=True, exist_ok=True)
+        with contextlib.suppress(FileExistsError):
+            os.link(source, target)
+    except OSError:  # another disk, or one that has no such links
+        write_atomically(target, source.read_bytes(), place)
+
+
+def _checksum(content: bytes) -> str:
+    return hashlib.sha256(content).hexdigest()[:16]
+
+
+def _json(values: Any) -> bytes:
+    return (json.dumps(values, ensure_ascii=False, indent=1) + "\n").encode()
+
+
+def _read(path: Path) -> dict[str, Any]:
+    try:
+        return dict(json.loads(path.read_text()))
+    except (OSError, ValueError, TypeError):  # there is none: nothing is known to need it
+        return {}

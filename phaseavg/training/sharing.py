@@ -1,0 +1,414 @@
+"""What runs have in common, trained once: shared trajectories, and the runs that branch off them.
+
+A trajectory is trained as a run is, but ends at the last of its branch points. There and at those
+before it leaves its state after the epoch's last update, before any average replaces the weights.
+The averages of the runs that go on from there only watch: the trajectory carries them.
+"""
+
+from collections import defaultdict
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Self
+
+import torch
+
+from phaseavg.config import Part, Scalars, Settings
+from phaseavg.data import DataSet
+from phaseavg.errors import UserError
+from phaseavg.runs.files import write_atomically
+from phaseavg.runs.folder import RunFolder
+from phaseavg.runs.prefix import OWN, Averaging, Trajectory, digest, execution_key
+from phaseavg.runs.provenance import provenance, reset_peak_memory
+from phaseavg.runs.store import Branch, Store, link
+from phaseavg.tracking import Tracking
+from phaseavg.training.execution import make_deterministic, pick_device
+from phaseavg.training.loop import train
+from phaseavg.training.parts import assemble, new_averager
+from phaseavg.training.progress import TrainingProgress
+from phaseavg.training.state import TrainingState
+
+
+class Carried(Scalars):
+    """An average that a trajectory carries.
+
+    Attributes:
+        averaging: target and arguments.
+        epochs: T_p of each phase, as of the run that it is for.
+        until: the last branch point at which a run needs it.
+    """
+
+    averaging: Part
+    epochs: list[int]
+    until: int
+
+
+class Trunk(Scalars):
+    """A trajectory that several runs share, to be trained once.
+
+    Attributes:
+        name: of its last epoch.
+        points: epochs after whose last updates it leaves its state; it ends at the last of them.
+        carry: the averages that it carries for the runs that branch off.
+    """
+
+    name: str
+    points: list[int]
+    carry: list[Carried]
+
+    @property
+    def id(self) -> str:
+        """Its name and a hash of all that it is to do."""
+        return f"{self.name}-{digest(self.model_dump())[:10]}"
+
+    @staticmethod
+    def path(store: Store, trunk_id: str) -> Path:
+        """Return where it is written down."""
+        return store.folder / "trajectories" / f"{trunk_id}.json"
+
+    def write(self, store: Store) -> None:
+        """Write it down for the job that will train it."""
+        path = self.path(store, self.id)
+        store.make(path.parent)
+        write_atomically(path, self.model_dump_json(indent=1).encode(), store.place)
+
+    @classmethod
+    def read(cls, store: Store, trunk_id: str) -> Self:
+        """Read what a sweep has written down.
+
+        Raises:
+            UserError: if there is no such trajectory.
+        """
+        path = cls.path(store, trunk_id)
+        try:
+            return cls.model_validate_json(path.read_text())
+        except (OSError, ValueError) as error:
+            raise UserError(
+                f"share.trunk={trunk_id}: there is no such file as {path}; a sweep sets it"
+            ) from error
+
+
+def store_of(settings: Settings) -> Store:
+    """Return the store that a run shares with others."""
+    return Store(settings.share.dir, settings.share.limit_gb)
+
+
+def shares(settings: Settings) -> bool:
+    """Return whether a run goes on from what others have trained: one that is repeated does not."""
+    return settings.share.enabled and not settings.force
+
+
+@dataclass
+class Course:
+    """A run or a trajectory that is about to be trained, as one that may go on from the store.
+
+    Attributes:
+        settings: of the run; of a trajectory, those of a run on it.
+        device: that it is trained on.
+        folder: of its own, for snapshots.
+        carry: averages of other runs.
+    """
+
+    settings: Settings
+    device: torch.device
+    folder: Path
+    carry: Sequence[Carried] = ()
+
+    def __post_init__(self) -> None:
+        self.trajectory = Trajectory(self.settings)
+        self.store = store_of(self.settings)
+        self.execution = execution_key(self.settings, self.device)
+        own = self.trajectory.averages[OWN]
+        self.averages, self.until = dict(self.trajectory.averages), {}
+        for number, one in enumerate(self.carry):
+            average = Averaging(one.averaging, one.epochs)
+            if average.identity(one.until) != own.identity(one.until):
+                self.averages[f"carried{number}"] = average
+                self.until[f"carried{number}"] = one.until
+
+    def needs(self, epoch: int) -> dict[str, str]:
+        """Return the identities of its averages after `epoch` epochs, by name."""
+        needed = {n: a for n, a in self.averages.items() if self.until.get(n, epoch) >= epoch}
+        found = {name: average.identity(epoch) for name, average in needed.items()}
+        return {name: identity for name, identity in found.items() if identity}
+
+    def restore(self, state: TrainingState) -> int:
+        """Go on from the longest shared trajectory that is there and goes beyond `state`.
+
+        Args:
+            state: between two steps; it is changed.
+
+        Returns:
+            The number of epochs that need not be trained; 0 if none is there.
+        """
+        there = {branch.key for branch in self.store.branches(execution=self.execution)}
+        begun = -(-state.step // state.steps_per_epoch)  # epochs, the one under way included
+        for epoch in range(self.trajectory.total_epochs, begun, -1) if there else ():
+            key = self.trajectory.key(epoch)
+            if key not in there:
+                continue
+            branch = self.store.find(key, self.execution, self.needs(epoch), self.trajectory.looks)
+            if branch and (found := self.store.load(branch)):
+                self._fetch_snapshots(branch, found)
+                state.load_state_dict(self._adopted(found, branch, state))
+                return epoch
+        return 0
+
+    def _fetch_snapshots(self, branch: Branch, found: Mapping[str, Any]) -> None:
+        """Have the files that the averages refer to in the folder in which they look for them."""
+        for name, identity in self.needs(branch.epoch).items():
+            home = self.folder / "snapshots" / ("averaging" if name == OWN else f"watch.{name}")
+            for file in found["snapshots"][branch.averages[identity]]:
+                link(self.store.snapshots / file, home / file, f"runs_dir={self.folder.parent}")
+
+    def _adopted(
+        self, found: Mapping[str, Any], branch: Branch, state: TrainingState
+    ) -> dict[str, Any]:
+        """Return a trajectory's state as one of one's own.
+
+        Args:
+            found: the trajectory's.
+            branch: what it is.
+            state: one's own, for what no average has begun of.
+        """
+        names = {own: branch.averages[i] for own, i in self.needs(branch.epoch).items()}
+        averagers = {
+            own: found["averagers"][names[own]] if own in names else averager.state_dict()
+            for own, averager in state.averagers.items()
+        }
+        strange = set(branch.averages.values())
+        spent = {f"{kind}_seconds": seconds for kind, seconds in found["seconds"].items()}
+        *history, spent = (
+            adopted_line(line, names, strange, state.carrying)
+            for line in (*found["history"], spent)
+        )
+        return {
+            **found,
+            "averagers": averagers,
+            "watch": state.watch,
+            "history": history,
+            "seconds": {key.removesuffix("_seconds"): value for key, value in spent.items()},
+            "inherited_seconds": sum(map(seconds_of, (*history, spent))),
+        }
+
+
+def adopted_line(
+    line: Mapping[str, Any], names: Mapping[str, str], strange: set[str], carrying: bool
+) -> dict[str, Any]:
+    """Return a line of a trajectory's metrics as it would be of a run that is trained alone.
+
+    Args:
+        line: of the trajectory.
+        names: under which the trajectory has the averages, by the run's own names.
+        strange: all names under which the trajectory has averages.
+        carrying: whether it is for a trajectory again, whose averages have their time one by one.
+    """
+    replaced = line.get("replaced", False)  # by an average that the run has, too
+    kept_apart = strange - {OWN} if replaced else strange | {OWN}
+    found = {k: v for k, v in line.items() if not k.startswith(tuple(f"{n}_" for n in kept_apart))}
+    for own, name in names.items():
+        if own == OWN and replaced:
+            continue
+        start = f"{name}_"
+        fields = {k.removeprefix(start): v for k, v in line.items() if k.startswith(start)}
+        for kind in ("averaging", "evaluation"):
+            seconds = fields.pop(f"{kind}_seconds", None)
+            if seconds is None:
+                continue
+            booked = kind if own == OWN else f"{own}_{kind}" if carrying else "watching"
+            found[f"{booked}_seconds"] = found.get(f"{booked}_seconds", 0.0) + seconds
+        found |= {f"{own}_{key}": value for key, value in fields.items()}
+    return found
+
+
+def seconds_of(line: Mapping[str, Any]) -> float:
+    """Return all seconds that a line of metrics has."""
+    return sum(value for key, value in line.items() if key.endswith("_seconds"))
+
+
+def restore(
+    state: TrainingState, folder: RunFolder, settings: Settings, device: torch.device
+) -> None:
+    """Go on from what is there of a run: its latest checkpoint, or a shared trajectory beyond it.
+
+    Args:
+        state: before the first step; it is changed.
+        folder: of the run.
+        settings: of the run.
+        device: that it is trained on.
+
+    Raises:
+        UserError: if the checkpoint is of other code or data.
+    """
+    folder.restore(state)
+    if shares(settings):
+        Course(settings, device, folder.path).restore(state)
+
+
+def inherited(state: TrainingState) -> dict[str, Any]:
+    """Return what a run has taken over from shared trajectories, for its record.
+
+    `epochs`, of whose last one the training alone; `seconds`, of those that its metrics have, that
+    were spent there; and `segments` of these trajectories with all the seconds that each took. A
+    segment that several runs have inherited was trained once.
+    """
+    last = state.inherited[-1]["last_epoch"] if state.inherited else 0
+    found = {"epochs": last, "seconds": state.inherited_seconds, "segments": state.inherited}
+    return {"inherited": found}
+
+
+def train_trunk(settings: Settings) -> dict[str, Any]:
+    """Train a trajectory that runs share, unless it is there, and leave its states in the store.
+
+    Args:
+        settings: of one of the runs on it; `share.trunk` names it.
+
+    Returns:
+        What became of it.
+    """
+    settings = settings.model_copy(update={"watch": {}})  # which it carries instead, if it has to
+    device = pick_device(settings.execution.device)
+    store = store_of(settings)
+    trunk = Trunk.read(store, str(settings.share.trunk))
+    home = store.folder / "trajectories" / f"{trunk.id}-{execution_key(settings, device)}"
+    course = Course(settings, device, home, trunk.carry)
+    leaving = Leaving(course, trunk)
+    with RunFolder(home, wait=True) as folder:
+        if leaving.all_there():
+            print(f"{trunk.name}: there already", flush=True)
+            return {"run_id": trunk.id, "status": "there already"}
+        make_deterministic()
+        reset_peak_memory(device)
+        data, schedule, state = assemble(settings, device)
+        state.carrying = True
+        for name in course.until:
+            average = course.averages[name]
+            state.watching[name] = new_averager(
+                f"watch.{name}", average.part, settings, state.model, average.epochs, home
+            )
+        checkpoint = folder.load_checkpoint()
+        if checkpoint is not None:
+            leaving.drop(state, checkpoint["step"] // state.steps_per_epoch)
+            state.load_state_dict(checkpoint)
+        course.restore(state)
+        leaving.drop(state, (state.step - 1) // state.steps_per_epoch)
+        state.continue_with(provenance(device, settings.execution.model_dump()))
+        print(opening(trunk, data, state, course), flush=True)
+        store.make_room(least_size(trunk, state, course))
+        with TrainingProgress(schedule, state, epochs=trunk.points[-1]) as progress:
+            unheard = Tracking({}, {}, [])
+            train(state, data, schedule, settings, folder, progress, unheard, leaving)
+        folder.remove_checkpoints()
+    return {"run_id": trunk.id, "status": "shared"}
+
+
+@dataclass
+class Leaving:
+    """Leaves the state of a trajectory at its branch points.
+
+    Attributes:
+        course: the trajectory.
+        trunk: what it is to leave, and where.
+    """
+
+    course: Course
+    trunk: Trunk
+
+    def find(self, epoch: int) -> Branch | None:
+        """Return a state at a point that is there already and has all that the runs need."""
+        course = self.course
+        return course.store.find(
+            course.trajectory.key(epoch),
+            course.execution,
+            course.needs(epoch),
+            course.trajectory.looks,
+        )
+
+    def all_there(self) -> bool:
+        """Return whether there is a state at every point, and all of them are intact."""
+        found = [self.find(epoch) for epoch in self.trunk.points]
+        return all(branch and self.course.store.load(branch) for branch in found)
+
+    def drop(self, state: TrainingState, epochs: int) -> None:
+        """Let go the averages that no run needs after `epochs` epochs."""
+        for name in [name for name in state.watching if self.course.until[name] <= epochs]:
+            del state.watching[name]
+
+    def __call__(self, state: TrainingState) -> bool:
+        """Leave the state if it is time to; return whether it was the last time."""
+        epoch = state.step // state.steps_per_epoch
+        if epoch not in self.trunk.points:
+            return False
+        self._account(state, epoch)
+        if not self.find(epoch):
+            self._leave(state, epoch)
+        self.drop(state, epoch)
+        return epoch == self.trunk.points[-1]
+
+    def _leave(self, state: TrainingState, epoch: int) -> None:
+        course, averages = self.course, state.averages
+        needs = {name: i for name, i in course.needs(epoch).items() if name in averages}
+        files = {name: averages[name].files() for name in needs}
+        course.store.save(
+            course.trajectory.key(epoch),
+            course.execution,
+            {
+                **state.state_dict(),
+                "snapshots": {name: [p.name for p in paths] for name, paths in files.items()},
+            },
+            [path for paths in files.values() for path in paths],
+            name=course.trajectory.named(epoch),
+            epoch=epoch,
+            averages={identity: name for name, identity in needs.items()},
+            looks=course.trajectory.looks,
+        )
+
+    def _account(self, state: TrainingState, epoch: int) -> None:
+        """Note the epochs since the last point as a segment, which runs inherit as a whole."""
+        first = state.inherited[-1]["last_epoch"] + 1 if state.inherited else 1
+        if first > epoch:
+            return
+        mine = [s["seconds"] for s in state.inherited if s["trajectory"] == self.trunk.id]
+        spent = sum(map(seconds_of, state.history)) + sum(state.seconds.values())
+        segment = {
+            "trajectory": self.trunk.id,
+            "prefix": f"{self.course.trajectory.key(epoch)}-{self.course.execution}",
+            "first_epoch": first,
+            "last_epoch": epoch,
+            "seconds": spent - state.inherited_seconds - sum(mine),
+        }
+        state.inherited = [*state.inherited, segment]
+
+
+def memory(state: TrainingState, course: Course, epoch: int) -> dict[str, int]:
+    """Return the bytes of the averages at the end of an epoch, by where they are."""
+    sizes: dict[str, int] = defaultdict(int)
+    for name, average in state.averages.items():
+        plan = course.averages[name]
+        if window := plan.averager.window_in(plan.phase(min(epoch, sum(plan.epochs)))):
+            size, place = average.storage(min(window[1], max(epoch - window[0], 1)))
+            sizes[place.partition(" ")[0]] += size
+    return dict(sizes)
+
+
+def least_size(trunk: Trunk, state: TrainingState, course: Course) -> int:
+    """Return the bytes that the states take at least: weights and momentum, averages, snapshots."""
+    weights = sum(p.numel() * p.element_size() for p in state.model.parameters())
+    kept = [memory(state, course, epoch) for epoch in trunk.points]
+    files = max(sizes.pop("files", 0) for sizes in kept)
+    return files + sum(2 * weights + sum(sizes.values()) for sizes in kept)
+
+
+def opening(trunk: Trunk, data: DataSet, state: TrainingState, course: Course) -> str:
+    """Return the first words of a trajectory: how long, from where, what it carries, how much."""
+    places = memory(state, course, trunk.points[-1])
+    sizes = ", ".join(
+        f"{size / 1e6:,.1f} MB {'in files' if place == 'files' else f'on {place}'}"
+        for place, size in places.items()
+    )
+    averages = f"{len(state.averages)} averages ({sizes})" if places else "no average"
+    return (
+        f"{trunk.name}: shared, {trunk.points[-1]} epochs of {data.steps_per_epoch} steps, from "
+        f"step {state.step}; carries {averages}; leaves its state after epoch "
+        f"{', '.join(map(str, trunk.points))}"
+    )
