@@ -5,6 +5,7 @@ import os
 import re
 import sys
 import tempfile
+import time
 import traceback
 from collections.abc import Callable
 from pathlib import Path
@@ -16,7 +17,7 @@ from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from phaseavg.errors import Diverged, Interrupted, JobFailed, SweepFailed, UserError
+from phaseavg.errors import Diverged, Interrupted, JobFailed, OutOfTime, SweepFailed, UserError
 
 USER_ERROR, FAILED, INTERRUPTED = 2, 1, 130
 
@@ -78,10 +79,12 @@ def reporting(job: Callable[[DictConfig], Any]) -> Callable[[DictConfig], Any]:
         asked = " ".join(hydra.overrides.task)
         print(f"{hydra.job.name}: {asked}", flush=True)
         try:
+            if config.stop_at is not None and time.time() >= config.stop_at:
+                raise OutOfTime("out of time, and not begun; the same command goes on")
             return job(config)
         except Exception as error:
             _tell(error, f"[{asked}] ")
-            if isinstance(error, UserError | Diverged):
+            if isinstance(error, UserError | Diverged | OutOfTime):
                 raise
             raise JobFailed(repr(error)) from None
 
@@ -105,11 +108,13 @@ def _ours(error: Exception) -> bool:
 
 
 def _status(error: Exception) -> int:
+    if isinstance(error, OutOfTime):
+        return INTERRUPTED
     return USER_ERROR if _is_mistake(error) else FAILED
 
 
 def _tell(error: Exception, where: str = "") -> None:
-    if isinstance(error, UserError | Diverged | SweepFailed):
+    if isinstance(error, UserError | Diverged | SweepFailed | OutOfTime):
         say(where + str(error))
     elif _is_mistake(error):
         say(where + explained(error))

@@ -7,9 +7,7 @@ import numpy as np
 import pandas as pd
 
 from phaseavg.report.claims import (
-    CLAIMS,
     MOST_SEEDS,
-    Claim,
     Evidence,
     evidence,
     exceptions,
@@ -21,6 +19,7 @@ from phaseavg.report.claims import (
 )
 from phaseavg.report.tables import as_markdown, environment
 from phaseavg.sweep.cells import Cell
+from phaseavg.sweep.claims import CLAIMS, Claim
 
 
 def _number(value: float, sign: bool = True) -> str:

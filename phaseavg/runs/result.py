@@ -102,11 +102,17 @@ def summary(result: Mapping[str, Any]) -> str:
     if result["status"] == "diverged":
         return f"diverged at step {result['step']} (epoch {result['epoch']}): {result['reason']}"
     end = result["phases"][-1]
+    inherited = result.get("inherited", {"epochs": 0})  # which older records have not got
+    shared = (
+        f"; {inherited['epochs']} epochs of them and {inherited['seconds']:.1f} s shared with others"
+        if inherited["epochs"]
+        else ""
+    )
     passed = f"{end['bn_test_error']:.2f} % after a BatchNorm pass"
     if end["replaced"]:
         passed = f"average; the weights before it {end['test_error']:.2f} %, {passed}"
     return (
         f"test error {result['test_error']:.2f} % ({passed}), best "
         f"{result['best_test_error']:.2f} % at epoch {result['best_epoch']}; {result['epochs']} "
-        f"epochs in {result['seconds']:.1f} s, {result['images_per_second']:.0f} images/s"
+        f"epochs in {result['seconds']:.1f} s, {result['images_per_second']:.0f} images/s{shared}"
     )

@@ -20,6 +20,9 @@ from phaseavg.errors import UserError
 Compose = Callable[[Sequence[str]], DictConfig]
 """From overrides to a run's composed config."""
 
+Composed = dict[tuple[str, ...], DictConfig]
+"""Configs by the overrides that they were composed from."""
+
 ColumnId = Annotated[str, Field(pattern=r"^[^\s=,]+$")]
 """What `column=` takes: without blanks, commas and equals signs."""
 
@@ -277,7 +280,10 @@ class Run:
 
 
 def runs_of(
-    cells: Sequence[Cell], seeds: Mapping[str, Sequence[Any]], compose: Compose
+    cells: Sequence[Cell],
+    seeds: Mapping[str, Sequence[Any]],
+    compose: Compose,
+    composed: Composed | None = None,
 ) -> dict[str, Run]:
     """Return the runs of cells by run id; those that are equal are one.
 
@@ -285,15 +291,16 @@ def runs_of(
         cells: of any tables.
         seeds: by table.
         compose: to compose a run's config.
+        composed: configs by overrides, which is added to: composing is what takes the time.
 
     Raises:
         UserError: if a config is not one of a run.
     """
-    composed: dict[tuple[str, ...], DictConfig] = {}
+    composed = {} if composed is None else composed
     runs: dict[str, Run] = {}
     for cell in cells:
         config = composed.get(cell.overrides)
-        if config is None:  # which takes the time; a seed is soon set
+        if config is None:
             config = composed[cell.overrides] = compose(cell.overrides)
         for seed in seeds[cell.table]:
             config.seed = seed

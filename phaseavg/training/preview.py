@@ -19,9 +19,10 @@ from phaseavg.data import Batch, DataSet
 from phaseavg.phases import Schedule
 from phaseavg.runs.provenance import device_name, peak_memory_bytes
 from phaseavg.training.evaluation import evaluate
-from phaseavg.training.execution import autocast
+from phaseavg.training.execution import autocast, pick_device
 from phaseavg.training.loop import is_due, update
 from phaseavg.training.optimizers import learning_rate, set_learning_rate
+from phaseavg.training.parts import assemble
 from phaseavg.training.state import TrainingState
 
 WARM_UP = 2  # steps before time is taken
@@ -89,9 +90,11 @@ def parameters_of(model: nn.Module) -> int:
 
 def opening(data: DataSet, schedule: Schedule, state: TrainingState) -> str:
     """Return the first words of a run: how long, from where, with what."""
+    last = state.inherited[-1]["last_epoch"] if state.inherited else 0
+    shared = f", {last} epochs being shared with other runs" if last else ""
     return (
         f"{schedule.total_epochs} epochs of {data.steps_per_epoch} steps in "
-        f"{len(schedule.phases)} phases, from step {state.step}; "
+        f"{len(schedule.phases)} phases, from step {state.step}{shared}; "
         f"{parameters_of(state.model):,} parameters; {data.device}\n"
         f"{describe_optimizer(state.optimizer)}"
     )
@@ -177,6 +180,17 @@ def measured(
         "test": data.test_size * seconds_per_image(tests, evaluate),
         "pass": min(pass_images, data.train_size) * seconds_per_image(passes, recompute_batchnorm),
     }
+
+
+def seconds_per_epoch(settings: Settings) -> float:
+    """Return what an epoch of a run takes with its tests, by a few steps; averaging not counted."""
+    device = pick_device(settings.execution.device)
+    data, schedule, state = assemble(settings, device)
+    print("measuring a few steps …", flush=True)
+    seconds = measured(data, schedule, settings, state)
+    tests, passes = looks(schedule, settings, len(state.averages))
+    looking = tests * seconds["test"] + passes * seconds["pass"]
+    return data.steps_per_epoch * seconds["step"] + looking / schedule.total_epochs
 
 
 def described_averaging(part: Part, averager: Averager) -> str:

@@ -8,8 +8,9 @@ from scipy import stats
 
 from phaseavg.report import claims, claims_page
 from phaseavg.report.cells import CELL, COLUMNS, read_paper
-from phaseavg.report.claims import CLAIMS, Evidence, evidence, interval, seeds_to_settle, verdict
+from phaseavg.report.claims import Evidence, evidence, interval, seeds_to_settle, verdict
 from phaseavg.sweep.cells import Cell
+from phaseavg.sweep.claims import CLAIMS
 
 PAPER = read_paper(REPOSITORY / "results/paper.csv")
 CLAIM = {claim.name: claim for claim in CLAIMS}

@@ -22,7 +22,7 @@ from phaseavg.report.records import read_metrics, read_runs, write_runs
 from phaseavg.runs.archive import common_keys, completed, import_records
 from phaseavg.runs.identity import run_id
 from phaseavg.sweep.cells import Run
-from phaseavg.sweep.sweeper import result_of
+from phaseavg.sweep.outcomes import result_of
 
 CONF = REPOSITORY / "conf"
 Composed = Callable[..., Settings]

@@ -1,0 +1,83 @@
+"""What the runs of a sweep have come to."""
+
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from phaseavg.runs.folder import in_progress, lacking, read_result
+from phaseavg.sweep.cells import Run
+
+Outcome = Mapping[str, Any]
+
+
+def result_of(run: Run) -> Mapping[str, Any] | None:
+    """Return the outcome of a run, wherever it is recorded; None if it has none."""
+    results = (read_result(place) for place in run.settings.places)
+    return next((result for result in results if result), None)
+
+
+def sorted_out(runs: Mapping[str, Run]) -> tuple[dict[str, Outcome], list[Run], list[Run]]:
+    """Return what has ended, by run id; the runs that another process trains; those to train."""
+    there, held, missing = {}, [], []
+    for run_id, run in runs.items():
+        result = None if run.settings.force else result_of(run)
+        if result:
+            there[run_id] = result
+            if lacks := lacking(run.settings.run_folder, result, run.settings):
+                print(f"{run_id}: finished before, {lacks} (force=true repeats it)", flush=True)
+        elif in_progress(run.settings.run_folder):
+            held.append(run)
+            print(f"{run_id}: another process is training it", flush=True)
+        else:
+            missing.append(run)
+    return there, held, missing
+
+
+Stamp = dict[str, int | None]
+
+
+def stamp_of(run: Run) -> Stamp:
+    """Return when what a run ends with was written, in its file system's nanoseconds."""
+    paths = {name: run.settings.run_folder / name for name in ("result.json", "failure.json")}
+    return {n: path.stat().st_mtime_ns if path.exists() else None for n, path in paths.items()}
+
+
+def outcomes(runs: Sequence[Run], before: Sequence[Stamp]) -> list[Outcome | None]:
+    """Return the outcomes that runs have come to since they were stamped; None where none.
+
+    With `force=true` there may be one from before.
+    """
+    return [
+        read_result(run.settings.run_folder)
+        if stamp_of(run)["result.json"] != stamp["result.json"]
+        else None
+        for run, stamp in zip(runs, before, strict=True)
+    ]
+
+
+def counted(
+    results: Sequence[Outcome | None],
+    there: Mapping[str, Outcome],
+    held: Sequence[Run],
+    failed: int = 0,
+) -> str:
+    """Return in words how many of a sweep's runs have ended how.
+
+    Args:
+        results: of the runs that it was to train.
+        there: outcomes that there were before.
+        held: runs that another process trains.
+        failed: how many of those without result have failed; the others were not run.
+    """
+    statuses = Counter("left" if result is None else result["status"] for result in results)
+    parts = {
+        "finished": statuses["finished"],
+        "there already": len(there),
+        "of these diverged": sum(result["status"] == "diverged" for result in there.values()),
+        "diverged": statuses["diverged"],
+        "failed": failed,
+        "not run, or in training by another process": statuses["left"] - failed + len(held),
+    }
+    return ", ".join(
+        f"{n} {what}" for what, n in parts.items() if n or what in ("finished", "there already")
+    )

@@ -1,0 +1,122 @@
+"""What of a sweep is done already, and how long an epoch takes."""
+
+import json
+from collections import defaultdict
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from statistics import median
+from typing import Any, NamedTuple
+
+import yaml
+
+from phaseavg.runs.prefix import Trajectory
+from phaseavg.runs.provenance import device_name
+from phaseavg.sweep.cells import Run
+from phaseavg.training.execution import pick_device
+from phaseavg.training.sharing import shares, store_of
+
+
+def epochs_done(folder: Path) -> int:
+    """Return the epochs that a run need not train again when it goes on."""
+    steps = [int(path.name.split("-")[1]) for path in folder.glob("checkpoint-*.pt")]
+    try:
+        lines = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
+        return sum(line["step"] <= max(steps, default=0) for line in lines)
+    except (OSError, ValueError, LookupError):
+        return 0
+
+
+def epochs_there(runs: Mapping[str, Run]) -> dict[str, int]:
+    """Return the epochs that each run need not train, for itself or another one has trained them.
+
+    Whether a shared trajectory was trained with the same execution as the run will have is seen
+    only there: here any counts.
+    """
+    done = {run_id: epochs_done(run.settings.run_folder) for run_id, run in runs.items()}
+    branches = {}
+    for run in runs.values():
+        if shares(run.settings) and run.settings.share.dir not in branches:
+            branches[run.settings.share.dir] = store_of(run.settings).branches()
+    for run_id, run in runs.items():
+        stored = branches.get(run.settings.share.dir, []) if shares(run.settings) else []
+        if not stored:
+            continue
+        trajectory = Trajectory(run.settings)
+        for branch in stored:
+            if (
+                done[run_id] < branch.epoch <= trajectory.total_epochs
+                and branch.key == trajectory.key(branch.epoch)
+                and branch.holds(trajectory.needs(branch.epoch), trajectory.looks)
+            ):
+                done[run_id] = branch.epoch
+    return done
+
+
+class Rate(NamedTuple):
+    """How long an epoch takes, with all that is tested and averaged, as records have it."""
+
+    seconds: float
+    runs: int
+    device: str
+
+
+def workload(config: Mapping[str, Any]) -> str:
+    """Return what the time of an epoch mostly depends on: data set, network and batch."""
+    parts = {key: config[key] for key in ("dataset", "model", "batch_size")}
+    return json.dumps(parts, sort_keys=True)
+
+
+def measured_rates(folders: Sequence[Path], device: str) -> dict[str, Rate]:
+    """Return the median seconds per epoch by workload, from the finished runs below `folders`.
+
+    Args:
+        folders: of runs or records.
+        device: name of the one to train on. A workload that has never been measured on it gets the
+            rate of the device on which it has been most often.
+    """
+    seconds: dict[str, dict[str, list[float]]] = defaultdict(lambda: defaultdict(list))
+    for folder in folders:
+        for path in folder.glob("*/result.json"):
+            try:
+                result = json.loads(path.read_text())
+                config = yaml.safe_load((path.parent / "config.yaml").read_text())
+                (name,) = {p["execution"]["device_name"] for p in result["provenance"]}
+                rate = result["seconds"] / result["epochs"]
+                seconds[workload(config)][name].append(rate)
+            except (OSError, ValueError, LookupError, TypeError, ZeroDivisionError, yaml.YAMLError):
+                continue  # of two devices, or damaged: it is no rate
+    rates = {}
+    for work, devices in seconds.items():
+        name = device if device in devices else max(devices, key=lambda d: len(devices[d]))
+        rates[work] = Rate(median(devices[name]), len(devices[name]), name)
+    return rates
+
+
+class Rates:
+    """Seconds per epoch of runs: by the records of others, or else by a few steps of their own.
+
+    Args:
+        runs: whose folders have records.
+    """
+
+    def __init__(self, runs: Sequence[Run]) -> None:
+        self._known: dict[str, float] = {}
+        if runs:
+            places = {
+                folder
+                for run in runs
+                for folder in (run.settings.runs_dir, run.settings.records_dir)
+            }
+            device = device_name(pick_device(runs[0].settings.execution.device))
+            rates = measured_rates(sorted(places), device)
+            self._known = {work: rate.seconds for work, rate in rates.items()}
+
+    def __call__(self, run: Run) -> float:
+        """Return the seconds of an epoch of a run, with its tests."""
+        work = workload(run.settings.recipe())
+        if work not in self._known:
+            from phaseavg.training.preview import seconds_per_epoch  # which loads what trains
+
+            print(f"{run.settings.run_id}: its rate is not known", end="; ", flush=True)
+            self._known[work] = seconds_per_epoch(run.settings)
+        return self._known[work]
