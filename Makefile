@@ -3,7 +3,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 
 .DEFAULT_GOAL := help
-.PHONY: help demo mini table1a table1b table1c table1d table1 table2 table3 table4 tables records bench
+.PHONY: help demo mini table1a table1b table1c table1d table1 table2 table3 table4 tables records store bench
 .PHONY: test lint format clean
 
 help: ## list the targets
@@ -28,7 +28,8 @@ mini: .venv/installed ## Tables 1, 3 and 4 and the claims in miniature, from not
 	$(BIN)/python train.py -m preset=mini table=$(MINI) hydra/launcher=joblib || [ $$? = 1 ]
 	$(BIN)/python scripts/tables.py preset=mini table=all \
 		--output results/mini/tables --claims results/mini/claims.md
-	@tar --sort=name --mtime=@0 --owner=0 --group=0 --exclude=wandb --exclude=.lock \
+	@tar --sort=name --mtime=@0 --owner=0 --group=0 --exclude=wandb --exclude=shared \
+		--exclude=.lock \
 		-cJf results/mini/records.tar.xz -C runs mini
 
 MINI := 1a,1b,1c,1d,3,4
@@ -53,6 +54,11 @@ comma := ,
 
 records: .venv/installed ## keep the records FROM=folder-or-archive in results/records; derive runs.csv
 	$(BIN)/python scripts/records.py $(FROM)
+
+store: .venv/installed ## what runs share in runs/shared, and what needs it; CLEAN=1 removes the rest
+	$(BIN)/python scripts/store.py $(STORE) $(if $(CLEAN),--clean)
+
+STORE ?= runs/shared
 
 bench: .venv/installed ## cost of averaging, and optimizer steps beside the peers'
 	@mkdir -p results/benchmarks

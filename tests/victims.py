@@ -17,6 +17,7 @@ from hydra.types import RunMode
 from omegaconf import OmegaConf
 
 import phaseavg.runs.files
+import phaseavg.runs.store
 import phaseavg.training.loop
 import train
 from phaseavg.cli import command_line, reporting
@@ -183,6 +184,54 @@ def fail_to_write(settings: Settings, count: int, message_file: Path) -> None:
         train_quietly(settings)
     except UserError as error:
         message_file.write_text(str(error))
+
+
+def count_steps(file: Path) -> None:
+    """Add a byte to a file for every step that this process trains, whatever becomes of it."""
+    loop = phaseavg.training.loop
+    update = loop.update
+
+    def counted(*arguments: Any) -> None:
+        update(*arguments)
+        with file.open("ab") as counter:
+            counter.write(b".")
+
+    loop.update = counted
+
+
+def sweep_and_die(folder: Path, arguments: tuple[str, ...], event: str, count: int) -> None:
+    """Type `train.py …` in a folder, as `sweep_in_a_group`, and be killed at the `count`-th event.
+
+    Args:
+        folder: to work in.
+        arguments: what is typed.
+        event: `stepped`, after a step's update; `left`, when a shared state is written and not yet
+            described; `never`.
+        count: counted from 1.
+    """
+    left = count
+
+    def then_die(function: Callable[..., Any], due: Callable[..., bool]) -> Callable[..., Any]:
+        def dying(*arguments: Any, **named: Any) -> Any:
+            nonlocal left
+            result = function(*arguments, **named)
+            left -= due(*arguments)
+            if left == 0:
+                os.kill(os.getpid(), signal.SIGKILL)
+            return result
+
+        return dying
+
+    count_steps(folder / "steps")
+    if event == "stepped":
+        loop = phaseavg.training.loop
+        loop.update = then_die(loop.update, lambda *_: True)
+    elif event == "left":
+        store = phaseavg.runs.store
+        store.write_atomically = then_die(
+            store.write_atomically, lambda path, *_: path.suffix == ".pt"
+        )
+    sweep_in_a_group(folder, arguments)
 
 
 def sweep_in_a_group(folder: Path, arguments: tuple[str, ...]) -> None:

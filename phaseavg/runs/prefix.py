@@ -67,8 +67,8 @@ class Averaging:
         Two of them are equal bit by bit on one trajectory if their identities are.
         """
         phases = range(self.phase(epochs) + 1)
-        windows = [self.averager.window_in(phase) for phase in phases]
-        if not any(windows):
+        windows = list(dict.fromkeys(w for p in phases if (w := self.averager.window_in(p))))
+        if not windows:
             return None
         return digest({"averaging": self.part, "windows": windows})
 

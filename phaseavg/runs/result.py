@@ -104,7 +104,7 @@ def summary(result: Mapping[str, Any]) -> str:
     end = result["phases"][-1]
     inherited = result.get("inherited", {"epochs": 0})  # which older records have not got
     shared = (
-        f"; {inherited['epochs']} epochs of them and {inherited['seconds']:.1f} s shared with others"
+        f"; of these {inherited['epochs']} epochs, {inherited['seconds']:.1f} s, shared with others"
         if inherited["epochs"]
         else ""
     )

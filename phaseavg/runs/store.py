@@ -4,7 +4,7 @@
 <key of the recipe's part>/<key of the execution>-<checksum>.json   what it holds; written last
 <key of the recipe's part>/needed_by.json                           runs that go on from there
 snapshots/*.bin         weights of single epochs that states refer to; written once, never changed
-trajectories/           those in training: what to leave where, and how far each one is
+trajectories/           what each leaves where, and how far those in training are
 
 Every file is whole or not there, and what is read is what its name has the checksum of.
 """
@@ -90,6 +90,11 @@ class Store:
     def snapshots(self) -> Path:
         """The folder of the snapshots."""
         return self.folder / "snapshots"
+
+    @property
+    def trajectories(self) -> Path:
+        """The folder of those in training."""
+        return self.folder / "trajectories"
 
     @contextlib.contextmanager
     def _locked(self, kind: int) -> Iterator[None]:
@@ -227,14 +232,20 @@ class Store:
             known = _read(path) | {i: [str(p.resolve()) for p in runs[i]] for i in runs}
             write_atomically(path, _json(known), self.place)
 
-    def needed_by(self, branch: Branch) -> list[str]:
-        """Return the ids of the runs that will go on from a state and have not ended."""
-        known = _read(branch.path.with_name("needed_by.json"))
+    def needed_by(self, key: str) -> list[str]:
+        """Return the ids of the runs that go on from a state under a key and have not ended."""
+        known = _read(self.folder / key / "needed_by.json")
         return sorted(
             run_id
             for run_id, folders in known.items()
             if not any(Path(folder, "result.json").exists() for folder in folders)
         )
+
+    def forget(self) -> None:
+        """Forget which runs need what."""
+        with self._locked(fcntl.LOCK_EX):
+            for path in self.folder.glob("*/needed_by.json"):
+                path.unlink()
 
     def used(self) -> int:
         """Return the bytes of all files that the store has."""
@@ -283,7 +294,7 @@ class Store:
         Args:
             wanted: tells which to keep; by default those that a run needs which has not ended.
         """
-        wanted = wanted or self.needed_by
+        wanted = wanted or (lambda branch: bool(self.needed_by(branch.key)))
         with self._locked(fcntl.LOCK_EX):  # nobody is reading or writing a state
             gone = [branch for branch in self.branches() if not wanted(branch)]
             for branch in gone:
@@ -299,20 +310,31 @@ class Store:
             for path in self.snapshots.glob("*"):
                 if path.name not in kept:
                     path.unlink()
+            for path in self.folder.glob("*/needed_by.json"):
+                key = path.parent.name
+                if not self.branches(key) and not self.needed_by(key):
+                    shutil.rmtree(path.parent)
             for folder in self.folder.glob("*/"):
-                if folder.name != "trajectories" and not any(folder.glob("*-*.pt")):
-                    shutil.rmtree(folder)
-            for folder in self.folder.glob("trajectories/*/"):
-                _remove_unless_held(folder)
+                if folder not in (self.snapshots, self.trajectories):
+                    with contextlib.suppress(OSError):  # it is not empty
+                        folder.rmdir()
+            for path in self.trajectories.glob("*.json"):
+                if not any(self.needed_by(key) for key in _read(path).get("keys", [])):
+                    held = [not _removed(f) for f in self.trajectories.glob(f"{path.stem}-*/")]
+                    if not any(held):
+                        path.unlink()
         return gone
 
 
-def _remove_unless_held(folder: Path) -> None:
-    """Remove a trajectory's folder, if no process trains it and it holds nothing to go on from."""
-    with contextlib.suppress(OSError), (folder / ".lock").open("r+") as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        if not any(folder.glob("checkpoint-*.pt")):
+def _removed(folder: Path) -> bool:
+    """Remove a trajectory's folder unless a process trains it; return whether it is gone."""
+    try:
+        with (folder / ".lock").open("a") as lock:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
             shutil.rmtree(folder)
+    except OSError:
+        return False
+    return True
 
 
 def link(source: Path, target: Path, place: str) -> None:

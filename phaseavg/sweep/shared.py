@@ -5,6 +5,7 @@ state at each at which some of them part. No run starts before the state from wh
 there.
 """
 
+import itertools
 from collections import defaultdict
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -114,6 +115,15 @@ class Tree:
         path = self.paths[self.passing[node][0]]
         return path[: path.index(node) + 1]
 
+    def forks(self, nodes: Iterable[Node]) -> set[Node]:
+        """Return the nodes after which the ways to some nodes part."""
+        after: dict[Node, set[Node]] = defaultdict(set)
+        for node in nodes:
+            path = self.path(node)
+            for earlier, later in itertools.pairwise(path):
+                after[earlier].add(later)
+        return {node for node, found in after.items() if len(found) > 1}
+
     def trunk(self, points: Sequence[Node]) -> tuple[Trunk, list[str]]:
         """Return the trajectory that leaves its state at some nodes of a path, and a run on it."""
 
@@ -132,8 +142,12 @@ class Tree:
                     averaging=average.part, epochs=average.epochs, until=until
                 )
         kept = [carry[key] for key in sorted(carry)]
-        epochs = [epoch for epoch, _ in points]
-        trunk = Trunk(name=self.trajectories[on_it].named(end), points=epochs, carry=kept)
+        trunk = Trunk(
+            name=self.trajectories[on_it].named(end),
+            points=[epoch for epoch, _ in points],
+            keys=[key for _, key in points],
+            carry=kept,
+        )
         return trunk, self.runs[on_it].overrides
 
 
@@ -158,6 +172,7 @@ def arranged(
     }
     needed = sorted(set(leaving.values()))
     on_the_way = {node for last in needed for node in tree.path(last)[:-1]}
+    branch_nodes |= tree.forks(needed)
     waves: list[Wave] = [Wave()]
     left_in: dict[Node, int] = {}  # the wave in which a state is left, by its node
 

@@ -49,11 +49,13 @@ class Trunk(Scalars):
     Attributes:
         name: of its last epoch.
         points: epochs after whose last updates it leaves its state; it ends at the last of them.
+        keys: of the recipe's part up to each of these.
         carry: the averages that it carries for the runs that branch off.
     """
 
     name: str
     points: list[int]
+    keys: list[str]
     carry: list[Carried]
 
     @property
@@ -64,7 +66,7 @@ class Trunk(Scalars):
     @staticmethod
     def path(store: Store, trunk_id: str) -> Path:
         """Return where it is written down."""
-        return store.folder / "trajectories" / f"{trunk_id}.json"
+        return store.trajectories / f"{trunk_id}.json"
 
     def write(self, store: Store) -> None:
         """Write it down for the job that will train it."""
@@ -270,7 +272,7 @@ def train_trunk(settings: Settings) -> dict[str, Any]:
     device = pick_device(settings.execution.device)
     store = store_of(settings)
     trunk = Trunk.read(store, str(settings.share.trunk))
-    home = store.folder / "trajectories" / f"{trunk.id}-{execution_key(settings, device)}"
+    home = store.trajectories / f"{trunk.id}-{execution_key(settings, device)}"
     course = Course(settings, device, home, trunk.carry)
     leaving = Leaving(course, trunk)
     with RunFolder(home, wait=True) as folder:

@@ -1,6 +1,7 @@
 """The cells of the tables, and what narrows them."""
 
 from collections import Counter
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import pandas as pd
@@ -12,8 +13,11 @@ from omegaconf import DictConfig
 
 from phaseavg.errors import UserError
 from phaseavg.report.cells import CELL, key_of, read_paper
+from phaseavg.runs.identity import parts_of
+from phaseavg.runs.prefix import Trajectory, different_epochs
 from phaseavg.sweep.cells import Cell, Request, Run, Table, cells_of, narrow, read_request, runs_of
 from phaseavg.sweep.plan import epochs_of
+from phaseavg.sweep.shared import Tree, arranged
 
 CONF = REPOSITORY / "conf"
 TABLES = sorted(path.stem for path in (CONF / "table").glob("*.yaml"))
@@ -24,6 +28,19 @@ def composed():
     GlobalHydra.instance().clear()
     with initialize_config_dir(str(CONF), version_base="1.3"):
         yield lambda overrides: compose("config", list(overrides))
+
+
+@pytest.fixture(scope="module")
+def all_runs() -> dict[str, Run]:
+    """Return the runs of all cells with three seeds by run id, which take long to compose."""
+    GlobalHydra.instance().clear()
+    with initialize_config_dir(str(CONF), version_base="1.3"):
+
+        def composed(overrides: Sequence[str]) -> DictConfig:
+            return compose("config", list(overrides))
+
+        request = request_for(composed, f"table={','.join(TABLES)}", "seed=0,1,2")
+        return runs_of(request.cells, request.seeds, composed)
 
 
 def request_for(composed, *arguments: str) -> Request:
@@ -64,10 +81,9 @@ def test_the_published_numbers_are_the_papers() -> None:
 
 
 def test_every_cell_composes_and_the_same_cell_in_several_tables_is_the_same_runs(
-    composed, tmp_path: Path
+    composed, all_runs: dict[str, Run]
 ) -> None:
-    request = request_for(composed, f"table={','.join(TABLES)}", "seed=0,1,2")
-    runs = runs_of(request.cells, request.seeds, composed)
+    runs = all_runs
     ids: dict[tuple[str, ...], set[str]] = {}
     asked, of_table_1 = 0, 0
     for run_id, run in runs.items():
@@ -96,6 +112,86 @@ def test_every_cell_composes_and_the_same_cell_in_several_tables_is_the_same_run
         again = composed(run.overrides)
         assert again.seed == run.settings.seed
         assert again.optimizer._target_ == run.settings.optimizer["_target_"]
+
+
+def test_epochs_that_cells_have_in_common_are_counted_by_their_keys(
+    all_runs: dict[str, Run],
+) -> None:
+    trajectories = {run_id: Trajectory(run.settings) for run_id, run in all_runs.items()}
+
+    def different(wanted: Callable[[Cell, int], bool]) -> int:
+        return different_epochs(
+            [
+                trajectories[run_id]
+                for run_id, run in all_runs.items()
+                if any(wanted(cell, run.settings.seed) for cell in run.cells)
+            ]
+        )
+
+    for model in ("wrn28_10", "resnet34", "densenet121", "cnn13"):
+        assert different(lambda c, s, m=model: c.table[0] == "1" and (c.model, s) == (m, 1)) == 1460
+    # By hand: 1,460 + 3 · 240 of the adaptive methods per network and seed of CIFAR-100; of the two
+    # other data sets SGD's 160, our method's 80, Lookahead's 160, and the same 720.
+    assert different(lambda c, _: c.dataset == "cifar100") == 12 * (1460 + 720)
+    assert different(lambda c, _: c.dataset == "svhn") == 12 * (160 + 80 + 160 + 720)
+    small = {"cifar100", "cifar10", "svhn"}
+    assert different(lambda c, _: c.dataset in small) == 53_040
+    merged = {i: r for i, r in all_runs.items() if r.cells[0].dataset in small}
+    assert sum(trajectories[run_id].total_epochs for run_id in merged) == 97_920
+
+
+SHARED = {
+    ("sgd", 60): "1b/60-30-30-ours 1b/60-30-30-sgd",
+    ("sgd", 80): "1a/gamma0-0.5 1a/gamma0-0.8 1a/gamma0-0.9 1a/gamma0-0.95 1a/gamma0-0.99 "
+    "1a/learnt 1b/80-40-40-ours 1c/phase-wise 2/ours 3/sgd-orig 3/sgd-ours",
+    ("sgd", 100): "1b/100-50-50-ours 1b/100-50-50-sgd",
+    ("sgd", 160): "1b/80-40-40-sgd 1c/at-the-end 1c/no 2/sgd",
+    **{(a, 80): f"2/{a} 3/{a}-orig 3/{a}-ours 4/{a}" for a in ("adam", "amsgrad", "adabound")},
+    ("alone", 0): "1c/every-k 1d/cosine 1d/decayed 2/lookahead",
+}
+"""Which cells leave the trajectory that they share after which epoch."""
+
+
+def test_which_cells_of_tables_1_to_4_share_what(all_runs: dict[str, Run]) -> None:
+    own = ("cifar100", "cnn13")
+    runs = {
+        run_id: run
+        for run_id, run in all_runs.items()
+        if run.settings.seed == 0 and (run.cells[0].dataset, run.cells[0].model) == own
+    }
+    tree = Tree(runs)
+    found: dict[tuple[str, int], list[str]] = {}
+    for run_id, run in runs.items():
+        node = tree.leaves_at(run_id)
+        optimizer = parts_of(run.settings.recipe())["optimizer"].replace("adam_", "")
+        place = (optimizer, node[0]) if node else ("alone", 0)
+        found.setdefault(place, []).extend(f"{cell.table}/{cell.column}" for cell in run.cells)
+    assert {place: " ".join(sorted(cells)) for place, cells in found.items()} == SHARED
+
+    waves, _ = arranged(runs.values(), {}, {})
+    trunks = [sorted((trunk.name, trunk.points) for trunk, _ in wave.trunks) for wave in waves]
+    adaptive = [f"cifar100-cnn13-{a}-seed0-epoch80" for a in ("adabound", "adam", "adam_amsgrad")]
+    assert trunks == [
+        [
+            *((name, [80]) for name in adaptive),
+            ("cifar100-cnn13-sgd-seed0-epoch100", [60, 80, 100]),
+        ],
+        [("cifar100-cnn13-sgd-seed0-epoch160", [160])],
+        [],
+    ]
+    sgd = waves[0].trunks[-1][0]
+    carried = [(c.averaging["_target_"], c.averaging["weights"], c.epochs) for c in sgd.carry]
+    gammas = sorted((w["gamma0"], e[0]) for _, w, e in carried if "gamma0" in w)
+    # Five γ0 at T = 80, 0.9 at T = 60 and 100, learnt, and the one over the whole training.
+    assert gammas == [
+        (0.5, 80),
+        (0.8, 80),
+        *[(0.9, t) for t in (60, 80, 80, 100)],
+        (0.95, 80),
+        (0.99, 80),
+    ]
+    assert [e for _, w, e in carried if "rho" in w] == [[80, 40, 40]]
+    assert len(carried) == 9
 
 
 NARROWED = [

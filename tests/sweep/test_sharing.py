@@ -1,0 +1,333 @@
+"""What runs have in common is trained once, and no bit of any of them differs for it."""
+
+import json
+import os
+import re
+import signal
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import safetensors.torch
+import torch
+import victims as victim
+from conftest import TINY, Prompt
+
+AVERAGINGS = "averaging=none,phasewise,learnt,end,uniform"
+SHORT = (*TINY, "checkpoint_seconds=1000", "weights=final")
+TIMES = ("seconds", "_second")
+
+
+def outcomes(folder: Path) -> dict[str, Any]:
+    """Return weights and metrics of all runs below a folder, without what took how long."""
+    found = {}
+    for path in folder.glob("*/result.json"):
+        lines = (path.parent / "metrics.jsonl").read_text().splitlines()
+        metrics = [
+            {k: v for k, v in json.loads(line).items() if not k.endswith(TIMES)} for line in lines
+        ]
+        result = json.loads(path.read_text())
+        timing = (*TIMES, "peak_memory_bytes", "provenance", "inherited")
+        result = {k: v for k, v in result.items() if not k.endswith(timing)}
+        weights = safetensors.torch.load_file(path.parent / "weights.safetensors")
+        found[path.parent.name] = (weights, metrics, result)
+    return found
+
+
+def assert_equal(found: dict[str, Any], expected: dict[str, Any]) -> None:
+    assert found.keys() == expected.keys()
+    for run_id, (weights, metrics, result) in expected.items():
+        for name, tensor in weights.items():
+            assert torch.equal(found[run_id][0][name], tensor), (run_id, name)
+        assert found[run_id][1:] == (metrics, result), run_id
+
+
+def inherited(folder: Path) -> dict[str, int]:
+    """Return by averaging how many epochs the runs below a folder have inherited."""
+    results = {p.parent.name: json.loads(p.read_text()) for p in folder.glob("*/result.json")}
+    return {name.split("-")[3]: r["inherited"]["epochs"] for name, r in results.items()}
+
+
+def trained(results: list[Any]) -> tuple[int, list[tuple[int, int]]]:
+    """Return how many epochs runs have trained alone, and the shared ones, each segment once."""
+    segments = {s["prefix"]: s for r in results for s in r["inherited"]["segments"]}
+    alone = sum(r["epochs"] - r["inherited"]["epochs"] for r in results)
+    return alone, sorted((s["first_epoch"], s["last_epoch"]) for s in segments.values())
+
+
+EVERYTHING = {"atend": 5, "noaveraging": 5}
+PHASE = {"phasewise": 2, "phasewise_learnt": 2, "phasewise_uniform": 2}
+FAMILIES = [
+    (f"{AVERAGINGS} optimizer=sgd", EVERYTHING | PHASE),
+    (f"{AVERAGINGS} optimizer=adam", EVERYTHING | PHASE),
+    (f"{AVERAGINGS} optimizer=amsgrad optimizer_state=reset", EVERYTHING | PHASE),
+    (f"{AVERAGINGS} optimizer=adabound execution.snapshots=memory", EVERYTHING | PHASE),
+    (f"{AVERAGINGS} optimizer=lookahead", EVERYTHING | PHASE),
+    (f"{AVERAGINGS} schedule=decayed schedule.epochs=[2,2,1]", EVERYTHING | PHASE),
+    (
+        f"{AVERAGINGS} schedule=decayed schedule.shape.per=step schedule.epochs=[2,2,1]",
+        EVERYTHING | PHASE,
+    ),
+    # One phase: all is shared, and the average over the phase is the one over the training.
+    (f"{AVERAGINGS} schedule=cosine schedule.epochs=[3]", dict.fromkeys(EVERYTHING | PHASE, 3)),
+    # What is looked at on the way is looked at on the shared trajectory.
+    (
+        f"{AVERAGINGS} evaluation.average_every=1 evaluation.batchnorm_every=2 "
+        "batchnorm_batches=3 +averaging@watch.swa=uniform",
+        EVERYTHING | PHASE,
+    ),
+    # A window that opens on the way.
+    ("averaging=end averaging.window=phase,training", {"atend": 5}),
+]
+
+
+@pytest.mark.parametrize(("family", "epochs"), FAMILIES)
+def test_a_run_that_shares_is_the_run_alone_bit_by_bit(
+    prompt: Prompt, tmp_path: Path, family: str, epochs: dict[str, int]
+) -> None:
+    command = ("-m", *SHORT, *family.split())
+    status, out, err = prompt(*command)
+    assert (status, err) == (0, "")
+    assert "shared trajectory 1 of 1: " in out
+    status, out, err = prompt(*command, "runs_dir=alone", "share=false")
+    assert (status, err) == (0, "")
+    assert "shared" not in out
+    assert_equal(outcomes(tmp_path / "runs"), outcomes(tmp_path / "alone"))
+    assert inherited(tmp_path / "runs") == epochs
+    assert set(inherited(tmp_path / "alone").values()) == {0}
+    assert not (tmp_path / "alone/shared").exists()
+
+
+def test_runs_of_other_lengths_part_at_every_branch_point(prompt: Prompt, tmp_path: Path) -> None:
+    """Each length has its own window from the same trajectory, which goes on to the longest."""
+    lengths = "schedule.epochs=[1,1],[2,1],[4,1]"
+    command = ("-m", *SHORT, "schedule.factors=[1,0.1]", lengths, "averaging=none,phasewise,learnt")
+    status, out, err = prompt(*command)
+    assert (status, err) == (0, "")
+    assert "leaves its state after epoch 1, 2, 4\n" in out
+    prompt(*command, "runs_dir=alone", "share=false")
+    assert_equal(outcomes(tmp_path / "runs"), outcomes(tmp_path / "alone"))
+    results = [json.loads(p.read_text()) for p in tmp_path.glob("runs/*/result.json")]
+    assert sorted(r["inherited"]["epochs"] for r in results) == [1] * 3 + [2] * 3 + [4] * 3
+    assert trained(results) == (9 * 1, [(1, 1), (2, 2), (3, 4)])
+    for result in results:
+        assert 0 < result["inherited"]["seconds"] < result["seconds"]
+    longest = max(results, key=lambda r: r["inherited"]["seconds"])
+    # The trajectory has carried the averages of all, a run counts its own alone.
+    assert (
+        sum(s["seconds"] for s in longest["inherited"]["segments"])
+        > longest["inherited"]["seconds"]
+    )
+
+
+def test_what_replaced_the_weights_is_shared_from_there_on(prompt: Prompt, tmp_path: Path) -> None:
+    """Two phase-wise runs of which the last phase alone differs."""
+    command = ("-m", *SHORT, "schedule.epochs=[1,2,1],[1,2,2]", "averaging=phasewise,learnt")
+    status, _, err = prompt(*command)
+    assert (status, err) == (0, "")
+    prompt(*command, "runs_dir=alone", "share=false")
+    assert_equal(outcomes(tmp_path / "runs"), outcomes(tmp_path / "alone"))
+    results = [json.loads(p.read_text()) for p in tmp_path.glob("runs/*/result.json")]
+    # The last phase's epochs are the same, too, until the shorter one ends.
+    assert [r["inherited"]["epochs"] for r in results] == [4] * 4
+    # All four have the first epoch in common, though no run leaves there.
+    assert trained(results) == (2 * 1, [(1, 1), (2, 4), (2, 4)])
+
+
+KILLS = [("stepped", 12), ("stepped", 16), ("left", 1), ("left", 2), ("stepped", 17)]
+
+
+@pytest.mark.parametrize(("event", "count"), KILLS)
+def test_a_shared_trajectory_that_was_killed_goes_on(
+    victims: Any, prompt: Prompt, tmp_path: Path, event: str, count: int, undisturbed: Any
+) -> None:
+    """In mid-epoch, at a branch point, with a state left half: each time by SIGKILL."""
+    command = KILLED
+    folder = tmp_path / "killed"
+    folder.mkdir()
+    process = victims.Process(target=victim.sweep_and_die, args=(folder, command, event, count))
+    process.start()
+    process.join()
+    assert process.exitcode == -signal.SIGKILL
+    assert not list(folder.glob("runs/*/result.json"))
+    process = victims.Process(target=victim.sweep_and_die, args=(folder, command, "never", 0))
+    process.start()
+    process.join()
+    assert process.exitcode == 0
+    assert_equal(outcomes(folder / "runs"), undisturbed)
+    assert len((folder / "steps").read_bytes()) <= DIFFERENT_STEPS + 1  # at most one was lost
+
+
+KILLED = (
+    "-m",
+    *TINY,
+    "weights=final",
+    "schedule.factors=[1,0.1]",
+    "schedule.epochs=[1,1],[2,1]",
+    "averaging=none,learnt",
+)
+DIFFERENT_STEPS = 8 * (2 + 4)
+
+
+@pytest.fixture(scope="module")
+def undisturbed(victims: Any, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
+    """Return the outcomes of the sweep that is killed, trained alone and in peace."""
+    folder = tmp_path_factory.mktemp("undisturbed")
+    command = (*KILLED, "share=false", "checkpoint_seconds=1000")
+    process = victims.Process(target=victim.sweep_in_a_group, args=(folder, command))
+    process.start()
+    process.join()
+    assert process.exitcode == 0
+    return outcomes(folder / "runs")
+
+
+def test_four_processes_train_nothing_twice_even_if_one_dies(
+    victims: Any, tmp_path: Path, undisturbed: Any
+) -> None:
+    """One is killed while it trains what all four wait for; another one takes over."""
+    (tmp_path / "steps").touch()
+    arguments = [(tmp_path, KILLED, "stepped", 10), *[(tmp_path, KILLED, "never", 0)] * 3]
+    first = victims.Process(target=victim.sweep_and_die, args=arguments[0])
+    first.start()
+    while not list(tmp_path.glob("runs/shared/trajectories/*/checkpoint-*")):
+        first.join(0.01)
+    others = [victims.Process(target=victim.sweep_and_die, args=one) for one in arguments[1:]]
+    for process in others:
+        process.start()
+    for process in (first, *others):
+        process.join()
+    assert first.exitcode == -signal.SIGKILL
+    assert {process.exitcode for process in others} <= {0, 1}  # 1: a run was another one's
+    said = (tmp_path / "said").read_text()
+    assert "another process is training this; waiting for it" in said
+    assert_equal(outcomes(tmp_path / "runs"), undisturbed)
+    assert len((tmp_path / "steps").read_bytes()) <= DIFFERENT_STEPS + 1
+
+
+def flip(path: Path) -> None:
+    content = bytearray(path.read_bytes())
+    content[len(content) // 2] ^= 1
+    path.write_bytes(content)
+
+
+def truncate(path: Path) -> None:
+    os.truncate(path, path.stat().st_size // 2)
+
+
+def of_another_run(path: Path) -> None:
+    other = next(p for p in path.parents[1].glob("*/*.pt") if p.parent != path.parent)
+    path.write_bytes(other.read_bytes())
+
+
+@pytest.mark.parametrize("damage", [flip, truncate, of_another_run])
+def test_a_damaged_state_is_set_aside_and_trained_again(
+    prompt: Prompt, tmp_path: Path, damage: Callable[[Path], None]
+) -> None:
+    command = ("-m", *SHORT, "averaging=none,learnt")
+    prompt(*command)
+    expected = outcomes(tmp_path / "runs")
+    states = {
+        json.loads(p.read_text())["epoch"]: p.with_suffix(".pt")
+        for p in tmp_path.glob("runs/shared/*/*-*.json")
+        if p.parent.name != "trajectories"
+    }
+    assert sorted(states) == [2]
+    if damage is of_another_run:
+        prompt(*command, "seed=1")
+    damage(states[2])
+    for path in tmp_path.glob("runs/*seed0*/result.json"):
+        path.unlink()
+    status, out, err = prompt(*command)
+    assert (status, err) == (0, "")
+    assert f"{states[2].relative_to(tmp_path)} is damaged" in out
+    assert states[2].with_name(f"{states[2].name}.damaged").exists()
+    found = outcomes(tmp_path / "runs")
+    assert_equal({i: found[i] for i in expected}, expected)
+    assert inherited(tmp_path / "runs") == {"noaveraging": 2, "phasewise_learnt": 2}
+
+
+def test_a_single_run_goes_on_from_what_a_sweep_has_left(prompt: Prompt, tmp_path: Path) -> None:
+    prompt("-m", *SHORT, "averaging=none,phasewise")
+    prompt(*SHORT, "averaging=end", "runs_dir=alone", "share=false")
+    status, out, _ = prompt(*SHORT, "averaging=end")  # whose average was not carried
+    assert status == 0
+    assert "from step 0;" in out
+    status, out, _ = prompt(*SHORT, "averaging=phasewise", "schedule.epochs=[2,3,1]")
+    assert "from step 16, 2 epochs being shared with other runs;" in out
+    assert re.search(r"; of these 2 epochs, \d+\.\d s, shared with others\n", out)
+    status, out, _ = prompt(*SHORT, "averaging=none", "evaluation.every=2", "schedule.epochs=[2,3]")
+    assert "from step 0" in out  # of a curve that is looked at more seldom
+
+
+def test_a_trajectory_that_diverges_leaves_the_outcome_to_its_runs(
+    prompt: Prompt, tmp_path: Path
+) -> None:
+    status, _, err = prompt("-m", *SHORT, "averaging=none,phasewise", "optimizer.lr=1e20")
+    assert status == 1
+    assert err.splitlines()[-1].startswith("sweep: 0 finished, 0 there already, 2 diverged")
+    results = [json.loads(p.read_text()) for p in tmp_path.glob("runs/*/result.json")]
+    assert [result["status"] for result in results] == ["diverged"] * 2
+
+
+def test_there_is_a_limit_to_what_is_kept(prompt: Prompt, tmp_path: Path) -> None:
+    """A trajectory that does not fit is told of, and its runs are trained alone."""
+    command = ("-m", *SHORT, "averaging=none,phasewise", "share.limit_gb=1e-6")
+    status, _, err = prompt(*command)
+    assert status == 0
+    assert "share.limit_gb=1e-06: " in err
+    assert "raise the limit, make room, or narrow share.carry" in err
+    assert set(inherited(tmp_path / "runs").values()) == {0}
+    assert not list(tmp_path.glob("runs/shared/*/*.pt"))
+
+
+TABLE = """\
+title: lengths
+seeds: [0]
+rows:
+  - [dataset=digits, model=cnn13_digits]
+columns:
+  short: [averaging=phasewise, "schedule.epochs=[1,1,1]"]
+  usual: [averaging=phasewise, "schedule.epochs=[2,2,1]"]
+  learnt: [averaging=learnt, "schedule.epochs=[2,2,1]"]
+  sgd: [averaging=none, "schedule.epochs=[3,1,1]"]
+"""
+
+
+def carried(out: str) -> tuple[int, str]:
+    """Return how many averages the first trajectory carries, and where it leaves its state."""
+    match = re.search(r"carries (\d+) averages .*; leaves its state after epoch (.*)\n", out)
+    assert match is not None
+    return int(match[1]), match[2]
+
+
+def test_a_trajectory_carries_what_other_cells_will_need(prompt: Prompt, tmp_path: Path) -> None:
+    mine = tmp_path / "mine/table"
+    mine.mkdir(parents=True)
+    (mine / "lengths.yaml").write_text(TABLE)
+    other = TABLE.replace("lengths", "others").split("columns:")[0]
+    half = "columns:\n  half: [averaging=phasewise, averaging.weights.gamma0=0.5]\n"
+    (mine / "others.yaml").write_text(other + half)
+    short = [o for o in SHORT if not o.startswith("schedule.epochs")]
+    command = ("--config-dir", str(tmp_path / "mine"), "-m", *short, "table=lengths")
+    usual = (*command, "column=usual")
+    # The two other cells of phases of 2 epochs, and for what begins likewise: 3 or 4 averages.
+    _, out, _ = prompt(*usual, "share.carry=[lengths]", "runs_dir=a")
+    assert carried(out) == (3, "1, 2")
+    _, out, _ = prompt(*usual, "share.carry=asked", "runs_dir=b")
+    assert "leaves its state" not in out
+    assert inherited(tmp_path / "b") == {"phasewise": 0}
+    status, _, err = prompt(*usual, "share.carry=[nothing]", "runs_dir=c")
+    assert status == 2
+    assert err == (
+        "train.py: share.carry=nothing: there is no such table; choices: all, asked, or a list of "
+        "1a, 1b, 1c, 1d, 2, 3, 4, lengths, others\n"
+    )
+    # What was carried is gone on from, beyond what was asked for then.
+    _, out, _ = prompt(*command, "runs_dir=a")
+    assert "epoch1: there already" not in out
+    assert inherited(tmp_path / "a") == {
+        "phasewise": 1,
+        "phasewise_learnt": 2,
+        "noaveraging": 2,
+    }
