@@ -74,7 +74,7 @@ class LearntPhase:
         schedule = build("schedule", settings.schedule)
         self._model, self._result, self._device = deepcopy(model), deepcopy(model), device
         self._averager = new_averager(
-            "averaging", settings.averaging, settings, self._model, schedule
+            "averaging", settings.averaging, settings, self._model, schedule.epochs
         )
         self._epochs = epochs
         self.epochs = sorted({1, max(1, epochs // 4), max(1, epochs // 2), epochs})  # measured
@@ -167,7 +167,7 @@ def measure(
     data = noise_images(arguments.batch_size, device)
     model = new_model(settings, data)
     schedule = build("schedule", settings.schedule)
-    averager = new_averager("averaging", settings.averaging, settings, model, schedule)
+    averager = new_averager("averaging", settings.averaging, settings, model, schedule.epochs)
     optimizer = new_optimizer(settings, model)
     state = TrainingState(model, optimizer, averager, data.steps_per_epoch, data.train_size)
     images, labels = next(data.train_batches(0, 1))

@@ -79,7 +79,7 @@ def reporting(job: Callable[[DictConfig], Any]) -> Callable[[DictConfig], Any]:
         asked = " ".join(hydra.overrides.task)
         print(f"{hydra.job.name}: {asked}", flush=True)
         try:
-            if config.stop_at is not None and time.time() >= config.stop_at:
+            if (stop := config.get("stop_at")) is not None and time.time() >= stop:
                 raise OutOfTime("out of time, and not begun; the same command goes on")
             return job(config)
         except Exception as error:

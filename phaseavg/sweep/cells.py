@@ -141,6 +141,8 @@ def cells_of(name: str, table: Table, common: Sequence[str] = ()) -> list[Cell]:
             all cells is one that the table sets.
     """
     cells, rows = [], set()
+    keys = {key_of(parsed([override])[0]): override for override in common}
+    set_by = {column: _settings_of(overrides) for column, overrides in table.columns.items()}
     for row in table.rows:
         settings = _settings_of(row)
         if not {"dataset", "model"} <= settings.keys():
@@ -150,13 +152,11 @@ def cells_of(name: str, table: Table, common: Sequence[str] = ()) -> list[Cell]:
             raise UserError(f"table={name}: table.rows={row}: there is such a row already")
         rows.add(called)
         for column, overrides in table.columns.items():
-            own = settings | _settings_of(overrides)
-            for override in common:
-                if (key := key_of(parsed([override])[0])) in own:
-                    raise UserError(
-                        f"{override}: table {name} sets {key} itself; choose among its cells with "
-                        f"{', '.join(f'{key}=' for key in NARROWING)}"
-                    )
+            for key in keys.keys() & {*settings, *set_by[column]}:
+                raise UserError(
+                    f"{keys[key]}: table {name} sets {key} itself; choose among its cells with "
+                    f"{', '.join(f'{narrowing}=' for narrowing in NARROWING)}"
+                )
             cell = Cell(
                 name, settings["dataset"], settings["model"], column, (*common, *row, *overrides)
             )

@@ -11,7 +11,7 @@ from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from phaseavg.errors import UserError
-from phaseavg.runs.prefix import Trajectory, cut_points, pieces
+from phaseavg.runs.prefix import Averaging, Trajectory, cut_points, pieces
 from phaseavg.sweep.cells import (
     Cell,
     Compose,
@@ -132,21 +132,22 @@ class Tree:
 
         end, _ = points[-1]
         on_it = min(self.passing[points[-1]], key=lambda run_id: (averages(run_id), run_id))
-        carry: dict[tuple[str, int], Carried] = {}
-        for run_id in dict.fromkeys(i for node in points for i in self.passing[node]):
-            until = max(epoch for epoch, key in points if run_id in self.passing[epoch, key])
-            trajectory = self.trajectories[run_id]
-            for name, identity in trajectory.needs(until).items():
-                average = trajectory.averages[name]
-                carry[identity, until] = Carried(
-                    averaging=average.part, epochs=average.epochs, until=until
-                )
-        kept = [carry[key] for key in sorted(carry)]
+        kept: dict[tuple[int, str], Averaging] = {}
+        for until, key in reversed(points):  # so that what goes on further is there to be found
+            for run_id in self.passing[until, key]:
+                trajectory = self.trajectories[run_id]
+                for name, identity in trajectory.needs(until).items():
+                    if identity not in {average.identity(until) for average in kept.values()}:
+                        kept[until, identity] = trajectory.averages[name]
+        carry = [
+            Carried(averaging=average.part, epochs=average.epochs, until=until)
+            for (until, _), average in sorted(kept.items(), key=lambda item: item[0])
+        ]
         trunk = Trunk(
             name=self.trajectories[on_it].named(end),
             points=[epoch for epoch, _ in points],
             keys=[key for _, key in points],
-            carry=kept,
+            carry=carry,
         )
         return trunk, self.runs[on_it].overrides
 

@@ -178,7 +178,7 @@ class Course:
             own: found["averagers"][names[own]] if own in names else averager.state_dict()
             for own, averager in state.averagers.items()
         }
-        strange = set(branch.averages.values())
+        strange = set(found["averagers"])
         spent = {f"{kind}_seconds": seconds for kind, seconds in found["seconds"].items()}
         *history, spent = (
             adopted_line(line, names, strange, state.carrying)
