@@ -63,6 +63,11 @@ class Work:
         return found
 
 
+def in_words(seconds: float) -> str:
+    """Return a time as one reads it."""
+    return f"{seconds:.0f} s" if seconds < 120 else f"{seconds / 60:.0f} min"
+
+
 @dataclass(frozen=True)
 class Bundle:
     """Runs that are of use together.
@@ -124,8 +129,8 @@ def affordable(
     work: Work,
     seconds_per_epoch: Callable[[Run], float],
     budget: float,
-) -> tuple[list[str], float]:
-    """Return the runs to train in a time, in order, and the seconds that they will take.
+) -> list[tuple[list[str], float]]:
+    """Return the runs to train in a time, bundle by bundle, and the seconds that each will take.
 
     The bundle that costs least for each cell that it completes comes first, again and again, with
     what is chosen already for nothing. What is left of the time goes to bundles of a single seed.
@@ -136,7 +141,8 @@ def affordable(
         seconds_per_epoch: of a run.
         budget: seconds.
     """
-    chosen: list[str] = []
+    found: list[tuple[list[str], float]] = []
+    chosen: set[str] = set()
     spent = 0.0
     paid: set[tuple[str, Node]] = set()
     whole = bundles(runs)
@@ -148,7 +154,7 @@ def affordable(
                 for piece, epochs in work.pieces[run_id].items()
             }
             for bundle in offered
-            if not bundle.runs <= set(chosen)
+            if not bundle.runs <= chosen
         }
         while prices:
             left = {
@@ -161,5 +167,7 @@ def affordable(
             best = min(left, key=lambda b: (left[b] / b.cells, sorted(b.runs)))
             spent += left[best]
             paid |= prices.pop(best).keys()
-            chosen += sorted(best.runs - set(chosen))
-    return chosen, spent
+            if new := sorted(best.runs - chosen):
+                found.append((new, left[best]))
+            chosen |= best.runs
+    return found

@@ -182,7 +182,7 @@ def read_request(
         UserError: if there is no such table, row or column, or no cell is left.
     """
     overrides = {key_of(override): override for override in parsed(arguments, loader)}
-    own = {"table", "column", "plan"}
+    own = {"table", "column", "plan", "budget"}
     common = [o.input_line for key, o in overrides.items() if key not in own]
     names = [_unquoted(v) for v in values_of(overrides["table"])] if "table" in overrides else []
     names = list(dict.fromkeys(name for name in names if name != "none"))

@@ -10,7 +10,7 @@ from phaseavg.config import Settings, build
 from phaseavg.phases import Schedule
 from phaseavg.runs.folder import read_failure
 from phaseavg.runs.provenance import device_name
-from phaseavg.sweep.budget import Work, affordable
+from phaseavg.sweep.budget import Work, affordable, in_words
 from phaseavg.sweep.cells import Request, Run
 from phaseavg.sweep.rates import Rates, epochs_there, measured_rates, workload
 from phaseavg.training.execution import pick_device
@@ -83,10 +83,12 @@ def plan(
         text += "\n\nfailed when last tried:\n" + "\n".join(failures)
     text += f"\n\n{time_left(todo, work)}"
     if budget is not None:
-        chosen, spent = affordable(todo, work, Rates(list(todo.values())), budget)
+        found = affordable(todo, work, Rates(list(todo.values())), budget)
+        chosen = [run_id for run_ids, _ in found for run_id in run_ids]
+        spent = sum(seconds for _, seconds in found)
         text += (
-            f"\n\nof these, {len(chosen)} runs fit into {budget / 60:.1f} minutes, by "
-            f"{spent / 60:.1f} minutes of work" + "".join(f"\n{run_id}" for run_id in chosen)
+            f"\n\nof these, {len(chosen)} runs fit into {in_words(budget)}, and will take about "
+            f"{in_words(spent)}:" + "".join(f"\n{run_id}" for run_id in chosen)
         )
     return text
 

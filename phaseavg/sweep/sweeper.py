@@ -26,7 +26,7 @@ from phaseavg import cli
 from phaseavg.config import check
 from phaseavg.errors import Diverged, OutOfTime, SweepFailed
 from phaseavg.runs.folder import in_progress, record_failure
-from phaseavg.sweep.budget import Work, affordable, seconds_of
+from phaseavg.sweep.budget import Work, affordable, in_words, seconds_of
 from phaseavg.sweep.cells import (
     Compose,
     Composed,
@@ -104,6 +104,7 @@ def sweep(
         UserError: if what is asked for does not exist.
         SweepFailed: once all is over, if a run failed or diverged.
     """
+    began = time.time()
     budget = None if config.budget is None else seconds_of(config.budget)
     compose = composer(context, config)
     options = context.config_loader.get_group_options("table")
@@ -134,14 +135,15 @@ def sweep(
         others = {i: run for i, run in near.items() if i not in runs and not result_of(run)}
 
     launch = Launch(context, task, config, missing)
-    todo, deadline = missing, None if budget is None else time.time() + budget
+    deadline = None if budget is None else began + budget
     try:
-        while todo:
+        # With a budget as long as more fits into what is left of it: launchers work side by side.
+        while todo := launch.not_begun():
             if deadline is not None:
                 todo = within(deadline - time.time(), todo, sharing)
-            waves = waves_of(todo, others) if sharing else [Wave(runs=todo)]
-            launch.run(waves, deadline)
-            todo = [] if deadline is None else launch.not_begun()
+            if not todo:
+                break
+            launch.run(waves_of(todo, others) if sharing else [Wave(runs=todo)], deadline)
         trouble = ""
     except KeyboardInterrupt:
         counts = counted(outcomes(missing, launch.stamps), there, held)
@@ -175,7 +177,7 @@ def sweep(
         lines = [f"{run_id}: {reason}" for run_id, reason in (reasons | diverged).items()]
         raise SweepFailed("\n".join([*lines, f"{summary}; to go on: {command()}"]))
     if budget is not None and None in results:
-        summary += f"; budget={config.budget} is spent, the same command goes on"
+        summary += f"; no more fits into budget={config.budget}, the same command goes on"
     print(summary, flush=True)
     return launch.returned
 
@@ -198,12 +200,28 @@ def waves_of(runs: Sequence[Run], others: Mapping[str, Run]) -> list[Wave]:
 
 
 def within(seconds: float, runs: Sequence[Run], sharing: bool) -> list[Run]:
-    """Return those of some runs that can be finished in a time, the cheapest cells first."""
+    """Return those of some runs to train next if there is so much time, the cheapest cells first.
+
+    They take half of it, or are one bundle: what follows is chosen by what they will really have
+    taken, and no time is spent on beginnings of what has no time to end.
+    """
+    if seconds <= 0:
+        return []
     by_id = {run.settings.run_id: run for run in runs}
     work = Work(by_id, epochs_there(by_id), sharing)
-    chosen, spent = affordable(by_id, work, Rates(runs), seconds)
-    what = f"{len(chosen)} of {len(runs)} runs fit into {seconds / 60:.1f} minutes"
-    print(f"{what}, by {spent / 60:.1f} minutes of work", flush=True)
+    found = affordable(by_id, work, Rates(runs), seconds)
+    total = sum(len(run_ids) for run_ids, _ in found)
+    chosen, spent = [], 0.0
+    for run_ids, cost in found:
+        if chosen and spent + cost > seconds / 2:
+            break
+        chosen += run_ids
+        spent += cost
+    print(
+        f"{total} of {len(runs)} runs fit into the {in_words(seconds)} that are left; next are "
+        f"{len(chosen)} of them, about {in_words(spent)}",
+        flush=True,
+    )
     return [by_id[run_id] for run_id in chosen]
 
 

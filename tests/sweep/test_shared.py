@@ -179,9 +179,10 @@ def test_the_cheapest_way_to_complete_cells_comes_first(run_of: MakeRun) -> None
     work = Work(runs, {}, shared=True)
 
     def within(seconds: float) -> tuple[set[str], float]:
-        chosen, spent = affordable(runs, work, lambda _: 1.0, seconds)
+        found = affordable(runs, work, lambda _: 1.0, seconds)
+        chosen = [run_id for run_ids, _ in found for run_id in run_ids]
         assert len(chosen) == len(set(chosen))
-        return set(chosen), spent
+        return set(chosen), sum(cost for _, cost in found)
 
     everything = {other, none0, none1, ours0, ours1}
     assert within(100) == (everything, 9 + 2 * 12)
@@ -191,10 +192,10 @@ def test_the_cheapest_way_to_complete_cells_comes_first(run_of: MakeRun) -> None
     assert within(8) == (set(), 0)
     # The pair is the cheaper one where its cells need less: half of it is there.
     done = {none0: 8, ours0: 8}
-    chosen, spent = affordable(runs, Work(runs, done, shared=True), lambda _: 1.0, 12)
-    assert (set(chosen), spent) == ({none0, none1, ours0, ours1}, 12)
-    assert affordable(runs, work, lambda _: 2.0, 20) == ([other], 18)
-    assert affordable({}, Work({}, {}, shared=True), lambda _: 1.0, 20) == ([], 0)
+    pair = sorted([none0, none1, ours0, ours1])
+    assert affordable(runs, Work(runs, done, shared=True), lambda _: 1.0, 12) == [(pair, 12)]
+    assert affordable(runs, work, lambda _: 2.0, 20) == [([other], 18)]
+    assert affordable({}, Work({}, {}, shared=True), lambda _: 1.0, 20) == []
 
 
 def test_a_tree_counts_only_what_is_known_before_training(run_of: MakeRun) -> None:

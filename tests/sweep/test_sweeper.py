@@ -160,6 +160,57 @@ def test_a_plan_runs_nothing_and_counts_what_is_left(
     assert re.search(r"\| in all +\| +\| +2 \| +2 \| +1 \| +6 \| +6 \| +3 \| +3 \|", out)
 
 
+def test_a_budget_starts_what_fits_and_the_same_command_goes_on(
+    prompt: Prompt, tmp_path: Path, mine: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """An epoch is said to take two seconds with one seed, and hours with the other."""
+    from phaseavg.sweep.rates import Rates
+
+    monkeypatch.setattr(Rates, "__call__", lambda _, run: 2.0 + 1e5 * run.settings.seed)
+    command = ("--config-dir", mine, "-m", *SHORT, "table=tiny", "seed=0,1")
+    status, out, err = prompt(*command, "budget=60s", "plan=true")
+    assert (status, err) == (0, "")
+    assert "of these, 2 runs fit into 60 s, and will take about 10 s:\ndigits" in out
+    status, out, err = prompt(*command, "budget=60s")
+    assert (status, err) == (0, "")
+    assert re.search(r"2 of 4 runs fit into the \d+ s that are left; next are 2 of them", out)
+    assert {run_id.split("-")[4] for run_id in results(tmp_path / "runs")} == {"seed0"}
+    assert out.splitlines()[-1] == (
+        "sweep: 2 finished, 0 there already, 2 not run, or in training by another process; no "
+        "more fits into budget=60s, the same command goes on"
+    )
+    status, out, err = prompt(*command)
+    assert (status, err) == (0, "")
+    assert out.splitlines()[-1] == "sweep: 2 finished, 2 there already"
+    status, _, err = prompt(*command, "budget=soon")
+    assert (status, err) == (
+        2,
+        "train.py: budget=soon: is no time; write 90s, 25m, 2h or 1h30m\n",
+    )
+
+
+def test_a_sweep_that_is_out_of_time_has_saved_what_it_has_begun(
+    prompt: Prompt, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Rates promise too much; what is running stops, the rest is not begun, nothing has failed."""
+    from phaseavg.sweep.rates import Rates
+
+    monkeypatch.setattr(Rates, "__call__", lambda *_: 0.0)
+    command = ("-m", *TINY, "schedule.epochs=[100,1,1]", "seed=0,1", "checkpoint_seconds=1000")
+    status, out, err = prompt(*command, "budget=3s")
+    assert status == 0
+    assert re.search(r"out of time and saved after step \d+ \(epoch", err)
+    assert re.search(r"out of time, and not begun; the same command goes on", err)
+    assert "0 finished, 0 there already, 2 not run" in out.splitlines()[-1]
+    assert not list(tmp_path.glob("runs/*/failure.json"))
+    assert len(list(tmp_path.glob("runs/*/checkpoint-*.pt"))) == 1
+    (step,) = re.findall(r"saved after step (\d+)", err)
+    status, out, err = prompt(*TINY, "schedule.epochs=[100,1,1]", "stop_at=1", "seed=0")
+    assert status == 130
+    assert f"from step {step};" in out
+    assert f"out of time and saved after step {int(step) + 1}" in err
+
+
 def test_a_run_that_fails_is_recorded_and_told_and_stops_no_other(
     prompt: Prompt, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
