@@ -11,7 +11,7 @@ import pandas as pd
 import pytest
 from hydra.core.global_hydra import GlobalHydra
 
-from benchmarks import averaging, common, optimizers
+from benchmarks import averaging, common, optimizers, sharing
 
 THIN = ("--width", "0.04", "--rounds", "2")
 FEW_EPOCHS = (*THIN, "--batch-size", "2", "--epochs", "5", "--models")
@@ -139,3 +139,14 @@ def test_no_time_is_taken_of_optimizers_that_do_other_work(
 def test_rounds_end_with_their_number_or_with_the_time_but_not_before_the_second() -> None:
     assert len(common.repeated(lambda number: {"a": number}, rounds=3, seconds=60)) == 3
     assert len(common.repeated(lambda number: {"a": number}, rounds=9, seconds=0)) == 2
+
+
+def test_sharing_is_measured_beside_its_absence(report: Run) -> None:
+    """By hand: 1c has 8 epochs of SGD in common, and `end` trains none of its own."""
+    overrides = ("--overrides", "model.width=0.03", "evaluation.every=0", "batch_size=500")
+    text = report(sharing, "--tables", "1c", "--rounds", "1", "--threads", "1", *overrides)
+    (table,) = tables(text)
+    assert list(table[""]) == list(sharing.WAYS)
+    assert list(table["epochs trained"]) == ["64", "64", "40"]
+    require_numbers(table, {"", "epochs trained"})
+    assert re.search(r"Goal: at most 0\.6 of one by one; (not )?met\.", text)
