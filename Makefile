@@ -56,7 +56,7 @@ records: .venv/installed ## keep the records FROM=folder-or-archive in results/r
 	$(BIN)/python scripts/records.py $(FROM)
 
 store: .venv/installed ## what runs share in runs/shared, and what needs it; CLEAN=1 removes the rest
-	$(BIN)/python scripts/store.py $(STORE) $(if $(CLEAN),--clean)
+	$(BIN)/python scripts/store.py $(STORE) $(if $(CLEAN),--clean$(if $(filter all,$(CLEAN)),-all))
 
 STORE ?= runs/shared
 

@@ -39,6 +39,7 @@ def _row(folder: Path) -> dict[str, Any]:
         entries = (str(entry[kind].get(key)) for entry in result["provenance"])
         return " + ".join(dict.fromkeys(entries))
 
+    inherited = result.get("inherited", {"epochs": 0, "seconds": 0.0})  # older ones share nothing
     settings = pd.json_normalize(config).iloc[0].drop("seed")
     return {
         "run_id": result["run_id"],
@@ -51,6 +52,8 @@ def _row(folder: Path) -> dict[str, Any]:
         "bn_test_error": result.get("with_bn_pass", {}).get("test_error"),
         "epochs": result["epochs"],
         "seconds": result["seconds"],
+        "inherited_epochs": inherited["epochs"],
+        "inherited_seconds": inherited["seconds"],
         "method_seconds": sum(result[f"{kind}_seconds"] for kind in ("train", "averaging")),
         "device_name": made_with("execution", "device_name"),
         "cpu_capability": made_with("execution", "cpu_capability"),
@@ -73,7 +76,8 @@ def read_runs(folder: Path) -> pd.DataFrame:
 
     Columns: run_id, dataset, model, optimizer, averaging (short names, as in run ids), seed; of the
     result: numerics_version, status, test_error, best_test_error and bn_test_error (%, the last of
-    the last weights after a BatchNorm pass), epochs, seconds, method_seconds (training and
+    the last weights after a BatchNorm pass), epochs, seconds, of these inherited_epochs and
+    inherited_seconds, that were trained for several runs at once, method_seconds (training and
     averaging); with what it was computed: device_name, cpu_capability, threads, precision, torch,
     commit, modified (with ` + ` between them where a run was continued with another); `path`, the
     run's folder; and the whole config, by the names that an override has at the prompt.

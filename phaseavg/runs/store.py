@@ -141,10 +141,9 @@ class Store:
 
     def find(
         self, key: str, execution: str, needs: Mapping[str, str], looks: Mapping[str, Any]
-    ) -> Branch | None:
-        """Return a state under these keys that a run may go on from; None if there is none."""
-        fitting = (b for b in self.branches(key, execution) if b.holds(needs, looks))
-        return next(fitting, None)
+    ) -> list[Branch]:
+        """Return the states under these keys that a run may go on from."""
+        return [b for b in self.branches(key, execution) if b.holds(needs, looks)]
 
     def load(self, branch: Branch) -> dict[str, Any] | None:
         """Return a state, on the CPU; None if it is damaged: then it is named and set aside.

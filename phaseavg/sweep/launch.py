@@ -28,6 +28,7 @@ class Launch:
 
     Attributes:
         stamps: when what each of them ended with before was written.
+        trunks: how many shared trajectories were handed to the launcher.
         begun: ids of those that were handed to the launcher.
         errors: what runs have raised, by run id.
         returned: by the launcher, of all jobs.
@@ -39,6 +40,7 @@ class Launch:
         self.given = {"hydra_context": context, "task_function": task, "config": config}
         self.missing = missing
         self.stamps = [stamp_of(run) for run in missing]
+        self.trunks = 0
         self.begun: list[str] = []
         self.errors: dict[str, Any] = {}
         self.returned: list[JobReturn] = []
@@ -51,13 +53,12 @@ class Launch:
             deadline: when they have to stop, in seconds since 1970.
         """
         stop = [] if deadline is None else [f"stop_at={deadline:.0f}"]
-        trunks = sum(len(wave.trunks) for wave in waves)
-        told = 0
+        trunks = self.trunks + sum(len(wave.trunks) for wave in waves)
         for wave in waves:
             jobs = []
             for trunk, overrides in wave.trunks:
-                told += 1
-                name = f"hydra.job.name='shared trajectory {told} of {trunks}'"
+                self.trunks += 1
+                name = f"hydra.job.name='shared trajectory {self.trunks} of {trunks}'"
                 jobs.append([*overrides, f"share.trunk='{trunk.id}'", *stop, name])
             for run in wave.runs:
                 self.begun.append(run.settings.run_id)

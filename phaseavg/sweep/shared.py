@@ -48,7 +48,9 @@ def neighbours(
     compose: Compose,
     composed: Composed,
 ) -> dict[str, Run]:
-    """Return the runs of all cells of tables that have rows and seeds in common with a request's.
+    """Return the runs of the cells of tables that may begin as a request's do.
+
+    They have a row and an optimizer in common with one of these, and get its seeds.
 
     Args:
         request: of a sweep; a plain one has none.
@@ -74,6 +76,7 @@ def neighbours(
     if not request.tables:
         return {}
     rows = {(cell.dataset, cell.model) for cell in request.cells}
+    optimizers = set(map(_optimizer_of, request.cells))  # another one has no epoch in common
     seeds = list(dict.fromkeys(seed for some in request.seeds.values() for seed in some))
     cells: list[Cell] = []
     for name in names:
@@ -82,8 +85,16 @@ def neighbours(
             found = cells_of(name, table, request.common)
         except UserError:  # what holds for all runs of this sweep is what that table compares
             continue
-        cells += [cell for cell in found if (cell.dataset, cell.model) in rows]
+        cells += [
+            cell
+            for cell in found
+            if (cell.dataset, cell.model) in rows and _optimizer_of(cell) in optimizers
+        ]
     return runs_of(cells, dict.fromkeys(names, seeds), compose, composed)
+
+
+def _optimizer_of(cell: Cell) -> str:
+    return next((o for o in cell.overrides if o.startswith("optimizer=")), "")
 
 
 class Tree:

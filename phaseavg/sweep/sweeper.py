@@ -24,8 +24,9 @@ from omegaconf import DictConfig, open_dict
 
 from phaseavg import cli
 from phaseavg.config import check
-from phaseavg.errors import Diverged, OutOfTime, SweepFailed
+from phaseavg.errors import Diverged, OutOfTime, SweepFailed, UserError
 from phaseavg.runs.folder import in_progress, record_failure
+from phaseavg.runs.store import GIGABYTE
 from phaseavg.sweep.budget import Work, affordable, in_words, seconds_of
 from phaseavg.sweep.cells import (
     Compose,
@@ -149,6 +150,8 @@ def sweep(
         counts = counted(outcomes(missing, launch.stamps), there, held)
         print(f"sweep: {counts}; {command()} goes on", flush=True)
         raise
+    except UserError:  # of the store, say: nothing has been launched with it
+        raise
     except Exception as error:  # of the launcher: one of its processes was killed, for example
         trouble = f"the launcher failed: {' '.join(repr(error).split())}"
         if [stamp_of(run) for run in missing] == launch.stamps:
@@ -158,6 +161,14 @@ def sweep(
         if failures := len(launch.errors):
             raise SweepFailed(f"sweep: {failures} of {len(missing)} would fail; see above")
         return launch.returned
+
+    if settings is not None and sharing and launch.trunks:
+        store = store_of(settings)
+        print(
+            f"{store.folder}: {store.used() / GIGABYTE:.3g} GB for runs to go on from (make store "
+            "lists and cleans it)",
+            flush=True,
+        )
 
     reasons = {}
     results = outcomes(missing, launch.stamps)

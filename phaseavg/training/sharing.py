@@ -134,27 +134,43 @@ class Course:
         found = {name: average.identity(epoch) for name, average in needed.items()}
         return {name: identity for name, identity in found.items() if identity}
 
-    def restore(self, state: TrainingState) -> int:
+    def restore(self, state: TrainingState, most: int | None = None) -> int:
         """Go on from the longest shared trajectory that is there and goes beyond `state`.
 
         Args:
             state: between two steps; it is changed.
+            most: epochs that it may have; by default the whole training.
 
         Returns:
             The number of epochs that need not be trained; 0 if none is there.
         """
+        most = most or self.trajectory.total_epochs
         there = {branch.key for branch in self.store.branches(execution=self.execution)}
         begun = -(-state.step // state.steps_per_epoch)  # epochs, the one under way included
-        for epoch in range(self.trajectory.total_epochs, begun, -1) if there else ():
+        for epoch in range(most, begun, -1) if there else ():
             key = self.trajectory.key(epoch)
             if key not in there:
                 continue
-            branch = self.store.find(key, self.execution, self.needs(epoch), self.trajectory.looks)
-            if branch and (found := self.store.load(branch)):
-                self._fetch_snapshots(branch, found)
-                state.load_state_dict(self._adopted(found, branch, state))
-                return epoch
+            for branch in self.find(epoch):
+                if found := self.store.load(branch):
+                    self._fetch_snapshots(branch, found)
+                    self._load(found, branch, state)
+                    return epoch
         return 0
+
+    def find(self, epoch: int) -> list[Branch]:
+        """Return the states after `epoch` epochs that have all it needs."""
+        key = self.trajectory.key(epoch)
+        return self.store.find(key, self.execution, self.needs(epoch), self.trajectory.looks)
+
+    def _load(self, found: Mapping[str, Any], branch: Branch, state: TrainingState) -> None:
+        try:
+            state.load_state_dict(self._adopted(found, branch, state))
+        except ValueError as error:
+            raise UserError(
+                f"{branch.path}: does not fit: {error}; bring that back, remove it with "
+                "make store CLEAN=all, or set share=false"
+            ) from error
 
     def _fetch_snapshots(self, branch: Branch, found: Mapping[str, Any]) -> None:
         """Have the files that the averages refer to in the folder in which they look for them."""
@@ -276,7 +292,8 @@ def train_trunk(settings: Settings) -> dict[str, Any]:
     course = Course(settings, device, home, trunk.carry)
     leaving = Leaving(course, trunk)
     with RunFolder(home, wait=True) as folder:
-        if leaving.all_there():
+        point = leaving.first_missing()
+        if point is None:
             print(f"{trunk.name}: there already", flush=True)
             return {"run_id": trunk.id, "status": "there already"}
         make_deterministic()
@@ -289,14 +306,15 @@ def train_trunk(settings: Settings) -> dict[str, Any]:
                 f"watch.{name}", average.part, settings, state.model, average.epochs, home
             )
         checkpoint = folder.load_checkpoint()
-        if checkpoint is not None:
+        # One beyond the point is of no use: a state there has been damaged since.
+        if checkpoint is not None and checkpoint["step"] < point * state.steps_per_epoch:
             leaving.drop(state, checkpoint["step"] // state.steps_per_epoch)
             state.load_state_dict(checkpoint)
-        course.restore(state)
+        course.restore(state, most=point)
         leaving.drop(state, (state.step - 1) // state.steps_per_epoch)
         state.continue_with(provenance(device, settings.execution.model_dump()))
         print(opening(trunk, data, state, course), flush=True)
-        store.make_room(least_size(trunk, state, course))
+        store.make_room(least_size(state, course, [e for e in trunk.points if not course.find(e)]))
         with TrainingProgress(schedule, state, epochs=trunk.points[-1]) as progress:
             unheard = Tracking({}, {}, [])
             train(state, data, schedule, settings, folder, progress, unheard, leaving)
@@ -316,20 +334,10 @@ class Leaving:
     course: Course
     trunk: Trunk
 
-    def find(self, epoch: int) -> Branch | None:
-        """Return a state at a point that is there already and has all that the runs need."""
-        course = self.course
-        return course.store.find(
-            course.trajectory.key(epoch),
-            course.execution,
-            course.needs(epoch),
-            course.trajectory.looks,
-        )
-
-    def all_there(self) -> bool:
-        """Return whether there is a state at every point, and all of them are intact."""
-        found = [self.find(epoch) for epoch in self.trunk.points]
-        return all(branch and self.course.store.load(branch) for branch in found)
+    def first_missing(self) -> int | None:
+        """Return the first point at which no intact state is there; None if all are there."""
+        load = self.course.store.load
+        return next((e for e in self.trunk.points if not any(map(load, self.course.find(e)))), None)
 
     def drop(self, state: TrainingState, epochs: int) -> None:
         """Let go the averages that no run needs after `epochs` epochs."""
@@ -342,7 +350,7 @@ class Leaving:
         if epoch not in self.trunk.points:
             return False
         self._account(state, epoch)
-        if not self.find(epoch):
+        if not self.course.find(epoch):
             self._leave(state, epoch)
         self.drop(state, epoch)
         return epoch == self.trunk.points[-1]
@@ -383,32 +391,35 @@ class Leaving:
 
 
 def memory(state: TrainingState, course: Course, epoch: int) -> dict[str, int]:
-    """Return the bytes of the averages at the end of an epoch, by where they are."""
+    """Return the bytes of the averages that are there after an epoch, by where they are."""
     sizes: dict[str, int] = defaultdict(int)
     for name, average in state.averages.items():
+        if course.until.get(name, epoch) < epoch:
+            continue
         plan = course.averages[name]
-        if window := plan.averager.window_in(plan.phase(min(epoch, sum(plan.epochs)))):
+        if window := plan.averager.window_in(plan.phase(epoch)):
             size, place = average.storage(min(window[1], max(epoch - window[0], 1)))
             sizes[place.partition(" ")[0]] += size
     return dict(sizes)
 
 
-def least_size(trunk: Trunk, state: TrainingState, course: Course) -> int:
-    """Return the bytes that the states take at least: weights and momentum, averages, snapshots."""
+def least_size(state: TrainingState, course: Course, epochs: Sequence[int]) -> int:
+    """Return the bytes that the states after some epochs take at least, with their snapshots."""
     weights = sum(p.numel() * p.element_size() for p in state.model.parameters())
-    kept = [memory(state, course, epoch) for epoch in trunk.points]
-    files = max(sizes.pop("files", 0) for sizes in kept)
+    kept = [memory(state, course, epoch) for epoch in epochs]
+    files = max((sizes.pop("files", 0) for sizes in kept), default=0)
     return files + sum(2 * weights + sum(sizes.values()) for sizes in kept)
 
 
 def opening(trunk: Trunk, data: DataSet, state: TrainingState, course: Course) -> str:
     """Return the first words of a trajectory: how long, from where, what it carries, how much."""
-    places = memory(state, course, trunk.points[-1])
+    found = [memory(state, course, epoch) for epoch in trunk.points]
+    most = {place: max(s.get(place, 0) for s in found) for sizes in found for place in sizes}
     sizes = ", ".join(
         f"{size / 1e6:,.1f} MB {'in files' if place == 'files' else f'on {place}'}"
-        for place, size in places.items()
+        for place, size in sorted(most.items())
     )
-    averages = f"{len(state.averages)} averages ({sizes})" if places else "no average"
+    averages = f"{len(state.averages)} averages ({sizes})" if most else "no average"
     return (
         f"{trunk.name}: shared, {trunk.points[-1]} epochs of {data.steps_per_epoch} steps, from "
         f"step {state.step}; carries {averages}; leaves its state after epoch "

@@ -36,12 +36,12 @@ def test_what_is_saved_is_found_by_who_needs_no_more_than_it_holds(tmp_path: Pat
     store = Store(tmp_path / "store")
     branch = save(store, files=[snapshot(tmp_path / "run")])
     assert store.branches() == [branch]
-    assert store.find("k1", "cpu", {"average": "a"}, LOOKS) == branch
-    assert store.find("k1", "cpu", {}, LOOKS) == branch
-    assert store.find("k1", "cpu", {"average": "a", "swa": "b"}, LOOKS) is None
-    assert store.find("k1", "cpu", {}, {"evaluation": {"every": 2}}) is None
-    assert store.find("k1", "gpu", {}, LOOKS) is None
-    assert store.find("k2", "cpu", {}, LOOKS) is None
+    assert store.find("k1", "cpu", {"average": "a"}, LOOKS) == [branch]
+    assert store.find("k1", "cpu", {}, LOOKS) == [branch]
+    assert store.find("k1", "cpu", {"average": "a", "swa": "b"}, LOOKS) == []
+    assert store.find("k1", "cpu", {}, {"evaluation": {"every": 2}}) == []
+    assert store.find("k1", "gpu", {}, LOOKS) == []
+    assert store.find("k2", "cpu", {}, LOOKS) == []
     state = store.load(branch)
     assert state is not None
     assert torch.equal(state["weights"], torch.ones(1000))
@@ -54,7 +54,7 @@ def test_one_that_holds_more_is_found_beside_one_that_holds_less(tmp_path: Path)
     store = Store(tmp_path)
     save(store, value=1.0)
     more = save(store, value=2.0, averages={"a": "one", "b": "two"})
-    assert store.find("k1", "cpu", {"swa": "b"}, LOOKS) == more
+    assert store.find("k1", "cpu", {"swa": "b"}, LOOKS) == [more]
 
 
 def test_snapshots_outlive_the_run_that_wrote_them(tmp_path: Path) -> None:

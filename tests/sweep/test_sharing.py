@@ -247,6 +247,29 @@ def test_a_damaged_state_is_set_aside_and_trained_again(
     assert inherited(tmp_path / "runs") == {"noaveraging": 2, "phasewise_learnt": 2}
 
 
+def test_a_state_that_is_lost_is_trained_again_though_later_ones_are_there(
+    prompt: Prompt, tmp_path: Path
+) -> None:
+    lengths = ("schedule.factors=[1,0.1]", "schedule.epochs=[1,1],[3,1]")
+    command = ("-m", *SHORT, *lengths, "averaging=none,learnt")
+    prompt(*command)
+    expected = outcomes(tmp_path / "runs")
+    (first,) = (
+        path
+        for path in tmp_path.glob("runs/shared/*/*-*.json")
+        if json.loads(path.read_text()).get("epoch") == 1
+    )
+    first.with_suffix(".pt").unlink()
+    for path in tmp_path.glob("runs/*/result.json"):
+        path.unlink()
+    status, out, err = prompt(*command)
+    assert (status, err) == (0, "")
+    assert "epochs of 4 steps, from step 0; carries" in out
+    assert_equal(outcomes(tmp_path / "runs"), expected)
+    results = [json.loads(p.read_text()) for p in tmp_path.glob("runs/*/result.json")]
+    assert sorted(r["inherited"]["epochs"] for r in results) == [1, 1, 3, 3]
+
+
 def test_a_single_run_goes_on_from_what_a_sweep_has_left(prompt: Prompt, tmp_path: Path) -> None:
     prompt("-m", *SHORT, "averaging=none,phasewise")
     prompt(*SHORT, "averaging=end", "runs_dir=alone", "share=false")
