@@ -74,17 +74,26 @@ class Execution(Scalars):
     workers: NonNegativeInt | None = None
 
 
+def _tables(carry: Any) -> Any:
+    listed = isinstance(carry, list) and all(isinstance(name, str) for name in carry)
+    if not listed and carry not in ("all", "asked"):
+        raise ValueError("is neither all nor asked nor a list of tables such as ['1a','2']")
+    return carry
+
+
 class Share(Scalars):
     """Whether and where runs share what they have in common, and what is kept for others."""
 
     enabled: bool = True
-    carry: Literal["all", "asked"] | list[str] = "all"
+    carry: Annotated[Any, BeforeValidator(_tables)] = "all"
     dir: Folder = Path("runs/shared")
     limit_gb: NonNegativeFloat | None = None
     trunk: str | None = None
 
 
 def _switch(share: Any) -> Any:
+    if not isinstance(share, bool | Mapping | Share):
+        raise ValueError("is neither true nor false")
     return {"enabled": share} if isinstance(share, bool) else share
 
 
