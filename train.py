@@ -26,14 +26,14 @@ from phaseavg.training.loop import train
 from phaseavg.training.parts import assemble
 from phaseavg.training.preview import opening, preview
 from phaseavg.training.progress import TrainingProgress
-from phaseavg.training.sharing import inherited, restore, train_trunk
+from phaseavg.training.sharing import inherited, restore
+from phaseavg.training.trunk import train_trunk
 
 CONF = Path(__file__).with_name("conf")
 
 
 def run(settings: Settings) -> dict[str, Any]:
     """Train one run, unless it is finished, and return its result."""
-    name = settings.run_id
     for found in settings.places:
         if not settings.force and (result := finished_before(found, settings)):
             return result
@@ -44,7 +44,7 @@ def run(settings: Settings) -> dict[str, Any]:
     data, schedule, state = assemble(settings, device)
     if settings.dry_run:
         print(preview(settings, data, schedule, state), flush=True)
-        return {"run_id": name, "status": "dry run"}
+        return {"run_id": settings.run_id, "status": "dry run"}
 
     with RunFolder(settings.run_folder) as folder:
         if settings.force:
@@ -63,8 +63,8 @@ def run(settings: Settings) -> dict[str, Any]:
             config=settings.record() | state.provenance[-1],
             history=state.history,
         )
-        result = {"run_id": name, "numerics_version": NUMERICS_VERSION, "watch": settings.watch}
-        result["status"] = "finished"
+        result = {"run_id": settings.run_id, "status": "finished", "watch": settings.watch}
+        result["numerics_version"] = NUMERICS_VERSION
         with tracking:
             try:
                 with TrainingProgress(schedule, state) as progress:

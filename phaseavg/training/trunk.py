@@ -1,0 +1,176 @@
+"""Shared trajectories: what runs have in common, trained once.
+
+A trajectory is trained as a run is, but ends at the last of its branch points. There and at those
+before it leaves its state after the epoch's last update, before any average replaces the weights.
+The averages of the runs that go on from there only watch: the trajectory carries them.
+"""
+
+from collections import defaultdict
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from phaseavg.config import Settings
+from phaseavg.data import DataSet
+from phaseavg.runs.folder import RunFolder
+from phaseavg.runs.prefix import execution_key
+from phaseavg.runs.provenance import provenance, reset_peak_memory
+from phaseavg.tracking import Tracking
+from phaseavg.training.execution import make_deterministic, pick_device
+from phaseavg.training.loop import train
+from phaseavg.training.parts import assemble, new_averager
+from phaseavg.training.progress import TrainingProgress
+from phaseavg.training.sharing import Course, Trunk, seconds_of, store_of
+from phaseavg.training.state import TrainingState
+
+
+def train_trunk(settings: Settings) -> dict[str, Any]:
+    """Train a trajectory that runs share, unless it is there, and leave its states in the store.
+
+    Args:
+        settings: of one of the runs on it; `share.trunk` names it.
+
+    Returns:
+        What became of it.
+    """
+    settings = settings.model_copy(update={"watch": {}})  # which it carries instead, if it has to
+    device = pick_device(settings.execution.device)
+    store = store_of(settings)
+    trunk = Trunk.read(store, str(settings.share.trunk))
+    home = store.trajectories / f"{trunk.id}-{execution_key(settings, device)}"
+    course = Course(settings, device, home, trunk.carry)
+    leaving = Leaving(course, trunk)
+    with RunFolder(home, wait=True) as folder:
+        point = leaving.first_missing()
+        if point is None:
+            print(f"{trunk.name}: there already", flush=True)
+            return {"run_id": trunk.id, "status": "there already"}
+        make_deterministic()
+        reset_peak_memory(device)
+        data, schedule, state = assemble(settings, device)
+        state.carrying = True
+        for name in course.until:
+            average = course.averages[name]
+            state.watching[name] = new_averager(
+                f"watch.{name}", average.part, settings, state.model, average.epochs, home
+            )
+        checkpoint = folder.load_checkpoint()
+        # One beyond the point is of no use: a state there has been damaged since.
+        if checkpoint is not None and checkpoint["step"] < point * state.steps_per_epoch:
+            leaving.drop(state, checkpoint["step"] // state.steps_per_epoch)
+            state.load_state_dict(checkpoint)
+        course.restore(state, most=point)
+        leaving.drop(state, (state.step - 1) // state.steps_per_epoch)
+        state.continue_with(provenance(device, settings.execution.model_dump()))
+        print(opening(trunk, data, state, course), flush=True)
+        store.make_room(least_size(state, course, [e for e in trunk.points if not course.find(e)]))
+        with TrainingProgress(schedule, state, epochs=trunk.points[-1]) as progress:
+            unheard = Tracking({}, {}, [])
+            train(state, data, schedule, settings, folder, progress, unheard, leaving)
+        folder.remove_checkpoints()
+    return {"run_id": trunk.id, "status": "shared"}
+
+
+@dataclass
+class Leaving:
+    """Leaves the state of a trajectory at its branch points.
+
+    Attributes:
+        course: the trajectory.
+        trunk: what it is to leave, and where.
+    """
+
+    course: Course
+    trunk: Trunk
+
+    def first_missing(self) -> int | None:
+        """Return the first point at which no intact state is there; None if all are there."""
+        load = self.course.store.load
+        return next((e for e in self.trunk.points if not any(map(load, self.course.find(e)))), None)
+
+    def drop(self, state: TrainingState, epochs: int) -> None:
+        """Let go the averages that no run needs after `epochs` epochs."""
+        for name in [name for name in state.watching if self.course.until[name] <= epochs]:
+            del state.watching[name]
+
+    def __call__(self, state: TrainingState) -> bool:
+        """Leave the state if it is time to; return whether it was the last time."""
+        epoch = state.step // state.steps_per_epoch
+        if epoch not in self.trunk.points:
+            return False
+        self._account(state, epoch)
+        if not self.course.find(epoch):
+            self._leave(state, epoch)
+        self.drop(state, epoch)
+        return epoch == self.trunk.points[-1]
+
+    def _leave(self, state: TrainingState, epoch: int) -> None:
+        course, averages = self.course, state.averages
+        needs = {name: i for name, i in course.needs(epoch).items() if name in averages}
+        files = {name: averages[name].files() for name in needs}
+        course.store.save(
+            course.trajectory.key(epoch),
+            course.execution,
+            {
+                **state.state_dict(),
+                "snapshots": {name: [p.name for p in paths] for name, paths in files.items()},
+            },
+            [path for paths in files.values() for path in paths],
+            name=course.trajectory.named(epoch),
+            epoch=epoch,
+            averages={identity: name for name, identity in needs.items()},
+            looks=course.trajectory.looks,
+        )
+
+    def _account(self, state: TrainingState, epoch: int) -> None:
+        """Note the epochs since the last point as a segment, which runs inherit as a whole."""
+        first = state.inherited[-1]["last_epoch"] + 1 if state.inherited else 1
+        if first > epoch:
+            return
+        mine = [s["seconds"] for s in state.inherited if s["trajectory"] == self.trunk.id]
+        spent = sum(map(seconds_of, state.history)) + sum(state.seconds.values())
+        segment = {
+            "trajectory": self.trunk.id,
+            "prefix": f"{self.course.trajectory.key(epoch)}-{self.course.execution}",
+            "first_epoch": first,
+            "last_epoch": epoch,
+            "seconds": spent - state.inherited_seconds - sum(mine),
+        }
+        state.inherited = [*state.inherited, segment]
+
+
+def memory(state: TrainingState, course: Course, epoch: int) -> dict[str, int]:
+    """Return the bytes of the averages that are there after an epoch, by where they are."""
+    sizes: dict[str, int] = defaultdict(int)
+    for name, average in state.averages.items():
+        if course.until.get(name, epoch) < epoch:
+            continue
+        plan = course.averages[name]
+        if window := plan.averager.window_in(plan.phase(epoch)):
+            size, place = average.storage(min(window[1], max(epoch - window[0], 1)))
+            sizes[place.partition(" ")[0]] += size
+    return dict(sizes)
+
+
+def least_size(state: TrainingState, course: Course, epochs: Sequence[int]) -> int:
+    """Return the bytes that the states after some epochs take at least, with their snapshots."""
+    weights = sum(p.numel() * p.element_size() for p in state.model.parameters())
+    kept = [memory(state, course, epoch) for epoch in epochs]
+    files = max((sizes.pop("files", 0) for sizes in kept), default=0)
+    return files + sum(2 * weights + sum(sizes.values()) for sizes in kept)
+
+
+def opening(trunk: Trunk, data: DataSet, state: TrainingState, course: Course) -> str:
+    """Return the first words of a trajectory: how long, from where, what it carries, how much."""
+    found = [memory(state, course, epoch) for epoch in trunk.points]
+    most = {place: max(s.get(place, 0) for s in found) for sizes in found for place in sizes}
+    sizes = ", ".join(
+        f"{size / 1e6:,.1f} MB {'in files' if place == 'files' else f'on {place}'}"
+        for place, size in sorted(most.items())
+    )
+    averages = f"{len(state.averages)} averages ({sizes})" if most else "no average"
+    return (
+        f"{trunk.name}: shared, {trunk.points[-1]} epochs of {data.steps_per_epoch} steps, from "
+        f"step {state.step}; carries {averages}; leaves its state after epoch "
+        f"{', '.join(map(str, trunk.points))}"
+    )
