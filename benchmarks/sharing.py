@@ -38,11 +38,15 @@ def sweeps_of(way: str, tables: list[str], folder: Path, common: list[str]) -> l
     """Return the command lines of one way, with a folder for what each leaves."""
     if way == "one by one":
         return [
-            [f"table={table}", f"runs_dir={folder}/{table}", "share=false", *common]
-            for table in tables
+            [f"table={table}", *places(folder / table), "share=false", *common] for table in tables
         ]
     share = [] if way == "shared" else ["share=false"]
-    return [[f"table={','.join(tables)}", f"runs_dir={folder}/all", *share, *common]]
+    return [[f"table={','.join(tables)}", *places(folder / "all"), *share, *common]]
+
+
+def places(folder: Path) -> list[str]:
+    """Return where runs are left and looked for: nowhere else."""
+    return [f"runs_dir={folder}", f"records_dir={folder}"]
 
 
 def swept(arguments: list[str]) -> None:

@@ -75,9 +75,10 @@ class Execution(Scalars):
 
 
 def _tables(carry: Any) -> Any:
-    listed = isinstance(carry, list) and all(isinstance(name, str) for name in carry)
-    if not listed and carry not in ("all", "asked"):
-        raise ValueError("is neither all nor asked nor a list of tables such as ['1a','2']")
+    if isinstance(carry, list) and all(isinstance(name, str | int) for name in carry):
+        return [str(name) for name in carry]
+    if carry not in ("all", "asked"):
+        raise ValueError("is neither all nor asked nor a list of tables such as [1a,2]")
     return carry
 
 
@@ -92,9 +93,11 @@ class Share(Scalars):
 
 
 def _switch(share: Any) -> Any:
-    if not isinstance(share, bool | Mapping | Share):
-        raise ValueError("is neither true nor false")
-    return {"enabled": share} if isinstance(share, bool) else share
+    if share is False:
+        return {"enabled": False}
+    if not isinstance(share, Mapping | Share):
+        raise ValueError("is not false, which is all that it can be set to; leave it out to share")
+    return share
 
 
 class EvaluationCadence(Scalars):

@@ -20,7 +20,8 @@ def listed(store: Store) -> str:
     rows = []
     by_epoch = sorted(store.branches(), key=lambda b: (b.name.rpartition("epoch")[0], b.epoch))
     for branch in by_epoch:
-        snapshots = sum((store.snapshots / n).stat().st_size for n in branch.files)
+        files = [store.snapshots / name for name in branch.files]
+        snapshots = sum(file.stat().st_size for file in files if file.exists())
         needing = store.needed_by(branch.key)
         rows.append(
             [
@@ -34,9 +35,9 @@ def listed(store: Store) -> str:
     head = ["state after", "averages", "MB", "MB in snapshots", "needed by"]
     text = tabulate(rows, head, tablefmt="github", disable_numparse=True) if rows else "no states"
     training = [
-        f"in training: {path.stem}, saved after step {int(saved[-1].name.split('-')[1])}"
-        for path in sorted(store.trajectories.glob("*.json"))
-        if (saved := sorted(store.trajectories.glob(f"{path.stem}-*/checkpoint-*.pt")))
+        f"in training: {home.name}, saved after step {int(saved[-1].name.split('-')[1])}"
+        for home, _ in store.in_training()
+        if (saved := sorted(home.glob("checkpoint-*.pt")))
     ]
     used = f"{store.folder}: {store.used() / GIGABYTE:.3g} GB; the disk has room for "
     return "\n".join([text, *training, f"{used}{max(store.free(), 0) / GIGABYTE:.3g} GB more"])

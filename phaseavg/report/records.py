@@ -32,7 +32,7 @@ def read_row(folder: Path) -> dict[str, Any]:
 
 
 def _row(folder: Path) -> dict[str, Any]:
-    result = json.loads((folder / "result.json").read_text())
+    result = dict(json.loads((folder / "result.json").read_text()))
     config = dict(yaml.safe_load((folder / "config.yaml").read_text()))
 
     def made_with(kind: str, key: str) -> str:

@@ -105,8 +105,8 @@ class Trajectory:
 
     @property
     def sharable(self) -> bool:
-        """Whether it is known beforehand when its average replaces the weights."""
-        return self.averages[OWN].averager.replaces(0) is not None
+        """Whether it is known beforehand what its averages average, and when one replaces."""
+        return all(one.averager.replaces(0) is not None for one in self.averages.values())
 
     @property
     def origin(self) -> str:
@@ -141,7 +141,8 @@ class Trajectory:
             self._boundary(phase.index) for phase in self.schedule.phases if phase.end < epochs
         ]
         if not self.sharable:
-            part |= {"averaging": self._recipe["averaging"], "schedule": self._recipe["schedule"]}
+            own = {name: self._recipe[name] for name in ("averaging", "schedule")}
+            part |= own | {"watch": self.settings.watch}
         return part
 
     def _phases(self, epochs: int) -> list[Any]:

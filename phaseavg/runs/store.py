@@ -17,7 +17,7 @@ import json
 import os
 import shutil
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -63,6 +63,11 @@ class Branch:
     def key(self) -> str:
         """The key of the recipe's part."""
         return self.path.parent.name
+
+    def description(self) -> dict[str, Any]:
+        """Return what the state itself says of it, too."""
+        names = ("name", "epoch", "averages", "looks", "files")
+        return {name: getattr(self, name) for name in names}
 
     def holds(self, needs: Mapping[str, str], looks: Mapping[str, Any]) -> bool:
         """Return whether a run may go on from here.
@@ -131,13 +136,29 @@ class Store:
             execution: key of the execution; by default any.
         """
         found = []
-        for path in sorted(self.folder.glob(f"{key}/{execution}*-*.json")):
-            try:
-                values = json.loads(path.read_text())
-                found.append(Branch(path.with_suffix(".pt"), **values))
-            except (OSError, ValueError, TypeError):  # set aside meanwhile, or no description
-                continue
+        for folder in [key] if key != "*" else _names(self.folder):
+            for name in _names(self.folder / folder):
+                path = self.folder / folder / name
+                if not name.startswith(execution) or not name.endswith(".json") or "-" not in name:
+                    continue
+                if path.parent == self.trajectories:
+                    continue
+                try:
+                    values = json.loads(path.read_text())
+                    found.append(Branch(path.with_suffix(".pt"), **values))
+                except OSError:  # set aside meanwhile
+                    continue
+                except (ValueError, TypeError):
+                    print(f"{path} is damaged: set aside", flush=True)
+                    with contextlib.suppress(UserError):
+                        set_aside(path, "damaged")
         return sorted(found, key=lambda branch: (branch.name, branch.path.name))
+
+    def in_training(self) -> list[tuple[Path, dict[str, Any]]]:
+        """Return the folders of trajectories in training, each with its keys by epoch."""
+        homes = [self.trajectories / name for name in _names(self.trajectories)]
+        found = [(home, read_json(home / "path.json").get("keys", {})) for home in homes]
+        return [(home, keys) for home, keys in found if keys]
 
     def find(
         self, key: str, execution: str, needs: Mapping[str, str], looks: Mapping[str, Any]
@@ -145,11 +166,17 @@ class Store:
         """Return the states under these keys that a run may go on from."""
         return [b for b in self.branches(key, execution) if b.holds(needs, looks)]
 
-    def load(self, branch: Branch) -> dict[str, Any] | None:
+    def load(
+        self, branch: Branch, use: Callable[[dict[str, Any]], None] = lambda _: None
+    ) -> dict[str, Any] | None:
         """Return a state, on the CPU; None if it is damaged: then it is named and set aside.
 
-        Damaged it is, too, if it is another state than its name says, or a snapshot that it refers
-        to is missing or damaged. Loading never executes code.
+        Damaged it is, too, if it is another state than its name or its description says, or a
+        snapshot that it refers to is missing or damaged. Loading never executes code.
+
+        Args:
+            branch: which one.
+            use: is done with the state while nothing can be removed, such as taking its snapshots.
         """
         with self._locked(fcntl.LOCK_SH):
             try:
@@ -161,12 +188,14 @@ class Store:
             if damaged is None:
                 state = torch.load(io.BytesIO(content), map_location="cpu", weights_only=True)
                 execution = branch.path.stem.rpartition("-")[0]
-                if state["prefix"] != {"recipe": branch.key, "execution": execution}:
+                prefix = {"recipe": branch.key, "execution": execution}
+                if state["prefix"] != prefix or state["description"] != branch.description():
                     damaged = branch.path
                 for name in state["files"]:
                     if not checksum_matches(self.snapshots / name):
                         damaged = self.snapshots / name
             if damaged is None:
+                use(state)
                 return state
             print(
                 f"{damaged} is damaged, or of another run: {branch.name} is set aside and will be "
@@ -202,10 +231,12 @@ class Store:
         snapshots = list(snapshots)
         files = sorted({path.name for path in snapshots})
         prefix = {"recipe": key, "execution": execution}
+        known = {**description, "files": files}
         buffer = io.BytesIO()
-        torch.save({**state, "prefix": prefix, "files": files}, buffer)
+        torch.save({**state, "prefix": prefix, "files": files, "description": known}, buffer)
         content = buffer.getvalue()
-        new = [path for path in snapshots if not (self.snapshots / path.name).exists()]
+        # Those in the store's folder become links, which take nothing.
+        new = [path for path in snapshots if not path.is_relative_to(self.folder)]
         self.make_room(len(content) + sum(path.stat().st_size for path in new))
         path = self.folder / key / f"{execution}-{_checksum(content)}.pt"
         branch = Branch(path, files=files, size=len(content), **description)
@@ -214,9 +245,15 @@ class Store:
             for snapshot in snapshots:
                 link(snapshot, self.snapshots / snapshot.name, self.place)
             write_atomically(path, content, self.place)
-            described = {k: v for k, v in asdict(branch).items() if k != "path"}
+            described = branch.description() | {"size": branch.size}
             write_atomically(path.with_suffix(".json"), _json(described), self.place)
         return branch
+
+    def write(self, path: Path, values: Any) -> None:
+        """Write values as JSON to a file of the store, while nothing can be removed."""
+        with self._locked(fcntl.LOCK_SH):
+            self.make(path.parent)
+            write_atomically(path, _json(values), self.place)
 
     def need(self, key: str, runs: Mapping[str, Iterable[Path]]) -> None:
         """Take note that runs will go on from a state under `key`.
@@ -228,12 +265,15 @@ class Store:
         with self._locked(fcntl.LOCK_EX):
             self.make(self.folder / key)
             path = self.folder / key / "needed_by.json"
-            known = _read(path) | {i: [str(p.resolve()) for p in runs[i]] for i in runs}
+            known = read_json(path)
+            for run_id, places in runs.items():
+                added = [str(place.resolve()) for place in places]
+                known[run_id] = list(dict.fromkeys([*known.get(run_id, []), *added]))
             write_atomically(path, _json(known), self.place)
 
     def needed_by(self, key: str) -> list[str]:
         """Return the ids of the runs that go on from a state under a key and have not ended."""
-        known = _read(self.folder / key / "needed_by.json")
+        known = read_json(self.folder / key / "needed_by.json")
         return sorted(
             run_id
             for run_id, folders in known.items()
@@ -248,11 +288,13 @@ class Store:
 
     def used(self) -> int:
         """Return the bytes of all files that the store has."""
-        sizes = 0
-        for path in self.folder.rglob("*"):
-            with contextlib.suppress(FileNotFoundError):
-                sizes += path.lstat().st_size if path.is_file() else 0
-        return sizes
+        sizes = {}
+        for folder, _, names in os.walk(self.folder):
+            for name in names:
+                with contextlib.suppress(FileNotFoundError):
+                    found = Path(folder, name).lstat()
+                    sizes[found.st_dev, found.st_ino] = found.st_size
+        return sum(sizes.values())
 
     def free(self) -> float:
         """Return the bytes that may still be kept: up to the limit and to what the disk has."""
@@ -303,7 +345,7 @@ class Store:
             for path in self.folder.glob("*/*-*.pt*"):
                 if path not in entries:  # of a write that was killed, or set aside
                     path.unlink()
-            for path in self.folder.glob("*/*.json.damaged"):
+            for path in (*self.folder.glob("*/*.json.damaged"), *self.folder.glob("*/.*.part")):
                 path.unlink()
             kept = {name for branch in self.branches() for name in branch.files}
             for path in self.snapshots.glob("*"):
@@ -318,32 +360,45 @@ class Store:
                     with contextlib.suppress(OSError):  # it is not empty
                         folder.rmdir()
             for path in self.trajectories.glob("*.json"):
-                if not any(self.needed_by(key) for key in _read(path).get("keys", [])):
-                    held = [not _removed(f) for f in self.trajectories.glob(f"{path.stem}-*/")]
-                    if not any(held):
-                        path.unlink()
+                if not any(self.needed_by(key) for key in read_json(path).get("keys", [])):
+                    path.unlink()
+            for home, keys in self.in_training():
+                if not any(self.needed_by(key) for key in keys.values()):
+                    _remove_unless_held(home)
         return gone
 
 
-def _removed(folder: Path) -> bool:
-    """Remove a trajectory's folder unless a process trains it; return whether it is gone."""
+def _remove_unless_held(folder: Path) -> None:
+    """Remove a trajectory's folder unless a process trains it."""
+    with contextlib.suppress(OSError), (folder / ".lock").open("a") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        shutil.rmtree(folder)
+
+
+def _names(folder: Path) -> list[str]:
+    """Return what is in a folder; nothing if it is none, or gone meanwhile."""
     try:
-        with (folder / ".lock").open("a") as lock:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            shutil.rmtree(folder)
+        return sorted(path.name for path in folder.iterdir())
     except OSError:
-        return False
-    return True
+        return []
 
 
-def link(source: Path, target: Path, place: str) -> None:
+def link(source: Path, target: Path, place: str, anew: bool = False) -> None:
     """Have a file at a second path: as one file on the same disk, else as a copy.
+
+    Args:
+        source: where it is.
+        target: where else it is to be.
+        place: what the user set to have it there.
+        anew: whether what is there already is to be replaced, for it may be damaged.
 
     Raises:
         UserError: if it cannot be written.
     """
     try:
         target.parent.mkdir(parents=True, exist_ok=True)
+        if anew:
+            target.unlink(missing_ok=True)
         with contextlib.suppress(FileExistsError):
             os.link(source, target)
     except OSError:  # another disk, or one that has no such links
@@ -358,8 +413,9 @@ def _json(values: Any) -> bytes:
     return (json.dumps(values, ensure_ascii=False, indent=1) + "\n").encode()
 
 
-def _read(path: Path) -> dict[str, Any]:
+def read_json(path: Path) -> dict[str, Any]:
+    """Return the mapping in a file; an empty one if there is none."""
     try:
         return dict(json.loads(path.read_text()))
-    except (OSError, ValueError, TypeError):  # there is none: nothing is known to need it
+    except (OSError, ValueError, TypeError):
         return {}

@@ -47,7 +47,8 @@ class Work:
                     whose = "" if shared else run_id
                     self.pieces[run_id][whose, node] = left
         for run_id in runs.keys() - tree.trajectories.keys():
-            total = tree.all[run_id].total_epochs
+            alone = tree.all[run_id]
+            total = alone.total_epochs if alone else 0
             self.pieces[run_id] = {(run_id, (total, "")): total - done.get(run_id, 0)}
 
     def epochs(self, run_ids: Iterable[str]) -> int:
@@ -59,7 +60,7 @@ class Work:
         found: dict[tuple[str, Node], int] = {}
         for run_id in run_ids:
             for piece, epochs in self.pieces[run_id].items():
-                found[piece] = min(epochs, found.get(piece, epochs))
+                found[piece] = max(epochs, found.get(piece, 0))
         return found
 
 
@@ -147,15 +148,13 @@ def affordable(
     paid: set[tuple[str, Node]] = set()
     whole = bundles(runs)
     for offered in (whole, [part for bundle in whole for part in by_seed(bundle, runs)]):
-        prices = {
-            bundle: {
-                piece: epochs * seconds_per_epoch(runs[run_id])
-                for run_id in bundle.runs
-                for piece, epochs in work.pieces[run_id].items()
-            }
-            for bundle in offered
-            if not bundle.runs <= chosen
-        }
+        prices: dict[Bundle, dict[tuple[str, Node], float]] = {}
+        for bundle in offered:
+            if not bundle.runs <= chosen:
+                # All that have a piece in common have data and network in common, too.
+                rates = {p: seconds_per_epoch(runs[r]) for r in bundle.runs for p in work.pieces[r]}
+                epochs = work.of(bundle.runs)
+                prices[bundle] = {piece: epochs[piece] * rates[piece] for piece in epochs}
         while prices:
             left = {
                 bundle: price

@@ -9,9 +9,10 @@ from typing import Any, NamedTuple
 
 import yaml
 
-from phaseavg.runs.prefix import Trajectory
 from phaseavg.runs.provenance import device_name
+from phaseavg.runs.store import Branch
 from phaseavg.sweep.cells import Run
+from phaseavg.sweep.shared import trajectory_of
 from phaseavg.training.execution import pick_device
 from phaseavg.training.sharing import shares, store_of
 
@@ -33,22 +34,31 @@ def epochs_there(runs: Mapping[str, Run]) -> dict[str, int]:
     only there: here any counts.
     """
     done = {run_id: epochs_done(run.settings.run_folder) for run_id, run in runs.items()}
-    branches = {}
+    branches: dict[Path, list[Branch]] = {}
+    training: dict[Path, list[tuple[int, str]]] = {}
     for run in runs.values():
         if shares(run.settings) and run.settings.share.dir not in branches:
-            branches[run.settings.share.dir] = store_of(run.settings).branches()
+            store = store_of(run.settings)
+            branches[run.settings.share.dir] = store.branches()
+            training[run.settings.share.dir] = [
+                (epochs, keys[str(epochs)])
+                for home, keys in store.in_training()
+                if str(epochs := epochs_done(home)) in keys
+            ]
     for run_id, run in runs.items():
-        stored = branches.get(run.settings.share.dir, []) if shares(run.settings) else []
-        if not stored:
+        trajectory = trajectory_of(run) if shares(run.settings) else None
+        if trajectory is None:
             continue
-        trajectory = Trajectory(run.settings)
-        for branch in stored:
+        for branch in branches[run.settings.share.dir]:
             if (
                 done[run_id] < branch.epoch <= trajectory.total_epochs
                 and branch.key == trajectory.key(branch.epoch)
                 and branch.holds(trajectory.needs(branch.epoch), trajectory.looks)
             ):
                 done[run_id] = branch.epoch
+        for epochs, key in training[run.settings.share.dir]:
+            if done[run_id] < epochs <= trajectory.total_epochs and trajectory.key(epochs) == key:
+                done[run_id] = epochs
     return done
 
 
@@ -93,7 +103,7 @@ def measured_rates(folders: Sequence[Path], device: str) -> dict[str, Rate]:
 
 
 class Rates:
-    """Seconds per epoch of runs: by the records of others, or else by a few steps of their own.
+    """Seconds per epoch of runs: by records of the same device, or else by a few of their steps.
 
     Args:
         runs: whose folders have records.
@@ -109,7 +119,8 @@ class Rates:
             }
             device = device_name(pick_device(runs[0].settings.execution.device))
             rates = measured_rates(sorted(places), device)
-            self._known = {work: rate.seconds for work, rate in rates.items()}
+            known = {work: rate.seconds for work, rate in rates.items() if rate.device == device}
+            self._known = known
 
     def __call__(self, run: Run) -> float:
         """Return the seconds of an epoch of a run, with its tests."""

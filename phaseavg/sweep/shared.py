@@ -5,10 +5,14 @@ state at each at which some of them part. No run starts before the state from wh
 there.
 """
 
+import contextlib
 import itertools
 from collections import defaultdict
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+
+from hydra.errors import HydraException
+from omegaconf.errors import OmegaConfBaseException
 
 from phaseavg.errors import UserError
 from phaseavg.runs.prefix import Averaging, Trajectory, cut_points, pieces
@@ -22,7 +26,7 @@ from phaseavg.sweep.cells import (
     read_table,
     runs_of,
 )
-from phaseavg.training.sharing import Carried, Trunk
+from phaseavg.training.sharing import Carried, Trunk, Wanted
 
 Node = tuple[int, str]
 """An epoch, and the key of the trajectory up to it."""
@@ -78,19 +82,26 @@ def neighbours(
     rows = {(cell.dataset, cell.model) for cell in request.cells}
     optimizers = set(map(_optimizer_of, request.cells))  # another one has no epoch in common
     seeds = list(dict.fromkeys(seed for some in request.seeds.values() for seed in some))
-    cells: list[Cell] = []
+    runs: dict[str, Run] = {}
     for name in names:
-        try:
+        # What holds for all runs of this sweep may be what another table compares, or of no use to
+        # its cells: these then have nothing in common with the sweep's.
+        with contextlib.suppress(UserError, HydraException, OmegaConfBaseException):
             table = request.tables.get(name) or read_table(name, request.common, compose)
-            found = cells_of(name, table, request.common)
-        except UserError:  # what holds for all runs of this sweep is what that table compares
-            continue
-        cells += [
-            cell
-            for cell in found
-            if (cell.dataset, cell.model) in rows and _optimizer_of(cell) in optimizers
-        ]
-    return runs_of(cells, dict.fromkeys(names, seeds), compose, composed)
+            for cell in cells_of(name, table, request.common):
+                if (cell.dataset, cell.model) in rows and _optimizer_of(cell) in optimizers:
+                    with contextlib.suppress(UserError, HydraException, OmegaConfBaseException):
+                        found = runs_of([cell], {name: seeds}, compose, composed)
+                        runs |= {i: run for i, run in found.items() if trajectory_of(run)}
+    return runs
+
+
+def trajectory_of(run: Run) -> Trajectory | None:
+    """Return the course of a run; None if its config makes none, which it will tell itself."""
+    try:
+        return Trajectory(run.settings)
+    except UserError:
+        return None
 
 
 def _optimizer_of(cell: Cell) -> str:
@@ -106,8 +117,8 @@ class Tree:
 
     def __init__(self, runs: Mapping[str, Run]) -> None:
         self.runs = runs
-        self.all = {run_id: Trajectory(run.settings) for run_id, run in runs.items()}
-        self.trajectories = {i: one for i, one in self.all.items() if one.sharable}
+        self.all = {run_id: trajectory_of(run) for run_id, run in runs.items()}
+        self.trajectories = {i: one for i, one in self.all.items() if one and one.sharable}
         points = cut_points(self.trajectories.values())
         self.paths: dict[str, list[Node]] = {}
         self.passing: dict[Node, list[str]] = defaultdict(list)
@@ -135,8 +146,13 @@ class Tree:
                 after[earlier].add(later)
         return {node for node, found in after.items() if len(found) > 1}
 
-    def trunk(self, points: Sequence[Node]) -> tuple[Trunk, list[str]]:
-        """Return the trajectory that leaves its state at some nodes of a path, and a run on it."""
+    def trunk(self, points: Sequence[Node], leaving: Mapping[str, Node]) -> tuple[Trunk, list[str]]:
+        """Return the trajectory that leaves its state at some nodes of a path, and a run on it.
+
+        Args:
+            points: the nodes, in order.
+            leaving: where the runs that are to be trained go on from.
+        """
 
         def averages(run_id: str) -> int:
             return len(self.trajectories[run_id].needs(end))
@@ -154,11 +170,17 @@ class Tree:
             Carried(averaging=average.part, epochs=average.epochs, until=until)
             for (until, _), average in sorted(kept.items(), key=lambda item: item[0])
         ]
+        wanted = {
+            (node[0], *sorted(self.trajectories[run_id].needs(node[0]).values()))
+            for run_id, node in leaving.items()
+            if node in points
+        }
         trunk = Trunk(
             name=self.trajectories[on_it].named(end),
             points=[epoch for epoch, _ in points],
             keys=[key for _, key in points],
             carry=carry,
+            wanted=[Wanted(epoch=epoch, averages=needs) for epoch, *needs in sorted(wanted)],
         )
         return trunk, self.runs[on_it].overrides
 
@@ -199,7 +221,7 @@ def arranged(
         number = max((left_in[node] + 1 for node in path if node in left_in), default=0)
         points = [node for node in path if node in branch_nodes and node not in left_in]
         left_in |= dict.fromkeys(points, number)
-        wave(number).trunks.append(tree.trunk(points))
+        wave(number).trunks.append(tree.trunk(points, leaving))
     for run_id, run in wanted.items():
         wave(left_in[leaving[run_id]] + 1 if run_id in leaving else 0).runs.append(run)
     return waves, leaving

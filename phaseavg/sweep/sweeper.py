@@ -144,7 +144,9 @@ def sweep(
                 todo = within(deadline - time.time(), todo, sharing)
             if not todo:
                 break
-            launch.run(waves_of(todo, others) if sharing else [Wave(runs=todo)], deadline)
+            later = {r.settings.run_id: r for r in launch.not_begun() if r not in todo}
+            waves = waves_of(todo, others | later) if sharing else [Wave(runs=todo)]
+            launch.run(waves, deadline)
         trouble = ""
     except KeyboardInterrupt:
         counts = counted(outcomes(missing, launch.stamps), there, held)

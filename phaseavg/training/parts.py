@@ -18,8 +18,15 @@ from phaseavg.training.optimizers import new_optimizer
 from phaseavg.training.state import TrainingState
 
 
-def assemble(settings: Settings, device: torch.device) -> tuple[DataSet, Schedule, TrainingState]:
+def assemble(
+    settings: Settings, device: torch.device, folder: Path | None = None
+) -> tuple[DataSet, Schedule, TrainingState]:
     """Return data set and schedule of a run, and its state before the first step.
+
+    Args:
+        settings: of the run.
+        device: that it is trained on.
+        folder: that holds its snapshots; by default the run's.
 
     Raises:
         UserError: if a part refuses a value, or does not fit another.
@@ -29,9 +36,9 @@ def assemble(settings: Settings, device: torch.device) -> tuple[DataSet, Schedul
     optimizer = new_optimizer(settings, model)
     schedule = build("schedule", settings.schedule, Schedule)
     epochs = schedule.epochs
-    averager = new_averager("averaging", settings.averaging, settings, model, epochs)
+    averager = new_averager("averaging", settings.averaging, settings, model, epochs, folder)
     watching = {
-        name: new_averager(f"watch.{name}", part, settings, model, epochs)
+        name: new_averager(f"watch.{name}", part, settings, model, epochs, folder)
         for name, part in settings.watch.items()
     }
     for name, watcher in watching.items():

@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any, Self
 
@@ -9,7 +10,6 @@ import torch
 
 from phaseavg.config import Part, Scalars, Settings
 from phaseavg.errors import UserError
-from phaseavg.runs.files import write_atomically
 from phaseavg.runs.folder import RunFolder
 from phaseavg.runs.prefix import OWN, Averaging, Trajectory, digest, execution_key
 from phaseavg.runs.store import Branch, Store, link
@@ -30,6 +30,18 @@ class Carried(Scalars):
     until: int
 
 
+class Wanted(Scalars):
+    """What the runs of a sweep will go on from.
+
+    Attributes:
+        epoch: a branch point.
+        averages: identities of those that are needed there.
+    """
+
+    epoch: int
+    averages: list[str]
+
+
 class Trunk(Scalars):
     """A trajectory that several runs share, to be trained once.
 
@@ -38,12 +50,14 @@ class Trunk(Scalars):
         points: epochs after whose last updates it leaves its state; it ends at the last of them.
         keys: of the recipe's part up to each of these.
         carry: the averages that it carries for the runs that branch off.
+        wanted: by runs that are to be trained now; of the rest it is seen to on the way.
     """
 
     name: str
     points: list[int]
     keys: list[str]
     carry: list[Carried]
+    wanted: list[Wanted]
 
     @property
     def id(self) -> str:
@@ -57,9 +71,7 @@ class Trunk(Scalars):
 
     def write(self, store: Store) -> None:
         """Write it down for the job that will train it."""
-        path = self.path(store, self.id)
-        store.make(path.parent)
-        write_atomically(path, self.model_dump_json(indent=1).encode(), store.place)
+        store.write(self.path(store, self.id), self.model_dump())
 
     @classmethod
     def read(cls, store: Store, trunk_id: str) -> Self:
@@ -109,11 +121,12 @@ class Course:
         self.execution = execution_key(self.settings, self.device)
         own = self.trajectory.averages[OWN]
         self.averages, self.until = dict(self.trajectory.averages), {}
-        for number, one in enumerate(self.carry):
+        for one in self.carry:
             average = Averaging(one.averaging, one.epochs)
-            if average.identity(one.until) != own.identity(one.until):
-                self.averages[f"carried{number}"] = average
-                self.until[f"carried{number}"] = one.until
+            identity = average.identity(one.until)
+            if identity != own.identity(one.until):  # its name is the same in any trajectory
+                self.averages[f"carried_{identity}"] = average
+                self.until[f"carried_{identity}"] = one.until
 
     def needs(self, epoch: int) -> dict[str, str]:
         """Return the identities of its averages after `epoch` epochs, by name."""
@@ -131,6 +144,8 @@ class Course:
         Returns:
             The number of epochs that need not be trained; 0 if none is there.
         """
+        if not self.trajectory.sharable:
+            return 0
         most = most or self.trajectory.total_epochs
         there = {branch.key for branch in self.store.branches(execution=self.execution)}
         begun = -(-state.step // state.steps_per_epoch)  # epochs, the one under way included
@@ -139,8 +154,7 @@ class Course:
             if key not in there:
                 continue
             for branch in self.find(epoch):
-                if found := self.store.load(branch):
-                    self._fetch_snapshots(branch, found)
+                if found := self.store.load(branch, partial(self._take_snapshots, branch)):
                     self._load(found, branch, state)
                     return epoch
         return 0
@@ -159,12 +173,13 @@ class Course:
                 "make store CLEAN=all, or set share=false"
             ) from error
 
-    def _fetch_snapshots(self, branch: Branch, found: Mapping[str, Any]) -> None:
+    def _take_snapshots(self, branch: Branch, found: Mapping[str, Any]) -> None:
         """Have the files that the averages refer to in the folder in which they look for them."""
         for name, identity in self.needs(branch.epoch).items():
             home = self.folder / "snapshots" / ("averaging" if name == OWN else f"watch.{name}")
             for file in found["snapshots"][branch.averages[identity]]:
-                link(self.store.snapshots / file, home / file, f"runs_dir={self.folder.parent}")
+                place = f"runs_dir={self.folder.parent}"
+                link(self.store.snapshots / file, home / file, place, anew=True)
 
     def _adopted(
         self, found: Mapping[str, Any], branch: Branch, state: TrainingState
@@ -211,6 +226,9 @@ def adopted_line(
     replaced = line.get("replaced", False)  # by an average that the run has, too
     kept_apart = strange - {OWN} if replaced else strange | {OWN}
     found = {k: v for k, v in line.items() if not k.startswith(tuple(f"{n}_" for n in kept_apart))}
+    found.pop("saving_seconds", None)  # of the trajectory's own checkpoints
+    if not replaced and names.get(OWN) != OWN:
+        found.pop("averaging_seconds", None)  # of an average that the run has not got
     for own, name in names.items():
         if own == OWN and replaced:
             continue

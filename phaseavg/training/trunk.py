@@ -6,15 +6,19 @@ The averages of the runs that go on from there only watch: the trajectory carrie
 """
 
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+import torch
+
 from phaseavg.config import Settings
 from phaseavg.data import DataSet
+from phaseavg.phases import Schedule
 from phaseavg.runs.folder import RunFolder
-from phaseavg.runs.prefix import execution_key
+from phaseavg.runs.prefix import OWN, Trajectory, execution_key
 from phaseavg.runs.provenance import provenance, reset_peak_memory
+from phaseavg.runs.store import read_json
 from phaseavg.tracking import Tracking
 from phaseavg.training.execution import make_deterministic, pick_device
 from phaseavg.training.loop import train
@@ -37,38 +41,118 @@ def train_trunk(settings: Settings) -> dict[str, Any]:
     device = pick_device(settings.execution.device)
     store = store_of(settings)
     trunk = Trunk.read(store, str(settings.share.trunk))
-    home = store.trajectories / f"{trunk.id}-{execution_key(settings, device)}"
+    home = store.trajectories / home_of(settings, device)
     course = Course(settings, device, home, trunk.carry)
-    leaving = Leaving(course, trunk)
     with RunFolder(home, wait=True) as folder:
-        point = leaving.first_missing()
-        if point is None:
+        if there_already(trunk, course):
             print(f"{trunk.name}: there already", flush=True)
             return {"run_id": trunk.id, "status": "there already"}
+        missing = [epoch for epoch in trunk.points if not there(course, epoch, course.needs(epoch))]
+        leaving = Leaving(course, trunk, missing)
         make_deterministic()
         reset_peak_memory(device)
-        data, schedule, state = assemble(settings, device)
-        state.carrying = True
-        for name in course.until:
-            average = course.averages[name]
-            state.watching[name] = new_averager(
-                f"watch.{name}", average.part, settings, state.model, average.epochs, home
-            )
-        checkpoint = folder.load_checkpoint()
-        # One beyond the point is of no use: a state there has been damaged since.
-        if checkpoint is not None and checkpoint["step"] < point * state.steps_per_epoch:
+        data, schedule, state = assembled(course, device)
+        if (checkpoint := resumable(folder, course, state, missing[0])) is not None:
             leaving.drop(state, checkpoint["step"] // state.steps_per_epoch)
             state.load_state_dict(checkpoint)
-        course.restore(state, most=point)
+        course.restore(state, most=missing[0])
         leaving.drop(state, (state.step - 1) // state.steps_per_epoch)
         state.continue_with(provenance(device, settings.execution.model_dump()))
         print(opening(trunk, data, state, course), flush=True)
-        store.make_room(least_size(state, course, [e for e in trunk.points if not course.find(e)]))
-        with TrainingProgress(schedule, state, epochs=trunk.points[-1]) as progress:
+        store.make_room(least_size(state, course, missing))
+        store.write(home / PATH, path_of(course, missing[-1]))
+        with TrainingProgress(schedule, state, epochs=missing[-1]) as progress:
             unheard = Tracking({}, {}, [])
             train(state, data, schedule, settings, folder, progress, unheard, leaving)
         folder.remove_checkpoints()
     return {"run_id": trunk.id, "status": "shared"}
+
+
+PATH = "path.json"
+"""In a trajectory's folder: which one its checkpoints are of."""
+
+
+def home_of(settings: Settings, device: torch.device) -> str:
+    """Return the name of the folder in which a trajectory is trained.
+
+    All that begin alike have one, so that no two processes train the same epochs.
+    """
+    trajectory = Trajectory(settings)
+    start = trajectory.named(0).removesuffix("-epoch0")
+    return f"{start}-{trajectory.origin}-{execution_key(settings, device)}"
+
+
+def path_of(course: Course, epochs: int) -> dict[str, Any]:
+    """Return what the checkpoints of a trajectory have to be of to go on from them."""
+    trajectory = course.trajectory
+    return {
+        "keys": {str(epoch): trajectory.key(epoch) for epoch in range(1, epochs + 1)},
+        "looks": trajectory.looks,
+        "own": trajectory.averages[OWN].part,
+    }
+
+
+def there(course: Course, epoch: int, needs: Mapping[str, str]) -> bool:
+    """Return whether there is a state after an epoch that has some averages, and is intact."""
+    trajectory = course.trajectory
+    found = course.store.find(trajectory.key(epoch), course.execution, needs, trajectory.looks)
+    return any(map(course.store.load, found))
+
+
+def there_already(trunk: Trunk, course: Course) -> bool:
+    """Return whether all is there that the runs go on from, though maybe not for others."""
+    return all(
+        there(course, one.epoch, dict(zip(one.averages, one.averages, strict=True)))
+        for one in trunk.wanted
+    )
+
+
+def assembled(course: Course, device: torch.device) -> tuple[DataSet, Schedule, TrainingState]:
+    """Return data set, schedule and first state of a trajectory, with all that it carries."""
+    data, schedule, state = assemble(course.settings, device, course.folder)
+    state.carrying = True
+    for name in course.until:
+        average = course.averages[name]
+        state.watching[name] = new_averager(
+            f"watch.{name}",
+            average.part,
+            course.settings,
+            state.model,
+            average.epochs,
+            course.folder,
+        )
+    return data, schedule, state
+
+
+def resumable(
+    folder: RunFolder, course: Course, state: TrainingState, point: int
+) -> dict[str, Any] | None:
+    """Return the latest checkpoint of a trajectory if it can go on from it; else it begins anew.
+
+    Args:
+        folder: of the trajectory.
+        course: what it is now.
+        state: before its first step.
+        point: at which it has to leave a state next: beyond it a checkpoint is of no use.
+    """
+    checkpoint = folder.load_checkpoint()
+    if checkpoint is None:
+        return None
+    steps, step = state.steps_per_epoch, checkpoint["step"]
+    known, own = read_json(folder.path / PATH), path_of(course, max(point, -(-step // steps)))
+    under_way = str(-(-step // steps))
+    carried = {name for name, until in course.until.items() if until > step // steps}
+    if (
+        step < point * steps
+        and checkpoint["train_size"] == state.train_size
+        and carried <= checkpoint["averagers"].keys()
+        and known.get("keys", {}).get(under_way) == own["keys"].get(under_way)
+        and all(known.get(name) == own[name] for name in ("looks", "own"))
+    ):
+        return checkpoint
+    print(f"{folder.path}: its checkpoint is of another trajectory; it begins anew", flush=True)
+    folder.remove_checkpoints()
+    return None
 
 
 @dataclass
@@ -78,15 +162,12 @@ class Leaving:
     Attributes:
         course: the trajectory.
         trunk: what it is to leave, and where.
+        missing: the points at which there is no state yet; it ends at the last of them.
     """
 
     course: Course
     trunk: Trunk
-
-    def first_missing(self) -> int | None:
-        """Return the first point at which no intact state is there; None if all are there."""
-        load = self.course.store.load
-        return next((e for e in self.trunk.points if not any(map(load, self.course.find(e)))), None)
+    missing: Sequence[int]
 
     def drop(self, state: TrainingState, epochs: int) -> None:
         """Let go the averages that no run needs after `epochs` epochs."""
@@ -102,7 +183,7 @@ class Leaving:
         if not self.course.find(epoch):
             self._leave(state, epoch)
         self.drop(state, epoch)
-        return epoch == self.trunk.points[-1]
+        return epoch == self.missing[-1]
 
     def _leave(self, state: TrainingState, epoch: int) -> None:
         course, averages = self.course, state.averages
@@ -127,16 +208,16 @@ class Leaving:
         first = state.inherited[-1]["last_epoch"] + 1 if state.inherited else 1
         if first > epoch:
             return
-        mine = [s["seconds"] for s in state.inherited if s["trajectory"] == self.trunk.id]
         spent = sum(map(seconds_of, state.history)) + sum(state.seconds.values())
         segment = {
-            "trajectory": self.trunk.id,
+            "trajectory": self.trunk.name,
             "prefix": f"{self.course.trajectory.key(epoch)}-{self.course.execution}",
             "first_epoch": first,
             "last_epoch": epoch,
-            "seconds": spent - state.inherited_seconds - sum(mine),
+            "seconds": spent - state.inherited_seconds,
         }
         state.inherited = [*state.inherited, segment]
+        state.inherited_seconds = spent
 
 
 def memory(state: TrainingState, course: Course, epoch: int) -> dict[str, int]:

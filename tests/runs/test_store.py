@@ -1,5 +1,6 @@
 """The store: what is found is whole and what it says it is, and what goes is what nobody needs."""
 
+import fcntl
 import json
 import os
 import shutil
@@ -205,12 +206,43 @@ def test_a_folder_that_cannot_be_written_is_told(tmp_path: Path) -> None:
         save(Store(tmp_path / "file/store"))
 
 
-def test_what_is_no_description_is_passed_over(tmp_path: Path) -> None:
+def test_what_is_no_description_is_named_and_set_aside(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     store = Store(tmp_path)
     save(store)
     (tmp_path / "k1/cpu-0000.json").write_text("{")
     (tmp_path / "k1/cpu-0001.json").write_text(json.dumps({"name": "half"}))
+    store.write(store.trajectories / "a-b.json", {"keys": ["k1"]})  # which is none, nor damaged
     assert len(store.branches()) == 1
+    assert capsys.readouterr().out.count("is damaged: set aside") == 2
+    assert len(store.branches()) == 1
+    assert capsys.readouterr().out == ""
+    assert len(list(tmp_path.glob("k1/*.json.damaged"))) == 2
+
+
+def test_a_description_of_another_state_is_found_out(tmp_path: Path) -> None:
+    """Else a run would go on with another one's average."""
+    store = Store(tmp_path)
+    branch = save(store)
+    path = branch.path.with_suffix(".json")
+    path.write_text(path.read_text().replace('"one"', '"two"'))
+    (changed,) = store.branches()
+    assert changed.averages == {"a": "two"}
+    assert store.load(changed) is None
+
+
+def test_who_uses_a_state_does_so_before_anything_can_be_removed(tmp_path: Path) -> None:
+    store = Store(tmp_path)
+    branch = save(store)
+    used = []
+
+    def use(state: dict[str, Any]) -> None:
+        with (tmp_path / ".lock").open("a") as lock, pytest.raises(BlockingIOError):
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        used.append(state)
+
+    assert store.load(branch, use) is used[0]
 
 
 def test_a_link_is_a_copy_where_there_are_none(

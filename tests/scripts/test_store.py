@@ -6,7 +6,6 @@ from pathlib import Path
 import pytest
 import torch
 
-from phaseavg.runs.files import write_atomically
 from phaseavg.runs.store import Store
 from scripts import store as script
 
@@ -29,11 +28,9 @@ def store(tmp_path: Path) -> Store:
             looks={},
         )
     found.need("key8", {"run-1": [tmp_path / "run-1"]})
-    trajectory = found.trajectories / "digits-cnn13-sgd-seed0-epoch10-abc-cpu"
-    found.make(trajectory)
-    (trajectory / ".lock").touch()
+    trajectory = found.trajectories / "digits-cnn13-sgd-seed0-abc-cpu"
+    found.write(trajectory / "path.json", {"keys": {"1": "key1"}})
     (trajectory / "checkpoint-000000024-0.pt").touch()
-    write_atomically(trajectory.with_name("digits-cnn13-sgd-seed0-epoch10-abc.json"), b"{}")
     return found
 
 
@@ -52,7 +49,7 @@ def test_a_store_is_listed(
     assert cells == ["digits-cnn13-sgd-seed0-epoch8", "1", "1.0", "0.0", "run-1"]
     cells = [cell.strip() for cell in second.split("|")[1:-1]]
     assert cells == ["digits-cnn13-sgd-seed0-epoch16", "1", "1.0", "", ""]
-    assert training == "in training: digits-cnn13-sgd-seed0-epoch10-abc, saved after step 24"
+    assert training == "in training: digits-cnn13-sgd-seed0-abc-cpu, saved after step 24"
     assert last.startswith(f"{store.folder}: 0.002 GB; the disk has room for ")
 
 
