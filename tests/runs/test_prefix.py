@@ -140,6 +140,7 @@ def test_a_run_whose_averager_says_nothing_beforehand_shares_nothing(base: Setti
     own = Trajectory(base.model_copy(update={"averaging": part}))
     other = Trajectory(base.model_copy(update={"averaging": part, "schedule": longer}))
     assert not own.sharable
+    assert not Trajectory(base.model_copy(update={"watch": {"mine": part}})).sharable
     assert own.key(1) != other.key(1)
     assert own.key(1) != Trajectory(base).key(1)
     assert Trajectory(base).sharable

@@ -58,6 +58,7 @@ def trained(results: list[Any]) -> tuple[int, list[tuple[int, int]]]:
 
 EVERYTHING = {"atend": 5, "noaveraging": 5}
 PHASE = {"phasewise": 2, "phasewise_learnt": 2}
+PHASE_LEARNT = {"phasewise_learnt": 2}
 FAMILIES = [
     (f"{AVERAGINGS} optimizer=sgd", EVERYTHING | PHASE),
     (f"{AVERAGINGS} optimizer=adam", EVERYTHING | PHASE),
@@ -77,6 +78,8 @@ FAMILIES = [
         "batchnorm_batches=3 +averaging@watch.swa=uniform",
         {"noaveraging": 2, "phasewise": 2, "phasewise_uniform": 2},
     ),
+    # Two that part by their own weights: the trajectory keeps the snapshots of one for itself.
+    ("averaging=learnt averaging.weights.rho=1e-5,1e-2 checkpoint_seconds=0", PHASE_LEARNT),
     # A window that opens on the way.
     ("averaging=end averaging.window=phase,training", {"atend": 5}),
 ]
@@ -157,6 +160,47 @@ def test_a_shared_trajectory_that_was_killed_goes_on(
     assert process.exitcode == 0
     assert_equal(outcomes(folder / "runs"), undisturbed)
     assert len((folder / "steps").read_bytes()) <= DIFFERENT_STEPS + 1  # at most one was lost
+    results = [json.loads(p.read_text()) for p in folder.glob("runs/*/result.json")]
+    for result in results:
+        assert all(segment["seconds"] > 0 for segment in result["inherited"]["segments"])
+        assert 0 < result["inherited"]["seconds"] < result["seconds"]
+
+
+def test_a_checkpoint_of_another_trajectory_is_not_gone_on_from(
+    victims: Any, prompt: Prompt, tmp_path: Path
+) -> None:
+    """Its first epochs were tested otherwise: that would be in the records."""
+    command = ("-m", *TINY, "weights=final", "averaging=none,phasewise")
+    process = victims.Process(target=victim.sweep_and_die, args=(tmp_path, command, "stepped", 12))
+    process.start()
+    process.join()
+    status, out, err = prompt(*command, "evaluation.every=2")
+    assert (status, err) == (0, "")
+    assert "its checkpoint is of another trajectory; it begins anew" in out
+    prompt(*command, "evaluation.every=2", "runs_dir=alone", "share=false")
+    assert_equal(outcomes(tmp_path / "runs"), outcomes(tmp_path / "alone"))
+
+
+def test_what_cannot_begin_alike_is_left_to_itself(prompt: Prompt, tmp_path: Path) -> None:
+    """A run whose config makes none fails alone, as it does without sharing."""
+    status, _, err = prompt("-m", *SHORT, "schedule.epochs=[1,1],[1,1,1]", "averaging=none")
+    assert status == 1
+    assert "factors=[1.0, 0.1, 0.01] must have one entry for each of epochs=[1, 1]" in err
+    assert "sweep: 1 finished, 0 there already, 1 failed" in err.splitlines()[-1]
+
+
+def test_rounds_of_a_budget_carry_for_each_other(
+    prompt: Prompt, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The first has time for one run alone, and its trajectory carries the other's average."""
+    from phaseavg.sweep.rates import Rates
+
+    monkeypatch.setattr(Rates, "__call__", lambda *_: 10.0)
+    status, out, _ = prompt("-m", *SHORT, "averaging=phasewise,learnt", "budget=90s")
+    assert status == 0
+    assert "next are 1 of them" in out
+    assert "carries 2 averages" in out
+    assert inherited(tmp_path / "runs") == PHASE
 
 
 KILLED = (
@@ -349,6 +393,14 @@ def test_a_trajectory_carries_what_other_cells_will_need(prompt: Prompt, tmp_pat
         "train.py: share.carry=nothing: there is no such table; choices: all, asked, or a list of "
         "1a, 1b, 1c, 1d, 2, 3, 4, lengths, others\n"
     )
+    # Another table's column needs more than is there; this one's does not.
+    (result,) = tmp_path.glob("a/*/result.json")
+    result.unlink()
+    _, out, _ = prompt(*usual, "runs_dir=a")
+    assert "epoch2: there already\n" in out
+    # What holds for all runs need not fit the other cells.
+    status, _, err = prompt(*usual, "averaging.weights.gamma0=0.7", "runs_dir=d")
+    assert (status, err) == (0, "")
     # What was carried is gone on from, beyond what was asked for then.
     _, out, _ = prompt(*command, "runs_dir=a")
     assert "epoch1: there already" not in out
