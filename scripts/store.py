@@ -53,8 +53,8 @@ def main() -> int:
     given = parser.parse_args()
     store = Store(given.folder)
     if not given.folder.is_dir():
-        print(f"{given.folder}: there is no such folder; nothing has been shared", file=sys.stderr)
-        return 2
+        print(f"{given.folder}: there is no such folder; nothing has been shared")
+        return 0
     try:
         if given.clean or given.clean_all:
             before = store.used()

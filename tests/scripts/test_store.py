@@ -69,6 +69,6 @@ def test_what_is_needed_stays_and_the_rest_goes(
 def test_where_nothing_is_shared_that_is_said(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    assert typed(monkeypatch, tmp_path / "nothing") == 2
-    assert "there is no such folder; nothing has been shared" in capsys.readouterr().err
+    assert typed(monkeypatch, tmp_path / "nothing") == 0
+    assert "there is no such folder; nothing has been shared" in capsys.readouterr().out
     assert list(tmp_path.iterdir()) == []
