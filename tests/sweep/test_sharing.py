@@ -58,14 +58,15 @@ def trained(results: list[Any]) -> tuple[int, list[tuple[int, int]]]:
 
 EVERYTHING = {"atend": 5, "noaveraging": 5}
 PHASE = {"phasewise": 2, "phasewise_learnt": 2}
+PAIR = {"noaveraging": 2, "phasewise": 2}
 PHASE_LEARNT = {"phasewise_learnt": 2}
 FAMILIES = [
     (f"{AVERAGINGS} optimizer=sgd", EVERYTHING | PHASE),
-    (f"{AVERAGINGS} optimizer=adam", EVERYTHING | PHASE),
+    ("averaging=none,phasewise optimizer=adam", PAIR),
     (f"{AVERAGINGS} optimizer=amsgrad optimizer_state=reset", EVERYTHING | PHASE),
     (f"{AVERAGINGS} optimizer=adabound execution.snapshots=memory", EVERYTHING | PHASE),
     (f"{AVERAGINGS} optimizer=lookahead", EVERYTHING | PHASE),
-    (f"{AVERAGINGS} schedule=decayed schedule.epochs=[2,2,1]", EVERYTHING | PHASE),
+    ("averaging=none,phasewise schedule=decayed schedule.epochs=[2,2,1]", PAIR),
     (
         f"{AVERAGINGS} schedule=decayed schedule.shape.per=step schedule.epochs=[2,2,1]",
         EVERYTHING | PHASE,
