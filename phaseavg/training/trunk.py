@@ -139,11 +139,12 @@ def resumable(
     if checkpoint is None:
         return None
     steps, step = state.steps_per_epoch, checkpoint["step"]
-    known, own = read_json(folder.path / PATH), path_of(course, max(point, -(-step // steps)))
+    known, own = read_json(folder.path / PATH), path_of(course, point)
     under_way = str(-(-step // steps))
     carried = {name for name, until in course.until.items() if until > step // steps}
     if (
         step < point * steps
+        and state.state_dict().keys() <= checkpoint.keys()  # else it is of an older version
         and checkpoint["train_size"] == state.train_size
         and carried <= checkpoint["averagers"].keys()
         and known.get("keys", {}).get(under_way) == own["keys"].get(under_way)

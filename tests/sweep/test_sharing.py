@@ -167,18 +167,34 @@ def test_a_shared_trajectory_that_was_killed_goes_on(
         assert 0 < result["inherited"]["seconds"] < result["seconds"]
 
 
+OTHERS = [  # its first epochs were tested otherwise; it is longer than the whole run
+    ((), ("evaluation.every=2",), 12),
+    (
+        ("schedule.factors=[1,0.1]", "schedule.epochs=[6,1]"),
+        ("schedule.factors=[1,0.1]", "schedule.epochs=[2,1]"),
+        40,
+    ),
+]
+
+
+@pytest.mark.parametrize(("before", "after", "step"), OTHERS)
 def test_a_checkpoint_of_another_trajectory_is_not_gone_on_from(
-    victims: Any, prompt: Prompt, tmp_path: Path
+    victims: Any,
+    prompt: Prompt,
+    tmp_path: Path,
+    before: tuple[str, ...],
+    after: tuple[str, ...],
+    step: int,
 ) -> None:
-    """Its first epochs were tested otherwise: that would be in the records."""
     command = ("-m", *TINY, "weights=final", "averaging=none,phasewise")
-    process = victims.Process(target=victim.sweep_and_die, args=(tmp_path, command, "stepped", 12))
+    killed = (tmp_path, (*command, *before), "stepped", step)
+    process = victims.Process(target=victim.sweep_and_die, args=killed)
     process.start()
     process.join()
-    status, out, err = prompt(*command, "evaluation.every=2")
+    status, out, err = prompt(*command, *after)
     assert (status, err) == (0, "")
     assert "its checkpoint is of another trajectory; it begins anew" in out
-    prompt(*command, "evaluation.every=2", "runs_dir=alone", "share=false")
+    prompt(*command, *after, "runs_dir=alone", "share=false")
     assert_equal(outcomes(tmp_path / "runs"), outcomes(tmp_path / "alone"))
 
 
