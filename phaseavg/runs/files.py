@@ -1,8 +1,11 @@
-"""The one writer."""
+"""The one writer, and what else is done with files."""
 
 import contextlib
+import hashlib
+import json
 import os
 from pathlib import Path
+from typing import Any
 
 from phaseavg.errors import UserError
 
@@ -45,3 +48,38 @@ def set_aside(path: Path, suffix: str) -> Path:
         return path.replace(path.with_name(f"{path.name}.{suffix}"))
     except OSError as error:
         raise UserError(f"{path}: cannot be set aside as {suffix} ({error.strerror})") from error
+
+
+def link(source: Path, target: Path, place: str, anew: bool = False) -> None:
+    """Have a file at a second path: as one file on the same disk, else as a copy.
+
+    Args:
+        source: where it is.
+        target: where else it is to be.
+        place: what the user set to have it there.
+        anew: whether what is there already is to be replaced, for it may be damaged.
+
+    Raises:
+        UserError: if it cannot be written.
+    """
+    try:
+        target.parent.mkdir(parents=True, exist_ok=True)
+        if anew:
+            target.unlink(missing_ok=True)
+        with contextlib.suppress(FileExistsError):
+            os.link(source, target)
+    except OSError:  # another disk, or one that has no such links
+        write_atomically(target, source.read_bytes(), place)
+
+
+def checksum(content: bytes) -> str:
+    """Return what the name of a file says of its content: 16 digits of its SHA-256."""
+    return hashlib.sha256(content).hexdigest()[:16]
+
+
+def read_json(path: Path) -> dict[str, Any]:
+    """Return the mapping in a file; an empty one if there is none."""
+    try:
+        return dict(json.loads(path.read_text()))
+    except (OSError, ValueError, TypeError):
+        return {}

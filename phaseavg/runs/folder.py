@@ -11,7 +11,6 @@ failure.json    why the last attempt broke off, if it did
 
 import contextlib
 import fcntl
-import hashlib
 import io
 import json
 import os
@@ -30,7 +29,7 @@ from torch import Tensor
 from phaseavg.averaging.snapshots import checksum_matches
 from phaseavg.config import Settings
 from phaseavg.errors import Diverged, OutOfTime, UserError
-from phaseavg.runs.files import set_aside, write_atomically
+from phaseavg.runs.files import checksum, set_aside, write_atomically
 from phaseavg.runs.result import summary
 
 KEPT_CHECKPOINTS = 2  # a damaged latest one costs the time since the one before, not the run
@@ -254,7 +253,7 @@ class RunFolder:
         buffer = io.BytesIO()
         torch.save({**state, "files": names}, buffer)
         content = buffer.getvalue()
-        name = f"checkpoint-{step:09d}-{_checksum(content)}.pt"
+        name = f"checkpoint-{step:09d}-{checksum(content)}.pt"
         write_atomically(self.path / name, content)
         for path in self._checkpoints()[KEPT_CHECKPOINTS:]:
             path.unlink()
@@ -289,7 +288,7 @@ class RunFolder:
         """
         for path in self._checkpoints():
             content, damaged = path.read_bytes(), path
-            if path.stem.rpartition("-")[2] == _checksum(content):
+            if path.stem.rpartition("-")[2] == checksum(content):
                 state = torch.load(io.BytesIO(content), map_location="cpu", weights_only=True)
                 files = self._referred[path.name] = state.get("files", [])
                 missing = [name for name in files if not checksum_matches(self.path / name)]
@@ -299,7 +298,3 @@ class RunFolder:
             aside = set_aside(path, "damaged")
             print(f"{damaged} is damaged: {path.name} set aside as {aside.name}", flush=True)
         return None
-
-
-def _checksum(content: bytes) -> str:
-    return hashlib.sha256(content).hexdigest()[:16]

@@ -11,7 +11,6 @@ Every file is whole or not there, and what is read is what its name has the chec
 
 import contextlib
 import fcntl
-import hashlib
 import io
 import json
 import os
@@ -25,16 +24,12 @@ import torch
 
 from phaseavg.averaging.snapshots import checksum_matches
 from phaseavg.errors import UserError
-from phaseavg.runs.files import set_aside, write_atomically
+from phaseavg.runs.files import checksum, link, read_json, set_aside, write_atomically
 
 GIGABYTE = 10**9
 
 FREE_SHARE = 0.02
 """Of a disk, what is left free for others."""
-
-
-class StoreFull(UserError):  # noqa: N818 -- as it is said
-    """There is no room for a state, and nothing left that could go."""
 
 
 @dataclass(frozen=True)
@@ -69,14 +64,14 @@ class Branch:
         names = ("name", "epoch", "averages", "looks", "files")
         return {name: getattr(self, name) for name in names}
 
-    def holds(self, needs: Mapping[str, str], looks: Mapping[str, Any]) -> bool:
+    def holds(self, needs: Iterable[str], looks: Mapping[str, Any]) -> bool:
         """Return whether a run may go on from here.
 
         Args:
-            needs: identities of the averages that it needs, by its own names.
+            needs: identities of the averages that it needs.
             looks: what has to have been looked at.
         """
-        return set(needs.values()) <= self.averages.keys() and self.looks == looks
+        return set(needs) <= self.averages.keys() and self.looks == looks
 
 
 class Store:
@@ -161,7 +156,7 @@ class Store:
         return [(home, keys) for home, keys in found if keys]
 
     def find(
-        self, key: str, execution: str, needs: Mapping[str, str], looks: Mapping[str, Any]
+        self, key: str, execution: str, needs: Iterable[str], looks: Mapping[str, Any]
     ) -> list[Branch]:
         """Return the states under these keys that a run may go on from."""
         return [b for b in self.branches(key, execution) if b.holds(needs, looks)]
@@ -183,8 +178,8 @@ class Store:
                 content = branch.path.read_bytes()
             except FileNotFoundError:
                 content = b""
-            checksum = branch.path.stem.rpartition("-")[2]
-            damaged = branch.path if _checksum(content) != checksum else None
+            named = branch.path.stem.rpartition("-")[2]
+            damaged = branch.path if checksum(content) != named else None
             if damaged is None:
                 state = torch.load(io.BytesIO(content), map_location="cpu", weights_only=True)
                 execution = branch.path.stem.rpartition("-")[0]
@@ -225,8 +220,7 @@ class Store:
             description: name, epoch, averages and looks, as a `Branch` has them.
 
         Raises:
-            StoreFull: if there is no room; nothing is kept then.
-            UserError: if it cannot be written.
+            UserError: if there is no room for it, or it cannot be written; nothing is kept then.
         """
         snapshots = list(snapshots)
         files = sorted({path.name for path in snapshots})
@@ -238,7 +232,7 @@ class Store:
         # Those in the store's folder become links, which take nothing.
         new = [path for path in snapshots if not path.is_relative_to(self.folder)]
         self.make_room(len(content) + sum(path.stat().st_size for path in new))
-        path = self.folder / key / f"{execution}-{_checksum(content)}.pt"
+        path = self.folder / key / f"{execution}-{checksum(content)}.pt"
         branch = Branch(path, files=files, size=len(content), **description)
         with self._locked(fcntl.LOCK_SH):
             self.make(path.parent)
@@ -309,7 +303,7 @@ class Store:
         """See that `size` bytes can be kept: what no run needs goes if it has to.
 
         Raises:
-            StoreFull: if that is not enough.
+            UserError: if that is not enough.
         """
         if size <= self.free():
             return
@@ -323,21 +317,20 @@ class Store:
             )
         if size > (free := self.free()):
             limit = "null" if self.limit_gb is None else f"{self.limit_gb:g}"
-            raise StoreFull(
+            raise UserError(
                 f"share.limit_gb={limit}: {size / GIGABYTE:.3g} GB more do not fit into "
                 f"{self.folder}, which has room for {max(free, 0) / GIGABYTE:.3g} GB; raise the "
                 "limit, make room, or narrow share.carry"
             )
 
-    def clean(self, wanted: Callable[[Branch], bool] | None = None) -> list[Branch]:
-        """Remove states and what is left behind by them; return the states that went.
+    def clean(self) -> list[Branch]:
+        """Remove the states that no run needs which has not ended, and what is left behind by them.
 
-        Args:
-            wanted: tells which to keep; by default those that a run needs which has not ended.
+        Returns:
+            The states that went.
         """
-        wanted = wanted or (lambda branch: bool(self.needed_by(branch.key)))
         with self._locked(fcntl.LOCK_EX):  # nobody is reading or writing a state
-            gone = [branch for branch in self.branches() if not wanted(branch)]
+            gone = [branch for branch in self.branches() if not self.needed_by(branch.key)]
             for branch in gone:
                 branch.path.with_suffix(".json").unlink(missing_ok=True)  # first: it is the entry
                 branch.path.unlink(missing_ok=True)
@@ -383,39 +376,5 @@ def _names(folder: Path) -> list[str]:
         return []
 
 
-def link(source: Path, target: Path, place: str, anew: bool = False) -> None:
-    """Have a file at a second path: as one file on the same disk, else as a copy.
-
-    Args:
-        source: where it is.
-        target: where else it is to be.
-        place: what the user set to have it there.
-        anew: whether what is there already is to be replaced, for it may be damaged.
-
-    Raises:
-        UserError: if it cannot be written.
-    """
-    try:
-        target.parent.mkdir(parents=True, exist_ok=True)
-        if anew:
-            target.unlink(missing_ok=True)
-        with contextlib.suppress(FileExistsError):
-            os.link(source, target)
-    except OSError:  # another disk, or one that has no such links
-        write_atomically(target, source.read_bytes(), place)
-
-
-def _checksum(content: bytes) -> str:
-    return hashlib.sha256(content).hexdigest()[:16]
-
-
 def _json(values: Any) -> bytes:
     return (json.dumps(values, ensure_ascii=False, indent=1) + "\n").encode()
-
-
-def read_json(path: Path) -> dict[str, Any]:
-    """Return the mapping in a file; an empty one if there is none."""
-    try:
-        return dict(json.loads(path.read_text()))
-    except (OSError, ValueError, TypeError):
-        return {}

@@ -53,7 +53,7 @@ def epochs_there(runs: Mapping[str, Run]) -> dict[str, int]:
             if (
                 done[run_id] < branch.epoch <= trajectory.total_epochs
                 and branch.key == trajectory.key(branch.epoch)
-                and branch.holds(trajectory.needs(branch.epoch), trajectory.looks)
+                and branch.holds(trajectory.needs(branch.epoch).values(), trajectory.looks)
             ):
                 done[run_id] = branch.epoch
         for epochs, key in training[run.settings.share.dir]:

@@ -10,9 +10,10 @@ import torch
 
 from phaseavg.config import Part, Scalars, Settings
 from phaseavg.errors import UserError
+from phaseavg.runs.files import link
 from phaseavg.runs.folder import RunFolder
 from phaseavg.runs.prefix import OWN, Averaging, Trajectory, digest, execution_key
-from phaseavg.runs.store import Branch, Store, link
+from phaseavg.runs.store import Branch, Store
 from phaseavg.training.state import TrainingState
 
 
@@ -162,7 +163,8 @@ class Course:
     def find(self, epoch: int) -> list[Branch]:
         """Return the states after `epoch` epochs that have all it needs."""
         key = self.trajectory.key(epoch)
-        return self.store.find(key, self.execution, self.needs(epoch), self.trajectory.looks)
+        needs = self.needs(epoch).values()
+        return self.store.find(key, self.execution, needs, self.trajectory.looks)
 
     def _load(self, found: Mapping[str, Any], branch: Branch, state: TrainingState) -> None:
         try:

@@ -6,7 +6,7 @@ The averages of the runs that go on from there only watch: the trajectory carrie
 """
 
 from collections import defaultdict
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -15,10 +15,10 @@ import torch
 from phaseavg.config import Settings
 from phaseavg.data import DataSet
 from phaseavg.phases import Schedule
+from phaseavg.runs.files import read_json
 from phaseavg.runs.folder import RunFolder
 from phaseavg.runs.prefix import OWN, Trajectory, execution_key
 from phaseavg.runs.provenance import provenance, reset_peak_memory
-from phaseavg.runs.store import read_json
 from phaseavg.tracking import Tracking
 from phaseavg.training.execution import make_deterministic, pick_device
 from phaseavg.training.loop import train
@@ -47,7 +47,7 @@ def train_trunk(settings: Settings) -> dict[str, Any]:
         if there_already(trunk, course):
             print(f"{trunk.name}: there already", flush=True)
             return {"run_id": trunk.id, "status": "there already"}
-        missing = [epoch for epoch in trunk.points if not there(course, epoch, course.needs(epoch))]
+        missing = [e for e in trunk.points if not there(course, e, course.needs(e).values())]
         leaving = Leaving(course, trunk, missing)
         make_deterministic()
         reset_peak_memory(device)
@@ -92,8 +92,8 @@ def path_of(course: Course, epochs: int) -> dict[str, Any]:
     }
 
 
-def there(course: Course, epoch: int, needs: Mapping[str, str]) -> bool:
-    """Return whether there is a state after an epoch that has some averages, and is intact."""
+def there(course: Course, epoch: int, needs: Iterable[str]) -> bool:
+    """Return whether there is an intact state after an epoch that has averages of identities."""
     trajectory = course.trajectory
     found = course.store.find(trajectory.key(epoch), course.execution, needs, trajectory.looks)
     return any(map(course.store.load, found))
@@ -101,10 +101,7 @@ def there(course: Course, epoch: int, needs: Mapping[str, str]) -> bool:
 
 def there_already(trunk: Trunk, course: Course) -> bool:
     """Return whether all is there that the runs go on from, though maybe not for others."""
-    return all(
-        there(course, one.epoch, dict(zip(one.averages, one.averages, strict=True)))
-        for one in trunk.wanted
-    )
+    return all(there(course, one.epoch, one.averages) for one in trunk.wanted)
 
 
 def assembled(course: Course, device: torch.device) -> tuple[DataSet, Schedule, TrainingState]:

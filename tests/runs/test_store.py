@@ -12,7 +12,8 @@ import torch
 
 from phaseavg.errors import UserError
 from phaseavg.runs import store as module
-from phaseavg.runs.store import Branch, Store, StoreFull, link
+from phaseavg.runs.files import checksum, link
+from phaseavg.runs.store import Branch, Store
 
 LOOKS = {"evaluation": {"every": 1}}
 
@@ -20,7 +21,7 @@ LOOKS = {"evaluation": {"every": 1}}
 def snapshot(folder: Path, content: bytes = b"weights") -> Path:
     """Return a file that is named by its checksum."""
     folder.mkdir(parents=True, exist_ok=True)
-    path = folder / f"snapshot-0001-{module._checksum(content)}.bin"
+    path = folder / f"snapshot-0001-{checksum(content)}.bin"
     path.write_bytes(content)
     return path
 
@@ -37,12 +38,12 @@ def test_what_is_saved_is_found_by_who_needs_no_more_than_it_holds(tmp_path: Pat
     store = Store(tmp_path / "store")
     branch = save(store, files=[snapshot(tmp_path / "run")])
     assert store.branches() == [branch]
-    assert store.find("k1", "cpu", {"average": "a"}, LOOKS) == [branch]
-    assert store.find("k1", "cpu", {}, LOOKS) == [branch]
-    assert store.find("k1", "cpu", {"average": "a", "swa": "b"}, LOOKS) == []
-    assert store.find("k1", "cpu", {}, {"evaluation": {"every": 2}}) == []
-    assert store.find("k1", "gpu", {}, LOOKS) == []
-    assert store.find("k2", "cpu", {}, LOOKS) == []
+    assert store.find("k1", "cpu", ["a"], LOOKS) == [branch]
+    assert store.find("k1", "cpu", [], LOOKS) == [branch]
+    assert store.find("k1", "cpu", ["a", "b"], LOOKS) == []
+    assert store.find("k1", "cpu", [], {"evaluation": {"every": 2}}) == []
+    assert store.find("k1", "gpu", [], LOOKS) == []
+    assert store.find("k2", "cpu", [], LOOKS) == []
     state = store.load(branch)
     assert state is not None
     assert torch.equal(state["weights"], torch.ones(1000))
@@ -55,7 +56,7 @@ def test_one_that_holds_more_is_found_beside_one_that_holds_less(tmp_path: Path)
     store = Store(tmp_path)
     save(store, value=1.0)
     more = save(store, value=2.0, averages={"a": "one", "b": "two"})
-    assert store.find("k1", "cpu", {"swa": "b"}, LOOKS) == [more]
+    assert store.find("k1", "cpu", ["b"], LOOKS) == [more]
 
 
 def test_snapshots_outlive_the_run_that_wrote_them(tmp_path: Path) -> None:
@@ -122,7 +123,7 @@ def test_loading_executes_nothing(tmp_path: Path) -> None:
     path.parent.mkdir()
     torch.save({"prefix": Bad()}, path)
     content = path.read_bytes()
-    path = path.rename(path.with_name(f"cpu-{module._checksum(content)}.pt"))
+    path = path.rename(path.with_name(f"cpu-{checksum(content)}.pt"))
     branch = Branch(path, "bad", 1, {}, {}, [], len(content))
     with pytest.raises(Exception, match="Weights only load failed"):
         store.load(branch)
@@ -187,7 +188,7 @@ def test_the_limit_is_kept_and_what_nobody_needs_goes_first(
     assert "1 states that no run needs any more made room" in capsys.readouterr().out
     assert [branch.key for branch in store.branches()] == ["k2", "k3"]
     store.need("k3", {"r": [tmp_path / "r"]})
-    with pytest.raises(StoreFull, match=r"share\.limit_gb=\S+: \S+ GB more do not fit into "):
+    with pytest.raises(UserError, match=r"share\.limit_gb=\S+: \S+ GB more do not fit into "):
         save(store, "k4")
     assert [branch.key for branch in store.branches()] == ["k2", "k3"]
     assert store.used() <= gb * 1e9
@@ -196,7 +197,7 @@ def test_the_limit_is_kept_and_what_nobody_needs_goes_first(
 def test_a_full_disk_is_foreseen(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     disk = shutil.disk_usage(tmp_path)
     monkeypatch.setattr(shutil, "disk_usage", lambda _: disk._replace(free=disk.total // 50 + 1000))
-    with pytest.raises(StoreFull, match=r"share\.limit_gb=null: .* has room for 1e-06 GB"):
+    with pytest.raises(UserError, match=r"share\.limit_gb=null: .* has room for 1e-06 GB"):
         save(Store(tmp_path))
 
 
