@@ -67,8 +67,12 @@ class Execution(Scalars):
     """Where and how fast: never part of a run's identity, always part of its record."""
 
     device: str = "auto"
-    precision: Literal["fp32", "bf16"] = "fp32"
-    compile: bool = False
+    deterministic: bool = True
+    precision: Literal["fp32", "tf32", "bf16", "auto"] = "fp32"
+    channels_last: bool = False
+    graph: Literal[True, False, "auto"] = False
+    compile: Literal[True, False, "max-autotune"] = False
+    flipped_copy: bool = True
     average_device: str = "cpu"
     snapshots: Literal["files", "memory"] = "files"
     workers: NonNegativeInt | None = None
@@ -103,7 +107,7 @@ def _switch(share: Any) -> Any:
 class EvaluationCadence(Scalars):
     """Epochs between tests; 0 for never. The ends of phases are always tested."""
 
-    every: NonNegativeInt = 1
+    every: NonNegativeInt = 0
     average_every: NonNegativeInt = 0
     batchnorm_every: NonNegativeInt = 0
 

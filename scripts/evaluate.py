@@ -5,6 +5,7 @@ import sys
 from pathlib import Path
 
 import safetensors.torch
+import torch
 import yaml
 from omegaconf import OmegaConf
 from safetensors import SafetensorError
@@ -12,7 +13,7 @@ from safetensors import SafetensorError
 from phaseavg.config import check
 from phaseavg.errors import UserError
 from phaseavg.training.evaluation import Evaluation, evaluate
-from phaseavg.training.execution import autocast, make_deterministic, pick_device
+from phaseavg.training.execution import apply, autocast, settled
 from phaseavg.training.parts import load_data, new_model
 
 
@@ -36,7 +37,10 @@ def evaluate_run(folder: Path, data_dir: Path, device: str) -> Evaluation:
     except (yaml.YAMLError, TypeError, ValueError) as error:
         raise UserError(f"{folder}/config.yaml: damaged; repeat the run with force=true") from error
     settings = check(OmegaConf.create({**recorded, "data_dir": str(data_dir)}))
-    data = load_data(settings, pick_device(device))
+    here = settings.execution.model_copy(update={"device": device, "graph": False})
+    settings, on = settled(settings.model_copy(update={"execution": here}))
+    apply(settings.execution, on)
+    data = load_data(settings, on)
     model = new_model(settings, data)
     try:
         model.load_state_dict(safetensors.torch.load_file(folder / "weights.safetensors"))
@@ -45,8 +49,7 @@ def evaluate_run(folder: Path, data_dir: Path, device: str) -> Evaluation:
         raise UserError(
             f"{folder}/weights.safetensors: damaged, or another network's ({reason})"
         ) from error
-    make_deterministic()
-    with autocast(data.device, settings.execution.precision):
+    with torch.inference_mode(), autocast(data.device, settings.execution.precision):
         return evaluate(model, data.test_batches())
 
 

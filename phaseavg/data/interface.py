@@ -9,6 +9,9 @@ from torch import Tensor
 Batch = tuple[Tensor, Tensor]
 """Images, float32 (B, C, H, W), and labels, int64 (B,), both on the device."""
 
+Draw = tuple[Tensor, Tensor]
+"""What a data set makes the images of a batch from, (B, …), and labels, both on the device."""
+
 
 def count_steps(train_size: int, batch_size: int) -> int:
     """Return the number of batches of an epoch, the last, partial one included.
@@ -26,6 +29,9 @@ def count_steps(train_size: int, batch_size: int) -> int:
 @runtime_checkable
 class DataSet(Protocol):
     """Batches by step and epoch, the same ones whenever they are asked for.
+
+    A data set that makes images from something smaller may have two more methods, `draws` and
+    `images`, as `ResidentImages` describes them: a CUDA graph of a step then holds that work, too.
 
     Attributes:
         num_classes: number of classes.

@@ -1,12 +1,14 @@
 """Small data sets that live on the device as one uint8 tensor, augmented batch by batch."""
 
 from collections.abc import Iterator, Sequence
+from itertools import islice
 from typing import Literal
 
 import numpy as np
 import torch
+from torch import Tensor
 
-from phaseavg.data.interface import Batch, count_steps
+from phaseavg.data.interface import Batch, Draw, count_steps
 from phaseavg.data.standardise import Standardise
 from phaseavg.randomness import generator
 
@@ -49,7 +51,10 @@ class ResidentImages:
         mean: per channel, in units of the full scale 255, so that it lies between 0 and 1; the
             training pixels' own by default.
         std: deviation per channel, likewise.
-        device: where the images live.
+        device: where the images live, as bytes: N C (H + 2 padding)² for training, twice that with
+            a mirrored copy.
+        flipped_copy: whether, if `flip`, they lie mirrored beside themselves, so that nothing is
+            mirrored batch by batch. The batches are the same.
 
     Raises:
         ValueError: if `batch_size` exceeds the number of training images, `padding` is negative,
@@ -70,6 +75,7 @@ class ResidentImages:
         mean: Sequence[float] | None = None,
         std: Sequence[float] | None = None,
         device: torch.device | str = "cpu",
+        flipped_copy: bool = True,
     ) -> None:
         images, labels = train
         self.train_size, self.channels, self.image_size, _ = images.shape
@@ -97,54 +103,74 @@ class ResidentImages:
         padded[:] = pads[pad_value].reshape(1, -1, 1, 1)
         inner = slice(padding, padding + self.image_size)
         padded[:, :, inner, inner] = images
-        # A view of all (2 padding + 1)² crops: an index on it gathers a batch of crops in one go.
-        self.crops = (
-            torch.from_numpy(padded)
-            .to(self.device)
-            .unfold(2, self.image_size, 1)
-            .unfold(3, self.image_size, 1)
+        frames = torch.from_numpy(padded).to(self.device)
+        self._mirrored = self.flip and flipped_copy
+        if self._mirrored:
+            frames = torch.cat([frames, frames.flip(3)])
+        # A view of all windows of an image's size, one for each place in memory where one can
+        # begin, most of them across images: a batch of crops is gathered by one index.
+        strides = frames.stride()
+        last = (self.channels - 1) * strides[1] + (self.image_size - 1) * (strides[2] + 1)
+        self._windows = frames.view(-1).as_strided(
+            (frames.numel() - last, self.channels, self.image_size, self.image_size),
+            (1, *strides[1:]),
         )
+        self._frame_strides = strides
         self.train_labels = torch.as_tensor(labels, dtype=torch.int64, device=self.device)
         self.test_images = torch.as_tensor(test[0], device=self.device)
         self.test_labels = torch.as_tensor(test[1], dtype=torch.int64, device=self.device)
 
-    def _epoch(self, stream: str, epoch: int) -> Iterator[Batch]:
+    def _epoch(self, stream: str, epoch: int) -> Iterator[Draw]:
         random = generator(self.seed, stream, epoch)
         order = random.permutation(self.train_size)
-        offsets = random.integers(0, 2 * self.padding + 1, (2, self.train_size))
+        rows, columns = random.integers(0, 2 * self.padding + 1, (2, self.train_size))
         flips = random.random(self.train_size) < (0.5 if self.flip else 0.0)
-        index, rows, columns, flips = (
-            torch.from_numpy(numbers).to(self.device) for numbers in (order, *offsets, flips)
-        )
-        for first in range(0, self.train_size, self.batch_size):
-            batch = slice(first, first + self.batch_size)
-            images = self.crops[index[batch], :, rows[batch], columns[batch]]
-            if self.flip:
-                images = torch.where(flips[batch].view(-1, 1, 1, 1), images.flip(3), images)
-            yield self.standardise(images), self.train_labels[index[batch]]
+        image, row = self._frame_strides[0], self._frame_strides[2]
+        if self._mirrored:  # what is cut from the left of an image is on the right of its mirror
+            places = (order + flips * self.train_size) * image
+            places += rows * row + np.where(flips, 2 * self.padding - columns, columns)
+            index = places[:, None]
+        else:
+            index = np.stack([order * image + rows * row + columns, flips], 1)
+        index, labels = (torch.from_numpy(numbers).to(self.device) for numbers in (index, order))
+        labels = self.train_labels[labels]
+        yield from zip(index.split(self.batch_size), labels.split(self.batch_size), strict=True)
+
+    def draws(self, first_step: int, last_step: int) -> Iterator[Draw]:
+        """Yield what `images` makes the batches of steps `first_step` to `last_step` − 1 of.
+
+        That is a place, int64 (B, 1), or with flips that are yet to be made (B, 2); and the labels,
+        int64 (B,). Both are on the device.
+        """
+        step = first_step
+        while step < last_step:
+            epoch, skipped = divmod(step, self.steps_per_epoch)
+            for draw in islice(self._epoch("train", epoch), skipped, skipped + last_step - step):
+                yield draw
+                step += 1
+
+    def images(self, index: Tensor) -> Tensor:
+        """Return the images, float32 (B, C, H, W), of what was drawn; all work is the device's."""
+        images = self._windows.index_select(0, index[:, 0])
+        if index.shape[1] > 1:
+            images = torch.where(index[:, 1].bool().view(-1, 1, 1, 1), images.flip(3), images)
+        return self.standardise(images)
 
     def train_batches(self, first_step: int, last_step: int) -> Iterator[Batch]:
         """Yield the batches of steps `first_step` to `last_step` − 1, epoch after epoch.
 
         Images are float32 (B, C, H, W), labels int64 (B,), both on the device.
         """
-        step = first_step
-        while step < last_step:
-            epoch, skipped = divmod(step, self.steps_per_epoch)
-            for position, batch in enumerate(self._epoch("train", epoch)):
-                if position >= skipped and step < last_step:
-                    yield batch
-                    step += 1
+        for index, labels in self.draws(first_step, last_step):
+            yield self.images(index), labels
 
     def batchnorm_batches(self, epoch: int, limit: int | None = None) -> Iterator[Batch]:
         """Yield one pass over the augmented training set, or its first `limit` batches.
 
         Drawn from a stream of its own, so that it takes nothing from training.
         """
-        for position, batch in enumerate(self._epoch("batchnorm", epoch)):
-            if position == limit:
-                return
-            yield batch
+        for index, labels in islice(self._epoch("batchnorm", epoch), limit):
+            yield self.images(index), labels
 
     def test_batches(self) -> Iterator[Batch]:
         """Yield the test set, standardised and otherwise untouched."""

@@ -43,4 +43,4 @@ class Standardise:
 
     def __call__(self, images: Tensor) -> Tensor:
         """Return the standardised images."""
-        return (images.float() - self.mean) / self.std
+        return images.float().sub_(self.mean).div_(self.std)

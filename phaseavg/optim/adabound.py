@@ -36,6 +36,9 @@ class AdaBound(Optimizer):
         amsbound: take the largest v so far, as AMSGrad does.
         foreach: update all parameters of a group at once; None for where all are on CUDA.
         maximize: ascend instead of descending.
+        capturable: count the updates, and compute rate and bounds, on the parameters' device, so
+            that a CUDA graph may hold the step; all parameters are then updated at once, and `lr`
+            may have become a tensor there, which is only read.
 
     Raises:
         ValueError: if a value is out of its range.
@@ -54,6 +57,7 @@ class AdaBound(Optimizer):
         *,
         foreach: bool | None = None,
         maximize: bool = False,
+        capturable: bool = False,
     ) -> None:
         defaults = {
             "lr": lr,
@@ -65,8 +69,14 @@ class AdaBound(Optimizer):
             "amsbound": amsbound,
             "foreach": foreach,
             "maximize": maximize,
+            "capturable": capturable,
         }
         super().__init__(params, defaults)
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        super().__setstate__(state)
+        for group in self.param_groups:
+            group.setdefault("capturable", False)  # states from before there was one
 
     def add_param_group(self, param_group: dict[str, Any]) -> None:
         """Add a group; its `lr` of this moment becomes its `base_lr`.
@@ -100,7 +110,8 @@ class AdaBound(Optimizer):
             foreach = group["foreach"]
             if foreach is None:
                 foreach = all(p.is_cuda for p in params)
-            update = _update_at_once if foreach else _update_one_by_one
+            at_once = foreach or group["capturable"]
+            update = _update_at_once if at_once else _update_one_by_one
             update(group, params, states)
         return loss
 
@@ -111,8 +122,9 @@ class AdaBound(Optimizer):
             raise RuntimeError("AdaBound does not take sparse gradients")
         state = self.state[parameter]
         if not state:
-            # On the CPU, wherever the parameter is, for math.sqrt; load_state_dict leaves it so.
-            state["step"] = torch.zeros((), dtype=torch.float32)
+            # Else on the CPU, wherever the parameter is, for math.sqrt; loading leaves it so.
+            home = parameter.device if group["capturable"] else "cpu"
+            state["step"] = torch.zeros((), dtype=torch.float32, device=home)
             state["exp_avg"] = torch.zeros_like(parameter)
             state["exp_avg_sq"] = torch.zeros_like(parameter)
             if group["amsbound"]:
@@ -141,6 +153,16 @@ def _rates(group: dict[str, Any], step: Tensor) -> tuple[float, float, float]:
     lower = final * (1 - 1 / (group["gamma"] * t + 1))
     upper = final * (1 + 1 / (group["gamma"] * t))
     return rate, lower, upper
+
+
+def _rates_on_device(group: dict[str, Any], steps: list[Tensor]) -> tuple[list[Tensor], ...]:
+    """Return what `_rates` does of each update, as scalars on the device of the counts."""
+    t, (beta1, beta2) = torch.stack(steps).double(), group["betas"]
+    rate = group["lr"] * (1 - beta2**t).sqrt() / (1 - beta1**t)
+    final = group["final_lr"] * group["lr"] / group["base_lr"]
+    lower = final * (1 - 1 / (group["gamma"] * t + 1))
+    upper = final * (1 + 1 / (group["gamma"] * t))
+    return rate.unbind(), lower.unbind(), upper.unbind()
 
 
 def _update_one_by_one(
@@ -173,9 +195,12 @@ def _update_at_once(
     beta1, beta2 = group["betas"]
     m = [state["exp_avg"] for state in states]
     v = [state["exp_avg_sq"] for state in states]
-    for state in states:
-        state["step"] += 1
-    rate, lower, upper = zip(*(_rates(group, state["step"]) for state in states), strict=True)
+    steps = [state["step"] for state in states]
+    torch._foreach_add_(steps, 1)
+    if group["capturable"]:
+        rate, lower, upper = _rates_on_device(group, steps)
+    else:
+        rate, lower, upper = zip(*(_rates(group, step) for step in steps), strict=True)
 
     gradients = [p.grad for p in params]
     if group["maximize"]:

@@ -93,6 +93,15 @@ class Lookahead(Optimizer):
             What the inner optimizer returns: the loss of `closure`, if given.
         """
         loss = self.inner.step(closure)
+        self.look_ahead()
+        return loss
+
+    def look_ahead(self) -> None:
+        """Count a step of the inner optimizer that was taken, and synchronise if it is the k-th.
+
+        It is what `step` does after that; for whoever has the inner optimizer step by itself, as in
+        a CUDA graph.
+        """
         due = []
         for group in self.param_groups:
             # Without a count if the inner optimizer has loaded a state of its own.
@@ -102,7 +111,6 @@ class Lookahead(Optimizer):
                 due += group["params"]
         if due:
             self._synchronise(due)
-        return loss
 
     @contextmanager
     def evaluation_weights(self) -> Iterator[None]:

@@ -21,6 +21,13 @@ COLUMNS = [
     *("execution", "modified", "kept"),
 ]
 
+HOW = {
+    "execution.compile": "compiled",
+    "execution.graph": "CUDA graph",
+    "execution.channels_last": "channels last",
+}
+"""Words for what a record's config says of the execution."""
+
 
 def key_of(cell: Cell) -> tuple[str, ...]:
     """Return what names a cell: `CELL`."""
@@ -55,7 +62,8 @@ def _checked_row(run: Run, path: Path) -> dict[str, Any]:
         )
     threads = f"{row['threads']} {'thread' if row['threads'] == '1' else 'threads'}"
     made = [row["device_name"], row["cpu_capability"], threads]
-    made += [row["precision"], *["compiled"] * (row.get("execution.compile") is True)]
+    made += [row["precision"], *[word for key, word in HOW.items() if row.get(key)]]
+    made += ["not deterministic"] * (row.get("execution.deterministic") is False)
     execution = ", ".join([*map(str, made), f"torch {row['torch']}"])
     kept = (run.settings.places[1] / "result.json").is_file()
     return row | {"execution": execution, "kept": kept}

@@ -7,15 +7,13 @@ from copy import deepcopy
 from typing import Any
 
 import torch
-from torch import Tensor, nn
-from torch.nn.functional import cross_entropy
+from torch import nn
 
 from phaseavg.averaging import recompute_batchnorm
 from phaseavg.config import Settings
 from phaseavg.data import DataSet
 from phaseavg.errors import Diverged, Interrupted, OutOfTime
 from phaseavg.phases import Phase, Schedule
-from phaseavg.randomness import seed_for
 from phaseavg.runs.folder import RunFolder
 from phaseavg.tracking import Tracking
 from phaseavg.training.evaluation import averaged_copy, evaluate
@@ -31,6 +29,7 @@ from phaseavg.training.optimizers import (
 from phaseavg.training.progress import TrainingProgress
 from phaseavg.training.signals import StopSignals
 from phaseavg.training.state import TrainingState
+from phaseavg.training.step import new_step
 
 
 def train(
@@ -62,7 +61,7 @@ def train(
         OutOfTime: likewise, when it is `settings.stop_at`.
     """
     steps, model = state.steps_per_epoch, state.model
-    forward = torch.compile(model) if settings.execution.compile else model
+    step = new_step(state, data, settings)
     watch = Stopwatch(data.device, state)
     model.train()
 
@@ -107,7 +106,7 @@ def train(
     with StopSignals() as signals:
         if state.epoch_is_open and after_step():
             return
-        for images, labels in data.train_batches(state.step, schedule.total_epochs * steps):
+        for drawn, labels in step.draws(state.step, schedule.total_epochs * steps):
             phase = schedule.phase(state.step // steps)
             if state.step == phase.first_epoch * steps:
                 watch.lap("train")
@@ -115,7 +114,7 @@ def train(
                 watch.lap("averaging")
 
             set_learning_rate(state.optimizer, schedule.factor(state.step, steps))
-            update(state, forward, images, labels, settings)
+            step(drawn, labels)
             if after_step():
                 return
     finish(state.optimizer)
@@ -129,36 +128,6 @@ def start_phase(state: TrainingState, phase: Phase, settings: Settings) -> None:
     with evaluation_weights(state.optimizer):
         for averager in state.averagers.values():
             averager.start_phase(state.model, phase.index)
-
-
-def update(
-    state: TrainingState,
-    forward: Callable[[Tensor], Tensor],
-    images: Tensor,
-    labels: Tensor,
-    settings: Settings,
-) -> None:
-    """Take one step of the optimizer; its loss and errors stay on the device.
-
-    Args:
-        state: the run, whose `step` counts the update.
-        forward: the network, maybe compiled, from images (B, C, H, W) to logits (B, classes).
-        images: a batch, float32.
-        labels: int64 (B,).
-        settings: seed, for dropout, and precision.
-    """
-    position = state.step % state.steps_per_epoch
-    torch.manual_seed(seed_for(settings.seed, "dropout", state.step))
-    with autocast(images.device, settings.execution.precision):
-        logits = forward(images)
-        loss = cross_entropy(logits, labels)
-    state.optimizer.zero_grad()
-    loss.backward()
-    state.optimizer.step()
-    state.losses[position] = loss.detach()
-    state.wrong[position] = count_wrong(logits, labels)
-    state.sizes[position] = len(labels)
-    state.step += 1
 
 
 def end_epoch(
@@ -184,7 +153,7 @@ def end_epoch(
 
     def passes(function: Callable[..., Any], *arguments: Any) -> Any:
         # A context for each: autocast caches weights, and they are about to be replaced.
-        with autocast(data.device, settings.execution.precision):
+        with torch.inference_mode(), autocast(data.device, settings.execution.precision):
             return function(*arguments)
 
     def batchnorm_pass(network: nn.Module, kind: str = "evaluation") -> None:
@@ -298,11 +267,6 @@ def is_due(epoch: int, every: int) -> bool:
 def all_finite(model: nn.Module) -> bool:
     """Return whether every parameter is, read from the device in one go."""
     return bool(torch.stack([p.isfinite().all() for p in model.parameters()]).all())
-
-
-def count_wrong(logits: Tensor, labels: Tensor) -> Tensor:
-    """Return the number of misclassified images, a scalar on the device."""
-    return (logits.detach().argmax(1) != labels).sum()
 
 
 class Stopwatch:

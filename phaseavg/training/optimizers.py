@@ -1,14 +1,21 @@
 """What a run asks of an optimizer, whoever's it is."""
 
 from contextlib import AbstractContextManager, nullcontext
+from typing import Any
 
-from torch import nn
+import torch
+from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from phaseavg.config import Settings, build
+from phaseavg.errors import UserError
 
 # Lookahead trains other weights than those that count. An optimizer of that kind has the methods
-# `evaluation_weights`, `restart` and `finish`, as `phaseavg.optim.Lookahead` describes them.
+# `evaluation_weights`, `restart` and `finish`, and, for its steps to be recorded as a CUDA graph,
+# `inner` and `look_ahead`, as `phaseavg.optim.Lookahead` describes them.
+
+HOW = ("foreach", "fused", "capturable")
+"""Options of torch's optimizers that say how an update is computed, not which it is."""
 
 
 def new_optimizer(settings: Settings, model: nn.Module) -> Optimizer:
@@ -35,10 +42,60 @@ def finish(optimizer: Optimizer) -> None:
         optimizer.finish()
 
 
+def load_state(optimizer: Optimizer, saved: dict[str, Any]) -> None:
+    """Load what an optimizer of the same kind had saved, however that computed its updates."""
+    groups = []
+    for group, own in zip(saved["param_groups"], optimizer.param_groups, strict=True):
+        how = {name: own[name] for name in HOW if name in own}
+        groups.append({**group, **how, "lr": float(group["lr"])})
+    optimizer.load_state_dict({**saved, "param_groups": groups})
+
+
+def make_recordable(optimizer: Optimizer, device: torch.device) -> None:
+    """Let an optimizer's steps be recorded as a CUDA graph, from its present state on.
+
+    Nothing is read back from the device then, and its rate is a tensor on it.
+
+    Raises:
+        UserError: if the optimizer has no such way of computing its updates.
+    """
+    inner = recordable_part(optimizer)
+    for group in inner.param_groups:
+        if not {"fused", "capturable"} & group.keys():
+            raise UserError(
+                f"execution.graph=true: {type(inner).__name__} is neither fused nor capturable; "
+                "choices: false"
+            )
+        group.setdefault("initial_lr", group["lr"])
+        rate = torch.tensor(float(group["lr"]), device=device)
+        how = {"foreach": None, "fused": True, "capturable": True}
+        group.update({name: value for name, value in how.items() if name in group}, lr=rate)
+    for state in inner.state.values():
+        if "step" in state:
+            state["step"] = state["step"].to(device)
+    # So that torch does not warn of the steps that are taken before one is recorded.
+    inner._warned_capturable_if_run_uncaptured = True
+
+
+def recordable_part(optimizer: Optimizer) -> Optimizer:
+    """Return the optimizer whose steps are all alike; of Lookahead the inner one."""
+    return getattr(optimizer, "inner", optimizer)
+
+
+def after_replay(optimizer: Optimizer) -> None:
+    """Do what of a step was not recorded."""
+    if hasattr(optimizer, "look_ahead"):
+        optimizer.look_ahead()
+
+
 def set_learning_rate(optimizer: Optimizer, factor: float) -> None:
     """Set the rate of every parameter group to its configured one times `factor`."""
     for group in optimizer.param_groups:
-        group["lr"] = group.setdefault("initial_lr", group["lr"]) * factor
+        rate = group.setdefault("initial_lr", group["lr"]) * factor
+        if isinstance(group["lr"], Tensor):
+            group["lr"].fill_(rate)
+        else:
+            group["lr"] = rate
 
 
 def learning_rate(optimizer: Optimizer) -> float:

@@ -13,7 +13,7 @@ from phaseavg.data import DataSet
 from phaseavg.errors import UserError
 from phaseavg.phases import Schedule
 from phaseavg.randomness import seed_for
-from phaseavg.training.execution import pick_device
+from phaseavg.training.execution import laid_out, pick_device
 from phaseavg.training.optimizers import new_optimizer
 from phaseavg.training.state import TrainingState
 
@@ -87,6 +87,7 @@ def load_data(settings: Settings, device: torch.device) -> DataSet:
         "data_dir": settings.data_dir,
         "device": device,
         "workers": settings.execution.workers,
+        "flipped_copy": settings.execution.flipped_copy,
     }
     data = build("dataset", settings.dataset, offered=offered)
     if not isinstance(data, DataSet):
@@ -103,7 +104,8 @@ def new_model(settings: Settings, data: DataSet) -> nn.Module:
     """Return the network on the data's device, initialised on the CPU by the run's seed.
 
     Raises:
-        UserError: if it does not map the data set's images to its classes.
+        UserError: if it does not map the data set's images to its classes, or cannot be laid out in
+            memory as asked for.
     """
     torch.manual_seed(seed_for(settings.seed, "initialisation"))
     offered = {
@@ -113,7 +115,7 @@ def new_model(settings: Settings, data: DataSet) -> nn.Module:
     }
     model = build("model", settings.model, nn.Module, offered=offered)
     _require_fit(model, settings, data)
-    return model.to(data.device)
+    return laid_out(model, settings.execution, data.device)
 
 
 def _require_fit(model: nn.Module, settings: Settings, data: DataSet) -> None:

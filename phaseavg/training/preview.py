@@ -19,13 +19,14 @@ from phaseavg.data import Batch, DataSet
 from phaseavg.phases import Schedule
 from phaseavg.runs.provenance import device_name, peak_memory_bytes
 from phaseavg.training.evaluation import evaluate
-from phaseavg.training.execution import autocast, pick_device
-from phaseavg.training.loop import is_due, update
+from phaseavg.training.execution import apply, autocast, settled
+from phaseavg.training.loop import is_due
 from phaseavg.training.optimizers import learning_rate, set_learning_rate
 from phaseavg.training.parts import assemble
 from phaseavg.training.state import TrainingState
+from phaseavg.training.step import new_step
 
-WARM_UP = 2  # steps before time is taken
+WARM_UP = 5  # steps before time is taken; a CUDA graph is recorded in the fourth
 LEAST, MOST, ENOUGH_SECONDS = 2, 50, 3.0  # steps that are timed, and when they are enough
 BATCHES = 3  # of a test and of a BatchNorm pass
 
@@ -151,18 +152,18 @@ def measured(
                 images += len(batch[1])
                 yield batch
 
-        with autocast(data.device, settings.execution.precision):
+        with torch.inference_mode(), autocast(data.device, settings.execution.precision):
             look(state.model, [next(batches)])  # workers have to start, and memory to be found
             start = synchronized()
             look(state.model, counted())
             return (synchronized() - start) / images
 
-    forward = torch.compile(state.model) if settings.execution.compile else state.model
+    step = new_step(state, data, settings)
     state.model.train()
     set_learning_rate(state.optimizer, schedule.factor(0, state.steps_per_epoch))
     steps, looked = [], synchronized()
-    for number, (images, labels) in enumerate(data.train_batches(0, WARM_UP + MOST)):
-        update(state, forward, images, labels, settings)
+    for number, drawn in enumerate(step.draws(0, WARM_UP + MOST)):
+        step(*drawn)
         looked, before = synchronized(), looked
         # An epoch's last batch has another size, for which there may be something to compile.
         last = (number + 1) % data.steps_per_epoch == 0 and data.steps_per_epoch > 1
@@ -184,7 +185,8 @@ def measured(
 
 def seconds_per_epoch(settings: Settings) -> float:
     """Return what an epoch of a run takes with its tests, by a few steps; averaging not counted."""
-    device = pick_device(settings.execution.device)
+    settings, device = settled(settings)
+    apply(settings.execution, device)
     data, schedule, state = assemble(settings, device)
     print("measuring a few steps …", flush=True)
     seconds = measured(data, schedule, settings, state)

@@ -9,6 +9,7 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from phaseavg.averaging import Average, Averager
+from phaseavg.training.optimizers import load_state
 
 
 @dataclass
@@ -126,7 +127,7 @@ class TrainingState:
         for name, averager in self.averagers.items():
             averager.load_state_dict(state["averagers"][name])
         self.model.load_state_dict(state["model"])
-        self.optimizer.load_state_dict(state["optimizer"])
+        load_state(self.optimizer, state["optimizer"])
         self.step = state["step"]
         self.losses.copy_(state["losses"])
         self.wrong.copy_(state["wrong"])

@@ -121,6 +121,20 @@ def test_a_crop_is_torchvisions_at_the_same_offset(pad_value, flip):
         assert torch.equal(crop, expected)
 
 
+def test_without_a_mirrored_copy_batches_are_the_same_and_half_as_large_in_memory():
+    both = [
+        resident(maps(50), 16, padding=4, flip=True, flipped_copy=kept, **PIXELS)
+        for kept in (True, False)
+    ]
+    for of in (lambda d: d.train_batches(2, 11), lambda d: d.batchnorm_batches(3)):
+        batches, others = (list(of(data)) for data in both)
+        assert same(batches, others)
+    size, half = (data.draws(0, 1).__next__()[0].shape[1] for data in both)
+    assert (size, half) == (1, 2)
+    sizes = [data._windows.untyped_storage().nbytes() for data in both]
+    assert sizes == [2 * 50 * 3 * 18 * 18, 50 * 3 * 18 * 18]
+
+
 def test_the_padding_is_the_rounded_mean_of_the_images_own_pixels():
     images = np.zeros((2, 1, 2, 2), np.uint8)
     images[0] = 201  # mean 100.5 and, with the next line, 100.75

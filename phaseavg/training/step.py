@@ -1,0 +1,193 @@
+"""One update of the network: launched operation by operation, or replayed as one CUDA graph."""
+
+from collections.abc import Callable, Iterator
+from typing import Protocol
+
+import torch
+from torch import Tensor
+from torch.nn.functional import cross_entropy
+from torch.optim import Optimizer
+
+from phaseavg.config import Execution, Settings
+from phaseavg.data import DataSet
+from phaseavg.data.interface import Draw
+from phaseavg.errors import UserError
+from phaseavg.randomness import seed_for
+from phaseavg.training.execution import COMPILE_MODES, autocast
+from phaseavg.training.optimizers import after_replay, make_recordable, recordable_part
+from phaseavg.training.state import TrainingState
+
+WARM_UP = 3  # steps before one is recorded, in which libraries choose and prepare what they use
+
+
+def compiled(model: torch.nn.Module, execution: Execution) -> Callable[[Tensor], Tensor]:
+    """Return the forward pass in training: the network's own, or compiled as is asked for."""
+    if not execution.compile:
+        return model
+    # Batches have two sizes, for each of which there is a graph; one for both would be slower.
+    return torch.compile(model, mode=COMPILE_MODES[execution.compile], dynamic=False)
+
+
+class Step:
+    """Forward and backward pass and update on one batch; loss and errors stay on the device.
+
+    Args:
+        state: the run.
+        data: its data set.
+        settings: of the run.
+    """
+
+    def __init__(self, state: TrainingState, data: DataSet, settings: Settings) -> None:
+        self.state, self.settings, self.data = state, settings, data
+        self._forward = compiled(state.model, settings.execution)
+        # As images come, or as what they are made from (interface.DataSet).
+        self.draws: Callable[[int, int], Iterator[Draw]] = getattr(
+            data, "draws", data.train_batches
+        )
+        self._images: Callable[[Tensor], Tensor] = getattr(data, "images", lambda images: images)
+
+    def __call__(self, drawn: Tensor, labels: Tensor) -> None:
+        """Take one step.
+
+        Args:
+            drawn: what the images are made from: see `draws`.
+            labels: int64 (B,).
+        """
+        state = self.state
+        position = state.step % state.steps_per_epoch
+        torch.manual_seed(seed_for(self.settings.seed, "dropout", state.step))
+        loss, wrong = self._update(drawn, labels)
+        state.losses[position] = loss
+        state.wrong[position] = wrong
+        state.sizes[position] = len(labels)
+        state.step += 1
+
+    def _update(self, drawn: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
+        """Return the mean loss and the number of errors, scalars on the device."""
+        return self._launch(drawn, labels, self.state.optimizer)
+
+    def _launch(self, drawn: Tensor, labels: Tensor, optimizer: Optimizer) -> tuple[Tensor, Tensor]:
+        images = self._images(drawn)
+        with autocast(images.device, self.settings.execution.precision):
+            logits = self._forward(images)
+            loss = cross_entropy(logits, labels)
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+        return loss.detach(), count_wrong(logits, labels)
+
+
+def count_wrong(logits: Tensor, labels: Tensor) -> Tensor:
+    """Return the number of misclassified images, a scalar on the device."""
+    return (logits.detach().argmax(1) != labels).sum()
+
+
+class Recorder(Protocol):
+    """Records the device's work of a function, and repeats it on the same memory."""
+
+    def warm_up(self, function: Callable[[], tuple[Tensor, Tensor]]) -> tuple[Tensor, Tensor]:
+        """Run the function as it will be recorded."""
+        ...
+
+    def record(self, function: Callable[[], tuple[Tensor, Tensor]]) -> tuple[Tensor, Tensor]:
+        """Record the function without running it; return where its results will be."""
+        ...
+
+    def replay(self) -> None:
+        """Do again what was recorded."""
+        ...
+
+
+class CudaGraph:
+    """A `Recorder` of what is launched on an NVIDIA GPU."""
+
+    def __init__(self) -> None:
+        self._graph = torch.cuda.CUDAGraph()
+
+    def warm_up(self, function: Callable[[], tuple[Tensor, Tensor]]) -> tuple[Tensor, Tensor]:
+        """Run on a stream that is not the default one, as recording does."""
+        stream, current = torch.cuda.Stream(), torch.cuda.current_stream()
+        stream.wait_stream(current)
+        with torch.cuda.stream(stream):
+            results = function()
+        current.wait_stream(stream)
+        return results
+
+    def record(self, function: Callable[[], tuple[Tensor, Tensor]]) -> tuple[Tensor, Tensor]:
+        """Record on a stream of its own; memory is set aside for the graph alone."""
+        with torch.cuda.graph(self._graph):
+            return function()
+
+    def replay(self) -> None:
+        """Launch all that was recorded at once."""
+        self._graph.replay()
+
+
+class GraphedStep(Step):
+    """The same step, recorded once and replayed from then on: a single launch.
+
+    The graph holds all that is done on the device: gathering and augmenting images, forward and
+    backward pass, and the update, with a learning rate that is read from the device. The first
+    steps are launched one by one, as is a batch of another size than the others (an epoch's last).
+    A new optimizer, as at the start of a phase, is recorded anew. Seeds of dropout count as
+    otherwise: a replay starts from the generator's present state.
+
+    Args:
+        state: the run, restored: what is loaded later would be other memory than was recorded.
+        data: its data set.
+        settings: of the run.
+        recorder: makes a `Recorder`.
+    """
+
+    def __init__(
+        self,
+        state: TrainingState,
+        data: DataSet,
+        settings: Settings,
+        recorder: Callable[[], Recorder] = CudaGraph,
+    ) -> None:
+        super().__init__(state, data, settings)
+        self._new_recorder = recorder
+        self._begin()
+
+    def _begin(self) -> None:
+        self._optimizer = self.state.optimizer
+        make_recordable(self._optimizer, self.data.device)
+        self._recorder = self._new_recorder()
+        self._warm = 0
+        self._inputs: tuple[Tensor, Tensor] | None = None
+
+    def _update(self, drawn: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
+        optimizer = self.state.optimizer
+        if optimizer is not self._optimizer:
+            self._begin()
+        whole = len(labels) == self.data.batch_size
+        if not whole or self._warm < WARM_UP:
+            self._warm += whole
+            return self._recorder.warm_up(lambda: self._launch(drawn, labels, optimizer))
+        if self._inputs is None:
+            self._inputs = drawn.clone(), labels.clone()
+            self._results = self._recorded(*self._inputs, recordable_part(optimizer))
+        for recorded, new in zip(self._inputs, (drawn, labels), strict=True):
+            recorded.copy_(new)
+        self._recorder.replay()
+        after_replay(optimizer)
+        return self._results
+
+    def _recorded(
+        self, drawn: Tensor, labels: Tensor, optimizer: Optimizer
+    ) -> tuple[Tensor, Tensor]:
+        try:
+            return self._recorder.record(lambda: self._launch(drawn, labels, optimizer))
+        except RuntimeError as error:
+            raise UserError(
+                f"execution.graph=true: a step of model={self.settings.model['_target_']} with "
+                f"optimizer={self.settings.optimizer['_target_']} cannot be recorded: "
+                f"{' '.join(str(error).split())}; choices: false"
+            ) from error
+
+
+def new_step(state: TrainingState, data: DataSet, settings: Settings) -> Step:
+    """Return the step that the settings ask for."""
+    kind = GraphedStep if settings.execution.graph else Step
+    return kind(state, data, settings)

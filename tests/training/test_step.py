@@ -1,0 +1,274 @@
+"""A step that is recorded and replayed, beside the same one launched operation by operation."""
+
+from collections.abc import Callable, Iterator
+from typing import Any, ClassVar
+
+import pytest
+import torch
+from conftest import REPOSITORY, TINY
+from torch import Tensor, nn
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
+
+import train
+from phaseavg.averaging import Averager
+from phaseavg.config import Settings
+from phaseavg.data import DataSet
+from phaseavg.errors import UserError
+from phaseavg.training import loop
+from phaseavg.training.execution import apply, settled
+from phaseavg.training.optimizers import make_recordable, new_optimizer, set_learning_rate
+from phaseavg.training.parts import load_data
+from phaseavg.training.state import TrainingState
+from phaseavg.training.step import WARM_UP, GraphedStep, Step
+
+Compose = Callable[..., Settings]
+Results = tuple[Tensor, Tensor]
+
+OPTIMIZERS = sorted(path.stem for path in (REPOSITORY / "conf/optimizer").glob("*.yaml"))
+
+
+def tensors_of(values: Any) -> Iterator[Tensor]:
+    return (leaf for leaf in tree_leaves(values) if isinstance(leaf, Tensor))
+
+
+def memory_of(tensor: Tensor) -> int:
+    return tensor.untyped_storage().data_ptr()
+
+
+class Log(TorchDispatchMode):
+    """Every operation, with what it read and wrote, and the memory from outside as it was."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.operations: list[Any] = []
+        self.before: list[tuple[Tensor, Tensor]] = []
+        self._seen: set[int] = set()
+
+    def __torch_dispatch__(
+        self, function: Any, types: Any, arguments: Any = (), options: Any = None
+    ) -> Any:
+        if function is torch.ops.aten._local_scalar_dense.default:
+            raise RuntimeError("a number was read back from the device")
+        for tensor in tensors_of([arguments, options]):
+            if memory_of(tensor) not in self._seen:
+                self._seen.add(memory_of(tensor))
+                whole = tensor.detach()
+                self.before.append((whole, whole.clone()))
+        results = function(*arguments, **(options or {}))
+        self._seen.update(map(memory_of, tensors_of(results)))
+        self.operations.append((function, arguments, options or {}, results))
+        return results
+
+
+class Recording:
+    """What a CUDA graph does, on the CPU.
+
+    Recording changes nothing but what Python itself keeps; a replay repeats the operations on the
+    same memory with the same numbers, and nothing that Python does between them.
+    """
+
+    made: ClassVar[list["Recording"]] = []
+
+    def __init__(self) -> None:
+        self.replays = 0
+        self.made.append(self)
+
+    def warm_up(self, function: Callable[[], Results]) -> Results:
+        return function()
+
+    def record(self, function: Callable[[], Results]) -> Results:
+        self._log = Log()
+        with torch.random.fork_rng(devices=[]), self._log:
+            results = function()
+        with torch.no_grad():
+            for tensor, before in self._log.before:
+                tensor.copy_(before)
+        return results
+
+    def replay(self) -> None:
+        self.replays += 1
+        with torch._C._AutoDispatchBelowAutograd():  # as deep as they were recorded
+            for function, arguments, options, results in self._log.operations:
+                again = function(*arguments, **options)
+                for old, new in zip(tensors_of(results), tensors_of(again), strict=True):
+                    if memory_of(old) != memory_of(new):  # else a view, or written in place
+                        old.copy_(new)
+
+
+@pytest.fixture(autouse=True)
+def recordings(monkeypatch: pytest.MonkeyPatch) -> list[Recording]:
+    made: list[Recording] = []
+    monkeypatch.setattr(Recording, "made", made)
+    return made
+
+
+class LaunchedStep(Step):
+    """The steps of a `GraphedStep`, none of them recorded."""
+
+    def __init__(self, state: TrainingState, data: DataSet, settings: Settings) -> None:
+        super().__init__(state, data, settings)
+        make_recordable(state.optimizer, data.device)
+
+
+def graphed(state: TrainingState, data: DataSet, settings: Settings) -> GraphedStep:
+    return GraphedStep(state, data, settings, Recording)
+
+
+def network(dropout: float) -> nn.Sequential:
+    torch.manual_seed(0)
+    return nn.Sequential(
+        nn.Conv2d(1, 4, 3), nn.BatchNorm2d(4), nn.ReLU(), nn.Flatten(),
+        nn.Dropout(dropout), nn.Linear(144, 10),
+    )  # fmt: skip
+
+
+def trained(
+    settings: Settings, new: Callable[..., Step], steps: int, dropout: float = 0.0
+) -> tuple[TrainingState, list[float]]:
+    """Return what some steps with a changing rate make of a small network, and their losses."""
+    data = load_data(settings, torch.device(settings.execution.device))
+    model = network(dropout).to(data.device).train()
+    optimizer = new_optimizer(settings, model)
+    averager = Averager(model, [1])
+    state = TrainingState(model, optimizer, averager, data.steps_per_epoch, data.train_size)
+    step, losses = new(state, data, settings), []
+    for number, drawn in enumerate(step.draws(0, steps)):
+        set_learning_rate(optimizer, 0.9**number)
+        step(*drawn)
+        losses.append(state.losses[number % data.steps_per_epoch].item())
+    return state, losses
+
+
+def assert_a_cut_changes_nothing(settings: Settings, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Train to the end; and again, interrupted in the middle of a window of 5 and of an epoch."""
+    whole = train.run(settings)
+    cut = settings.model_copy(update={"runs_dir": settings.runs_dir / "cut"})
+    moved = loop.TrainingProgress.step
+
+    def interrupted(self: Any, step: int, error: Any) -> None:
+        moved(self, step, error)
+        if step == 13:
+            raise KeyboardInterrupt
+
+    with monkeypatch.context() as once:
+        once.setattr(loop.TrainingProgress, "step", interrupted)
+        with pytest.raises(KeyboardInterrupt):
+            train.run(cut)
+    assert train.run(cut)["test_loss"] == whole["test_loss"]
+    one, other = (s.run_folder / "weights.safetensors" for s in (settings, cut))
+    assert one.read_bytes() == other.read_bytes()
+
+
+def all_tensors(state: TrainingState) -> list[Tensor]:
+    saved = state.state_dict()
+    return list(tensors_of([saved["model"], saved["optimizer"], saved["losses"], saved["wrong"]]))
+
+
+@pytest.mark.parametrize("dropout", [0.0, 0.5])
+@pytest.mark.parametrize("optimizer", OPTIMIZERS)
+def test_replayed_steps_are_the_launched_ones_bit_by_bit(
+    compose_settings: Compose, recordings: list[Recording], optimizer: str, dropout: float
+) -> None:
+    settings = compose_settings(*TINY, f"optimizer={optimizer}", "execution.device=cpu")
+    steps = 19  # two epochs of 8, the last batch of each a short one, and 3 more
+    launched, losses = trained(settings, LaunchedStep, steps, dropout)
+    replayed, same_losses = trained(settings, graphed, steps, dropout)
+    assert recordings[-1].replays == steps - 2 - WARM_UP
+    assert losses == same_losses
+    assert len(set(losses)) == steps
+    ours, others = all_tensors(replayed), all_tensors(launched)
+    assert len(ours) == len(others) > 10
+    assert all(torch.equal(a, b) for a, b in zip(ours, others, strict=True))
+
+
+@pytest.mark.parametrize("optimizer", OPTIMIZERS)
+def test_what_is_recorded_is_the_same_update_up_to_rounding(
+    compose_settings: Compose, optimizer: str
+) -> None:
+    settings = compose_settings(*TINY, f"optimizer={optimizer}", "execution.device=cpu")
+    plain, losses = trained(settings, Step, 12)
+    replayed, others = trained(settings, graphed, 12)
+    assert losses == pytest.approx(others, rel=1e-3)
+    for a, b in zip(plain.model.parameters(), replayed.model.parameters(), strict=True):
+        torch.testing.assert_close(a, b, rtol=1e-2, atol=1e-4)
+
+
+def test_an_optimizer_that_reads_a_number_back_is_refused(
+    compose_settings: Compose, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    settings = compose_settings(*TINY, "execution.device=cpu")
+
+    def reads_back(self: Any, closure: Any = None) -> None:
+        self.param_groups[0]["params"][0].sum().item()
+
+    monkeypatch.setattr(torch.optim.SGD, "step", reads_back)
+    with pytest.raises(UserError, match=r"cannot be recorded: a number was read back .*: false"):
+        trained(settings, graphed, 5)
+
+
+def test_an_optimizer_that_cannot_be_recorded_is_refused(compose_settings: Compose) -> None:
+    settings = compose_settings(*TINY, "execution.device=cpu")
+    settings = settings.model_copy(update={"optimizer": {"_target_": "torch.optim.LBFGS"}})
+    with pytest.raises(UserError, match="graph=true: LBFGS is neither fused nor capturable"):
+        trained(settings, graphed, 1)
+
+
+@pytest.mark.parametrize(
+    "overrides", [[], ["optimizer=lookahead"], ["optimizer=adam", "optimizer_state=reset"]]
+)
+def test_a_run_of_replayed_steps_goes_on_as_if_it_had_not_been_cut(
+    compose_settings: Compose,
+    monkeypatch: pytest.MonkeyPatch,
+    recordings: list[Recording],
+    overrides: list[str],
+) -> None:
+    monkeypatch.setattr(loop, "new_step", graphed)
+    settings = compose_settings(*TINY, "weights=final", "share.enabled=false", *overrides)
+    assert_a_cut_changes_nothing(settings, monkeypatch)
+    # A whole run, one that was cut and one that went on; with a new optimizer in each phase.
+    anew = "optimizer_state=reset" in overrides
+    assert len([r for r in recordings if r.replays > 0]) == (6 if anew else 3)
+
+
+@pytest.mark.parametrize("first", [True, False])
+def test_a_run_goes_on_with_steps_of_the_other_kind(
+    compose_settings: Compose, monkeypatch: pytest.MonkeyPatch, first: bool
+) -> None:
+    settings = compose_settings(*TINY, "optimizer=adam", "share.enabled=false")
+    monkeypatch.setattr(loop, "new_step", graphed if first else Step)
+    with monkeypatch.context() as once:
+        once.setattr(loop.TrainingProgress, "epoch", lambda *_: 1 / 0)
+        with pytest.raises(ZeroDivisionError):
+            train.run(settings)
+    monkeypatch.setattr(loop, "new_step", Step if first else graphed)
+    assert train.run(settings)["test_error"] < 100
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs an NVIDIA GPU")
+@pytest.mark.parametrize("precision", ["fp32", "bf16"])
+@pytest.mark.parametrize("optimizer", OPTIMIZERS)
+def test_a_cuda_graph_replays_the_launched_steps_bit_by_bit(
+    compose_settings: Compose, optimizer: str, precision: str
+) -> None:
+    overrides = (*TINY, f"optimizer={optimizer}", f"execution.precision={precision}")
+    settings, device = settled(compose_settings(*overrides, "execution.device=cuda"))
+    apply(settings.execution, device)
+    launched, losses = trained(settings, LaunchedStep, 19, dropout=0.5)
+    replayed, same_losses = trained(settings, GraphedStep, 19, dropout=0.5)
+    assert losses == same_losses
+    pairs = zip(all_tensors(replayed), all_tensors(launched), strict=True)
+    assert all(torch.equal(a, b) for a, b in pairs)
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs an NVIDIA GPU")
+@pytest.mark.parametrize("optimizer", OPTIMIZERS)
+def test_a_run_of_cuda_graphs_goes_on_as_if_it_had_not_been_cut(
+    compose_settings: Compose, monkeypatch: pytest.MonkeyPatch, optimizer: str
+) -> None:
+    overrides = ("weights=final", "share.enabled=false", f"optimizer={optimizer}")
+    on_gpu = ("execution.device=cuda", "execution.graph=true", "execution.average_device=cuda")
+    settings = compose_settings(*TINY, *overrides, *on_gpu)
+    assert_a_cut_changes_nothing(settings, monkeypatch)
