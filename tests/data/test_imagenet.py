@@ -299,7 +299,7 @@ def test_a_run_on_image_files_counts_what_it_skips(damaged_tree, compose_setting
     lines = metrics(settings)
     assert [line["epoch"] for line in lines] == [1, 2, 3, 4, 5]
     assert {line["train_images"] for line in lines} == {TRAIN - 1}
-    assert {line["test_images"] for line in lines} == {8}
+    assert {line["test_images"] for line in lines if "test_images" in line} == {8}
 
 
 def test_a_run_does_not_go_on_with_other_images(tree, compose_settings, victims, tmp_path):
