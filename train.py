@@ -21,7 +21,7 @@ from phaseavg.runs.folder import RunFolder, finished_before
 from phaseavg.runs.identity import NUMERICS_VERSION
 from phaseavg.runs.provenance import peak_memory_bytes, provenance, reset_peak_memory
 from phaseavg.runs.result import cost, errors, summary
-from phaseavg.training.execution import make_deterministic, pick_device
+from phaseavg.training.execution import make_deterministic, pick_device, set_threads
 from phaseavg.training.loop import train
 from phaseavg.training.parts import assemble
 from phaseavg.training.preview import opening, preview
@@ -40,6 +40,7 @@ def run(settings: Settings) -> dict[str, Any]:
 
     device = pick_device(settings.execution.device)
     make_deterministic()
+    set_threads(settings.execution.threads)
     reset_peak_memory(device)
     data, schedule, state = assemble(settings, device)
     if settings.dry_run:

@@ -71,6 +71,7 @@ class Execution(Scalars):
     compile: bool = False
     average_device: str = "cpu"
     snapshots: Literal["files", "memory"] = "files"
+    threads: PositiveInt | None = None
     workers: NonNegativeInt | None = None
 
 

@@ -1,6 +1,7 @@
 """Where and how a run is carried out."""
 
 import os
+from functools import cache
 
 import torch
 
@@ -35,6 +36,18 @@ def make_deterministic() -> None:
     torch.use_deterministic_algorithms(True, warn_only=True)
     torch.backends.cudnn.benchmark = False
     torch.backends.cudnn.allow_tf32 = False
+
+
+@cache
+def own_threads() -> int:
+    """Return how many threads torch has in this process where a run asks for no number of them."""
+    return torch.get_num_threads()
+
+
+def set_threads(threads: int | None) -> None:
+    """Give torch so many threads, or as many as it had before any run of this process."""
+    own = own_threads()  # before the first run changes it
+    torch.set_num_threads(threads or own)
 
 
 def autocast(device: torch.device, precision: str) -> torch.autocast:

@@ -19,7 +19,7 @@ from phaseavg.data import Batch, DataSet
 from phaseavg.phases import Schedule
 from phaseavg.runs.provenance import device_name, peak_memory_bytes
 from phaseavg.training.evaluation import evaluate
-from phaseavg.training.execution import autocast, pick_device
+from phaseavg.training.execution import autocast, pick_device, set_threads
 from phaseavg.training.loop import is_due, update
 from phaseavg.training.optimizers import learning_rate, set_learning_rate
 from phaseavg.training.parts import assemble
@@ -185,6 +185,7 @@ def measured(
 def seconds_per_epoch(settings: Settings) -> float:
     """Return what an epoch of a run takes with its tests, by a few steps; averaging not counted."""
     device = pick_device(settings.execution.device)
+    set_threads(settings.execution.threads)
     data, schedule, state = assemble(settings, device)
     print("measuring a few steps …", flush=True)
     seconds = measured(data, schedule, settings, state)

@@ -20,7 +20,7 @@ from phaseavg.runs.folder import RunFolder
 from phaseavg.runs.prefix import OWN, Trajectory, execution_key
 from phaseavg.runs.provenance import provenance, reset_peak_memory
 from phaseavg.tracking import Tracking
-from phaseavg.training.execution import make_deterministic, pick_device
+from phaseavg.training.execution import make_deterministic, pick_device, set_threads
 from phaseavg.training.loop import train
 from phaseavg.training.parts import assemble, new_averager
 from phaseavg.training.progress import TrainingProgress
@@ -39,6 +39,7 @@ def train_trunk(settings: Settings) -> dict[str, Any]:
     """
     settings = settings.model_copy(update={"watch": {}})  # which it carries instead, if it has to
     device = pick_device(settings.execution.device)
+    set_threads(settings.execution.threads)  # which the keys of what it leaves name
     store = store_of(settings)
     trunk = Trunk.read(store, str(settings.share.trunk))
     home = store.trajectories / home_of(settings, device)
