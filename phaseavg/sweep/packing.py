@@ -203,7 +203,7 @@ def best(needs: Sequence[Needs]) -> tuple[int, str]:
                 unknown.add(need.network)
             found.append(number or NOT_MEASURED)
         elif need.device == "cpu":
-            names.add(f"{cpu_count()} cores with {need.threads} threads for each run")
+            names.add(f"{cpu_count()} cores, threads of a run: {need.threads}")
             found.append(max(cpu_count() // need.threads, 1))
         else:
             names.add(need.device)

@@ -35,6 +35,7 @@ PACKED = ("hydra/launcher=packed", "hydra.launcher.runs_at_once=2")
 GIGABYTE = 10**9
 
 
+@pytest.mark.timeout(300)  # on a slow machine, with all that its processes import
 def test_each_run_of_a_packed_sweep_is_the_run_alone_bit_by_bit(
     prompt: Prompt, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -60,6 +61,7 @@ def test_each_run_of_a_packed_sweep_is_the_run_alone_bit_by_bit(
     assert_equal(outcomes(tmp_path / "runs"), outcomes(tmp_path / "alone"))
 
 
+@pytest.mark.timeout(300)  # on a slow machine, with all that its processes import
 def test_a_signal_makes_all_runs_save_and_the_same_command_goes_on(
     victims: Any, tmp_path: Path
 ) -> None:
