@@ -21,7 +21,7 @@ from phaseavg.runs.folder import RunFolder, finished_before
 from phaseavg.runs.identity import NUMERICS_VERSION
 from phaseavg.runs.provenance import peak_memory_bytes, provenance, reset_peak_memory
 from phaseavg.runs.result import cost, errors, summary
-from phaseavg.training.execution import apply, settled
+from phaseavg.training.execution import prepare
 from phaseavg.training.loop import train
 from phaseavg.training.parts import assemble
 from phaseavg.training.preview import opening, preview
@@ -38,8 +38,7 @@ def run(settings: Settings) -> dict[str, Any]:
         if not settings.force and (result := finished_before(found, settings)):
             return result
 
-    settings, device = settled(settings)
-    apply(settings.execution, device)
+    settings, device = prepare(settings)
     reset_peak_memory(device)
     data, schedule, state = assemble(settings, device)
     if settings.dry_run:

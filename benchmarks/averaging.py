@@ -42,7 +42,7 @@ from phaseavg.averaging import recompute_batchnorm
 from phaseavg.config import Settings, build
 from phaseavg.data.interface import count_steps
 from phaseavg.errors import UserError
-from phaseavg.training.execution import make_deterministic, pick_device
+from phaseavg.training.execution import pick_device
 from phaseavg.training.loop import update
 from phaseavg.training.optimizers import new_optimizer
 from phaseavg.training.parts import new_averager, new_model
@@ -272,7 +272,6 @@ def main() -> int:
     left_out: list[str] = []
     try:
         device = pick_device(arguments.device, "--device")
-        make_deterministic()
         for name in arguments.models:
             print(f"{name} …", file=sys.stderr, flush=True)
             with TemporaryDirectory(prefix="phaseavg-") as folder:

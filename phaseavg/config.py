@@ -75,6 +75,7 @@ class Execution(Scalars):
     flipped_copy: bool = True
     average_device: str = "cpu"
     snapshots: Literal["files", "memory"] = "files"
+    threads: PositiveInt | None = None
     workers: NonNegativeInt | None = None
 
 

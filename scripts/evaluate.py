@@ -13,7 +13,7 @@ from safetensors import SafetensorError
 from phaseavg.config import check
 from phaseavg.errors import UserError
 from phaseavg.training.evaluation import Evaluation, evaluate
-from phaseavg.training.execution import apply, autocast, settled
+from phaseavg.training.execution import autocast, prepare
 from phaseavg.training.parts import load_data, new_model
 
 
@@ -38,8 +38,7 @@ def evaluate_run(folder: Path, data_dir: Path, device: str) -> Evaluation:
         raise UserError(f"{folder}/config.yaml: damaged; repeat the run with force=true") from error
     settings = check(OmegaConf.create({**recorded, "data_dir": str(data_dir)}))
     here = settings.execution.model_copy(update={"device": device, "graph": False})
-    settings, on = settled(settings.model_copy(update={"execution": here}))
-    apply(settings.execution, on)
+    settings, on = prepare(settings.model_copy(update={"execution": here}))
     data = load_data(settings, on)
     model = new_model(settings, data)
     try:

@@ -24,6 +24,9 @@ from phaseavg.runs.provenance import provenance
 OWN = "average"
 """What the average that may replace the weights is called in a record."""
 
+SAME_NUMBERS = ("device", "workers", "flipped_copy")
+"""Of the execution, what changes no bit of a number; of the device its type counts."""
+
 
 def digest(values: Any) -> str:
     """Return a hash of JSON-like values."""
@@ -198,7 +201,7 @@ def execution_key(settings: Settings, device: torch.device) -> str:
         device: that it is trained on.
     """
     made = provenance(device, settings.execution.model_dump())
-    execution = {k: v for k, v in made["execution"].items() if k not in ("device", "workers")}
+    execution = {k: v for k, v in made["execution"].items() if k not in SAME_NUMBERS}
     versions = {name: made["versions"][name] for name in ("torch", "cuda")}
     return digest({"device_type": device.type, **execution, **versions})[:8]
 

@@ -37,7 +37,7 @@ class Launch:
     def __init__(
         self, context: HydraContext, task: TaskFunction, config: DictConfig, missing: Sequence[Run]
     ) -> None:
-        self.given = {"hydra_context": context, "task_function": task, "config": config}
+        self.launcher = Plugins.instance().instantiate_launcher(context, task, config)
         self.missing = missing
         self.stamps = [stamp_of(run) for run in missing]
         self.trunks = 0
@@ -66,9 +66,8 @@ class Launch:
                 jobs.append([*run.overrides, *stop, name])
             if not jobs:
                 continue
-            launcher = Plugins.instance().instantiate_launcher(**self.given)
             with terminable():
-                returned = launcher.launch(jobs, initial_job_idx=len(self.returned))
+                returned = self.launcher.launch(jobs, initial_job_idx=len(self.returned))
             self.returned += returned
             for run, job in zip(wave.runs, returned[len(wave.trunks) :], strict=False):
                 if job.status is JobStatus.FAILED:

@@ -1,6 +1,7 @@
 """Where and how a run is carried out."""
 
 import os
+from functools import cache
 
 import torch
 from torch import nn
@@ -34,34 +35,20 @@ def pick_device(name: str, field: str = "execution.device") -> torch.device:
     return torch.device(names[0] if name == "auto" else name)
 
 
-def settled(settings: Settings) -> tuple[Settings, torch.device]:
-    """Return settings in which nothing of the execution is left open, and the run's device.
+def prepare(settings: Settings) -> tuple[Settings, torch.device]:
+    """Decide what the execution leaves open, and set torch's switches as the run asks for them.
+
+    Returns:
+        Settings in which nothing of the execution but the device's name is left open; the device.
 
     Raises:
         UserError: if the device is not there, or cannot do what is asked of it.
     """
-    execution = settings.execution
-    device = pick_device(execution.device)
-    changes: dict[str, object] = {}
-    if execution.precision == "auto":
-        fast = device.type == "cuda" and torch.cuda.is_bf16_supported(including_emulation=False)
-        changes["precision"] = "bf16" if fast else "fp32"
-    if execution.graph == "auto":
-        changes["graph"] = device.type == "cuda"
-    execution = execution.model_copy(update=changes)
-    if execution.graph and device.type != "cuda":
-        raise UserError(
-            f"execution.graph=true: {device.type} has no CUDA graphs; choices: false, auto"
-        )
-    return settings.model_copy(update={"execution": execution}), device
-
-
-def apply(execution: Execution, device: torch.device) -> None:
-    """Set torch's switches as a run asks for them; it may not be the process's first run.
-
-    Deterministic algorithms are asked for: torch warns where it has none.
-    """
+    device = pick_device(settings.execution.device)
+    execution = _decided(settings.execution, device)
+    _set_threads(execution.threads)
     os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
+    # Torch warns where it has no deterministic algorithm.
     torch.use_deterministic_algorithms(execution.deterministic, warn_only=True)
     # It would fill all new memory, to show up programs that read it before they write.
     torch.utils.deterministic.fill_uninitialized_memory = False
@@ -74,10 +61,49 @@ def apply(execution: Execution, device: torch.device) -> None:
             "ten times as long as fp32 and more",
             flush=True,
         )
+    return settings.model_copy(update={"execution": execution}), device
+
+
+def _decided(execution: Execution, device: torch.device) -> Execution:
+    changes: dict[str, object] = {}
+    if execution.precision == "auto":
+        fast = device.type == "cuda" and torch.cuda.is_bf16_supported(including_emulation=False)
+        changes["precision"] = "bf16" if fast else "fp32"
+    if execution.graph == "auto":
+        changes["graph"] = device.type == "cuda"
+    elif execution.graph and device.type != "cuda":
+        raise UserError(
+            f"execution.graph=true: {device.type} has no CUDA graphs; choices: false, auto"
+        )
+    return execution.model_copy(update=changes)
+
+
+@cache
+def own_threads() -> int:
+    """Return how many threads torch has in this process where a run asks for no number of them."""
+    return torch.get_num_threads()
+
+
+def _set_threads(threads: int | None) -> None:
+    """Give torch so many threads, or as many as it had before any run of this process."""
+    own = own_threads()  # before the first run changes it
+    torch.set_num_threads(threads or own)
 
 
 def _has_bf16_units() -> bool:
     return torch.ops.mkldnn._is_mkldnn_bf16_supported()
+
+
+@cache
+def own_threads() -> int:
+    """Return how many threads torch has in this process where a run asks for no number of them."""
+    return torch.get_num_threads()
+
+
+def set_threads(threads: int | None) -> None:
+    """Give torch so many threads, or as many as it had before any run of this process."""
+    own = own_threads()  # before the first run changes it
+    torch.set_num_threads(threads or own)
 
 
 def autocast(device: torch.device, precision: str) -> torch.autocast:

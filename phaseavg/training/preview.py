@@ -19,7 +19,7 @@ from phaseavg.data import Batch, DataSet
 from phaseavg.phases import Schedule
 from phaseavg.runs.provenance import device_name, peak_memory_bytes
 from phaseavg.training.evaluation import evaluate
-from phaseavg.training.execution import apply, autocast, settled
+from phaseavg.training.execution import autocast, prepare
 from phaseavg.training.loop import is_due
 from phaseavg.training.optimizers import learning_rate, set_learning_rate
 from phaseavg.training.parts import assemble
@@ -185,8 +185,7 @@ def measured(
 
 def seconds_per_epoch(settings: Settings) -> float:
     """Return what an epoch of a run takes with its tests, by a few steps; averaging not counted."""
-    settings, device = settled(settings)
-    apply(settings.execution, device)
+    settings, device = prepare(settings)
     data, schedule, state = assemble(settings, device)
     print("measuring a few steps …", flush=True)
     seconds = measured(data, schedule, settings, state)

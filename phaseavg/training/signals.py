@@ -4,6 +4,7 @@ import contextlib
 import os
 import signal
 import threading
+from collections.abc import Callable
 from types import FrameType, TracebackType
 from typing import Self
 
@@ -11,10 +12,15 @@ STDERR = 2
 
 
 class StopSignals:
-    """While entered, the first SIGINT or SIGTERM is noted in `received`; a second one kills."""
+    """While entered, the first SIGINT or SIGTERM is noted in `received`; a second one kills.
 
-    def __init__(self) -> None:
+    Args:
+        then: called when the first one has come.
+    """
+
+    def __init__(self, then: Callable[[], object] | None = None) -> None:
         self.received: int | None = None
+        self._then = then
 
     def __enter__(self) -> Self:
         self._previous = {}
@@ -30,6 +36,8 @@ class StopSignals:
         # the terminal may be gone.
         with contextlib.suppress(OSError):
             os.write(STDERR, b"stopping after this step; once more to stop at once\n")
+        if self._then is not None:
+            self._then()
 
     def _restore(self) -> None:
         for number, handler in self._previous.items():

@@ -20,7 +20,7 @@ from phaseavg.runs.folder import RunFolder
 from phaseavg.runs.prefix import OWN, Trajectory, execution_key
 from phaseavg.runs.provenance import provenance, reset_peak_memory
 from phaseavg.tracking import Tracking
-from phaseavg.training.execution import apply, settled
+from phaseavg.training.execution import prepare
 from phaseavg.training.loop import train
 from phaseavg.training.parts import assemble, new_averager
 from phaseavg.training.progress import TrainingProgress
@@ -38,7 +38,7 @@ def train_trunk(settings: Settings) -> dict[str, Any]:
         What became of it.
     """
     settings = settings.model_copy(update={"watch": {}})  # which it carries instead, if it has to
-    settings, device = settled(settings)
+    settings, device = prepare(settings)  # before keys, which name threads, are made
     store = store_of(settings)
     trunk = Trunk.read(store, str(settings.share.trunk))
     home = store.trajectories / home_of(settings, device)
@@ -49,7 +49,6 @@ def train_trunk(settings: Settings) -> dict[str, Any]:
             return {"run_id": trunk.id, "status": "there already"}
         missing = [e for e in trunk.points if not there(course, e, course.needs(e).values())]
         leaving = Leaving(course, trunk, missing)
-        apply(settings.execution, device)
         reset_peak_memory(device)
         data, schedule, state = assembled(course, device)
         if (checkpoint := resumable(folder, course, state, missing[0])) is not None:

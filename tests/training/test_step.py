@@ -16,7 +16,7 @@ from phaseavg.config import Settings
 from phaseavg.data import DataSet
 from phaseavg.errors import UserError
 from phaseavg.training import loop
-from phaseavg.training.execution import apply, settled
+from phaseavg.training.execution import prepare
 from phaseavg.training.optimizers import make_recordable, new_optimizer, set_learning_rate
 from phaseavg.training.parts import load_data
 from phaseavg.training.state import TrainingState
@@ -253,8 +253,7 @@ def test_a_cuda_graph_replays_the_launched_steps_bit_by_bit(
     compose_settings: Compose, optimizer: str, precision: str
 ) -> None:
     overrides = (*TINY, f"optimizer={optimizer}", f"execution.precision={precision}")
-    settings, device = settled(compose_settings(*overrides, "execution.device=cuda"))
-    apply(settings.execution, device)
+    settings, _ = prepare(compose_settings(*overrides, "execution.device=cuda"))
     launched, losses = trained(settings, LaunchedStep, 19, dropout=0.5)
     replayed, same_losses = trained(settings, GraphedStep, 19, dropout=0.5)
     assert losses == same_losses
