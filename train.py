@@ -39,7 +39,7 @@ def run(settings: Settings) -> dict[str, Any]:
             return result
 
     device = pick_device(settings.execution.device)
-    make_deterministic()
+    make_deterministic(settings.execution.compile)
     reset_peak_memory(device)
     data, schedule, state = assemble(settings, device)
     if settings.dry_run:

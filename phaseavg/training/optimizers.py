@@ -6,6 +6,7 @@ from torch import nn
 from torch.optim import Optimizer
 
 from phaseavg.config import Settings, build
+from phaseavg.training.execution import leave_compiler_out
 
 # Lookahead trains other weights than those that count. An optimizer of that kind has the methods
 # `evaluation_weights`, `restart` and `finish`, as `phaseavg.optim.Lookahead` describes them.
@@ -13,6 +14,8 @@ from phaseavg.config import Settings, build
 
 def new_optimizer(settings: Settings, model: nn.Module) -> Optimizer:
     """Return the run's optimizer over all parameters of `model`, in its first state."""
+    if not settings.execution.compile:
+        leave_compiler_out()
     params = list(model.parameters())
     return build("optimizer", settings.optimizer, Optimizer, offered={"params": params})
 

@@ -49,7 +49,7 @@ def train_trunk(settings: Settings) -> dict[str, Any]:
             return {"run_id": trunk.id, "status": "there already"}
         missing = [e for e in trunk.points if not there(course, e, course.needs(e).values())]
         leaving = Leaving(course, trunk, missing)
-        make_deterministic()
+        make_deterministic(settings.execution.compile)
         reset_peak_memory(device)
         data, schedule, state = assembled(course, device)
         if (checkpoint := resumable(folder, course, state, missing[0])) is not None:
