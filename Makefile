@@ -60,11 +60,12 @@ store: .venv/installed ## what runs share in runs/shared, and what needs it; CLE
 
 STORE ?= runs/shared
 
-bench: .venv/installed ## cost of averaging, optimizers beside their peers, what sharing saves
+bench: .venv/installed ## cost of averaging, optimizers beside their peers, what sharing saves, what starting takes
 	@mkdir -p results/benchmarks
 	$(BIN)/python -m benchmarks.averaging --output results/benchmarks/averaging.md
 	$(BIN)/python -m benchmarks.optimizers --threads 1 --output results/benchmarks/optimizers.md
 	$(BIN)/python -m benchmarks.sharing --threads 1 --output results/benchmarks/sharing.md
+	$(BIN)/python -m benchmarks.startup --threads 1 --output results/benchmarks/startup.md
 
 test: .venv/installed ## run the tests
 	$(BIN)/python -m pytest -n 2 --dist worksteal

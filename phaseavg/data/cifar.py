@@ -2,11 +2,10 @@
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import torch
-from torchvision.datasets import CIFAR10, CIFAR100
 
 from phaseavg.data.files import require_files
 from phaseavg.data.resident import PadValue, ResidentImages
@@ -27,12 +26,15 @@ def _of_each_class(labels: np.ndarray, count: int | None, field: str) -> np.ndar
 
 
 def _resident(
-    source: type[CIFAR10],
+    name: Literal["CIFAR10", "CIFAR100"],
     data_dir: Path | str,
     train_per_class: int | None,
     test_per_class: int | None,
     **options: Any,
 ) -> ResidentImages:
+    from torchvision import datasets  # takes a second, and not every data set needs it
+
+    source: type[datasets.CIFAR10] = getattr(datasets, name)
     files = [*source.train_list, *source.test_list, [source.meta["filename"], source.meta["md5"]]]
     require_files(
         Path(data_dir),
@@ -89,7 +91,7 @@ def cifar10(
     Raises:
         ValueError: if a file is damaged, or missing and not to be had, and as `ResidentImages`.
     """
-    return _resident(CIFAR10, **locals())
+    return _resident("CIFAR10", **locals())
 
 
 def cifar100(
@@ -107,4 +109,4 @@ def cifar100(
     test_per_class: int | None = None,
 ) -> ResidentImages:
     """Return CIFAR-100, with its 100 fine classes; else as `cifar10` (`cifar-100-python`)."""
-    return _resident(CIFAR100, **locals())
+    return _resident("CIFAR100", **locals())

@@ -2,17 +2,14 @@
 
 import os
 import signal
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
-from typing import Literal, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import numpy as np
 import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
-from torchvision.datasets import ImageFolder
-from torchvision.datasets.folder import pil_loader
-from torchvision.transforms import v2
 
 from phaseavg.data.interface import Batch, count_steps
 from phaseavg.data.standardise import Standardise
@@ -53,7 +50,12 @@ class ImageFiles(Dataset):
         ValueError: if there are no such folders, or one has no image in it.
     """
 
-    def __init__(self, data_dir: Path, folder: str, transform: v2.Transform, seed: int) -> None:
+    def __init__(
+        self, data_dir: Path, folder: str, transform: Callable[[Any], Tensor], seed: int
+    ) -> None:
+        from torchvision.datasets import ImageFolder
+        from torchvision.datasets.folder import pil_loader
+
         root = data_dir / folder
         try:
             source = ImageFolder(str(root))
@@ -63,6 +65,7 @@ class ImageFiles(Dataset):
                 f"({str(error).split('. Supported')[0]})"
             ) from error
         self.root, self.transform, self.seed = root, transform, seed
+        self.read = pil_loader
         self.classes = source.classes
         # Arrays, not the million tuples that they come as: looking at a Python object writes to its
         # reference count, and so every worker would end up with a copy of all of them.
@@ -76,7 +79,7 @@ class ImageFiles(Dataset):
     def __getitem__(self, key: Key) -> tuple[Tensor, int] | Unusable:
         path = self.root / os.fsdecode(self.paths[key.index])
         try:
-            image = pil_loader(path)
+            image = self.read(path)
         except Exception as error:  # PIL has many ways to say so
             if isinstance(error, OSError) and error.strerror:
                 return Unusable(str(path), error.strerror, damaged=False)  # the disk has failed
@@ -152,6 +155,8 @@ class ImageNet:
         std: Sequence[float] = STD,
         damaged: Literal["refuse", "skip"] = "refuse",
     ) -> None:
+        from torchvision.transforms import v2  # takes a second, and few data sets need it
+
         if image_size < 1 or test_resize < image_size:
             raise ValueError(
                 f"image_size={image_size}, test_resize={test_resize}: the first must be positive, "

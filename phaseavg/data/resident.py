@@ -23,9 +23,11 @@ def pixel_statistics(images: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     From the counts of the 256 levels: exact, and without a float copy of the images.
     """
     levels = np.arange(256)
-    counts = np.stack(
-        [np.bincount(images[:, c].ravel(), minlength=256) for c in range(images.shape[1])]
-    )
+    counts = np.zeros((images.shape[1], 256), np.int64)
+    for first in range(0, len(images), 1000):  # bincount makes eight bytes of each
+        for channel, of_channel in enumerate(counts):
+            pixels = images[first : first + 1000, channel]
+            of_channel += np.bincount(pixels.ravel(), minlength=256)
     share = counts / counts.sum(1, keepdims=True)
     mean = share @ levels
     deviation = np.sqrt((share * (levels - mean[:, None]) ** 2).sum(1))

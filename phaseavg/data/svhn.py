@@ -5,7 +5,6 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from torchvision.datasets import SVHN
 
 from phaseavg.data.files import require_files
 from phaseavg.data.resident import PadValue, ResidentImages
@@ -42,6 +41,8 @@ def svhn(
     Raises:
         ValueError: if a file is damaged, or missing and not to be had, and as `ResidentImages`.
     """
+    from torchvision.datasets import SVHN  # takes a second, and not every data set needs it
+
     folder = Path(data_dir, "svhn")
     splits = ("train", "test")
 

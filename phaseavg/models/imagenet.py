@@ -6,7 +6,8 @@ BatchNorm 1 and 0, that at the end of a residual branch included.
 """
 
 from torch import nn
-from torchvision import models
+
+# torchvision takes a second to import, and a run with another network does not need it.
 
 
 def _check(name: str, in_channels: int, image_size: int) -> None:
@@ -27,6 +28,8 @@ def resnet50(num_classes: int, in_channels: int = 3, image_size: int = 224) -> n
         ValueError: if the images are not in colour or are under 64 pixels.
     """
     _check("resnet50", in_channels, image_size)
+    from torchvision import models
+
     return models.resnet50(weights=None, num_classes=num_classes)
 
 
@@ -39,6 +42,8 @@ def resnext50(num_classes: int, in_channels: int = 3, image_size: int = 224) -> 
         ValueError: if the images are not in colour or are under 64 pixels.
     """
     _check("resnext50", in_channels, image_size)
+    from torchvision import models
+
     return models.resnext50_32x4d(weights=None, num_classes=num_classes)
 
 
@@ -53,4 +58,6 @@ def vgg16(num_classes: int, in_channels: int = 3, image_size: int = 224) -> nn.M
         ValueError: if the images are not in colour or are under 64 pixels.
     """
     _check("vgg16", in_channels, image_size)
+    from torchvision import models
+
     return models.vgg16_bn(weights=None, num_classes=num_classes)

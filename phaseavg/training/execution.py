@@ -10,9 +10,6 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from phaseavg.config import Execution, Settings
 from phaseavg.errors import UserError
 
-COMPILE_MODES = {True: "default", "max-autotune": "max-autotune-no-cudagraphs"}
-"""What `execution.compile` stands for; the graphs are `execution.graph`'s."""
-
 NARROWEST = 8  # channels
 
 
@@ -48,11 +45,9 @@ def prepare(settings: Settings) -> tuple[Settings, torch.device]:
     execution = _decided(settings.execution, device)
     _set_threads(execution.threads)
     os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
-    # Torch warns where it has no deterministic algorithm.
-    torch.use_deterministic_algorithms(execution.deterministic, warn_only=True)
+    ask_for_determinism(execution)
     # It would fill all new memory, to show up programs that read it before they write.
     torch.utils.deterministic.fill_uninitialized_memory = False
-    torch.backends.cudnn.benchmark = not execution.deterministic
     torch.backends.cudnn.allow_tf32 = execution.precision == "tf32"
     torch.backends.cuda.matmul.allow_tf32 = execution.precision == "tf32"
     if execution.precision == "bf16" and device.type == "cpu" and not _has_bf16_units():
@@ -62,6 +57,15 @@ def prepare(settings: Settings) -> tuple[Settings, torch.device]:
             flush=True,
         )
     return settings.model_copy(update={"execution": execution}), device
+
+
+def ask_for_determinism(execution: Execution) -> None:
+    """Ask torch for deterministic algorithms, or for any; it warns where it has none."""
+    if execution.compile:
+        torch.use_deterministic_algorithms(execution.deterministic, warn_only=True)
+    else:  # the same, without importing torch.compile, which takes seconds
+        torch.set_deterministic_debug_mode("warn" if execution.deterministic else "default")
+    torch.backends.cudnn.benchmark = not execution.deterministic
 
 
 def _decided(execution: Execution, device: torch.device) -> Execution:
@@ -92,18 +96,6 @@ def _set_threads(threads: int | None) -> None:
 
 def _has_bf16_units() -> bool:
     return torch.ops.mkldnn._is_mkldnn_bf16_supported()
-
-
-@cache
-def own_threads() -> int:
-    """Return how many threads torch has in this process where a run asks for no number of them."""
-    return torch.get_num_threads()
-
-
-def set_threads(threads: int | None) -> None:
-    """Give torch so many threads, or as many as it had before any run of this process."""
-    own = own_threads()  # before the first run changes it
-    torch.set_num_threads(threads or own)
 
 
 def autocast(device: torch.device, precision: str) -> torch.autocast:

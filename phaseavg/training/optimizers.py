@@ -9,6 +9,7 @@ from torch.optim import Optimizer
 
 from phaseavg.config import Settings, build
 from phaseavg.errors import UserError
+from phaseavg.training.compiler import leave_compiler_out
 
 # Lookahead trains other weights than those that count. An optimizer of that kind has the methods
 # `evaluation_weights`, `restart` and `finish`, and, for its steps to be recorded as a CUDA graph,
@@ -20,6 +21,8 @@ HOW = ("foreach", "fused", "capturable")
 
 def new_optimizer(settings: Settings, model: nn.Module) -> Optimizer:
     """Return the run's optimizer over all parameters of `model`, in its first state."""
+    if not settings.execution.compile:
+        leave_compiler_out()
     params = list(model.parameters())
     return build("optimizer", settings.optimizer, Optimizer, offered={"params": params})
 

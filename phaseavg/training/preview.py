@@ -11,7 +11,6 @@ from typing import Any
 import torch
 from torch import nn
 from torch.optim import Optimizer
-from torch.utils.flop_counter import FlopCounterMode
 
 from phaseavg.averaging import Averager, recompute_batchnorm
 from phaseavg.config import Part, Settings
@@ -103,6 +102,8 @@ def opening(data: DataSet, schedule: Schedule, state: TrainingState) -> str:
 
 def training_flops(model: nn.Module, data: DataSet) -> int:
     """Return the floating-point operations of training on one image, a multiply-add being two."""
+    from torch.utils.flop_counter import FlopCounterMode  # imports triton, and no training needs it
+
     replica = deepcopy(model).eval()
     image = torch.zeros(1, data.channels, data.image_size, data.image_size, device=data.device)
     with torch.no_grad(), FlopCounterMode(display=False) as counter:

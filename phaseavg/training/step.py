@@ -8,24 +8,17 @@ from torch import Tensor
 from torch.nn.functional import cross_entropy
 from torch.optim import Optimizer
 
-from phaseavg.config import Execution, Settings
+from phaseavg.config import Settings
 from phaseavg.data import DataSet
 from phaseavg.data.interface import Draw
 from phaseavg.errors import UserError
 from phaseavg.randomness import seed_for
-from phaseavg.training.execution import COMPILE_MODES, autocast
+from phaseavg.training.compiler import compiled
+from phaseavg.training.execution import autocast
 from phaseavg.training.optimizers import after_replay, make_recordable, recordable_part
 from phaseavg.training.state import TrainingState
 
 WARM_UP = 3  # steps before one is recorded, in which libraries choose and prepare what they use
-
-
-def compiled(model: torch.nn.Module, execution: Execution) -> Callable[[Tensor], Tensor]:
-    """Return the forward pass in training: the network's own, or compiled as is asked for."""
-    if not execution.compile:
-        return model
-    # Batches have two sizes, for each of which there is a graph; one for both would be slower.
-    return torch.compile(model, mode=COMPILE_MODES[execution.compile], dynamic=False)
 
 
 class Step:

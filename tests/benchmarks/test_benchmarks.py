@@ -1,5 +1,6 @@
 """The benchmarks measure what they say, on networks too thin for their numbers to mean much."""
 
+import argparse
 import re
 import sys
 import tempfile
@@ -11,7 +12,8 @@ import pandas as pd
 import pytest
 from hydra.core.global_hydra import GlobalHydra
 
-from benchmarks import averaging, common, optimizers, sharing
+from benchmarks import averaging, common, optimizers, sharing, startup
+from phaseavg.errors import UserError
 
 THIN = ("--width", "0.04", "--rounds", "2")
 FEW_EPOCHS = (*THIN, "--batch-size", "2", "--epochs", "5", "--models")
@@ -150,3 +152,34 @@ def test_sharing_is_measured_beside_its_absence(report: Run) -> None:
     assert list(table["epochs trained"]) == ["64", "64", "40"]
     require_numbers(table, {"", "epochs trained"})
     assert re.search(r"Goal: at most 0\.6 of one by one; (not )?met\.", text)
+
+
+def test_starting_is_told_beyond_the_import_of_torch(
+    report: Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """By hand: the second process works for a fifth of a second before it tells."""
+    work = "while time.process_time() < began + 0.2: pass"
+    made = {
+        startup.TORCH: ["-c", startup.TELL + "tell()"],
+        startup.DIGITS: ["-c", f"{startup.TELL}began = time.process_time()\n{work}\ntell()"],
+    }
+    monkeypatch.setattr(startup, "processes", lambda *_: made)
+    text = report(startup, "--rounds", "2", "--threads", "1")
+    (table,) = tables(text)
+    assert list(table[""]) == [startup.TORCH, startup.DIGITS]
+    require_numbers(table.iloc[1:], {""})
+    beyond = float(table["processor, beyond import torch"][1].split()[0])
+    assert 0.1 < beyond < 1
+    assert "on the digits; met." in text
+
+
+def test_starting_ends_with_the_first_step(tmp_path: Path) -> None:
+    given = argparse.Namespace(width=0.04, device="cpu", data_dir=None)
+    digits = startup.processes(given, str(tmp_path))[startup.DIGITS]
+    seconds, processor = startup.started(digits, threads=1)
+    assert seconds > 0
+    assert processor > 0.5  # torch alone takes more
+    (folder,) = tmp_path.glob("digits-*")
+    assert not (folder / "result.json").exists()
+    with pytest.raises(UserError, match="there is no such option"):
+        startup.started([*digits, "model=none"], threads=1)
