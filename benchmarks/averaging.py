@@ -70,6 +70,7 @@ TRAINING_IMAGES = 50_000  # of CIFAR
 WALK = 1e-3  # deviation of the steps between the weights that stand for a phase's epochs
 OURS = "ours"
 PEERS = ("torch AveragedModel", "timm ModelEmaV3", "a dictionary")
+NOT_TIMED = 2  # of a window's epochs: its first, which is copied, and one to warm up
 COMPARED = 5  # epochs after which all have to have the same average
 
 
@@ -413,8 +414,10 @@ def parsed() -> Namespace:
         "--memory-limit", type=float, default=4.0, help="GB for learnt weights' snapshots in memory"
     )
     arguments = parser.parse_args()
-    if arguments.rounds >= arguments.epochs:
-        parser.error(f"--rounds={arguments.rounds} must be less than --epochs={arguments.epochs}")
+    if arguments.rounds + NOT_TIMED > arguments.epochs:
+        parser.error(
+            f"--rounds={arguments.rounds} must be {NOT_TIMED} less than --epochs={arguments.epochs}"
+        )
     return arguments
 
 

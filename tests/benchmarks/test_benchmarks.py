@@ -302,7 +302,7 @@ def test_options_that_timm_refuses_are_told() -> None:
         sys.exit(2)
 
     script = script_of(main, print)
-    with pytest.raises(UserError, match="train.py ends with 'error: no such option'"):
+    with pytest.raises(UserError, match="ends with 'error: no such option'"):
         training.timm_epoch(script, "net", images.noise(1), 50)
 
 
@@ -357,6 +357,18 @@ def test_mistakes_are_told_in_one_line(
     assert told.out == ""
     assert told.err.splitlines()[-1].startswith(f"{name}.py: {message}")
     assert not output.exists()
+
+
+def test_rounds_fit_into_a_phase(
+    report: Run, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    few = ("--width", "0.04", "--batch-size", "2", "--models", "cnn13", "--learnt-models")
+    record = report(averaging, *few, "--epochs", "4", "--rounds", "2")
+    assert len(record["rounds"]["cnn13"]) == 2
+    monkeypatch.setattr(sys, "argv", ["benchmark", *few, "--epochs", "4", "--rounds", "3"])
+    with pytest.raises(SystemExit, match="2"):
+        averaging.main()
+    assert "--rounds=3 must be 2 less than --epochs=4" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("wrong", [["--images", "150"], ["--images", "200", "--batch-size", "64"]])
