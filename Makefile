@@ -60,12 +60,20 @@ store: .venv/installed ## what runs share in runs/shared, and what needs it; CLE
 
 STORE ?= runs/shared
 
-bench: .venv/installed ## cost of averaging, optimizers beside their peers, what sharing saves, what starting takes
-	@mkdir -p results/benchmarks
-	$(BIN)/python -m benchmarks.averaging --output results/benchmarks/averaging.md
-	$(BIN)/python -m benchmarks.optimizers --threads 1 --output results/benchmarks/optimizers.md
-	$(BIN)/python -m benchmarks.sharing --threads 1 --output results/benchmarks/sharing.md
-	$(BIN)/python -m benchmarks.startup --threads 1 --output results/benchmarks/startup.md
+# TIMM names a checkout of timm's repository, DATA a folder with CIFAR-100; without them training is not
+# measured beside timm, and on noise. Small batches take averaging's largest network minutes less, and
+# an epoch of them as long.
+bench: .venv/installed ## everything in benchmarks/, one after the other, and the pages of it; TIMM=checkout DATA=folder
+	$(BIN)/python -m benchmarks.input --threads 1 $(images)
+	$(BIN)/python -m benchmarks.training --threads 1 $(images) $(if $(TIMM),--timm $(TIMM))
+	$(BIN)/python -m benchmarks.averaging --threads 1 --batch-size 32
+	$(BIN)/python -m benchmarks.optimizers --threads 1
+	$(BIN)/python -m benchmarks.epochs
+	$(BIN)/python -m benchmarks.sharing --threads 1 --rounds 2
+	$(BIN)/python -m benchmarks.startup --threads 1 $(images)
+	$(BIN)/python -m benchmarks.page
+
+images = $(if $(DATA),--data-dir $(DATA))
 
 test: .venv/installed ## run the tests
 	$(BIN)/python -m pytest -n 2 --dist worksteal

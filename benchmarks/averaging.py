@@ -1,4 +1,4 @@
-"""What averaging costs beside training: `python -m benchmarks.averaging --output FILE.md`.
+"""What averaging costs beside training and beside its peers: `python -m benchmarks.averaging`.
 
 The goal: less than 0.5 % of an epoch, the BatchNorm pass not counted. It is judged by the dearest
 epoch, the one that ends a phase: what that adds is `observe` and `end_phase`.
@@ -7,6 +7,11 @@ A round measures everything once, in the order of a run: a training step, `obser
 a batch of a BatchNorm pass. Shares are taken within a round. An epoch is reckoned as its number of
 steps times a step, without loading of data, tests and checkpoints, so that shares of the time that
 a run takes are smaller still.
+
+In the same round the exponential average takes in the weights once more, beside others of the same
+decay: torch's AveragedModel, timm's ModelEmaV3 and a loop over a dictionary, in an order that turns
+from round to round. Before time is taken, all have to come to the same average: ours is debiased,
+theirs start as a copy of the first weights, and what these still count in them is taken out.
 
 Learnt weights keep all weights of a phase, and `observe` costs more from epoch to epoch. It is
 measured at a few epochs and interpolated. Their files lie in the system's folder for such (TMPDIR);
@@ -17,7 +22,10 @@ to spare.
 import shutil
 import sys
 from argparse import Namespace
+from collections.abc import Callable, Iterable, Mapping
 from copy import deepcopy
+from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -25,34 +33,52 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import torch
-from torch import nn
+from timm.utils import ModelEmaV3
+from torch import Tensor, nn
+from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 from benchmarks.common import (
+    Goal,
+    add_network,
+    add_rounds,
     cell,
-    markdown,
-    noise_images,
+    mistaken,
     parser_of,
     positive,
     repeated,
     report,
     seconds_of,
     settings_of,
+    turned,
+    versions_of,
 )
+from benchmarks.images import CLASSES, noise_set
 from phaseavg.averaging import recompute_batchnorm
 from phaseavg.config import Settings, build
 from phaseavg.data.interface import count_steps
 from phaseavg.errors import UserError
 from phaseavg.training.execution import pick_device
-from phaseavg.training.loop import update
 from phaseavg.training.optimizers import new_optimizer
 from phaseavg.training.parts import new_averager, new_model
 from phaseavg.training.preview import parameters_of
 from phaseavg.training.state import TrainingState
+from phaseavg.training.step import new_step
 
 NETWORKS = ("cnn13", "resnet34", "densenet121", "wrn28_10")
 GOAL = 0.5  # % of an epoch
 TRAINING_IMAGES = 50_000  # of CIFAR
-WALK = 1e-3  # deviation of the steps between the snapshots that stand for a phase's epochs
+WALK = 1e-3  # deviation of the steps between the weights that stand for a phase's epochs
+OURS = "ours"
+PEERS = ("torch AveragedModel", "timm ModelEmaV3", "a dictionary")
+NOT_TIMED = 2  # of a window's epochs: its first, which is copied, and one to warm up
+COMPARED = 5  # epochs after which all have to have the same average
+
+
+@torch.no_grad()
+def walk(model: nn.Module) -> None:
+    """Take the weights a step further, as an epoch would."""
+    for parameter in model.parameters():
+        parameter.add_(torch.randn_like(parameter), alpha=WALK)
 
 
 class LearntPhase:
@@ -82,14 +108,9 @@ class LearntPhase:
         for _ in range(epochs):
             self._averager.average.start(self._model, epochs)
             self._snapshots += self._averager.average.state_dict()["snapshots"]
-            self._walk()
+            walk(self._model)
         self._observe(1)  # warms up
         self._end()
-
-    @torch.no_grad()
-    def _walk(self) -> None:
-        for parameter in self._model.parameters():
-            parameter.add_(torch.randn_like(parameter), alpha=WALK)
 
     def _observe(self, t: int) -> float:
         gram = WALK**2 * parameters_of(self._model) * torch.eye(t - 1, dtype=torch.float64)
@@ -150,6 +171,82 @@ def run_settings(name: str, arguments: Namespace, *overrides: str) -> Settings:
     )
 
 
+@dataclass
+class Contestant:
+    """An exponential average, ours or another.
+
+    Attributes:
+        observe: takes in the weights of a model.
+        weights: the parameters of the average, in the model's order.
+    """
+
+    observe: Callable[[nn.Module], object]
+    weights: Callable[[], Iterable[Tensor]]
+
+
+def contestants(model: nn.Module, settings: Settings, epochs: int) -> dict[str, Contestant]:
+    """Return ours and its peers, all begun at the weights of a model, which is the first epoch's.
+
+    Args:
+        model: whose weights are averaged.
+        settings: of a run with exponential weights.
+        epochs: T of the phase.
+    """
+    home = pick_device(settings.execution.average_device, "execution.average_device")
+    decay = settings.averaging["weights"]["gamma0"] ** (80 / epochs)
+    averager = new_averager("averaging", settings.averaging, settings, model, [epochs])
+    torchs = AveragedModel(model, device=home, multi_avg_fn=get_ema_multi_avg_fn(decay))
+    timms = ModelEmaV3(model, decay=decay, device=home)
+    kept = {name: value.detach().to(home, copy=True) for name, value in model.state_dict().items()}
+
+    @torch.no_grad()
+    def loop(model: nn.Module) -> None:
+        for name, value in model.state_dict().items():
+            if value.is_floating_point():
+                kept[name].mul_(decay).add_(value.to(home), alpha=1 - decay)
+
+    names = [name for name, _ in model.named_parameters()]
+    found = {
+        OURS: Contestant(averager.observe, averager.average.module.parameters),
+        PEERS[0]: Contestant(torchs.update_parameters, torchs.module.parameters),
+        PEERS[1]: Contestant(timms.update, timms.module.parameters),
+        PEERS[2]: Contestant(loop, lambda: [kept[name] for name in names]),
+    }
+    for contestant in found.values():
+        contestant.observe(model)
+    return found
+
+
+@torch.no_grad()
+def require_same(model: nn.Module, settings: Settings, epochs: int) -> None:
+    """Make sure that all come to the same average of a few epochs.
+
+    A peer's e_t = γ^t θ_1 + (1 − γ) Σ γ^(t−s) θ_s has the first weights θ_1 in it once more than
+    the debiased average θ̄_t, so that θ̄_t − θ_1 = (e_t − θ_1) / (1 − γ^t).
+
+    Args:
+        model: with the first weights; left as it is.
+        settings: of a run with exponential weights.
+        epochs: T of the phase.
+
+    Raises:
+        AssertionError: if they do not.
+    """
+    walker = deepcopy(model)
+    found = contestants(walker, settings, epochs)
+    for _ in range(COMPARED - 1):
+        walk(walker)
+        for contestant in found.values():
+            contestant.observe(walker)
+    left = settings.averaging["weights"]["gamma0"] ** (80 / epochs * COMPARED)
+    first = [parameter.cpu() for parameter in model.parameters()]
+    ours = [a.cpu() - b for a, b in zip(found[OURS].weights(), first, strict=True)]
+    for peer in PEERS:
+        for our, average, begun in zip(ours, found[peer].weights(), first, strict=True):
+            gone = (average.cpu() - begun) / (1 - left)
+            torch.testing.assert_close(gone, our, rtol=1e-3, atol=1e-6)
+
+
 def measure(
     name: str, folder: Path, arguments: Namespace, device: torch.device
 ) -> tuple[pd.DataFrame, int, list[str]]:
@@ -164,28 +261,36 @@ def measure(
         device: of the training.
     """
     settings = run_settings(name, arguments, "averaging=phasewise")
-    data = noise_images(arguments.batch_size, device)
+    per_class = -(-arguments.batch_size // CLASSES)
+    data = noise_set(arguments.batch_size, 0, device, per_class, 1, padding=4, flip=True)
     model = new_model(settings, data)
     schedule = build("schedule", settings.schedule)
     averager = new_averager("averaging", settings.averaging, settings, model, schedule.epochs)
     optimizer = new_optimizer(settings, model)
     state = TrainingState(model, optimizer, averager, data.steps_per_epoch, data.train_size)
-    images, labels = next(data.train_batches(0, 1))
+    step = new_step(state, data, settings)
+    drawn = next(step.draws(0, 1))
+    images, _ = next(data.train_batches(0, 1))
 
-    def one_round(_: int) -> dict[str, float]:
+    def one_round(number: int) -> dict[str, float]:
         parts = {
-            "step": lambda: update(state, model, images, labels, settings),
+            "step": lambda: step(*drawn),
             "exponential: observe": lambda: averager.observe(model),
             "exponential: end": lambda: averager.end_phase(model, 0),
             "BatchNorm batch": lambda: recompute_batchnorm(model, [images]),
         }
         seconds = {part: seconds_of(call, device) for part, call in parts.items()}
+        for rival in turned(list(rivals), number):
+            observe = partial(rivals[rival].observe, model)
+            seconds[f"{rival}: average"] = seconds_of(observe, device)
         for kind, phase in phases.items():
             seconds |= {f"{kind}: {part}": value for part, value in phase.measured().items()}
         return seconds
 
     phases: dict[str, LearntPhase] = {}
     notes: list[str] = []
+    require_same(model, settings, max(arguments.epochs, COMPARED))
+    rivals = contestants(model, settings, arguments.epochs)
     model.train()
     averager.start_phase(model, 0)
     one_round(-1)  # warms up; and the first epoch of a window is copied, all others averaged
@@ -212,35 +317,90 @@ def training_row(name: str, seconds: pd.DataFrame, epochs: int, weights: int) ->
     }
 
 
+def kinds_of(seconds: pd.DataFrame) -> list[str]:
+    """Return the kinds of weights that were measured."""
+    return [column.removesuffix(": end") for column in seconds if column.endswith(": end")]
+
+
+def dearest(seconds: pd.DataFrame, kind: str, steps: int) -> pd.Series:
+    """Return what averaging takes (%) of the epoch in which it takes most: a phase's last."""
+    # Exponential weights have no observation of its own there: theirs are all alike.
+    last = seconds.get(f"{kind}: last observe", seconds[f"{kind}: observe"])
+    return 100 * (last + seconds[f"{kind}: end"]) / (steps * seconds["step"])
+
+
 def averaging_rows(
     name: str, seconds: pd.DataFrame, steps: int, epochs: int
 ) -> list[dict[str, Any]]:
     """Return a network's rows of the table of averaging, one for each kind of weights."""
     epoch = steps * seconds["step"]
     rows = []
-    for kind in [column.removesuffix(": end") for column in seconds if column.endswith(": end")]:
+    for kind in kinds_of(seconds):
         observe, end = seconds[f"{kind}: observe"], seconds[f"{kind}: end"]
-        last = seconds.get(f"{kind}: last observe", observe)  # exponential ones are all alike
-        dearest = 100 * (last + end) / epoch
+        both = dearest(seconds, kind, steps)
         rows.append(
             {
                 "network": name,
                 "weights": kind,
                 "observe (% of an epoch)": cell(100 * observe / epoch),
                 "end_phase (% of an epoch)": cell(100 * end / epoch),
-                "both, in a phase's last epoch (%)": cell(dearest),
+                "both, in a phase's last epoch (%)": cell(both),
                 f"both, in a phase of {epochs} epochs (%)": cell(
                     100 * (epochs * observe + end) / (epochs * epoch)
                 ),
-                f"goal: last epoch under {GOAL} %": verdict(dearest),
+                f"goal: last epoch under {GOAL} %": verdict(both),
             }
         )
     return rows
 
 
+def beside(seconds: pd.DataFrame, peer: str) -> pd.Series:
+    """Return the time that ours takes as a multiple of a peer's."""
+    return seconds[f"{OURS}: average"] / seconds[f"{peer}: average"]
+
+
+def peers_row(name: str, seconds: pd.DataFrame) -> dict[str, str]:
+    """Return a network's row of the table of exponential averages."""
+    ratios = {f"of {peer}": cell(beside(seconds, peer)) for peer in PEERS}
+    return {"network": name, "ours (ms)": cell(1e3 * seconds[f"{OURS}: average"]), **ratios}
+
+
+def goals_of(measured: Mapping[str, pd.DataFrame], steps: int) -> list[Goal]:
+    """Return the outcomes: the dearest averaging, and ours beside each peer where it does worst.
+
+    Args:
+        measured: seconds by network.
+        steps: of an epoch.
+    """
+    shares = {
+        f"{name}, {kind}": dearest(seconds, kind, steps)
+        for name, seconds in measured.items()
+        for kind in kinds_of(seconds)
+    }
+    worst = max(shares, key=lambda of: shares[of].median())
+    most = max(share.max() for share in shares.values())
+    found = [
+        Goal(
+            f"averaging in a phase's last epoch, dearest of {len(shares)} ({worst})",
+            "that epoch, without its BatchNorm pass",
+            f"{cell(shares[worst])} %",
+            f"under {GOAL} %",
+            bool(most < GOAL),
+        )
+    ]
+    for peer in PEERS:
+        ratios = {name: beside(seconds, peer) for name, seconds in measured.items()}
+        worst = max(ratios, key=lambda name: ratios[name].median())
+        what = f"exponential average of an epoch, slowest of {len(ratios)} ({worst})"
+        found.append(Goal(what, peer, f"{cell(ratios[worst])} times its time"))
+    return found
+
+
 def parsed() -> Namespace:
     """Return the command line's options."""
-    parser = parser_of(__doc__.partition("\n\n")[0], rounds=20, seconds=60)
+    parser = parser_of("averaging")
+    add_rounds(parser, rounds=20, seconds=60, each="each network")
+    add_network(parser)
     parser.add_argument("--models", nargs="+", choices=NETWORKS, default=NETWORKS, help="measured")
     parser.add_argument(
         "--learnt-models",
@@ -256,8 +416,10 @@ def parsed() -> Namespace:
         "--memory-limit", type=float, default=4.0, help="GB for learnt weights' snapshots in memory"
     )
     arguments = parser.parse_args()
-    if arguments.rounds >= arguments.epochs:
-        parser.error(f"--rounds={arguments.rounds} must be less than --epochs={arguments.epochs}")
+    if arguments.rounds + NOT_TIMED > arguments.epochs:
+        parser.error(
+            f"--rounds={arguments.rounds} must be {NOT_TIMED} less than --epochs={arguments.epochs}"
+        )
     return arguments
 
 
@@ -269,6 +431,7 @@ def main() -> int:
     steps, epochs = count_steps(TRAINING_IMAGES, arguments.batch_size), arguments.epochs
     training: list[dict[str, Any]] = []
     averaging: list[dict[str, Any]] = []
+    measured: dict[str, pd.DataFrame] = {}
     left_out: list[str] = []
     try:
         device = pick_device(arguments.device, "--device")
@@ -279,24 +442,28 @@ def main() -> int:
             left_out += notes
             training.append(training_row(name, seconds, epochs, weights))
             averaging += averaging_rows(name, seconds, steps, epochs)
+            measured[name] = seconds
     except UserError as error:
-        print(f"averaging.py: {error}", file=sys.stderr)
-        return 2
-    goal = (
-        f"Goal: averaging takes under {GOAL} % of an epoch, the BatchNorm pass not counted. It is "
-        "`met` if in every round `observe` and `end_phase` together, as in the last epoch of a "
-        f"phase, took less; that is so in {sum('met' in row.values() for row in averaging)} of "
-        f"{len(averaging)} rows."
-    )
+        return mistaken("averaging", error)
     how = (
-        "Medians over rounds, in parentheses the least and the most. Width "
-        f"{arguments.width:g}; batches of {arguments.batch_size} images of 32×32, 100 classes; an "
-        f"epoch is {steps} training steps and a BatchNorm pass as many batches; the average is on "
-        f"{arguments.average_device}. Of learnt weights `observe` is the mean over a phase, "
-        "interpolated, and that of the last epoch its own."
+        f"Width {arguments.width:g}; batches of {arguments.batch_size} images of 32×32, 100 "
+        f"classes; an epoch is {steps} training steps and a BatchNorm pass as many batches; the "
+        f"average is on {arguments.average_device}. Of learnt weights `observe` is the mean over "
+        "a phase, interpolated, and that of the last epoch its own.\n\n"
+        "Beside peers: `observe` of the exponential average, and others of the same decay on the "
+        f"same weights. Before, all had come to the same average of {COMPARED} epochs, what the "
+        "first weights count in the peers' taken out, for ours is debiased."
     )
-    tables = [how, markdown(training), goal, markdown(averaging), *left_out]
-    report("What averaging costs beside training", device, tables, arguments.output)
+    how = "\n\n".join([how, *left_out])
+    tables = {
+        "Training and BatchNorm passes:": training,
+        "Averaging:": averaging,
+        "Exponential average, as a multiple of a peer's time:": [
+            peers_row(name, seconds) for name, seconds in measured.items()
+        ],
+    }
+    goals, packages = goals_of(measured, steps), versions_of("timm")
+    report("averaging", arguments.output, device, how, goals, tables, measured, packages)
     return 0
 
 

@@ -1,42 +1,78 @@
-"""What the benchmarks share: settings of a run, a stopwatch, cells of a table, and the report."""
+"""What the benchmarks share: settings of a run, stopwatches, cells of a table, and the record."""
 
 import argparse
+import json
+import resource
+import sys
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from datetime import UTC, datetime
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pandas as pd
 import torch
 from hydra import compose, initialize_config_dir
 from hydra.errors import HydraException
 from omegaconf.errors import OmegaConfBaseException
 
+from benchmarks.page import RESULTS, TITLES, section
 from phaseavg.cli import explained
 from phaseavg.config import Settings, check
-from phaseavg.data.resident import ResidentImages
 from phaseavg.errors import UserError
+from phaseavg.runs.files import write_atomically
 from phaseavg.runs.provenance import device_name, versions
 
 CONF = Path(__file__).parents[1] / "conf"
+CPU = torch.device("cpu")
 
 
-def parser_of(description: str, rounds: int, seconds: float) -> argparse.ArgumentParser:
-    """Return a parser of the options that every benchmark has, with its defaults of two of them."""
+@dataclass(frozen=True)
+class Goal:
+    """An outcome that stands on the first page.
+
+    Attributes:
+        what: was measured.
+        beside: what it was measured against.
+        measured: a ratio and its spread.
+        goal: that was set; none by default.
+        met: whether it is, where there is one and it was measured.
+    """
+
+    what: str
+    beside: str
+    measured: str
+    goal: str = ""
+    met: bool | None = None
+
+
+def parser_of(name: str) -> argparse.ArgumentParser:
+    """Return a parser of the options that every benchmark has."""
     parser = argparse.ArgumentParser(
-        description=description, formatter_class=argparse.ArgumentDefaultsHelpFormatter
+        prog=f"python -m benchmarks.{name}",
+        description=TITLES[name],
+        formatter_class=argparse.ArgumentDefaultsHelpFormatter,
     )
-    parser.add_argument("--width", type=float, default=1.0, help="factor on all channel counts")
+    output = RESULTS / f"{name}.json"
+    parser.add_argument("--output", type=Path, default=output, help="file of the record")
+    return parser
+
+
+def add_rounds(parser: argparse.ArgumentParser, rounds: int, seconds: float, each: str) -> None:
+    """Add the options of what is measured in rounds, with defaults of two of them."""
     parser.add_argument("--rounds", type=positive, default=rounds, help="at most")
     parser.add_argument(
-        "--seconds", type=float, default=seconds, help="for each network; two rounds in any case"
+        "--seconds", type=float, default=seconds, help=f"for {each}; two rounds in any case"
     )
     parser.add_argument("--threads", type=positive, help="of torch; its own choice if left out")
+
+
+def add_network(parser: argparse.ArgumentParser) -> None:
+    """Add the options of what is measured on whole networks."""
+    parser.add_argument("--width", type=float, default=1.0, help="factor on all channel counts")
     parser.add_argument("--device", default="cpu", help="cpu, cuda, mps")
-    parser.add_argument("--output", type=Path, help="also write the tables to this file")
-    return parser
 
 
 def positive(typed: str) -> int:
@@ -60,15 +96,6 @@ def settings_of(model: str, width: float, *overrides: str) -> Settings:
             raise UserError(explained(error)) from error
 
 
-def noise_images(batch_size: int, device: torch.device) -> ResidentImages:
-    """Return one batch of noise in place of CIFAR-100, cropped and flipped as that is."""
-    random = np.random.default_rng(0)
-    images = random.integers(0, 256, (batch_size, 3, 32, 32), dtype=np.uint8)
-    labels = random.integers(0, 100, batch_size)
-    part = (images, labels)
-    return ResidentImages(part, part, 100, batch_size, seed=0, padding=4, flip=True, device=device)
-
-
 def seconds_of(call: Callable[[], Any], device: torch.device) -> float:
     """Return how long a call takes, until the device has done its work."""
 
@@ -80,6 +107,25 @@ def seconds_of(call: Callable[[], Any], device: torch.device) -> float:
     start = synchronised()
     call()
     return synchronised() - start
+
+
+def processor_seconds() -> float:
+    """Return the processor's time of this process, and of its children that have ended."""
+    used = map(resource.getrusage, (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN))
+    return sum(one.ru_utime + one.ru_stime for one in used)
+
+
+def processor_seconds_of(call: Callable[[], Any]) -> float:
+    """Return the processor's time that a call takes; processes that it starts have to end in it."""
+    start = processor_seconds()
+    call()
+    return processor_seconds() - start
+
+
+def turned(names: Sequence[str], number: int) -> list[str]:
+    """Return names in the order of a round: each round begins with the next of them."""
+    first = number % len(names)
+    return [*names[first:], *names[:first]]
 
 
 def repeated(
@@ -107,38 +153,57 @@ def cell(values: pd.Series, low: float = 0.0, high: float = 1.0) -> str:
     return "{} ({}–{})".format(*digits)
 
 
-def markdown(rows: list[dict[str, Any]]) -> str:
-    """Return rows as a table."""
-    return pd.DataFrame(rows).to_markdown(index=False, disable_numparse=True)
-
-
 def report(
-    title: str,
+    name: str,
+    output: Path,
     device: torch.device,
-    paragraphs: Sequence[str],
-    output: Path | None,
-    packages: Sequence[str] = (),
+    how: str,
+    goals: Sequence[Goal],
+    tables: Mapping[str, Sequence[Mapping[str, Any]]],
+    rounds: Mapping[str, pd.DataFrame],
+    packages: Mapping[str, str] | None = None,
 ) -> None:
-    """Print a report, headed by what it was measured on, and write it to `output`, if given.
+    """Print what was measured, and write its record.
 
     Args:
-        title: of the report.
+        name: of the benchmark.
+        output: file of the record.
         device: that the work was done on.
-        paragraphs: text and tables.
-        output: a Markdown file.
-        packages: whose versions count besides those that a run records.
+        how: it was measured, in words.
+        goals: the outcomes that count.
+        tables: rows by caption.
+        rounds: the numbers that all others come from, a row for each round, by what they are of.
+        packages: versions that count besides those that a run records.
     """
-    used = {**versions(), **{package: version(package) for package in packages}}
     names = [device_name(device)]
     if device.type != "cpu":
-        names.append(device_name(torch.device("cpu")))
-    facts = [
-        f"- device: {device} ({', '.join(names)})",
-        f"- threads: {torch.get_num_threads()}",
-        f"- {', '.join(f'{name} {number}' for name, number in used.items() if number)}",
-    ]
-    text = "\n\n".join([f"# {title}", "\n".join(facts), *paragraphs])
-    print(text, flush=True)
-    if output is not None:
-        output.parent.mkdir(parents=True, exist_ok=True)
-        output.write_text(text + "\n", encoding="utf-8")
+        names.append(device_name(CPU))
+    used = {**versions(), **(packages or {})}
+    record = {
+        "title": TITLES[name],
+        "date": datetime.now(UTC).date().isoformat(),
+        "machine": {
+            "device": f"{device} ({', '.join(names)})",
+            "threads": torch.get_num_threads(),
+            "versions": {package: number for package, number in used.items() if number},
+        },
+        "how": how,
+        "goals": [asdict(goal) for goal in goals],
+        "tables": [{"caption": caption, "rows": rows} for caption, rows in tables.items()],
+        "rounds": {of: frame.to_dict("records") for of, frame in rounds.items()},
+    }
+    print(section(record), flush=True)
+    output.parent.mkdir(parents=True, exist_ok=True)
+    text = json.dumps(record, indent=1, ensure_ascii=False, allow_nan=False)
+    write_atomically(output, f"{text}\n".encode(), place=f"--output={output}")
+
+
+def versions_of(*packages: str) -> dict[str, str]:
+    """Return the versions of packages that are installed."""
+    return {package: version(package) for package in packages}
+
+
+def mistaken(name: str, error: UserError) -> int:
+    """Say in one line what is wrong with a command; return the status to exit with."""
+    print(f"{name}.py: {error}", file=sys.stderr)
+    return 2

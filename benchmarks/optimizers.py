@@ -1,4 +1,4 @@
-"""An optimizer's step beside its peers': `python -m benchmarks.optimizers --output FILE.md`.
+"""An optimizer's step beside its peers': `python -m benchmarks.optimizers`.
 
 All start from the same weights of one network and get the same gradients, which stay what they are.
 In a round each takes as many steps as Lookahead has between two synchronisations, in an order that
@@ -21,15 +21,19 @@ from torch import Tensor, nn
 from torch.optim import SGD, Adam, Optimizer
 
 from benchmarks.common import (
+    Goal,
+    add_network,
+    add_rounds,
     cell,
-    markdown,
-    noise_images,
+    mistaken,
     parser_of,
     repeated,
     report,
     seconds_of,
     settings_of,
+    versions_of,
 )
+from benchmarks.images import noise_set
 from phaseavg.errors import UserError
 from phaseavg.optim import AdaBound, Lookahead
 from phaseavg.training.execution import pick_device
@@ -118,6 +122,11 @@ def measure(model: nn.Module, arguments: Namespace, device: torch.device) -> pd.
     return repeated(one_round, arguments.rounds, arguments.seconds)[list(optimizers)]
 
 
+def spread(seconds: pd.DataFrame, name: str, beside: str) -> str:
+    """Return the ratio of two optimizers' times, with its quartiles."""
+    return cell(seconds[name] / seconds[beside], 0.25, 0.75)
+
+
 def rows(seconds: pd.DataFrame) -> list[dict[str, str]]:
     """Return the table: a row for each pair."""
 
@@ -126,7 +135,7 @@ def rows(seconds: pd.DataFrame) -> list[dict[str, str]]:
             "optimizer": name,
             "beside": beside,
             "same weights": same,
-            "ratio": cell(seconds[name] / seconds[beside], 0.25, 0.75),
+            "ratio": spread(seconds, name, beside),
         }
 
     return [row(*pair, "yes") for pair in SAME_WORK.items()] + [
@@ -136,7 +145,9 @@ def rows(seconds: pd.DataFrame) -> list[dict[str, str]]:
 
 def main() -> int:
     """Compare, measure and report."""
-    parser = parser_of(__doc__.partition("\n\n")[0], rounds=40, seconds=60)
+    parser = parser_of("optimizers")
+    add_rounds(parser, rounds=40, seconds=60, each="all")
+    add_network(parser)
     parser.add_argument("--model", default="resnet34", help="whose parameters are updated")
     arguments = parser.parse_args()
     if arguments.threads is not None:
@@ -145,10 +156,10 @@ def main() -> int:
     warnings.filterwarnings("ignore", "This overload of")
     try:
         device = pick_device(arguments.device, "--device")
-        model = new_model(settings_of(arguments.model, arguments.width), noise_images(2, device))
+        settings = settings_of(arguments.model, arguments.width)
+        model = new_model(settings, noise_set(2, 0, device, 1, 1))
     except UserError as error:
-        print(f"optimizers.py: {error}", file=sys.stderr)
-        return 2
+        return mistaken("optimizers", error)
     seconds = measure(model, arguments, device)
     how = (
         f"On the parameters of {arguments.model} of width {arguments.width:g}: "
@@ -158,9 +169,13 @@ def main() -> int:
         f"{K * WINDOWS} steps both had come to the same weights, up to rounding. `foreach` is "
         "without a choice of one's own only taken on CUDA."
     )
-    packages = ("pytorch-optimizer", "adabound")
-    tables = [how, markdown(rows(seconds))]
-    report("Optimizer steps beside the peers'", device, tables, arguments.output, packages)
+    goals = [
+        Goal(f"step of {ours}", peer, f"{spread(seconds, ours, peer)} times its time")
+        for ours, peer in SAME_WORK.items()
+    ]
+    tables = {"A step, as a multiple of the peer's time:": rows(seconds)}
+    versions = versions_of("pytorch-optimizer", "adabound")
+    report("optimizers", arguments.output, device, how, goals, tables, {"step": seconds}, versions)
     return 0
 
 

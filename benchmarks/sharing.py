@@ -1,6 +1,6 @@
 """What sharing saves: a miniature of Table 1 with and without it.
 
-    python -m benchmarks.sharing --output FILE.md
+    python -m benchmarks.sharing
 
 A round is one seed: the same cells three times in the same process, each way from nothing, in an
 order that turns from round to round. `one by one` runs the tables one after the other, each cell
@@ -25,7 +25,7 @@ import torch
 from hydra.core.global_hydra import GlobalHydra
 
 import train
-from benchmarks.common import cell, markdown, parser_of, repeated, report
+from benchmarks.common import Goal, add_rounds, cell, mistaken, parser_of, repeated, report
 from phaseavg.cli import command_line
 from phaseavg.errors import UserError
 from phaseavg.training.execution import pick_device
@@ -109,7 +109,9 @@ def rows(measured: pd.DataFrame) -> list[dict[str, Any]]:
 
 def parsed() -> Namespace:
     """Return the command line's options."""
-    parser = parser_of("What sharing saves, on a miniature of Table 1", rounds=3, seconds=600)
+    parser = parser_of("sharing")
+    add_rounds(parser, rounds=3, seconds=600, each="all")
+    parser.add_argument("--device", default="cpu", help="cpu, cuda, mps")
     parser.add_argument("--tables", nargs="+", default=["1a", "1b", "1c", "1d"], help="swept")
     parser.add_argument("--model", default="cnn13_digits", help="of the miniature")
     parser.add_argument("--overrides", nargs="*", default=[], help="that hold for all runs")
@@ -127,8 +129,7 @@ def main() -> int:
         given.overrides += [f"execution.device={device}"]
         measured = repeated(lambda number: one_round(number, given), given.rounds, given.seconds)
     except UserError as error:
-        print(f"sharing.py: {error}", file=sys.stderr)
-        return 2
+        return mistaken("sharing", error)
     finally:
         sys.argv = typed
     ratio = measured["shared: processor"] / measured["one by one: processor"]
@@ -139,8 +140,15 @@ def main() -> int:
         "tested, averaged and written included; ratios are within a round and of the processor's "
         "time. Medians over rounds, in parentheses the least and the most."
     )
-    goal = f"Goal: at most {GOAL} of one by one; {'met' if ratio.max() <= GOAL else 'not met'}."
-    report("What sharing saves", device, [how, markdown(rows(measured)), goal], given.output)
+    goal = Goal(
+        f"tables {', '.join(given.tables)} in miniature, shared",
+        "one by one",
+        f"{cell(ratio)} times its time",
+        f"at most {GOAL}",
+        bool(ratio.max() <= GOAL),
+    )
+    tables = {"Whole sweeps:": rows(measured)}
+    report("sharing", given.output, device, how, [goal], tables, {"sweeps": measured})
     return 0
 
 

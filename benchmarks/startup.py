@@ -1,6 +1,6 @@
 """What starting takes: from a fresh process to the first training step.
 
-    python -m benchmarks.startup --output FILE.md
+    python -m benchmarks.startup
 
 A round starts each process once, in an order that turns from round to round: one that imports
 torch, one that imports torch and torch.compile, and train.py until its first step is done, on the
@@ -20,9 +20,18 @@ from typing import Any
 import pandas as pd
 import torch
 
-from benchmarks.common import cell, markdown, parser_of, repeated, report
+from benchmarks.common import (
+    CPU,
+    Goal,
+    add_rounds,
+    cell,
+    mistaken,
+    parser_of,
+    repeated,
+    report,
+    turned,
+)
 from phaseavg.errors import UserError
-from phaseavg.training.execution import pick_device
 
 GOAL = 3.0  # seconds beyond importing torch
 
@@ -35,14 +44,14 @@ IMPORT = "import torch\ntell()"
 IMPORT_COMPILER = "import torch, torch._dynamo\ntell()"
 FIRST_STEP = """
 import train
-from phaseavg.training import loop
+from phaseavg.training.step import Step
 
 def told(*arguments):
-    update(*arguments)
+    call(*arguments)
     tell()
     raise KeyboardInterrupt
 
-update, loop.update = loop.update, told
+call, Step.__call__ = Step.__call__, told
 train.command_line(train.main, train.CONF)
 """
 
@@ -54,7 +63,7 @@ CIFAR = "train.py, CIFAR-100"
 
 def processes(given: Namespace, folder: str) -> dict[str, list[str]]:
     """Return what Python is started with, by name."""
-    network = [f"model.width={given.width}", f"execution.device={given.device}"]
+    network = ["model.width=0.125", "execution.device=cpu"]
     places = [f"runs_dir={folder}", f"records_dir={folder}", "force=true"]
     common = ["-c", TELL + FIRST_STEP, *places, "tracking=none"]
     digits = [*common, "dataset=digits", "model=cnn13_digits", *network]
@@ -96,10 +105,9 @@ def one_round(number: int, given: Namespace) -> dict[str, float]:
     """Return seconds, of the clock and of the processor, of every process."""
     found: dict[str, float] = {}
     with TemporaryDirectory(prefix="phaseavg-") as folder:
-        every = list(processes(given, folder).items())
-        for turn in range(len(every)):
-            name, arguments = every[(turn + number) % len(every)]
-            seconds, processor = started(arguments, given.threads)
+        every = processes(given, folder)
+        for name in turned(list(every), number):
+            seconds, processor = started(every[name], given.threads)
             found |= {f"{name}: seconds": seconds, f"{name}: processor": processor}
     return found
 
@@ -125,9 +133,9 @@ def beyond_torch(measured: pd.DataFrame, name: str) -> pd.Series:
 
 def parsed() -> Namespace:
     """Return the command line's options."""
-    parser = parser_of("What starting takes, to the first step", rounds=5, seconds=300)
+    parser = parser_of("startup")
+    add_rounds(parser, rounds=5, seconds=300, each="all")
     parser.add_argument("--data-dir", type=Path, help="with CIFAR-100, to start on that, too")
-    parser.set_defaults(width=0.125)
     return parser.parse_args()
 
 
@@ -139,24 +147,22 @@ def main() -> int:
     if given.threads is not None:
         torch.set_num_threads(given.threads)
     try:
-        device = pick_device(given.device, "--device")
         one_round(0, given)  # compiles bytecode, and has the disk's cache filled
         measured = repeated(lambda number: one_round(number, given), given.rounds, given.seconds)
     except UserError as error:
-        print(f"startup.py: {error}", file=sys.stderr)
-        return 2
+        return mistaken("startup", error)
     how = (
         f"Fresh processes, {len(measured)} rounds of one of each; train.py until its first step is "
-        f"done, with the 13-layer network at width {given.width:g}. Seconds since the process was "
-        "started, and those of the processor. Medians over rounds, in parentheses the least and "
-        "the most; differences are within a round."
+        "done, with the 13-layer network at width 0.125. Seconds since the process was started, "
+        "and those of the processor. Differences are within a round."
     )
-    beyond = beyond_torch(measured, DIGITS).median()
-    goal = (
-        f"Goal: at most {GOAL:g} s of the processor beyond importing torch, on the digits; "
-        f"{'met' if beyond <= GOAL else 'not met'}."
-    )
-    report("What starting takes", device, [how, markdown(rows(measured)), goal], given.output)
+    goals = []
+    for name in (name for name in (DIGITS, WANDB, CIFAR) if f"{name}: seconds" in measured):
+        beyond = beyond_torch(measured, name)
+        text = f"{cell(beyond)} s of the processor more"
+        goals.append(Goal(name, TORCH, text, f"at most {GOAL:g}", bool(beyond.max() <= GOAL)))
+    tables = {"To the first step, in seconds:": rows(measured)}
+    report("startup", given.output, CPU, how, goals, tables, {"starts": measured})
     return 0
 
 

@@ -133,7 +133,7 @@ class WeightAverage(AveragedModel):
     def _mix(self, average: Tensor, current: Tensor, observed: Tensor) -> Tensor:
         # From Python integers: tensors would have w_t computed in float32.
         weight = self.weights.step(int(observed.item()) + 1, int(self.window.item()))
-        return torch.lerp(average, current.to(average.dtype), weight)
+        return average.lerp_(current.to(average.dtype), weight)  # in place: no memory to find
 
     @torch.no_grad()
     def copy_to(self, model: nn.Module) -> None:

@@ -1,18 +1,26 @@
 """The benchmarks measure what they say, on networks too thin for their numbers to mean much."""
 
 import argparse
+import json
 import re
 import sys
 import tempfile
+import time
 from collections.abc import Callable
 from pathlib import Path
 from types import ModuleType
+from typing import Any
 
+import numpy as np
 import pandas as pd
 import pytest
+import torch
 from hydra.core.global_hydra import GlobalHydra
 
-from benchmarks import averaging, common, optimizers, sharing, startup
+from benchmarks import averaging, common, epochs, images, optimizers, sharing, startup, training
+from benchmarks import input as batches
+from benchmarks.page import section
+from phaseavg.data import ResidentImages
 from phaseavg.errors import UserError
 
 THIN = ("--width", "0.04", "--rounds", "2")
@@ -20,35 +28,32 @@ FEW_EPOCHS = (*THIN, "--batch-size", "2", "--epochs", "5", "--models")
 
 pytestmark = pytest.mark.filterwarnings("ignore:This overload of")  # of adabound
 
-Run = Callable[..., str]
+Record = dict[str, Any]
+Run = Callable[..., Record]
 
 
 @pytest.fixture
 def report(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path
 ) -> Run:
-    """Return a function that runs a benchmark and returns its report, printed and written alike."""
+    """Return a function that runs a benchmark and returns its record, which it prints as well."""
 
-    def run(benchmark: ModuleType, *arguments: str) -> str:
+    def run(benchmark: ModuleType, *arguments: str) -> Record:
         GlobalHydra.instance().clear()
-        output = tmp_path / "results" / "report.md"
+        output = tmp_path / "results" / "record.json"
         monkeypatch.setattr(sys, "argv", ["benchmark", *arguments, "--output", str(output)])
         assert benchmark.main() == 0
         written = output.read_text()
-        assert capsys.readouterr().out == written
         assert str(tmp_path) not in written
-        return written
+        record = json.loads(written)
+        assert capsys.readouterr().out == section(record) + "\n"
+        return record
 
     return run
 
 
-def tables(text: str) -> list[pd.DataFrame]:
-    found = []
-    for block in text.split("\n\n"):
-        if block.startswith("|"):
-            lines = [[c.strip() for c in line.split("|")[1:-1]] for line in block.splitlines()]
-            found.append(pd.DataFrame(lines[2:], columns=lines[0]))
-    return found
+def tables(record: Record) -> list[pd.DataFrame]:
+    return [pd.DataFrame(table["rows"]) for table in record["tables"]]
 
 
 def require_numbers(table: pd.DataFrame, words: set[str]) -> None:
@@ -67,10 +72,10 @@ def test_averaging_has_a_row_for_every_network_and_leaves_no_files(
     scratch = tmp_path / "scratch"
     scratch.mkdir()
     monkeypatch.setattr(tempfile, "tempdir", str(scratch))
-    text = report(averaging, *FEW_EPOCHS, *averaging.NETWORKS)
-    training, rows = tables(text)
+    record = report(averaging, *FEW_EPOCHS, *averaging.NETWORKS)
+    training, rows, peers = tables(record)
     assert tuple(training["network"]) == averaging.NETWORKS
-    assert set(training["rounds"]) == {"2"}
+    assert set(training["rounds"]) == {2}
     require_numbers(training, {"network", "parameters", "rounds"})
     assert list(zip(rows["network"], rows["weights"], strict=True)) == [
         ("cnn13", "exponential"),
@@ -80,7 +85,10 @@ def test_averaging_has_a_row_for_every_network_and_leaves_no_files(
     ]
     goal = rows.columns[-1]
     require_numbers(rows, {"network", "weights", goal})
-    assert f"that is so in {(rows[goal] == 'met').sum()} of {len(rows)} rows" in text
+    assert record["goals"][0]["met"] == (set(rows[goal]) == {"met"})
+    assert tuple(peers["network"]) == averaging.NETWORKS
+    require_numbers(peers, {"network"})
+    assert [outcome["beside"] for outcome in record["goals"][1:]] == list(averaging.PEERS)
     assert list(scratch.iterdir()) == []
 
 
@@ -88,10 +96,22 @@ def test_learnt_weights_are_left_out_where_there_is_no_room(
     report: Run, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(averaging, "storage_of", lambda *_: 1e9)
-    text = report(averaging, *FEW_EPOCHS, "cnn13")
-    assert list(tables(text)[1]["weights"]) == ["exponential"]
+    record = report(averaging, *FEW_EPOCHS, "cnn13")
+    assert list(tables(record)[1]["weights"]) == ["exponential"]
     for store in ("files", "memory"):
-        assert f"cnn13, learnt weights, {store}: not measured" in text
+        assert f"cnn13, learnt weights, {store}: not measured" in record["how"]
+
+
+def test_no_time_is_taken_of_averages_that_differ(
+    report: Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def other(model: torch.nn.Module, decay: float, device: torch.device) -> Any:
+        return ema(model, decay=0.99 * decay, device=device)
+
+    ema = averaging.ModelEmaV3
+    monkeypatch.setattr(averaging, "ModelEmaV3", other)
+    with pytest.raises(AssertionError, match="not close"):
+        report(averaging, *FEW_EPOCHS, "cnn13")
 
 
 def test_the_goal_is_judged_by_the_dearest_epoch_of_the_dearest_round() -> None:
@@ -146,12 +166,230 @@ def test_rounds_end_with_their_number_or_with_the_time_but_not_before_the_second
 def test_sharing_is_measured_beside_its_absence(report: Run) -> None:
     """By hand: 1c has 8 epochs of SGD in common, and `end` trains none of its own."""
     overrides = ("--overrides", "model.width=0.03", "evaluation.every=0", "batch_size=500")
-    text = report(sharing, "--tables", "1c", "--rounds", "1", "--threads", "1", *overrides)
-    (table,) = tables(text)
+    record = report(sharing, "--tables", "1c", "--rounds", "1", "--threads", "1", *overrides)
+    (table,) = tables(record)
     assert list(table[""]) == list(sharing.WAYS)
     assert list(table["epochs trained"]) == ["64", "64", "40"]
     require_numbers(table, {"", "epochs trained"})
-    assert re.search(r"Goal: at most 0\.6 of one by one; (not )?met\.", text)
+    (goal,) = record["goals"]
+    assert goal["met"] == (float(goal["measured"].split()[0]) <= 0.6)
+
+
+def test_input_is_measured_beside_torchvision(report: Run) -> None:
+    record = report(batches, "--images", "200", "--rounds", "2", "--threads", "1")
+    (table,) = tables(record)
+    assert list(table["an epoch of batches"]) == ["ours", *map(batches.peer, batches.WORKERS)]
+    require_numbers(table[1:], {"an epoch of batches"})
+    seconds = pd.DataFrame(record["rounds"]["epoch"])
+    ratio = seconds["torchvision, 0 workers"] / seconds["ours"]
+    assert common.cell(ratio) == table["ours, times as fast"][1]
+    assert [goal["met"] for goal in record["goals"]] == [ratio.min() >= batches.GOAL, None]
+
+
+@pytest.mark.parametrize("spoil", ["images", "labels"])
+def test_no_time_is_taken_of_other_images(spoil: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    pixels, labels = images.noise(1)
+    batches.require_same(pixels[:8], labels[:8])
+
+    def other(train: tuple[np.ndarray, np.ndarray], *arguments: Any, **options: Any) -> Any:
+        x, y = train
+        spoilt = (x.swapaxes(2, 3), y) if spoil == "images" else (x, y[::-1].copy())
+        return ResidentImages(spoilt, *arguments, **options)
+
+    monkeypatch.setattr(batches, "ResidentImages", other)
+    with pytest.raises(AssertionError):
+        batches.require_same(pixels[:8], labels[:8])
+
+
+def test_runs_and_peers_get_the_same_images() -> None:
+    pixels, labels = images.training_images(None, 300)
+    settings = common.settings_of("cnn13", 1.0, *images.overrides_of(None, 300))
+    data = training.load_data(settings, common.CPU)
+    assert (data.train_size, data.test_size, data.padding, data.flip) == (300, 100, 4, True)
+    assert data.train_labels.tolist() == labels
+    frames = data._windows.untyped_storage().tolist()[: 300 * 3 * 40 * 40]
+    ours = np.array(frames).reshape(300, 3, 40, 40)[:, :, 4:36, 4:36].transpose(0, 2, 3, 1)
+    assert (ours == pixels).all()
+    image, label = images.Pictures(pixels, labels)[7]
+    assert (np.asarray(image) == pixels[7]).all() and label == labels[7]
+
+
+FEW_IMAGES = ("--images", "100", "--batch-size", "50", "--rounds", "2", "--threads", "1")
+ONE_THIN = (*FEW_IMAGES, "--models", "cnn13", "--widths", "0.0625")
+
+TIMM_SCRIPT = """
+import argparse, logging, sys
+from timm.models import create_model
+from torch.nn.functional import cross_entropy
+from torch.utils.data import DataLoader
+from torchvision.transforms import ToTensor
+
+def create_dataset(*_, **__):
+    raise AssertionError("reads images of its own")
+
+def create_loader(dataset, batch_size, persistent_workers=True):
+    dataset.transform = ToTensor()
+    return DataLoader(dataset, batch_size, persistent_workers=persistent_workers)
+
+def train_one_epoch(model, loader):
+    sizes = []
+    for images, labels in loader:
+        cross_entropy(model(images), labels).backward()
+        sizes.append(len(labels))
+    assert sizes == [50, 50]
+
+def main():
+    parser = argparse.ArgumentParser()
+    parser.add_argument("--model")
+    parser.add_argument("--batch-size", type=int)
+    given, _ = parser.parse_known_args()
+    print("chatter")
+    logging.basicConfig(stream=sys.stderr, level=0, force=True)
+    model = create_model(given.model, num_classes=100)
+    train_one_epoch(model, create_loader(create_dataset(), given.batch_size))
+"""
+
+
+def test_training_is_measured_beside_timm_and_torchvision(report: Run, tmp_path: Path) -> None:
+    """All numbers of the page are those of the rounds."""
+    (tmp_path / "train.py").write_text(TIMM_SCRIPT)
+    path, handlers = list(sys.path), list(training.logging.root.handlers)
+    record = report(training, *ONE_THIN, "--timm", str(tmp_path))
+    assert (sys.path, training.logging.root.handlers) == (path, handlers)
+    assert "timm" in record["machine"]["versions"]
+    epoch, step = tables(record)
+    require_numbers(epoch, {"network", "width", "rounds"})
+    require_numbers(step, {"network", "width", "rounds"})
+    seconds = pd.DataFrame(record["rounds"]["cnn13, 0.0625: epoch"])
+    ways = list(training.OURS.values())
+    ended = [f"{way}, with its end" for way in ways]
+    assert list(seconds) == [*ways, *ended, "torchvision", "timm"]
+    for number, way in enumerate(ways):
+        assert (seconds[ended[number]] > seconds[way]).all()
+        ratio = seconds["timm"] / seconds[way]
+        assert epoch[f"{way}, times as fast as timm"][0] == common.cell(ratio)
+        goal = record["goals"][3 * number]
+        assert goal["measured"] == f"{common.cell(ratio)} times as fast"
+        assert goal["met"] == (ratio.min() >= 1)
+
+
+def test_timm_is_left_out_without_a_checkout(report: Run) -> None:
+    record = report(training, *ONE_THIN, "--overrides", "averaging=none")
+    beside_timm = [goal for goal in record["goals"] if "timm" in goal["beside"]]
+    assert {(goal["measured"], goal["met"]) for goal in beside_timm} == {
+        ("skipped: no --timm", None)
+    }
+    assert len(beside_timm) == 2
+    others = [goal for goal in record["goals"] if goal not in beside_timm]
+    assert all(goal["met"] in (True, False) for goal in others)
+    assert "with averaging=none" in record["how"]
+
+
+def script_of(main: Callable[[], None], train_one_epoch: Callable[..., None]) -> ModuleType:
+    script = ModuleType("script")
+    script.main, script.train_one_epoch = main, train_one_epoch
+    script.create_dataset = script.create_loader = lambda: None
+    return script
+
+
+def test_of_timm_the_epoch_is_timed_and_nothing_else() -> None:
+    def work(seconds: float) -> None:
+        end = time.process_time() + seconds
+        while time.process_time() < end:
+            pass
+
+    def main() -> None:
+        work(0.2)
+        script.train_one_epoch(0.02)
+
+    script = script_of(main, work)
+    assert 0.02 <= training.timm_epoch(script, "net", images.noise(1), 50) < 0.1
+
+
+def test_options_that_timm_refuses_are_told() -> None:
+    def main() -> None:
+        print("usage: …\nerror: no such option", file=sys.stderr)
+        sys.exit(2)
+
+    script = script_of(main, print)
+    with pytest.raises(UserError, match="ends with 'error: no such option'"):
+        training.timm_epoch(script, "net", images.noise(1), 50)
+
+
+def test_the_goals_of_training_are_judged_by_the_slowest_round() -> None:
+    def judged(name: str, width: float, timms: list[float]) -> tuple[str, bool | None]:
+        peers = {"torchvision": [2.0, 2.0], "timm": timms}
+        epoch = pd.DataFrame({way: [1.0, 1.0] for way in training.OURS.values()} | peers)
+        goal, *_ = training.goals_of(name, width, epoch, epoch)
+        return goal.goal, goal.met
+
+    assert judged("cnn13", 0.125, [1.5, 1.6]) == ("at least 1.5", True)
+    assert judged("cnn13", 0.125, [1.4, 1.6]) == ("at least 1.5", False)
+    assert judged("cnn13", 0.25, [1.0, 1.1]) == ("not slower", True)
+    assert judged("resnet34", 0.125, [0.9, 1.1]) == ("not slower", False)
+
+
+def test_epochs_are_those_of_the_plan(report: Run) -> None:
+    """By hand: 160 epochs a run; SGD and `end` are one training, `ours` has 80 epochs of it."""
+    narrow = ("dataset=cifar100", "model=cnn13", "seed=0")
+    record = report(epochs, "--tables", "1c", "--overrides", *narrow)
+    (table,) = tables(record)
+    assert list(table[""]) == ["table 1c", "all together"]
+    counts = [list(table[column]) for column in epochs.COUNTS]
+    assert counts == [["640", "640"], ["640", "640"], ["400", "400"]]
+    assert record["goals"][0]["measured"] == "0.625 (400 of 640)"
+
+
+@pytest.mark.parametrize(
+    ("benchmark", "arguments", "message"),
+    [
+        (batches, ["--data-dir", "nowhere"], "--data-dir=nowhere: holds no whole cifar-100-python"),
+        (training, [*ONE_THIN, "--timm", "nowhere"], "--timm=nowhere: has no train.py"),
+        (training, [*ONE_THIN, "--overrides", "averaging=x"], "averaging=x: there is no such"),
+        (training, [*FEW_IMAGES, "--models", "x"], "model=x: there is no such option"),
+        (epochs, ["--tables", "7"], "table=7: there is no such option"),
+        (optimizers, ["--device", "x"], "--device=x: there is no such device"),
+    ],
+)
+def test_mistakes_are_told_in_one_line(
+    benchmark: ModuleType,
+    arguments: list[str],
+    message: str,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    tmp_path: Path,
+) -> None:
+    GlobalHydra.instance().clear()
+    output = tmp_path / "record.json"
+    monkeypatch.setattr(sys, "argv", ["benchmark", *arguments, "--output", str(output)])
+    assert benchmark.main() == 2
+    told = capsys.readouterr()
+    name = benchmark.__name__.rpartition(".")[2]
+    assert told.out == ""
+    assert told.err.splitlines()[-1].startswith(f"{name}.py: {message}")
+    assert not output.exists()
+
+
+def test_rounds_fit_into_a_phase(
+    report: Run, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    few = ("--width", "0.04", "--batch-size", "2", "--models", "cnn13", "--learnt-models")
+    record = report(averaging, *few, "--epochs", "4", "--rounds", "2")
+    assert len(record["rounds"]["cnn13"]) == 2
+    monkeypatch.setattr(sys, "argv", ["benchmark", *few, "--epochs", "4", "--rounds", "3"])
+    with pytest.raises(SystemExit, match="2"):
+        averaging.main()
+    assert "--rounds=3 must be 2 less than --epochs=4" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("wrong", [["--images", "150"], ["--images", "200", "--batch-size", "64"]])
+def test_images_are_as_many_of_each_class_in_whole_batches(
+    wrong: list[str], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(sys, "argv", ["benchmark", *wrong])
+    with pytest.raises(SystemExit, match="2"):
+        training.main()
+    assert "multiple of" in capsys.readouterr().err
 
 
 def test_starting_is_told_beyond_the_import_of_torch(
@@ -164,17 +402,18 @@ def test_starting_is_told_beyond_the_import_of_torch(
         startup.DIGITS: ["-c", f"{startup.TELL}began = time.process_time()\n{work}\ntell()"],
     }
     monkeypatch.setattr(startup, "processes", lambda *_: made)
-    text = report(startup, "--rounds", "2", "--threads", "1")
-    (table,) = tables(text)
+    record = report(startup, "--rounds", "2", "--threads", "1")
+    (table,) = tables(record)
     assert list(table[""]) == [startup.TORCH, startup.DIGITS]
     require_numbers(table.iloc[1:], {""})
     beyond = float(table["processor, beyond import torch"][1].split()[0])
     assert 0.1 < beyond < 1
-    assert "on the digits; met." in text
+    (goal,) = record["goals"]
+    assert (goal["what"], goal["met"]) == (startup.DIGITS, True)
 
 
 def test_starting_ends_with_the_first_step(tmp_path: Path) -> None:
-    given = argparse.Namespace(width=0.04, device="cpu", data_dir=None)
+    given = argparse.Namespace(data_dir=None)
     digits = startup.processes(given, str(tmp_path))[startup.DIGITS]
     seconds, processor = startup.started(digits, threads=1)
     assert seconds > 0
