@@ -3,7 +3,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 
 .DEFAULT_GOAL := help
-.PHONY: help demo mini table1a table1b table1c table1d table1 table2 table3 table4 tables records store bench
+.PHONY: help demo mini table1a table1b table1c table1d table1 table2 table3 table4 tables records store bench bench-gpu
 .PHONY: test lint format clean
 
 help: ## list the targets
@@ -74,6 +74,13 @@ bench: .venv/installed ## everything in benchmarks/, one after the other, and th
 	$(BIN)/python -m benchmarks.page
 
 images = $(if $(DATA),--data-dir $(DATA))
+
+# On a host that has one; PARTS narrows, each takes under ten minutes and leaves its own record.
+bench-gpu: .venv/installed ## what an NVIDIA GPU makes of it: PARTS="networks determinism packing imagenet kernels"
+	@for part in $(PARTS); do $(BIN)/python -m benchmarks.gpu $$part || exit; done
+	$(BIN)/python -m benchmarks.page
+
+PARTS := networks determinism packing imagenet kernels
 
 test: .venv/installed ## run the tests
 	$(BIN)/python -m pytest -n 2 --dist worksteal

@@ -82,13 +82,14 @@ def positive(typed: str) -> int:
     return number
 
 
-def settings_of(model: str, width: float, *overrides: str) -> Settings:
-    """Return the settings of a run on CIFAR-100.
+def settings_of(model: str, width: float | None, *overrides: str) -> Settings:
+    """Return the settings of a run on CIFAR-100; `width` is for networks that have one.
 
     Raises:
         UserError: if there is no such network, or it does not take a value.
     """
-    typed = ["dataset=cifar100", f"model={model}", f"model.width={width}", "tracking=none"]
+    typed = ["dataset=cifar100", f"model={model}", "tracking=none"]
+    typed += [] if width is None else [f"model.width={width}"]
     with initialize_config_dir(str(CONF), version_base="1.3"):
         try:
             return check(compose("config", [*typed, *overrides]))
@@ -175,18 +176,10 @@ def report(
         rounds: the numbers that all others come from, a row for each round, by what they are of.
         packages: versions that count besides those that a run records.
     """
-    names = [device_name(device)]
-    if device.type != "cpu":
-        names.append(device_name(CPU))
-    used = {**versions(), **(packages or {})}
     record = {
         "title": TITLES[name],
         "date": datetime.now(UTC).date().isoformat(),
-        "machine": {
-            "device": f"{device} ({', '.join(names)})",
-            "threads": torch.get_num_threads(),
-            "versions": {package: number for package, number in used.items() if number},
-        },
+        "machine": machine_of(device, packages),
         "how": how,
         "goals": [asdict(goal) for goal in goals],
         "tables": [{"caption": caption, "rows": rows} for caption, rows in tables.items()],
@@ -196,6 +189,25 @@ def report(
     output.parent.mkdir(parents=True, exist_ok=True)
     text = json.dumps(record, indent=1, ensure_ascii=False, allow_nan=False)
     write_atomically(output, f"{text}\n".encode(), place=f"--output={output}")
+
+
+def machine_of(device: torch.device, packages: Mapping[str, str] | None = None) -> dict[str, Any]:
+    """Return what something is measured on and with.
+
+    Args:
+        device: that the work is done on.
+        packages: versions that count besides those that a run records.
+    """
+    names = [device_name(device)]
+    if device.type != "cpu":
+        names.append(device_name(CPU))
+    used = {**versions(), **(packages or {})}
+    return {
+        "device": f"{device} ({', '.join(names)})",
+        "device_name": names[0],
+        "threads": torch.get_num_threads(),
+        "versions": {package: number for package, number in used.items() if number},
+    }
 
 
 def versions_of(*packages: str) -> dict[str, str]:

@@ -46,13 +46,44 @@ def noise_set(
     device: torch.device | str = "cpu",
     train_per_class: int = OF_CLASS,
     test_per_class: int = OF_CLASS,
+    train_images: int | None = None,
     **options: Any,
 ) -> ResidentImages:
-    """Return noise in place of CIFAR-100; what is tested on is some of it."""
+    """Return noise in place of CIFAR-100; what is tested on is some of it.
+
+    Args:
+        batch_size: images of a batch.
+        seed: of the run.
+        device: where it lies.
+        train_per_class: images of each class.
+        test_per_class: of these.
+        train_images: of all classes together, instead.
+        options: of `ResidentImages`.
+    """
+    if train_images is not None:
+        train_per_class = test_per_class = train_images // CLASSES
     images, labels = noise(train_per_class)
     train = images.transpose(0, 3, 1, 2), np.asarray(labels)
     test = tuple(part[: CLASSES * test_per_class] for part in train)
     return ResidentImages(train, test, CLASSES, batch_size, seed, device=device, **options)
+
+
+def large_noise_set(
+    batch_size: int,
+    seed: int,
+    train_images: int,
+    device: torch.device | str = "cpu",
+    **options: Any,
+) -> ResidentImages:
+    """Return noise in the shape of ImageNet's images as networks get them, of a thousand classes.
+
+    It lies on the device and is augmented as CIFAR is: what is left out is reading files.
+    """
+    random = np.random.default_rng(train_images)
+    images = random.integers(0, 256, (train_images, 3, 224, 224), dtype=np.uint8)
+    part = images, random.integers(0, 1000, train_images)
+    few = tuple(of[:1] for of in part)
+    return ResidentImages(part, few, 1000, batch_size, seed, device=device, **options)
 
 
 def add_images(parser: ArgumentParser, default: int) -> None:

@@ -29,6 +29,11 @@ TITLES = {  # of the benchmarks, in the order of the pages
     "epochs": "How many epochs the tables take",
     "sharing": "What sharing saves",
     "startup": "What starting takes, to the first step",
+    "gpu-networks": "Networks on a GPU",
+    "gpu-determinism": "What determinism costs on a GPU",
+    "gpu-packing": "Several runs at once on a GPU",
+    "gpu-imagenet": "Networks for ImageNet on a GPU",
+    "gpu-kernels": "Where the time goes on a GPU",
 }
 MARKS = ("<!-- benchmarks -->", "<!-- /benchmarks -->")
 COLUMNS = ["what", "beside", "measured", "goal", "met"]
@@ -57,9 +62,10 @@ def section(result: Mapping[str, Any]) -> str:
         f"- {versions}",
     ]
     blocks = [f"## {result['title']}", "\n".join(facts), result["how"]]
-    blocks.append(markdown([headline(goal) for goal in result["goals"]]))
+    if result["goals"]:
+        blocks.append(markdown([headline(goal) for goal in result["goals"]]))
     for table in result["tables"]:
-        blocks += [table["caption"], markdown(table["rows"])]
+        blocks += [*[table["caption"]] * bool(table["caption"]), markdown(table["rows"])]
     return "\n\n".join(blocks)
 
 
@@ -72,7 +78,9 @@ def benchmarks_page(results: Mapping[str, Mapping[str, Any]]) -> str:
     """Return the text of `benchmarks/README.md`."""
     missing = "Not measured: `python -m benchmarks.{}`."
     sections = [
-        section(results[name]) if name in results else f"## {title}\n\n{missing.format(name)}"
+        section(results[name])
+        if name in results
+        else f"## {title}\n\n{missing.format(name.replace('-', ' '))}"
         for name, title in TITLES.items()
     ]
     opening = (
@@ -88,7 +96,7 @@ def summary(results: Mapping[str, Mapping[str, Any]]) -> str:
     """Return the table of all outcomes."""
     rows = []
     for name, title in TITLES.items():
-        if name in results:
+        if name in results:  # which may have no outcome of its own
             rows += [headline(goal) for goal in results[name]["goals"]]
         else:
             rows.append({"what": title, "measured": "not measured"})

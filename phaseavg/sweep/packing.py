@@ -38,7 +38,7 @@ from phaseavg.training.execution import own_threads, pick_device
 from phaseavg.training.signals import StopSignals
 
 MEASURED = REPOSITORY / "benchmarks/results/gpu-packing.json"
-"""What `make bench-gpu` has measured: `device_name`, and under `packing` a row for each network and
+"""What `make bench-gpu` has measured: on which GPU, and in its `rounds` a row for each network and
 number of runs at once (`network`, `runs`), with the images/s of all of them together
 (`images_per_second`) and the peak of a run's allocated memory (`peak_memory_bytes`)."""
 
@@ -220,7 +220,7 @@ def measured(path: Path) -> dict[str, list[dict[str, Any]]]:
     if not path.exists():
         return {}
     content = json.loads(path.read_text())
-    return {content["device_name"]: content["packing"]}
+    return {content["machine"]["device_name"]: content["rounds"]["packing"]}
 
 
 def fastest(packing: Sequence[Mapping[str, Any]], network: str, free: int) -> int | None:

@@ -147,7 +147,7 @@ def test_as_many_runs_as_train_most_images_and_fit_into_the_memory(
     expected: tuple[int, str],
 ) -> None:
     path = tmp_path / "gpu-packing.json"
-    path.write_text(json.dumps({"device_name": "a GPU", "packing": ROWS}))
+    path.write_text(json.dumps({"machine": {"device_name": "a GPU"}, "rounds": {"packing": ROWS}}))
     monkeypatch.setattr(packing, "MEASURED", path)
     monkeypatch.setattr(packing, "card", lambda *_: Card("a GPU", free))
     assert best([Needs(network, "cuda", 4) for network in networks]) == expected

@@ -1,0 +1,460 @@
+"""What a GPU does with this project's training: `python -m benchmarks.gpu PART`.
+
+* `networks`: the CIFAR networks, plain and in each of the ways that are faster
+* `determinism`: what deterministic algorithms cost
+* `packing`: several runs at once on the card (`hydra/launcher=packed` goes by it)
+* `imagenet`: the ImageNet networks on synthetic images of 224×224
+* `kernels`: where the time goes, by torch's profiler
+
+All train with the run's own step on noise that lies on the device. A part leaves its record after
+each network, and takes what an earlier call on the same machine has left for the others along, so
+that it can be measured network by network (`--models`), and cut short. `--device cpu` rehearses it.
+"""
+
+import gc
+import json
+import multiprocessing
+import sys
+import time
+from argparse import ArgumentParser, Namespace
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import ExitStack
+from itertools import islice
+from pathlib import Path
+from statistics import median
+from tempfile import TemporaryDirectory
+from typing import Any
+
+import pandas as pd
+import torch
+from torch.profiler import ProfilerActivity, profile
+
+from benchmarks.common import Goal, machine_of, mistaken, positive, report, settings_of
+from benchmarks.page import RESULTS
+from benchmarks.roofline import least_seconds
+from phaseavg.config import Settings, build
+from phaseavg.errors import UserError
+from phaseavg.runs.provenance import device_name, peak_memory_bytes, reset_peak_memory
+from phaseavg.sweep.packing import multi_process_service
+from phaseavg.training.execution import pick_device, prepare
+from phaseavg.training.parts import assemble
+from phaseavg.training.step import WARM_UP, Step, new_step
+
+CIFAR = ("cnn13", "resnet34", "densenet121", "wrn28_10")
+IMAGENET = ("resnet50", "resnext50", "vgg16")
+EPOCH = {**dict.fromkeys(CIFAR, 50_000), **dict.fromkeys(IMAGENET, 1_281_167)}  # images
+GOALS = {"cnn13": 0.7, "resnet34": 1.2, "densenet121": 3.0, "wrn28_10": 4.5}  # s, on an H200
+CHUNK = 10  # steps between two looks at the clock
+KERNELS = 15  # that are listed
+
+PLAIN, FASTEST = "plain: TF32, NCHW", "bf16, NHWC, graph"
+WAYS: dict[str, list[str]] = {
+    PLAIN: ["execution.precision=tf32", "execution.channels_last=false", "execution.graph=false"],
+    "bf16, NHWC": ["execution.precision=bf16", "execution.graph=false"],
+    FASTEST: ["execution.precision=bf16"],
+    "bf16, NHWC, compiled": [
+        "execution.precision=bf16", "execution.graph=false", "execution.compile=true"
+    ],
+    "bf16, NHWC, graph, compiled": ["execution.precision=bf16", "execution.compile=true"],
+    "bf16, NHWC, graph, max-autotune": [
+        "execution.precision=bf16", "execution.compile=max-autotune"
+    ],
+}  # fmt: skip
+USUAL_WAYS = list(WAYS)[:-1]
+DETERMINISM = {
+    "profile=fast": [],
+    "the same, deterministic": ["execution.deterministic=true"],
+    "profile=deterministic": ["profile=deterministic"],
+}
+
+
+# A network in training
+
+
+def run_settings(name: str, given: Namespace, overrides: Sequence[str]) -> Settings:
+    """Return the settings of a run on noise in the shape of the network's data set."""
+    target = "noise_set" if name in CIFAR else "large_noise_set"
+    width = given.width if name in CIFAR else None
+    return settings_of(
+        name,
+        width,
+        f"dataset._target_=benchmarks.images.{target}",
+        f"+dataset.train_images={given.images}",
+        f"batch_size={given.batch_size}",
+        f"execution.device={given.device}",
+        "averaging=none",
+        *([] if any(o.startswith("profile=") for o in overrides) else ["profile=fast"]),
+        *overrides,
+    )
+
+
+class Training:
+    """A run's training, ready to be timed.
+
+    Args:
+        settings: of the run.
+    """
+
+    def __init__(self, settings: Settings) -> None:
+        self.settings, self.device = prepare(settings)
+        reset_peak_memory(self.device)
+        data, _, state = assemble(self.settings, self.device)
+        state.model.train()
+        self.data, self.state = data, state
+        self._step: Step = new_step(state, data, self.settings)
+        self._draws = self._step.draws(0, sys.maxsize)
+
+    def steps(self, count: int) -> float:
+        """Take steps; return the seconds until the device has done them."""
+        start = time.perf_counter()
+        for drawn in islice(self._draws, count):
+            self._step(*drawn)
+        if self.device.type != "cpu":
+            torch.accelerator.synchronize(self.device)
+        return time.perf_counter() - start
+
+    def first_steps(self) -> float:
+        """Take the steps in which things are compiled, chosen and recorded; return the seconds."""
+        return self.steps(WARM_UP + 2)
+
+    def measured(self, seconds: float) -> dict[str, float]:
+        """Return what a while of steps, and those before them, have shown."""
+        first, took = self.first_steps(), []
+        start = time.perf_counter()
+        while len(took) < 2 or time.perf_counter() - start < seconds:
+            took.append(self.steps(CHUNK) / CHUNK)
+        return {
+            "images_per_second": self.data.batch_size / median(took),
+            "first_seconds": first,
+            "peak_memory_bytes": peak_memory_bytes(self.device),
+        }
+
+
+def freed(call: Callable[[], dict[str, float]]) -> dict[str, float]:
+    """Return what a call returns, and leave nothing of it on the device."""
+    try:
+        return call()
+    finally:
+        gc.collect()
+        torch.compiler.reset()
+        if torch.cuda.is_available():
+            torch.cuda.empty_cache()
+
+
+def ceilings(device: torch.device, size: int) -> dict[str, float]:
+    """Return the rate of a bf16 matrix product (FLOP/s) and of a copy (bytes/s, both ways)."""
+    a, b = (torch.randn(size, size, device=device, dtype=torch.bfloat16) for _ in range(2))
+    source = torch.randn(8 * size * size, device=device)
+    target = torch.empty_like(source)
+
+    def fastest(call: Callable[[], object]) -> float:
+        took = []
+        for _ in range(12):
+            start = time.perf_counter()
+            call()
+            if device.type != "cpu":
+                torch.accelerator.synchronize(device)
+            took.append(time.perf_counter() - start)
+        return median(took[2:])
+
+    return {
+        "flops": 2 * size**3 / fastest(lambda: a @ b),
+        "bandwidth": 2 * source.nbytes / fastest(lambda: target.copy_(source)),
+    }
+
+
+def least(name: str, given: Namespace, ceiling: Mapping[str, float]) -> tuple[float, int]:
+    """Return the least seconds of an epoch by the ceilings, and the kernels of a step."""
+    settings = run_settings(name, given, [])
+    size = 32 if name in CIFAR else 224
+    classes = 100 if name in CIFAR else 1000
+    offered = {"num_classes": classes, "in_channels": 3, "image_size": size}
+    with torch.device("meta"):
+        model = build("model", settings.model, offered=offered)
+    shape = (given.batch_size, 3, size, size)
+    seconds, kernels = least_seconds(model, shape, ceiling["flops"], ceiling["bandwidth"])
+    return seconds * EPOCH[name] / given.batch_size, kernels
+
+
+# The parts: each returns rows of one network
+
+
+def of_ways(name: str, given: Namespace, ways: Mapping[str, list[str]]) -> list[dict[str, Any]]:
+    """Return a row for each way that the device can do."""
+    rows = []
+    for way in ways:
+        print(f"{name}, {way} …", file=sys.stderr, flush=True)
+        try:
+            settings = run_settings(name, given, ways[way])
+            found = freed(lambda settings=settings: Training(settings).measured(given.seconds))
+        except Exception as error:  # as when there is no compiler: the others are measured
+            print(f"{name}, {way}: skipped: {error}", file=sys.stderr, flush=True)
+            continue
+        rows.append({"network": name, "way": way, **found})
+    return rows
+
+
+def networks(name: str, given: Namespace) -> list[dict[str, Any]]:
+    """Return a row for each way, with the least seconds of an epoch."""
+    ceiling = ceilings(pick_device(given.device), given.matrix)
+    seconds, kernels = least(name, given, ceiling)
+    known = {**ceiling, "least_seconds": seconds, "kernels": kernels}
+    ways = {way: WAYS[way] for way in given.ways}
+    return [{**row, **known} for row in of_ways(name, given, ways)]
+
+
+def determinism(name: str, given: Namespace) -> list[dict[str, Any]]:
+    """Return a row for each profile."""
+    return of_ways(name, given, DETERMINISM)
+
+
+def packing(name: str, given: Namespace) -> list[dict[str, Any]]:
+    """Return a row for each number of runs at once, with one service for all and without."""
+    rows = []
+    for service in (True, False):
+        with ExitStack() as stack, TemporaryDirectory(prefix="phaseavg-") as folder:
+            if service:
+                if pick_device(given.device).type != "cuda":
+                    continue
+                stack.enter_context(multi_process_service(given.device, Path(folder)))
+            for runs in given.runs:
+                print(f"{name}, {runs} at once …", file=sys.stderr, flush=True)
+                found = side_by_side(name, given, runs)
+                rows.append({"network": name, "runs": runs, "service": service, **found})
+    return rows
+
+
+def side_by_side(name: str, given: Namespace, runs: int) -> dict[str, float]:
+    """Return what runs in processes of their own do together in the same while."""
+    context = multiprocessing.get_context("spawn")
+    ready, told = context.Barrier(runs), context.SimpleQueue()
+    processes = [
+        context.Process(target=one_of_several, args=(name, given, ready, told)) for _ in range(runs)
+    ]
+    for process in processes:
+        process.start()
+    for process in processes:
+        process.join()
+    if any(process.exitcode for process in processes):
+        raise UserError(f"--runs={runs}: not all of {runs} processes with {name} got to their end")
+    found = [told.get() for _ in processes]
+    return {
+        "images_per_second": sum(one["images_per_second"] for one in found),
+        "peak_memory_bytes": max(one["peak_memory_bytes"] for one in found),
+    }
+
+
+def one_of_several(name: str, given: Namespace, ready: Any, told: Any) -> None:
+    """Train beside others, and tell how fast while all of them do."""
+    try:
+        training = Training(run_settings(name, given, ["execution.threads=1"]))
+        training.first_steps()
+        ready.wait(timeout=300)
+        start, count = time.perf_counter(), 0
+        while count == 0 or time.perf_counter() - start < given.seconds:
+            training.steps(CHUNK)
+            count += CHUNK
+        rate = count * training.data.batch_size / (time.perf_counter() - start)
+        memory = peak_memory_bytes(training.device)
+        ready.wait(timeout=300)
+    except BaseException:
+        ready.abort()
+        raise
+    told.put({"images_per_second": rate, "peak_memory_bytes": memory})
+
+
+def kernels(name: str, given: Namespace) -> list[dict[str, Any]]:
+    """Return a row for each of the kernels that take the most time."""
+    training = Training(run_settings(name, given, []))
+    training.first_steps()
+    training.steps(CHUNK)
+    cuda = training.device.type == "cuda"
+    with profile(activities=[ProfilerActivity.CUDA if cuda else ProfilerActivity.CPU]) as seen:
+        took = training.steps(CHUNK)
+    of = "self_device_time_total" if cuda else "self_cpu_time_total"
+    events = sorted(seen.key_averages(), key=lambda event: -getattr(event, of))
+    busy = sum(getattr(event, of) for event in events) * 1e-6
+    rows = [
+        {
+            "network": name,
+            "kernel": " ".join(event.key.split())[:90],
+            "launches_per_step": event.count / CHUNK,
+            "milliseconds_per_step": getattr(event, of) * 1e-3 / CHUNK,
+            "share_of_step": getattr(event, of) * 1e-6 / took,
+        }
+        for event in events[:KERNELS]
+    ]
+    whole = {"kernel": "all", "launches_per_step": sum(e.count for e in events) / CHUNK}
+    times = {"milliseconds_per_step": busy * 1e3 / CHUNK, "share_of_step": busy / took}
+    return [{"network": name, **whole, **times}, *rows]
+
+
+PARTS: dict[str, Callable[[str, Namespace], list[dict[str, Any]]]] = {
+    "networks": networks,
+    "determinism": determinism,
+    "packing": packing,
+    "imagenet": networks,
+    "kernels": kernels,
+}
+COMMON = (
+    "The run's own step on noise that lies on the device, batches of {batch}; medians over chunks "
+    f"of {CHUNK} steps in {{seconds:g}} s, after the first {WARM_UP + 2} steps. "
+)
+HOW = {
+    "networks": "The least time of an epoch is that of eager kernels at the card's own ceilings, "
+    "measured beside (benchmarks/roofline.py); the first steps compile and record.",
+    "determinism": "Ratios are to the first row of a network.",
+    "packing": "Each run is a process of its own; the images/s are those of all together in the "
+    "same while. `one service`: under NVIDIA's Multi-Process Service, if it started.",
+    "imagenet": "As for the networks for CIFAR; images of 224×224, epochs of 1,281,167.",
+    "kernels": "By torch's profiler, over ten steps with profile=fast; `all` is the time in which "
+    "the device works, as a share of the step.",
+}
+
+
+# The tables
+
+
+def tables_of(part: str, rows: pd.DataFrame) -> list[dict[str, str]]:
+    """Return the rows as they are read."""
+    return [
+        TABLES[part](row, rows[rows["network"] == row["network"]]) for _, row in rows.iterrows()
+    ]
+
+
+def way_row(row: pd.Series, of_network: pd.DataFrame) -> dict[str, str]:
+    """Return a way beside the first of its network."""
+    first = of_network["images_per_second"].iloc[0]
+    return {
+        "network": row["network"],
+        "way": row["way"],
+        "images/s": f"{row['images_per_second']:,.0f}",
+        "epoch (s)": f"{EPOCH[row['network']] / row['images_per_second']:.3g}",
+        f"times {of_network['way'].iloc[0]}": f"{row['images_per_second'] / first:.2f}",
+        "memory (GB)": f"{row['peak_memory_bytes'] / 1e9:.2f}",
+        "first steps (s)": f"{row['first_seconds']:.1f}",
+    }
+
+
+def network_row(row: pd.Series, of_network: pd.DataFrame) -> dict[str, str]:
+    """Return a way beside the first of its network, and beside what the card can do."""
+    epoch = EPOCH[row["network"]] / row["images_per_second"]
+    return way_row(row, of_network) | {
+        "least epoch (s)": f"{row['least_seconds']:.3g}",
+        "share of it (%)": f"{100 * row['least_seconds'] / epoch:.0f}",
+        "kernels of a step": f"{row['kernels']:.0f}",
+    }
+
+
+def packing_row(row: pd.Series, of_network: pd.DataFrame) -> dict[str, str]:
+    """Return a number of runs beside one."""
+    alike = of_network[of_network["service"] == row["service"]]
+    one = alike["images_per_second"].iloc[0]
+    return {
+        "network": row["network"],
+        "runs at once": f"{row['runs']}",
+        "one service": "yes" if row["service"] else "no",
+        "images/s": f"{row['images_per_second']:,.0f}",
+        f"times that of {alike['runs'].iloc[0]}": f"{row['images_per_second'] / one:.2f}",
+        "memory of a run (GB)": f"{row['peak_memory_bytes'] / 1e9:.2f}",
+    }
+
+
+def kernel_row(row: pd.Series, _: pd.DataFrame) -> dict[str, str]:
+    """Return a kernel."""
+    return {
+        "network": row["network"],
+        "kernel": row["kernel"],
+        "of a step (%)": f"{100 * row['share_of_step']:.1f}",
+        "ms of a step": f"{row['milliseconds_per_step']:.3g}",
+        "launches": f"{row['launches_per_step']:g}",
+    }
+
+
+TABLES: dict[str, Callable[[pd.Series, pd.DataFrame], dict[str, str]]] = {
+    "networks": network_row,
+    "determinism": way_row,
+    "packing": packing_row,
+    "imagenet": network_row,
+    "kernels": kernel_row,
+}
+
+
+def goals_of(part: str, rows: pd.DataFrame, device: torch.device, width: float) -> list[Goal]:
+    """Return the headline of each network: how fast it is at best, and what was asked for."""
+    if part not in ("networks", "imagenet"):
+        return []
+    found = []
+    for name, of_network in rows.groupby("network", sort=False):
+        best = of_network.loc[of_network["images_per_second"].idxmax()]
+        epoch = EPOCH[name] / best["images_per_second"]
+        asked = name in GOALS and width == 1 and "H200" in device_name(device)
+        plain = of_network[of_network["way"] == PLAIN]["images_per_second"]
+        ratio = f", {best['images_per_second'] / plain.iloc[0]:.2f} times as fast" * len(plain)
+        found.append(
+            Goal(
+                f"epoch of {name} on {device_name(device)}, {best['way']}",
+                "the plain loop",
+                f"{epoch:.3g} s{ratio}",
+                f"at most {GOALS[name]:g} s" if asked else "",
+                epoch <= GOALS[name] if asked else None,
+            )
+        )
+    return found
+
+
+def earlier(output: Path, part: str, device: torch.device) -> list[dict[str, Any]]:
+    """Return the rows that an earlier call on the same machine has left."""
+    if not output.exists():
+        return []
+    record = json.loads(output.read_text())
+    return record["rounds"][part] if record["machine"] == machine_of(device) else []
+
+
+def parsed() -> Namespace:
+    """Return the command line's options."""
+    parser = ArgumentParser(prog="python -m benchmarks.gpu", description=__doc__.split("\n")[0])
+    parser.add_argument("part", choices=list(PARTS))
+    parser.add_argument("--models", nargs="+", choices=[*CIFAR, *IMAGENET], help="networks")
+    parser.add_argument("--ways", nargs="+", choices=list(WAYS), default=USUAL_WAYS)
+    parser.add_argument("--runs", nargs="+", type=positive, default=[1, 2, 3, 4], help="at once")
+    parser.add_argument("--seconds", type=float, default=3.0, help="that each is timed for")
+    parser.add_argument("--device", default="cuda")
+    parser.add_argument("--width", type=float, default=1.0, help="factor on channels (CIFAR)")
+    parser.add_argument("--batch-size", type=positive, help="128; 256 for ImageNet")
+    parser.add_argument("--images", type=positive, help="on the device, 100 or 4 times the batch")
+    parser.add_argument("--matrix", type=positive, default=8192, help="rows of the product")
+    parser.add_argument("--output", type=Path, help="file of the record")
+    given = parser.parse_args()
+    large = given.part == "imagenet"
+    given.models = given.models or list(IMAGENET if large else CIFAR)
+    given.batch_size = given.batch_size or (256 if large else 128)
+    given.images = given.images or given.batch_size * (4 if large else 100)
+    given.output = given.output or RESULTS / f"gpu-{given.part}.json"
+    return given
+
+
+def main() -> int:
+    """Measure and report."""
+    given = parsed()
+    try:
+        device = pick_device(given.device, "--device")
+        rows = earlier(given.output, given.part, device)
+        for name in given.models:
+            new = PARTS[given.part](name, given)
+            keep = [row for row in rows if row["network"] != name]
+            rows = [*keep, *new]
+            frame = pd.DataFrame(rows)
+            how = COMMON.format(batch=given.batch_size, seconds=given.seconds) + HOW[given.part]
+            how += f" Width {given.width:g}." if given.width != 1 else ""
+            goals = goals_of(given.part, frame, device, given.width)
+            tables = {"": tables_of(given.part, frame)}
+            rounds = {given.part: frame}
+            report(f"gpu-{given.part}", given.output, device, how, goals, tables, rounds)
+    except UserError as error:
+        return mistaken("gpu", error)
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
