@@ -100,18 +100,19 @@ class ResidentImages:
         pads = {"mean": np.rint(np.asarray(mean) * 255), "zero": np.zeros(self.channels)}
         if pad_value not in pads:
             raise ValueError(f"pad_value={pad_value!r}; choices: {', '.join(pads)}")
+        self._mirrored = flip and flipped_copy
         size = self.image_size + 2 * padding
-        padded = np.empty((self.train_size, self.channels, size, size), np.uint8)
-        padded[:] = pads[pad_value].reshape(1, -1, 1, 1)
+        shape = (1 + self._mirrored, self.train_size, self.channels, size, size)
+        padded = np.empty(shape, np.uint8)
+        padded[:] = pads[pad_value].reshape(-1, 1, 1)
         inner = slice(padding, padding + self.image_size)
-        padded[:, :, inner, inner] = images
-        frames = torch.from_numpy(padded).to(self.device)
-        self._mirrored = self.flip and flipped_copy
+        padded[0, :, :, inner, inner] = images
         if self._mirrored:
-            frames = torch.cat([frames, frames.flip(3)])
+            padded[1, :, :, inner, inner] = images[:, :, :, ::-1]
+        frames = torch.from_numpy(padded).to(self.device)
         # A view of all windows of an image's size, one for each place in memory where one can
         # begin, most of them across images: a batch of crops is gathered by one index.
-        strides = frames.stride()
+        strides = frames.stride()[1:]
         last = (self.channels - 1) * strides[1] + (self.image_size - 1) * (strides[2] + 1)
         self._windows = frames.view(-1).as_strided(
             (frames.numel() - last, self.channels, self.image_size, self.image_size),
