@@ -144,10 +144,12 @@ def read_metrics(
     if finished.empty:
         raise UserError(f"{runs['path'].iloc[0].parent}: every run in it has diverged")
     frames = []
-    for run_id, path in zip(finished["run_id"], finished["path"], strict=True):
+    for path in finished["path"]:
         try:
             metrics = pd.read_json(metrics_file(path), lines=True)
         except (OSError, ValueError) as error:
             raise _damaged(path, error) from error
-        frames.append(metrics.assign(run_id=run_id))
-    return pd.concat(frames).merge(finished[["run_id", *columns]], on="run_id")
+        frames.append(metrics.assign(path=path))
+    # By their folders: one run may be there twice, as it was carried out in two ways.
+    made = finished[["path", "run_id", *columns]]
+    return pd.concat(frames).merge(made, on="path").drop(columns="path")

@@ -82,6 +82,16 @@ def test_runs_are_grouped_by_the_settings_named(tmp_path: Path) -> None:
     ]
 
 
+def test_one_run_in_two_precisions_is_two_rows(tmp_path: Path) -> None:
+    bf16 = {**MADE_WITH, "execution": {**MADE_WITH["execution"], "precision": "bf16"}}
+    write_record(tmp_path, "fp32-a", 0, 10.0, run_id="a")
+    write_record(tmp_path, "bf16-a", 0, 20.0, run_id="a", provenance=[bf16])
+    table = compare(read_runs(tmp_path), ["precision"])
+    assert list(table["precision"]) == ["bf16", "fp32"]
+    assert list(table["n"]) == [1, 1]
+    assert list(table["as trained"]) == ["20.00", "10.00"]
+
+
 def test_runs_that_are_no_repetitions_are_not_averaged(tmp_path: Path) -> None:
     write_record(tmp_path, "a", 0, 10.0, gamma0=0.9)
     write_record(tmp_path, "b", 1, 12.0, gamma0=0.5)
