@@ -75,9 +75,13 @@ bench: .venv/installed ## everything in benchmarks/, one after the other, and th
 
 images = $(if $(DATA),--data-dir $(DATA))
 
-# On a host that has one; PARTS narrows, each takes under ten minutes and leaves its own record.
-bench-gpu: .venv/installed ## what an NVIDIA GPU makes of it: PARTS="networks determinism packing imagenet kernels"
-	@for part in $(PARTS); do $(BIN)/python -m benchmarks.gpu $$part || exit; done
+# On a host that has one. Each network is measured in a process of its own, which leaves its record.
+bench-gpu: .venv/installed ## what an NVIDIA GPU makes of it, network by network; PARTS= and MODELS= narrow
+	@for part in $(PARTS); do \
+		for model in $(if $(MODELS),$(MODELS),$$($(BIN)/python -m benchmarks.gpu $$part --list)); do \
+			$(BIN)/python -m benchmarks.gpu $$part --models $$model || exit; \
+		done; \
+	done
 	$(BIN)/python -m benchmarks.page
 
 PARTS := networks determinism packing imagenet kernels

@@ -14,6 +14,7 @@ that it can be measured network by network (`--models`), and cut short. `--devic
 import gc
 import json
 import multiprocessing
+import os
 import sys
 import time
 from argparse import ArgumentParser, Namespace
@@ -27,6 +28,7 @@ from typing import Any
 
 import pandas as pd
 import torch
+from torch.autograd import DeviceType
 from torch.profiler import ProfilerActivity, profile
 
 from benchmarks.common import Goal, machine_of, mistaken, positive, report, settings_of
@@ -36,7 +38,8 @@ from phaseavg.config import Settings, build
 from phaseavg.errors import UserError
 from phaseavg.runs.provenance import device_name, peak_memory_bytes, reset_peak_memory
 from phaseavg.sweep.packing import multi_process_service
-from phaseavg.training.execution import pick_device, prepare
+from phaseavg.training.evaluation import evaluate
+from phaseavg.training.execution import autocast, pick_device, prepare
 from phaseavg.training.parts import assemble
 from phaseavg.training.step import WARM_UP, Step, new_step
 
@@ -117,6 +120,14 @@ class Training:
         """Take the steps in which things are compiled, chosen and recorded; return the seconds."""
         return self.steps(WARM_UP + 2)
 
+    def tail_and_test(self) -> None:
+        """Take a step on a smaller batch, and test."""
+        drawn, labels = next(self._draws)
+        few = max(len(labels) // 2, 2)
+        self._step(drawn[:few], labels[:few])
+        with torch.inference_mode(), autocast(self.device, self.settings.execution.precision):
+            evaluate(self.state.model, self.data.test_batches())
+
     def measured(self, seconds: float) -> dict[str, float]:
         """Return what a while of steps, and those before them, have shown."""
         first, took = self.first_steps(), []
@@ -131,14 +142,12 @@ class Training:
 
 
 def freed(call: Callable[[], dict[str, float]]) -> dict[str, float]:
-    """Return what a call returns, and leave nothing of it on the device."""
-    try:
-        return call()
-    finally:
-        gc.collect()
-        torch.compiler.reset()
-        if torch.cuda.is_available():
-            torch.cuda.empty_cache()
+    """Return what a call returns, with nothing on the device that was there before it."""
+    gc.collect()
+    torch.compiler.reset()
+    if torch.cuda.is_available():
+        torch.cuda.empty_cache()
+    return call()
 
 
 def ceilings(device: torch.device, size: int) -> dict[str, float]:
@@ -187,9 +196,12 @@ def of_ways(name: str, given: Namespace, ways: Mapping[str, list[str]]) -> list[
         try:
             settings = run_settings(name, given, ways[way])
             found = freed(lambda settings=settings: Training(settings).measured(given.seconds))
-        except Exception as error:  # as when there is no compiler: the others are measured
+        except UserError as error:
             print(f"{name}, {way}: skipped: {error}", file=sys.stderr, flush=True)
             continue
+        except RuntimeError as error:  # after which the device is in doubt
+            print(f"{name}, {way}: failed, and so no more of {name}: {error}", file=sys.stderr)
+            break
         rows.append({"network": name, "way": way, **found})
     return rows
 
@@ -212,14 +224,20 @@ def packing(name: str, given: Namespace) -> list[dict[str, Any]]:
     """Return a row for each number of runs at once, with one service for all and without."""
     rows = []
     for service in (True, False):
-        with ExitStack() as stack, TemporaryDirectory(prefix="phaseavg-") as folder:
+        with ExitStack() as stack:
             if service:
                 if pick_device(given.device).type != "cuda":
                     continue
-                stack.enter_context(multi_process_service(given.device, Path(folder)))
+                folder = Path(stack.enter_context(TemporaryDirectory(prefix="phaseavg-")))
+                if not stack.enter_context(multi_process_service(given.device, folder)):
+                    continue
             for runs in given.runs:
                 print(f"{name}, {runs} at once …", file=sys.stderr, flush=True)
-                found = side_by_side(name, given, runs)
+                try:
+                    found = side_by_side(name, given, runs)
+                except UserError as error:  # there may be no room for more
+                    print(f"{error}", file=sys.stderr, flush=True)
+                    break
                 rows.append({"network": name, "runs": runs, "service": service, **found})
     return rows
 
@@ -247,8 +265,10 @@ def side_by_side(name: str, given: Namespace, runs: int) -> dict[str, float]:
 def one_of_several(name: str, given: Namespace, ready: Any, told: Any) -> None:
     """Train beside others, and tell how fast while all of them do."""
     try:
+        # As much memory as a run: with an epoch's last, smaller batch, and with a test.
         training = Training(run_settings(name, given, ["execution.threads=1"]))
         training.first_steps()
+        training.tail_and_test()
         ready.wait(timeout=300)
         start, count = time.perf_counter(), 0
         while count == 0 or time.perf_counter() - start < given.seconds:
@@ -265,6 +285,8 @@ def one_of_several(name: str, given: Namespace, ready: Any, told: Any) -> None:
 
 def kernels(name: str, given: Namespace) -> list[dict[str, Any]]:
     """Return a row for each of the kernels that take the most time."""
+    # Else later profiles of CUDA graphs in a process may come out empty.
+    os.environ |= {"DISABLE_CUPTI_LAZY_REINIT": "1", "TEARDOWN_CUPTI": "0"}
     training = Training(run_settings(name, given, []))
     training.first_steps()
     training.steps(CHUNK)
@@ -272,7 +294,12 @@ def kernels(name: str, given: Namespace) -> list[dict[str, Any]]:
     with profile(activities=[ProfilerActivity.CUDA if cuda else ProfilerActivity.CPU]) as seen:
         took = training.steps(CHUNK)
     of = "self_device_time_total" if cuda else "self_cpu_time_total"
-    events = sorted(seen.key_averages(), key=lambda event: -getattr(event, of))
+    on_device = [
+        event
+        for event in seen.key_averages()
+        if (event.device_type == DeviceType.CUDA) == cuda and not event.is_user_annotation
+    ]
+    events = sorted(on_device, key=lambda event: -getattr(event, of))
     busy = sum(getattr(event, of) for event in events) * 1e-6
     rows = [
         {
@@ -425,6 +452,7 @@ def parsed() -> Namespace:
     parser.add_argument("--images", type=positive, help="on the device, 100 or 4 times the batch")
     parser.add_argument("--matrix", type=positive, default=8192, help="rows of the product")
     parser.add_argument("--output", type=Path, help="file of the record")
+    parser.add_argument("--list", action="store_true", help="name the part's networks, and no more")
     given = parser.parse_args()
     large = given.part == "imagenet"
     given.models = given.models or list(IMAGENET if large else CIFAR)
@@ -437,6 +465,9 @@ def parsed() -> Namespace:
 def main() -> int:
     """Measure and report."""
     given = parsed()
+    if given.list:
+        print(*given.models)
+        return 0
     try:
         device = pick_device(given.device, "--device")
         rows = earlier(given.output, given.part, device)
@@ -444,6 +475,8 @@ def main() -> int:
             new = PARTS[given.part](name, given)
             keep = [row for row in rows if row["network"] != name]
             rows = [*keep, *new]
+            if not rows:
+                continue
             frame = pd.DataFrame(rows)
             how = COMMON.format(batch=given.batch_size, seconds=given.seconds) + HOW[given.part]
             how += f" Width {given.width:g}." if given.width != 1 else ""

@@ -37,7 +37,8 @@ def evaluate_run(folder: Path, data_dir: Path, device: str) -> Evaluation:
     except (yaml.YAMLError, TypeError, ValueError) as error:
         raise UserError(f"{folder}/config.yaml: damaged; repeat the run with force=true") from error
     settings = check(OmegaConf.create({**recorded, "data_dir": str(data_dir)}))
-    here = settings.execution.model_copy(update={"device": device, "graph": False})
+    plain = {"device": device, "graph": False, "channels_last": False}
+    here = settings.execution.model_copy(update=plain)
     settings, on = prepare(settings.model_copy(update={"execution": here}))
     data = load_data(settings, on)
     model = new_model(settings, data)

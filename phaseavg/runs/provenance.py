@@ -84,17 +84,19 @@ def device_name(device: torch.device) -> str:
 def reset_peak_memory(device: torch.device) -> None:
     """Count a GPU's peak memory from here on."""
     if device.type == "cuda":
-        torch.cuda.init()  # which the next line, unlike others, does not do by itself
+        torch.cuda.init()  # which the next lines, unlike others, do not do by themselves
+        torch.cuda.empty_cache()  # of runs before this one in the process
         torch.cuda.reset_peak_memory_stats(device)
 
 
 def peak_memory_bytes(device: torch.device) -> int:
-    """Return the most memory that was in use: of a GPU's allocator since the last reset.
+    """Return the most memory that was held: by a GPU's allocator since the last reset.
 
+    That is what the run needs there, the memory of a CUDA graph between its replays included.
     Elsewhere it is the process's, which has one peak for all the runs that it trains.
     """
     if device.type == "cuda":
-        return torch.cuda.max_memory_allocated(device)
+        return torch.cuda.max_memory_reserved(device)
     unit = 1 if sys.platform == "darwin" else 1024
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit
 

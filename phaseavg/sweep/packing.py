@@ -40,7 +40,8 @@ from phaseavg.training.signals import StopSignals
 MEASURED = REPOSITORY / "benchmarks/results/gpu-packing.json"
 """What `make bench-gpu` has measured: on which GPU, and in its `rounds` a row for each network and
 number of runs at once (`network`, `runs`), with the images/s of all of them together
-(`images_per_second`) and the peak of a run's allocated memory (`peak_memory_bytes`)."""
+(`images_per_second`), the peak of a run's memory (`peak_memory_bytes`), and whether they had the
+Multi-Process Service (`service`)."""
 
 NOT_MEASURED = 2
 """Runs at once on a GPU of which nothing is known."""
@@ -235,6 +236,8 @@ def fastest(packing: Sequence[Mapping[str, Any]], network: str, free: int) -> in
         The number, 1 if not even one run fits, None if the network was not measured.
     """
     rows = [row for row in packing if row["network"] == network]
+    service = shutil.which(MPS_CONTROL) is not None
+    rows = [row for row in rows if row["service"] == service] or rows
     if not rows:
         return None
     fitting = [r for r in rows if r["runs"] * (r["peak_memory_bytes"] + CONTEXT_BYTES) <= free]
@@ -265,10 +268,10 @@ def card(device: str, environment: Mapping[str, str] | None = None) -> Card:
 
 
 @contextmanager
-def multi_process_service(device: str, folder: Path) -> Iterator[None]:
+def multi_process_service(device: str, folder: Path) -> Iterator[bool]:
     """Run NVIDIA's Multi-Process Service while entered, if there is one and none runs yet.
 
-    Processes that are started meanwhile find it by their environment.
+    Processes that are started meanwhile find it by their environment. Yields whether there is one.
 
     Args:
         device: a GPU, as torch calls it, on which it is tried.
@@ -277,10 +280,10 @@ def multi_process_service(device: str, folder: Path) -> Iterator[None]:
     control = shutil.which(MPS_CONTROL)
     if control is None:
         print(f"packed: no {MPS_CONTROL} here, so runs take turns on the GPU", flush=True)
-        yield
+        yield False
         return
     if _answers([control], os.environ, "get_server_list\n") is None:
-        yield  # there is one, which this environment names
+        yield True  # there is one, which this environment names
         return
 
     own = {"CUDA_MPS_PIPE_DIRECTORY": folder / "pipe", "CUDA_MPS_LOG_DIRECTORY": folder / "log"}
@@ -289,7 +292,7 @@ def multi_process_service(device: str, folder: Path) -> Iterator[None]:
     variables = {name: str(path) for name, path in own.items()}
     before = dict(os.environ)
     try:
-        trouble = _answers([control, "-d"], before | variables)
+        trouble = _answers([control, "-d"], before | variables, answer=False)
         if trouble is None:
             try:
                 card(device, variables)  # a daemon may start, and its server not
@@ -298,7 +301,7 @@ def multi_process_service(device: str, folder: Path) -> Iterator[None]:
                 trouble = str(error)
         if trouble is not None:
             print(f"packed: no {MPS_CONTROL}, so runs take turns on the GPU: {trouble}", flush=True)
-        yield
+        yield trouble is None
     finally:
         for name in variables:
             os.environ.pop(name, None)
@@ -307,15 +310,25 @@ def multi_process_service(device: str, folder: Path) -> Iterator[None]:
         _answers([control], before | variables, "quit\n")
 
 
-def _answers(command: list[str], environment: Mapping[str, str], said: str = "") -> str | None:
-    """Return what is wrong with a command, in one line; None if nothing is."""
+def _answers(
+    command: list[str], environment: Mapping[str, str], said: str = "", answer: bool = True
+) -> str | None:
+    """Return what is wrong with a command, in one line; None if nothing is.
+
+    Args:
+        command: to run.
+        environment: of it.
+        said: to it.
+        answer: whether to wait for its last word, which never comes of what stays behind.
+    """
+    to = subprocess.PIPE if answer else subprocess.DEVNULL
     try:
         done = subprocess.run(  # noqa: S603 -- NVIDIA's own program, found on the user's path
-            command, env=environment, input=said, capture_output=True, text=True, timeout=60
+            command, env=environment, input=said, stdout=to, stderr=to, text=True, timeout=60
         )
     except (OSError, subprocess.TimeoutExpired) as error:
         return str(error)
-    words = " ".join(f"{done.stdout} {done.stderr}".split())
+    words = " ".join(f"{done.stdout or ''} {done.stderr or ''}".split())
     return f"exit status {done.returncode}: {words}" if done.returncode else None
 
 

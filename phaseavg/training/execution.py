@@ -42,6 +42,8 @@ def prepare(settings: Settings) -> tuple[Settings, torch.device]:
         UserError: if the device is not there, or cannot do what is asked of it.
     """
     device = pick_device(settings.execution.device)
+    if device.type == "cuda":  # streams, and with them graphs, are made on the current one
+        torch.cuda.set_device(device.index or 0)
     execution = _decided(settings.execution, device)
     _set_threads(execution.threads)
     os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")

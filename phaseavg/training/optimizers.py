@@ -18,6 +18,9 @@ from phaseavg.training.compiler import leave_compiler_out
 HOW = ("foreach", "fused", "capturable")
 """Options of torch's optimizers that say how an update is computed, not which it is."""
 
+AS_SET = "lr_as_set"
+"""In a group whose `lr` is a tensor in float32: the number that it was set to."""
+
 
 def new_optimizer(settings: Settings, model: nn.Module) -> Optimizer:
     """Return the run's optimizer over all parameters of `model`, in its first state."""
@@ -50,8 +53,15 @@ def load_state(optimizer: Optimizer, saved: dict[str, Any]) -> None:
     groups = []
     for group, own in zip(saved["param_groups"], optimizer.param_groups, strict=True):
         how = {name: own[name] for name in HOW if name in own}
-        groups.append({**group, **how, "lr": float(group["lr"])})
+        rate = float(group.get(AS_SET, group["lr"]))
+        others = {name: value for name, value in group.items() if name != AS_SET}
+        groups.append({**others, **how, "lr": rate})
     optimizer.load_state_dict({**saved, "param_groups": groups})
+    # Fused updates want all of a weight in one memory layout, and saved tensors keep theirs.
+    for parameter, state in recordable_part(optimizer).state.items():
+        for name, value in state.items():
+            if isinstance(value, Tensor) and value.shape == parameter.shape:
+                state[name] = torch.empty_like(parameter, dtype=value.dtype).copy_(value)
 
 
 def make_recordable(optimizer: Optimizer, device: torch.device) -> None:
@@ -97,10 +107,12 @@ def set_learning_rate(optimizer: Optimizer, factor: float) -> None:
         rate = group.setdefault("initial_lr", group["lr"]) * factor
         if isinstance(group["lr"], Tensor):
             group["lr"].fill_(rate)
+            group[AS_SET] = rate
         else:
             group["lr"] = rate
 
 
 def learning_rate(optimizer: Optimizer) -> float:
     """Return the rate of the first parameter group."""
-    return float(optimizer.param_groups[0]["lr"])
+    group = optimizer.param_groups[0]
+    return float(group.get(AS_SET, group["lr"]))

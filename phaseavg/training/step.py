@@ -96,19 +96,25 @@ class CudaGraph:
 
     def __init__(self) -> None:
         self._graph = torch.cuda.CUDAGraph()
+        # One for all: memory that is freed on a stream is kept for that stream.
+        self._stream = torch.cuda.Stream()
 
     def warm_up(self, function: Callable[[], tuple[Tensor, Tensor]]) -> tuple[Tensor, Tensor]:
         """Run on a stream that is not the default one, as recording does."""
-        stream, current = torch.cuda.Stream(), torch.cuda.current_stream()
-        stream.wait_stream(current)
-        with torch.cuda.stream(stream):
+        current = torch.cuda.current_stream()
+        self._stream.wait_stream(current)
+        with torch.cuda.stream(self._stream):
             results = function()
-        current.wait_stream(stream)
+        current.wait_stream(self._stream)
         return results
 
     def record(self, function: Callable[[], tuple[Tensor, Tensor]]) -> tuple[Tensor, Tensor]:
-        """Record on a stream of its own; memory is set aside for the graph alone."""
-        with torch.cuda.graph(self._graph):
+        """Record; memory is set aside for the graph alone.
+
+        What other threads do meanwhile, such as one that pins the next batches, is no mistake.
+        """
+        mode = "thread_local"
+        with torch.cuda.graph(self._graph, stream=self._stream, capture_error_mode=mode):
             return function()
 
     def replay(self) -> None:
@@ -172,11 +178,16 @@ class GraphedStep(Step):
     ) -> tuple[Tensor, Tensor]:
         try:
             return self._recorder.record(lambda: self._launch(drawn, labels, optimizer))
+        except torch.OutOfMemoryError:
+            raise
         except RuntimeError as error:
+            cause: BaseException = error  # torch's last word is that there was an error before
+            while cause.__context__ is not None:
+                cause = cause.__context__
             raise UserError(
                 f"execution.graph=true: a step of model={self.settings.model['_target_']} with "
                 f"optimizer={self.settings.optimizer['_target_']} cannot be recorded: "
-                f"{' '.join(str(error).split())}; choices: false"
+                f"{' '.join(str(cause).split())}; choices: false"
             ) from error
 
 

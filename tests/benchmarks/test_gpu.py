@@ -91,6 +91,24 @@ def test_a_way_that_fails_does_not_stop_the_others(
     assert "cnn13, broken: skipped: execution.graph=true: cpu has no" in capsys.readouterr().err
 
 
+def test_after_a_failure_on_the_device_no_more_is_measured_there(
+    rehearsed: Any, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    measured, done = gpu.Training.measured, []
+
+    def fails(self: Any, seconds: float) -> dict[str, float]:
+        done.append(self)
+        if len(done) == 2:
+            raise RuntimeError("the device is gone")
+        return measured(self, seconds)
+
+    monkeypatch.setattr(gpu.Training, "measured", fails)
+    record = rehearsed("determinism", "--models", "cnn13")
+    assert [row["way"] for row in record["rounds"]["determinism"]] == ["profile=fast"]
+    assert "failed, and so no more of cnn13: the device is gone" in capsys.readouterr().err
+    assert len(done) == 2
+
+
 def test_runs_side_by_side_are_counted_together(rehearsed: Any, tmp_path: Path) -> None:
     record = rehearsed("packing", "--models", "cnn13", "--runs", "1", "2")
     rows = record["rounds"]["packing"]

@@ -115,13 +115,25 @@ def test_a_wrong_number_of_runs_is_one_line(prompt: Prompt, tmp_path: Path, valu
 
 
 ROWS = [  # of a GPU of 10 GB, a part of which each process takes for itself
-    {"network": network, "runs": runs, "images_per_second": rate, "peak_memory_bytes": peak}
+    {
+        **{"network": network, "runs": runs, "service": service},
+        **{"images_per_second": rate * (1 + service * (runs == 2)), "peak_memory_bytes": peak},
+    }
+    for service in (True, False)
     for network, peak, rates in (
         ("cnn13", GIGABYTE, {1: 100.0, 2: 180.0, 3: 210.0, 4: 190.0, 8: 400.0}),
         ("resnet34", 3 * GIGABYTE, {1: 50.0, 2: 60.0, 4: 90.0}),
     )
     for runs, rate in rates.items()
 ]
+
+
+def test_what_was_measured_with_the_service_counts_where_there_is_one(
+    calls: Callable[..., list[str]],
+) -> None:
+    assert packing.fastest(ROWS, "cnn13", 10 * GIGABYTE) == 3
+    calls("nothing")  # a service is installed
+    assert packing.fastest(ROWS, "cnn13", 10 * GIGABYTE) == 2
 
 
 @pytest.mark.parametrize(
@@ -197,7 +209,8 @@ def test_the_service_runs_for_as_long_as_it_is_needed(
     tried = []
     monkeypatch.setattr(packing, "card", lambda device, seen: tried.append((device, seen)))
     calls("get_server_list")
-    with pytest.raises(KeyboardInterrupt), multi_process_service("cuda:1", tmp_path):
+    with pytest.raises(KeyboardInterrupt), multi_process_service("cuda:1", tmp_path) as there:
+        assert there
         assert os.environ["CUDA_MPS_PIPE_DIRECTORY"] == str(tmp_path / "pipe")
         assert os.environ["CUDA_MPS_LOG_DIRECTORY"] == str(tmp_path / "log")
         assert calls() == [" get_server_list", "pipe -d"]
@@ -212,7 +225,8 @@ def test_a_service_that_is_there_already_is_used_and_left_alone(
     tmp_path: Path, calls: Callable[..., list[str]]
 ) -> None:
     calls("what nobody says")
-    with multi_process_service("cuda", tmp_path):
+    with multi_process_service("cuda", tmp_path) as there:
+        assert there
         assert "CUDA_MPS_PIPE_DIRECTORY" not in os.environ
     assert calls() == [" get_server_list"]
 
@@ -231,7 +245,8 @@ def test_without_the_service_one_line_says_so(
     monkeypatch.setattr(packing, "card", unusable)
     if failing != "nothing is installed":
         calls("get_server_list", *["-d"] * (failing == "the daemon"))
-    with multi_process_service("cuda", tmp_path):
+    with multi_process_service("cuda", tmp_path) as there:
+        assert not there
         assert "CUDA_MPS_PIPE_DIRECTORY" not in os.environ
     out = capsys.readouterr().out
     assert out.count("\n") == 1

@@ -17,7 +17,14 @@ from phaseavg.data import DataSet
 from phaseavg.errors import UserError
 from phaseavg.training import loop
 from phaseavg.training.execution import prepare
-from phaseavg.training.optimizers import make_recordable, new_optimizer, set_learning_rate
+from phaseavg.training.optimizers import (
+    learning_rate,
+    load_state,
+    make_recordable,
+    new_optimizer,
+    recordable_part,
+    set_learning_rate,
+)
 from phaseavg.training.parts import load_data
 from phaseavg.training.state import TrainingState
 from phaseavg.training.step import WARM_UP, GraphedStep, Step
@@ -205,6 +212,61 @@ def test_an_optimizer_that_reads_a_number_back_is_refused(
     monkeypatch.setattr(torch.optim.SGD, "step", reads_back)
     with pytest.raises(UserError, match=r"cannot be recorded: a number was read back .*: false"):
         trained(settings, graphed, 5)
+
+
+def test_the_reason_is_the_first_error_and_want_of_memory_is_none(
+    compose_settings: Compose, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    settings = compose_settings(*TINY, "execution.device=cpu")
+
+    def record(self: Any, function: Any) -> Results:
+        try:
+            raise RuntimeError("the reason")
+        finally:
+            raise RuntimeError("there was an error before")  # as torch ends a recording
+
+    monkeypatch.setattr(Recording, "record", record)
+    with pytest.raises(UserError, match="cannot be recorded: the reason; choices: false"):
+        trained(settings, graphed, 5)
+
+    def without_memory(self: Any, function: Any) -> Results:
+        raise torch.OutOfMemoryError
+
+    monkeypatch.setattr(Recording, "record", without_memory)
+    with pytest.raises(torch.OutOfMemoryError):
+        trained(settings, graphed, 5)
+
+
+@pytest.mark.parametrize("optimizer", OPTIMIZERS)
+def test_a_state_in_another_memory_layout_takes_that_of_the_weights(
+    compose_settings: Compose, optimizer: str
+) -> None:
+    settings = compose_settings(*TINY, f"optimizer={optimizer}", "execution.device=cpu")
+    state, _ = trained(settings, Step, 2)
+    model = network(0.0).to(memory_format=torch.channels_last)
+    other = new_optimizer(settings, model)
+    load_state(other, state.optimizer.state_dict())
+    ours, theirs = recordable_part(other).state, recordable_part(state.optimizer).state
+    compared = 0
+    for p, q in zip(model.parameters(), state.model.parameters(), strict=True):
+        for name, value in ours[p].items():
+            assert torch.equal(value, theirs[q][name])
+            if value.shape == p.shape:
+                assert value.stride() == p.stride()
+                compared += 1
+    assert compared >= 6
+
+
+def test_the_rate_that_is_recorded_is_the_one_that_was_set(compose_settings: Compose) -> None:
+    settings = compose_settings(*TINY, "execution.device=cpu")
+    state, _ = trained(settings, graphed, 5)
+    assert learning_rate(state.optimizer) == 0.1 * 0.9**4  # to the last digit
+    saved = state.optimizer.state_dict()
+    plain = new_optimizer(settings, network(0.0))
+    load_state(plain, saved)
+    assert learning_rate(plain) == 0.1 * 0.9**4
+    set_learning_rate(plain, 1.0)
+    assert learning_rate(plain) == 0.1
 
 
 def test_an_optimizer_that_cannot_be_recorded_is_refused(compose_settings: Compose) -> None:
