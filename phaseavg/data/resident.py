@@ -129,12 +129,12 @@ class ResidentImages:
         rows, columns = random.integers(0, 2 * self.padding + 1, (2, self.train_size))
         flips = random.random(self.train_size) < (0.5 if self.flip else 0.0)
         image, row = self._frame_strides[0], self._frame_strides[2]
-        if self._mirrored:  # what is cut from the left of an image is on the right of its mirror
+        if self.flip and not self._mirrored:
+            index = np.stack([order * image + rows * row + columns, flips], 1)
+        else:  # what is cut from the left of an image is on the right of its mirror
             places = (order + flips * self.train_size) * image
             places += rows * row + np.where(flips, 2 * self.padding - columns, columns)
             index = places[:, None]
-        else:
-            index = np.stack([order * image + rows * row + columns, flips], 1)
         index, labels = (torch.from_numpy(numbers).to(self.device) for numbers in (index, order))
         labels = self.train_labels[labels]
         yield from zip(index.split(self.batch_size), labels.split(self.batch_size), strict=True)
