@@ -11,6 +11,7 @@ from phaseavg.config import Settings
 from phaseavg.errors import UserError
 from phaseavg.report.records import read_row
 from phaseavg.runs.identity import run_id
+from phaseavg.runs.provenance import how
 from phaseavg.sweep.cells import Cell, Run
 
 CELL = ["table", "dataset", "model", "column"]
@@ -20,13 +21,6 @@ COLUMNS = [
     *(*CELL, "seed", "run_id", "status", "test_error", "bn_test_error", "epochs", "method_seconds"),
     *("execution", "modified", "kept"),
 ]
-
-HOW = {
-    "execution.compile": "compiled",
-    "execution.graph": "CUDA graph",
-    "execution.channels_last": "channels last",
-}
-"""Words for what a record's config says of the execution."""
 
 
 def key_of(cell: Cell) -> tuple[str, ...]:
@@ -62,8 +56,8 @@ def _checked_row(run: Run, path: Path) -> dict[str, Any]:
         )
     threads = f"{row['threads']} {'thread' if row['threads'] == '1' else 'threads'}"
     made = [row["device_name"], row["cpu_capability"], threads]
-    made += [row["precision"], *[word for key, word in HOW.items() if row.get(key)]]
-    made += ["not deterministic"] * (row.get("execution.deterministic") is False)
+    options = {key.removeprefix("execution."): item for key, item in row.items()}
+    made += how({**options, "precision": row["precision"]})
     execution = ", ".join([*map(str, made), f"torch {row['torch']}"])
     kept = (run.settings.places[1] / "result.json").is_file()
     return row | {"execution": execution, "kept": kept}

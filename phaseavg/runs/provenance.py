@@ -81,6 +81,16 @@ def device_name(device: torch.device) -> str:
     return device.type
 
 
+HOW = {"compile": "compiled", "graph": "CUDA graph", "channels_last": "channels last"}
+
+
+def how(execution: Mapping[str, Any]) -> list[str]:
+    """Return in words how a run is computed, from its execution with nothing left open."""
+    words = [word for option, word in HOW.items() if execution.get(option)]
+    free = ["not deterministic"] * (execution.get("deterministic") is False)
+    return [execution["precision"], *words, *free]
+
+
 def reset_peak_memory(device: torch.device) -> None:
     """Count a GPU's peak memory from here on."""
     if device.type == "cuda":

@@ -9,11 +9,9 @@ from tabulate import tabulate
 from phaseavg.config import Settings, build
 from phaseavg.phases import Schedule
 from phaseavg.runs.folder import read_failure
-from phaseavg.runs.provenance import device_name
 from phaseavg.sweep.budget import Work, affordable, in_words
 from phaseavg.sweep.cells import Request, Run
-from phaseavg.sweep.rates import Rates, epochs_there, measured_rates, workload
-from phaseavg.training.execution import pick_device
+from phaseavg.sweep.rates import Rates, epochs_there, measured_rates, place_of, workload
 from phaseavg.training.sharing import shares
 
 HOUR = 3600
@@ -104,13 +102,12 @@ def time_left(runs: Mapping[str, Run], work: Work) -> str:
     if not todo:
         return "nothing is left to train"
     settings = todo[0].settings
-    device = device_name(pick_device(settings.execution.device))
     folders = {
         folder
         for run in runs.values()
         for folder in (run.settings.runs_dir, run.settings.records_dir)
     }
-    rates = measured_rates(sorted(folders), device)
+    rates = measured_rates(sorted(folders), place_of(settings))
     works: dict[tuple[str, str], list[Run]] = defaultdict(list)
     for run in todo:
         recipe = run.settings.recipe()
@@ -125,7 +122,7 @@ def time_left(runs: Mapping[str, Run], work: Work) -> str:
             continue
         took = epochs * rate.seconds / HOUR
         hours += took
-        source = f"{rate.runs} {'run' if rate.runs == 1 else 'runs'} on {rate.device}"
+        source = f"{rate.runs} {'run' if rate.runs == 1 else 'runs'} on {rate.place}"
         rows.append([name, len(members), epochs, f"{rate.seconds:.3g}", source, f"{took:.3g}"])
     head = ["", "runs to train", "epochs to train", "seconds per epoch", "measured by", "hours"]
     table = tabulate(rows, head, tablefmt="github", intfmt=",", disable_numparse=[3, 5])

@@ -9,11 +9,12 @@ from typing import Any, NamedTuple
 
 import yaml
 
-from phaseavg.runs.provenance import device_name
+from phaseavg.config import Settings
+from phaseavg.runs.provenance import device_name, how
 from phaseavg.runs.store import Branch
 from phaseavg.sweep.cells import Run
 from phaseavg.sweep.shared import trajectory_of
-from phaseavg.training.execution import pick_device
+from phaseavg.training.execution import decided, pick_device
 from phaseavg.training.sharing import shares, store_of
 
 
@@ -67,7 +68,7 @@ class Rate(NamedTuple):
 
     seconds: float
     runs: int
-    device: str
+    place: str
 
 
 def workload(config: Mapping[str, Any]) -> str:
@@ -76,34 +77,46 @@ def workload(config: Mapping[str, Any]) -> str:
     return json.dumps(parts, sort_keys=True)
 
 
-def measured_rates(folders: Sequence[Path], device: str) -> dict[str, Rate]:
+def place_of(settings: Settings) -> str:
+    """Return on what a run is trained, and how, in words."""
+    device = pick_device(settings.execution.device)
+    execution = decided(settings.execution, device).model_dump()
+    return ", ".join([device_name(device), *how(execution)])
+
+
+def measured_rates(folders: Sequence[Path], place: str) -> dict[str, Rate]:
     """Return the median seconds per epoch by workload, from the finished runs below `folders`.
 
     Args:
         folders: of runs or records.
-        device: name of the one to train on. A workload that has never been measured on it gets the
-            rate of the device on which it has been most often.
+        place: where and how to train (`place_of`). A workload that has never been measured there
+            gets the rate of the place where it has been most often, on the same device if it can.
     """
+    device = place.partition(", ")[0]
     seconds: dict[str, dict[str, list[float]]] = defaultdict(lambda: defaultdict(list))
     for folder in folders:
         for path in folder.glob("*/result.json"):
             try:
                 result = json.loads(path.read_text())
                 config = yaml.safe_load((path.parent / "config.yaml").read_text())
-                (name,) = {p["execution"]["device_name"] for p in result["provenance"]}
+                (name,) = {
+                    ", ".join([p["execution"]["device_name"], *how(p["execution"])])
+                    for p in result["provenance"]
+                }
                 rate = result["seconds"] / result["epochs"]
                 seconds[workload(config)][name].append(rate)
             except (OSError, ValueError, LookupError, TypeError, ZeroDivisionError, yaml.YAMLError):
                 continue  # of two devices, or damaged: it is no rate
     rates = {}
-    for work, devices in seconds.items():
-        name = device if device in devices else max(devices, key=lambda d: len(devices[d]))
-        rates[work] = Rate(median(devices[name]), len(devices[name]), name)
+    for work, places in seconds.items():
+        order = {p: (p == place, p.partition(", ")[0] == device, len(places[p])) for p in places}
+        name = max(places, key=lambda p: order[p])
+        rates[work] = Rate(median(places[name]), len(places[name]), name)
     return rates
 
 
 class Rates:
-    """Seconds per epoch of runs: by records of the same device, or else by a few of their steps.
+    """Seconds per epoch of runs: by records of the same place, or else by a few of their steps.
 
     Args:
         runs: whose folders have records.
@@ -117,9 +130,9 @@ class Rates:
                 for run in runs
                 for folder in (run.settings.runs_dir, run.settings.records_dir)
             }
-            device = device_name(pick_device(runs[0].settings.execution.device))
-            rates = measured_rates(sorted(places), device)
-            known = {work: rate.seconds for work, rate in rates.items() if rate.device == device}
+            here = place_of(runs[0].settings)
+            rates = measured_rates(sorted(places), here)
+            known = {work: rate.seconds for work, rate in rates.items() if rate.place == here}
             self._known = known
 
     def __call__(self, run: Run) -> float:

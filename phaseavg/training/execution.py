@@ -44,7 +44,7 @@ def prepare(settings: Settings) -> tuple[Settings, torch.device]:
     device = pick_device(settings.execution.device)
     if device.type == "cuda":  # streams, and with them graphs, are made on the current one
         torch.cuda.set_device(device.index or 0)
-    execution = _decided(settings.execution, device)
+    execution = decided(settings.execution, device)
     _set_threads(execution.threads)
     os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
     ask_for_determinism(execution)
@@ -70,7 +70,12 @@ def ask_for_determinism(execution: Execution) -> None:
     torch.backends.cudnn.benchmark = not execution.deterministic
 
 
-def _decided(execution: Execution, device: torch.device) -> Execution:
+def decided(execution: Execution, device: torch.device) -> Execution:
+    """Return an execution in which nothing is left open but the device's name.
+
+    Raises:
+        UserError: if the device cannot do what is asked of it.
+    """
     changes: dict[str, object] = {}
     if execution.precision == "auto":
         fast = device.type == "cuda" and torch.cuda.is_bf16_supported(including_emulation=False)
