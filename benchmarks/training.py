@@ -56,7 +56,7 @@ from phaseavg.data import DataSet
 from phaseavg.errors import UserError
 from phaseavg.runs.folder import RunFolder
 from phaseavg.tracking import Tracking
-from phaseavg.training.execution import ask_for_determinism, prepare
+from phaseavg.training.execution import ask_for_determinism, keep_freed_memory, prepare
 from phaseavg.training.loop import train
 from phaseavg.training.parts import assemble, load_data, new_model
 from phaseavg.training.progress import TrainingProgress
@@ -86,6 +86,7 @@ def prepared(settings: Settings) -> Iterator[Settings]:
         yield prepare(settings)[0]
     finally:
         ask_for_determinism(Execution(deterministic=False))
+        keep_freed_memory(keep=False)
 
 
 def our_epoch(way: str, settings: Settings) -> dict[str, float]:

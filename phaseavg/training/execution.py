@@ -1,5 +1,6 @@
 """Where and how a run is carried out."""
 
+import ctypes
 import os
 from functools import cache
 
@@ -50,6 +51,7 @@ def prepare(settings: Settings) -> tuple[Settings, torch.device]:
     ask_for_determinism(execution)
     # It would fill all new memory, to show up programs that read it before they write.
     torch.utils.deterministic.fill_uninitialized_memory = False
+    keep_freed_memory(device.type == "cpu")
     torch.backends.cudnn.allow_tf32 = execution.precision == "tf32"
     torch.backends.cuda.matmul.allow_tf32 = execution.precision == "tf32"
     if execution.precision == "bf16" and device.type == "cpu" and not _has_bf16_units():
@@ -68,6 +70,20 @@ def ask_for_determinism(execution: Execution) -> None:
     else:  # the same, without importing torch.compile, which takes seconds
         torch.set_deterministic_debug_mode("warn" if execution.deterministic else "default")
     torch.backends.cudnn.benchmark = not execution.deterministic
+
+
+def keep_freed_memory(keep: bool) -> None:
+    """Have the C library keep what a step frees for the next one, or give it back as it does.
+
+    What was given back comes again page by page, each to be cleared by the system: of a step on the
+    CPU that can be a tenth and more. Only glibc can be told; elsewhere nothing is done.
+    """
+    mallopt = getattr(ctypes.CDLL(None), "mallopt", None)
+    if mallopt is not None:
+        mmap_threshold, trim_threshold = -3, -1  # their numbers in malloc.h
+        # Its own come to this in training, for they grow with what is freed.
+        mallopt(mmap_threshold, 1 << 30 if keep else 1 << 25)
+        mallopt(trim_threshold, (1 << 31) - 1 if keep else 1 << 26)
 
 
 def decided(execution: Execution, device: torch.device) -> Execution:

@@ -184,3 +184,30 @@ def test_layers_too_narrow_for_the_layout_are_refused_before_torch_crashes() -> 
         laid_out(nn.Sequential(nn.Conv2d(3, 7, 3), nn.BatchNorm2d(7)), execution, cpu)
     model = laid_out(nn.Sequential(nn.Conv2d(3, 8, 3), nn.BatchNorm2d(8)), execution, cpu)
     assert model[0].weight.is_contiguous(memory_format=torch.channels_last)
+
+
+def test_memory_that_a_step_frees_is_there_for_the_next() -> None:
+    """Else each of its pages would be asked for again."""
+    script = """
+import resource, sys, torch
+from phaseavg.training.execution import keep_freed_memory
+keep_freed_memory(sys.argv[1] == "keep")
+torch.set_num_threads(1)
+def step():
+    return torch.ones(12_000_000).sum()
+step(), step()
+before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
+for _ in range(5):
+    step()
+print(resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before)
+"""
+    faults = {
+        how: int(
+            subprocess.run(
+                [sys.executable, "-c", script, how], cwd=REPOSITORY, capture_output=True, text=True
+            ).stdout
+        )
+        for how in ("keep", "give back")
+    }
+    assert faults["keep"] < 2 * 12_000
+    assert faults["give back"] > 5 * 10_000  # of 4 kB: 48 MB in each step
