@@ -37,7 +37,6 @@ from benchmarks.roofline import least_seconds
 from phaseavg.config import Settings, build
 from phaseavg.errors import UserError
 from phaseavg.runs.provenance import device_name, peak_memory_bytes, reset_peak_memory
-from phaseavg.sweep.packing import multi_process_service
 from phaseavg.training.evaluation import evaluate
 from phaseavg.training.execution import autocast, pick_device, prepare
 from phaseavg.training.parts import assemble
@@ -222,6 +221,8 @@ def determinism(name: str, given: Namespace) -> list[dict[str, Any]]:
 
 def packing(name: str, given: Namespace) -> list[dict[str, Any]]:
     """Return a row for each number of runs at once, with one service for all and without."""
+    from phaseavg.sweep.packing import multi_process_service  # which a bare host may not load
+
     rows = []
     for service in (True, False):
         with ExitStack() as stack:
