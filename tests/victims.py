@@ -19,6 +19,7 @@ from omegaconf import OmegaConf
 import phaseavg.runs.files
 import phaseavg.runs.store
 import phaseavg.training.loop
+import phaseavg.training.step
 import train
 from phaseavg.cli import command_line, reporting
 from phaseavg.config import Settings
@@ -50,8 +51,8 @@ def train_and_be_signalled(
     kill: Callable[[int, int], None] = os.kill,
 ) -> None:
     """Train a run that gets Ctrl-C in its `count`-th step; write what it says."""
-    loop, left = phaseavg.training.loop, count
-    count_wrong = loop.count_wrong
+    step, left = phaseavg.training.step, count
+    count_wrong = step.count_wrong
 
     def signalling(*arguments: Any) -> Any:
         nonlocal left
@@ -60,7 +61,7 @@ def train_and_be_signalled(
             kill(os.getpid(), signal.SIGINT)
         return count_wrong(*arguments)
 
-    loop.count_wrong = signalling
+    step.count_wrong = signalling
     train_until_signalled(settings, exit_file)
 
 
@@ -149,8 +150,8 @@ def train_and_die_at(settings: Settings, event: str, count: int) -> None:
         loop = phaseavg.training.loop
         loop.recompute_batchnorm = then_die(loop.recompute_batchnorm)
     elif event == "stepped":
-        loop = phaseavg.training.loop
-        loop.count_wrong = then_die(loop.count_wrong)
+        step = phaseavg.training.step
+        step.count_wrong = then_die(step.count_wrong)
     train_quietly(settings)
 
 
@@ -188,15 +189,15 @@ def fail_to_write(settings: Settings, count: int, message_file: Path) -> None:
 
 def count_steps(file: Path) -> None:
     """Add a byte to a file for every step that this process trains, whatever becomes of it."""
-    loop = phaseavg.training.loop
-    update = loop.update
+    step = phaseavg.training.step.Step
+    taken = step.__call__
 
     def counted(*arguments: Any) -> None:
-        update(*arguments)
+        taken(*arguments)
         with file.open("ab") as counter:
             counter.write(b".")
 
-    loop.update = counted
+    step.__call__ = counted
 
 
 def sweep_and_die(folder: Path, arguments: tuple[str, ...], event: str, count: int) -> None:
@@ -224,8 +225,8 @@ def sweep_and_die(folder: Path, arguments: tuple[str, ...], event: str, count: i
 
     count_steps(folder / "steps")
     if event == "stepped":
-        loop = phaseavg.training.loop
-        loop.update = then_die(loop.update, lambda *_: True)
+        step = phaseavg.training.step.Step
+        step.__call__ = then_die(step.__call__, lambda *_: True)
     elif event == "left":
         store = phaseavg.runs.store
         store.write_atomically = then_die(
