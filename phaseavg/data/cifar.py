@@ -11,7 +11,7 @@ from phaseavg.data.files import require_files
 from phaseavg.data.resident import PadValue, ResidentImages
 
 
-def _of_each_class(labels: np.ndarray, count: int | None, field: str) -> np.ndarray:
+def _of_each_class(labels: np.ndarray, count: int | None, field: str) -> np.ndarray | slice:
     """Return the places of the first `count` images of each class, in the order of the file.
 
     Raises:
@@ -19,7 +19,7 @@ def _of_each_class(labels: np.ndarray, count: int | None, field: str) -> np.ndar
     """
     least = int(np.bincount(labels).min())
     if count is None:
-        return np.arange(len(labels))
+        return slice(None)
     if not 1 <= count <= least:
         raise ValueError(f"{field}={count}; choices: 1 to {least}, null for all")
     return np.sort(np.concatenate([np.flatnonzero(labels == c)[:count] for c in np.unique(labels)]))

@@ -15,6 +15,7 @@ from phaseavg.randomness import generator
 PadValue = Literal["mean", "zero"]
 
 TEST_BATCH = 500  # images; any number gives the same errors
+AT_ONCE = 1000  # images that are mirrored or counted together: they fit into a cache
 
 
 def pixel_statistics(images: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -24,9 +25,9 @@ def pixel_statistics(images: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """
     levels = np.arange(256)
     counts = np.zeros((images.shape[1], 256), np.int64)
-    for first in range(0, len(images), 1000):  # bincount makes eight bytes of each
+    for first in range(0, len(images), AT_ONCE):  # bincount makes eight bytes of each
         for channel, of_channel in enumerate(counts):
-            pixels = images[first : first + 1000, channel]
+            pixels = images[first : first + AT_ONCE, channel]
             of_channel += np.bincount(pixels.ravel(), minlength=256)
     share = counts / counts.sum(1, keepdims=True)
     mean = share @ levels
@@ -104,12 +105,15 @@ class ResidentImages:
         size = self.image_size + 2 * padding
         shape = (1 + self._mirrored, self.train_size, self.channels, size, size)
         padded = np.empty(shape, np.uint8)
-        padded[:] = pads[pad_value].reshape(-1, 1, 1)
+        padded[0] = pads[pad_value].astype(np.uint8).reshape(-1, 1, 1)
         inner = slice(padding, padding + self.image_size)
         padded[0, :, :, inner, inner] = images
+        frames = torch.from_numpy(padded)
         if self._mirrored:
-            padded[1, :, :, inner, inner] = images[:, :, :, ::-1]
-        frames = torch.from_numpy(padded).to(self.device)
+            for first in range(0, self.train_size, AT_ONCE):
+                some = slice(first, first + AT_ONCE)
+                frames[1, some] = frames[0, some].flip(3)
+        frames = frames.to(self.device)
         # A view of all windows of an image's size, one for each place in memory where one can
         # begin, most of them across images: a batch of crops is gathered by one index.
         strides = frames.stride()[1:]
