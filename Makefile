@@ -75,14 +75,14 @@ bench: .venv/installed ## everything in benchmarks/, one after the other, and th
 
 images = $(if $(DATA),--data-dir $(DATA))
 
-# On a host that has one. Each network is measured in a process of its own, which leaves its record.
+# On a host that has one. Each network is measured in a process of its own, which leaves its record; one
+# that fails does not stop the others.
 bench-gpu: .venv/installed ## what an NVIDIA GPU makes of it, network by network; PARTS= and MODELS= narrow
-	@for part in $(PARTS); do \
+	@status=0; for part in $(PARTS); do \
 		for model in $(if $(MODELS),$(MODELS),$$($(BIN)/python -m benchmarks.gpu $$part --list)); do \
-			$(BIN)/python -m benchmarks.gpu $$part --models $$model || exit; \
+			$(BIN)/python -m benchmarks.gpu $$part --models $$model || status=$$?; \
 		done; \
-	done
-	$(BIN)/python -m benchmarks.page
+	done; $(BIN)/python -m benchmarks.page && exit $$status
 
 PARTS := networks determinism packing imagenet kernels
 

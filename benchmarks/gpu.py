@@ -31,25 +31,23 @@ import torch
 from torch.autograd import DeviceType
 from torch.profiler import ProfilerActivity, profile
 
-from benchmarks.common import Goal, machine_of, mistaken, positive, report, settings_of
+from benchmarks.common import machine_of, mistaken, positive, report, settings_of
+from benchmarks.gpu_tables import CIFAR, EPOCH, IMAGENET, PLAIN, goals_of, tables_of
 from benchmarks.page import RESULTS
 from benchmarks.roofline import least_seconds
 from phaseavg.config import Settings, build
 from phaseavg.errors import UserError
-from phaseavg.runs.provenance import device_name, peak_memory_bytes, reset_peak_memory
+from phaseavg.runs.provenance import peak_memory_bytes, reset_peak_memory
+from phaseavg.sweep.service import multi_process_service
 from phaseavg.training.evaluation import evaluate
 from phaseavg.training.execution import autocast, pick_device, prepare
 from phaseavg.training.parts import assemble
 from phaseavg.training.step import WARM_UP, Step, new_step
 
-CIFAR = ("cnn13", "resnet34", "densenet121", "wrn28_10")
-IMAGENET = ("resnet50", "resnext50", "vgg16")
-EPOCH = {**dict.fromkeys(CIFAR, 50_000), **dict.fromkeys(IMAGENET, 1_281_167)}  # images
-GOALS = {"cnn13": 0.7, "resnet34": 1.2, "densenet121": 3.0, "wrn28_10": 4.5}  # s, on an H200
 CHUNK = 10  # steps between two looks at the clock
 KERNELS = 15  # that are listed
 
-PLAIN, FASTEST = "plain: TF32, NCHW", "bf16, NHWC, graph"
+FASTEST = "bf16, NHWC, graph"
 WAYS: dict[str, list[str]] = {
     PLAIN: ["execution.precision=tf32", "execution.channels_last=false", "execution.graph=false"],
     "bf16, NHWC": ["execution.precision=bf16", "execution.graph=false"],
@@ -221,8 +219,6 @@ def determinism(name: str, given: Namespace) -> list[dict[str, Any]]:
 
 def packing(name: str, given: Namespace) -> list[dict[str, Any]]:
     """Return a row for each number of runs at once, with one service for all and without."""
-    from phaseavg.sweep.packing import multi_process_service  # which a bare host may not load
-
     rows = []
     for service in (True, False):
         with ExitStack() as stack:
@@ -338,97 +334,6 @@ HOW = {
     "kernels": "By torch's profiler, over ten steps with profile=fast; `all` is the time in which "
     "the device works, as a share of the step.",
 }
-
-
-# The tables
-
-
-def tables_of(part: str, rows: pd.DataFrame) -> list[dict[str, str]]:
-    """Return the rows as they are read."""
-    return [
-        TABLES[part](row, rows[rows["network"] == row["network"]]) for _, row in rows.iterrows()
-    ]
-
-
-def way_row(row: pd.Series, of_network: pd.DataFrame) -> dict[str, str]:
-    """Return a way beside the first of its network."""
-    first = of_network["images_per_second"].iloc[0]
-    return {
-        "network": row["network"],
-        "way": row["way"],
-        "images/s": f"{row['images_per_second']:,.0f}",
-        "epoch (s)": f"{EPOCH[row['network']] / row['images_per_second']:.3g}",
-        f"times {of_network['way'].iloc[0]}": f"{row['images_per_second'] / first:.2f}",
-        "memory (GB)": f"{row['peak_memory_bytes'] / 1e9:.2f}",
-        "first steps (s)": f"{row['first_seconds']:.1f}",
-    }
-
-
-def network_row(row: pd.Series, of_network: pd.DataFrame) -> dict[str, str]:
-    """Return a way beside the first of its network, and beside what the card can do."""
-    epoch = EPOCH[row["network"]] / row["images_per_second"]
-    return way_row(row, of_network) | {
-        "least epoch (s)": f"{row['least_seconds']:.3g}",
-        "share of it (%)": f"{100 * row['least_seconds'] / epoch:.0f}",
-        "kernels of a step": f"{row['kernels']:.0f}",
-    }
-
-
-def packing_row(row: pd.Series, of_network: pd.DataFrame) -> dict[str, str]:
-    """Return a number of runs beside one."""
-    alike = of_network[of_network["service"] == row["service"]]
-    one = alike["images_per_second"].iloc[0]
-    return {
-        "network": row["network"],
-        "runs at once": f"{row['runs']}",
-        "one service": "yes" if row["service"] else "no",
-        "images/s": f"{row['images_per_second']:,.0f}",
-        f"times that of {alike['runs'].iloc[0]}": f"{row['images_per_second'] / one:.2f}",
-        "memory of a run (GB)": f"{row['peak_memory_bytes'] / 1e9:.2f}",
-    }
-
-
-def kernel_row(row: pd.Series, _: pd.DataFrame) -> dict[str, str]:
-    """Return a kernel."""
-    return {
-        "network": row["network"],
-        "kernel": row["kernel"],
-        "of a step (%)": f"{100 * row['share_of_step']:.1f}",
-        "ms of a step": f"{row['milliseconds_per_step']:.3g}",
-        "launches": f"{row['launches_per_step']:g}",
-    }
-
-
-TABLES: dict[str, Callable[[pd.Series, pd.DataFrame], dict[str, str]]] = {
-    "networks": network_row,
-    "determinism": way_row,
-    "packing": packing_row,
-    "imagenet": network_row,
-    "kernels": kernel_row,
-}
-
-
-def goals_of(part: str, rows: pd.DataFrame, device: torch.device, width: float) -> list[Goal]:
-    """Return the headline of each network: how fast it is at best, and what was asked for."""
-    if part not in ("networks", "imagenet"):
-        return []
-    found = []
-    for name, of_network in rows.groupby("network", sort=False):
-        best = of_network.loc[of_network["images_per_second"].idxmax()]
-        epoch = EPOCH[name] / best["images_per_second"]
-        asked = name in GOALS and width == 1 and "H200" in device_name(device)
-        plain = of_network[of_network["way"] == PLAIN]["images_per_second"]
-        ratio = f", {best['images_per_second'] / plain.iloc[0]:.2f} times as fast" * len(plain)
-        found.append(
-            Goal(
-                f"epoch of {name} on {device_name(device)}, {best['way']}",
-                "the plain loop",
-                f"{epoch:.3g} s{ratio}",
-                f"at most {GOALS[name]:g} s" if asked else "",
-                epoch <= GOALS[name] if asked else None,
-            )
-        )
-    return found
 
 
 def earlier(output: Path, part: str, device: torch.device) -> list[dict[str, Any]]:

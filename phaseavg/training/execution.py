@@ -75,8 +75,8 @@ def ask_for_determinism(execution: Execution) -> None:
 def keep_freed_memory(keep: bool) -> None:
     """Have the C library keep what a step frees for the next one, or give it back as it does.
 
-    What was given back comes again page by page, each to be cleared by the system: of a step on the
-    CPU that can be a tenth and more. Only glibc can be told; elsewhere nothing is done.
+    What was given back comes again page by page, each to be cleared by the system. Only glibc can
+    be told; elsewhere nothing is done.
     """
     mallopt = getattr(ctypes.CDLL(None), "mallopt", None)
     if mallopt is not None:

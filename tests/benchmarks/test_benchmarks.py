@@ -2,6 +2,7 @@
 
 import argparse
 import json
+import logging
 import re
 import sys
 import tempfile
@@ -17,7 +18,7 @@ import pytest
 import torch
 from hydra.core.global_hydra import GlobalHydra
 
-from benchmarks import averaging, common, epochs, images, optimizers, sharing, startup, training
+from benchmarks import averages, averaging, common, epochs, images, optimizers, sharing, startup, training
 from benchmarks import input as batches
 from benchmarks.page import section
 from phaseavg.data import ResidentImages
@@ -108,8 +109,8 @@ def test_no_time_is_taken_of_averages_that_differ(
     def other(model: torch.nn.Module, decay: float, device: torch.device) -> Any:
         return ema(model, decay=0.99 * decay, device=device)
 
-    ema = averaging.ModelEmaV3
-    monkeypatch.setattr(averaging, "ModelEmaV3", other)
+    ema = averages.ModelEmaV3
+    monkeypatch.setattr(averages, "ModelEmaV3", other)
     with pytest.raises(AssertionError, match="not close"):
         report(averaging, *FEW_EPOCHS, "cnn13")
 
@@ -207,8 +208,8 @@ def test_runs_and_peers_get_the_same_images() -> None:
     data = training.load_data(settings, common.CPU)
     assert (data.train_size, data.test_size, data.padding, data.flip) == (300, 100, 4, True)
     assert data.train_labels.tolist() == labels
-    frames = data._windows.untyped_storage().tolist()[: 300 * 3 * 40 * 40]
-    ours = np.array(frames).reshape(300, 3, 40, 40)[:, :, 4:36, 4:36].transpose(0, 2, 3, 1)
+    frames = data._windows.as_strided((300, 3, 40, 40), (3 * 40 * 40, 40 * 40, 40, 1))
+    ours = frames[:, :, 4:36, 4:36].permute(0, 2, 3, 1).numpy()
     assert (ours == pixels).all()
     image, label = images.Pictures(pixels, labels)[7]
     assert (np.asarray(image) == pixels[7]).all() and label == labels[7]
@@ -253,9 +254,9 @@ def main():
 def test_training_is_measured_beside_timm_and_torchvision(report: Run, tmp_path: Path) -> None:
     """All numbers of the page are those of the rounds."""
     (tmp_path / "train.py").write_text(TIMM_SCRIPT)
-    path, handlers = list(sys.path), list(training.logging.root.handlers)
+    path, handlers = list(sys.path), list(logging.root.handlers)
     record = report(training, *ONE_THIN, "--timm", str(tmp_path))
-    assert (sys.path, training.logging.root.handlers) == (path, handlers)
+    assert (sys.path, logging.root.handlers) == (path, handlers)
     assert "timm" in record["machine"]["versions"]
     epoch, step = tables(record)
     require_numbers(epoch, {"network", "width", "rounds"})

@@ -16,8 +16,9 @@ from conftest import REPOSITORY, TINY, Prompt
 from sweep.test_sharing import SHORT, assert_equal, inherited, outcomes
 
 from phaseavg.errors import UserError
-from phaseavg.sweep import packing
-from phaseavg.sweep.packing import CONTEXT_BYTES, Card, Needs, best, multi_process_service
+from phaseavg.sweep import packing, service
+from phaseavg.sweep.packing import CONTEXT_BYTES, Needs, best
+from phaseavg.sweep.service import Card, multi_process_service
 
 
 def processes_in(group: int) -> list[str]:
@@ -207,7 +208,7 @@ def test_the_service_runs_for_as_long_as_it_is_needed(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path, calls: Callable[..., list[str]]
 ) -> None:
     tried = []
-    monkeypatch.setattr(packing, "card", lambda device, seen: tried.append((device, seen)))
+    monkeypatch.setattr(service, "card", lambda device, seen: tried.append((device, seen)))
     calls("get_server_list")
     with pytest.raises(KeyboardInterrupt), multi_process_service("cuda:1", tmp_path) as there:
         assert there
@@ -242,7 +243,7 @@ def test_without_the_service_one_line_says_so(
     def unusable(*_: Any) -> None:
         raise UserError("no server")
 
-    monkeypatch.setattr(packing, "card", unusable)
+    monkeypatch.setattr(service, "card", unusable)
     if failing != "nothing is installed":
         calls("get_server_list", *["-d"] * (failing == "the daemon"))
     with multi_process_service("cuda", tmp_path) as there:
