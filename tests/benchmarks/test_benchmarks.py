@@ -18,7 +18,17 @@ import pytest
 import torch
 from hydra.core.global_hydra import GlobalHydra
 
-from benchmarks import averages, averaging, common, epochs, images, optimizers, sharing, startup, training
+from benchmarks import (
+    averages,
+    averaging,
+    common,
+    epochs,
+    images,
+    optimizers,
+    sharing,
+    startup,
+    training,
+)
 from benchmarks import input as batches
 from benchmarks.page import section
 from phaseavg.data import ResidentImages
