@@ -7,7 +7,7 @@ import sys
 import tempfile
 import time
 import traceback
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
 
@@ -130,17 +130,22 @@ def _is_mistake(error: Exception) -> bool:
     return isinstance(error, UserError | HydraException | OmegaConfBaseException)
 
 
+def of_the_paper(tables: Iterable[str]) -> list[str]:
+    """Return those of some tables that the paper has: they alone have numbers."""
+    return sorted(name for name in tables if name[0].isdecimal())
+
+
 def as_option(argument: str, conf: Path) -> str:
     """Return an override with the numbers among a group's options quoted.
 
     Hydra takes `schedule=80` for a number, and a number for no option. `table=all` becomes all
-    tables there are.
+    tables of the paper.
     """
     group, equals, options = argument.partition("=")
     if not (group and equals and (conf / group).is_dir()):
         return argument
     if argument == "table=all":
-        options = ",".join(sorted({path.stem for path in (conf / group).glob("*.yaml")} - {"none"}))
+        options = ",".join(of_the_paper(path.stem for path in (conf / group).glob("*.yaml")))
     return f"{group}=" + ",".join(f"'{o}'" if o.isdecimal() else o for o in options.split(","))
 
 

@@ -1,14 +1,16 @@
 """The cells of the tables beside the records that fill them."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pandas as pd
 import yaml
 
 from phaseavg.config import Settings
 from phaseavg.errors import UserError
+from phaseavg.report.claims import interval
 from phaseavg.report.records import read_row
 from phaseavg.runs.identity import run_id
 from phaseavg.runs.provenance import how
@@ -21,6 +23,8 @@ COLUMNS = [
     *(*CELL, "seed", "run_id", "status", "test_error", "bn_test_error", "epochs", "method_seconds"),
     *("execution", "modified", "kept"),
 ]
+
+PAIRED = ["against", "paired_n", "paired_mean", "paired_low", "paired_high"]
 
 
 def key_of(cell: Cell) -> tuple[str, ...]:
@@ -83,18 +87,46 @@ def read_cells(runs: Iterable[Run]) -> pd.DataFrame:
     return pd.DataFrame(rows, columns=COLUMNS)
 
 
-def summarised(cells: Iterable[Cell], rows: pd.DataFrame, paper: pd.DataFrame) -> pd.DataFrame:
+def _paired(
+    frame: pd.DataFrame, rows: pd.DataFrame, against: Mapping[str, Mapping[str, str]]
+) -> list[list[Any]]:
+    """Return of each cell what `PAIRED` names."""
+    errors = rows[rows["status"] == "finished"].set_index([*CELL, "seed"])["test_error"]
+    found: list[list[Any]] = []
+    for table, *network, column in frame[CELL].itertuples(index=False, name=None):
+        reference = against.get(table, {}).get(column)
+        sides = [
+            errors[errors.index.droplevel("seed") == (table, *network, side)].droplevel(CELL)
+            for side in (column, reference)
+        ]
+        values = (sides[0] - sides[1]).dropna().to_numpy(float)
+        if len(values):
+            found.append([reference, len(values), values.mean(), *interval(values)])
+        else:
+            found.append([reference, 0, np.nan, np.nan, np.nan])
+    return found
+
+
+def summarised(
+    cells: Iterable[Cell],
+    rows: pd.DataFrame,
+    paper: pd.DataFrame,
+    against: Mapping[str, Mapping[str, str]] | None = None,
+) -> pd.DataFrame:
     """Return a row per cell: ours, the paper's, the difference.
 
     Args:
         cells: in their order.
         rows: from `read_cells`.
         paper: from `read_paper`; cells that are not in it have no published number.
+        against: by table, which column each is compared with.
 
     Returns:
         A frame with the columns `CELL`; n, seeds; error_mean, error_std (sample deviation; of one
         run none), bn_error_mean, bn_error_std; diverged, how many runs did; paper_mean, paper_std;
-        difference, of the means; executions, run_ids.
+        difference, of the means; against, the column that it is compared with, if it is; paired_n,
+        the seeds that both have, paired_mean, the mean of their differences to it, paired_low and
+        paired_high, its 95 % t interval; executions, run_ids.
     """
     frame = pd.DataFrame([key_of(cell) for cell in cells], columns=CELL)
     finished = rows[rows["status"] == "finished"].sort_values("seed").groupby(CELL, sort=False)
@@ -115,6 +147,7 @@ def summarised(cells: Iterable[Cell], rows: pd.DataFrame, paper: pd.DataFrame) -
     published = paper.rename(columns={"error_mean": "paper_mean", "error_std": "paper_std"})
     frame = frame.set_index(CELL).join([ours, others, published]).reset_index()
     frame["difference"] = frame["error_mean"] - frame["paper_mean"]
+    frame = frame.join(pd.DataFrame(_paired(frame, rows, against or {}), columns=PAIRED))
     for column in ("n", "diverged"):
         frame[column] = frame[column].fillna(0).astype(int)
     for column in ("executions", "run_ids"):

@@ -116,7 +116,8 @@ def other_recipes(
 
 def write_tables(study: Study, output: Path) -> list[Path]:
     """Write the tables of a study to a folder; return the files."""
-    cells = summarised(study.request.cells, study.rows, study.paper)
+    against = {name: table.against for name, table in study.request.tables.items()}
+    cells = summarised(study.request.cells, study.rows, study.paper, against)
     averaged = {
         key_of(cell): not run.settings.averaging["_target_"].endswith("NoAveraging")
         for run in study.runs.values()

@@ -5,11 +5,14 @@ import string
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pandas as pd
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
 from phaseavg.report.cells import CELL
 from phaseavg.runs.files import write_atomically
+
+PAIRED = "paired difference"
 
 FORMATS = ("md", "csv", "tex", "html")
 
@@ -70,6 +73,13 @@ def _signed(value: float) -> str:
     return "" if pd.isna(value) else f"{value:+.2f}".replace("-", "−")
 
 
+def _with_interval(mean: float, low: float, high: float) -> str:
+    """Return a difference with its interval, where there is one; nothing of a blank."""
+    if pd.isna(mean) or np.isinf(low):
+        return _signed(mean)
+    return f"{_signed(mean)} [{_signed(low)}, {_signed(high)}]"
+
+
 def _ours(cell: pd.Series, letters: dict[str, str]) -> str:
     """Return our number of a cell, with n, letters of its executions, and runs that diverged."""
     marks = "".join(letters[execution] for execution in cell["executions"]) if letters else ""
@@ -91,7 +101,8 @@ def letters_of(cells: pd.DataFrame) -> dict[str, str]:
 def grid(cells: pd.DataFrame) -> list[dict[str, Any]]:
     """Return the lines of a table: of each network ours, the paper's and the difference.
 
-    Where nothing is averaged, ours has a second line with the errors after a BatchNorm pass.
+    Where nothing is averaged, ours has a second line with the errors after a BatchNorm pass; where
+    columns are compared with others, there is one with these differences.
 
     Args:
         cells: of one table, from `summarised`.
@@ -106,11 +117,18 @@ def grid(cells: pd.DataFrame) -> list[dict[str, Any]]:
         ]
         if any(passed):
             kinds["after a BN pass"] = passed
+        if row["paired_mean"].notna().any():
+            kinds[PAIRED] = [
+                _with_interval(*values)
+                for values in row[["paired_mean", "paired_low", "paired_high"]].itertuples(
+                    index=False, name=None
+                )
+            ]
         if row["paper_mean"].notna().any():
             kinds["paper"] = [
                 spread(m, s) for m, s in zip(row["paper_mean"], row["paper_std"], strict=True)
             ]
-            kinds["difference"] = [_signed(value) for value in row["difference"]]
+            kinds["difference to paper"] = [_signed(value) for value in row["difference"]]
         for number, (label, texts) in enumerate(kinds.items()):
             lines.append(
                 {
@@ -134,6 +152,13 @@ def notes_of(cells: pd.DataFrame, rows: pd.DataFrame) -> list[str]:
     """
     filled = int((cells["n"] > 0).sum())
     notes = [f"{filled} of {len(cells)} cells have runs."]
+    compared = cells[cells["paired_n"] > 0].drop_duplicates("column")
+    if len(compared):
+        pairs = [f"{c} − {a}" for c, a in zip(compared["column"], compared["against"], strict=True)]
+        notes.append(
+            f"{PAIRED}: {', '.join(pairs)}; the mean over the seeds that both have, and its 95 % t "
+            "interval."
+        )
     letters = letters_of(cells)
     if letters:
         listed = "; ".join(f"[{letter.strip(',')}] {what}" for what, letter in letters.items())

@@ -12,7 +12,7 @@ from hydra.core.config_loader import ConfigLoader
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import Override
 from omegaconf import DictConfig, OmegaConf
-from pydantic import Field, ValidationError
+from pydantic import Field, ValidationError, ValidationInfo, field_validator
 
 from phaseavg.config import Scalars, Settings, check
 from phaseavg.errors import UserError
@@ -38,12 +38,23 @@ class Table(Scalars):
         seeds: of a cell's runs, unless others are asked for.
         rows: lists of overrides; each sets `dataset` and `model`.
         columns: lists of overrides by the column's id.
+        against: of a column, the one that it is compared with, seed by seed.
     """
 
     title: str
     seeds: list[int] = Field(default=[0, 1, 2], min_length=1)
     rows: list[list[str]] = Field(min_length=1)
     columns: dict[ColumnId, list[str]] = Field(min_length=1)
+    against: dict[ColumnId, ColumnId] = Field(default={})
+
+    @field_validator("against")
+    @classmethod
+    def _columns_of_the_table(cls, against: dict[str, str], info: ValidationInfo) -> dict[str, str]:
+        columns = info.data.get("columns", {})
+        for name in (*against, *against.values()):
+            if columns and name not in columns:
+                raise ValueError(f"{name} is no column; choices: {', '.join(columns)}")
+        return against
 
 
 @dataclass(frozen=True)

@@ -1,5 +1,6 @@
 """What a sweep asks for, what of it is there, and what the rest will take."""
 
+import shlex
 from collections import defaultdict
 from collections.abc import Callable, Mapping
 from typing import Any
@@ -112,13 +113,15 @@ def time_left(runs: Mapping[str, Run], work: Work) -> str:
     for run in todo:
         recipe = run.settings.recipe()
         works[workload(recipe), _called(run)].append(run)
-    rows, hours, unknown, missing = [], 0.0, 0, 0
+    rows, hints, hours, unknown, missing = [], [], 0.0, 0, 0
     for (load, name), members in works.items():
         epochs = work.epochs(run.settings.run_id for run in members)
         rate = rates.get(load)
         if rate is None:
             unknown, missing = unknown + epochs, missing + 1
             rows.append([name, len(members), epochs, "not measured", "", ""])
+            run = shlex.join([*members[0].overrides, "dry_run=true"])
+            hints.append(f"python train.py {run}")
             continue
         took = epochs * rate.seconds / HOUR
         hours += took
@@ -128,7 +131,8 @@ def time_left(runs: Mapping[str, Run], work: Work) -> str:
     table = tabulate(rows, head, tablefmt="github", intfmt=",", disable_numparse=[3, 5])
     known = f"about {hours:.3g} hours, one run after the other" if len(rows) > missing else ""
     rest = f"{unknown:,} epochs whose rate has not been measured" if unknown else ""
-    return f"{table}\n\n{' and '.join(filter(None, (known, rest)))}"
+    text = f"{table}\n\n{' and '.join(filter(None, (known, rest)))}"
+    return "\n".join([text, *(["which a few steps of a run tell:"] if hints else []), *hints])
 
 
 def _called(run: Run) -> str:

@@ -2,7 +2,7 @@
 
 import json
 from collections import defaultdict
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from statistics import median
 from typing import Any, NamedTuple
@@ -28,13 +28,28 @@ def epochs_done(folder: Path) -> int:
         return 0
 
 
-def epochs_there(runs: Mapping[str, Run]) -> dict[str, int]:
+def epochs_trained(folder: Path) -> int:
+    """Return the epochs that a run has trained, whether or not it has saved its state since."""
+    try:
+        with (folder / "metrics.jsonl").open() as file:
+            return sum(line.endswith("\n") for line in file)
+    except OSError:
+        return 0
+
+
+def epochs_there(
+    runs: Mapping[str, Run], of: Callable[[Path], int] = epochs_done
+) -> dict[str, int]:
     """Return the epochs that each run need not train, for itself or another one has trained them.
 
     Whether a shared trajectory was trained with the same execution as the run will have is seen
     only there: here any counts.
+
+    Args:
+        runs: by run id.
+        of: tells it of a run by its folder.
     """
-    done = {run_id: epochs_done(run.settings.run_folder) for run_id, run in runs.items()}
+    done = {run_id: of(run.settings.run_folder) for run_id, run in runs.items()}
     branches: dict[Path, list[Branch]] = {}
     training: dict[Path, list[tuple[int, str]]] = {}
     for run in runs.values():
@@ -44,7 +59,7 @@ def epochs_there(runs: Mapping[str, Run]) -> dict[str, int]:
             training[run.settings.share.dir] = [
                 (epochs, keys[str(epochs)])
                 for home, keys in store.in_training()
-                if str(epochs := epochs_done(home)) in keys
+                if str(epochs := of(home)) in keys
             ]
     for run_id, run in runs.items():
         trajectory = trajectory_of(run) if shares(run.settings) else None

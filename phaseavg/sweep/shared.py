@@ -14,6 +14,7 @@ from dataclasses import dataclass, field
 from hydra.errors import HydraException
 from omegaconf.errors import OmegaConfBaseException
 
+from phaseavg.cli import of_the_paper
 from phaseavg.errors import UserError
 from phaseavg.runs.prefix import Averaging, Trajectory, cut_points, pieces
 from phaseavg.sweep.cells import (
@@ -59,7 +60,8 @@ def neighbours(
     Args:
         request: of a sweep; a plain one has none.
         options: of the config group `table`.
-        carry: which tables: `all`, `asked` for none, or their names.
+        carry: which tables: `all` for the paper's and those of the request, `asked` for none, or
+            their names.
         compose: to compose a run's config.
         composed: what has been composed already.
 
@@ -68,7 +70,8 @@ def neighbours(
     """
     choices = sorted(set(options) - {"none"})
     if isinstance(carry, str):
-        names: Sequence[str] = choices if carry == "all" else []
+        everything = dict.fromkeys([*of_the_paper(choices), *request.tables])
+        names: Sequence[str] = list(everything) if carry == "all" else []
     else:
         names = carry
         for name in names:

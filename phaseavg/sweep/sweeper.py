@@ -40,6 +40,7 @@ from phaseavg.sweep.cells import (
 )
 from phaseavg.sweep.launch import Launch
 from phaseavg.sweep.outcomes import counted, outcomes, result_of, sorted_out, stamp_of
+from phaseavg.sweep.progress import SweepProgress
 from phaseavg.sweep.rates import Rates, epochs_done, epochs_there
 from phaseavg.sweep.shared import Wave, arranged, neighbours
 from phaseavg.training.sharing import shares, store_of
@@ -146,7 +147,8 @@ def sweep(
                 break
             later = {r.settings.run_id: r for r in launch.not_begun() if r not in todo}
             waves = waves_of(todo, others | later) if sharing else [Wave(runs=todo)]
-            launch.run(waves, deadline)
+            with SweepProgress(todo, sharing):
+                launch.run(waves, deadline)
         trouble = ""
     except KeyboardInterrupt:
         counts = counted(outcomes(missing, launch.stamps), there, held)

@@ -29,6 +29,7 @@ TABLE = Table(
         "ours": ["averaging=phasewise"],
         "learnt": ["averaging=learnt"],
     },
+    against={"ours": "sgd", "learnt": "sgd"},
 )
 
 PAPER = pd.DataFrame(
@@ -75,7 +76,9 @@ def fill(study: Study, mixed: bool = True) -> None:
 
 
 def summary(study: Study) -> pd.DataFrame:
-    return summarised(study.request.cells, study.rows, PAPER).set_index(["dataset", "column"])
+    against = {"t": TABLE.against}
+    cells = summarised(study.request.cells, study.rows, PAPER, against)
+    return cells.set_index(["dataset", "column"])
 
 
 def test_means_deviations_blanks_and_differences_by_hand(study: Study) -> None:
@@ -97,6 +100,13 @@ def test_means_deviations_blanks_and_differences_by_hand(study: Study) -> None:
     assert (single["n"], single["error_mean"]) == (1, 2.5)
     assert pd.isna(single["error_std"])
     assert single["difference"] == pytest.approx(-0.15)
+    assert (ours["against"], ours["paired_n"]) == ("sgd", 2)  # seeds 0 and 2: −0.5 and −0.3
+    assert ours["paired_mean"] == pytest.approx(-0.4)
+    half = 12.7062 * 0.1  # the t quantile of one degree of freedom, and the standard error
+    assert ours["paired_low"] == pytest.approx(-0.4 - half, abs=1e-4)
+    assert ours["paired_high"] == pytest.approx(-0.4 + half, abs=1e-4)
+    assert pd.isna(sgd["against"])
+    assert cells.loc["cifar100", "learnt"]["paired_n"] == 0
     diverged = cells.loc["cifar100", "learnt"]
     assert (diverged["n"], diverged["diverged"]) == (0, 1)
     assert pd.isna(diverged["error_mean"])
@@ -128,7 +138,8 @@ def test_a_single_execution_gets_no_letters(study: Study) -> None:
     fill(study, mixed=False)
     cells = summary(study).reset_index().assign(averaged=True)
     assert letters_of(cells) == {}
-    assert "[" not in " ".join(text for line in grid(cells) for text in line["texts"])
+    texts = {line["label"]: " ".join(line["texts"]) for line in grid(cells)}
+    assert "[" not in texts["ours"]
     fill_other = runs_in(study, "svhn", "learnt")[0]
     keep(fill_other.settings, 2.0, precision="bf16")
     study.rows = read_cells(study.runs.values())

@@ -11,16 +11,28 @@ from hydra import compose, initialize_config_dir
 from hydra.core.global_hydra import GlobalHydra
 from omegaconf import DictConfig
 
+from phaseavg.cli import of_the_paper
 from phaseavg.errors import UserError
 from phaseavg.report.cells import CELL, key_of, read_paper
 from phaseavg.runs.identity import parts_of
 from phaseavg.runs.prefix import Trajectory, different_epochs
-from phaseavg.sweep.cells import Cell, Request, Run, Table, cells_of, narrow, read_request, runs_of
+from phaseavg.sweep.cells import (
+    Cell,
+    Request,
+    Run,
+    Table,
+    cells_of,
+    narrow,
+    read_request,
+    read_table,
+    runs_of,
+)
 from phaseavg.sweep.plan import epochs_of
 from phaseavg.sweep.shared import Tree, arranged
 
 CONF = REPOSITORY / "conf"
-TABLES = sorted(path.stem for path in (CONF / "table").glob("*.yaml"))
+OPTIONS = sorted(path.stem for path in (CONF / "table").glob("*.yaml"))
+TABLES = of_the_paper(OPTIONS)
 
 
 @pytest.fixture
@@ -44,7 +56,7 @@ def all_runs() -> dict[str, Run]:
 
 
 def request_for(composed, *arguments: str) -> Request:
-    return read_request(arguments, TABLES, composed)
+    return read_request(arguments, OPTIONS, composed)
 
 
 def test_the_294_published_cells_are_our_cells_one_to_one(composed) -> None:
@@ -59,6 +71,51 @@ def test_the_294_published_cells_are_our_cells_one_to_one(composed) -> None:
     }
     for cell in request.cells:
         assert not set(cell.column) & set("= ,")
+
+
+@pytest.mark.parametrize("name", sorted(set(OPTIONS) - {"none"}))
+def test_what_a_table_compares_is_in_it(composed, name: str) -> None:
+    table = read_table(name, (), composed)
+    assert table.against.keys() | set(table.against.values()) <= table.columns.keys()
+    assert not {column for column, other in table.against.items() if column == other}
+
+
+READINGS = {  # columns of the tables beside the paper's, and the paper's with the same runs
+    "phase-wise": ("1c", "phase-wise"),
+    "end-of-training": ("1c", "at-the-end"),
+    "learnt-1e-5": ("1a", "learnt"),
+    "60-30-30-0.9": ("1b", "60-30-30-ours"),
+    "80-40-40-0.5": ("1a", "gamma0-0.5"),
+    **dict.fromkeys(["optimizer-reset", "end-of-phase", "60-30-30-0.5"]),
+}
+
+
+def test_tables_beside_the_papers_have_its_defaults_in_common_with_it(
+    composed, all_runs: dict[str, Run]
+) -> None:
+    columns = f"column={','.join(READINGS)}"
+    request = request_for(composed, "table=readings,gamma0", columns, "model=cnn13", "seed=0")
+    runs = runs_of(request.cells, request.seeds, composed)
+    found = {}
+    for run_id, run in runs.items():
+        of_the_paper = all_runs[run_id].cells if run_id in all_runs else []
+        for cell in run.cells:
+            found[cell.column] = {(c.table, c.column) for c in of_the_paper}
+    assert found.keys() == READINGS.keys()
+    for column, cell in READINGS.items():
+        assert cell in found[column] if cell else not found[column], column
+
+
+def test_a_column_that_is_compared_with_none_of_the_table_is_told(composed) -> None:
+    def other(overrides: Sequence[str]) -> DictConfig:
+        config = composed(overrides)
+        config.table.against = {"learnt": "gamma0-1"}
+        return config
+
+    with pytest.raises(
+        UserError, match=r"table=1a: table\.against.* gamma0-1 is no column; choices"
+    ):
+        read_table("1a", (), other)
 
 
 def test_the_published_numbers_are_the_papers() -> None:
