@@ -1,7 +1,7 @@
 """Write tables from records: `python scripts/tables.py table=1a model=cnn13`.
 
 Takes the overrides that `train.py -m` takes for a sweep, and trains nothing. Writes each table as
-Markdown, CSV, LaTeX and HTML, and with --claims the verdicts on what the paper claims.
+Markdown, CSV, LaTeX and HTML, and with --claims the verdicts on the paper's claims, and a picture.
 """
 
 import argparse
@@ -33,7 +33,7 @@ def main() -> int:
         )
         written = write_tables(study, arguments.output)
         if arguments.claims:
-            written.append(write_claims(study, paper, arguments.claims))
+            written += write_claims(study, paper, arguments.claims)
     except UserError as error:
         print(f"tables.py: {error}", file=sys.stderr)
         return 2

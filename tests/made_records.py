@@ -4,9 +4,11 @@ import json
 from pathlib import Path
 from typing import Any
 
+import pandas as pd
 import yaml
 
 from phaseavg.config import Settings
+from phaseavg.report.cells import CELL, COLUMNS
 from phaseavg.runs.identity import NUMERICS_VERSION
 
 EXECUTION = {
@@ -66,3 +68,15 @@ def keep(
     lines = [json.dumps({"epoch": epoch, "test_error": test_error}) for epoch in (1, 2)]
     (folder / "metrics.jsonl").write_text("".join(f"{line}\n" for line in lines))
     return folder
+
+
+def rows(*entries: tuple) -> pd.DataFrame:
+    """Return rows as `read_cells` has them: (table, dataset, model, column, seed, error, …)."""
+    made = [
+        dict(zip([*CELL, "seed", "test_error"], entry[:6], strict=True))
+        | {"run_id": "r", "status": "finished", "bn_test_error": entry[5], "epochs": 1}
+        | {"method_seconds": 1.0, "execution": "x", "modified": "False", "kept": True}
+        | (entry[6] if len(entry) > 6 else {})
+        for entry in entries
+    ]
+    return pd.DataFrame(made, columns=COLUMNS)

@@ -140,12 +140,13 @@ def judged(
     return pages
 
 
-def claims_page(pages: Sequence[dict[str, Any]], remark: str = "") -> str:
+def claims_page(pages: Sequence[dict[str, Any]], remark: str = "", picture: str = "") -> str:
     """Return the verdicts as Markdown.
 
     Args:
         pages: from `judged`.
         remark: on the runs behind them.
+        picture: the name of a file beside the page; none by default.
     """
     summary = pd.DataFrame(
         {
@@ -164,6 +165,7 @@ def claims_page(pages: Sequence[dict[str, Any]], remark: str = "") -> str:
     return template.render(
         summary=as_markdown(summary),
         remark=remark,
+        picture=picture,
         pages=[
             page
             | {

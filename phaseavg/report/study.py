@@ -17,6 +17,7 @@ from phaseavg.config import Settings, check
 from phaseavg.errors import UserError
 from phaseavg.report.cells import CELL, key_of, read_cells, summarised
 from phaseavg.report.claims_page import claims_page, judged
+from phaseavg.report.effects import effects, write_figure
 from phaseavg.report.tables import write_table
 from phaseavg.runs.files import write_atomically
 from phaseavg.sweep.cells import Cell, Compose, Request, Run, read_request, runs_of, whole
@@ -132,8 +133,10 @@ def write_tables(study: Study, output: Path) -> list[Path]:
     return written
 
 
-def write_claims(study: Study, paper: pd.DataFrame, path: Path) -> Path:
-    """Write the verdicts on what the paper claims, as far as the study's cells go; return `path`.
+def write_claims(study: Study, paper: pd.DataFrame, path: Path) -> list[Path]:
+    """Write the verdicts on the paper's claims, as far as the study's cells go; return the files.
+
+    Beside them, under the same name, is a picture of the differences, once there are any.
 
     Args:
         study: from `read_study`.
@@ -141,8 +144,9 @@ def write_claims(study: Study, paper: pd.DataFrame, path: Path) -> Path:
         path: of the file.
     """
     pages = judged(study.request.cells, study.rows, paper, study.paper)
+    found = effects(study.request.cells, study.rows, paper, study.paper)
     path.parent.mkdir(parents=True, exist_ok=True)
-    write_atomically(
-        path, claims_page(pages, study.remark and f"{study.remark}.").encode(), f"--claims={path}"
-    )
-    return path
+    remark = study.remark and f"{study.remark}."
+    text = claims_page(pages, remark, "" if found.empty else path.with_suffix(".svg").name)
+    write_atomically(path, text.encode(), f"--claims={path}")
+    return [path, *([] if found.empty else write_figure(found, study.remark, path))]

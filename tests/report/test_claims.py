@@ -4,10 +4,11 @@ import numpy as np
 import pandas as pd
 import pytest
 from conftest import REPOSITORY
+from made_records import rows
 from scipy import stats
 
 from phaseavg.report import claims, claims_page
-from phaseavg.report.cells import CELL, COLUMNS, read_paper
+from phaseavg.report.cells import read_paper
 from phaseavg.report.claims import Evidence, evidence, interval, seeds_to_settle, verdict
 from phaseavg.sweep.cells import Cell
 from phaseavg.sweep.claims import CLAIMS
@@ -15,18 +16,6 @@ from phaseavg.sweep.claims import CLAIMS
 PAPER = read_paper(REPOSITORY / "results/paper.csv")
 CLAIM = {claim.name: claim for claim in CLAIMS}
 CELLS = [Cell(*key, ()) for key in PAPER.index]
-
-
-def rows(*entries: tuple) -> pd.DataFrame:
-    """Return rows as `read_cells` has them: (table, dataset, model, column, seed, error, …)."""
-    made = [
-        dict(zip([*CELL, "seed", "test_error"], entry[:6], strict=True))
-        | {"run_id": "r", "status": "finished", "bn_test_error": entry[5], "epochs": 1}
-        | {"method_seconds": 1.0, "execution": "x", "modified": "False", "kept": True}
-        | (entry[6] if len(entry) > 6 else {})
-        for entry in entries
-    ]
-    return pd.DataFrame(made, columns=COLUMNS)
 
 
 def found(name: str, frame: pd.DataFrame) -> Evidence:

@@ -1,0 +1,124 @@
+"""The differences that the claims are about as a picture: of each seed, their mean, the paper's."""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import matplotlib
+import numpy as np
+import pandas as pd
+from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
+from matplotlib.transforms import blended_transform_factory
+
+from phaseavg.report.claims import NETWORK, evidence, exceptions, interval, networks_of, verdict
+from phaseavg.sweep.cells import Cell
+from phaseavg.sweep.claims import CLAIMS
+
+COLOURS = {"holds": "#0b6fa4", "does not hold": "#c2410c", "open": "#6b7280"}
+ROW_INCHES = 0.26
+LINEAR = 1.0
+"""Differences (%) up to this one are drawn to scale, larger ones by their logarithms."""
+TICKS = [0.5, 1, 2, 5, 20, 100]
+
+
+def effects(
+    cells: Sequence[Cell], rows: pd.DataFrame, paper: pd.DataFrame, beside: pd.DataFrame
+) -> pd.DataFrame:
+    """Return a row for each difference of errors of which there are two seeds or more.
+
+    Args:
+        cells: all that there are.
+        rows: from `read_cells`.
+        paper: from `read_paper`.
+        beside: of it, what can be compared with ours.
+
+    Returns:
+        Columns: claim, its name and text; pair, what is compared; dataset, model; values, of each
+        seed; paper, the published difference (NaN where none is comparable).
+    """
+    comparable = {key[1:3] for key in beside.index}
+    found = []
+    for claim in (claim for claim in CLAIMS if claim.quantity == "error"):
+        networks = networks_of(claim, cells)
+        published = exceptions(claim, paper)["difference"]
+        pairs = [*claim.pairs, *claim.beside]
+        for key, line in evidence(claim, rows, networks, pairs).differences.iterrows():
+            label, *network = key
+            values = line.dropna().to_numpy(float)
+            known = tuple(network) in comparable
+            if len(values) > 1:
+                row = [f"{claim.name}: {claim.text}", label, *network, values]
+                found.append([*row, published.get(key, np.nan) if known else np.nan])
+    return pd.DataFrame(found, columns=["claim", "pair", *NETWORK, "values", "paper"])
+
+
+def figure(found: pd.DataFrame, title: str) -> Figure:
+    """Return a picture of differences, a line each, under the claim that they are about.
+
+    Args:
+        found: from `effects`.
+        title: of the picture.
+    """
+    networks = found[NETWORK].drop_duplicates()
+    alone = len(networks) == 1
+    heads = found["claim"].drop_duplicates()
+    height = ROW_INCHES * (len(found) + 1.5 * len(heads)) + 1.2
+    picture = Figure(figsize=(8.5, height), layout="constrained")
+    axes = picture.subplots()
+    from_left = blended_transform_factory(picture.transFigure, axes.transData)
+    reach = max(np.abs(np.concatenate([*found["values"], found["paper"].dropna()])).max(), 0.1)
+    y, places, labels = 0.0, [], []
+    for claim, lines in found.groupby("claim", sort=False):
+        axes.text(0.01, y, claim, transform=from_left, weight="bold", fontsize=9, va="center")
+        for _, line in lines.iterrows():
+            y += 1
+            low, high = interval(line["values"])
+            colour = COLOURS[verdict(line["values"], 0)]
+            axes.plot([low, high], [y, y], color=colour, linewidth=2, solid_capstyle="butt")
+            axes.plot(line["values"].mean(), y, "o", color=colour, markersize=7)
+            axes.plot(line["values"], [y] * len(line["values"]), "|", color="black", markersize=9)
+            if not np.isnan(line["paper"]):
+                axes.plot(line["paper"], y, "D", color="black", markersize=6, fillstyle="none")
+            places.append(y)
+            labels.append(line["pair"] + ("" if alone else f", {line['dataset']} {line['model']}"))
+        y += 1.5
+    axes.axvline(0, color="black", linewidth=0.8)
+    axes.set_yticks(places, labels=labels, fontsize=9)
+    axes.set_ylim(y - 0.7, -0.8)
+    axes.set_xscale("symlog", linthresh=LINEAR)  # so that a large one leaves room for the small
+    ticks_x = [x for x in TICKS if x <= 2 * reach]
+    axes.set_xticks(signed := [*(-x for x in reversed(ticks_x)), 0, *ticks_x])
+    axes.set_xticklabels([f"{x:+g}".replace("-", "−") if x else "0" for x in signed], fontsize=8)
+    axes.set_xlim(-2 * reach, 2 * reach)
+    axes.set_xlabel("difference of test errors (%); left of 0 speaks for the claim")
+    axes.tick_params(axis="y", length=0)
+    axes.grid(axis="x", linewidth=0.4, alpha=0.6)
+    axes.spines[["top", "right", "left"]].set_visible(False)
+    handles = [
+        Line2D([], [], color=colour, linewidth=2, marker="o", markersize=7, label=word)
+        for colour, word in zip(COLOURS.values(), ("below 0", "above 0", "open"), strict=True)
+    ]
+    handles.append(Line2D([], [], color="black", marker="|", linewidth=0, label="a seed"))
+    if found["paper"].notna().any():
+        marker = {"marker": "D", "fillstyle": "none", "linewidth": 0}
+        handles.append(Line2D([], [], color="black", label="the paper", **marker))
+    picture.legend(handles=handles, loc="outside lower center", ncols=5, fontsize=8, frameon=False)
+    where = f": {' '.join(networks.iloc[0])}" if alone else ""
+    axes.set_title(f"{title}{where}", loc="left", fontsize=10)
+    return picture
+
+
+def write_figure(found: pd.DataFrame, title: str, path: Path) -> list[Path]:
+    """Write the picture as PNG and SVG, the same bytes for the same data; return the files.
+
+    Args:
+        found: from `effects`.
+        title: of the picture.
+        path: of the files, whose ending is replaced.
+    """
+    picture = figure(found, title)
+    files = [path.with_suffix(".png"), path.with_suffix(".svg")]
+    picture.savefig(files[0], dpi=150)
+    with matplotlib.rc_context({"svg.hashsalt": "claims"}):
+        picture.savefig(files[1], metadata={"Date": None})
+    return files

@@ -1,0 +1,67 @@
+"""The picture of the differences: what is in it, by hand, and where."""
+
+from pathlib import Path
+
+import pandas as pd
+import pytest
+from conftest import REPOSITORY
+from made_records import rows
+
+from phaseavg.report.cells import read_paper
+from phaseavg.report.effects import COLOURS, effects, figure, write_figure
+from phaseavg.sweep.cells import Cell
+
+PAPER = read_paper(REPOSITORY / "results/paper.csv")
+CELLS = [Cell(*key, ()) for key in PAPER.index]
+OURS = {0: 25.0, 1: 25.5, 2: 25.2}
+SGD = {0: 26.0, 1: 26.0, 2: 26.0}
+
+
+@pytest.fixture
+def frame() -> pd.DataFrame:
+    """Return Table 1b's 80-40-40 of two networks: three seeds, and one."""
+    return rows(
+        *(("1b", "cifar100", "cnn13", "80-40-40-ours", s, error) for s, error in OURS.items()),
+        *(("1b", "cifar100", "cnn13", "80-40-40-sgd", s, error) for s, error in SGD.items()),
+        ("1b", "cifar100", "resnet34", "80-40-40-ours", 0, 20.0),
+        ("1b", "cifar100", "resnet34", "80-40-40-sgd", 0, 21.0),
+    )
+
+
+def test_differences_of_two_seeds_or_more_beside_the_papers(frame: pd.DataFrame) -> None:
+    found = effects(CELLS, frame, PAPER, PAPER)
+    assert list(found["pair"]) == ["80-40-40: ours − SGD", "80-40-40: ours − SGD after a BN pass"]
+    first = found.iloc[0]
+    assert (first["dataset"], first["model"]) == ("cifar100", "cnn13")
+    assert first["claim"].startswith("C3: ")
+    assert first["values"] == pytest.approx([-1.0, -0.5, -0.8])
+    assert first["paper"] == pytest.approx(26.05 - 26.52)
+    assert pd.isna(found.iloc[1]["paper"])  # it has none after a pass
+    assert effects(CELLS, frame, PAPER, PAPER.iloc[:0])["paper"].isna().all()
+
+
+def test_the_picture_has_each_seed_the_mean_its_interval_and_the_paper(
+    frame: pd.DataFrame,
+) -> None:
+    found = effects(CELLS, frame, PAPER, PAPER).iloc[:1]
+    (axes,) = figure(found, "a title").axes
+    interval, mean, seeds, paper, zero = axes.lines
+    # Mean −0.7667, deviation 0.2517, times 4.3027 / √3.
+    assert interval.get_xdata() == pytest.approx([-0.76667 - 0.62517, -0.76667 + 0.62517], abs=1e-4)
+    assert mean.get_xdata() == pytest.approx([-0.76667], abs=1e-5)
+    assert mean.get_color() == COLOURS["holds"]
+    assert list(seeds.get_xdata()) == pytest.approx([-1.0, -0.5, -0.8])
+    assert paper.get_xdata() == pytest.approx([-0.47])
+    assert list(zero.get_xdata()) == [0, 0]
+    assert [label.get_text() for label in axes.get_yticklabels()] == ["80-40-40: ours − SGD"]
+    assert axes.get_title(loc="left") == "a title: cifar100 cnn13"
+
+
+def test_the_same_data_give_the_same_files(frame: pd.DataFrame, tmp_path: Path) -> None:
+    found = effects(CELLS, frame, PAPER, PAPER)
+    for folder in ("a", "b"):
+        (tmp_path / folder).mkdir()
+        written = write_figure(found, "", tmp_path / folder / "claims.md")
+        assert [path.name for path in written] == ["claims.png", "claims.svg"]
+    for name in ("claims.png", "claims.svg"):
+        assert (tmp_path / "a" / name).read_bytes() == (tmp_path / "b" / name).read_bytes()
