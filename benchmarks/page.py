@@ -5,7 +5,6 @@ Each benchmark leaves `benchmarks/results/<name>.json`. From these, and from not
 """
 
 import json
-import re
 import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -14,6 +13,7 @@ from typing import Any
 import pandas as pd
 
 from phaseavg.errors import UserError
+from phaseavg.report.marks import between_marks
 from phaseavg.runs.files import write_atomically
 
 HERE = Path(__file__).parent
@@ -35,7 +35,6 @@ TITLES = {  # of the benchmarks, in the order of the pages
     "gpu-imagenet": "Networks for ImageNet on a GPU",
     "gpu-kernels": "Where the time goes on a GPU",
 }
-MARKS = ("<!-- benchmarks -->", "<!-- /benchmarks -->")
 COLUMNS = ["what", "beside", "measured", "goal", "met"]
 VERDICTS = {True: "met", False: "not met", None: ""}
 
@@ -103,23 +102,11 @@ def summary(results: Mapping[str, Mapping[str, Any]]) -> str:
     return markdown(pd.DataFrame(rows, columns=COLUMNS).fillna("").to_dict("records"))
 
 
-def with_summary(text: str, results: Mapping[str, Mapping[str, Any]]) -> str:
-    """Return the text of README.md with its table made anew.
-
-    Raises:
-        UserError: if the marks are not there, once each.
-    """
-    between = re.compile("(?<={}).*?(?={})".format(*map(re.escape, MARKS)), re.DOTALL)
-    if len(between.findall(text)) != 1:
-        raise UserError(f"README.md: must have {' and '.join(MARKS)} once")
-    return between.sub(lambda _: f"\n\n{summary(results)}\n\n", text)
-
-
 def main() -> int:
     """Write both."""
     results = read_results()
     try:
-        readme = with_summary(README.read_text(encoding="utf-8"), results)
+        readme = between_marks(README.read_text(encoding="utf-8"), "benchmarks", summary(results))
         for path, text in ((PAGE, benchmarks_page(results)), (README, readme)):
             write_atomically(path, text.encode(), place=str(path))
     except UserError as error:

@@ -138,15 +138,17 @@ def of_the_paper(tables: Iterable[str]) -> list[str]:
 def as_option(argument: str, conf: Path) -> str:
     """Return an override with the numbers among a group's options quoted.
 
-    Hydra takes `schedule=80` for a number, and a number for no option. `table=all` becomes all
-    tables of the paper.
+    Hydra takes `schedule=80` for a number, and a number for no option. Among tables, `all` becomes
+    those of the paper.
     """
     group, equals, options = argument.partition("=")
     if not (group and equals and (conf / group).is_dir()):
         return argument
-    if argument == "table=all":
-        options = ",".join(of_the_paper(path.stem for path in (conf / group).glob("*.yaml")))
-    return f"{group}=" + ",".join(f"'{o}'" if o.isdecimal() else o for o in options.split(","))
+    names = options.split(",")
+    if group == "table" and "all" in names:
+        papers = of_the_paper(path.stem for path in (conf / group).glob("*.yaml"))
+        names = list(dict.fromkeys([*papers, *(name for name in names if name != "all")]))
+    return f"{group}=" + ",".join(f"'{name}'" if name.isdecimal() else name for name in names)
 
 
 def command_line(main: Callable[[], Any], conf: Path) -> int:

@@ -87,23 +87,31 @@ def read_cells(runs: Iterable[Run]) -> pd.DataFrame:
     return pd.DataFrame(rows, columns=COLUMNS)
 
 
-def _paired(
+def paired(errors: pd.Series, others: pd.Series) -> tuple[int, float, float, float]:
+    """Return of the differences seed by seed their number, mean, and 95 % t interval.
+
+    Args:
+        errors: by seed.
+        others: likewise; what both have counts.
+    """
+    values = (errors - others).dropna().to_numpy(float)
+    if not len(values):
+        return 0, np.nan, np.nan, np.nan
+    return len(values), values.mean(), *interval(values)
+
+
+def _compared(
     frame: pd.DataFrame, rows: pd.DataFrame, against: Mapping[str, Mapping[str, str]]
-) -> list[list[Any]]:
+) -> list[tuple[Any, ...]]:
     """Return of each cell what `PAIRED` names."""
-    errors = rows[rows["status"] == "finished"].set_index([*CELL, "seed"])["test_error"]
-    found: list[list[Any]] = []
-    for table, *network, column in frame[CELL].itertuples(index=False, name=None):
-        reference = against.get(table, {}).get(column)
-        sides = [
-            errors[errors.index.droplevel("seed") == (table, *network, side)].droplevel(CELL)
-            for side in (column, reference)
-        ]
-        values = (sides[0] - sides[1]).dropna().to_numpy(float)
-        if len(values):
-            found.append([reference, len(values), values.mean(), *interval(values)])
-        else:
-            found.append([reference, 0, np.nan, np.nan, np.nan])
+    finished = rows[rows["status"] == "finished"].groupby(CELL)
+    errors = {key: cell.set_index("seed")["test_error"] for key, cell in finished}
+    none = pd.Series(dtype=float)
+    found: list[tuple[Any, ...]] = []
+    for key in frame[CELL].itertuples(index=False, name=None):
+        other = against.get(key[0], {}).get(key[-1])
+        sides = errors.get(key, none), errors.get((*key[:-1], other), none)
+        found.append((other, *paired(*sides)))
     return found
 
 
@@ -147,7 +155,7 @@ def summarised(
     published = paper.rename(columns={"error_mean": "paper_mean", "error_std": "paper_std"})
     frame = frame.set_index(CELL).join([ours, others, published]).reset_index()
     frame["difference"] = frame["error_mean"] - frame["paper_mean"]
-    frame = frame.join(pd.DataFrame(_paired(frame, rows, against or {}), columns=PAIRED))
+    frame = frame.join(pd.DataFrame(_compared(frame, rows, against or {}), columns=PAIRED))
     for column in ("n", "diverged"):
         frame[column] = frame[column].fillna(0).astype(int)
     for column in ("executions", "run_ids"):

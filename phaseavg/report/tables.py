@@ -69,15 +69,16 @@ def spread(mean: float, deviation: float) -> str:
     return f"{mean:.2f}" + ("" if pd.isna(deviation) else f" ± {deviation:.2f}")
 
 
-def _signed(value: float) -> str:
+def signed(value: float) -> str:
+    """Return a difference with its sign; nothing of a blank."""
     return "" if pd.isna(value) else f"{value:+.2f}".replace("-", "−")
 
 
-def _with_interval(mean: float, low: float, high: float) -> str:
+def with_interval(mean: float, low: float, high: float) -> str:
     """Return a difference with its interval, where there is one; nothing of a blank."""
     if pd.isna(mean) or np.isinf(low):
-        return _signed(mean)
-    return f"{_signed(mean)} [{_signed(low)}, {_signed(high)}]"
+        return signed(mean)
+    return f"{signed(mean)} [{signed(low)}, {signed(high)}]"
 
 
 def _ours(cell: pd.Series, letters: dict[str, str]) -> str:
@@ -119,7 +120,7 @@ def grid(cells: pd.DataFrame) -> list[dict[str, Any]]:
             kinds["after a BN pass"] = passed
         if row["paired_mean"].notna().any():
             kinds[PAIRED] = [
-                _with_interval(*values)
+                with_interval(*values)
                 for values in row[["paired_mean", "paired_low", "paired_high"]].itertuples(
                     index=False, name=None
                 )
@@ -128,7 +129,7 @@ def grid(cells: pd.DataFrame) -> list[dict[str, Any]]:
             kinds["paper"] = [
                 spread(m, s) for m, s in zip(row["paper_mean"], row["paper_std"], strict=True)
             ]
-            kinds["difference to paper"] = [_signed(value) for value in row["difference"]]
+            kinds["difference to paper"] = [signed(value) for value in row["difference"]]
         for number, (label, texts) in enumerate(kinds.items()):
             lines.append(
                 {

@@ -8,6 +8,7 @@ import pytest
 
 from benchmarks import common, page
 from phaseavg.errors import UserError
+from phaseavg.report.marks import between_marks
 
 
 @pytest.fixture
@@ -35,7 +36,7 @@ def test_the_pages_of_this_repository_are_made_of_its_records() -> None:
     results = page.read_results()
     readme = page.README.read_text()
     assert page.PAGE.read_text() == page.benchmarks_page(results)
-    assert readme == page.with_summary(readme, results)
+    assert readme == between_marks(readme, "benchmarks", page.summary(results))
 
 
 def test_a_record_has_date_machine_and_every_round(results: dict[str, dict]) -> None:
@@ -74,22 +75,22 @@ def test_the_page_has_a_section_for_each_benchmark(results: dict[str, dict]) -> 
 def test_the_table_of_readme_is_made_anew_and_the_rest_left_alone(
     results: dict[str, dict],
 ) -> None:
-    begin, end = page.MARKS
+    begin, end = "<!-- benchmarks -->", "<!-- /benchmarks -->"
     text = f"Before\n{begin}\nold\n{end}\nafter\n"
-    made = page.with_summary(text, results)
+    made = between_marks(text, "benchmarks", page.summary(results))
     assert made == f"Before\n{begin}\n\n{page.summary(results)}\n\n{end}\nafter\n"
-    assert page.with_summary(made, results) == made
+    assert between_marks(made, "benchmarks", page.summary(results)) == made
     with pytest.raises(UserError, match="once"):
-        page.with_summary(text + text, results)
+        between_marks(text + text, "benchmarks", "")
     with pytest.raises(UserError, match="once"):
-        page.with_summary("no marks", results)
+        between_marks("no marks", "benchmarks", "")
 
 
 def test_main_writes_both_pages(
     results: dict[str, dict], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     readme, own = tmp_path / "README.md", tmp_path / "OWN.md"
-    readme.write_text("{}{}\n".format(*page.MARKS))
+    readme.write_text("<!-- benchmarks --><!-- /benchmarks -->\n")
     monkeypatch.setattr(page, "README", readme)
     monkeypatch.setattr(page, "PAGE", own)
     monkeypatch.setattr(page, "read_results", lambda: results)

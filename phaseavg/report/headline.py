@@ -1,0 +1,94 @@
+"""Table 1 of one network as a list: each method beside SGD of the same length, and what it cost."""
+
+import json
+from collections.abc import Iterable
+
+import pandas as pd
+
+from phaseavg.report.cells import paired
+from phaseavg.report.tables import as_markdown, signed, spread, with_interval
+from phaseavg.sweep.cells import Run
+
+METHODS = {  # by length of training: what a line is about, and the table and column that have it
+    "60-30-30": {
+        "SGD": ("1b", "60-30-30-sgd"),
+        "phase-wise, γ0 = 0.9": ("1b", "60-30-30-ours"),
+    },
+    "80-40-40": {
+        "SGD": ("1b", "80-40-40-sgd"),
+        "phase-wise, γ0 = 0.99": ("1a", "gamma0-0.99"),
+        "phase-wise, γ0 = 0.95": ("1a", "gamma0-0.95"),
+        "phase-wise, γ0 = 0.9": ("1a", "gamma0-0.9"),
+        "phase-wise, γ0 = 0.8": ("1a", "gamma0-0.8"),
+        "phase-wise, γ0 = 0.5": ("1a", "gamma0-0.5"),
+        "phase-wise, learnt weights": ("1a", "learnt"),
+        "averaged at the end": ("1c", "at-the-end"),
+        "Lookahead": ("1c", "every-k"),
+        "SGD, decayed rate": ("1d", "decayed"),
+        "SGD, cosine rate": ("1d", "cosine"),
+    },
+    "100-50-50": {
+        "SGD": ("1b", "100-50-50-sgd"),
+        "phase-wise, γ0 = 0.9": ("1b", "100-50-50-ours"),
+    },
+}
+
+
+def headline(rows: pd.DataFrame, model: str, paper: pd.DataFrame) -> str:
+    """Return Table 1 of a network as a list, in Markdown.
+
+    Args:
+        rows: from `read_cells`, of one data set.
+        model: the network.
+        paper: from `read_paper`; its cells of CIFAR-100 stand beside ours.
+    """
+    finished = rows[(rows["status"] == "finished") & (rows["model"] == model)]
+    lines = []
+    for length, methods in METHODS.items():
+        of_sgd = None
+        for method, cell in methods.items():
+            own = finished[(finished["table"] == cell[0]) & (finished["column"] == cell[1])]
+            own = own.set_index("seed")
+            errors = own["test_error"]
+            theirs = paper.loc[(cell[0], "cifar100", model, cell[1])]
+            line = {
+                "epochs": length,
+                "method": method,
+                "n": len(errors) or "",
+                "error": spread(errors.mean(), errors.std()),
+                "− SGD": "",
+                "− SGD after a BN pass": "",
+                "paper's error": spread(theirs["error_mean"], theirs["error_std"]),
+                "paper's − SGD": "",
+            }
+            if of_sgd is None:
+                of_sgd = (errors, own["bn_test_error"], theirs["error_mean"])
+            else:
+                for key, other in zip(("− SGD", "− SGD after a BN pass"), of_sgd, strict=False):
+                    line[key] = with_interval(*paired(errors, other)[1:])
+                line["paper's − SGD"] = signed(theirs["error_mean"] - of_sgd[2])
+            lines.append(line)
+    return as_markdown(pd.DataFrame(lines))
+
+
+def cost(runs: Iterable[Run]) -> tuple[int, int, float]:
+    """Return how many runs have ended, the epochs trained for them and the seconds that they took.
+
+    What several runs have in common was trained once and counts once.
+    """
+    records = {}
+    for run_id, places in {run.settings.run_id: run.settings.places for run in runs}.items():
+        path = next((p for p in places if (p / "result.json").is_file()), None)
+        if path is not None:
+            records[run_id] = json.loads((path / "result.json").read_text())
+    segments = {}
+    for record in records.values():
+        for segment in record["inherited"]["segments"]:
+            segments[segment["trajectory"], segment["prefix"]] = segment
+    own_epochs = sum(r["epochs"] - r["inherited"]["epochs"] for r in records.values())
+    own_seconds = sum(r["seconds"] - r["inherited"]["seconds"] for r in records.values())
+    return (
+        len(records),
+        own_epochs + sum(s["last_epoch"] - s["first_epoch"] + 1 for s in segments.values()),
+        own_seconds + sum(s["seconds"] for s in segments.values()),
+    )

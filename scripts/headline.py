@@ -1,0 +1,48 @@
+"""Table 1 of a network as a list: `python scripts/headline.py preset=mini-cifar100 model=cnn13`.
+
+Each method beside SGD of the same length, with the paper's numbers, and what the runs have cost.
+Trains nothing. With --readme the list goes into that file, between its marks.
+"""
+
+import argparse
+import sys
+from pathlib import Path
+
+from phaseavg.errors import UserError
+from phaseavg.report.cells import read_paper
+from phaseavg.report.headline import cost, headline
+from phaseavg.report.marks import between_marks
+from phaseavg.report.study import read_study
+from phaseavg.runs.files import write_atomically
+
+ROOT = Path(__file__).parents[1]
+
+
+def main() -> int:
+    """Print the list, or put it where it belongs."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("overrides", nargs="+", help="preset=…, model=…, as for train.py -m")
+    parser.add_argument("--readme", type=Path, help="file with marks for the list")
+    arguments = parser.parse_args()
+    try:
+        paper = read_paper(ROOT / "results/paper.csv")
+        overrides = ["table=1a,1b,1c,1d", *arguments.overrides]
+        study = read_study(overrides, ROOT / "conf", paper)
+        (model,) = {cell.model for cell in study.request.cells}
+        runs, epochs, seconds = cost(study.runs.values())
+        text = headline(study.rows, model, paper) + (
+            f"\n\n{runs} runs, for which {epochs:,} epochs were trained in {seconds / 3600:.1f} "
+            f"hours: {' and '.join(sorted(study.rows['execution'].unique()))}."
+        )
+        if arguments.readme:
+            found = between_marks(arguments.readme.read_text(), "results", text)
+            write_atomically(arguments.readme, found.encode(), f"--readme={arguments.readme}")
+    except UserError as error:
+        print(f"headline.py: {error}", file=sys.stderr)
+        return 2
+    print(text)
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
