@@ -37,7 +37,7 @@ def main() -> int:
         if arguments.readme:
             found = between_marks(arguments.readme.read_text(), "results", text)
             write_atomically(arguments.readme, found.encode(), f"--readme={arguments.readme}")
-    except UserError as error:
+    except (UserError, OSError) as error:
         print(f"headline.py: {error}", file=sys.stderr)
         return 2
     print(text)

@@ -1,0 +1,90 @@
+"""The list of Table 1 and its cost, by hand."""
+
+import json
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from conftest import REPOSITORY, TINY
+from made_records import keep, rows
+
+from phaseavg.report.cells import read_paper
+from phaseavg.report.headline import METHODS, cost, headline
+from phaseavg.sweep.cells import Run
+
+PAPER = read_paper(REPOSITORY / "results/paper.csv")
+
+
+def lines(text: str) -> list[list[str]]:
+    return [[cell.strip() for cell in line.split("|")[1:-1]] for line in text.splitlines()]
+
+
+def test_each_method_is_beside_sgd_of_the_same_length() -> None:
+    sgd, ours, at_the_end = (
+        ("1b", "mini", "cnn13", "80-40-40-sgd"),
+        ("1a", "mini", "cnn13", "gamma0-0.9"),
+        ("1c", "mini", "cnn13", "at-the-end"),
+    )
+    frame = rows(
+        *(
+            (*sgd, seed, error, {"bn_test_error": error - 0.5})
+            for seed, error in ((0, 30.0), (1, 32.0))
+        ),
+        *((*ours, seed, error) for seed, error in ((0, 29.0), (1, 30.0), (2, 31.0))),
+        (*at_the_end, 0, 30.5),
+        ("1b", "mini", "cnn13", "60-30-30-sgd", 0, 40.0),
+        ("1b", "mini", "other", "60-30-30-ours", 0, 10.0),
+    )
+    head, _, *found = lines(headline(frame, "cnn13", PAPER))
+    assert len(found) == sum(map(len, METHODS.values()))
+    by_name = {(line[0], line[1]): dict(zip(head, line, strict=True)) for line in found}
+    plain = by_name["80-40-40", "SGD"]
+    assert (plain["n"], plain["error"], plain["− SGD"]) == ("2", "31.00 ± 1.41", "")
+    assert plain["paper's error"] == "26.52 ± 0.16"
+    line = by_name["80-40-40", "phase-wise, γ0 = 0.9"]
+    assert (line["n"], line["error"]) == ("3", "30.00 ± 1.00")
+    # Of the seeds that both have: −1 and −2; t of one degree of freedom 12.706, standard error 0.5.
+    assert line["− SGD"] == "−1.50 [−7.85, +4.85]"
+    assert line["− SGD after a BN pass"] == "−1.00 [−7.35, +5.35]"
+    assert (line["paper's error"], line["paper's − SGD"]) == ("26.05 ± 0.08", "−0.47")
+    assert by_name["80-40-40", "averaged at the end"]["− SGD"] == "+0.50"  # one seed: no interval
+    assert by_name["60-30-30", "phase-wise, γ0 = 0.9"]["n"] == ""  # another network's
+
+
+def test_what_runs_have_in_common_costs_once(
+    compose_settings: Callable[..., Any], tmp_path: Path
+) -> None:
+    segment = {"trajectory": "t", "prefix": "p", "first_epoch": 1, "last_epoch": 2, "seconds": 30.0}
+    runs = [Run([], compose_settings(*TINY, f"seed={seed}")) for seed in range(4)]
+    for run in runs[:3]:
+        path = keep(run.settings, 20.0) / "result.json"
+        result = json.loads(path.read_text()) | {"epochs": 5, "seconds": 100.0}
+        result["inherited"] = {"epochs": 0, "seconds": 0.0, "segments": []}
+        if run is not runs[2]:
+            result["inherited"] = {"epochs": 2, "seconds": 25.0, "segments": [segment]}
+        path.write_text(json.dumps(result))
+    assert cost(runs) == (3, 3 + 3 + 5 + 2, 75 + 75 + 100 + 30)
+
+
+def test_it_goes_between_the_marks_of_a_file(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    from scripts import headline as script
+
+    def typed(*arguments: str) -> int:
+        places = (f"runs_dir={tmp_path}", f"records_dir={tmp_path}")
+        monkeypatch.setattr(sys, "argv", ["headline.py", *places, *arguments])
+        return script.main()
+
+    readme = tmp_path / "README.md"
+    readme.write_text("a <!-- results -->\nold\n<!-- /results --> b\n")
+    assert typed("preset=mini-cifar100", "model=cnn13", "--readme", str(readme)) == 0
+    text = capsys.readouterr().out.strip()
+    assert readme.read_text() == f"a <!-- results -->\n\n{text}\n\n<!-- /results --> b\n"
+    assert "0 runs" in text
+    readme.write_text("no marks")
+    assert typed("preset=mini-cifar100", "model=cnn13", "--readme", str(readme)) == 2
+    assert typed("preset=mini-cifar100", "model=nothing") == 2
+    assert "model=nothing: table=1a,1b,1c,1d has no such model" in capsys.readouterr().err
