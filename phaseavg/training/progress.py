@@ -28,15 +28,22 @@ SHOWN = {  # errors in the order in which they are shown, with what the reader c
     "average_test_error": "average",
 }
 
+CARRIED = "carried_"
+"""What the names of averages begin with that a shared trajectory carries for others."""
+
 HOW = {"least squares": "their least-squares solution", "uniform": "uniform"}
 
 
 def described(line: Mapping[str, Any]) -> str:
-    """Return the errors (%) in a line of metrics, those of averages that are watched last."""
+    """Return the errors (%) in a line of metrics, those of averages that are watched last.
+
+    Those that a shared trajectory carries for others have no name that says anything.
+    """
     watched = {
         key: key.removesuffix("_test_error")
         for key in line
         if key.endswith("_test_error") and key not in SHOWN and "without_bn" not in key
+        if not key.startswith(CARRIED)
     }
     shown = {**SHOWN, **watched}
     return "  ".join(f"{label} {line[key]:.2f}" for key, label in shown.items() if key in line)
@@ -74,7 +81,8 @@ class TrainingProgress:
         self.epochs = epochs or schedule.total_epochs
         self.phases = len(schedule.phases)
         self.steps_per_epoch = state.steps_per_epoch
-        self._first_step, self._started = state.step, time.monotonic()
+        self._first_step: int | None = None
+        self._started = 0.0
         self._shown = 0.0
         self._errors = ""
         self._bar = Progress(
@@ -113,8 +121,14 @@ class TrainingProgress:
     ) -> None:
         self._bar.stop()
 
-    def _seconds_per_step(self, step: int) -> float:
-        return (time.monotonic() - self._started) / max(step - self._first_step, 1)
+    def _seconds_per_step(self, step: int) -> float | None:
+        """Return the pace since the first step; None before there is one.
+
+        What a run does before, such as the tests at the phase end that it goes on from, is no pace.
+        """
+        if self._first_step is None or step <= self._first_step:
+            return None
+        return (time.monotonic() - self._started) / (step - self._first_step)
 
     def step(self, step: int, train_error: Callable[[], float]) -> None:
         """Move the bar to `step` finished updates; cheap enough to be called after every one.
@@ -125,6 +139,8 @@ class TrainingProgress:
                 on a GPU it has to wait for the device.
         """
         now = time.monotonic()
+        if self._first_step is None:
+            self._first_step, self._started = step, now
         if self._bar.disable or now - self._shown < REFRESH_SECONDS:
             return
         self._shown = now
@@ -132,7 +148,7 @@ class TrainingProgress:
             self._task,
             completed=step,
             epoch=min(step // self.steps_per_epoch + 1, self.epochs),
-            rate=f"{1 / self._seconds_per_step(step):.1f} steps/s",
+            rate=f"{1 / pace:.1f} steps/s" if (pace := self._seconds_per_step(step)) else "",
             train_error=f"{train_error():.1f}",
             errors=self._errors,
         )
@@ -145,11 +161,12 @@ class TrainingProgress:
             self.console.print(trouble)
         if self.console.is_terminal and "bn_test_error" not in line:
             return
-        left = (self.epochs * self.steps_per_epoch - line["step"]) * self._seconds_per_step(
-            line["step"]
-        )
+        pace, left = self._seconds_per_step(line["step"]), ""
+        if pace is not None:
+            seconds = (self.epochs * self.steps_per_epoch - line["step"]) * pace
+            left = f"  eta {timedelta(seconds=round(seconds))}"
         self.console.print(
             f"epoch {line['epoch']}/{self.epochs}  phase {line['phase']}/{self.phases}  "
             f"lr {line['learning_rate']:.3g}  errors (%): {described(line)}  "
-            f"{line['images_per_second']:.0f} images/s  eta {timedelta(seconds=round(left))}"
+            f"{line['images_per_second']:.0f} images/s{left}"
         )

@@ -14,6 +14,7 @@ from phaseavg.runs.files import link
 from phaseavg.runs.folder import RunFolder
 from phaseavg.runs.prefix import OWN, Averaging, Trajectory, digest, execution_key
 from phaseavg.runs.store import Branch, Store
+from phaseavg.training.progress import CARRIED
 from phaseavg.training.state import TrainingState
 
 
@@ -126,8 +127,8 @@ class Course:
             average = Averaging(one.averaging, one.epochs)
             identity = average.identity(one.until)
             if identity != own.identity(one.until):  # its name is the same in any trajectory
-                self.averages[f"carried_{identity}"] = average
-                self.until[f"carried_{identity}"] = one.until
+                self.averages[f"{CARRIED}{identity}"] = average
+                self.until[f"{CARRIED}{identity}"] = one.until
 
     def needs(self, epoch: int) -> dict[str, str]:
         """Return the identities of its averages after `epoch` epochs, by name."""

@@ -9,7 +9,7 @@ from rich.console import Console
 
 from phaseavg.averaging import NoAveraging
 from phaseavg.phases import Schedule
-from phaseavg.training.progress import TrainingProgress
+from phaseavg.training.progress import TrainingProgress, described
 from phaseavg.training.state import TrainingState
 
 LINE = {
@@ -64,6 +64,26 @@ def test_a_log_says_how_what_is_watched_does_and_what_was_singular() -> None:
         "the weights are their least-squares solution"
     )
     assert "test after BN pass 39.00  average 37.00  swa 38.00  1234 images/s" in errors
+
+
+def test_the_time_left_is_by_the_steps_that_are_made_here(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A run goes on from a phase end, tests there for 1,000 s, and then takes 2 s a step."""
+    clock, log = [0.0], io.StringIO()
+    monkeypatch.setattr("phaseavg.training.progress.time.monotonic", lambda: clock[0])
+    with progress_of_5_epochs(Console(file=log, soft_wrap=True)) as progress:
+        clock[0] = 1000.0
+        progress.epoch({**LINE, "epoch": 2, "step": 16, "bn_test_error": 39.0})
+        for step in range(17, 25):
+            clock[0] += 2
+            progress.step(step, lambda: 50.0)
+        progress.epoch({**LINE, "epoch": 3, "step": 24})
+    at_the_phase_end, after = log.getvalue().splitlines()
+    assert at_the_phase_end.endswith("1234 images/s")
+    assert after.endswith("eta 0:00:32")  # 16 steps
+
+
+def test_what_is_carried_for_others_is_not_shown() -> None:
+    assert described({"test_error": 40.0, "carried_0123_test_error": 30.0}) == "test 40.00"
 
 
 def test_a_terminal_shows_rate_eta_and_the_current_error(monkeypatch: pytest.MonkeyPatch) -> None:
