@@ -28,11 +28,18 @@ def main() -> int:
         paper = read_paper(ROOT / "results/paper.csv")
         overrides = ["table=1a,1b,1c,1d", *arguments.overrides]
         study = read_study(overrides, ROOT / "conf", paper)
-        (model,) = {cell.model for cell in study.request.cells}
+        model, *others = dict.fromkeys(cell.model for cell in study.request.cells)
+        if others:
+            raise UserError(f"model: name one; choices: {', '.join([model, *others])}")
         runs, epochs, seconds = cost(study.runs.values())
+        made_with = " and ".join(sorted(study.rows["execution"].unique()))
         text = headline(study.rows, model, paper) + (
-            f"\n\n{runs} runs, for which {epochs:,} epochs were trained in {seconds / 3600:.1f} "
-            f"hours: {' and '.join(sorted(study.rows['execution'].unique()))}."
+            f"\n\n{runs} runs, for which {epochs:,} epochs were trained"
+            + (
+                f" in {seconds / 3600:.1f} hours, one after the other ({made_with})."
+                if runs
+                else "."
+            )
         )
         if arguments.readme:
             found = between_marks(arguments.readme.read_text(), "results", text)

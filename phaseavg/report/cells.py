@@ -24,6 +24,9 @@ COLUMNS = [
     *("execution", "modified", "kept"),
 ]
 
+SAME = ["seed", "execution"]
+"""What two runs have in common whose difference counts: elsewhere, a seed ends elsewhere."""
+
 PAIRED = ["against", "paired_n", "paired_mean", "paired_low", "paired_high"]
 
 
@@ -91,7 +94,7 @@ def paired(errors: pd.Series, others: pd.Series) -> tuple[int, float, float, flo
     """Return of the differences seed by seed their number, mean, and 95 % t interval.
 
     Args:
-        errors: by seed.
+        errors: by `SAME`.
         others: likewise; what both have counts.
     """
     values = (errors - others).dropna().to_numpy(float)
@@ -105,8 +108,8 @@ def _compared(
 ) -> list[tuple[Any, ...]]:
     """Return of each cell what `PAIRED` names."""
     finished = rows[rows["status"] == "finished"].groupby(CELL)
-    errors = {key: cell.set_index("seed")["test_error"] for key, cell in finished}
-    none = pd.Series(dtype=float)
+    errors = {key: cell.set_index(SAME)["test_error"] for key, cell in finished}
+    none = rows.iloc[:0].set_index(SAME)["test_error"]
     found: list[tuple[Any, ...]] = []
     for key in frame[CELL].itertuples(index=False, name=None):
         other = against.get(key[0], {}).get(key[-1])
@@ -133,8 +136,8 @@ def summarised(
         A frame with the columns `CELL`; n, seeds; error_mean, error_std (sample deviation; of one
         run none), bn_error_mean, bn_error_std; diverged, how many runs did; paper_mean, paper_std;
         difference, of the means; against, the column that it is compared with, if it is; paired_n,
-        the seeds that both have, paired_mean, the mean of their differences to it, paired_low and
-        paired_high, its 95 % t interval; executions, run_ids.
+        the seeds that both have with the same execution, paired_mean, the mean of their differences
+        to it, paired_low and paired_high, its 95 % t interval; executions, run_ids.
     """
     frame = pd.DataFrame([key_of(cell) for cell in cells], columns=CELL)
     finished = rows[rows["status"] == "finished"].sort_values("seed").groupby(CELL, sort=False)

@@ -1,5 +1,6 @@
 """The differences that the claims are about as a picture: of each seed, their mean, the paper's."""
 
+import io
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -11,6 +12,7 @@ from matplotlib.lines import Line2D
 from matplotlib.transforms import blended_transform_factory
 
 from phaseavg.report.claims import NETWORK, evidence, exceptions, interval, networks_of, verdict
+from phaseavg.runs.files import write_atomically
 from phaseavg.sweep.cells import Cell
 from phaseavg.sweep.claims import CLAIMS
 
@@ -18,7 +20,7 @@ COLOURS = {"holds": "#0b6fa4", "does not hold": "#c2410c", "open": "#6b7280"}
 ROW_INCHES = 0.26
 LINEAR = 1.0
 """Differences (%) up to this one are drawn to scale, larger ones by their logarithms."""
-TICKS = [0.5, 1, 2, 5, 20, 100]
+TICKS = [0.1, 0.2, 0.5, 1, 2, 5, 20, 100]
 
 
 def effects(
@@ -33,8 +35,9 @@ def effects(
         beside: of it, what can be compared with ours.
 
     Returns:
-        Columns: claim, its name and text; pair, what is compared; dataset, model; values, of each
-        seed; paper, the published difference (NaN where none is comparable).
+        Columns: claim, its name and text; margin, below which it holds; pair, what is compared;
+        dataset, model; values, of each seed; paper, the published difference (NaN where none is
+        comparable).
     """
     comparable = {key[1:3] for key in beside.index}
     found = []
@@ -47,9 +50,9 @@ def effects(
             values = line.dropna().to_numpy(float)
             known = tuple(network) in comparable
             if len(values) > 1:
-                row = [f"{claim.name}: {claim.text}", label, *network, values]
+                row = [f"{claim.name}: {claim.text}", claim.margin, label, *network, values]
                 found.append([*row, published.get(key, np.nan) if known else np.nan])
-    return pd.DataFrame(found, columns=["claim", "pair", *NETWORK, "values", "paper"])
+    return pd.DataFrame(found, columns=["claim", "margin", "pair", *NETWORK, "values", "paper"])
 
 
 def figure(found: pd.DataFrame, title: str) -> Figure:
@@ -66,14 +69,15 @@ def figure(found: pd.DataFrame, title: str) -> Figure:
     picture = Figure(figsize=(8.5, height), layout="constrained")
     axes = picture.subplots()
     from_left = blended_transform_factory(picture.transFigure, axes.transData)
-    reach = max(np.abs(np.concatenate([*found["values"], found["paper"].dropna()])).max(), 0.1)
+    ends = [end for values in found["values"] for end in interval(values)]
+    reach = max(np.abs([*ends, *found["paper"].dropna()]).max(), 0.1)
     y, places, labels = 0.0, [], []
     for claim, lines in found.groupby("claim", sort=False):
-        axes.text(0.01, y, claim, transform=from_left, weight="bold", fontsize=9, va="center")
+        axes.text(0.01, y, claim, transform=from_left, weight="bold", fontsize=8.5, va="center")
         for _, line in lines.iterrows():
             y += 1
             low, high = interval(line["values"])
-            colour = COLOURS[verdict(line["values"], 0)]
+            colour = COLOURS[verdict(line["values"], line["margin"])]
             axes.plot([low, high], [y, y], color=colour, linewidth=2, solid_capstyle="butt")
             axes.plot(line["values"].mean(), y, "o", color=colour, markersize=7)
             axes.plot(line["values"], [y] * len(line["values"]), "|", color="black", markersize=9)
@@ -81,30 +85,31 @@ def figure(found: pd.DataFrame, title: str) -> Figure:
                 axes.plot(line["paper"], y, "D", color="black", markersize=6, fillstyle="none")
             places.append(y)
             labels.append(line["pair"] + ("" if alone else f", {line['dataset']} {line['model']}"))
+        margin = lines["margin"].iloc[0]
+        axes.plot([margin, margin], [y - len(lines) + 0.4, y + 0.5], color="black", linewidth=0.8)
         y += 1.5
-    axes.axvline(0, color="black", linewidth=0.8)
     axes.set_yticks(places, labels=labels, fontsize=9)
     axes.set_ylim(y - 0.7, -0.8)
     axes.set_xscale("symlog", linthresh=LINEAR)  # so that a large one leaves room for the small
-    ticks_x = [x for x in TICKS if x <= 2 * reach]
+    ticks_x = [x for x in TICKS if x <= 1.1 * reach]
     axes.set_xticks(signed := [*(-x for x in reversed(ticks_x)), 0, *ticks_x])
     axes.set_xticklabels([f"{x:+g}".replace("-", "−") if x else "0" for x in signed], fontsize=8)
-    axes.set_xlim(-2 * reach, 2 * reach)
-    axes.set_xlabel("difference of test errors (%); left of 0 speaks for the claim")
+    axes.set_xlim(-1.15 * reach, 1.15 * reach)
+    axes.set_xlabel("difference of test errors (%); left of the line speaks for the claim")
     axes.tick_params(axis="y", length=0)
     axes.grid(axis="x", linewidth=0.4, alpha=0.6)
     axes.spines[["top", "right", "left"]].set_visible(False)
     handles = [
         Line2D([], [], color=colour, linewidth=2, marker="o", markersize=7, label=word)
-        for colour, word in zip(COLOURS.values(), ("below 0", "above 0", "open"), strict=True)
+        for colour, word in zip(COLOURS.values(), ("for it", "against it", "open"), strict=True)
     ]
     handles.append(Line2D([], [], color="black", marker="|", linewidth=0, label="a seed"))
     if found["paper"].notna().any():
         marker = {"marker": "D", "fillstyle": "none", "linewidth": 0}
         handles.append(Line2D([], [], color="black", label="the paper", **marker))
     picture.legend(handles=handles, loc="outside lower center", ncols=5, fontsize=8, frameon=False)
-    where = f": {' '.join(networks.iloc[0])}" if alone else ""
-    axes.set_title(f"{title}{where}", loc="left", fontsize=10)
+    shown = [title, " ".join(networks.iloc[0]) if alone else ""]
+    axes.set_title(": ".join(filter(None, shown)), loc="left", fontsize=10)
     return picture
 
 
@@ -117,8 +122,12 @@ def write_figure(found: pd.DataFrame, title: str, path: Path) -> list[Path]:
         path: of the files, whose ending is replaced.
     """
     picture = figure(found, title)
-    files = [path.with_suffix(".png"), path.with_suffix(".svg")]
-    picture.savefig(files[0], dpi=150)
-    with matplotlib.rc_context({"svg.hashsalt": "claims"}):
-        picture.savefig(files[1], metadata={"Date": None})
+    made = {"png": {"dpi": 150}, "svg": {"metadata": {"Date": None}}}
+    files = []
+    for kind, options in made.items():
+        content = io.BytesIO()
+        with matplotlib.rc_context({"svg.hashsalt": "claims"}):
+            picture.savefig(content, format=kind, **options)
+        files.append(path.with_suffix(f".{kind}"))
+        write_atomically(files[-1], content.getvalue(), f"--claims={path}")
     return files

@@ -5,7 +5,7 @@ from collections.abc import Iterable
 
 import pandas as pd
 
-from phaseavg.report.cells import paired
+from phaseavg.report.cells import SAME, paired
 from phaseavg.report.tables import as_markdown, signed, spread, with_interval
 from phaseavg.sweep.cells import Run
 
@@ -33,6 +33,8 @@ METHODS = {  # by length of training: what a line is about, and the table and co
     },
 }
 
+CELLS = [cell for methods in METHODS.values() for cell in methods.values()]
+
 
 def headline(rows: pd.DataFrame, model: str, paper: pd.DataFrame) -> str:
     """Return Table 1 of a network as a list, in Markdown.
@@ -42,19 +44,21 @@ def headline(rows: pd.DataFrame, model: str, paper: pd.DataFrame) -> str:
         model: the network.
         paper: from `read_paper`; its cells of CIFAR-100 stand beside ours.
     """
-    finished = rows[(rows["status"] == "finished") & (rows["model"] == model)]
+    own_rows = rows[rows["model"] == model]
+    published = paper.reindex([(t, "cifar100", model, c) for t, c in CELLS]).set_axis(CELLS)
     lines = []
     for length, methods in METHODS.items():
         of_sgd = None
         for method, cell in methods.items():
-            own = finished[(finished["table"] == cell[0]) & (finished["column"] == cell[1])]
-            own = own.set_index("seed")
+            own = own_rows[(own_rows["table"] == cell[0]) & (own_rows["column"] == cell[1])]
+            diverged = int((own["status"] == "diverged").sum())
+            own = own[own["status"] == "finished"].set_index(SAME)
             errors = own["test_error"]
-            theirs = paper.loc[(cell[0], "cifar100", model, cell[1])]
+            theirs = published.loc[[cell]].iloc[0]
             line = {
-                "epochs": length,
+                "schedule": length,
                 "method": method,
-                "n": len(errors) or "",
+                "n": f"{len(errors) or ''}" + (f" ({diverged} diverged)" if diverged else ""),
                 "error": spread(errors.mean(), errors.std()),
                 "− SGD": "",
                 "− SGD after a BN pass": "",
@@ -72,23 +76,20 @@ def headline(rows: pd.DataFrame, model: str, paper: pd.DataFrame) -> str:
 
 
 def cost(runs: Iterable[Run]) -> tuple[int, int, float]:
-    """Return how many runs have ended, the epochs trained for them and the seconds that they took.
+    """Return how many runs have ended, and the epochs and the seconds of training them.
 
-    What several runs have in common was trained once and counts once.
+    One after the other; what several runs have in common was trained once and counts once.
     """
     records = {}
     for run_id, places in {run.settings.run_id: run.settings.places for run in runs}.items():
         path = next((p for p in places if (p / "result.json").is_file()), None)
         if path is not None:
             records[run_id] = json.loads((path / "result.json").read_text())
-    segments = {}
+    segments, epochs, seconds = {}, 0, 0.0
     for record in records.values():
-        for segment in record["inherited"]["segments"]:
-            segments[segment["trajectory"], segment["prefix"]] = segment
-    own_epochs = sum(r["epochs"] - r["inherited"]["epochs"] for r in records.values())
-    own_seconds = sum(r["seconds"] - r["inherited"]["seconds"] for r in records.values())
-    return (
-        len(records),
-        own_epochs + sum(s["last_epoch"] - s["first_epoch"] + 1 for s in segments.values()),
-        own_seconds + sum(s["seconds"] for s in segments.values()),
-    )
+        inherited = record.get("inherited", {"epochs": 0, "seconds": 0.0, "segments": []})
+        epochs += record["epochs"] - inherited["epochs"]
+        seconds += record["seconds"] - inherited["seconds"]
+        segments |= {(s["trajectory"], s["prefix"]): s for s in inherited["segments"]}
+    epochs += sum(s["last_epoch"] - s["first_epoch"] + 1 for s in segments.values())
+    return len(records), epochs, seconds + sum(s["seconds"] for s in segments.values())

@@ -12,7 +12,7 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 from phaseavg.report.cells import CELL
 from phaseavg.runs.files import write_atomically
 
-PAIRED = "paired difference"
+DIFFERENCE = "paired difference"
 
 FORMATS = ("md", "csv", "tex", "html")
 
@@ -119,11 +119,10 @@ def grid(cells: pd.DataFrame) -> list[dict[str, Any]]:
         if any(passed):
             kinds["after a BN pass"] = passed
         if row["paired_mean"].notna().any():
-            kinds[PAIRED] = [
-                with_interval(*values)
-                for values in row[["paired_mean", "paired_low", "paired_high"]].itertuples(
-                    index=False, name=None
-                )
+            kinds[DIFFERENCE] = [
+                with_interval(cell["paired_mean"], cell["paired_low"], cell["paired_high"])
+                + (f" ({cell['paired_n']})" if 0 < cell["paired_n"] != cell["n"] else "")
+                for _, cell in row.iterrows()
             ]
         if row["paper_mean"].notna().any():
             kinds["paper"] = [
@@ -157,8 +156,8 @@ def notes_of(cells: pd.DataFrame, rows: pd.DataFrame) -> list[str]:
     if len(compared):
         pairs = [f"{c} − {a}" for c, a in zip(compared["column"], compared["against"], strict=True)]
         notes.append(
-            f"{PAIRED}: {', '.join(pairs)}; the mean over the seeds that both have, and its 95 % t "
-            "interval."
+            f"{DIFFERENCE}: {', '.join(pairs)}; the mean over the seeds that both have with the "
+            "same execution, with its 95 % t interval from two seeds on; (n) where they are fewer."
         )
     letters = letters_of(cells)
     if letters:

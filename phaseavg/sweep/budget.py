@@ -66,6 +66,9 @@ class Work:
 
 def in_words(seconds: float) -> str:
     """Return a time as one reads it."""
+    for size, unit in ((86400, "days"), (3600, "h")):
+        if seconds >= 2 * size:
+            return f"{seconds / size:.1f} {unit}"
     return f"{seconds:.0f} s" if seconds < 120 else f"{seconds / 60:.0f} min"
 
 

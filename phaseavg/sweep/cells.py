@@ -6,6 +6,7 @@ its runs are that list × seeds. Other overrides, such as a preset, hold for all
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import Annotated, Any
 
 from hydra.core.config_loader import ConfigLoader
@@ -16,6 +17,7 @@ from pydantic import Field, ValidationError, ValidationInfo, field_validator
 
 from phaseavg.config import Scalars, Settings, check
 from phaseavg.errors import UserError
+from phaseavg.runs.prefix import Trajectory
 
 Compose = Callable[[Sequence[str]], DictConfig]
 """From overrides to a run's composed config."""
@@ -54,6 +56,9 @@ class Table(Scalars):
         for name in (*against, *against.values()):
             if columns and name not in columns:
                 raise ValueError(f"{name} is no column; choices: {', '.join(columns)}")
+        for name, other in against.items():
+            if name == other:
+                raise ValueError(f"{name} is compared with itself")
         return against
 
 
@@ -288,6 +293,14 @@ class Run:
     overrides: list[str]
     settings: Settings
     cells: list[Cell] = field(default_factory=list)
+
+    @cached_property
+    def trajectory(self) -> Trajectory | None:
+        """Its course; None if its config makes none, which it will tell itself."""
+        try:
+            return Trajectory(self.settings)
+        except UserError:
+            return None
 
 
 def runs_of(

@@ -2,6 +2,7 @@
 
 from collections import Counter
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 from phaseavg.runs.folder import in_progress, lacking, read_result
@@ -38,8 +39,15 @@ Stamp = dict[str, int | None]
 
 def stamp_of(run: Run) -> Stamp:
     """Return when what a run ends with was written, in its file system's nanoseconds."""
-    paths = {name: run.settings.run_folder / name for name in ("result.json", "failure.json")}
-    return {n: path.stat().st_mtime_ns if path.exists() else None for n, path in paths.items()}
+    return {n: changed_at(run.settings.run_folder / n) for n in ("result.json", "failure.json")}
+
+
+def changed_at(path: Path) -> int | None:
+    """Return when a file was written, in its file system's nanoseconds; None if there is none."""
+    try:
+        return path.stat().st_mtime_ns
+    except OSError:
+        return None
 
 
 def outcomes(runs: Sequence[Run], before: Sequence[Stamp]) -> list[Outcome | None]:

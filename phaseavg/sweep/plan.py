@@ -7,6 +7,7 @@ from typing import Any
 
 from tabulate import tabulate
 
+from phaseavg import cli
 from phaseavg.config import Settings, build
 from phaseavg.phases import Schedule
 from phaseavg.runs.folder import read_failure
@@ -120,7 +121,7 @@ def time_left(runs: Mapping[str, Run], work: Work) -> str:
         if rate is None:
             unknown, missing = unknown + epochs, missing + 1
             rows.append([name, len(members), epochs, "not measured", "", ""])
-            run = shlex.join([*members[0].overrides, "dry_run=true"])
+            run = shlex.join([*config_dir(), *members[0].overrides, "dry_run=true"])
             hints.append(f"python train.py {run}")
             continue
         took = epochs * rate.seconds / HOUR
@@ -132,7 +133,17 @@ def time_left(runs: Mapping[str, Run], work: Work) -> str:
     known = f"about {hours:.3g} hours, one run after the other" if len(rows) > missing else ""
     rest = f"{unknown:,} epochs whose rate has not been measured" if unknown else ""
     text = f"{table}\n\n{' and '.join(filter(None, (known, rest)))}"
-    return "\n".join([text, *(["which a few steps of a run tell:"] if hints else []), *hints])
+    if hints:
+        hints.insert(0, "a few steps of a run tell about how long it takes:")
+    return "\n".join([text, *hints])
+
+
+def config_dir() -> list[str]:
+    """Return --config-dir as it was typed; nothing if it was not."""
+    typed = cli.typed[1:]
+    if "--config-dir" in typed[:-1]:
+        return ["--config-dir", typed[typed.index("--config-dir") + 1]]
+    return [argument for argument in typed if argument.startswith("--config-dir=")]
 
 
 def _called(run: Run) -> str:

@@ -13,7 +13,6 @@ from phaseavg.config import Settings
 from phaseavg.runs.provenance import device_name, how
 from phaseavg.runs.store import Branch
 from phaseavg.sweep.cells import Run
-from phaseavg.sweep.shared import trajectory_of
 from phaseavg.training.execution import decided, pick_device
 from phaseavg.training.sharing import shares, store_of
 
@@ -62,7 +61,7 @@ def epochs_there(
                 if str(epochs := of(home)) in keys
             ]
     for run_id, run in runs.items():
-        trajectory = trajectory_of(run) if shares(run.settings) else None
+        trajectory = run.trajectory if shares(run.settings) else None
         if trajectory is None:
             continue
         for branch in branches[run.settings.share.dir]:

@@ -16,7 +16,7 @@ from omegaconf.errors import OmegaConfBaseException
 
 from phaseavg.cli import of_the_paper
 from phaseavg.errors import UserError
-from phaseavg.runs.prefix import Averaging, Trajectory, cut_points, pieces
+from phaseavg.runs.prefix import Averaging, cut_points, pieces
 from phaseavg.sweep.cells import (
     Cell,
     Compose,
@@ -95,16 +95,8 @@ def neighbours(
                 if (cell.dataset, cell.model) in rows and _optimizer_of(cell) in optimizers:
                     with contextlib.suppress(UserError, HydraException, OmegaConfBaseException):
                         found = runs_of([cell], {name: seeds}, compose, composed)
-                        runs |= {i: run for i, run in found.items() if trajectory_of(run)}
+                        runs |= {i: run for i, run in found.items() if run.trajectory}
     return runs
-
-
-def trajectory_of(run: Run) -> Trajectory | None:
-    """Return the course of a run; None if its config makes none, which it will tell itself."""
-    try:
-        return Trajectory(run.settings)
-    except UserError:
-        return None
 
 
 def _optimizer_of(cell: Cell) -> str:
@@ -120,7 +112,7 @@ class Tree:
 
     def __init__(self, runs: Mapping[str, Run]) -> None:
         self.runs = runs
-        self.all = {run_id: trajectory_of(run) for run_id, run in runs.items()}
+        self.all = {run_id: run.trajectory for run_id, run in runs.items()}
         self.trajectories = {i: one for i, one in self.all.items() if one and one.sharable}
         points = cut_points(self.trajectories.values())
         self.paths: dict[str, list[Node]] = {}

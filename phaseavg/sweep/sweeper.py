@@ -12,6 +12,7 @@ import sys
 import time
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
+from contextlib import nullcontext
 from math import prod
 from pathlib import Path
 
@@ -147,7 +148,8 @@ def sweep(
                 break
             later = {r.settings.run_id: r for r in launch.not_begun() if r not in todo}
             waves = waves_of(todo, others | later) if sharing else [Wave(runs=todo)]
-            with SweepProgress(todo, sharing):
+            called = "sweep" if deadline is None else "of these"
+            with nullcontext() if config.dry_run else SweepProgress(todo, sharing, called):
                 launch.run(waves, deadline)
         trouble = ""
     except KeyboardInterrupt:

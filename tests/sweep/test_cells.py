@@ -106,15 +106,18 @@ def test_tables_beside_the_papers_have_its_defaults_in_common_with_it(
         assert cell in found[column] if cell else not found[column], column
 
 
-def test_a_column_that_is_compared_with_none_of_the_table_is_told(composed) -> None:
+@pytest.mark.parametrize(
+    ("column", "why"), [("gamma0-1", "gamma0-1 is no column"), ("learnt", "compared with itself")]
+)
+def test_what_a_column_is_compared_with_is_another_of_the_table(
+    composed, column: str, why: str
+) -> None:
     def other(overrides: Sequence[str]) -> DictConfig:
         config = composed(overrides)
-        config.table.against = {"learnt": "gamma0-1"}
+        config.table.against = {"learnt": column}
         return config
 
-    with pytest.raises(
-        UserError, match=r"table=1a: table\.against.* gamma0-1 is no column; choices"
-    ):
+    with pytest.raises(UserError, match=rf"table=1a: table\.against.*{why}"):
         read_table("1a", (), other)
 
 

@@ -5,11 +5,13 @@ from collections.abc import Callable
 from typing import Any
 
 import pytest
+import torch
 from conftest import TINY, Prompt
 
+from phaseavg.runs.prefix import Trajectory
 from phaseavg.sweep import progress
 from phaseavg.sweep.cells import Run
-from phaseavg.sweep.progress import SweepProgress
+from phaseavg.sweep.progress import Standing, SweepProgress
 
 
 @pytest.fixture
@@ -28,7 +30,7 @@ def train(run: Run, epochs: int, ended: str | None = None) -> None:
     lines = "".join(json.dumps({"step": 8 * n}) + "\n" for n in range(1, epochs + 1))
     (folder / "metrics.jsonl").write_text(lines + '{"st')  # a line that is being written
     if ended:
-        (folder / ended).write_text("{}")
+        (folder / ended).write_text('{"status": "finished"}')
 
 
 def test_epochs_left_and_the_time_for_them(
@@ -39,20 +41,39 @@ def test_epochs_left_and_the_time_for_them(
     monkeypatch.setattr(progress.time, "monotonic", lambda: clock[0])
     train(runs[0], 0, "failure.json")  # of the last attempt
     with SweepProgress(runs, shared=True) as shown:
-        assert shown.left() == (16, 0, 0)
+        assert shown.look() == Standing(left=16, trained=0, ended=0, failed=0)
         assert shown.described() is None  # nothing trained yet
         train(runs[0], 4)
         clock[0] = 100.0
         # Of seed 0 one epoch of one run is left, and all of the other, which has them by itself.
-        assert shown.left() == (1 + 5 + 8, 0, 0)
+        assert shown.look() == Standing(left=1 + 5 + 8, trained=2, ended=0, failed=0)
         assert shown.described() == ("sweep: 0 of 4 runs have ended; 14 epochs left, about 12 min")
         assert shown.described() is None  # nothing new
         train(runs[0], 5, "result.json")
         train(runs[1], 2, "failure.json")
-        clock[0] = 160.0
+        clock[0] = 200.0
+        # 5 epochs of runs that did not fail are trained, in 200 s: 8 more take 320.
+        assert shown.look() == Standing(left=8, trained=5, ended=1, failed=1)
         assert shown.described() == (
-            "sweep: 1 of 4 runs have ended, 1 failed; 8 epochs left, about 3 min"
+            "sweep: 1 of 4 runs have ended, 1 failed; 8 epochs left, about 5 min"
         )
+
+
+def test_what_an_earlier_attempt_left_is_not_trained_now(runs: list[Run]) -> None:
+    """A finished run that is repeated has all its metrics, and no epoch that it goes on from."""
+    train(runs[0], 5, "result.json")
+    with SweepProgress(runs[:1], shared=True) as shown:
+        assert shown.look() == Standing(left=5, trained=0, ended=0, failed=0)
+
+
+def test_looking_draws_no_random_number(runs: list[Run]) -> None:
+    """It happens while a run in the same process draws its own."""
+    with SweepProgress(runs, shared=True) as shown:
+        before = torch.get_rng_state()
+        shown.look()
+        for run in runs:
+            Trajectory(run.settings)
+        assert torch.equal(torch.get_rng_state(), before)
 
 
 def test_it_is_said_while_the_launcher_works(

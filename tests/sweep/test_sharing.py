@@ -408,12 +408,12 @@ def test_a_trajectory_carries_what_other_cells_will_need(prompt: Prompt, tmp_pat
     assert status == 2
     assert err == (
         "train.py: share.carry=nothing: there is no such table; choices: all, asked, or a list of "
-        "1a, 1b, 1c, 1d, 2, 3, 4, lengths, others\n"
+        "1a, 1b, 1c, 1d, 2, 3, 4, gamma0, lengths, others, readings\n"
     )
     # Another table's column needs more than is there; this one's does not.
     (result,) = tmp_path.glob("a/*/result.json")
     result.unlink()
-    _, out, _ = prompt(*usual, "runs_dir=a")
+    _, out, _ = prompt(*usual, "share.carry=[lengths,others]", "runs_dir=a")
     assert "epoch2: there already\n" in out
     # What holds for all runs need not fit the other cells.
     status, _, err = prompt(*usual, "averaging.weights.gamma0=0.7", "runs_dir=d")
