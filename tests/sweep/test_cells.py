@@ -86,7 +86,7 @@ READINGS = {  # columns of the tables beside the paper's, and the paper's with t
     "learnt-1e-5": ("1a", "learnt"),
     "60-30-30-0.9": ("1b", "60-30-30-ours"),
     "80-40-40-0.5": ("1a", "gamma0-0.5"),
-    **dict.fromkeys(["optimizer-reset", "end-of-phase", "60-30-30-0.5"]),
+    **dict.fromkeys(["optimizer-reset", "end-of-phase", "learnt-1", "60-30-30-0.5"]),
 }
 
 
