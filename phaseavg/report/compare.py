@@ -5,7 +5,9 @@ from collections.abc import Sequence
 import pandas as pd
 
 from phaseavg.errors import UserError
+from phaseavg.report.claims import interval
 from phaseavg.report.records import RECIPE, read_metrics, require_repetitions
+from phaseavg.report.tables import with_interval
 
 PARTS = ("dataset", "model", "optimizer", "averaging")
 MADE_WITH = ("device_name", "cpu_capability", "threads", "precision", "torch", "commit")
@@ -15,6 +17,8 @@ ERRORS = {
     "average_test_error": "average",
 }
 
+GAIN = "average − after a BN pass"
+
 
 def mean_and_deviation(values: pd.Series, sign: str = "") -> str:
     """Return mean ± sample deviation; of a single value the value. `sign` is "+" to show it."""
@@ -23,6 +27,8 @@ def mean_and_deviation(values: pd.Series, sign: str = "") -> str:
 
 def compare(runs: pd.DataFrame, by: Sequence[str]) -> pd.DataFrame:
     """Return the test errors (%) at each phase end, a row per group of runs and phase.
+
+    Last comes what the average has beyond a BatchNorm pass, seed by seed, with its 95 % t interval.
 
     Args:
         runs: from `read_runs`.
@@ -47,5 +53,7 @@ def compare(runs: pd.DataFrame, by: Sequence[str]) -> pd.DataFrame:
         for key, label in ERRORS.items():
             errors = lines[key].dropna()
             row[label] = mean_and_deviation(errors) if len(errors) else ""
+        gains = (lines["average_test_error"] - lines["bn_test_error"]).dropna().to_numpy()
+        row[GAIN] = with_interval(gains.mean(), *interval(gains)) if len(gains) else ""
         rows.append(row)
     return pd.DataFrame(rows, dtype=object).fillna("")

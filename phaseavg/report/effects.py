@@ -20,7 +20,9 @@ COLOURS = {"holds": "#0b6fa4", "does not hold": "#c2410c", "open": "#6b7280"}
 ROW_INCHES = 0.26
 LINEAR = 1.0
 """Differences (%) up to this one are drawn to scale, larger ones by their logarithms."""
-TICKS = [0.1, 0.2, 0.5, 1, 2, 5, 20, 100]
+TICKS = [0.5, 1, 2, 5, 20, 100]
+FINE_TICKS = [0.1, 0.2, 0.5]
+"""Where none is as large as `LINEAR`."""
 
 
 def effects(
@@ -91,7 +93,7 @@ def figure(found: pd.DataFrame, title: str) -> Figure:
     axes.set_yticks(places, labels=labels, fontsize=9)
     axes.set_ylim(y - 0.7, -0.8)
     axes.set_xscale("symlog", linthresh=LINEAR)  # so that a large one leaves room for the small
-    ticks_x = [x for x in TICKS if x <= 1.1 * reach]
+    ticks_x = [x for x in (TICKS if reach > LINEAR else FINE_TICKS) if x <= 1.1 * reach]
     axes.set_xticks(signed := [*(-x for x in reversed(ticks_x)), 0, *ticks_x])
     axes.set_xticklabels([f"{x:+g}".replace("-", "−") if x else "0" for x in signed], fontsize=8)
     axes.set_xlim(-1.15 * reach, 1.15 * reach)

@@ -64,6 +64,7 @@ def test_runs_are_grouped_by_the_settings_named(tmp_path: Path) -> None:
     write_record(tmp_path, "d", 0, 9.0)
     write_record(tmp_path, "e", 1, 90.0, status="diverged")  # counts for nothing
     table = compare(read_runs(tmp_path), ["averaging", "averaging.weights.gamma0"])
+    same = "−0.50 [−0.50, −0.50]"  # of both seeds
     assert table.to_dict("records") == [
         {
             "averaging": averaging,
@@ -73,11 +74,12 @@ def test_runs_are_grouped_by_the_settings_named(tmp_path: Path) -> None:
             "as trained": plain,
             "after a BN pass": bn,
             "average": average,
+            "average − after a BN pass": gain,
         }
-        for averaging, gamma0, n, plain, bn, average in (
-            ("noaveraging", "", 1, "9.00", "8.50", ""),
-            ("phasewise", 0.5, 1, "11.00", "10.50", "10.00"),
-            ("phasewise", 0.9, 2, "11.00 ± 1.41", "10.50 ± 1.41", "10.00 ± 1.41"),
+        for averaging, gamma0, n, plain, bn, average, gain in (
+            ("noaveraging", "", 1, "9.00", "8.50", "", ""),
+            ("phasewise", 0.5, 1, "11.00", "10.50", "10.00", "−0.50"),
+            ("phasewise", 0.9, 2, "11.00 ± 1.41", "10.50 ± 1.41", "10.00 ± 1.41", same),
         )
     ]
 
