@@ -105,10 +105,10 @@ class SweepProgress:
         self._said = now.left
         seconds = (time.monotonic() - self._began) / now.trained * now.left
         trouble = f", {now.failed} failed" if now.failed else ""
-        return (
-            f"{self._called}: {now.ended} of {len(self._runs)} runs have ended{trouble}; "
-            f"{now.left:,} epochs left, about {in_words(seconds)}"
+        left = (
+            f"{now.left:,} epochs left, about {in_words(seconds)}" if now.left else "tests are left"
         )
+        return f"{self._called}: {now.ended} of {len(self._runs)} runs have ended{trouble}; {left}"
 
     def _watch(self) -> None:
         pause = EVERY_SECONDS
