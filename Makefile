@@ -48,7 +48,7 @@ mini-cifar100: .venv/installed ## Table 1 and the open readings in miniature on 
 	$(BIN)/python scripts/headline.py preset=mini-cifar100 model=cnn13 --readme README.md && \
 	exit $${failed:-0}
 
-told_apart_by = averaging averaging.weights.gamma0 averaging.weights.rho averaging.window \
+told_apart_by = model averaging averaging.weights.gamma0 averaging.weights.rho averaging.window \
 	schedule.epochs schedule.divisor schedule.shape._target_ optimizer optimizer_state
 
 miniature = $(BIN)/python train.py -m preset=mini-cifar100 model=cnn13 $(1) hydra/launcher=packed \
