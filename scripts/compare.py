@@ -11,6 +11,7 @@ from pathlib import Path
 from phaseavg.errors import UserError
 from phaseavg.report.compare import compare
 from phaseavg.report.records import read_runs
+from phaseavg.runs.files import write_atomically
 
 
 def main() -> int:
@@ -18,17 +19,22 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("runs", type=Path, help="folder of runs")
     parser.add_argument("settings", nargs="+", help="names as in an override of train.py")
+    parser.add_argument("--output", type=Path, help="file for the table, instead of the terminal")
     arguments = parser.parse_args()
     try:
         runs = read_runs(arguments.runs)
         table = compare(runs, arguments.settings)
+        lines = ["Test error (%), mean ± sample deviation over n seeds:", ""]
+        lines.append(table.to_markdown(index=False))
+        diverged = runs.loc[runs["status"] == "diverged", "run_id"]
+        lines += [f"not in it, for it diverged: {run_id}" for run_id in diverged]
+        text = "\n".join(lines)
+        if arguments.output:
+            write_atomically(arguments.output, f"{text}\n".encode(), f"--output={arguments.output}")
     except UserError as error:
         print(f"compare.py: {error}", file=sys.stderr)
         return 2
-    print("Test error (%), mean ± sample deviation over n seeds:\n")
-    print(table.to_markdown(index=False))
-    for run_id in runs.loc[runs["status"] == "diverged", "run_id"]:
-        print(f"not in it, for it diverged: {run_id}")
+    print(arguments.output or text)
     return 0
 
 

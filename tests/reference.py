@@ -1,4 +1,4 @@
-"""Algorithm 1 and the closed form in float64 numpy and the paper's letters, and trajectories.
+"""Algorithm 1, its closed form and learnt weights in float64 numpy, and trajectories.
 
 Written from the paper and not from the package, which is compared with it.
 """
@@ -24,6 +24,16 @@ def algorithm_1(thetas, gamma0, T):
         average = gamma * average + (1 - gamma) * theta
         debiased.append(average / (1 - gamma**t))
     return debiased
+
+
+def rna(thetas, rho, K=None):
+    """Return c and Σ c_t θ_t of θ_0…θ_T (Scieur et al., 2018), for regular G + ρI."""
+    thetas = thetas if K is None else thetas[-K - 1 :]
+    R = np.diff(thetas, axis=0).T  # noqa: N806
+    G = R.T @ R / np.linalg.norm(R.T @ R, 2)  # noqa: N806
+    z = np.linalg.solve(G + rho * np.eye(len(G)), np.ones(len(G)))
+    c = z / z.sum()
+    return c, c @ thetas[1:]
 
 
 def flat(module):

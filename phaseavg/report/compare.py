@@ -1,4 +1,4 @@
-"""Errors at the ends of phases, grouped by any setting."""
+"""Errors at the ends of phases and wherever a BatchNorm pass was tested, by any setting."""
 
 from collections.abc import Sequence
 
@@ -21,14 +21,17 @@ GAIN = "average − after a BN pass"
 
 
 def mean_and_deviation(values: pd.Series, sign: str = "") -> str:
-    """Return mean ± sample deviation; of a single value the value. `sign` is "+" to show it."""
+    """Return mean ± sample deviation; of one value the value, of none nothing. `sign` shows "+"."""
+    if not len(values):
+        return ""
     return f"{values.mean():{sign}.2f}" + (f" ± {values.std():.2f}" if len(values) > 1 else "")
 
 
 def compare(runs: pd.DataFrame, by: Sequence[str]) -> pd.DataFrame:
-    """Return the test errors (%) at each phase end, a row per group of runs and phase.
+    """Return the test errors (%) after each epoch with a BatchNorm pass, such as phases' last.
 
-    Last comes what the average has beyond a BatchNorm pass, seed by seed, with its 95 % t interval.
+    A row per group of runs and epoch: as trained, after the pass, of the average, what that has
+    beyond the pass, seed by seed with its 95 % t interval, and of averages that watched.
 
     Args:
         runs: from `read_runs`.
@@ -43,17 +46,24 @@ def compare(runs: pd.DataFrame, by: Sequence[str]) -> pd.DataFrame:
         if name not in choices:
             raise UserError(f"{name}: there is no such setting; choices: {', '.join(choices)}")
     require_repetitions(runs, by)
-    ends = read_metrics(runs, by)
-    ends = ends[ends["replaced"].notna()]
-    ends = ends.reindex(columns=ends.columns.union(ERRORS))  # no run may have had an average
+    tested = read_metrics(runs, by)
+    tested = tested[tested["bn_test_error"].notna()]
+    tested = tested.reindex(columns=tested.columns.union(ERRORS))  # there may be no average
+    watched = {
+        name: name.removesuffix("_test_error")
+        for name in tested
+        if name.endswith("_test_error") and name not in ERRORS and "without_bn" not in name
+    }
     rows = []
-    for (*values, phase, epoch), lines in ends.groupby([*by, "phase", "epoch"], dropna=False):
+    for (*values, phase, epoch), lines in tested.groupby([*by, "phase", "epoch"], dropna=False):
         row = dict(zip(by, values, strict=True))
-        row |= {"end of": f"phase {phase} (epoch {epoch})", "n": len(lines)}
+        last = lines["replaced"].notna().all()
+        row |= {"end of": f"phase {phase} (epoch {epoch})" if last else f"epoch {epoch}"}
+        row |= {"n": len(lines)}
         for key, label in ERRORS.items():
-            errors = lines[key].dropna()
-            row[label] = mean_and_deviation(errors) if len(errors) else ""
+            row[label] = mean_and_deviation(lines[key].dropna())
         gains = (lines["average_test_error"] - lines["bn_test_error"]).dropna().to_numpy()
         row[GAIN] = with_interval(gains.mean(), *interval(gains)) if len(gains) else ""
+        row |= {label: mean_and_deviation(lines[key].dropna()) for key, label in watched.items()}
         rows.append(row)
     return pd.DataFrame(rows, dtype=object).fillna("")

@@ -132,6 +132,24 @@ def test_missing_or_damaged_metrics_are_named(tmp_path: Path) -> None:
         (tmp_path / "a" / "metrics.jsonl").unlink(missing_ok=True)
 
 
+def test_what_was_tested_on_the_way_and_what_watched_are_there(tmp_path: Path) -> None:
+    write_record(tmp_path, "a", 0, 10.0, gamma0=0.9)
+    path = tmp_path / "a" / "metrics.jsonl"
+    end = json.loads(path.read_text()) | {"epoch": 3, "swa_test_error": 7.5}
+    on_the_way = {"phase": 1, "test_error": 20.0}
+    lines = [
+        on_the_way | {"epoch": 1},  # without a pass
+        on_the_way | {"epoch": 2, "bn_test_error": 15.0, "average_test_error": 12.0},
+        end | {"swa_without_bn_test_error": 90.0},
+    ]
+    path.write_text("".join(f"{json.dumps(line)}\n" for line in lines))
+    way, last = compare(read_runs(tmp_path), ["averaging"]).to_dict("records")
+    assert (way["end of"], last["end of"]) == ("epoch 2", "phase 1 (epoch 3)")
+    assert (way["after a BN pass"], way["average − after a BN pass"]) == ("15.00", "−3.00")
+    assert (way["swa"], last["swa"]) == ("", "7.50")
+    assert "swa_without_bn" not in last
+
+
 def test_runs_without_any_average_can_be_compared(tmp_path: Path) -> None:
     write_record(tmp_path, "a", 0, 10.0)
     (row,) = compare(read_runs(tmp_path), ["averaging"]).to_dict("records")

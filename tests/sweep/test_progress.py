@@ -57,6 +57,9 @@ def test_epochs_left_and_the_time_for_them(
         assert shown.described() == (
             "sweep: 1 of 4 runs have ended, 1 failed; 8 epochs left, about 5 min"
         )
+        for run in runs[2:]:
+            train(run, 5)
+        assert shown.described() == "sweep: 1 of 4 runs have ended, 1 failed; tests are left"
 
 
 def test_what_an_earlier_attempt_left_is_not_trained_now(runs: list[Run]) -> None:

@@ -11,6 +11,7 @@ from hydra.core.global_hydra import GlobalHydra
 from phaseavg.config import check
 from phaseavg.errors import UserError
 from phaseavg.sweep.budget import Bundle, Work, affordable, bundles, by_seed, seconds_of
+from phaseavg.sweep.budget import in_words as budget_in_words
 from phaseavg.sweep.cells import Cell, Run
 from phaseavg.sweep.shared import Tree, Wave, arranged
 
@@ -120,6 +121,11 @@ BUDGETS = [
 @pytest.mark.parametrize(("budget", "seconds"), BUDGETS)
 def test_a_budget_is_a_time(budget: str, seconds: float) -> None:
     assert seconds_of(budget) == seconds
+
+
+def test_a_time_is_told_in_the_unit_that_one_reads() -> None:
+    spans = {119: "119 s", 120: "2 min", 7199: "120 min", 7200: "2.0 h", 345_600: "4.0 days"}
+    assert {seconds: budget_in_words(seconds) for seconds in spans} == spans
 
 
 @pytest.mark.parametrize("budget", [25, "25", "m", "25 m", "soon", "-5m", "5m5"])

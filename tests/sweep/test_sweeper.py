@@ -5,6 +5,7 @@ import json
 import os
 import random
 import re
+import shlex
 import signal
 import subprocess
 import sys
@@ -143,6 +144,11 @@ def test_a_plan_runs_nothing_and_counts_what_is_left(
     assert re.search(row, out)
     assert "not measured" in out
     assert "10 epochs whose rate has not been measured" in out
+    (hint,) = re.findall(r"^python train.py (.*)$", out, re.MULTILINE)  # how to measure it
+    status, told, _ = prompt(*shlex.split(hint))
+    assert status == 0
+    assert re.search(r"^time +about .* by \d+ steps", told, re.MULTILINE)
+    assert not (tmp_path / "runs").exists()
     _, out, _ = prompt(*command, "plan=true", "share=false")
     assert re.search(row.replace("10", "12"), out)
     prompt(*command, "seed=0")
