@@ -1,0 +1,94 @@
+"""What all figures have in common: their looks, and the files that each is written to."""
+
+import io
+import json
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import matplotlib
+import pandas as pd
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+
+from phaseavg.runs.files import read_json, write_atomically
+
+COLOURS = ("#0b6fa4", "#c2410c", "#15803d", "#7c3aed", "#a16207", "#4c566a", "#be185d", "#0f766e")
+"""Told apart by the colour-blind, and of contrast 4.5 and more on white."""
+
+INDEX = "figures.json"
+"""In a folder of figures: title, caption and what is missing of each, by its name, in order."""
+
+FORMATS = {"png": {"dpi": 150}, "svg": {"metadata": {"Date": None}}}
+
+
+@dataclass
+class Drawing:
+    """A figure with the numbers that it shows.
+
+    Attributes:
+        name: of its files.
+        title: what it shows, in a few words.
+        caption: how to read it, from what it was made, and what it has cost.
+        picture: the figure.
+        data: all numbers in it.
+        missing: what there was nothing of, and how to have it; nothing if it is whole.
+    """
+
+    name: str
+    title: str
+    caption: str
+    picture: Figure
+    data: pd.DataFrame = field(default_factory=pd.DataFrame)
+    missing: str = ""
+
+
+def new_picture(width: float = 8, height: float = 4.5) -> Figure:
+    """Return an empty figure of a size in inches."""
+    return Figure(figsize=(width, height), layout="constrained")
+
+
+def plain(axes: Axes) -> Axes:
+    """Return axes without the lines that say nothing."""
+    axes.spines[["top", "right"]].set_visible(False)
+    return axes
+
+
+def blank(name: str, title: str, missing: str) -> Drawing:
+    """Return a figure that says what there is nothing of, and how to have it."""
+    picture = new_picture(8, 2)
+    picture.text(0.5, 0.5, f"Nothing to draw yet: {missing}", ha="center", va="center", wrap=True)
+    return Drawing(name, title, "", picture, missing=missing)
+
+
+def write(drawing: Drawing, output: Path) -> list[Path]:
+    """Write a figure as SVG and PNG and its numbers as CSV, and note it in `INDEX`; return the files.
+
+    The same numbers give the same bytes.
+
+    Raises:
+        UserError: if they cannot be written.
+    """
+    output.mkdir(parents=True, exist_ok=True)
+    place, files = f"--output={output}", []
+    for kind, options in FORMATS.items():
+        content = io.BytesIO()
+        with matplotlib.rc_context({"svg.hashsalt": drawing.name}):
+            drawing.picture.savefig(content, format=kind, **options)
+        files.append(output / f"{drawing.name}.{kind}")
+        write_atomically(files[-1], content.getvalue(), place)
+    numbers = output / f"{drawing.name}.csv"
+    if drawing.data.empty:
+        numbers.unlink(missing_ok=True)
+    else:
+        text = drawing.data.to_csv(index=False, lineterminator="\n")
+        write_atomically(numbers, text.encode(), place)
+        files.append(numbers)
+    index = read_json(output / INDEX)
+    index[drawing.name] = {
+        "title": drawing.title,
+        "caption": drawing.caption,
+        "missing": drawing.missing,
+    }
+    text = json.dumps(dict(sorted(index.items())), ensure_ascii=False, indent=1) + "\n"
+    write_atomically(output / INDEX, text.encode(), place)
+    return files
