@@ -61,7 +61,7 @@ def blank(name: str, title: str, missing: str) -> Drawing:
 
 
 def write(drawing: Drawing, output: Path) -> list[Path]:
-    """Write a figure as SVG and PNG and its numbers as CSV, and note it in `INDEX`; return the files.
+    """Write a figure as SVG and PNG, its numbers as CSV, a note in `INDEX`; return the files.
 
     The same numbers give the same bytes.
 
