@@ -54,7 +54,7 @@ def run(settings: Settings) -> dict[str, Any]:
         restore(state, folder, settings, device)
         state.continue_with(provenance(device, settings.execution.model_dump()))
         folder.write_metrics(state.history)
-        print(f"{folder.path}: {opening(data, schedule, state)}", flush=True)
+        print(f"{folder.path}: {opening(settings, data, schedule, state)}", flush=True)
         tracking = build(
             "tracking",
             settings.tracking,
@@ -63,7 +63,7 @@ def run(settings: Settings) -> dict[str, Any]:
             history=state.history,
         )
         result = {"run_id": settings.run_id, "status": "finished", "watch": settings.watch}
-        result["numerics_version"] = NUMERICS_VERSION
+        result |= {"numerics_version": NUMERICS_VERSION, "snapshots": settings.snapshots}
         with tracking:
             try:
                 with TrainingProgress(schedule, state) as progress:

@@ -150,6 +150,7 @@ class Settings(Scalars):
     checkpoint_seconds: NonNegativeFloat = 300
     stop_at: NonNegativeFloat | None = None
     weights: Literal["none", "final"] = "none"
+    snapshots: Literal["none", "last_layer", "epochs", "steps"] = "none"
     force: bool = False
     dry_run: bool = False
 

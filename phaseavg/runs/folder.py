@@ -6,6 +6,7 @@ result.json     the outcome: only a run that has ended has one
 checkpoint-*    the two latest states, until the run has ended; the name holds step and checksum
 snapshots/      weights of single epochs that these refer to, a file each, likewise
 weights.safetensors   the final weights, on request
+trajectory/     weights on the way, on request
 failure.json    why the last attempt broke off, if it did
 """
 
@@ -32,6 +33,7 @@ from phaseavg.errors import Diverged, OutOfTime, UserError
 from phaseavg.runs.files import checksum, set_aside, write_atomically
 from phaseavg.runs.result import summary
 
+TRAJECTORY = "trajectory"
 KEPT_CHECKPOINTS = 2  # a damaged latest one costs the time since the one before, not the run
 
 
@@ -70,6 +72,10 @@ def lacking(folder: Path, result: Mapping[str, Any], settings: Settings) -> str:
     lacks = []
     if settings.weights == "final" and not (folder / "weights.safetensors").exists():
         lacks.append("without its weights being kept")
+    if settings.snapshots not in ("none", result.get("snapshots")) or (
+        settings.snapshots != "none" and not (folder / TRAJECTORY).is_dir()
+    ):
+        lacks.append(f"without snapshots={settings.snapshots}")
     watched = result.get("watch", {})
     for name, part in settings.watch.items():
         if _canonical(watched.get(name)) != _canonical(part):
@@ -226,6 +232,7 @@ class RunFolder:
             return
         self.remove_checkpoints()
         (self.path / "weights.safetensors").unlink(missing_ok=True)
+        shutil.rmtree(self.path / TRAJECTORY, ignore_errors=True)
         set_aside(self.path / "result.json", "previous")
 
     def _checkpoints(self) -> list[Path]:

@@ -28,6 +28,7 @@ from phaseavg.training.optimizers import (
 )
 from phaseavg.training.progress import TrainingProgress
 from phaseavg.training.signals import StopSignals
+from phaseavg.training.snapshots import Snapshots
 from phaseavg.training.state import TrainingState
 from phaseavg.training.step import new_step
 
@@ -62,13 +63,23 @@ def train(
     """
     steps, model = state.steps_per_epoch, state.model
     step = new_step(state, data, settings)
+    snapshots = Snapshots(settings, schedule, model, steps)
+    snapshots.begin(state.step)
     watch = Stopwatch(data.device, state)
     model.train()
+
+    def keep_snapshot() -> None:
+        if snapshots.is_due(state.step):
+            watch.lap("train")
+            with evaluation_weights(state.optimizer):
+                snapshots.take(state.step)
+            watch.lap("saving")
 
     def after_step() -> bool:
         """Do what is due after a step; return whether the training is over before its time."""
         phase = schedule.phase((state.step - 1) // steps)
         over = False
+        keep_snapshot()
         if state.epoch_is_open and branch is not None:
             watch.lap("train")
             over = branch(state)
@@ -104,6 +115,8 @@ def train(
         return over
 
     with StopSignals() as signals:
+        if state.step == 0:
+            keep_snapshot()
         if state.epoch_is_open and after_step():
             return
         for drawn, labels in step.draws(state.step, schedule.total_epochs * steps):

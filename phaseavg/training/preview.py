@@ -22,6 +22,7 @@ from phaseavg.training.execution import autocast, prepare
 from phaseavg.training.loop import is_due
 from phaseavg.training.optimizers import learning_rate, set_learning_rate
 from phaseavg.training.parts import assemble
+from phaseavg.training.snapshots import Snapshots
 from phaseavg.training.state import TrainingState
 from phaseavg.training.step import new_step
 
@@ -88,16 +89,19 @@ def parameters_of(model: nn.Module) -> int:
     return sum(p.numel() for p in model.parameters())
 
 
-def opening(data: DataSet, schedule: Schedule, state: TrainingState) -> str:
+def opening(settings: Settings, data: DataSet, schedule: Schedule, state: TrainingState) -> str:
     """Return the first words of a run: how long, from where, with what."""
     last = state.inherited[-1]["last_epoch"] if state.inherited else 0
     shared = f", {last} epochs being shared with other runs" if last else ""
-    return (
+    kept = described_snapshots(settings, schedule, state)
+    lines = [
         f"{schedule.total_epochs} epochs of {data.steps_per_epoch} steps in "
         f"{len(schedule.phases)} phases, from step {state.step}{shared}; "
-        f"{parameters_of(state.model):,} parameters; {data.device}\n"
-        f"{describe_optimizer(state.optimizer)}"
-    )
+        f"{parameters_of(state.model):,} parameters; {data.device}",
+        describe_optimizer(state.optimizer),
+        *([f"snapshots={settings.snapshots}: {kept}"] if kept else []),
+    ]
+    return "\n".join(lines)
 
 
 def training_flops(model: nn.Module, data: DataSet) -> int:
@@ -203,6 +207,13 @@ def described_averaging(part: Part, averager: Averager) -> str:
     return f"{_words(part)}; takes about {_with_prefix(size, 'B')} on {home}"
 
 
+def described_snapshots(settings: Settings, schedule: Schedule, state: TrainingState) -> str:
+    """Return how many snapshots a run keeps, what they take and where; nothing if it keeps none."""
+    kept = Snapshots(settings, schedule, state.model, state.steps_per_epoch)
+    size = _with_prefix(kept.size, "B")
+    return f"{len(kept.steps)} files, {size} in {kept.folder}" if kept.steps else ""
+
+
 def rates_of(schedule: Schedule, state: TrainingState) -> list[list[float]]:
     """Return of each phase its learning rate; the first and the last where it changes."""
     set_learning_rate(state.optimizer, 1)
@@ -252,6 +263,8 @@ def preview(settings: Settings, data: DataSet, schedule: Schedule, state: Traini
     }
     for watched, averager in state.watching.items():
         lines[f"watch.{watched}"] = described_averaging(settings.watch[watched], averager)
+    if kept := described_snapshots(settings, schedule, state):
+        lines["snapshots"] = kept
     for phase in schedule.phases:
         first, last = phase.first_epoch + 1, phase.end
         lines[f"phase {phase.index + 1}"] = (

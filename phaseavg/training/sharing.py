@@ -97,8 +97,11 @@ def store_of(settings: Settings) -> Store:
 
 
 def shares(settings: Settings) -> bool:
-    """Return whether a run goes on from what others have trained: one that is repeated does not."""
-    return settings.share.enabled and not settings.force
+    """Return whether a run goes on from what others have trained.
+
+    One that is repeated does not, nor does one that keeps snapshots: of theirs there are none.
+    """
+    return settings.share.enabled and not settings.force and settings.snapshots == "none"
 
 
 @dataclass

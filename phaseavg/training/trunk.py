@@ -37,7 +37,8 @@ def train_trunk(settings: Settings) -> dict[str, Any]:
     Returns:
         What became of it.
     """
-    settings = settings.model_copy(update={"watch": {}})  # which it carries instead, if it has to
+    # What is to be watched it carries instead, if it has to.
+    settings = settings.model_copy(update={"watch": {}, "snapshots": "none"})
     settings, device = prepare(settings)  # before keys, which name threads, are made
     store = store_of(settings)
     trunk = Trunk.read(store, str(settings.share.trunk))

@@ -1,0 +1,149 @@
+"""Weights that are kept on the way, for figures of the trajectory: a safetensors file each."""
+
+import shutil
+from collections.abc import Callable, Iterable, Mapping
+from pathlib import Path
+
+import safetensors.torch
+from torch import Tensor, nn
+
+from phaseavg.config import Settings
+from phaseavg.errors import UserError
+from phaseavg.phases import Schedule
+from phaseavg.runs.files import write_atomically
+from phaseavg.runs.folder import TRAJECTORY
+
+
+def last_layer(model: nn.Module) -> dict[str, Tensor]:
+    """Return weight and bias of the last linear layer, under their names in the network.
+
+    Raises:
+        UserError: if there is none.
+    """
+    layers = [(name, m) for name, m in model.named_modules() if isinstance(m, nn.Linear)]
+    if not layers:
+        raise UserError("snapshots=last_layer: the network has no linear layer; choices: epochs")
+    name, layer = layers[-1]
+    return {f"{name}.{key}": value for key, value in layer.state_dict().items()}
+
+
+def everything(model: nn.Module) -> dict[str, Tensor]:
+    """Return all parameters and buffers."""
+    return model.state_dict()
+
+
+def ends_of_epochs(schedule: Schedule, steps_per_epoch: int) -> set[int]:
+    """Return the step before the first, and those that end an epoch."""
+    return {epoch * steps_per_epoch for epoch in range(schedule.total_epochs + 1)}
+
+
+def and_last_steps(schedule: Schedule, steps_per_epoch: int) -> set[int]:
+    """Return those and, of each phase's last epoch, the steps 1, 2, 4, … before its end."""
+    backwards = [2**n for n in range(steps_per_epoch.bit_length()) if 2**n < steps_per_epoch]
+    ends = [phase.end * steps_per_epoch for phase in schedule.phases]
+    return ends_of_epochs(schedule, steps_per_epoch) | {e - b for e in ends for b in backwards}
+
+
+KINDS: Mapping[
+    str, tuple[Callable[[nn.Module], dict[str, Tensor]], Callable[[Schedule, int], set[int]]]
+] = {
+    "none": (everything, lambda schedule, steps: set()),
+    "last_layer": (last_layer, ends_of_epochs),
+    "epochs": (everything, ends_of_epochs),
+    "steps": (everything, and_last_steps),
+}
+"""What `snapshots=` takes: what is kept, and after which steps. Each has all of those before it."""
+
+
+class Snapshots:
+    """Keeps weights in `<run>/trajectory/step-<finished updates>.safetensors`.
+
+    Args:
+        settings: of the run.
+        schedule: its phases.
+        model: its network, raw.
+        steps_per_epoch: updates in an epoch.
+
+    Raises:
+        UserError: if what is to be kept is not there.
+    """
+
+    def __init__(
+        self, settings: Settings, schedule: Schedule, model: nn.Module, steps_per_epoch: int
+    ) -> None:
+        self.kind = settings.snapshots
+        self.folder = settings.run_folder / TRAJECTORY
+        self._model = model
+        self._kept, steps = KINDS[self.kind]
+        self.steps = sorted(steps(schedule, steps_per_epoch))
+
+    @property
+    def size(self) -> int:
+        """Bytes of all of them together, but for some of their names."""
+        tensors = self._kept(self._model).values()
+        return len(self.steps) * sum(t.numel() * t.element_size() for t in tensors)
+
+    def begin(self, step: int) -> None:
+        """Check that there is room for those to come, and that there are those before.
+
+        Args:
+            step: finished updates.
+
+        Raises:
+            UserError: if not.
+        """
+        if self.kind == "none":
+            return
+        if missing := missing_steps(self.folder, [s for s in self.steps if s < step]):
+            raise UserError(
+                f"snapshots={self.kind}: {self.folder.parent} has been trained to step {step} "
+                f"without the one after step {missing[0]}; move the folder away to begin anew"
+            )
+        self.folder.mkdir(parents=True, exist_ok=True)
+        left = sum(s >= step for s in self.steps) / len(self.steps) * self.size
+        if (free := shutil.disk_usage(self.folder).free) < left:
+            raise UserError(
+                f"snapshots={self.kind}: {left / 1e9:.3g} GB are needed, and the disk of "
+                f"runs_dir={self.folder.parent.parent} has room for {free / 1e9:.3g} GB; choices: "
+                f"{', '.join(KINDS)}"
+            )
+
+    def is_due(self, step: int) -> bool:
+        """Return whether the weights after a step are kept."""
+        return step in self.steps
+
+    def take(self, step: int) -> None:
+        """Keep the network's present weights as those after `step` updates.
+
+        Raises:
+            UserError: if they cannot be written.
+        """
+        # safetensors takes neither channels-last tensors nor those of a device.
+        tensors = {k: t.detach().cpu().contiguous() for k, t in self._kept(self._model).items()}
+        content = safetensors.torch.save(tensors, metadata={"step": str(step)})
+        write_atomically(path_of(self.folder, step), content, f"runs_dir={self.folder.parents[1]}")
+
+
+def path_of(folder: Path, step: int) -> Path:
+    """Return where the weights after `step` updates are."""
+    return folder / f"step-{step:09d}.safetensors"
+
+
+def missing_steps(folder: Path, steps: Iterable[int]) -> list[int]:
+    """Return those of some steps of which there are no weights."""
+    return [step for step in steps if not path_of(folder, step).is_file()]
+
+
+def read_snapshot(folder: Path, step: int) -> dict[str, Tensor]:
+    """Return the weights after `step` updates, on the CPU.
+
+    Raises:
+        UserError: if the file is missing or damaged.
+    """
+    path = path_of(folder, step)
+    try:
+        return safetensors.torch.load_file(path)
+    except (OSError, safetensors.SafetensorError) as error:
+        raise UserError(
+            f"{path}: missing or damaged ({error}); repeat the run with force=true"
+        ) from error
