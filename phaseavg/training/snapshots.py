@@ -1,7 +1,8 @@
 """Weights that are kept on the way, for figures of the trajectory: a safetensors file each."""
 
 import shutil
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 
 import safetensors.torch
@@ -14,16 +15,22 @@ from phaseavg.runs.files import write_atomically
 from phaseavg.runs.folder import TRAJECTORY
 
 
+def last_linear(model: nn.Module) -> str | None:
+    """Return the name of a network's last linear layer; None if it has none."""
+    layers = [name for name, module in model.named_modules() if isinstance(module, nn.Linear)]
+    return layers[-1] if layers else None
+
+
 def last_layer(model: nn.Module) -> dict[str, Tensor]:
     """Return weight and bias of the last linear layer, under their names in the network.
 
     Raises:
         UserError: if there is none.
     """
-    layers = [(name, m) for name, m in model.named_modules() if isinstance(m, nn.Linear)]
-    if not layers:
+    name = last_linear(model)
+    if name is None:
         raise UserError("snapshots=last_layer: the network has no linear layer; choices: epochs")
-    name, layer = layers[-1]
+    layer = model.get_submodule(name)
     return {f"{name}.{key}": value for key, value in layer.state_dict().items()}
 
 
@@ -43,6 +50,9 @@ def and_last_steps(schedule: Schedule, steps_per_epoch: int) -> set[int]:
     ends = [phase.end * steps_per_epoch for phase in schedule.phases]
     return ends_of_epochs(schedule, steps_per_epoch) | {e - b for e in ends for b in backwards}
 
+
+LAST = "last_linear"
+"""In a snapshot's file: the name of the last linear layer."""
 
 KINDS: Mapping[
     str, tuple[Callable[[nn.Module], dict[str, Tensor]], Callable[[Schedule, int], set[int]]]
@@ -120,7 +130,7 @@ class Snapshots:
         """
         # safetensors takes neither channels-last tensors nor those of a device.
         tensors = {k: t.detach().cpu().contiguous() for k, t in self._kept(self._model).items()}
-        content = safetensors.torch.save(tensors, metadata={"step": str(step)})
+        content = safetensors.torch.save(tensors, metadata={LAST: last_linear(self._model) or ""})
         write_atomically(path_of(self.folder, step), content, f"runs_dir={self.folder.parents[1]}")
 
 
@@ -134,16 +144,36 @@ def missing_steps(folder: Path, steps: Iterable[int]) -> list[int]:
     return [step for step in steps if not path_of(folder, step).is_file()]
 
 
-def read_snapshot(folder: Path, step: int) -> dict[str, Tensor]:
-    """Return the weights after `step` updates, on the CPU.
+@contextmanager
+def opened(folder: Path, step: int) -> Iterator[safetensors.safe_open]:
+    """Return a context with the file of the weights after `step` updates, on the CPU.
 
     Raises:
-        UserError: if the file is missing or damaged.
+        UserError: if it is missing or damaged.
     """
     path = path_of(folder, step)
     try:
-        return safetensors.torch.load_file(path)
+        with safetensors.safe_open(path, "pt") as file:
+            yield file
     except (OSError, safetensors.SafetensorError) as error:
         raise UserError(
             f"{path}: missing or damaged ({error}); repeat the run with force=true"
         ) from error
+
+
+def read_snapshot(folder: Path, step: int) -> dict[str, Tensor]:
+    """Return the weights after `step` updates, by name."""
+    with opened(folder, step) as file:
+        return {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 -- no mapping
+
+
+def read_last_weight(folder: Path, step: int) -> Tensor:
+    """Return the weight of the last linear layer, (classes, features), after `step` updates.
+
+    Raises:
+        UserError: if the network has none.
+    """
+    with opened(folder, step) as file:
+        if not (name := (file.metadata() or {}).get(LAST)):
+            raise UserError(f"{folder}: its network has no linear layer")
+        return file.get_tensor(f"{name}.weight")

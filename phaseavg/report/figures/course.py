@@ -1,0 +1,153 @@
+"""Figure 1: the course of a training: its losses, and its last layer's weights phase by phase."""
+
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+from matplotlib.axes import Axes
+from sklearn.decomposition import PCA
+
+from phaseavg.report.figures.drawing import COLOURS, Drawing, new_picture, plain
+from phaseavg.report.figures.trajectories import Trajectory, nothing_of, read_numbers
+from phaseavg.training.snapshots import missing_steps, read_last_weight
+
+
+def projected(weights: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Return the coordinates of points in the plane of their first two principal components.
+
+    Args:
+        weights: (epochs, entries), two epochs or more.
+
+    Returns:
+        (epochs, 2), and the share of the variance that each of the two has, (2,).
+    """
+    pca = PCA(2, svd_solver="full").fit(weights)
+    return pca.transform(weights), pca.explained_variance_ratio_
+
+
+def delays(weights: np.ndarray) -> np.ndarray:
+    """Return ‖θ_t − θ_{t−1}‖ and ‖θ_t − θ_{t−2}‖ for t = 1…T, (T, 2); NaN where there is none.
+
+    Args:
+        weights: of θ_0 and every epoch after it, (T + 1, entries).
+    """
+    found = np.full((len(weights) - 1, 2), np.nan)
+    for column, delay in enumerate((1, 2)):
+        distances = np.linalg.norm(weights[delay:] - weights[:-delay], axis=1)
+        found[delay - 1 :, column] = distances
+    return found
+
+
+def numbers(run: Trajectory) -> pd.DataFrame:
+    """Return what Figure 1 shows of a run that has come to some epoch, a row for each.
+
+    Columns: run_id; phase; epoch; learning_rate; train_loss, over the epoch as it was trained;
+    test_loss; pc1, pc2, the weights of the last linear layer at the end of the epoch in the plane
+    of the phase's first two principal components, and pc1_share, pc2_share, what these have of its
+    variance; delay1, delay2, the distances of these weights from those one and two epochs before,
+    of the latter from the phase's second epoch on. NaN where there are no snapshots.
+    """
+    columns = ["phase", "epoch", "learning_rate", "train_loss", "test_loss"]
+    frame = run.metrics.reindex(columns=columns)
+    frame.insert(0, "run_id", run.settings.run_id)
+    steps = run.steps_per_epoch
+    for phase in run.schedule.phases:
+        epochs = range(phase.first_epoch, min(phase.end, run.epochs) + 1)
+        if len(epochs) < 3 or missing_steps(run.folder, [epoch * steps for epoch in epochs]):
+            continue
+        weights = np.stack(
+            [read_last_weight(run.folder, e * steps).double().numpy().ravel() for e in epochs]
+        )
+        rows = frame["epoch"].isin(epochs[1:])
+        found, shares = projected(weights[1:])
+        frame.loc[rows, ["pc1", "pc2"]] = found
+        frame.loc[rows, ["pc1_share", "pc2_share"]] = shares
+        frame.loc[rows, ["delay1", "delay2"]] = delays(weights)
+    return frame
+
+
+def _losses(axes: Axes, found: pd.DataFrame) -> None:
+    axes.plot(found["epoch"], found["train_loss"], color=COLOURS[0], label="training loss")
+    tested = found.dropna(subset="test_loss")
+    axes.plot(tested["epoch"], tested["test_loss"], color=COLOURS[1], label="test loss")
+    for phase, rows in found.groupby("phase"):
+        first = rows["epoch"].min()
+        text = f"phase {phase}\nλ = {rows['learning_rate'].iloc[0]:g}"
+        place = ((first + rows["epoch"].max()) / 2, 1.02)
+        transform = axes.get_xaxis_transform()
+        axes.text(*place, text, ha="center", va="bottom", fontsize=9, transform=transform)
+        if first > 1:
+            axes.axvline(first - 0.5, color="black", linestyle=":", linewidth=1)
+    axes.set_xlim(0, found["epoch"].max() + 1)
+    axes.set_xlabel("epoch")
+    axes.set_ylabel("loss")
+    axes.legend(edgecolor="none")
+
+
+def _path(axes: Axes, rows: pd.DataFrame, names: tuple[str, str]) -> None:
+    """Draw the points of a phase in the order of its epochs, from light to dark."""
+    x, y = rows[names[0]], rows[names[1]]
+    axes.plot(x, y, color="#b8bec8", linewidth=0.8, zorder=1)
+    axes.scatter(x, y, c=rows["epoch"], cmap="viridis_r", s=14, zorder=2)
+    for which, marker in ((0, "o"), (-1, "s")):
+        label = f"epoch {rows['epoch'].iloc[which]}"
+        axes.scatter(
+            x.iloc[which], y.iloc[which], s=48, marker=marker, label=label, zorder=3,
+            facecolors="none", edgecolors="black",
+        )  # fmt: skip
+    axes.ticklabel_format(scilimits=(-2, 3))
+    axes.tick_params(labelsize=8)
+    axes.legend(fontsize=7.5, framealpha=0.8, edgecolor="none", handletextpad=0.1)
+
+
+def draw(run: Trajectory, output: Path) -> Drawing:
+    """Return Figure 1 of a run: losses over its epochs, and of each phase its course.
+
+    Args:
+        run: as far as it has come; where it is not here, its numbers from an earlier drawing are.
+        output: the folder of the figures.
+    """
+    name, title = f"fig1-{run.name}", f"The course of a training: {run.name}"
+    found = numbers(run) if run.epochs else pd.DataFrame()
+    if found.empty:
+        found = read_numbers(output / f"{name}.csv", run.settings.run_id)
+    if found.empty:
+        return nothing_of(run, name, title, output)
+    phases = found["phase"].unique()
+    whole = found.reindex(columns=[*found, "pc1", "pc2", "delay1", "delay2"])
+    picture = new_picture(3.1 * max(len(phases), 2), 8.5)
+    grid = picture.add_gridspec(3, len(phases), height_ratios=[1.1, 1, 1])
+    _losses(plain(picture.add_subplot(grid[0, :])), found)
+    shares = []
+    for column, phase in enumerate(phases):
+        rows = whole[whole["phase"] == phase].dropna(subset=["pc1", "pc2"])
+        plane, delay = (plain(picture.add_subplot(grid[row, column])) for row in (1, 2))
+        if rows.empty:
+            for axes in (plane, delay):
+                axes.set_axis_off()
+                axes.text(0.5, 0.5, "no snapshots", ha="center", transform=axes.transAxes)
+            continue
+        _path(plane, rows, ("pc1", "pc2"))
+        plane.set_title(f"phase {phase}: PCA", fontsize=9)
+        plane.set_xlabel("first component", fontsize=8)
+        _path(delay, rows.dropna(subset="delay2"), ("delay1", "delay2"))
+        delay.set_title(f"phase {phase}: time delay", fontsize=9)
+        delay.set_xlabel("‖θₜ − θₜ₋₁‖", fontsize=8)
+        if column == 0:
+            plane.set_ylabel("second component", fontsize=8)
+            delay.set_ylabel("‖θₜ − θₜ₋₂‖", fontsize=8)
+        shares.append(f"{100 * rows[['pc1_share', 'pc2_share']].iloc[0].sum():.0f} %")
+    caption = (
+        "Above, the training loss, over each epoch as it was trained, and the test loss. Below, "
+        "the weights of the last linear layer at the end of each epoch, from light to dark: in the "
+        "plane of the phase's first two principal components (which have "
+        f"{', '.join(shares) or 'none'} of the variance), and their distances from those of one "
+        "and of two epochs before."
+    )
+    total = run.schedule.total_epochs
+    missing = []
+    if len(found) < total:
+        missing.append(f"{len(found)} of {total} epochs; {run.command}")
+    if len(shares) < len(phases):
+        missing.append(f"snapshots of {len(phases) - len(shares)} phases")
+    return Drawing(name, title, caption, picture, found, "; ".join(missing))
