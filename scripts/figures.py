@@ -1,27 +1,105 @@
-"""Draw figures: `python scripts/figures.py fig2 preset=mini --train`, or all that there are.
+"""Draw figures: `python scripts/figures.py fig2 preset=mini --train`; without names, all there are.
 
-Figures 1 to 3 are of a run that has kept snapshots, by default the paper's, whose overrides may be
-changed; --train trains what is missing of it. The others are of the records of the tables.
+fig1 to fig3 are of a run that has kept snapshots, the paper's unless overrides of train.py say
+another; --train trains what is missing of it. The others are of the records of the tables, and
+overrides narrow these as for train.py -m.
 """
 
 import argparse
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
+from phaseavg.report.figures.of_records import OF_RECORDS
+
+from phaseavg.cli import INTERRUPTED
 from phaseavg.errors import UserError
 from phaseavg.report.cells import read_paper
-from phaseavg.report.figures import course, intervals, segments
 from phaseavg.report.figures.drawing import Drawing, write
-from phaseavg.report.figures.trajectories import Trajectory, read_trajectory
+from phaseavg.report.figures.of_runs import OF_A_RUN
+from phaseavg.report.figures.trajectories import read_trajectory
+from phaseavg.report.study import read_study
 
 ROOT = Path(__file__).parents[1]
 CONF = ROOT / "conf"
 
-OF_A_RUN: dict[str, tuple[Callable[[Trajectory, Path], Drawing], tuple[str, ...]]] = {
-    "fig1": (course.draw, ("snapshots=last_layer", "evaluation.every=1")),
-    "fig2": (segments.draw, ("schedule=80", "snapshots=steps")),
-    "fig3": (intervals.draw, ("schedule=80", "snapshots=steps")),
-}
-"""Figures of a run, with what their run is beside plain SGD with the paper's settings."""
+
+def of_runs(
+    names: Sequence[str], overrides: Sequence[str], output: Path, train: bool
+) -> Iterator[Drawing | UserError | int]:
+    """Yield figures of runs, in their place what is wrong, and the status of failed training."""
+    for name in names:
+        draw, own = OF_A_RUN[name]
+        try:
+            run = read_trajectory(overrides, own, CONF)
+            if train:
+                command = [sys.executable, str(ROOT / "train.py"), *run.overrides]
+                if status := subprocess.run(command, check=False).returncode:  # noqa: S603
+                    yield status
+            yield draw(run, output)
+        except UserError as error:
+            yield error
+
+
+def of_records(names: Sequence[str], overrides: Sequence[str]) -> Iterator[Drawing | UserError]:
+    """Yield the figures of records, and in their place what is wrong."""
+    if not names:
+        return
+    tables = list(dict.fromkeys(table for name in names for table in OF_RECORDS[name].tables))
+    paper = read_paper(ROOT / "results/paper.csv")
+    study = read_study([f"table={','.join(tables)}", *overrides], CONF, paper)
+    for name in names:
+        try:
+            yield from OF_RECORDS[name].draw(study)
+        except UserError as error:
+            yield error
+
+
+def main() -> int:
+    """Write the figures, name their files, and say what is missing."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument(
+        "what", nargs="*", metavar="NAME or OVERRIDE", help="figures, and overrides"
+    )
+    parser.add_argument("--output", type=Path, default=Path("results/figures"), help="folder")
+    parser.add_argument("--train", action="store_true", help="train what is missing of a run")
+    arguments = parser.parse_args()
+    overrides = [word for word in arguments.what if "=" in word]
+    names = [word for word in arguments.what if "=" not in word] or [*OF_A_RUN, *OF_RECORDS]
+    statuses = {0}
+    try:
+        for name in names:
+            if name not in {*OF_A_RUN, *OF_RECORDS}:
+                choices = ", ".join([*OF_A_RUN, *OF_RECORDS])
+                raise UserError(f"{name}: there is no such figure; choices: {choices}")
+        drawn = [
+            of_runs(
+                [n for n in names if n in OF_A_RUN], overrides, arguments.output, arguments.train
+            ),
+            of_records([n for n in names if n in OF_RECORDS], overrides),
+        ]
+        for found in (one for some in drawn for one in some):
+            if isinstance(found, int):
+                statuses.add(found)
+            elif isinstance(found, UserError):
+                print(f"figures.py: {found}", file=sys.stderr)
+                statuses.add(2)
+            else:
+                for path in write(found, arguments.output):
+                    print(path)
+                if found.missing:
+                    print(f"{found.name}: missing: {found.missing}", flush=True)
+    except UserError as error:
+        print(f"figures.py: {error}", file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        print("figures.py: interrupted; the same command goes on", file=sys.stderr)
+        return INTERRUPTED
+    return max(statuses)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -11,6 +11,11 @@ from phaseavg.report.figures.drawing import COLOURS, Drawing, new_picture, plain
 from phaseavg.report.figures.trajectories import Trajectory, nothing_of, read_numbers
 from phaseavg.training.snapshots import missing_steps, read_last_weight
 
+COLUMNS = [
+    *("run_id", "phase", "epoch", "learning_rate", "train_loss", "test_loss"),
+    *("pc1", "pc2", "pc1_share", "pc2_share", "delay1", "delay2"),
+]
+
 
 def projected(weights: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """Return the coordinates of points in the plane of their first two principal components.
@@ -47,9 +52,7 @@ def numbers(run: Trajectory) -> pd.DataFrame:
     variance; delay1, delay2, the distances of these weights from those one and two epochs before,
     of the latter from the phase's second epoch on. NaN where there are no snapshots.
     """
-    columns = ["phase", "epoch", "learning_rate", "train_loss", "test_loss"]
-    frame = run.metrics.reindex(columns=columns)
-    frame.insert(0, "run_id", run.settings.run_id)
+    frame = run.metrics.assign(run_id=run.settings.run_id).reindex(columns=COLUMNS)
     steps = run.steps_per_epoch
     for phase in run.schedule.phases:
         epochs = range(phase.first_epoch, min(phase.end, run.epochs) + 1)
@@ -97,6 +100,8 @@ def _path(axes: Axes, rows: pd.DataFrame, names: tuple[str, str]) -> None:
         )  # fmt: skip
     axes.ticklabel_format(scilimits=(-2, 3))
     axes.tick_params(labelsize=8)
+    for axis in (axes.xaxis, axes.yaxis):
+        axis.get_offset_text().set_fontsize(8)
     axes.legend(fontsize=7.5, framealpha=0.8, edgecolor="none", handletextpad=0.1)
 
 
@@ -114,13 +119,12 @@ def draw(run: Trajectory, output: Path) -> Drawing:
     if found.empty:
         return nothing_of(run, name, title, output)
     phases = found["phase"].unique()
-    whole = found.reindex(columns=[*found, "pc1", "pc2", "delay1", "delay2"])
     picture = new_picture(3.1 * max(len(phases), 2), 8.5)
     grid = picture.add_gridspec(3, len(phases), height_ratios=[1.1, 1, 1])
     _losses(plain(picture.add_subplot(grid[0, :])), found)
     shares = []
     for column, phase in enumerate(phases):
-        rows = whole[whole["phase"] == phase].dropna(subset=["pc1", "pc2"])
+        rows = found[found["phase"] == phase].dropna(subset=["pc1", "pc2"])
         plane, delay = (plain(picture.add_subplot(grid[row, column])) for row in (1, 2))
         if rows.empty:
             for axes in (plane, delay):

@@ -68,6 +68,7 @@ def measured(run: Trajectory, points: Sequence[Point]) -> Iterator[dict[str, Any
     settings, device = prepare(run.settings)
     data = load_data(settings, device)
     model = new_model(settings, data)
+    print(work(len(points), data.train_size, data.test_size), flush=True)
     for point in points:
         began = time.perf_counter()
         model.load_state_dict(point.weights(run.folder))
@@ -153,16 +154,21 @@ def shown(
             yield row
 
 
+def work(points: int, train: int, test: int) -> str:
+    """Return in words what measuring so many points takes, of so many images."""
+    epochs = points * (2 * train + test) / (FORWARD_AND_BACKWARD * train)
+    return (
+        f"{points} points, for each a BatchNorm pass and a test over {train:,} training images and "
+        f"a test over {test:,} test images: the operations of {epochs:.2g} epochs of training"
+    )
+
+
 def cost(found: pd.DataFrame) -> str:
     """Return in words how many points were measured and what that has cost."""
     train, test = int(found["train_images"].iloc[0]), int(found["test_images"].iloc[0])
-    epochs = len(found) * (2 * train + test) / (FORWARD_AND_BACKWARD * train)
+    seconds = timedelta(seconds=round(found["seconds"].sum()))
     devices = " and ".join(sorted(set(found["device"])))
-    return (
-        f"{len(found)} points, for each a BatchNorm pass and a test over {train:,} training images "
-        f"and a test over {test:,} test images: the operations of {epochs:.0f} epochs of training, "
-        f"{timedelta(seconds=round(found['seconds'].sum()))} on {devices}"
-    )
+    return f"{work(len(found), train, test)}, {seconds} on {devices}"
 
 
 def recorded(run: Trajectory, point: Point) -> float:

@@ -67,7 +67,8 @@ def draw(run: Trajectory, output: Path, number: int = 1) -> Drawing:
     lower.set_xticks(range(len(epochs)), labels=[f"$\\theta_{{{epoch}}}$" for epoch in epochs])
     caption = (
         f"Loss along the segments between the weights of epochs {', '.join(map(str, epochs))}; "
-        f"BatchNorm statistics are recomputed at every point. {cost(found)}.{beside_the_record(found)}"
+        "BatchNorm statistics are recomputed at every point. "
+        f"{cost(found)}.{beside_the_record(found)}"
     )
     missing = f"{len(found)} of {len(points)} points" if len(found) < len(points) else ""
     return Drawing(name, title, caption, picture, found, missing)

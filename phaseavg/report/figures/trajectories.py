@@ -86,7 +86,9 @@ class Trajectory:
         """
         path = metrics_file(self.settings.run_folder)
         try:
-            return pd.read_json(path, lines=True) if path.is_file() else pd.DataFrame()
+            if not path.is_file():
+                return pd.DataFrame()
+            return pd.read_json(path, lines=True, precise_float=True)
         except (OSError, ValueError) as error:
             raise UserError(f"{path}: damaged ({error}); repeat the run with force=true") from error
 
@@ -154,8 +156,8 @@ def nothing_of(run: Trajectory, name: str, title: str, output: Path, missing: st
     """
     if (output / f"{name}.csv").exists():
         raise UserError(
-            f"--output={output}: has {name} of another run; name another folder, or train this one: "
-            f"{run.command}"
+            f"--output={output}: has {name} of another run; name another folder, or train this "
+            f"one: {run.command}"
         )
     return blank(name, title, missing or f"no such run has begun; {run.command}")
 
@@ -171,7 +173,7 @@ def read_numbers(path: Path, run_id: str) -> pd.DataFrame:
         As written, bit by bit; an empty frame if there is no such file or it is another run's.
     """
     try:
-        found = pd.read_csv(path, float_precision="round_trip")
+        found = pd.read_csv(path, engine="python")  # the other one rounds in the last bit
     except (OSError, ValueError):
         return pd.DataFrame()
     same = "run_id" in found and set(found["run_id"]) == {run_id}

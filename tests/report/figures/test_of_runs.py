@@ -1,0 +1,265 @@
+"""Figures 1 to 3, each number of theirs beside one that was had in another way."""
+
+import json
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+from conftest import REPOSITORY, TINY
+
+import train
+from phaseavg.errors import UserError
+from phaseavg.report.figures import course, intervals, losses, segments
+from phaseavg.report.figures.drawing import Drawing, write
+from phaseavg.report.figures.of_runs import OF_A_RUN
+from phaseavg.report.figures.trajectories import Trajectory, read_trajectory
+from phaseavg.runs.files import read_json
+from phaseavg.training.snapshots import read_snapshot
+
+STEPS, PHASES = 8, ((1, 5), (6, 8), (9, 9))
+SHORT = ("schedule.epochs=[5,3,1]", "evaluation.batchnorm_every=1", "snapshots=steps")
+
+
+def described(folder: Path, *more: str) -> Trajectory:
+    where = (f"runs_dir={folder}", f"records_dir={folder}")
+    return read_trajectory([*TINY, *SHORT, *where, *more], (), REPOSITORY / "conf")
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory: pytest.TempPathFactory) -> Trajectory:
+    """Return a trained run that has kept all that can be kept."""
+    found = described(tmp_path_factory.mktemp("runs"))
+    train.run(found.settings)
+    return found
+
+
+def recorded_by(run: Trajectory) -> pd.DataFrame:
+    lines = (run.settings.run_folder / "metrics.jsonl").read_text().splitlines()
+    return pd.DataFrame(map(json.loads, lines))
+
+
+def last_weights(run: Trajectory, epoch: int) -> np.ndarray:
+    state = read_snapshot(run.folder, epoch * STEPS)
+    (name,) = [n for n, t in state.items() if n.endswith(".weight") and t.ndim == 2]
+    return state[name].double().numpy().ravel()
+
+
+def test_principal_components_are_those_of_the_covariance(run: Trajectory) -> None:
+    found = course.numbers(run)
+    for first, last in PHASES[:2]:
+        weights = np.stack([last_weights(run, epoch) for epoch in range(first, last + 1)])
+        centred = weights - weights.mean(0)
+        values, vectors = np.linalg.eigh(centred @ centred.T)  # of the epochs' inner products
+        rows = found[found["epoch"].between(first, last)]
+        for number in (1, 2):
+            own = rows[f"pc{number}"].to_numpy()
+            expected = vectors[:, -number] * np.sqrt(values[-number])
+            sign = np.sign(own @ expected)  # which is nobody's choice
+            np.testing.assert_allclose(own, sign * expected, rtol=1e-9, atol=1e-12)
+            share = values[-number] / values.sum()
+            np.testing.assert_allclose(rows[f"pc{number}_share"], share, rtol=1e-9)
+
+
+def test_delays_are_distances_within_the_phase(run: Trajectory) -> None:
+    found = course.numbers(run).set_index("epoch")
+    for first, last in PHASES[:2]:
+        for epoch in range(first, last + 1):
+            now = last_weights(run, epoch)
+            before = np.sqrt(((now - last_weights(run, epoch - 1)) ** 2).sum())
+            assert found.loc[epoch, "delay1"] == pytest.approx(before, rel=1e-12)
+            if epoch == first:  # two epochs before was another phase
+                assert np.isnan(found.loc[epoch, "delay2"])
+            else:
+                earlier = np.sqrt(((now - last_weights(run, epoch - 2)) ** 2).sum())
+                assert found.loc[epoch, "delay2"] == pytest.approx(earlier, rel=1e-12)
+
+
+def test_losses_are_those_of_the_record(run: Trajectory, tmp_path: Path) -> None:
+    drawing = course.draw(run, tmp_path)
+    recorded = recorded_by(run)
+    for column in ("train_loss", "test_loss", "learning_rate", "phase"):
+        assert drawing.data[column].tolist() == recorded[column].tolist()
+    assert drawing.missing == "snapshots of 1 phases"  # of one epoch there is no plane
+    axes = drawing.picture.axes
+    assert axes[0].lines[0].get_ydata().tolist() == recorded["train_loss"].tolist()
+    assert len(axes) == 1 + 2 * len(PHASES)
+
+
+def test_ends_of_segments_have_the_losses_that_the_run_recorded(
+    run: Trajectory, tmp_path: Path
+) -> None:
+    drawing = segments.draw(run, tmp_path)
+    found = drawing.data
+    recorded = recorded_by(run)
+    recorded = recorded.set_index("step")["bn_test_loss"]
+    ends = found[found["fraction"].isin((0.0, 1.0))]
+    steps = ends["second"].tolist()
+    assert steps == [STEPS * epoch for epoch in (1, 2, 4, 5)]  # quarters of 5, rounded
+    assert ends["test_loss"].tolist() == recorded.loc[steps].tolist()  # bit by bit
+    assert ends["recorded_test_loss"].tolist() == recorded.loc[steps].tolist()
+    assert "Of 4 of the points" in drawing.caption
+    assert "difference is 0." in drawing.caption
+    assert "31 points" in drawing.caption
+    assert not drawing.missing
+    (line, _), _ = (axes.lines for axes in drawing.picture.axes)
+    assert line.get_xdata().tolist() == pytest.approx(np.linspace(0, 3, 31))
+    assert line.get_ydata().tolist() == found["train_loss"].tolist()
+
+
+def test_the_anchors_of_the_papers_phase_are_its_own(tmp_path: Path) -> None:
+    phase = described(tmp_path, "schedule.epochs=[80]", "schedule.factors=[1]").phase(1)
+    assert segments.anchors(phase) == [1, 20, 40, 60, 80]
+    points = segments.points_of(phase, 391)
+    assert len(points) == len(set(points)) == 41
+    found = [(point.second - point.first) / 391 for point in intervals.points_of(phase, 391)]
+    epochs = [1, 2, 4, 8, 16, 32, 64, 79]
+    assert found == [0, *(n / 391 for n in (1, 2, 4, 8, 16, 32, 64, 128, 256)), *epochs]
+
+
+def test_points_are_on_the_segment(run: Trajectory) -> None:
+    ends = [read_snapshot(run.folder, step) for step in (8, 40)]
+    for fraction in (0.0, 0.3, 0.5, 1.0):
+        found = losses.Point(8, 40, fraction).weights(run.folder)
+        assert found.keys() == ends[0].keys()
+        for name, value in found.items():
+            if not value.is_floating_point():
+                assert torch.equal(value, ends[1][name])
+                continue
+            first, second = (end[name].double() for end in ends)
+            expected = ((1 - fraction) * first + fraction * second).float()
+            torch.testing.assert_close(value, expected, rtol=1e-6, atol=1e-7)
+            if fraction in (0.0, 1.0):
+                assert torch.equal(value, ends[int(fraction)][name])
+
+
+def test_the_interval_of_one_epoch_is_the_average_of_two(run: Trajectory, tmp_path: Path) -> None:
+    found = intervals.draw(run, tmp_path).data
+    assert found["interval_epochs"].tolist() == [0, 1 / 8, 2 / 8, 4 / 8, 1, 2, 4]
+    row = found[found["interval_epochs"] == 1].iloc[0]
+    assert (row["first"], row["second"], row["fraction"]) == (32, 40, 0.5)
+    recorded = recorded_by(run)
+    alone = recorded.loc[recorded["epoch"] == 5, "bn_test_loss"].item()
+    assert found["test_loss"].iloc[0] == alone
+
+
+def count_measured(monkeypatch: pytest.MonkeyPatch, most: int | None = None) -> list[Any]:
+    """Return a list that grows by every point that is measured; at `most` it is interrupted."""
+    taken: list[Any] = []
+    weights = losses.Point.weights
+
+    def counted(point: losses.Point, folder: Path) -> Any:
+        if len(taken) == most:
+            raise KeyboardInterrupt
+        taken.append(point)
+        return weights(point, folder)
+
+    monkeypatch.setattr(losses.Point, "weights", counted)
+    return taken
+
+
+def test_measuring_goes_on_where_it_was_cut(
+    run: Trajectory, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with monkeypatch.context() as patch:
+        count_measured(patch, most=3)
+        with pytest.raises(KeyboardInterrupt):
+            intervals.draw(run, tmp_path)
+    rest = count_measured(monkeypatch)
+    drawing = intervals.draw(run, tmp_path)
+    write(drawing, tmp_path)
+    assert len(rest) == 4
+    whole = intervals.draw(run, tmp_path / "anew").data
+    both = [frame.drop(columns="seconds") for frame in (drawing.data, whole)]
+    pd.testing.assert_frame_equal(*both)
+    rest.clear()
+    intervals.draw(run, tmp_path)
+    assert not rest
+
+
+def test_without_the_run_what_was_measured_is_drawn(run: Trajectory, tmp_path: Path) -> None:
+    gone = described(tmp_path / "gone")
+    settings = gone.settings
+    shutil.copytree(run.settings.run_folder, settings.run_folder)
+    figures = tmp_path / "figures"
+    for draw in (course.draw, intervals.draw):
+        write(draw(gone, figures), figures)
+    made = {path.name: path.read_bytes() for path in figures.iterdir()}
+    assert len(made) == 7
+    shutil.rmtree(settings.run_folder)
+    for draw in (course.draw, intervals.draw):
+        write(draw(described(tmp_path / "gone"), figures), figures)
+    assert {path.name: path.read_bytes() for path in figures.iterdir()} == made
+
+
+@pytest.mark.parametrize("name", OF_A_RUN)
+def test_without_anything_a_figure_says_what_is_missing(name: str, tmp_path: Path) -> None:
+    draw, _ = OF_A_RUN[name]
+    drawing = draw(described(tmp_path), tmp_path)
+    assert "no such run has begun; python train.py " in drawing.missing
+    files = write(drawing, tmp_path)
+    assert sorted(path.suffix for path in files) == [".png", ".svg"]
+    (noted,) = read_json(tmp_path / "figures.json").values()
+    assert noted["missing"] == drawing.missing
+
+
+@pytest.mark.parametrize("name", OF_A_RUN)
+def test_of_half_a_run_what_there_is_is_drawn(name: str, run: Trajectory, tmp_path: Path) -> None:
+    draw, _ = OF_A_RUN[name]
+    half = described(tmp_path)
+    shutil.copytree(run.settings.run_folder, half.settings.run_folder)
+    lines = (half.settings.run_folder / "metrics.jsonl").read_text().splitlines(keepends=True)
+    (half.settings.run_folder / "metrics.jsonl").write_text("".join(lines[:4]))
+    (half.settings.run_folder / "result.json").unlink()
+    for path in half.folder.iterdir():
+        if int(path.stem.partition("-")[2]) > 4 * STEPS:
+            path.unlink()
+    drawing: Drawing = draw(described(tmp_path), tmp_path)
+    if name == "fig1":
+        assert "4 of 9 epochs; python train.py " in drawing.missing
+        assert drawing.data["pc1"].notna().all()
+    else:
+        assert "snapshots in" in drawing.missing
+        assert drawing.data.empty
+    assert write(drawing, tmp_path)
+
+
+def test_another_runs_figure_is_not_lost(run: Trajectory, tmp_path: Path) -> None:
+    write(course.draw(run, tmp_path), tmp_path)
+    before = (tmp_path / f"fig1-{run.name}.csv").read_bytes()
+    with pytest.raises(UserError, match="has fig1-digits-cnn13_digits of another run"):
+        course.draw(described(tmp_path / "none", "seed=7"), tmp_path)
+    assert (tmp_path / f"fig1-{run.name}.csv").read_bytes() == before
+
+
+def test_what_is_not_said_of_a_run_is_the_papers(tmp_path: Path) -> None:
+    def of(name: str, *overrides: str) -> Trajectory:
+        return read_trajectory(overrides, OF_A_RUN[name][1], REPOSITORY / "conf")
+
+    first, second = of("fig1"), of("fig2")
+    assert first.name == second.name == "cifar100-wrn28_10"
+    assert first.schedule.epochs == [80, 40, 40]
+    assert second.schedule.epochs == [80]
+    assert (first.settings.snapshots, second.settings.snapshots) == ("last_layer", "steps")
+    assert of("fig3").settings.run_id == second.settings.run_id
+    assert first.settings.averaging["_target_"].endswith("NoAveraging")
+    small = of("fig2", "preset=mini", "schedule=60-30-30")
+    assert small.name == "digits-cnn13_digits"
+    assert small.schedule.epochs == [6, 3, 3]
+    with pytest.raises(UserError, match="nosuch"):
+        of("fig1", "model=nosuch")
+    with pytest.raises(UserError, match=r"--phase=4: choices: 1 to 3"):
+        first.phase(4)
+
+
+def test_the_script_answers_a_mistake_in_one_line() -> None:
+    command = [sys.executable, "scripts/figures.py", "fig7"]
+    done = subprocess.run(command, cwd=REPOSITORY, capture_output=True, text=True)
+    assert done.returncode == 2
+    (line,) = done.stderr.splitlines()
+    assert line.startswith("figures.py: fig7: there is no such figure; choices: fig1, fig2, fig3")
