@@ -60,6 +60,20 @@ def blank(name: str, title: str, missing: str) -> Drawing:
     return Drawing(name, title, "", picture, missing=missing)
 
 
+def rendered(picture: Figure, name: str, kind: str) -> bytes:
+    """Return a picture as a file's content, the same for the same picture.
+
+    Args:
+        picture: to be drawn.
+        name: of the picture, from which the ids in an SVG follow.
+        kind: of the file, as its ending has it.
+    """
+    content = io.BytesIO()
+    with matplotlib.rc_context({"svg.hashsalt": name}):
+        picture.savefig(content, format=kind, **FORMATS[kind])
+    return content.getvalue()
+
+
 def write(drawing: Drawing, output: Path) -> list[Path]:
     """Write a figure as SVG and PNG and its numbers as CSV, and note it in `INDEX`; return the files.
 
@@ -70,12 +84,9 @@ def write(drawing: Drawing, output: Path) -> list[Path]:
     """
     output.mkdir(parents=True, exist_ok=True)
     place, files = f"--output={output}", []
-    for kind, options in FORMATS.items():
-        content = io.BytesIO()
-        with matplotlib.rc_context({"svg.hashsalt": drawing.name}):
-            drawing.picture.savefig(content, format=kind, **options)
+    for kind in FORMATS:
         files.append(output / f"{drawing.name}.{kind}")
-        write_atomically(files[-1], content.getvalue(), place)
+        write_atomically(files[-1], rendered(drawing.picture, drawing.name, kind), place)
     numbers = output / f"{drawing.name}.csv"
     if drawing.data.empty:
         numbers.unlink(missing_ok=True)

@@ -27,7 +27,7 @@ def mean_and_deviation(values: pd.Series, sign: str = "") -> str:
     return f"{values.mean():{sign}.2f}" + (f" ± {values.std():.2f}" if len(values) > 1 else "")
 
 
-def compare(runs: pd.DataFrame, by: Sequence[str]) -> pd.DataFrame:
+def phase_ends(runs: pd.DataFrame, by: Sequence[str]) -> pd.DataFrame:
     """Return the test errors (%) after each epoch with a BatchNorm pass, such as phases' last.
 
     A row per group of runs and epoch: as trained, after the pass, of the average, what that has

@@ -1,7 +1,7 @@
-"""Compare runs at the ends of their phases: `python scripts/compare.py RUNS SETTING …`.
+"""Errors at the ends of phases, by settings: `python scripts/phase_ends.py RUNS SETTING …`.
 
-For example `python scripts/compare.py runs averaging averaging.weights.gamma0`. Runs that agree in
-the settings named are repetitions of each other: mean ± sample deviation over their seeds.
+For example `python scripts/phase_ends.py runs averaging averaging.weights.gamma0`. Runs that agree
+in the settings named are repetitions of each other: mean ± sample deviation over their seeds.
 """
 
 import argparse
@@ -9,7 +9,7 @@ import sys
 from pathlib import Path
 
 from phaseavg.errors import UserError
-from phaseavg.report.compare import compare
+from phaseavg.report.phase_ends import phase_ends
 from phaseavg.report.records import read_runs
 from phaseavg.runs.files import write_atomically
 
@@ -23,7 +23,7 @@ def main() -> int:
     arguments = parser.parse_args()
     try:
         runs = read_runs(arguments.runs)
-        table = compare(runs, arguments.settings)
+        table = phase_ends(runs, arguments.settings)
         lines = ["Test error (%), mean ± sample deviation over n seeds:", ""]
         lines.append(table.to_markdown(index=False))
         diverged = runs.loc[runs["status"] == "diverged", "run_id"]
@@ -32,7 +32,7 @@ def main() -> int:
         if arguments.output:
             write_atomically(arguments.output, f"{text}\n".encode(), f"--output={arguments.output}")
     except UserError as error:
-        print(f"compare.py: {error}", file=sys.stderr)
+        print(f"phase_ends.py: {error}", file=sys.stderr)
         return 2
     print(arguments.output or text)
     return 0
