@@ -1,5 +1,7 @@
 """Test error against γ0: Table 1a as a picture."""
 
+from collections.abc import Mapping
+
 import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
@@ -19,19 +21,28 @@ TABLE = "1a"
 PAPERS = "cifar100"
 """What the paper's Table 1 is about; of other data its curve is for the shape alone."""
 
+BESIDE = 1.12
+"""By how much seeds are drawn beside their mean, as a factor of 1 − γ0."""
 
-def published(study: Study, network: tuple[str, str]) -> pd.DataFrame:
-    """Return the paper's errors by column, of a network on its own data set or else CIFAR-100.
 
-    Columns: error_mean, error_std (%); no rows if it has none.
+def published(study: Study, network: tuple[str, str], gammas: Mapping[str, float]) -> pd.DataFrame:
+    """Return the paper's errors by γ0, of a network on its own data set or else on CIFAR-100.
+
+    Args:
+        study: whose published cells these are.
+        network: data set and network.
+        gammas: γ0 by column.
+
+    Returns:
+        Columns: dataset, model, gamma0, test_error, deviation (%, of three seeds).
     """
-    dataset, model = network
-    for data in (dataset, PAPERS):
-        key = (TABLE, data, model)
-        paper = study.paper[[index[:3] == key for index in study.paper.index]]
-        if len(paper):
-            return paper.droplevel(CELL[:3])
-    return study.paper.iloc[:0].droplevel(CELL[:3])
+    names = {"error_mean": "test_error", "error_std": "deviation"}
+    paper = study.paper.rename(columns=names).reset_index()
+    paper = paper[(paper["table"] == TABLE) & (paper["model"] == network[1])]
+    paper = paper.assign(gamma0=paper["column"].map(gammas)).dropna(subset="gamma0")
+    own = paper["dataset"] == network[0]
+    found = paper[own if own.any() else paper["dataset"] == PAPERS].sort_values("gamma0")
+    return found[["dataset", "model", "gamma0", *names.values()]]
 
 
 def draw(study: Study) -> list[Drawing]:
@@ -48,38 +59,29 @@ def draw(study: Study) -> list[Drawing]:
     rows = rows.assign(gamma0=rows["column"].map(gammas))
     drawn = [n for n in networks if (rows[CELL[1:3]] == n).all(axis=1).any()]
     frames = [rows[["dataset", "model", "gamma0", "seed", "test_error"]].assign(whose="ours")]
-    picture = new_picture(8, 3.1 * len(drawn) + 0.4)
-    for network, (left, right) in zip(
-        drawn, picture.subplots(len(drawn), 2, squeeze=False), strict=True
-    ):
+    papers = {network: published(study, network, gammas) for network in drawn}
+    panels = len(drawn) + sum(not paper.empty for paper in papers.values())
+    lines = (panels + 1) // 2
+    picture = new_picture(8, 3.1 * lines + 0.4)
+    grid = picture.subplots(lines, 2, squeeze=False).flat
+    for network in drawn:
         own = rows[(rows[CELL[1:3]] == network).all(axis=1)]
         errors = own.groupby("gamma0")["test_error"].agg(["mean", "std"])
-        _curve(left, errors["mean"], errors["std"], COLOURS[0], "mean ± deviation")
-        kept = {"s": 14, "color": "black", "marker": "_", "zorder": 3, "label": "a seed"}
-        left.scatter(1 - own["gamma0"], own["test_error"], **kept)
-        left.set_title(f"ours: {' '.join(network)}", fontsize=10, loc="left")
-        theirs = published(study, network)
-        theirs = theirs[theirs.index.isin(gammas)]
-        if theirs.empty:
-            right.set_axis_off()
-            continue
-        theirs = theirs.set_axis([gammas[column] for column in theirs.index]).sort_index()
-        _curve(right, theirs["error_mean"], theirs["error_std"], COLOURS[1], "mean ± deviation")
-        own_data = not study.paper.index.intersection([(TABLE, *network, c) for c in gammas]).empty
-        where = network[0] if own_data else PAPERS
-        right.set_title(f"the paper: {where} {network[1]}", fontsize=10, loc="left")
-        frames.append(
-            pd.DataFrame(
-                {
-                    "dataset": where,
-                    "model": network[1],
-                    "gamma0": theirs.index,
-                    "test_error": theirs["error_mean"].to_numpy(),
-                    "deviation": theirs["error_std"].to_numpy(),
-                    "whose": "the paper's",
-                }
-            )
-        )
+        axes = next(grid)
+        _curve(axes, errors["mean"], errors["std"], COLOURS[0])
+        seeds = {"s": 14, "color": COLOURS[5], "zorder": 3, "label": "a seed"}
+        axes.scatter((1 - own["gamma0"]) / BESIDE, own["test_error"], **seeds)
+        axes.set_title(f"ours: {' '.join(network)}", fontsize=10, loc="left")
+        theirs = papers[network]
+        if len(theirs):
+            axes = next(grid)
+            by_gamma = theirs.set_index("gamma0")
+            _curve(axes, by_gamma["test_error"], by_gamma["deviation"], COLOURS[1])
+            where = " ".join(theirs[CELL[1:3]].iloc[0])
+            axes.set_title(f"the paper: {where}", fontsize=10, loc="left")
+            frames.append(theirs.assign(whose="the paper's"))
+    for axes in grid:
+        axes.set_axis_off()
     handles, labels = picture.axes[0].get_legend_handles_labels()
     picture.legend(handles, labels, loc="outside lower center", ncols=2, frameon=False)
     caption = (
@@ -90,11 +92,11 @@ def draw(study: Study) -> list[Drawing]:
     return [Drawing(name, title, caption, picture, pd.concat(frames, ignore_index=True), missing)]
 
 
-def _curve(axes: Axes, mean: pd.Series, deviation: pd.Series, colour: str, label: str) -> None:
+def _curve(axes: Axes, mean: pd.Series, deviation: pd.Series, colour: str) -> None:
     """Draw mean ± deviation (%) against γ0, their index, so that those near 1 lie apart."""
     plain(axes)
     spread = deviation.fillna(0)
-    axes.errorbar(1 - mean.index, mean, spread, color=colour, marker="o", capsize=3, label=label)
+    axes.errorbar(1 - mean.index, mean, spread, color=colour, marker="o", capsize=3, label="mean ± deviation")
     axes.set_xscale("log")
     axes.set_xticks(1 - mean.index, labels=[f"{gamma0:g}" for gamma0 in mean.index])
     axes.minorticks_off()

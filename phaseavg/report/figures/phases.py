@@ -65,14 +65,11 @@ def _of_network(study: Study, network: tuple[str, str], title: str) -> Drawing:
     y = 0.0
     for schedule, lines in data.groupby("schedule", sort=False):
         heads[schedule] = y
-        for method in sorted(set(lines["method"]), key=[*METHODS[schedule], AFTER].index):
-            y += 1
-            places[schedule, method] = y
-        if (schedule, AFTER) in places:  # right below SGD
-            others = [m for m in METHODS[schedule] if (schedule, m) in places and m != "SGD"]
-            first = places[schedule, "SGD"]
-            for shift, method in enumerate([AFTER, *others], start=1):
-                places[schedule, method] = first + shift
+        sgd, *others = METHODS[schedule]
+        for method in (sgd, AFTER, *others):
+            if method in set(lines["method"]):
+                y += 1
+                places[schedule, method] = y
         y += 1.6
     last = int(data["phases"].max())
     # A training of one phase, such as the cosine's, ends where the others do.
@@ -108,7 +105,7 @@ def _of_network(study: Study, network: tuple[str, str], title: str) -> Drawing:
     handles.append(Line2D([], [], color="black", marker="|", linewidth=0, label="a seed"))
     picture.legend(handles=handles, loc="outside lower center", ncols=4, frameon=False)
     caption = (
-        "Test error (%) at the ends of the phases, mean ± sample deviation over the seeds, and each "
+        "Test error (%) at the ends of the phases, mean ± sample deviation over seeds, and each "
         "seed: of the average where it has taken over, else of the weights as the optimizer left "
         "them, and of SGD also after a BatchNorm pass. Each panel has a scale of its own."
     )
