@@ -19,7 +19,7 @@ from phaseavg.errors import UserError
 from phaseavg.report.cells import CELL, key_of, read_cells, summarised
 from phaseavg.report.claims_page import claims_page, judged
 from phaseavg.report.figures.claims import draw as draw_claims
-from phaseavg.report.figures.drawing import FORMATS, rendered
+from phaseavg.report.figures.drawing import WRITTEN, rendered
 from phaseavg.report.tables import write_table
 from phaseavg.runs.files import write_atomically
 from phaseavg.sweep.cells import Cell, Compose, Request, Run, read_request, runs_of, whole
@@ -173,7 +173,7 @@ def write_claims(study: Study, paper: pd.DataFrame, path: Path) -> list[Path]:
     write_atomically(path, text.encode(), f"--claims={path}")
     if empty:
         return [path]
-    pictures = [path.with_suffix(f".{kind}") for kind in FORMATS]
-    for kind, picture in zip(FORMATS, pictures, strict=True):
+    pictures = [path.with_suffix(f".{kind}") for kind in WRITTEN]
+    for kind, picture in zip(WRITTEN, pictures, strict=True):
         write_atomically(picture, rendered(drawing.picture, "claims", kind), f"--claims={path}")
     return [path, *pictures]

@@ -18,7 +18,15 @@ COLOURS = ("#0b6fa4", "#c2410c", "#15803d", "#7c3aed", "#a16207", "#4c566a", "#b
 INDEX = "figures.json"
 """In a folder of figures: title, caption and what is missing of each, by its name, in order."""
 
-FORMATS = {"png": {"dpi": 150}, "svg": {"metadata": {"Date": None}}}
+FORMATS = {
+    "png": {"dpi": 150},
+    "svg": {"metadata": {"Date": None}},
+    "pdf": {"metadata": {"CreationDate": None}},
+}
+"""Of a picture, with what else is said of each, so that the same numbers give the same bytes."""
+
+WRITTEN = ("png", "svg")
+"""Those that every figure is written in."""
 
 
 @dataclass
@@ -75,7 +83,7 @@ def rendered(picture: Figure, name: str, kind: str) -> bytes:
 
 
 def write(drawing: Drawing, output: Path) -> list[Path]:
-    """Write a figure as SVG and PNG and its numbers as CSV, and note it in `INDEX`; return the files.
+    """Write a figure as SVG and PNG, its numbers as CSV, and note it in `INDEX`; return the files.
 
     The same numbers give the same bytes.
 
@@ -84,7 +92,7 @@ def write(drawing: Drawing, output: Path) -> list[Path]:
     """
     output.mkdir(parents=True, exist_ok=True)
     place, files = f"--output={output}", []
-    for kind in FORMATS:
+    for kind in WRITTEN:
         files.append(output / f"{drawing.name}.{kind}")
         write_atomically(files[-1], rendered(drawing.picture, drawing.name, kind), place)
     numbers = output / f"{drawing.name}.csv"

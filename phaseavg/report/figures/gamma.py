@@ -96,7 +96,9 @@ def _curve(axes: Axes, mean: pd.Series, deviation: pd.Series, colour: str) -> No
     """Draw mean ± deviation (%) against γ0, their index, so that those near 1 lie apart."""
     plain(axes)
     spread = deviation.fillna(0)
-    axes.errorbar(1 - mean.index, mean, spread, color=colour, marker="o", capsize=3, label="mean ± deviation")
+    axes.errorbar(
+        1 - mean.index, mean, spread, color=colour, marker="o", capsize=3, label="mean ± deviation"
+    )
     axes.set_xscale("log")
     axes.set_xticks(1 - mean.index, labels=[f"{gamma0:g}" for gamma0 in mean.index])
     axes.minorticks_off()
