@@ -45,6 +45,10 @@ def published(study: Study, network: tuple[str, str], gammas: Mapping[str, float
     return found[["dataset", "model", "gamma0", *names.values()]]
 
 
+def _of(rows: pd.DataFrame, network: tuple[str, str]) -> pd.Series:
+    return (rows["dataset"] == network[0]) & (rows["model"] == network[1])
+
+
 def draw(study: Study) -> list[Drawing]:
     """Return the errors by γ0: ours with each seed, and the paper's on axes of their own."""
     name, title = "gamma0", "Test error by γ0 (Table 1a)"
@@ -57,7 +61,7 @@ def draw(study: Study) -> list[Drawing]:
     if rows.empty:
         return [blank(name, title, missing)]
     rows = rows.assign(gamma0=rows["column"].map(gammas))
-    drawn = [n for n in networks if (rows[CELL[1:3]] == n).all(axis=1).any()]
+    drawn = [n for n in networks if _of(rows, n).any()]
     frames = [rows[["dataset", "model", "gamma0", "seed", "test_error"]].assign(whose="ours")]
     papers = {network: published(study, network, gammas) for network in drawn}
     panels = len(drawn) + sum(not paper.empty for paper in papers.values())
@@ -65,7 +69,7 @@ def draw(study: Study) -> list[Drawing]:
     picture = new_picture(8, 3.1 * lines + 0.4)
     grid = picture.subplots(lines, 2, squeeze=False).flat
     for network in drawn:
-        own = rows[(rows[CELL[1:3]] == network).all(axis=1)]
+        own = rows[_of(rows, network)]
         errors = own.groupby("gamma0")["test_error"].agg(["mean", "std"])
         axes = next(grid)
         _curve(axes, errors["mean"], errors["std"], COLOURS[0])
