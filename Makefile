@@ -43,7 +43,7 @@ mini-cifar100: .venv/installed ## Table 1 and the open readings in miniature on 
 	$(BIN)/python scripts/records.py runs/mini-cifar100 --records results/cifar100-mini/records && \
 	$(BIN)/python scripts/tables.py preset=mini-cifar100 table=all,readings,gamma0 model=cnn13 \
 		--output results/cifar100-mini/tables --claims results/cifar100-mini/claims.md && \
-	$(BIN)/python scripts/compare.py results/cifar100-mini/records $(told_apart_by) \
+	$(BIN)/python scripts/phase_ends.py results/cifar100-mini/records $(told_apart_by) \
 		--output results/cifar100-mini/phase_ends.md && \
 	$(BIN)/python scripts/headline.py preset=mini-cifar100 model=cnn13 --readme README.md && \
 	exit $${failed:-0}

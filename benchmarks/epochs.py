@@ -17,24 +17,10 @@ from omegaconf.errors import OmegaConfBaseException
 from benchmarks.common import CONF, CPU, Goal, mistaken, parser_of, report
 from phaseavg.cli import as_option, explained
 from phaseavg.errors import UserError
-from phaseavg.sweep.budget import Work
-from phaseavg.sweep.cells import Run, read_request, runs_of
-from phaseavg.sweep.plan import epochs_of
+from phaseavg.sweep.cells import read_request, runs_of
+from phaseavg.sweep.plan import COUNTS, counted
 
 DATASETS = {"cifar10", "cifar100", "svhn"}
-COUNTS = ("asked for", "equal runs merged", "shared")
-
-
-def counted(runs: Mapping[str, Run]) -> dict[str, int]:
-    """Return the epochs of runs, by how much of what they have in common is trained once.
-
-    Args:
-        runs: the different ones, by run id; each has the cells that ask for it.
-    """
-    epochs = {run_id: epochs_of(run.settings) for run_id, run in runs.items()}
-    asked = sum(epochs[run_id] * len(run.cells) for run_id, run in runs.items())
-    shared = Work(runs, {}, shared=True).epochs(runs)
-    return dict(zip(COUNTS, (asked, sum(epochs.values()), shared), strict=True))
 
 
 def measure(tables: Sequence[str], overrides: Sequence[str]) -> dict[str, dict[str, int]]:

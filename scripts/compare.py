@@ -1,40 +1,75 @@
-"""Compare runs at the ends of their phases: `python scripts/compare.py RUNS SETTING …`.
+"""Compare runs: `python scripts/compare.py RUN RUN …`.
 
-For example `python scripts/compare.py runs averaging averaging.weights.gamma0`. Runs that agree in
-the settings named are repetitions of each other: mean ± sample deviation over their seeds.
+A RUN is the folder of a run or a record, finished or not, or a cell of a table with all its seeds:
+TABLE/COLUMN, TABLE/MODEL/COLUMN or TABLE/DATASET/MODEL/COLUMN, such as 1a/learnt. Overrides hold
+for the cells, as in scripts/tables.py: `preset=mini-cifar100 1b/80-40-40-sgd 1a/gamma0-0.9`. Prints
+what the configs differ in and the errors, and draws the curves. Trains nothing.
 """
 
 import argparse
 import sys
 from pathlib import Path
 
+import pandas as pd
+from tabulate import tabulate
+
 from phaseavg.errors import UserError
-from phaseavg.report.compare import compare
-from phaseavg.report.records import read_runs
+from phaseavg.report.compare import (
+    at_phase_ends,
+    differing,
+    figure,
+    listed,
+    read_members,
+    summarised,
+)
+from phaseavg.report.figures.drawing import FORMATS, rendered
 from phaseavg.runs.files import write_atomically
+
+CONF = Path(__file__).parents[1] / "conf"
+
+
+def as_text(head: str, frame: pd.DataFrame) -> str:
+    """Return a table below its heading; of one without lines the heading alone."""
+    if frame.empty:
+        return f"{head}: none\n"
+    table = tabulate(frame, "keys", tablefmt="github", showindex=False, disable_numparse=True)
+    return f"{head}:\n\n{table}\n"
 
 
 def main() -> int:
-    """Print the table."""
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("runs", type=Path, help="folder of runs")
-    parser.add_argument("settings", nargs="+", help="names as in an override of train.py")
-    parser.add_argument("--output", type=Path, help="file for the table, instead of the terminal")
+    """Print the tables and write the picture."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("runs", nargs="+", metavar="RUN", help="folder, cell or override")
+    parser.add_argument("--output", type=Path, default=Path("compare.png"), help=", ".join(FORMATS))
     arguments = parser.parse_args()
+    output: Path = arguments.output
     try:
-        runs = read_runs(arguments.runs)
-        table = compare(runs, arguments.settings)
-        lines = ["Test error (%), mean ± sample deviation over n seeds:", ""]
-        lines.append(table.to_markdown(index=False))
-        diverged = runs.loc[runs["status"] == "diverged", "run_id"]
-        lines += [f"not in it, for it diverged: {run_id}" for run_id in diverged]
-        text = "\n".join(lines)
-        if arguments.output:
-            write_atomically(arguments.output, f"{text}\n".encode(), f"--output={arguments.output}")
+        kind = output.suffix.removeprefix(".")
+        if kind not in FORMATS:
+            raise UserError(f"--output={output}: must end in one of .{', .'.join(FORMATS)}")
+        members = read_members(arguments.runs, CONF)
+        texts = [
+            as_text("runs", listed(members)),
+            as_text("settings that differ", differing(members)),
+            as_text(
+                "test error (%), mean ± sample deviation over n runs; the difference by seed, of "
+                "finished runs (how many)",
+                summarised(members),
+            ),
+            as_text("test error (%) at the ends of phases", at_phase_ends(members)),
+        ]
+        output.parent.mkdir(parents=True, exist_ok=True)
+        picture = rendered(figure(members), "compare", kind)
+        write_atomically(output, picture, f"--output={output}")
     except UserError as error:
         print(f"compare.py: {error}", file=sys.stderr)
         return 2
-    print(arguments.output or text)
+    except OSError as error:
+        print(f"compare.py: --output={output}: {error.strerror}", file=sys.stderr)
+        return 2
+    print("\n".join([*texts, str(output)]))
     return 0
 
 

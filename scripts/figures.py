@@ -1,8 +1,8 @@
 """Draw figures: `python scripts/figures.py fig2 preset=mini --train`; without names, all there are.
 
 fig1 to fig3 are of a run that has kept snapshots, the paper's unless overrides of train.py say
-another; --train trains what is missing of it. The others are of the records of the tables, and
-overrides narrow these as for train.py -m.
+another; --train trains what is missing of it. fig4 and fig6 follow from settings; the others are of
+the records of the tables, and overrides narrow these as for train.py -m.
 """
 
 import argparse
@@ -11,24 +11,34 @@ import sys
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
-from phaseavg.report.figures.of_records import OF_RECORDS
-
-from phaseavg.cli import INTERRUPTED
+from phaseavg.cli import INTERRUPTED, USER_ERROR
 from phaseavg.errors import UserError
 from phaseavg.report.cells import read_paper
 from phaseavg.report.figures.drawing import Drawing, write
+from phaseavg.report.figures.of_records import OF_RECORDS, OF_SETTINGS
 from phaseavg.report.figures.of_runs import OF_A_RUN
 from phaseavg.report.figures.trajectories import read_trajectory
 from phaseavg.report.study import read_study
+from phaseavg.sweep.cells import key_of, parsed, values_of
 
 ROOT = Path(__file__).parents[1]
 CONF = ROOT / "conf"
 
+Found = Iterator[Drawing | UserError | int]
+"""Figures; in their place what is wrong; before them the status of training that has failed."""
 
-def of_runs(
-    names: Sequence[str], overrides: Sequence[str], output: Path, train: bool
-) -> Iterator[Drawing | UserError | int]:
-    """Yield figures of runs, in their place what is wrong, and the status of failed training."""
+
+def of_settings(names: Sequence[str], overrides: Sequence[str]) -> Found:
+    """Yield the figures that follow from settings."""
+    for name in names:
+        try:
+            yield from OF_SETTINGS[name].draw(overrides, CONF)
+        except UserError as error:
+            yield error
+
+
+def of_runs(names: Sequence[str], overrides: Sequence[str], output: Path, train: bool) -> Found:
+    """Yield the figures of a run, which is trained before if it is to be and is missing."""
     for name in names:
         draw, own = OF_A_RUN[name]
         try:
@@ -42,11 +52,11 @@ def of_runs(
             yield error
 
 
-def of_records(names: Sequence[str], overrides: Sequence[str]) -> Iterator[Drawing | UserError]:
-    """Yield the figures of records, and in their place what is wrong."""
+def of_records(names: Sequence[str], overrides: Sequence[str]) -> Found:
+    """Yield the figures of records."""
     if not names:
         return
-    tables = list(dict.fromkeys(table for name in names for table in OF_RECORDS[name].tables))
+    tables = dict.fromkeys(table for name in names for table in OF_RECORDS[name].tables)
     paper = read_paper(ROOT / "results/paper.csv")
     study = read_study([f"table={','.join(tables)}", *overrides], CONF, paper)
     for name in names:
@@ -56,29 +66,33 @@ def of_records(names: Sequence[str], overrides: Sequence[str]) -> Iterator[Drawi
             yield error
 
 
+def folder_of(overrides: Sequence[str]) -> Path:
+    """Return where figures go: those of a preset into a folder of its name."""
+    presets = [values_of(o)[0] for o in parsed(overrides) if key_of(o) == "preset"]
+    return Path("results/figures", *presets)
+
+
 def main() -> int:
     """Write the figures, name their files, and say what is missing."""
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument(
-        "what", nargs="*", metavar="NAME or OVERRIDE", help="figures, and overrides"
-    )
-    parser.add_argument("--output", type=Path, default=Path("results/figures"), help="folder")
+    parser.add_argument("what", nargs="*", metavar="NAME|OVERRIDE", help="figures; overrides")
+    parser.add_argument("--output", type=Path, help="folder; results/figures, or a preset's below")
     parser.add_argument("--train", action="store_true", help="train what is missing of a run")
     arguments = parser.parse_args()
     overrides = [word for word in arguments.what if "=" in word]
-    names = [word for word in arguments.what if "=" not in word] or [*OF_A_RUN, *OF_RECORDS]
+    every = sorted([*OF_A_RUN, *OF_SETTINGS, *OF_RECORDS])
+    names = [word for word in arguments.what if "=" not in word] or every
     statuses = {0}
     try:
+        output = arguments.output or folder_of(overrides)
         for name in names:
-            if name not in {*OF_A_RUN, *OF_RECORDS}:
-                choices = ", ".join([*OF_A_RUN, *OF_RECORDS])
-                raise UserError(f"{name}: there is no such figure; choices: {choices}")
+            if name not in every:
+                raise UserError(f"{name}: there is no such figure; choices: {', '.join(every)}")
         drawn = [
-            of_runs(
-                [n for n in names if n in OF_A_RUN], overrides, arguments.output, arguments.train
-            ),
+            of_settings([n for n in names if n in OF_SETTINGS], overrides),
+            of_runs([n for n in names if n in OF_A_RUN], overrides, output, arguments.train),
             of_records([n for n in names if n in OF_RECORDS], overrides),
         ]
         for found in (one for some in drawn for one in some):
@@ -86,15 +100,15 @@ def main() -> int:
                 statuses.add(found)
             elif isinstance(found, UserError):
                 print(f"figures.py: {found}", file=sys.stderr)
-                statuses.add(2)
+                statuses.add(USER_ERROR)
             else:
-                for path in write(found, arguments.output):
+                for path in write(found, output):
                     print(path)
                 if found.missing:
                     print(f"{found.name}: missing: {found.missing}", flush=True)
     except UserError as error:
         print(f"figures.py: {error}", file=sys.stderr)
-        return 2
+        return USER_ERROR
     except KeyboardInterrupt:
         print("figures.py: interrupted; the same command goes on", file=sys.stderr)
         return INTERRUPTED

@@ -6,59 +6,12 @@ Each argument is a curve: overrides as of train.py, several of them in quotes, s
 
 import argparse
 import sys
-from collections.abc import Sequence
 from pathlib import Path
 
-from hydra import compose, initialize_config_dir
-from hydra.errors import HydraException
-from matplotlib.figure import Figure
-from omegaconf.errors import OmegaConfBaseException
-from torch import nn
-
-from phaseavg.cli import as_option, explained
-from phaseavg.config import build, check
 from phaseavg.errors import UserError
-from phaseavg.phases import Schedule
-from phaseavg.training.optimizers import learning_rate, new_optimizer, set_learning_rate
+from phaseavg.report.figures.schedules import figure, schedules
 
 CONF = Path(__file__).parents[1] / "conf"
-
-
-def rates(overrides: str, steps_per_epoch: int) -> tuple[list[float], list[float]]:
-    """Return the epochs done before each step of a schedule, and the step's learning rate.
-
-    Raises:
-        UserError: if the overrides are not understood.
-    """
-    typed = [as_option(override, CONF) for override in overrides.split()]
-    try:
-        settings = check(compose("config", typed))
-    except (HydraException, OmegaConfBaseException) as error:
-        raise UserError(explained(error)) from error
-    schedule = build("schedule", settings.schedule, Schedule)
-    optimizer = new_optimizer(settings, nn.Linear(1, 1))
-    found = []
-    steps = range(schedule.total_epochs * steps_per_epoch)
-    for step in steps:
-        set_learning_rate(optimizer, schedule.factor(step, steps_per_epoch))
-        found.append(learning_rate(optimizer))
-    return [step / steps_per_epoch for step in steps], found
-
-
-def figure(curves: Sequence[str], steps_per_epoch: int) -> Figure:
-    """Return learning rate against epochs, a curve for each of the overrides."""
-    picture = Figure(figsize=(8, 4.5), layout="constrained")
-    axes = picture.subplots()
-    for overrides in curves:
-        epochs, found = rates(overrides, steps_per_epoch)
-        axes.plot(epochs, found, drawstyle="steps-post", label=overrides.replace("schedule=", ""))
-    axes.set_yscale("log")
-    axes.set_xlabel("epoch")
-    axes.set_ylabel("learning rate")
-    axes.set_xlim(left=0)
-    axes.legend(edgecolor="none")
-    axes.spines[["top", "right"]].set_visible(False)
-    return picture
 
 
 def main() -> int:
@@ -71,9 +24,9 @@ def main() -> int:
     try:
         if arguments.steps < 1:
             raise UserError(f"--steps={arguments.steps}: must be positive")
-        with initialize_config_dir(str(CONF), version_base="1.3"):
-            picture = figure(arguments.curves, arguments.steps)
-        picture.savefig(arguments.output, dpi=150)
+        found = schedules(arguments.curves, arguments.steps, CONF)
+        found["curve"] = found["curve"].str.replace("schedule=", "", regex=False)
+        figure(found).savefig(arguments.output, dpi=150)
     except UserError as error:
         print(f"schedule.py: {error}", file=sys.stderr)
         return 2

@@ -1,6 +1,5 @@
 """A weighted average of a model's weights over a window of epochs."""
 
-from itertools import accumulate
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -8,7 +7,7 @@ import torch
 from torch import Tensor, nn
 from torch.optim.swa_utils import AveragedModel
 
-from phaseavg.averaging.weights import Weights
+from phaseavg.averaging.weights import Weights, coefficients
 
 
 def unwrapped(model: nn.Module) -> nn.Module:
@@ -152,11 +151,8 @@ class WeightAverage(AveragedModel):
         """Do nothing: there is one average, and its place is needed for the next."""
 
     def coefficients(self) -> list[float]:
-        """Return α_t = w_t Π_{s>t} (1 − w_s) of the epochs observed so far."""
-        observed, epochs = int(self.n_averaged), int(self.window)
-        steps = [self.weights.step(t, epochs) for t in range(1, observed + 1)]
-        left = accumulate(reversed(steps), lambda rest, w: rest * (1 - w), initial=1.0)
-        return [w * rest for w, rest in zip(reversed(steps), left, strict=False)][::-1]
+        """Return α_t of the epochs observed so far."""
+        return coefficients(self.weights, int(self.window), int(self.n_averaged))
 
     @property
     def notes(self) -> dict[str, Any]:

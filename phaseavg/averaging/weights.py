@@ -4,6 +4,7 @@ The paper's letters: T epochs in the window, t = 1…T, γ the decay per epoch, 
 """
 
 import math
+from itertools import accumulate
 from typing import Protocol, runtime_checkable
 
 
@@ -55,3 +56,16 @@ class Uniform:
     def step(self, t: int, epochs: int) -> float:
         """Return w_t = 1/t."""
         return 1 / t
+
+
+def coefficients(weights: Weights, epochs: int, observed: int) -> list[float]:
+    """Return α_t = w_t Π_{s>t} (1 − w_s) of the epochs observed so far; they sum to 1.
+
+    Args:
+        weights: α in their incremental form.
+        epochs: T, the length of the window.
+        observed: how many of them have ended.
+    """
+    steps = [weights.step(t, epochs) for t in range(1, observed + 1)]
+    left = accumulate(reversed(steps), lambda rest, w: rest * (1 - w), initial=1.0)
+    return [w * rest for w, rest in zip(reversed(steps), left, strict=False)][::-1]

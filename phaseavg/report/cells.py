@@ -41,9 +41,22 @@ def read_paper(path: Path) -> pd.DataFrame:
     return pd.read_csv(path, dtype=text).set_index(CELL)
 
 
-def _found(settings: Settings) -> Path | None:
+def record_of(settings: Settings) -> Path | None:
     """Return where the record of a run is; None if it has none."""
     return next((p for p in settings.places if (p / "result.json").is_file()), None)
+
+
+def execution_of(row: Mapping[str, Any]) -> str:
+    """Return in words how a run was computed.
+
+    Args:
+        row: from `read_row`.
+    """
+    threads = f"{row['threads']} {'thread' if row['threads'] == '1' else 'threads'}"
+    made = [row["device_name"], row["cpu_capability"], threads]
+    options = {key.removeprefix("execution."): item for key, item in row.items()}
+    made += how({**options, "precision": row["precision"]})
+    return ", ".join([*map(str, made), f"torch {row['torch']}"])
 
 
 def _checked_row(run: Run, path: Path) -> dict[str, Any]:
@@ -61,13 +74,8 @@ def _checked_row(run: Run, path: Path) -> dict[str, Any]:
             f"{path}: a damaged record (it is not that of {expected}); move it away and repeat the "
             "run, or see `make records`"
         )
-    threads = f"{row['threads']} {'thread' if row['threads'] == '1' else 'threads'}"
-    made = [row["device_name"], row["cpu_capability"], threads]
-    options = {key.removeprefix("execution."): item for key, item in row.items()}
-    made += how({**options, "precision": row["precision"]})
-    execution = ", ".join([*map(str, made), f"torch {row['torch']}"])
     kept = (run.settings.places[1] / "result.json").is_file()
-    return row | {"execution": execution, "kept": kept}
+    return row | {"execution": execution_of(row), "kept": kept}
 
 
 def read_cells(runs: Iterable[Run]) -> pd.DataFrame:
@@ -83,7 +91,7 @@ def read_cells(runs: Iterable[Run]) -> pd.DataFrame:
     """
     rows = []
     for run in runs:
-        if path := _found(run.settings):
+        if path := record_of(run.settings):
             row = _checked_row(run, path)
             for cell in run.cells:
                 rows.append(row | dict(zip(CELL, key_of(cell), strict=True)))

@@ -1,69 +1,406 @@
-"""Errors at the ends of phases and wherever a BatchNorm pass was tested, by any setting."""
+"""Runs beside each other: what their configs differ in, their errors, and their curves."""
 
+import difflib
+import json
+import lzma
+import re
+import shlex
 from collections.abc import Sequence
+from dataclasses import dataclass, field
+from itertools import cycle
+from pathlib import Path
+from typing import Any
 
 import pandas as pd
+import yaml
+from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
 
+from phaseavg.config import build
 from phaseavg.errors import UserError
-from phaseavg.report.claims import interval
-from phaseavg.report.records import RECIPE, read_metrics, require_repetitions
+from phaseavg.phases import Schedule
+from phaseavg.report.cells import execution_of, key_of, paired, record_of
+from phaseavg.report.figures.drawing import COLOURS, new_picture, plain
+from phaseavg.report.phase_ends import mean_and_deviation
+from phaseavg.report.records import metrics_file, read_row
+from phaseavg.report.study import composing, typed
 from phaseavg.report.tables import with_interval
+from phaseavg.runs.folder import in_progress, read_failure
+from phaseavg.runs.result import cost, errors
+from phaseavg.sweep.cells import Cell, cells_of, read_request, runs_of
 
-PARTS = ("dataset", "model", "optimizer", "averaging")
-MADE_WITH = ("device_name", "cpu_capability", "threads", "precision", "torch", "commit")
-ERRORS = {
+OVERRIDE = re.compile(r"[+~]{0,2}[\w.@/]+=.*")
+
+PARTS_OF_CELLS = {  # what a cell's name says, by how many parts it has
+    2: ("table", "column"),
+    3: ("table", "model", "column"),
+    4: ("table", "dataset", "model", "column"),
+}
+
+NEAREST = 6
+"""Of the choices that are named where there are more."""
+
+SHAPES = ("-", "--", "-.", ":")
+
+
+@dataclass
+class Course:
+    """One run as far as it has come.
+
+    Attributes:
+        folder: of the run or the record.
+        config: as recorded.
+        history: its metrics, a mapping per epoch.
+        result: its outcome; empty if it has none yet.
+        errors: test errors (%) as in `result.json`, as far as it is; nothing before a test.
+        seconds: that it has taken so far.
+        execution: how it was computed, in words; nothing if it has not ended.
+    """
+
+    folder: Path
+    config: dict[str, Any]
+    history: list[dict[str, Any]]
+    result: dict[str, Any]
+    errors: dict[str, Any]
+    seconds: float
+    execution: str
+
+    @property
+    def schedule(self) -> Schedule:
+        """Its phases."""
+        return build("schedule", self.config["schedule"], Schedule)
+
+    @property
+    def status(self) -> str:
+        """What has come of it, and how far it is, in words."""
+        if self.result.get("status") == "diverged":
+            return f"diverged in epoch {self.result['epoch']}"
+        if self.result:
+            return "finished"
+        far = f"epoch {len(self.history)} of {self.schedule.total_epochs}"
+        if in_progress(self.folder):
+            return f"in training, {far}"
+        return f"{'failed' if read_failure(self.folder) else 'not finished'}, {far}"
+
+    @property
+    def metrics(self) -> pd.DataFrame:
+        """Its metrics, a row per epoch; with the columns that are drawn in any case."""
+        drawn = ["epoch", "train_loss", "test_error", "bn_test_error", "average_test_error"]
+        frame = pd.DataFrame(self.history)
+        return frame.reindex(columns=frame.columns.union([*drawn, "replaced"]))
+
+    @property
+    def pair(self) -> tuple[Any, ...]:
+        """What another run has to have in common if their difference is to count."""
+        data = json.dumps(self.config["dataset"], sort_keys=True)
+        return self.config["seed"], self.execution, data
+
+
+@dataclass
+class Member:
+    """What is compared: a run, or a cell with all its seeds.
+
+    Attributes:
+        name: as it was asked for.
+        courses: its runs, by seed.
+        seeds: how many there are to be.
+        letter: what it is called in tables and picture.
+    """
+
+    name: str
+    courses: list[Course]
+    seeds: int = 1
+    letter: str = field(default="")
+
+    @property
+    def ended(self) -> list[Course]:
+        """Those of its runs that have finished."""
+        return [c for c in self.courses if c.result.get("status") == "finished"]
+
+    @property
+    def counted(self) -> list[Course]:
+        """Those that numbers are of: the finished ones, and of a single run what there is."""
+        return self.courses if self.seeds == 1 else self.ended
+
+
+def read_course(folder: Path) -> Course:
+    """Return a run by its folder, whether or not it has ended.
+
+    Raises:
+        UserError: if it is damaged.
+    """
+    path = metrics_file(folder)
+    try:
+        config = dict(yaml.safe_load((folder / "config.yaml").read_text()))
+        content = path.read_bytes() if path.exists() else b""
+        text = lzma.decompress(content) if path.suffix == ".xz" else content
+        history = [dict(json.loads(line)) for line in text.splitlines()]
+        config["schedule"], config["dataset"], config["seed"]
+        ended = (folder / "result.json").is_file()
+        result = json.loads((folder / "result.json").read_text()) if ended else {}
+        found = errors(history) if history else {}
+        seconds = cost(history)["seconds"]
+    except (OSError, ValueError, LookupError, TypeError, lzma.LZMAError, yaml.YAMLError) as error:
+        raise UserError(f"{folder}: a damaged record ({error!r}); move it away") from error
+    execution = execution_of(read_row(folder)) if ended else ""
+    return Course(folder, config, history, result, found, seconds, execution)
+
+
+def read_members(arguments: Sequence[str], conf: Path) -> list[Member]:
+    """Return what is to be compared, in its order.
+
+    Args:
+        arguments: folders of runs or records; names of cells, such as `1a/learnt`,
+            `1a/cnn13/learnt` or `1a/cifar100/cnn13/learnt`; and overrides, which hold for all
+            cells.
+        conf: the folder of the configs.
+
+    Raises:
+        UserError: if there is no such run or cell, it has no record, or one is damaged.
+    """
+    overrides = [a for a in arguments if OVERRIDE.fullmatch(a) and not Path(a).is_dir()]
+    members = []
+    for name in (a for a in arguments if a not in overrides):
+        if Path(name).is_dir():
+            members.append(_run(Path(name)))
+        else:
+            members += _cells(name, overrides, conf)
+    if not members:
+        raise UserError("RUN: is missing; name folders of runs, or cells such as 1a/learnt")
+    for number, member in enumerate(members):
+        member.letter = letter(number)
+    return members
+
+
+def letter(number: int) -> str:
+    """Return a, b, …, z, aa, ab, …: what the member of a place, counted from 0, is called."""
+    more, last = divmod(number, 26)
+    return (letter(more - 1) if more else "") + chr(ord("a") + last)
+
+
+def _run(folder: Path) -> Member:
+    if not (folder / "config.yaml").is_file():
+        runs = sorted(path.parent.name for path in folder.glob("*/config.yaml"))
+        choices = f"; choices in it: {_some(folder.name, runs)}" if runs else ""
+        raise UserError(f"{folder}: is no folder of a run{choices}")
+    return Member(folder.resolve().name, [read_course(folder)])
+
+
+def _some(name: str, choices: Sequence[str]) -> str:
+    """Return in words some of many choices, the nearest ones to what was typed."""
+    shown = list(choices)
+    if len(shown) > NEAREST:
+        near = difflib.get_close_matches(name, choices, NEAREST, cutoff=0)
+        shown = [*near, f"… ({len(choices)} in all)"]
+    return ", ".join(shown)
+
+
+def _name(cell: Cell, parts: int) -> str:
+    return "/".join(getattr(cell, key) for key in PARTS_OF_CELLS[parts])
+
+
+def _cells(name: str, overrides: Sequence[str], conf: Path) -> list[Member]:
+    """Return the cells of a name: of each network one, of those of which there is anything."""
+    table = name.partition("/")[0]
+    parts = len(name.split("/"))
+    with composing(conf) as (options, compose):
+        tables = [option for option in options if option != "none"]
+        if table not in tables or parts not in PARTS_OF_CELLS:
+            path = Path(name)
+            beside = sorted(found.parent.name for found in path.parent.glob("*/config.yaml"))
+            raise UserError(
+                f"{name}: there is no such folder; choices in {path.parent}: "
+                f"{_some(path.name, beside)}"
+                if beside
+                else f"{name}: is neither the folder of a run nor a cell; choices: TABLE/COLUMN or "
+                f"TABLE/MODEL/COLUMN with a table of {', '.join(tables)}"
+            )
+        asked = typed([f"table={table}", *overrides], conf)
+        request = read_request(asked, options, compose)
+        everything = cells_of(table, request.tables[table], request.common)
+        if not any(_name(cell, parts) == name for cell in everything):
+            choices = list(dict.fromkeys(_name(cell, parts) for cell in everything))
+            raise UserError(f"{name}: there is no such cell; choices: {_some(name, choices)}")
+        cells = [cell for cell in request.cells if _name(cell, parts) == name]
+        runs = runs_of(cells, request.seeds, compose)
+    found = []
+    for cell in cells:
+        folders = [
+            record_of(run.settings) or run.settings.run_folder
+            for run in runs.values()
+            if cell in run.cells
+        ]
+        courses = [read_course(path) for path in folders if (path / "config.yaml").is_file()]
+        if courses:
+            courses.sort(key=lambda course: course.config["seed"])
+            found.append(Member("/".join(key_of(cell)), courses, len(folders)))
+    if not found:
+        narrowed = [
+            f"{key}={value}"
+            for key, value in zip(PARTS_OF_CELLS[parts], name.split("/"), strict=True)
+        ]
+        sweep = shlex.join(["python", "train.py", "-m", *overrides, *narrowed])
+        raise UserError(f"{name}: there is no run of it yet; {sweep}")
+    return found
+
+
+def listed(members: Sequence[Member]) -> pd.DataFrame:
+    """Return what is compared and what has come of it: columns run and status."""
+    rows = []
+    for member in members:
+        words = [course.status for course in member.courses]
+        status = {word: words.count(word) for word in dict.fromkeys(words)}
+        texts = [word if member.seeds == 1 else f"{n} {word}" for word, n in status.items()]
+        if absent := member.seeds - len(words):
+            texts.append(f"{absent} not begun")
+        rows.append({"": member.letter, "run": member.name, "status": "; ".join(texts)})
+    return pd.DataFrame(rows)
+
+
+def settings_of(course: Course) -> dict[str, str]:
+    """Return a run's config by the names that an override has, and how it was computed."""
+    flat = pd.json_normalize(course.config).iloc[0]
+    texts = {key: "null" if value is None else str(value) for key, value in flat.items()}
+    return texts | ({"computed by": course.execution} if course.execution else {})
+
+
+def differing(members: Sequence[Member]) -> pd.DataFrame:
+    """Return the settings that are not the same everywhere: a row each, a column per member.
+
+    What a run has not got is left blank; a seed differs only between members.
+    """
+    columns = {}
+    for member in members:
+        every = [settings_of(course) for course in member.courses]
+        keys = dict.fromkeys(key for settings in every for key in settings)
+        columns[member.letter] = {
+            key: ", ".join(dict.fromkeys(settings[key] for settings in every if key in settings))
+            for key in keys
+        }
+    frame = pd.DataFrame(columns).fillna("")
+    frame = frame[frame.nunique(axis=1) > 1]
+    return frame.rename_axis("setting").reset_index()
+
+
+def _outcomes(member: Member) -> pd.DataFrame:
+    """Return of each run that counts its errors (%) and seconds, by what makes pairs."""
+    rows = []
+    for course in member.counted:
+        row = {
+            "last": course.errors.get("test_error"),
+            "best": course.errors.get("best_test_error"),
+            "after a BN pass": course.errors.get("with_bn_pass", {}).get("test_error"),
+            "seconds": course.seconds,
+        }
+        rows.append(dict(zip(("seed", "execution", "data"), course.pair, strict=True)) | row)
+    columns = ["seed", "execution", "data", "last", "best", "after a BN pass", "seconds"]
+    frame = pd.DataFrame(rows, columns=columns).set_index(columns[:3])
+    return frame.astype(float)
+
+
+def summarised(members: Sequence[Member]) -> pd.DataFrame:
+    """Return the errors of each: a row per member, mean ± sample deviation over its seeds.
+
+    Columns: n; last and best test error (%), and the last after a BatchNorm pass, as in
+    `result.json`; seconds; the difference of the last error to the first member's, of the runs with
+    the same seed, execution and data, with its 95 % t interval. Runs of several seeds count once
+    they have finished; a single one as far as it is.
+    """
+    rows, first = [], None
+    for member in members:
+        found = _outcomes(member)
+        row = {"": member.letter, "n": len(found)}
+        for key in ("last", "best", "after a BN pass"):
+            row[key] = mean_and_deviation(found[key].dropna())
+        row["seconds"] = f"{found['seconds'].mean():,.0f}" if len(found) else ""
+        whole = {course.pair for course in member.ended}
+        last = found["last"][[pair in whole for pair in found.index]]
+        last = last[~last.index.duplicated()]
+        if first is None:
+            first, against = last, f"last − {member.letter}"
+            row[against] = ""
+        else:
+            number, *interval = paired(last, first)
+            row[against] = with_interval(*interval) + (f" ({number})" if number else "")
+        rows.append(row)
+    return pd.DataFrame(rows)
+
+
+def at_phase_ends(members: Sequence[Member]) -> pd.DataFrame:
+    """Return the test errors (%) at the ends of phases: a row per member and end."""
+    rows = []
+    for member in members:
+        ends = [
+            {"phase": number, **end}
+            for course in member.counted
+            for number, end in enumerate(course.errors.get("phases", []), start=1)
+        ]
+        frame = pd.DataFrame(ends, columns=["phase", "epoch", "replaced", *END_ERRORS])
+        for (phase, epoch), lines in frame.groupby(["phase", "epoch"]):
+            row = {"": member.letter, "end of phase": phase, "epoch": epoch, "n": len(lines)}
+            for key, label in END_ERRORS.items():
+                row[label] = mean_and_deviation(lines[key].dropna())
+            rows.append(row)
+    return pd.DataFrame(rows)
+
+
+END_ERRORS = {
     "test_error": "as trained",
     "bn_test_error": "after a BN pass",
     "average_test_error": "average",
 }
 
-GAIN = "average − after a BN pass"
 
+def figure(members: Sequence[Member]) -> Figure:
+    """Return test error (%) and training loss against epochs, with the phases' boundaries.
 
-def mean_and_deviation(values: pd.Series, sign: str = "") -> str:
-    """Return mean ± sample deviation; of one value the value, of none nothing. `sign` shows "+"."""
-    if not len(values):
-        return ""
-    return f"{values.mean():{sign}.2f}" + (f" ± {values.std():.2f}" if len(values) > 1 else "")
-
-
-def compare(runs: pd.DataFrame, by: Sequence[str]) -> pd.DataFrame:
-    """Return the test errors (%) after each epoch with a BatchNorm pass, such as phases' last.
-
-    A row per group of runs and epoch: as trained, after the pass, of the average, what that has
-    beyond the pass, seed by seed with its 95 % t interval, and of averages that watched.
-
-    Args:
-        runs: from `read_runs`.
-        by: settings, as columns of `runs`, that tell the groups apart; within one, runs are
-            repetitions with other seeds.
-
-    Raises:
-        UserError: if there is no such setting, no run is finished, or a group mixes recipes.
+    A cell's runs are thin lines with their mean over the epochs that all of them have.
     """
-    choices = [name for name in runs if name.startswith(RECIPE) or name in (*PARTS, *MADE_WITH)]
-    for name in by:
-        if name not in choices:
-            raise UserError(f"{name}: there is no such setting; choices: {', '.join(choices)}")
-    require_repetitions(runs, by)
-    tested = read_metrics(runs, by)
-    tested = tested[tested["bn_test_error"].notna()]
-    tested = tested.reindex(columns=tested.columns.union(ERRORS))  # there may be no average
-    watched = {
-        name: name.removesuffix("_test_error")
-        for name in tested
-        if name.endswith("_test_error") and name not in ERRORS and "without_bn" not in name
-    }
-    rows = []
-    for (*values, phase, epoch), lines in tested.groupby([*by, "phase", "epoch"], dropna=False):
-        row = dict(zip(by, values, strict=True))
-        last = lines["replaced"].notna().all()
-        row |= {"end of": f"phase {phase} (epoch {epoch})" if last else f"epoch {epoch}"}
-        row |= {"n": len(lines)}
-        for key, label in ERRORS.items():
-            row[label] = mean_and_deviation(lines[key].dropna())
-        gains = (lines["average_test_error"] - lines["bn_test_error"]).dropna().to_numpy()
-        row[GAIN] = with_interval(gains.mean(), *interval(gains)) if len(gains) else ""
-        row |= {label: mean_and_deviation(lines[key].dropna()) for key, label in watched.items()}
-        rows.append(row)
-    return pd.DataFrame(rows, dtype=object).fillna("")
+    picture = new_picture(8.5, 6.5 + 0.2 * len(members))
+    above, below = picture.subplots(2, 1, sharex=True)
+    boundaries, handles, markers = set(), [], set()
+    looks = zip(cycle(COLOURS), (shape for shape in cycle(SHAPES) for _ in COLOURS), strict=False)
+    for member, (colour, shape) in zip(members, looks, strict=False):
+        look = {"color": colour, "linestyle": shape}
+        single = len(member.courses) == 1
+        frames = [course.metrics for course in member.courses]
+        boundaries |= {p.end for course in member.courses for p in course.schedule.phases[:-1]}
+        for axes, key in ((above, "test_error"), (below, "train_loss")):
+            every = [frame.set_index("epoch")[key].dropna() for frame in frames]
+            drawn = [line for line in every if len(line)]
+            for line in drawn:
+                thin = {} if single else {"alpha": 0.45}
+                axes.plot(line.index, line, **look, **thin, linewidth=1.6 if single else 0.6)
+            if len(drawn) > 1:
+                mean = pd.concat(drawn, axis=1).dropna().mean(axis=1)
+                axes.plot(mean.index, mean, **look, linewidth=2)
+        ends = pd.concat(frames)
+        ends = ends[ends["replaced"].notna()].groupby("epoch")
+        for key, marker in MARKERS.items():
+            errors_at = ends[key].mean().dropna()
+            if len(errors_at):
+                markers.add(key)
+                above.plot(errors_at.index, errors_at, marker, color=colour, markersize=6)
+        number = "" if single else f" ({len(member.courses)} seeds, and their mean)"
+        handles.append(
+            Line2D([], [], **look, linewidth=2, label=f"{member.letter}: {member.name}{number}")
+        )
+    for key, marker in MARKERS.items():
+        if key in markers:
+            label = f"{END_ERRORS[key]}, at phase ends"
+            handles.append(Line2D([], [], color="black", marker=marker, linewidth=0, label=label))
+    for axes, label in ((above, "test error (%)"), (below, "training loss")):
+        for epoch in boundaries:
+            axes.axvline(epoch + 0.5, color="black", linestyle=":", linewidth=0.8)
+        plain(axes).set_ylabel(label)
+    if boundaries:
+        handles.append(
+            Line2D([], [], color="black", linestyle=":", linewidth=0.8, label="end of a phase")
+        )
+    below.set_xlabel("epoch")
+    below.set_xlim(left=0.5)
+    picture.legend(handles=handles, loc="outside lower left", fontsize=8, frameon=False)
+    return picture
+
+
+MARKERS = {"bn_test_error": "x", "average_test_error": "o"}

@@ -7,7 +7,7 @@ import matplotlib
 import pandas as pd
 from matplotlib.figure import Figure
 
-from phaseavg.report.compare import mean_and_deviation
+from phaseavg.report.phase_ends import mean_and_deviation
 from phaseavg.report.records import read_metrics, read_runs, require_repetitions
 
 SGD, BN, AVERAGE = "SGD", "SGD + BN pass", "average"

@@ -1,7 +1,8 @@
 """From overrides to the files of tables and claims."""
 
+import contextlib
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -17,7 +18,8 @@ from phaseavg.config import Settings, check
 from phaseavg.errors import UserError
 from phaseavg.report.cells import CELL, key_of, read_cells, summarised
 from phaseavg.report.claims_page import claims_page, judged
-from phaseavg.report.effects import effects, write_figure
+from phaseavg.report.figures.claims import draw as draw_claims
+from phaseavg.report.figures.drawing import WRITTEN, rendered
 from phaseavg.report.tables import write_table
 from phaseavg.runs.files import write_atomically
 from phaseavg.sweep.cells import Cell, Compose, Request, Run, read_request, runs_of, whole
@@ -54,6 +56,37 @@ class Study:
         return f"With {' '.join(shown)}" if shown else ""
 
 
+@contextlib.contextmanager
+def composing(conf: Path, more: Path | None = None) -> Iterator[tuple[list[str], Compose]]:
+    """Give the names of all tables, and what composes a config from overrides.
+
+    Args:
+        conf: the folder of the configs.
+        more: another one, as --config-dir of train.py.
+
+    Raises:
+        UserError: within it, if what is composed does not exist.
+    """
+    GlobalHydra.instance().clear()
+    folders = [conf, more] if more else [conf]
+    options = sorted(path.stem for f in folders for path in (f / "table").glob("*.yaml"))
+    search = [f"hydra.searchpath=[file://{more.resolve()}]"] if more else []
+
+    def composed(overrides: Sequence[str]) -> DictConfig:
+        return compose("config", [*search, *overrides])
+
+    try:
+        with initialize_config_dir(str(conf.resolve()), version_base="1.3"):
+            yield options, composed
+    except (HydraException, OmegaConfBaseException) as error:
+        raise UserError(explained(error)) from error
+
+
+def typed(overrides: Sequence[str], conf: Path) -> list[str]:
+    """Return overrides as Hydra takes them, without Hydra's own."""
+    return [as_option(o, conf) for o in overrides if not o.lstrip("+~").startswith("hydra")]
+
+
 def read_study(
     overrides: Sequence[str],
     conf: Path,
@@ -73,26 +106,14 @@ def read_study(
     Raises:
         UserError: if what is asked for does not exist, or a record is damaged.
     """
-    GlobalHydra.instance().clear()
-    arguments = [as_option(o, conf) for o in overrides if not o.lstrip("+~").startswith("hydra")]
-    folders = [conf, more] if more else [conf]
-    options = sorted(path.stem for f in folders for path in (f / "table").glob("*.yaml"))
-    search = [f"hydra.searchpath=[file://{more.resolve()}]"] if more else []
-
-    def composed(overrides: Sequence[str]) -> DictConfig:
-        return compose("config", [*search, *overrides])
-
-    try:
-        with initialize_config_dir(str(conf.resolve()), version_base="1.3"):
-            request = read_request(arguments, options, composed)
-            if not request.tables:
-                raise UserError(f"table: is missing; choices: all, {', '.join(options)}")
-            if all_cells:
-                request = whole(request)
-            runs = runs_of(request.cells, request.seeds, composed)
-            others = other_recipes(request, runs.values(), paper, composed)
-    except (HydraException, OmegaConfBaseException) as error:
-        raise UserError(explained(error)) from error
+    with composing(conf, more) as (options, composed):
+        request = read_request(typed(overrides, conf), options, composed)
+        if not request.tables:
+            raise UserError(f"table: is missing; choices: all, {', '.join(options)}")
+        if all_cells:
+            request = whole(request)
+        runs = runs_of(request.cells, request.seeds, composed)
+        others = other_recipes(request, runs.values(), paper, composed)
     beside = paper[[key not in others for key in paper.index]]
     return Study(request, runs, read_cells(runs.values()), beside)
 
@@ -144,9 +165,15 @@ def write_claims(study: Study, paper: pd.DataFrame, path: Path) -> list[Path]:
         path: of the file.
     """
     pages = judged(study.request.cells, study.rows, paper, study.paper)
-    found = effects(study.request.cells, study.rows, paper, study.paper)
+    (drawing,) = draw_claims(study)
+    empty = drawing.data.empty
     path.parent.mkdir(parents=True, exist_ok=True)
     remark = study.remark and f"{study.remark}."
-    text = claims_page(pages, remark, "" if found.empty else path.with_suffix(".svg").name)
+    text = claims_page(pages, remark, "" if empty else path.with_suffix(".svg").name)
     write_atomically(path, text.encode(), f"--claims={path}")
-    return [path, *([] if found.empty else write_figure(found, study.remark, path))]
+    if empty:
+        return [path]
+    pictures = [path.with_suffix(f".{kind}") for kind in WRITTEN]
+    for kind, picture in zip(WRITTEN, pictures, strict=True):
+        write_atomically(picture, rendered(drawing.picture, "claims", kind), f"--claims={path}")
+    return [path, *pictures]

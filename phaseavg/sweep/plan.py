@@ -18,11 +18,29 @@ from phaseavg.training.sharing import shares
 
 HOUR = 3600
 
+COUNTS = ("asked for", "equal runs merged", "shared")
+"""Epochs of runs: of each cell alone, of different runs, and of these as far as they part."""
+
 
 def epochs_of(settings: Settings) -> int:
     """Return the epochs of a run."""
     schedule: Schedule = build("schedule", settings.schedule, Schedule)
     return schedule.total_epochs
+
+
+def counted(runs: Mapping[str, Run]) -> dict[str, int]:
+    """Return the epochs of runs, by how much of what they have in common is trained once.
+
+    Args:
+        runs: the different ones, by run id; each has the cells that ask for it.
+
+    Returns:
+        By `COUNTS`.
+    """
+    epochs = {run_id: epochs_of(run.settings) for run_id, run in runs.items()}
+    asked = sum(epochs[run_id] * len(run.cells) for run_id, run in runs.items())
+    shared = Work(runs, {}, shared=True).epochs(runs)
+    return dict(zip(COUNTS, (asked, sum(epochs.values()), shared), strict=True))
 
 
 def plan(

@@ -18,7 +18,15 @@ COLOURS = ("#0b6fa4", "#c2410c", "#15803d", "#7c3aed", "#a16207", "#4c566a", "#b
 INDEX = "figures.json"
 """In a folder of figures: title, caption and what is missing of each, by its name, in order."""
 
-FORMATS = {"png": {"dpi": 150}, "svg": {"metadata": {"Date": None}}}
+FORMATS = {
+    "png": {"dpi": 150},
+    "svg": {"metadata": {"Date": None}},
+    "pdf": {"metadata": {"CreationDate": None}},
+}
+"""Of a picture, with what else is said of each, so that the same numbers give the same bytes."""
+
+WRITTEN = ("png", "svg")
+"""Those that every figure is written in."""
 
 
 @dataclass
@@ -60,6 +68,20 @@ def blank(name: str, title: str, missing: str) -> Drawing:
     return Drawing(name, title, "", picture, missing=missing)
 
 
+def rendered(picture: Figure, name: str, kind: str) -> bytes:
+    """Return a picture as a file's content, the same for the same picture.
+
+    Args:
+        picture: to be drawn.
+        name: of the picture, from which the ids in an SVG follow.
+        kind: of the file, as its ending has it.
+    """
+    content = io.BytesIO()
+    with matplotlib.rc_context({"svg.hashsalt": name}):
+        picture.savefig(content, format=kind, **FORMATS[kind])
+    return content.getvalue()
+
+
 def write(drawing: Drawing, output: Path) -> list[Path]:
     """Write a figure as SVG and PNG, its numbers as CSV, a note in `INDEX`; return the files.
 
@@ -70,12 +92,9 @@ def write(drawing: Drawing, output: Path) -> list[Path]:
     """
     output.mkdir(parents=True, exist_ok=True)
     place, files = f"--output={output}", []
-    for kind, options in FORMATS.items():
-        content = io.BytesIO()
-        with matplotlib.rc_context({"svg.hashsalt": drawing.name}):
-            drawing.picture.savefig(content, format=kind, **options)
+    for kind in WRITTEN:
         files.append(output / f"{drawing.name}.{kind}")
-        write_atomically(files[-1], content.getvalue(), place)
+        write_atomically(files[-1], rendered(drawing.picture, drawing.name, kind), place)
     numbers = output / f"{drawing.name}.csv"
     if drawing.data.empty:
         numbers.unlink(missing_ok=True)

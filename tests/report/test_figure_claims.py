@@ -8,8 +8,10 @@ from conftest import REPOSITORY
 from made_records import rows
 
 from phaseavg.report.cells import read_paper
-from phaseavg.report.effects import COLOURS, effects, figure, write_figure
-from phaseavg.sweep.cells import Cell
+from phaseavg.report.figures.claims import COLOURS, draw, effects, figure
+from phaseavg.report.figures.drawing import write
+from phaseavg.report.study import Study
+from phaseavg.sweep.cells import Cell, Request
 
 PAPER = read_paper(REPOSITORY / "results/paper.csv")
 CELLS = [Cell(*key, ()) for key in PAPER.index]
@@ -29,7 +31,7 @@ def frame() -> pd.DataFrame:
 
 
 def test_differences_of_two_seeds_or_more_beside_the_papers(frame: pd.DataFrame) -> None:
-    found = effects(CELLS, frame, PAPER, PAPER)
+    found = effects(CELLS, frame, PAPER)
     assert list(found["pair"]) == ["80-40-40: ours − SGD", "80-40-40: ours − SGD after a BN pass"]
     first = found.iloc[0]
     assert (first["dataset"], first["model"]) == ("cifar100", "cnn13")
@@ -37,13 +39,13 @@ def test_differences_of_two_seeds_or_more_beside_the_papers(frame: pd.DataFrame)
     assert first["values"] == pytest.approx([-1.0, -0.5, -0.8])
     assert first["paper"] == pytest.approx(26.05 - 26.52)
     assert pd.isna(found.iloc[1]["paper"])  # it has none after a pass
-    assert effects(CELLS, frame, PAPER, PAPER.iloc[:0])["paper"].isna().all()
+    assert effects(CELLS, frame, PAPER.iloc[:0])["paper"].isna().all()
 
 
 def test_the_picture_has_each_seed_the_mean_its_interval_and_the_paper(
     frame: pd.DataFrame,
 ) -> None:
-    found = effects(CELLS, frame, PAPER, PAPER).iloc[:1]
+    found = effects(CELLS, frame, PAPER).iloc[:1]
     (axes,) = figure(found, "a title").axes
     interval, mean, seeds, paper, zero = axes.lines
     # Mean −0.7667, deviation 0.2517, times 4.3027 / √3.
@@ -58,10 +60,18 @@ def test_the_picture_has_each_seed_the_mean_its_interval_and_the_paper(
 
 
 def test_the_same_data_give_the_same_files(frame: pd.DataFrame, tmp_path: Path) -> None:
-    found = effects(CELLS, frame, PAPER, PAPER)
     for folder in ("a", "b"):
-        (tmp_path / folder).mkdir()
-        written = write_figure(found, "", tmp_path / folder / "claims.md")
-        assert [path.name for path in written] == ["claims.png", "claims.svg"]
-    for name in ("claims.png", "claims.svg"):
+        (drawing,) = draw(Study(Request({}, CELLS), {}, frame, PAPER))
+        written = write(drawing, tmp_path / folder)
+        assert [path.name for path in written] == ["claims.png", "claims.svg", "claims.csv"]
+    for name in ("claims.png", "claims.svg", "claims.csv"):
         assert (tmp_path / "a" / name).read_bytes() == (tmp_path / "b" / name).read_bytes()
+    numbers = pd.read_csv(tmp_path / "a" / "claims.csv")
+    assert list(numbers["difference"][:3]) == pytest.approx([-1.0, -0.5, -0.8])
+
+
+def test_without_two_seeds_it_is_blank(frame: pd.DataFrame) -> None:
+    (drawing,) = draw(Study(Request({}, CELLS), {}, frame[frame["seed"] == 0], PAPER))
+    assert drawing.data.empty
+    assert drawing.missing.startswith("two seeds of no pair of cells")
+    assert "python train.py -m table=1a,1b,1c,1d,2,3,4 dataset=cifar100," in drawing.missing

@@ -12,7 +12,7 @@ from conftest import TINY
 
 from phaseavg.config import Settings
 from phaseavg.errors import UserError
-from phaseavg.report.compare import compare
+from phaseavg.report.phase_ends import phase_ends
 from phaseavg.report.records import RECIPE, read_runs
 
 MADE_WITH = {
@@ -63,7 +63,7 @@ def test_runs_are_grouped_by_the_settings_named(tmp_path: Path) -> None:
     write_record(tmp_path, "c", 0, 11.0, gamma0=0.5)
     write_record(tmp_path, "d", 0, 9.0)
     write_record(tmp_path, "e", 1, 90.0, status="diverged")  # counts for nothing
-    table = compare(read_runs(tmp_path), ["averaging", "averaging.weights.gamma0"])
+    table = phase_ends(read_runs(tmp_path), ["averaging", "averaging.weights.gamma0"])
     same = "−0.50 [−0.50, −0.50]"  # of both seeds
     assert table.to_dict("records") == [
         {
@@ -88,7 +88,7 @@ def test_one_run_in_two_precisions_is_two_rows(tmp_path: Path) -> None:
     bf16 = {**MADE_WITH, "execution": {**MADE_WITH["execution"], "precision": "bf16"}}
     write_record(tmp_path, "fp32-a", 0, 10.0, run_id="a")
     write_record(tmp_path, "bf16-a", 0, 20.0, run_id="a", provenance=[bf16])
-    table = compare(read_runs(tmp_path), ["precision"])
+    table = phase_ends(read_runs(tmp_path), ["precision"])
     assert list(table["precision"]) == ["bf16", "fp32"]
     assert list(table["n"]) == [1, 1]
     assert list(table["as trained"]) == ["20.00", "10.00"]
@@ -98,7 +98,7 @@ def test_runs_that_are_no_repetitions_are_not_averaged(tmp_path: Path) -> None:
     write_record(tmp_path, "a", 0, 10.0, gamma0=0.9)
     write_record(tmp_path, "b", 1, 12.0, gamma0=0.5)
     with pytest.raises(UserError, match=r"=phasewise also differ in averaging\.weights\.gamma0;"):
-        compare(read_runs(tmp_path), ["averaging"])
+        phase_ends(read_runs(tmp_path), ["averaging"])
 
 
 @pytest.mark.parametrize(
@@ -114,13 +114,13 @@ def test_nor_are_runs_of_other_numerics_or_batches(
     write_record(tmp_path, "a", 0, 10.0)
     write_record(tmp_path, "b", 1, 12.0, **changes)
     with pytest.raises(UserError, match=f"also differ in {name};"):
-        compare(read_runs(tmp_path), ["averaging"])
+        phase_ends(read_runs(tmp_path), ["averaging"])
 
 
 def test_where_all_runs_diverged_there_is_nothing_to_compare(tmp_path: Path) -> None:
     write_record(tmp_path, "a", 0, 10.0, status="diverged")
     with pytest.raises(UserError, match="every run in it has diverged"):
-        compare(read_runs(tmp_path), ["averaging"])
+        phase_ends(read_runs(tmp_path), ["averaging"])
 
 
 def test_missing_or_damaged_metrics_are_named(tmp_path: Path) -> None:
@@ -128,7 +128,7 @@ def test_missing_or_damaged_metrics_are_named(tmp_path: Path) -> None:
     (tmp_path / "a" / "metrics.jsonl").write_text('{"epoch": ')
     for _ in range(2):
         with pytest.raises(UserError, match=f"^{tmp_path}/a: a damaged record"):
-            compare(read_runs(tmp_path), ["averaging"])
+            phase_ends(read_runs(tmp_path), ["averaging"])
         (tmp_path / "a" / "metrics.jsonl").unlink(missing_ok=True)
 
 
@@ -143,7 +143,7 @@ def test_what_was_tested_on_the_way_and_what_watched_are_there(tmp_path: Path) -
         end | {"swa_without_bn_test_error": 90.0},
     ]
     path.write_text("".join(f"{json.dumps(line)}\n" for line in lines))
-    way, last = compare(read_runs(tmp_path), ["averaging"]).to_dict("records")
+    way, last = phase_ends(read_runs(tmp_path), ["averaging"]).to_dict("records")
     assert (way["end of"], last["end of"]) == ("epoch 2", "phase 1 (epoch 3)")
     assert (way["after a BN pass"], way["average − after a BN pass"]) == ("15.00", "−3.00")
     assert (way["swa"], last["swa"]) == ("", "7.50")
@@ -152,7 +152,7 @@ def test_what_was_tested_on_the_way_and_what_watched_are_there(tmp_path: Path) -
 
 def test_runs_without_any_average_can_be_compared(tmp_path: Path) -> None:
     write_record(tmp_path, "a", 0, 10.0)
-    (row,) = compare(read_runs(tmp_path), ["averaging"]).to_dict("records")
+    (row,) = phase_ends(read_runs(tmp_path), ["averaging"]).to_dict("records")
     assert (row["as trained"], row["average"]) == ("10.00", "")
 
 
@@ -169,7 +169,7 @@ def test_a_run_continued_with_something_else_says_so(tmp_path: Path) -> None:
 def test_what_is_no_setting_is_refused_with_the_choices(tmp_path: Path, name: str) -> None:
     write_record(tmp_path, "a", 0, 10.0)
     with pytest.raises(UserError, match=rf"^{name}: there is no such setting; .*model\.width"):
-        compare(read_runs(tmp_path), [name])
+        phase_ends(read_runs(tmp_path), [name])
 
 
 @pytest.mark.parametrize("name", ["config.yaml", "result.json"])

@@ -1,10 +1,8 @@
 """The differences that the claims are about as a picture: of each seed, their mean, the paper's."""
 
-import io
 from collections.abc import Sequence
-from pathlib import Path
+from typing import TYPE_CHECKING
 
-import matplotlib
 import numpy as np
 import pandas as pd
 from matplotlib.figure import Figure
@@ -12,9 +10,13 @@ from matplotlib.lines import Line2D
 from matplotlib.transforms import blended_transform_factory
 
 from phaseavg.report.claims import NETWORK, evidence, exceptions, interval, networks_of, verdict
-from phaseavg.runs.files import write_atomically
+from phaseavg.report.figures.drawing import Drawing, blank
+from phaseavg.report.figures.of_cells import command
 from phaseavg.sweep.cells import Cell
 from phaseavg.sweep.claims import CLAIMS
+
+if TYPE_CHECKING:  # it writes this figure beside the claims
+    from phaseavg.report.study import Study
 
 COLOURS = {"holds": "#0b6fa4", "does not hold": "#c2410c", "open": "#6b7280"}
 ROW_INCHES = 0.26
@@ -25,23 +27,19 @@ FINE_TICKS = [0.1, 0.2, 0.5]
 """Where none is as large as `LINEAR`."""
 
 
-def effects(
-    cells: Sequence[Cell], rows: pd.DataFrame, paper: pd.DataFrame, beside: pd.DataFrame
-) -> pd.DataFrame:
+def effects(cells: Sequence[Cell], rows: pd.DataFrame, paper: pd.DataFrame) -> pd.DataFrame:
     """Return a row for each difference of errors of which there are two seeds or more.
 
     Args:
         cells: all that there are.
         rows: from `read_cells`.
-        paper: from `read_paper`.
-        beside: of it, what can be compared with ours.
+        paper: the published cells that ours can be compared with.
 
     Returns:
         Columns: claim, its name and text; margin, below which it holds; pair, what is compared;
         dataset, model; values, of each seed; paper, the published difference (NaN where none is
         comparable).
     """
-    comparable = {key[1:3] for key in beside.index}
     found = []
     for claim in (claim for claim in CLAIMS if claim.quantity == "error"):
         networks = networks_of(claim, cells)
@@ -50,10 +48,9 @@ def effects(
         for key, line in evidence(claim, rows, networks, pairs).differences.iterrows():
             label, *network = key
             values = line.dropna().to_numpy(float)
-            known = tuple(network) in comparable
             if len(values) > 1:
                 row = [f"{claim.name}: {claim.text}", claim.margin, label, *network, values]
-                found.append([*row, published.get(key, np.nan) if known else np.nan])
+                found.append([*row, published.get(key, np.nan)])
     return pd.DataFrame(found, columns=["claim", "margin", "pair", *NETWORK, "values", "paper"])
 
 
@@ -115,21 +112,17 @@ def figure(found: pd.DataFrame, title: str) -> Figure:
     return picture
 
 
-def write_figure(found: pd.DataFrame, title: str, path: Path) -> list[Path]:
-    """Write the picture as PNG and SVG, the same bytes for the same data; return the files.
-
-    Args:
-        found: from `effects`.
-        title: of the picture.
-        path: of the files, whose ending is replaced.
-    """
-    picture = figure(found, title)
-    made = {"png": {"dpi": 150}, "svg": {"metadata": {"Date": None}}}
-    files = []
-    for kind, options in made.items():
-        content = io.BytesIO()
-        with matplotlib.rc_context({"svg.hashsalt": "claims"}):
-            picture.savefig(content, format=kind, **options)
-        files.append(path.with_suffix(f".{kind}"))
-        write_atomically(files[-1], content.getvalue(), f"--claims={path}")
-    return files
+def draw(study: "Study") -> list[Drawing]:
+    """Return the differences that the claims are about; without two seeds of any, a blank one."""
+    name, title = "claims", "The differences that the claims are about"
+    found = effects(study.request.cells, study.rows, study.paper)
+    if found.empty:
+        missing = "two seeds of no pair of cells that a claim compares have ended; "
+        return [blank(name, title, missing + command(study, study.request.cells))]
+    caption = (
+        "Differences of test errors (%), seed by seed: of each seed, their mean and its 95 % t "
+        "interval, by whether the interval is clear of the claim's margin, the line; the paper's "
+        "own where it can be compared."
+    )
+    values = found.explode("values").rename(columns={"values": "difference"})
+    return [Drawing(name, title, caption, figure(found, study.remark), values)]
