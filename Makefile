@@ -4,7 +4,7 @@ BIN := .venv/bin
 
 .DEFAULT_GOAL := help
 .PHONY: help demo mini mini-cifar100 table1a table1b table1c table1d table1 table2 table3 table4 tables records store bench bench-gpu
-.PHONY: test lint format clean
+.PHONY: fig1 fig2 fig3 fig4 fig5 fig6 figures test lint format clean
 
 help: ## list the targets
 	@grep -hE '^[a-z0-9_ -]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/; s/^(table1a).*(table4)/\1 … \2/' | expand -t 20
@@ -69,6 +69,28 @@ table1: .venv/installed ## the same of 1a to 1d
 
 tables: .venv/installed ## the same of all tables, and results/claims.md
 	@$(call study,all,--claims results/claims.md)
+
+# Figures 1 to 3 are of a run, which is trained if it is missing.
+fig1 fig2 fig3: .venv/installed ## draw it in results/figures, training its run if that is missing; RUN=0 only draws, ARGS= another run
+	$(BIN)/python scripts/figures.py $@ $(ARGS) $(if $(filter 0,$(RUN)),,--train)
+
+fig4 fig5 fig6: .venv/installed ## draw it in results/figures
+	$(BIN)/python scripts/figures.py $@ $(ARGS)
+
+# From what there is: records, and of runs what was measured before. Without ARGS of all that is kept.
+figures: .venv/installed ## draw all figures from what there is, training nothing: results/figures
+	$(BIN)/python scripts/figures.py $(ARGS)
+ifeq ($(ARGS),)
+	$(BIN)/python scripts/figures.py fig1 fig2 fig3 $(MINIATURE)
+	$(BIN)/python scripts/figures.py fig5 gamma0 phases claims sharing preset=mini-cifar100 model=cnn13
+	$(BIN)/python scripts/figures.py fig1 fig2 fig3 preset=mini
+	@mkdir -p runs/kept && tar -xJf results/mini/records.tar.xz -C runs/kept
+	$(BIN)/python scripts/figures.py fig5 gamma0 phases claims sharing preset=mini \
+		runs_dir=runs/kept/mini records_dir=runs/kept/mini
+endif
+
+# The run of Figures 1 to 3 in miniature on CIFAR-100: `make fig2 ARGS="data_dir=… $(MINIATURE)"`.
+MINIATURE := preset=mini-cifar100 model.width=0.125 schedule=80-40-40 schedule.divisor=1 snapshots=steps evaluation.batchnorm_every=20
 
 comma := ,
 
