@@ -10,6 +10,7 @@ import pandas as pd
 
 from phaseavg.averaging.weights import Exponential, Weights, coefficients
 from phaseavg.config import build, check
+from phaseavg.errors import UserError
 from phaseavg.report.cells import record_of
 from phaseavg.report.figures.drawing import COLOURS, Drawing, blank, new_picture, plain
 from phaseavg.report.figures.of_cells import (
@@ -40,7 +41,12 @@ def fig4(overrides: Sequence[str], conf: Path) -> list[Drawing]:
     """
     with composing(conf) as (_, compose):
         settings = check(compose(typed(["averaging=phasewise", *overrides], conf)))
-    part = settings.averaging["weights"]
+    part = settings.averaging.get("weights")
+    if part is None:
+        raise UserError(
+            f"averaging={settings.averaging['_target_']}: averages nothing; fig4 is of weights, "
+            "such as those of averaging=phasewise"
+        )
     weights = build("averaging.weights", part, Weights)
     data = pd.DataFrame(
         [

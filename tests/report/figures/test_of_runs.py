@@ -257,9 +257,28 @@ def test_what_is_not_said_of_a_run_is_the_papers(tmp_path: Path) -> None:
         first.phase(4)
 
 
-def test_the_script_answers_a_mistake_in_one_line() -> None:
-    command = [sys.executable, "scripts/figures.py", "fig7"]
-    done = subprocess.run(command, cwd=REPOSITORY, capture_output=True, text=True)
+def script(folder: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, str(REPOSITORY / "scripts/figures.py"), *arguments]
+    return subprocess.run(command, cwd=folder, capture_output=True, text=True)
+
+
+def test_the_script_answers_a_mistake_in_one_line(tmp_path: Path) -> None:
+    done = script(tmp_path, "fig7")
     assert done.returncode == 2
     (line,) = done.stderr.splitlines()
-    assert line.startswith("figures.py: fig7: there is no such figure; choices: fig1, fig2, fig3")
+    assert line.startswith("figures.py: fig7: there is no such figure; choices: claims, fig1, fig2")
+    assert not list(tmp_path.iterdir())
+
+
+def test_the_script_trains_what_is_missing_and_draws_it(tmp_path: Path) -> None:
+    short = (*TINY, "schedule.epochs=[3]", "schedule.factors=[1]")
+    done = script(tmp_path, "fig1", "fig4", *short, "--train")
+    assert (done.returncode, done.stderr) == (0, "")
+    assert "snapshots=last_layer: 4 files" in done.stdout
+    assert "missing" not in done.stdout
+    made = {path.name for path in (tmp_path / "results/figures/demo").iterdir()}
+    kinds = ("csv", "png", "svg")
+    names = ("fig1-digits-cnn13_digits", "fig4")
+    assert made == {"figures.json", *(f"{name}.{kind}" for name in names for kind in kinds)}
+    (weights,) = (tmp_path / "runs/trajectories").glob("*/trajectory")
+    assert len(list(weights.iterdir())) == 4
