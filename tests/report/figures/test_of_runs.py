@@ -1,9 +1,10 @@
 """Figures 1 to 3, each number of theirs beside one that was had in another way."""
 
 import json
+import runpy
 import shutil
-import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -257,25 +258,49 @@ def test_what_is_not_said_of_a_run_is_the_papers(tmp_path: Path) -> None:
         first.phase(4)
 
 
-def script(folder: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
-    command = [sys.executable, str(REPOSITORY / "scripts/figures.py"), *arguments]
-    return subprocess.run(command, cwd=folder, capture_output=True, text=True)
+Script = Callable[..., tuple[int, str, str]]
 
 
-def test_the_script_answers_a_mistake_in_one_line(tmp_path: Path) -> None:
-    done = script(tmp_path, "fig7")
-    assert done.returncode == 2
-    (line,) = done.stderr.splitlines()
+@pytest.fixture
+def script(
+    monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str], tmp_path: Path
+) -> Script:
+    """Return a function that types `scripts/figures.py …` and returns status, output and errors."""
+
+    def typed(*arguments: str) -> tuple[int, str, str]:
+        monkeypatch.chdir(tmp_path)
+        monkeypatch.setattr(sys, "argv", ["figures.py", *arguments])
+        with pytest.raises(SystemExit) as left:
+            runpy.run_path(str(REPOSITORY / "scripts/figures.py"), run_name="__main__")
+        return left.value.code, *capfd.readouterr()
+
+    return typed
+
+
+def test_the_script_answers_a_mistake_in_one_line(script: Script, tmp_path: Path) -> None:
+    status, out, err = script("fig7")
+    assert (status, out) == (2, "")
+    (line,) = err.splitlines()
     assert line.startswith("figures.py: fig7: there is no such figure; choices: claims, fig1, fig2")
     assert not list(tmp_path.iterdir())
 
 
-def test_the_script_trains_what_is_missing_and_draws_it(tmp_path: Path) -> None:
+def test_a_figure_that_cannot_be_drawn_does_not_stop_the_others(
+    script: Script, tmp_path: Path
+) -> None:
+    status, out, err = script("fig4", "fig1", "preset=demo", "averaging=none")
+    assert status == 2
+    assert "averages nothing; fig4 is of weights" in err
+    assert "fig1-digits-cnn13_digits: missing: no such run has begun" in out
+    assert (tmp_path / "results/figures/demo/fig1-digits-cnn13_digits.svg").exists()
+
+
+def test_the_script_trains_what_is_missing_and_draws_it(script: Script, tmp_path: Path) -> None:
     short = (*TINY, "schedule.epochs=[3]", "schedule.factors=[1]")
-    done = script(tmp_path, "fig1", "fig4", *short, "--train")
-    assert (done.returncode, done.stderr) == (0, "")
-    assert "snapshots=last_layer: 4 files" in done.stdout
-    assert "missing" not in done.stdout
+    status, out, err = script("fig1", "fig4", *short, "--train")
+    assert (status, err) == (0, "")
+    assert "snapshots=last_layer: 4 files" in out
+    assert "missing" not in out
     made = {path.name for path in (tmp_path / "results/figures/demo").iterdir()}
     kinds = ("csv", "png", "svg")
     names = ("fig1-digits-cnn13_digits", "fig4")
