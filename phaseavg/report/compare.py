@@ -113,6 +113,16 @@ class Member:
     letter: str = field(default="")
 
     @property
+    def status(self) -> str:
+        """What has come of its runs, in words."""
+        words = [course.status for course in self.courses]
+        if self.seeds == 1:
+            return words[0]
+        counts = [f"{words.count(word)} {word}" for word in dict.fromkeys(words)]
+        absent = self.seeds - len(words)
+        return "; ".join([*counts, *([f"{absent} not begun"] if absent else [])])
+
+    @property
     def ended(self) -> list[Course]:
         """Those of its runs that have finished."""
         return [c for c in self.courses if c.result.get("status") == "finished"]
@@ -246,14 +256,7 @@ def _cells(name: str, overrides: Sequence[str], conf: Path) -> list[Member]:
 
 def listed(members: Sequence[Member]) -> pd.DataFrame:
     """Return what is compared and what has come of it: columns run and status."""
-    rows = []
-    for member in members:
-        words = [course.status for course in member.courses]
-        status = {word: words.count(word) for word in dict.fromkeys(words)}
-        texts = [word if member.seeds == 1 else f"{n} {word}" for word, n in status.items()]
-        if absent := member.seeds - len(words):
-            texts.append(f"{absent} not begun")
-        rows.append({"": member.letter, "run": member.name, "status": "; ".join(texts)})
+    rows = [{"": m.letter, "run": m.name, "status": m.status} for m in members]
     return pd.DataFrame(rows)
 
 
@@ -359,8 +362,8 @@ def figure(members: Sequence[Member]) -> Figure:
     picture = new_picture(8.5, 6.5 + 0.2 * len(members))
     above, below = picture.subplots(2, 1, sharex=True)
     boundaries, handles, markers = set(), [], set()
-    looks = zip(cycle(COLOURS), (shape for shape in cycle(SHAPES) for _ in COLOURS), strict=False)
-    for member, (colour, shape) in zip(members, looks, strict=False):
+    # Runs that have epochs in common lie on each other: through the gaps one sees those below.
+    for member, colour, shape in zip(members, cycle(COLOURS), cycle(SHAPES), strict=False):
         look = {"color": colour, "linestyle": shape}
         single = len(member.courses) == 1
         frames = [course.metrics for course in member.courses]
@@ -369,8 +372,8 @@ def figure(members: Sequence[Member]) -> Figure:
             every = [frame.set_index("epoch")[key].dropna() for frame in frames]
             drawn = [line for line in every if len(line)]
             for line in drawn:
-                thin = {} if single else {"alpha": 0.45}
-                axes.plot(line.index, line, **look, **thin, linewidth=1.6 if single else 0.6)
+                thin = {"color": colour, "linewidth": 0.6, "alpha": 0.5}
+                axes.plot(line.index, line, **({**look, "linewidth": 1.8} if single else thin))
             if len(drawn) > 1:
                 mean = pd.concat(drawn, axis=1).dropna().mean(axis=1)
                 axes.plot(mean.index, mean, **look, linewidth=2)
@@ -381,10 +384,12 @@ def figure(members: Sequence[Member]) -> Figure:
             if len(errors_at):
                 markers.add(key)
                 above.plot(errors_at.index, errors_at, marker, color=colour, markersize=6)
-        number = "" if single else f" ({len(member.courses)} seeds, and their mean)"
-        handles.append(
-            Line2D([], [], **look, linewidth=2, label=f"{member.letter}: {member.name}{number}")
-        )
+        name = f"{member.letter}: {member.name}"
+        if not single:
+            name += ", each seed and their mean"
+        if len(member.ended) < member.seeds:
+            name += f" ({member.status})"
+        handles.append(Line2D([], [], **look, linewidth=2, label=name))
     for key, marker in MARKERS.items():
         if key in markers:
             label = f"{END_ERRORS[key]}, at phase ends"
@@ -399,7 +404,9 @@ def figure(members: Sequence[Member]) -> Figure:
         )
     below.set_xlabel("epoch")
     below.set_xlim(left=0.5)
-    picture.legend(handles=handles, loc="outside lower left", fontsize=8, frameon=False)
+    picture.legend(
+        handles=handles, loc="outside lower left", fontsize=8, frameon=False, handlelength=4
+    )
     return picture
 
 

@@ -25,7 +25,8 @@ from phaseavg.report.figures.schedules import fig6
 from phaseavg.report.figures.sharing import ALL, RECORDED
 from phaseavg.report.figures.sharing import draw as draw_sharing
 from phaseavg.report.figures.weights import LENGTHS, fig4, fig5
-from phaseavg.report.study import Study, read_study
+from phaseavg.report.study import Study, composing, typed
+from phaseavg.sweep.cells import read_request, runs_of
 
 CONF = REPOSITORY / "conf"
 PAPER = read_paper(REPOSITORY / "results/paper.csv")
@@ -51,7 +52,11 @@ def unrun(tmp_path_factory: pytest.TempPathFactory) -> Study:
     """Return Table 1 of one network without a record."""
     folder = tmp_path_factory.mktemp("study")
     places = (f"runs_dir={folder}/runs", f"records_dir={folder}/records")
-    return read_study(["table=1a,1b,1c,1d", "model=cnn13", *places], CONF, PAPER)
+    with composing(CONF) as (options, compose):
+        asked = typed(["table=1a,1b,1c,1d", "model=cnn13", *places], CONF)
+        request = read_request(asked, options, compose)
+        runs = runs_of(request.cells, request.seeds, compose)
+    return Study(request, runs, read_cells([]), PAPER)
 
 
 def phases_of(error: float, averaged: bool, phases: int) -> Iterator[dict[str, Any]]:
@@ -218,8 +223,8 @@ def test_rates_are_those_that_the_optimizer_had(prompt: Prompt, tmp_path: Path) 
     assert len(by_curve) == 3
     names = {"80-40-40": "steps, 80-40-40", "decayed": "decayed", "cosine": "cosine"}
     for option, name in names.items():
-        typed = [*common, f"schedule={option}", "+schedule.divisor=40", f"runs_dir={option}"]
-        status, _, err = prompt(*typed, "averaging=none")
+        asked = [*overrides, f"schedule={option}", f"runs_dir={option}", "averaging=none"]
+        status, _, err = prompt(*asked)
         assert (status, err) == (0, "")
         (path,) = (tmp_path / option).glob("*/metrics.jsonl")
         metrics = pd.read_json(path, lines=True)

@@ -4,26 +4,25 @@ import sys
 from pathlib import Path
 
 import pytest
-from hydra import initialize_config_dir
-from hydra.core.global_hydra import GlobalHydra
 
+from phaseavg.report.figures.schedules import figure, schedules
 from scripts import schedule as script
 
 
 def typed(monkeypatch: pytest.MonkeyPatch, *arguments: str) -> int:
-    GlobalHydra.instance().clear()
     monkeypatch.setattr(sys, "argv", ["schedule.py", *arguments])
     return script.main()
 
 
 def test_the_rates_are_those_of_the_steps() -> None:
-    GlobalHydra.instance().clear()
-    with initialize_config_dir(str(script.CONF), version_base="1.3"):
-        epochs, rates = script.rates("schedule=80 optimizer=adam", 2)
-        assert rates == 160 * [1e-3]
-        assert epochs[:3] == [0, 0.5, 1]
-        _, rates = script.rates("schedule=60-30-30 optimizer=lookahead", 2)
-        assert rates == pytest.approx(120 * [0.1] + 60 * [0.01] + 60 * [0.001])
+    curves = ["schedule=80 optimizer=adam", "schedule=60-30-30 optimizer=lookahead"]
+    found = schedules(curves, 2, script.CONF).groupby("curve")
+    adam, lookahead = (found.get_group(curve) for curve in curves)
+    assert list(adam["learning_rate"]) == 160 * [1e-3]
+    assert list(adam["epoch"][:3]) == [0, 0.5, 1]
+    assert list(lookahead["learning_rate"]) == pytest.approx(
+        120 * [0.1] + 60 * [0.01] + 60 * [0.001]
+    )
 
 
 def test_a_picture_has_a_curve_for_each(
@@ -34,12 +33,11 @@ def test_a_picture_has_a_curve_for_each(
     assert typed(monkeypatch, *curves, "--steps", "2", "--output", str(output)) == 0
     assert capsys.readouterr().out == f"{output}: 3 curves\n"
     assert output.read_text().count('id="line2d_') >= 3
-    GlobalHydra.instance().clear()
-    with initialize_config_dir(str(script.CONF), version_base="1.3"):
-        (axes,) = script.figure(curves, 2).axes
+    (axes,) = figure(schedules(curves, 2, script.CONF)).axes
     labels = [line.get_label() for line in axes.get_lines()]
-    assert labels == ["80-40-40", "80", "cosine schedule.shape.per=step"]
-    assert [len(line.get_xdata()) for line in axes.get_lines()] == [320, 160, 320]
+    assert labels == curves
+    # The last rate is drawn until the end.
+    assert [len(line.get_xdata()) for line in axes.get_lines()] == [321, 161, 321]
 
 
 @pytest.mark.parametrize(

@@ -91,7 +91,7 @@ def figure(found: pd.DataFrame) -> Figure:
             label=curve,
         )
     axes.set(xlabel="epoch", ylabel="learning rate", yscale="log")
-    axes.set_xlim(0, None)
+    axes.set_xlim(0, found["epoch"].max() + step)
     picture.legend(loc="outside lower center", ncols=3, frameon=False)
     return picture
 
