@@ -13,7 +13,8 @@ from typing import Any, Literal, Self
 
 import yaml
 
-from phaseavg.errors import Interrupted
+from phaseavg.errors import Interrupted, UserError
+from phaseavg.runs.folder import in_progress
 from phaseavg.runs.identity import group_id, parts_of, run_id
 
 INIT_SECONDS = 30.0  # that a server has to answer
@@ -38,6 +39,28 @@ def by_table(cells: Sequence[str]) -> dict[str, str]:
         table, _, rest = cell.partition(" ")
         found.setdefault(table, []).append(rest)
     return {table: " + ".join(rest) for table, rest in found.items()}
+
+
+def local_files(folder: Path) -> list[Path]:
+    """Return the files of the W&B runs in a folder and those below it, the earliest starts first.
+
+    Raises:
+        UserError: if there is no such folder.
+    """
+    if not folder.is_dir():
+        raise UserError(f"{folder}: there is no such folder; name one with runs, or their `wandb`")
+    found = {path.resolve(): path for path in folder.rglob("run-*.wandb")}  # latest-run is a link
+    return sorted(found, key=lambda path: (path.parent.parent, path.parent.name))
+
+
+def run_id_of(file: Path) -> str:
+    """Return the id of the run that a file of W&B's mirrors."""
+    return file.stem.removeprefix("run-")
+
+
+def in_training(file: Path) -> bool:
+    """Return whether the run that a file of W&B's mirrors goes on, beside its `wandb` folder."""
+    return in_progress(file.parents[2] / run_id_of(file))
 
 
 class Tracking:
@@ -86,7 +109,8 @@ class WandB(Tracking):
     tracking, never the run.
 
     Args:
-        recipe: gives the name, and without its seed the group of its repetitions, outside of tables.
+        recipe: gives, outside of tables, the name, and without its seed the group of its
+            repetitions.
         config: as `Tracking`.
         history: as `Tracking`.
         mode: `offline` writes to `dir` alone, `online` sends as well, `disabled` does neither.
