@@ -42,7 +42,9 @@ def workspace(study: Study, entity: str, project: str) -> ws.Workspace:
         own, rows = (frame[frame["table"] == name] for frame in (cells, study.rows))
         beside = wr.MarkdownPanel(markdown=beside_the_paper(study, name, own, rows))
         panels = [beside, *panels_of(name, len(own), len(run_ids))]
-        sections.append(ws.Section(name=f"Table {name}: {table.title}", panels=panels, is_open=True))
+        sections.append(
+            ws.Section(name=f"Table {name}: {table.title}", panels=panels, is_open=True)
+        )
     return ws.Workspace(
         entity=entity,
         project=project,
