@@ -386,19 +386,17 @@ columns:
 """
 
 
-def test_a_sweep_tells_its_runs_their_cells_under_any_launcher(
+def test_a_sweep_tells_its_runs_their_cells_whatever_they_are_called(
     prompt: Prompt, compose_settings: Callable[..., Settings], tmp_path: Path
 ) -> None:
     (tmp_path / "mine/table").mkdir(parents=True)
     for name in ("b", "a"):
         (tmp_path / f"mine/table/{name}.yaml").write_text(MINE)
-    # Settings of its own, so that the paper's tables have no such cells.
     short = (*TRACKED, "schedule.epochs=[1,1,1]")
-    asked = ("--config-dir", str(tmp_path / "mine"), "-m", *short, "table=b,a")
-    launcher = ("hydra/launcher=joblib", "hydra.launcher.n_jobs=2")
-    status, out, err = prompt(*asked, *launcher, "execution.threads=1")
+    asked = ("--config-dir", str(tmp_path / "mine"), "-m", *short, "table=a", "share.carry=[b]")
+    status, out, err = prompt(*asked)
     assert status == 0, err
-    assert "6 runs asked for, 2 different ones" in out
+    assert "3 runs asked for, 2 different ones" in out
     assert "cells=" not in out
     found = {}
     for mirror in mirrored(tmp_path / "runs"):
@@ -414,7 +412,7 @@ def test_a_sweep_tells_its_runs_their_cells_under_any_launcher(
     assert run["config"]["update"]["cells"] == dict.fromkeys(
         ("a", "b"), "digits cnn13_digits it's[1]{} + digits cnn13_digits ${no}"
     )
-    alone = compose_settings(*short, "execution.threads=1", "averaging=none")
+    alone = compose_settings(*short, "averaging=none")
     assert run["run_id"] == alone.run_id
     text = (tmp_path / "runs" / alone.run_id / "config.yaml").read_text()
     assert text == run["config"]["update"]["config_yaml"]

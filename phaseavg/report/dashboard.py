@@ -10,6 +10,7 @@ from collections.abc import Sequence
 import pandas as pd
 import wandb_workspaces.reports.v2 as wr
 import wandb_workspaces.workspaces as ws
+from wandb_workspaces.expr import And
 
 from phaseavg.report.study import Study, cells_of_tables
 from phaseavg.report.tables import grid, grid_as_markdown, notes_of
@@ -52,7 +53,7 @@ def workspace(study: Study, entity: str, project: str) -> ws.Workspace:
         sections=sections,
         settings=ws.WorkspaceSettings(x_axis="epoch", max_runs=len(run_ids)),
         runset_settings=ws.RunsetSettings(
-            filters=[ws.Metric("ID").isin(run_ids)],
+            filters=And(ws.Metric("ID").isin(run_ids)),
             pinned_columns=[f"summary:{name}" for name in ENDS],
         ),
     )

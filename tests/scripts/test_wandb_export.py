@@ -1,7 +1,6 @@
 """W&B runs give the frames that their records give."""
 
 import os
-import shutil
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -39,7 +38,7 @@ def trained(prompt: Prompt, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> 
     (tmp_path / "mine/table").mkdir(parents=True)
     (tmp_path / "mine/table/ends.yaml").write_text(TABLE)
     mine = ("--config-dir", str(tmp_path / "mine"), "-m", *TINY[:-1], "schedule.epochs=[1,1,1]")
-    status, _, err = prompt(*mine, "tracking=wandb", "table=ends", "seed=0")
+    status, _, err = prompt(*mine, "tracking=wandb", "table=ends", "seed=0", "share=false")
     assert status == 1
     assert "diverged" in err
     assert "W&B" not in err
@@ -49,8 +48,8 @@ def trained(prompt: Prompt, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> 
 class StandIn:
     """A `wandb.Api` that has what files of W&B's have, as a server gives it."""
 
-    def __init__(self, folder: Path) -> None:
-        self.found = mirrors.offline([folder])
+    def __init__(self, found: list[mirrors.Mirror]) -> None:
+        self.found = found
 
     def runs(self, path: str) -> Iterator[Any]:
         assert path == "me/phaseavg"
@@ -78,7 +77,7 @@ def test_the_frames_are_those_of_the_records(
     trained: Path,
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
-    capsys: pytest.CaptureFixture[str],
+    capfd: pytest.CaptureFixture[str],
 ) -> None:
     runs = read_runs(trained)
     metrics = read_metrics(runs)
@@ -93,8 +92,9 @@ def test_the_frames_are_those_of_the_records(
         for name in metrics:
             pd.testing.assert_series_equal(curves[name], metrics[name], check_exact=True)
 
-    same(mirrors.frames(mirrors.offline([trained])))
-    api = StandIn(trained)
+    there = mirrors.offline([trained])
+    same(mirrors.frames(there))
+    api = StandIn(there)
     for name in ("url", "state", "config", "summary_metrics", "scan_history"):
         assert hasattr(Run, name)
     assert hasattr(Api, "runs")
@@ -110,7 +110,7 @@ def test_the_frames_are_those_of_the_records(
     monkeypatch.setattr(wandb, "Api", lambda: api)
     online = ("--entity", "me", "--project", "phaseavg", "--output", tmp_path / "out")
     assert typed(monkeypatch, *online) == 0
-    out, err = capsys.readouterr()
+    out, err = capfd.readouterr()
     assert out.endswith("3 runs, 2 left out\n")
     assert "https://wandb.example/going: left out, still going\n" in err
     written = pd.read_csv(tmp_path / "out/runs.csv")
@@ -146,9 +146,8 @@ def test_the_frames_are_those_of_the_records(
         assert reasons[name].startswith("cut off before its end (reached the end of an incomplete")
     assert "skipped corrupt data" in reasons["hole"]
 
-    shutil.rmtree(tmp_path / "broken/empty")
-    assert typed(monkeypatch, tmp_path / "broken", "--output", tmp_path / "none") == 2
-    err = capsys.readouterr().err
+    assert typed(monkeypatch, tmp_path / "broken/torn", "--output", tmp_path / "none") == 2
+    err = capfd.readouterr().err
     assert err.startswith("wandb_export.py: there is no run that has ended; ")
     assert err.count("\n") == 1
     assert not (tmp_path / "none").exists()

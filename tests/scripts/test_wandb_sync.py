@@ -19,7 +19,7 @@ for path in map(pathlib.Path, sys.argv[1:]):
     print("wandb:  ", path)
     if "slow" in path.name:
         time.sleep(60)
-    elif "bad" in path.name:
+    elif ("bad" in path.name or "worse" in path.name):
         print(f"wandb: ERROR [phaseavg/{path.stem[4:]}] permission denied")
     else:
         path.with_name(path.name + ".synced").touch()
@@ -62,21 +62,19 @@ def calls() -> list[str]:
 def test_each_run_is_sent_once_and_again_once_it_has_gone_on(
     runs: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    first, _ = offline(runs, "a"), offline(runs / "mini", "b")
+    first, _ = offline(runs, "first"), offline(runs / "mini", "second")
     assert typed(monkeypatch) == 0
     assert capsys.readouterr().out == "runs: 2 uploaded, 0 already uploaded, 0 failed\n"
     assert typed(monkeypatch) == 0
     assert capsys.readouterr().out == "runs: 0 uploaded, 2 already uploaded, 0 failed\n"
-    later = time.time() + 10
-    os.utime(first, (later, later))
-    monkeypatch.setattr(upload, "SYNC", (*upload.SYNC,))
-    offline(runs, "c")
-    offline_but_online = runs / "wandb/run-20260101_000000-d"
-    offline_but_online.mkdir()
-    (offline_but_online / "run-d.wandb").touch()
-    typed(monkeypatch, "runs/wandb")
-    assert calls() == ["run-b run-a", "run-a run-c"]
-    assert "1 uploaded, 0 already uploaded, 1 failed" in capsys.readouterr().err  # of a's old mark
+    os.utime(first.with_name(f"{first.name}.synced"), (0, 0))
+    offline(runs, "third")
+    online = runs / "wandb/run-20260101_000000-sent-by-itself"
+    online.mkdir()
+    (online / "run-sent-by-itself.wandb").touch()
+    assert typed(monkeypatch, "runs/wandb") == 0
+    assert calls() == ["run-second run-first", "run-first run-third"]
+    assert capsys.readouterr().out == "runs/wandb: 2 uploaded, 0 already uploaded, 0 failed\n"
 
 
 def test_what_fails_is_named_with_its_reason(
@@ -88,29 +86,29 @@ def test_what_fails_is_named_with_its_reason(
     assert not out
     assert err.startswith(f"{runs}: 1 uploaded, 0 already uploaded, 1 failed: ")
     assert err.endswith("permission denied\n")
-    offline(runs, "worse-bad")
+    offline(runs, "worse")
     assert typed(monkeypatch, runs) == 1
     counts, *reasons = capsys.readouterr().err.splitlines()
     assert counts == f"{runs}: 0 uploaded, 1 already uploaded, 2 failed"
-    assert reasons == [f"{run}: [phaseavg/{run}] permission denied" for run in ("bad", "worse-bad")]
+    assert reasons == [f"{run}: [phaseavg/{run}] permission denied" for run in ("bad", "worse")]
 
 
 def test_a_run_in_training_is_left_for_later(
     runs: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    offline(runs, "a")
-    with RunFolder(runs / "a"):
+    offline(runs, "first")
+    with RunFolder(runs / "first"):
         assert typed(monkeypatch, runs) == 0
     assert "0 uploaded, 0 already uploaded, 1 in training and left" in capsys.readouterr().out
     assert calls() == []
     assert typed(monkeypatch, runs) == 0
-    assert calls() == ["run-a"]
+    assert calls() == ["run-first"]
 
 
 def test_a_server_that_does_not_answer_is_not_waited_for_for_ever(
     runs: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    offline(runs, "a"), offline(runs, "slow")
+    offline(runs, "first"), offline(runs, "slow")
     began = time.monotonic()
     assert typed(monkeypatch, runs, "--patience", 1) == 1
     assert time.monotonic() - began < 20
@@ -140,7 +138,7 @@ def test_wandb_itself_without_a_login_is_told_in_one_line(
         monkeypatch.delenv(name)
     monkeypatch.chdir(runs.parent)  # where W&B leaves its logs
     monkeypatch.setenv("HOME", str(runs.parent / "home"))  # where there is no .netrc
-    offline(runs, "a"), offline(runs, "b")
+    offline(runs, "first"), offline(runs, "second")
     assert typed(monkeypatch, runs) == 1
     line = capsys.readouterr().err
     assert line.startswith(f"{runs}: 0 uploaded, 0 already uploaded, 2 failed: No API key")
