@@ -2,6 +2,7 @@
 
 import json
 import sys
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -12,7 +13,7 @@ import wandb_workspaces.workspaces as ws
 from conftest import REPOSITORY
 from made_records import keep
 
-from phaseavg.report.cells import read_paper
+from phaseavg.report.cells import read_cells, read_paper
 from phaseavg.report.study import read_study
 from scripts import wandb_dashboard as script
 
@@ -38,6 +39,8 @@ def test_a_section_per_table_and_the_papers_numbers_beside_ours(
     for run in study.runs.values():
         if run.labels[0].startswith("1a"):
             keep(run.settings, 25.0 + run.settings.seed)
+    study = replace(study, rows=read_cells(study.runs.values()))
+    monkeypatch.setattr(script, "read_study", lambda *given, **more: study)
     assert typed(monkeypatch, *asked, "--entity=us", "--project=ours", "--dry-run") == 0
     spec = json.loads(capsys.readouterr().out)
     assert (spec["entity"], spec["project"], spec["displayName"]) == ("us", "ours", "Tables 1a, 1b")
