@@ -3,7 +3,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 
 .DEFAULT_GOAL := help
-.PHONY: help demo mini mini-cifar100 table1a table1b table1c table1d table1 table2 table3 table4 tables records store bench bench-gpu
+.PHONY: help demo mini mini-cifar100 table1a table1b table1c table1d table1 table2 table3 table4 tables records store wandb-sync bench bench-gpu
 .PHONY: fig1 fig2 fig3 fig4 fig5 fig6 figures test lint format clean
 
 help: ## list the targets
@@ -101,6 +101,9 @@ store: .venv/installed ## what runs share in runs/shared, and what needs it; CLE
 	$(BIN)/python scripts/store.py $(STORE) $(if $(CLEAN),--clean$(if $(filter all,$(CLEAN)),-all))
 
 STORE ?= runs/shared
+
+wandb-sync: .venv/installed ## send offline W&B runs in DIR=folder (runs) to W&B, each once
+	@$(BIN)/python scripts/wandb_sync.py $(DIR)
 
 # TIMM names a checkout of timm's repository, DATA a folder with CIFAR-100; without them training is not
 # measured beside timm, and on noise. Small batches take averaging's largest network minutes less, and

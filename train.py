@@ -61,6 +61,7 @@ def run(settings: Settings) -> dict[str, Any]:
             recipe=settings.recipe(),
             config=settings.record() | state.provenance[-1],
             history=state.history,
+            offered={"record": settings.record(), "cells": settings.cells},
         )
         result = {"run_id": settings.run_id, "status": "finished", "watch": settings.watch}
         result |= {"numerics_version": NUMERICS_VERSION, "snapshots": settings.snapshots}

@@ -76,7 +76,7 @@ def reporting(job: Callable[[DictConfig], Any]) -> Callable[[DictConfig], Any]:
         hydra = HydraConfig.get()
         if hydra.mode is not RunMode.MULTIRUN:
             return _kept(job, config)
-        asked = " ".join(hydra.overrides.task)
+        asked = " ".join(o for o in hydra.overrides.task if not o.startswith("cells="))
         print(f"{hydra.job.name}: {asked}", flush=True)
         try:
             if (stop := config.get("stop_at")) is not None and time.time() >= stop:

@@ -125,6 +125,10 @@ WatchName = Annotated[str, AfterValidator(_distinct)]
 """Of an average that is watched: its errors are recorded as `<name>_test_error`."""
 
 
+CellLabel = Annotated[str, Field(pattern=r"^\S+( \S+){3}$")]
+"""Of a cell of a table: its table, data set, network and column, with blanks between them."""
+
+
 class Settings(Scalars):
     """One run: the recipe, and how it is carried out. conf/config.yaml says what each field is."""
 
@@ -147,6 +151,7 @@ class Settings(Scalars):
     runs_dir: Folder = Path("runs")
     records_dir: Folder = Path("results/records")
     share: Annotated[Share, BeforeValidator(_switch)] = Share()
+    cells: list[CellLabel] = []
     checkpoint_seconds: NonNegativeFloat = 300
     stop_at: NonNegativeFloat | None = None
     weights: Literal["none", "final"] = "none"
@@ -178,7 +183,7 @@ class Settings(Scalars):
     def record(self) -> dict[str, Any]:
         """Return the config as it is recorded: recipe and execution, without folders."""
         folders = {"data_dir", "runs_dir", "records_dir"}
-        own = {*folders, "force", "dry_run", "tracking", "share", "stop_at"}
+        own = {*folders, "force", "dry_run", "tracking", "share", "cells", "stop_at"}
         return self.model_dump(exclude=own)
 
 

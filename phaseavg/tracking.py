@@ -11,12 +11,56 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, Literal, Self
 
-from phaseavg.errors import Interrupted
+import yaml
+
+from phaseavg.errors import Interrupted, UserError
+from phaseavg.runs.folder import in_progress
 from phaseavg.runs.identity import group_id, parts_of, run_id
 
 INIT_SECONDS = 30.0  # that a server has to answer
 FINISH_SECONDS = 60.0  # that an upload may take when a run is over; `wandb sync` sends the rest
+TAG_LENGTH, NAME_LENGTH = 64, 128  # that W&B takes
 CLOSE_SECONDS = 5.0  # that the service has to close its file after it has said that it is finished
+
+
+RECORD = "config_yaml"
+"""In a W&B config: the text of the run's config.yaml. W&B's own copy has 1 for 1.0, and what the
+execution has left open as it was decided."""
+
+
+def by_table(cells: Sequence[str]) -> dict[str, str]:
+    """Return the cells of each table, so that runs can be filtered and grouped by those of one.
+
+    Args:
+        cells: each as table, data set, network and column with blanks between them.
+    """
+    found: dict[str, list[str]] = {}
+    for cell in cells:
+        table, _, rest = cell.partition(" ")
+        found.setdefault(table, []).append(rest)
+    return {table: " + ".join(rest) for table, rest in found.items()}
+
+
+def local_files(folder: Path) -> list[Path]:
+    """Return the files of the W&B runs in a folder and those below it, the earliest starts first.
+
+    Raises:
+        UserError: if there is no such folder.
+    """
+    if not folder.is_dir():
+        raise UserError(f"{folder}: there is no such folder; name one with runs, or their `wandb`")
+    found = {path.resolve(): path for path in folder.rglob("run-*.wandb")}  # latest-run is a link
+    return sorted(found, key=lambda path: (path.parent.parent, path.parent.name))
+
+
+def run_id_of(file: Path) -> str:
+    """Return the id of the run that a file of W&B's mirrors."""
+    return file.stem.removeprefix("run-")
+
+
+def in_training(file: Path) -> bool:
+    """Return whether the run that a file of W&B's mirrors goes on, beside its `wandb` folder."""
+    return in_progress(file.parents[2] / run_id_of(file))
 
 
 class Tracking:
@@ -59,18 +103,23 @@ class Tracking:
 class WandB(Tracking):
     """A W&B run for each run, under its run id, with its whole curve, however often it was cut.
 
-    Each start begins the W&B run anew with the history so far, and removes the local folders that
-    earlier starts have left of it. What goes wrong with W&B is told in one line and ends the
+    In a sweep over tables it is named by its first cell and grouped by table. Each start begins the
+    W&B run anew with the history so far, and removes the local folders that earlier starts have
+    left of it. What goes wrong with W&B is told in one line and ends the
     tracking, never the run.
 
     Args:
-        recipe: gives the name, and without its seed the group of its repetitions.
+        recipe: gives, outside of tables, the name, and without its seed the group of its
+            repetitions.
         config: as `Tracking`.
         history: as `Tracking`.
         mode: `offline` writes to `dir` alone, `online` sends as well, `disabled` does neither.
         project: W&B's.
         entity: W&B's account or team; the user's own by default.
         dir: holds W&B's folder, `wandb`.
+        record: the config as the run's folder has it, from which all of it can be read again.
+        cells: those that the run is a part of, each as table, data set, network and column with
+            blanks between them.
     """
 
     def __init__(
@@ -82,10 +131,25 @@ class WandB(Tracking):
         project: str = "phaseavg",
         entity: str | None = None,
         dir: str = "runs",  # noqa: A002 -- W&B's name for it
+        record: Mapping[str, Any] | None = None,
+        cells: Sequence[str] = (),
     ) -> None:
         super().__init__(recipe, config, history)
         self.mode, self.project, self.entity, self.dir = mode, project, entity, Path(dir)
+        self.record, self.cells = dict(record or {}), tuple(cells)
         self._run: Any = None
+
+    def labels(self) -> dict[str, Any]:
+        """Return what the W&B run is called and found by: `name`, `group`, `tags`."""
+        parts = parts_of(self.recipe)
+        tables = [f"table-{cell.split()[0]}" for cell in self.cells]
+        tags = dict.fromkeys(t[:TAG_LENGTH] for t in (*parts.values(), *tables, *self.cells))
+        if self.cells:
+            name, group = f"{self.cells[0]} seed {self.recipe['seed']}", tables[0]
+        else:
+            name = "-".join([*parts.values(), f"seed{self.recipe['seed']}"])
+            group = group_id(self.recipe)
+        return {"name": name[:NAME_LENGTH], "group": group[:NAME_LENGTH], "tags": list(tags)}
 
     def __enter__(self) -> Self:
         self._attempt("start", self._start)
@@ -97,14 +161,17 @@ class WandB(Tracking):
         self.dir.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryFile(dir=self.dir):  # else W&B would quietly write elsewhere
             pass
-        parts, name = parts_of(self.recipe), run_id(self.recipe)
+        name = run_id(self.recipe)
         self._run = wandb.init(
             id=name,
-            name="-".join([*parts.values(), f"seed{self.recipe['seed']}"]),
-            group=group_id(self.recipe),
+            **self.labels(),
             job_type="train",
-            tags=list(parts.values()),
-            config={**self.config, "run_id": name},
+            config={
+                **self.config,
+                "run_id": name,
+                "cells": by_table(self.cells),
+                RECORD: yaml.safe_dump(self.record, sort_keys=False),
+            },
             mode=self.mode,
             project=self.project,
             entity=self.entity,
@@ -151,7 +218,7 @@ class WandB(Tracking):
 
     def _summarise(self, result: Mapping[str, Any]) -> None:
         phases = {f"phase_{phase['phase']}": phase for phase in result.get("phases", ())}
-        kept = {key: value for key, value in result.items() if key not in ("phases", "provenance")}
+        kept = {key: value for key, value in result.items() if key != "phases"}
         summary = {key: kept[key] for key in ("test_error", "best_test_error") if key in kept}
         self._run.summary.update({**summary, "result": {**kept, **phases}})
 

@@ -14,6 +14,7 @@ from typing import Any
 
 import pytest
 import victims as victim
+import yaml
 from conftest import TINY, Prompt
 
 import train as train_script
@@ -352,3 +353,78 @@ def test_a_loss_that_json_cannot_hold_is_a_gap_in_both(
     rows = rows_of(records_of(*mirrored(settings.runs_dir)))
     assert rows == lines_of(folder_of(settings))
     assert rows[0]["test_loss"] is None
+
+
+def test_a_run_of_tables_is_named_by_its_first_cell_and_found_by_all() -> None:
+    digits = {"dataset": {"_target_": "data.digits"}, "model": {"_target_": "models.CNN13"}}
+    methods = {"optimizer": {"_target_": "optim.SGD"}, "averaging": {"_target_": "a.Phasewise"}}
+    recipe = {**digits, **methods, "seed": 7}
+    long = "mine digits cnn13 " + "x" * 200
+    cells = ["1a cifar100 cnn13 gamma0-0.9", "1c cifar100 cnn13 phase-wise", long]
+    labels = WandB(recipe, {}, [], cells=cells).labels()
+    assert labels["name"] == "1a cifar100 cnn13 gamma0-0.9 seed 7"
+    assert labels["group"] == "table-1a"
+    kinds = ["digits", "cnn13", "sgd", "phasewise", "table-1a", "table-1c", "table-mine"]
+    assert labels["tags"] == [*kinds, *cells[:2], long[:64]]
+    assert max(map(len, labels["tags"])) == 64  # W&B takes no longer ones
+    assert len(WandB(recipe, {}, [], cells=[long]).labels()["name"]) == 128
+    plain = WandB(recipe, {}, []).labels()
+    assert plain["name"] == "digits-cnn13-sgd-phasewise-seed7"
+    assert plain["group"] == group_id(recipe)
+    assert plain["tags"] == kinds[:4]
+
+
+MINE = """\
+title: with columns that are called anything
+seeds: [0]
+rows:
+  - [dataset=digits, model=cnn13_digits]
+columns:
+  gamma0-0.9: [averaging=phasewise]
+  it's[1]{}: [averaging=none]
+  ${no}: [averaging=none]
+"""
+
+
+def test_a_sweep_tells_its_runs_their_cells_whatever_they_are_called(
+    prompt: Prompt, compose_settings: Callable[..., Settings], tmp_path: Path
+) -> None:
+    (tmp_path / "mine/table").mkdir(parents=True)
+    for name in ("b", "a"):
+        (tmp_path / f"mine/table/{name}.yaml").write_text(MINE)
+    short = (*TRACKED, "schedule.epochs=[1,1,1]")
+    asked = ("--config-dir", str(tmp_path / "mine"), "-m", *short, "table=a", "share.carry=[b]")
+    status, out, err = prompt(*asked)
+    assert status == 0, err
+    assert "3 runs asked for, 2 different ones" in out
+    assert "cells=" not in out
+    found = {}
+    for mirror in mirrored(tmp_path / "runs"):
+        (run,) = records_of(mirror)["run"]
+        found[run["display_name"]] = run
+    assert found.keys() == {
+        "a digits cnn13_digits gamma0-0.9 seed 0",
+        "a digits cnn13_digits it's[1]{} seed 0",
+    }
+    run = found["a digits cnn13_digits it's[1]{} seed 0"]
+    assert run["run_group"] == "table-a"
+    assert {"table-a", "table-b", "b digits cnn13_digits ${no}"} <= set(run["tags"])
+    assert run["config"]["update"]["cells"] == dict.fromkeys(
+        ("a", "b"), "digits cnn13_digits it's[1]{} + digits cnn13_digits ${no}"
+    )
+    alone = compose_settings(*short, "averaging=none")
+    assert run["run_id"] == alone.run_id
+    text = (tmp_path / "runs" / alone.run_id / "config.yaml").read_text()
+    assert text == run["config"]["update"]["config_yaml"]
+    assert yaml.safe_load(text) == alone.record()
+    assert "cells" not in alone.record()
+
+
+def test_cells_name_a_table_and_a_row_and_a_column(
+    compose_settings: Callable[..., Settings],
+) -> None:
+    labelled = compose_settings(*TINY, "cells=['1a cifar100 cnn13 learnt']")
+    assert labelled.cells == ["1a cifar100 cnn13 learnt"]
+    assert labelled.run_id == compose_settings(*TINY).run_id
+    with pytest.raises(UserError, match=r"^cells.0='1a'"):
+        compose_settings(*TINY, "cells=[1a]")

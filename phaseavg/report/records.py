@@ -1,7 +1,7 @@
 """Records of finished runs as pandas frames."""
 
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -34,13 +34,24 @@ def read_row(folder: Path) -> dict[str, Any]:
 def _row(folder: Path) -> dict[str, Any]:
     result = dict(json.loads((folder / "result.json").read_text()))
     config = dict(yaml.safe_load((folder / "config.yaml").read_text()))
+    return row_of(result, config, folder)
+
+
+def row_of(result: Mapping[str, Any], config: Mapping[str, Any], path: Any) -> dict[str, Any]:
+    """Return what `read_runs` has of a run.
+
+    Args:
+        result: as in result.json.
+        config: as in config.yaml.
+        path: where they are from.
+    """
 
     def made_with(kind: str, key: str) -> str:
         entries = (str(entry[kind].get(key)) for entry in result["provenance"])
         return " + ".join(dict.fromkeys(entries))
 
     inherited = result.get("inherited", {"epochs": 0, "seconds": 0.0})  # older ones share nothing
-    settings = pd.json_normalize(config).iloc[0].drop("seed")
+    settings = pd.json_normalize(dict(config)).iloc[0].drop("seed")
     return {
         "run_id": result["run_id"],
         **parts_of(config),
@@ -62,7 +73,7 @@ def _row(folder: Path) -> dict[str, Any]:
         "torch": made_with("versions", "torch"),
         "commit": made_with("git", "commit"),
         "modified": made_with("git", "modified"),
-        "path": folder,
+        "path": path,
         **{key: str(item) if isinstance(item, list) else item for key, item in settings.items()},
     }
 
@@ -149,7 +160,21 @@ def read_metrics(
             metrics = pd.read_json(metrics_file(path), lines=True)
         except (OSError, ValueError) as error:
             raise _damaged(path, error) from error
-        frames.append(metrics.assign(path=path))
+        frames.append(metrics)
+    return joined(finished, frames, columns)
+
+
+def joined(
+    runs: pd.DataFrame, metrics: Sequence[pd.DataFrame], columns: Sequence[str]
+) -> pd.DataFrame:
+    """Return metrics in one frame, with columns of their runs.
+
+    Args:
+        runs: from `read_runs`.
+        metrics: of each of them, a row per epoch.
+        columns: of `runs`, that are wanted beside the metrics and the run_id.
+    """
+    frames = [frame.assign(path=path) for path, frame in zip(runs["path"], metrics, strict=True)]
     # By their folders: one run may be there twice, as it was carried out in two ways.
-    made = finished[["path", "run_id", *columns]]
+    made = runs[["path", "run_id", *columns]]
     return pd.concat(frames).merge(made, on="path").drop(columns="path")

@@ -136,8 +136,8 @@ def other_recipes(
     return others
 
 
-def write_tables(study: Study, output: Path) -> list[Path]:
-    """Write the tables of a study to a folder; return the files."""
+def cells_of_tables(study: Study) -> pd.DataFrame:
+    """Return a row per cell of a study, as `write_table` takes it."""
     against = {name: table.against for name, table in study.request.tables.items()}
     cells = summarised(study.request.cells, study.rows, study.paper, against)
     averaged = {
@@ -146,6 +146,12 @@ def write_tables(study: Study, output: Path) -> list[Path]:
         for cell in run.cells
     }
     cells["averaged"] = [averaged[key] for key in cells[CELL].itertuples(index=False, name=None)]
+    return cells
+
+
+def write_tables(study: Study, output: Path) -> list[Path]:
+    """Write the tables of a study to a folder; return the files."""
+    cells = cells_of_tables(study)
     written = []
     for name, table in study.request.tables.items():
         title = ". ".join(filter(None, (table.title, study.remark)))

@@ -2,6 +2,7 @@
 
 import html
 import string
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -143,6 +144,15 @@ def grid(cells: pd.DataFrame) -> list[dict[str, Any]]:
     return lines
 
 
+def grid_as_markdown(lines: Sequence[Mapping[str, Any]], columns: Sequence[str]) -> str:
+    """Return the lines of a table, from `grid`, under the ids of its columns, as Markdown."""
+    frame = pd.DataFrame(
+        [[line["dataset"], line["model"], line["label"], *line["texts"]] for line in lines],
+        columns=["data set", "network", "", *columns],
+    )
+    return as_markdown(frame)
+
+
 def notes_of(cells: pd.DataFrame, rows: pd.DataFrame) -> list[str]:
     """Return what has to be said below a table.
 
@@ -198,11 +208,7 @@ def write_table(
             if cell["run_ids"]
         ],
     }
-    frame = pd.DataFrame(
-        [[line["dataset"], line["model"], line["label"], *line["texts"]] for line in lines],
-        columns=["data set", "network", "", *columns],
-    )
-    values["grid"] = as_markdown(frame)
+    values["grid"] = grid_as_markdown(lines, columns)
     texts = {
         kind: environment(kind).get_template(f"table.{kind}.j2").render(values)
         for kind in FORMATS

@@ -80,6 +80,11 @@ class Cell:
     column: str
     overrides: tuple[str, ...]
 
+    @property
+    def label(self) -> str:
+        """What names it, in one line: table, data set, network, column."""
+        return f"{self.table} {self.dataset} {self.model} {self.column}"
+
 
 @dataclass
 class Request:
@@ -293,6 +298,12 @@ class Run:
     overrides: list[str]
     settings: Settings
     cells: list[Cell] = field(default_factory=list)
+
+    @property
+    def labels(self) -> list[str]:
+        """What names its cells, those of the paper's tables first and in their order."""
+        ordered = sorted(self.cells, key=lambda c: (not c.table[0].isdecimal(), c.table))
+        return list(dict.fromkeys(cell.label for cell in ordered))
 
     @cached_property
     def trajectory(self) -> Trajectory | None:

@@ -6,6 +6,7 @@ from contextlib import contextmanager
 from types import FrameType
 from typing import Any
 
+from hydra.core.override_parser.types import Quote, QuotedString
 from hydra.core.plugins import Plugins
 from hydra.core.utils import JobReturn, JobStatus
 from hydra.types import HydraContext, TaskFunction
@@ -63,7 +64,7 @@ class Launch:
             for run in wave.runs:
                 self.begun.append(run.settings.run_id)
                 name = f"hydra.job.name='run {len(self.begun)} of {len(self.missing)}'"
-                jobs.append([*run.overrides, *stop, name])
+                jobs.append([*run.overrides, *cells_override(run), *stop, name])
             if not jobs:
                 continue
             with terminable():
@@ -76,6 +77,14 @@ class Launch:
     def not_begun(self) -> list[Run]:
         """Return the runs that no launcher was handed."""
         return [run for run in self.missing if run.settings.run_id not in self.begun]
+
+
+def cells_override(run: Run) -> list[str]:
+    """Return the override that tells a run its cells, whatever a column is called; none of none."""
+    labels = [QuotedString(label, Quote.single).with_quotes() for label in run.labels]
+    # OmegaConf would look up what looks like an interpolation.
+    escaped = [label.replace("${", "\\${") for label in labels]
+    return [f"cells=[{','.join(escaped)}]"] if labels else []
 
 
 @contextmanager

@@ -95,7 +95,11 @@ def neighbours(
                 if (cell.dataset, cell.model) in rows and _optimizer_of(cell) in optimizers:
                     with contextlib.suppress(UserError, HydraException, OmegaConfBaseException):
                         found = runs_of([cell], {name: seeds}, compose, composed)
-                        runs |= {i: run for i, run in found.items() if run.trajectory}
+                        for run_id, run in found.items():
+                            if run_id in runs:
+                                runs[run_id].cells.append(cell)
+                            elif run.trajectory:
+                                runs[run_id] = run
     return runs
 
 

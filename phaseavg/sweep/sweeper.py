@@ -136,6 +136,8 @@ def sweep(
     if sharing:
         near = neighbours(request, options, settings.share.carry, compose, composed)
         others = {i: run for i, run in near.items() if i not in runs and not result_of(run)}
+        for run_id in near.keys() & runs.keys():  # which may be part of tables not asked for
+            runs[run_id].cells += near[run_id].cells
 
     launch = Launch(context, task, config, missing)
     deadline = None if budget is None else began + budget
