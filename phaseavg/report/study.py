@@ -115,8 +115,8 @@ def other_recipes(
     return others
 
 
-def write_tables(study: Study, output: Path) -> list[Path]:
-    """Write the tables of a study to a folder; return the files."""
+def cells_of_study(study: Study) -> pd.DataFrame:
+    """Return a row per cell: what `summarised` has, and `averaged`, whether its runs average."""
     against = {name: table.against for name, table in study.request.tables.items()}
     cells = summarised(study.request.cells, study.rows, study.paper, against)
     averaged = {
@@ -125,11 +125,20 @@ def write_tables(study: Study, output: Path) -> list[Path]:
         for cell in run.cells
     }
     cells["averaged"] = [averaged[key] for key in cells[CELL].itertuples(index=False, name=None)]
-    written = []
-    for name, table in study.request.tables.items():
-        title = ". ".join(filter(None, (table.title, study.remark)))
+    return cells
+
+
+def titled(study: Study, name: str) -> str:
+    """Return what a table compares, and settings other than the paper's."""
+    return ". ".join(filter(None, (study.request.tables[name].title, study.remark)))
+
+
+def write_tables(study: Study, output: Path) -> list[Path]:
+    """Write the tables of a study to a folder; return the files."""
+    cells, written = cells_of_study(study), []
+    for name in study.request.tables:
         own, rows = (frame[frame["table"] == name] for frame in (cells, study.rows))
-        written += write_table(name, title, own, rows, output)
+        written += write_table(name, titled(study, name), own, rows, output)
     return written
 
 

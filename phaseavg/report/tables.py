@@ -14,6 +14,8 @@ from phaseavg.runs.files import write_atomically
 
 DIFFERENCE = "paired difference"
 
+CAPTION = "Test error (%) at the end of training, mean ± sample deviation (n seeds)."
+
 FORMATS = ("md", "csv", "tex", "html")
 
 TEX = {
@@ -188,7 +190,7 @@ def write_table(
     lines = grid(cells)
     values = {
         "title": f"Table {name}: {title}",
-        "caption": "Test error (%) at the end of training, mean ± sample deviation (n seeds).",
+        "caption": CAPTION,
         "columns": columns,
         "rows": lines,
         "notes": notes_of(cells, rows),
