@@ -24,7 +24,7 @@ from phaseavg.report.curves import in_order, label_of, script, series
 from phaseavg.report.figures.drawing import COLOURS, INDEX
 from phaseavg.report.repeat import Repeats, command, of_a_table
 from phaseavg.report.run_cards import RunCard, cards_in
-from phaseavg.report.study import Study, cells_of_study, read_study, titled
+from phaseavg.report.study import Study, cells_of_study, read_study
 from phaseavg.report.tables import CAPTION, FORMATS, environment, grid, notes_of
 from phaseavg.runs.archive import import_records
 from phaseavg.runs.files import write_atomically
@@ -135,9 +135,7 @@ def _study_section(
     return Section(source.key, source.title, cards_in(*places), study.runs, study, source, where)
 
 
-def _folder_section(
-    number: int, folder: Path, conf: Path, stack: contextlib.ExitStack
-) -> Section:
+def _folder_section(number: int, folder: Path, conf: Path, stack: contextlib.ExitStack) -> Section:
     """Return the section of a folder or archive of runs that was named.
 
     Raises:
@@ -216,11 +214,12 @@ def _shown(section: Section, repeats: Repeats, conf: Path) -> list[dict[str, Any
                 "run_id": card.run_id,
                 "status": card.status,
                 "state": card.state,
+                "outcome": f"{card.result['test_error']:.2f} %"
+                if card.status == "finished"
+                else card.state,
                 "facts": _facts(card),
                 "config": yaml.safe_dump(card.config, sort_keys=False) if card.config else "",
-                "command": ""
-                if overrides is None
-                else command(overrides, bool(card.result), conf),
+                "command": "" if overrides is None else command(overrides, bool(card.result), conf),
                 "ended": bool(card.result),
                 "history": card.history,
                 "metrics": series(card.history),
@@ -235,7 +234,9 @@ def _tables(study: Study, folder: str, results: Path) -> list[dict[str, Any]]:
     for name in study.request.tables:
         own, rows = (frame[frame["table"] == name] for frame in (cells, study.rows))
         lines = [
-            line for line in grid(own) if line["kind"] == "ours" or any(map(str.strip, line["texts"]))
+            line
+            for line in grid(own)
+            if line["kind"] == "ours" or any(map(str.strip, line["texts"]))
         ]
         networks = [
             {"name": f"{own_lines[0]['dataset']} {own_lines[0]['model']}", "lines": own_lines}
@@ -249,7 +250,7 @@ def _tables(study: Study, folder: str, results: Path) -> list[dict[str, Any]]:
         found.append(
             {
                 "name": name,
-                "title": f"Table {name}: {titled(study, name)}",
+                "title": f"Table {name}: {study.request.tables[name].title}",
                 "columns": list(dict.fromkeys(own["column"])),
                 "networks": networks,
                 "notes": notes_of(own, rows),
@@ -317,7 +318,10 @@ def _figures(folder: str, results: Path) -> list[dict[str, Any]]:
 
 
 def _pair(section: Section) -> list[str]:
-    """Return the keys of two finished runs of one seed whose columns a table compares; or none."""
+    """Return the keys of two finished runs of one seed that a table compares; or none.
+
+    Of two that average and do not, if there are such.
+    """
     if section.study is None:
         return []
     finished = {run["run_id"]: run["key"] for run in section.shown if run["status"] == "finished"}
@@ -327,12 +331,19 @@ def _pair(section: Section) -> list[str]:
         if run_id in finished
         for cell in run.cells
     }
+    plain = {
+        finished.get(run_id)
+        for run_id, run in section.runs.items()
+        if run.settings.averaging["_target_"].endswith("NoAveraging")
+    }
+    pairs = []
     for (table, dataset, model, column, seed), key in by_cell.items():
         other = section.study.request.tables[table].against.get(column)
         beside = by_cell.get((table, dataset, model, other, seed))
         if beside:
-            return [beside, key]
-    return []
+            pairs.append([beside, key])
+    apart = [pair for pair in pairs if pair[0] in plain and pair[1] not in plain]
+    return next(iter([*apart, *pairs]), [])
 
 
 def _context(sections: Sequence[Section], results: Path, paper: pd.DataFrame) -> dict[str, Any]:
@@ -362,9 +373,7 @@ def _context(sections: Sequence[Section], results: Path, paper: pd.DataFrame) ->
         shown.append(entry)
     studies = [entry for entry in shown if entry["study"]]
     names = dict.fromkeys(t["name"] for entry in studies for t in entry["study"]["tables"])
-    by_name = {
-        e["key"]: {t["name"]: t["coverage"] for t in e["study"]["tables"]} for e in studies
-    }
+    by_name = {e["key"]: {t["name"]: t["coverage"] for t in e["study"]["tables"]} for e in studies}
     metrics = in_order(m for entry in shown for run in entry["runs"] for m in run["metrics"])
     pairs = [pair for section in sections if (pair := _pair(section))]
     return {

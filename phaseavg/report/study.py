@@ -128,17 +128,13 @@ def cells_of_study(study: Study) -> pd.DataFrame:
     return cells
 
 
-def titled(study: Study, name: str) -> str:
-    """Return what a table compares, and settings other than the paper's."""
-    return ". ".join(filter(None, (study.request.tables[name].title, study.remark)))
-
-
 def write_tables(study: Study, output: Path) -> list[Path]:
     """Write the tables of a study to a folder; return the files."""
     cells, written = cells_of_study(study), []
-    for name in study.request.tables:
+    for name, table in study.request.tables.items():
+        title = ". ".join(filter(None, (table.title, study.remark)))
         own, rows = (frame[frame["table"] == name] for frame in (cells, study.rows))
-        written += write_table(name, titled(study, name), own, rows, output)
+        written += write_table(name, title, own, rows, output)
     return written
 
 

@@ -80,7 +80,7 @@ function phaseavgCurves(number, curves) {
   function tabulate(curves) {
     const body = find("values").tBodies[0];
     body.replaceChildren();
-    find("values-of").textContent = find("metric").selectedOptions[0].label;
+    find("shown-metric").textContent = find("metric").selectedOptions[0].label;
     for (const { box, x, y, line } of curves) {
       const row = body.insertRow();
       cell(row, "td", swatch(line));
@@ -93,7 +93,7 @@ function phaseavgCurves(number, curves) {
       const found = y.length
         ? [number(y.at(-1)), String(x.at(-1)), number(Math.min(...y)), number(Math.max(...y))]
         : ["not measured", "", "", ""];
-      for (const text of [...found, box.dataset.of, box.dataset.state]) cell(row, "td", text);
+      for (const text of [...found, box.dataset.outcome, box.dataset.of]) cell(row, "td", text);
     }
     if (!curves.length) {
       const none = cell(body.insertRow(), "td", "No run is chosen.");
@@ -145,7 +145,7 @@ function phaseavgCurves(number, curves) {
       })),
       {
         font: { family: getComputedStyle(document.body).fontFamily, size: 13, color: "#1c1f24" },
-        margin: { l: narrow ? 40 : 56, r: 12, t: narrow ? 34 : 30, b: 44 },
+        margin: { l: 44, r: 12, t: 30, b: 44 },
         showlegend: false,
         hovermode: "closest",
         hoverlabel: { namelength: -1, align: "left" },
@@ -153,11 +153,10 @@ function phaseavgCurves(number, curves) {
         paper_bgcolor: "#fff",
         plot_bgcolor: "#fff",
         uirevision: `${metric} ${view.range} ${find("log").checked}`,
-        xaxis: { ...grid, ...view, title: { text: "epoch" }, rangemode: "normal" },
+        xaxis: { ...grid, ...view, title: { text: "epoch", font: { size: 13 } }, rangemode: "normal" },
         yaxis: {
           ...grid,
           type: find("log").checked ? "log" : "linear",
-          title: { text: narrow ? "" : find("metric").selectedOptions[0].label },
         },
       },
       {
