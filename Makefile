@@ -3,7 +3,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 
 .DEFAULT_GOAL := help
-.PHONY: help demo mini mini-cifar100 table1a table1b table1c table1d table1 table2 table3 table4 tables records store bench bench-gpu
+.PHONY: help demo mini mini-cifar100 table1a table1b table1c table1d table1 table2 table3 table4 tables report records store bench bench-gpu
 .PHONY: test lint format clean
 
 help: ## list the targets
@@ -71,6 +71,9 @@ tables: .venv/installed ## the same of all tables, and results/claims.md
 	@$(call study,all,--claims results/claims.md)
 
 comma := ,
+
+report: .venv/installed ## all results as a page that opens from disk: results/index.html; ARGS="--runs runs/demo" adds runs
+	$(BIN)/python scripts/report.py $(ARGS)
 
 records: .venv/installed ## keep the records FROM=folder-or-archive in results/records; derive runs.csv
 	$(BIN)/python scripts/records.py $(FROM)

@@ -189,7 +189,7 @@ def _facts(card: RunCard) -> list[tuple[str, str]]:
 
 
 def _shown(section: Section, repeats: Repeats, conf: Path) -> list[dict[str, Any]]:
-    """Return what the page says of each run of a section, those of cells first and in their order."""
+    """Return what the page says of each run of a section, those of cells first."""
     order = {run_id: number for number, run_id in enumerate(section.runs)}
     cards = sorted(section.cards, key=lambda card: order.get(card.run_id, len(order)))
     tails = Counter(card.folder.name.rpartition("-")[2] for card in cards)

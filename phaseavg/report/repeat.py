@@ -4,7 +4,6 @@ import json
 import re
 import shlex
 from collections.abc import Mapping, Sequence
-from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -117,19 +116,15 @@ class Repeats:
             self._composed[key] = json.loads(json.dumps(record))
         return self._composed[key]
 
-    @cached_property
-    def _options(self) -> dict[str, dict[str, dict[str, Any]]]:
-        """What each option of each group makes of its part of a config."""
-        names = {
-            group: sorted(path.stem for path in (self._conf / group).glob("*.yaml"))
-            for group in (*GROUPS, PROFILE)
-        }
+    def _options(self, group: str, target: str) -> dict[str, dict[str, Any]]:
+        """Return what the options of a group that have a target make of their part of a config."""
+        files = sorted((self._conf / group).glob("*.yaml"))
         return {
-            group: {
-                name: self._part(group, self._compose([as_option(f"{group}={name}", self._conf)]))
-                for name in options
-            }
-            for group, options in names.items()
+            path.stem: self._part(
+                group, self._compose([as_option(f"{group}={path.stem}", self._conf)])
+            )
+            for path in files
+            if target in path.read_text()
         }
 
     @staticmethod
@@ -144,9 +139,9 @@ class Repeats:
             differing = _differing(own, part)
             return any(key.endswith("_target_") for key in differing), len(differing)
 
-        options = self._options[group]
-        best = min(options, key=lambda name: distance(options[name]))
-        return best if distance(options[best]) < distance(usual) else None
+        options = self._options(group, str(own.get("_target_", "")))
+        best = min(options, key=lambda name: distance(options[name]), default=None)
+        return best if best and distance(options[best]) < distance(usual) else None
 
     def overrides_of(self, config: Mapping[str, Any], run_id: str) -> list[str] | None:
         """Return overrides that make a run, tried by composing; None if there are none.
