@@ -3,8 +3,8 @@ PYTHON ?= python3
 BIN := .venv/bin
 
 .DEFAULT_GOAL := help
-.PHONY: help demo mini mini-cifar100 table1a table1b table1c table1d table1 table2 table3 table4 tables records store wandb-sync bench bench-gpu
-.PHONY: fig1 fig2 fig3 fig4 fig5 fig6 figures test lint format clean
+.PHONY: help demo mini mini-cifar100 table1a table1b table1c table1d table1 table2 table3 table4 tables report records store wandb-sync
+.PHONY: fig1 fig2 fig3 fig4 fig5 fig6 figures bench bench-gpu test lint format clean
 
 help: ## list the targets
 	@grep -hE '^[a-z0-9_ -]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/; s/^(table1a).*(table4)/\1 … \2/' | expand -t 20
@@ -93,6 +93,9 @@ endif
 MINIATURE := preset=mini-cifar100 model.width=0.125 schedule=80-40-40 schedule.divisor=1 snapshots=steps evaluation.batchnorm_every=20
 
 comma := ,
+
+report: .venv/installed ## all results as a page that opens from disk: results/index.html; ARGS="--runs runs/demo" adds runs
+	$(BIN)/python scripts/report.py $(ARGS)
 
 records: .venv/installed ## keep the records FROM=folder-or-archive in results/records; derive runs.csv
 	$(BIN)/python scripts/records.py $(FROM)

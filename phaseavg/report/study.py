@@ -136,8 +136,8 @@ def other_recipes(
     return others
 
 
-def cells_of_tables(study: Study) -> pd.DataFrame:
-    """Return a row per cell of a study, as `write_table` takes it."""
+def cells_of_study(study: Study) -> pd.DataFrame:
+    """Return a row per cell: what `summarised` has, and `averaged`, whether its runs average."""
     against = {name: table.against for name, table in study.request.tables.items()}
     cells = summarised(study.request.cells, study.rows, study.paper, against)
     averaged = {
@@ -151,8 +151,7 @@ def cells_of_tables(study: Study) -> pd.DataFrame:
 
 def write_tables(study: Study, output: Path) -> list[Path]:
     """Write the tables of a study to a folder; return the files."""
-    cells = cells_of_tables(study)
-    written = []
+    cells, written = cells_of_study(study), []
     for name, table in study.request.tables.items():
         title = ". ".join(filter(None, (table.title, study.remark)))
         own, rows = (frame[frame["table"] == name] for frame in (cells, study.rows))

@@ -15,6 +15,8 @@ from phaseavg.runs.files import write_atomically
 
 DIFFERENCE = "paired difference"
 
+CAPTION = "Test error (%) at the end of training, mean ± sample deviation (n seeds)."
+
 FORMATS = ("md", "csv", "tex", "html")
 
 TEX = {
@@ -198,7 +200,7 @@ def write_table(
     lines = grid(cells)
     values = {
         "title": f"Table {name}: {title}",
-        "caption": "Test error (%) at the end of training, mean ± sample deviation (n seeds).",
+        "caption": CAPTION,
         "columns": columns,
         "rows": lines,
         "notes": notes_of(cells, rows),

@@ -1,0 +1,462 @@
+"""All results as one page that opens from disk: tables, claims, figures, curves, and each run."""
+
+import contextlib
+import json
+import os
+import shutil
+import tempfile
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from itertools import groupby
+from pathlib import Path
+from typing import Any
+from urllib.parse import quote
+
+import pandas as pd
+import yaml
+from plotly.offline import get_plotlyjs
+
+from phaseavg.errors import UserError
+from phaseavg.report.cells import CELL
+from phaseavg.report.claims_page import judged
+from phaseavg.report.curves import in_order, label_of, script, series
+from phaseavg.report.figures.drawing import COLOURS, INDEX
+from phaseavg.report.repeat import Repeats, command, of_a_table
+from phaseavg.report.run_cards import RunCard, cards_in
+from phaseavg.report.study import Study, cells_of_study, read_study
+from phaseavg.report.tables import CAPTION, FORMATS, environment, grid, notes_of
+from phaseavg.runs.archive import import_records
+from phaseavg.runs.files import write_atomically
+from phaseavg.sweep.cells import Cell, Run
+
+TEMPLATES = Path(__file__).parent / "templates"
+ASSETS = ("page.css", "page.js")
+
+
+@dataclass(frozen=True)
+class Source:
+    """A study that the page shows.
+
+    Attributes:
+        key: in addresses within the page.
+        title: what it is.
+        lead: how its runs differ from the paper's.
+        overrides: of its cells.
+        commands: that make what is missing of it.
+        folder: of its tables and figures, within that of all results.
+        archive: of its records, in that folder, where they are packed.
+    """
+
+    key: str
+    title: str
+    lead: str
+    overrides: tuple[str, ...]
+    commands: tuple[str, ...]
+    folder: str = "."
+    archive: str = ""
+
+
+SOURCES = (
+    Source(
+        "full",
+        "At the paper's full size",
+        "The paper's data sets, networks and 160 epochs.",
+        ("table=all",),
+        ("make tables", "make table1a"),
+    ),
+    Source(
+        "cifar100-mini",
+        "In miniature, on CIFAR-100",
+        "5,000 of its images to train on and all 10,000 to test on, the 13-layer network at an "
+        "eighth of its width, every phase a fifth as long.",
+        ("preset=mini-cifar100", "table=all,readings,gamma0", "model=cnn13"),
+        ("make mini-cifar100",),
+        "cifar100-mini",
+    ),
+    Source(
+        "mini",
+        "In miniature, on digits",
+        "1,000 scans of 8×8 with noisy labels to train on and 797 to test on, two thin networks, "
+        "every phase a tenth as long.",
+        ("preset=mini", "table=all"),
+        ("make mini",),
+        "mini",
+        "records.tar.xz",
+    ),
+)
+
+
+@dataclass
+class Section:
+    """What the page shows of a study, or of a folder of runs.
+
+    Attributes:
+        key: in addresses.
+        title: heading.
+        cards: its runs.
+        runs: those of cells, by run id.
+        study: None of a folder of runs.
+        source: likewise.
+        where: the records lie, as a user would look for them.
+        shown: of each card what the page says of it.
+    """
+
+    key: str
+    title: str
+    cards: list[RunCard]
+    runs: Mapping[str, Run]
+    study: Study | None = None
+    source: Source | None = None
+    where: tuple[str, ...] = ()
+    shown: list[dict[str, Any]] = field(default_factory=list)
+
+
+@contextlib.contextmanager
+def _unpacked(archive: Path, conf: Path) -> Iterator[Path]:
+    """Yield a folder with the records in an archive, under the run ids of today."""
+    with tempfile.TemporaryDirectory() as folder:
+        import_records(archive, Path(folder), conf)
+        yield Path(folder)
+
+
+def _study_section(
+    source: Source, results: Path, conf: Path, paper: pd.DataFrame, stack: contextlib.ExitStack
+) -> Section:
+    archive = results / source.folder / source.archive
+    packed = bool(source.archive) and archive.exists()
+    overrides = list(source.overrides)
+    if packed:
+        overrides.append(f"records_dir={stack.enter_context(_unpacked(archive, conf))}")
+    study = read_study(overrides, conf, paper)
+    settings = next(iter(study.runs.values())).settings
+    places = (settings.runs_dir, settings.records_dir)
+    where = tuple(dict.fromkeys([str(settings.runs_dir), str(archive if packed else places[1])]))
+    return Section(source.key, source.title, cards_in(*places), study.runs, study, source, where)
+
+
+def _folder_section(number: int, folder: Path, conf: Path, stack: contextlib.ExitStack) -> Section:
+    """Return the section of a folder or archive of runs that was named.
+
+    Raises:
+        UserError: if there is none in it.
+    """
+    if not folder.exists():
+        raise UserError(f"--runs={folder}: there is no such file or folder")
+    place = folder if folder.is_dir() else stack.enter_context(_unpacked(folder, conf))
+    cards = cards_in(place)
+    if not cards:
+        raise UserError(f"--runs={folder}: there is no run in it; name a folder with runs")
+    return Section(f"runs{number}", f"Runs in {folder}", cards, {}, where=(str(folder),))
+
+
+def _overrides(card: RunCard, runs: Mapping[str, Run], repeats: Repeats) -> list[str] | None:
+    if card.run_id in runs:
+        return of_a_table(runs[card.run_id], card.config)
+    return repeats.overrides_of(card.config, card.run_id) if card.config else None
+
+
+def _places(cells: Sequence[Cell]) -> list[str]:
+    """Return what the cells of a run are called: a line per data set and network."""
+    lines = []
+    for network, own in groupby(cells, key=lambda cell: (cell.dataset, cell.model)):
+        columns = [f"{cell.table} {cell.column}" for cell in own]
+        lines.append(f"{' '.join(network)}: {', '.join(columns)}")
+    return lines
+
+
+def _facts(card: RunCard) -> list[tuple[str, str]]:
+    """Return what is known of how a run was made, with what it is called."""
+    result = card.result
+    facts = [("state", card.state)]
+    if not result:
+        return facts
+    shared = result.get("inherited", {"epochs": 0, "seconds": 0.0})
+    seconds = f"{result['seconds']:,.1f} s for {result['epochs']} epochs"
+    if shared["epochs"]:
+        seconds += f"; of these {shared['seconds']:,.1f} s, {shared['epochs']} epochs, were shared"
+    modified = "True" in card.made_with("git", "modified")
+    threads = card.made_with("execution", "threads")
+    device = [card.made_with("execution", key) for key in ("device_name", "cpu_capability")]
+    return [
+        *facts,
+        ("time", seconds),
+        ("device", ", ".join([*device, f"{threads} thread{'s' * (threads != '1')}"])),
+        ("precision", card.made_with("execution", "precision")),
+        ("torch", card.made_with("versions", "torch")),
+        ("commit", card.made_with("git", "commit") + ", with changes" * modified),
+    ]
+
+
+def _shown(section: Section, repeats: Repeats, conf: Path) -> list[dict[str, Any]]:
+    """Return what the page says of each run of a section, those of cells first."""
+    order = {run_id: number for number, run_id in enumerate(section.runs)}
+    cards = sorted(section.cards, key=lambda card: order.get(card.run_id, len(order)))
+    tails = Counter(card.folder.name.rpartition("-")[2] for card in cards)
+    found = []
+    for card in cards:
+        overrides, run = _overrides(card, section.runs, repeats), section.runs.get(card.run_id)
+        tail = card.folder.name.rpartition("-")[2]
+        seed = card.config.get("seed", run.settings.seed if run else None)
+        if run:
+            first, *others = _places(run.cells)
+            network, _, columns = first.partition(": ")
+            column, *rest = columns.split(", ")
+            name, about = f"{network}, {column}, seed {seed}", [", ".join(rest), *others]
+        else:
+            name = card.run_id
+            about = [" ".join(o for o in overrides or [] if not o.startswith("seed="))]
+        found.append(
+            {
+                "key": f"{section.key}-{tail if tails[tail] == 1 else card.folder.name}",
+                "name": name,
+                "about": "; ".join(filter(None, about)),
+                "run_id": card.run_id,
+                "status": card.status,
+                "state": card.state,
+                "outcome": f"{card.result['test_error']:.2f} %"
+                if card.status == "finished"
+                else card.state,
+                "facts": _facts(card),
+                "config": yaml.safe_dump(card.config, sort_keys=False) if card.config else "",
+                "command": "" if overrides is None else command(overrides, bool(card.result), conf),
+                "ended": bool(card.result),
+                "history": card.history,
+                "metrics": series(card.history),
+            }
+        )
+    return found
+
+
+def _tables(study: Study, folder: str, results: Path) -> list[dict[str, Any]]:
+    cells = cells_of_study(study)
+    found = []
+    for name in study.request.tables:
+        own, rows = (frame[frame["table"] == name] for frame in (cells, study.rows))
+        lines = [
+            line
+            for line in grid(own)
+            if line["kind"] == "ours" or any(map(str.strip, line["texts"]))
+        ]
+        networks = [
+            {"name": f"{own_lines[0]['dataset']} {own_lines[0]['model']}", "lines": own_lines}
+            for own_lines in _by_network(lines)
+        ]
+        files = [
+            {"kind": kind, "href": quote(f"{folder}/tables/{name}.{kind}")}
+            for kind in FORMATS
+            if kind != "html" and (results / folder / "tables" / f"{name}.{kind}").exists()
+        ]
+        found.append(
+            {
+                "name": name,
+                "title": f"Table {name}: {study.request.tables[name].title}",
+                "columns": list(dict.fromkeys(own["column"])),
+                "networks": networks,
+                "notes": notes_of(own, rows),
+                "files": files,
+                "coverage": _coverage(own),
+            }
+        )
+    return found
+
+
+def _by_network(lines: Sequence[dict[str, Any]]) -> list[list[dict[str, Any]]]:
+    groups: list[list[dict[str, Any]]] = []
+    for line in lines:
+        if line["first"]:
+            groups.append([])
+        groups[-1].append(line)
+    return groups
+
+
+def _coverage(cells: pd.DataFrame) -> dict[str, Any]:
+    """Return how many cells of a table have runs, of how many seeds, and how many runs diverged."""
+    filled = cells.loc[cells["n"] > 0, "n"]
+    n = "" if filled.empty else "–".join(map(str, dict.fromkeys([filled.min(), filled.max()])))
+    return {
+        "filled": len(filled),
+        "cells": len(cells),
+        "n": n,
+        "diverged": int(cells["diverged"].sum()),
+    }
+
+
+def _figures(folder: str, results: Path) -> list[dict[str, Any]]:
+    """Return the figures that a study has, in the order of their index.
+
+    Raises:
+        UserError: if the index is damaged.
+    """
+    index = results / folder / "figures" / INDEX
+    if not index.exists():
+        return []
+    found = []
+    try:
+        for name, entry in dict(json.loads(index.read_text())).items():
+            files = {
+                kind: quote(f"{folder}/figures/{name}.{kind}")
+                for kind in ("svg", "png", "csv")
+                if (index.parent / f"{name}.{kind}").exists()
+            }
+            picture = files.get("svg") or files.get("png") or ""
+            missing = entry["missing"] or ("" if picture else f"{name}.svg is not there.")
+            found.append(
+                {
+                    "title": entry["title"],
+                    "caption": entry["caption"],
+                    "missing": missing,
+                    "picture": picture,
+                    "files": files,
+                }
+            )
+    except (OSError, ValueError, LookupError, TypeError) as error:
+        raise UserError(
+            f"{index}: is damaged ({error!r}); remove it and draw the figures anew"
+        ) from error
+    return found
+
+
+def _pair(section: Section) -> list[str]:
+    """Return the keys of two finished runs of one seed that a table compares; or none.
+
+    Of two that average and do not, if there are such.
+    """
+    if section.study is None:
+        return []
+    finished = {run["run_id"]: run["key"] for run in section.shown if run["status"] == "finished"}
+    by_cell = {
+        (*(getattr(cell, key) for key in CELL), run.settings.seed): finished[run_id]
+        for run_id, run in section.runs.items()
+        if run_id in finished
+        for cell in run.cells
+    }
+    plain = {
+        finished.get(run_id)
+        for run_id, run in section.runs.items()
+        if run.settings.averaging["_target_"].endswith("NoAveraging")
+    }
+    pairs = []
+    for (table, dataset, model, column, seed), key in by_cell.items():
+        other = section.study.request.tables[table].against.get(column)
+        beside = by_cell.get((table, dataset, model, other, seed))
+        if beside:
+            pairs.append([beside, key])
+    apart = [pair for pair in pairs if pair[0] in plain and pair[1] not in plain]
+    return next(iter([*apart, *pairs]), [])
+
+
+def _context(sections: Sequence[Section], results: Path, paper: pd.DataFrame) -> dict[str, Any]:
+    """Return what the template is filled with."""
+    shown = []
+    for section in sections:
+        entry: dict[str, Any] = {
+            "key": section.key,
+            "title": section.title,
+            "where": section.where,
+            "runs": section.shown,
+            "counts": Counter(run["status"] for run in section.shown),
+            "study": None,
+        }
+        if section.study and section.source:
+            study, folder = section.study, section.source.folder
+            claims = judged(study.request.cells, study.rows, paper, study.paper)
+            entry["study"] = {
+                "lead": section.source.lead,
+                "commands": section.source.commands,
+                "remark": study.remark,
+                "tables": _tables(study, folder, results),
+                "claims": claims,
+                "figures": _figures(folder, results),
+                "figures_folder": (results / folder / "figures").as_posix(),
+            }
+        shown.append(entry)
+    studies = [entry for entry in shown if entry["study"]]
+    names = dict.fromkeys(t["name"] for entry in studies for t in entry["study"]["tables"])
+    by_name = {e["key"]: {t["name"]: t["coverage"] for t in e["study"]["tables"]} for e in studies}
+    metrics = in_order(m for entry in shown for run in entry["runs"] for m in run["metrics"])
+    pairs = [pair for section in sections if (pair := _pair(section))]
+    return {
+        "title": "Phase-wise weight averaging: results",
+        "caption": CAPTION,
+        "sections": shown,
+        "studies": studies,
+        "coverage": [(name, [by_name[e["key"]].get(name) for e in studies]) for name in names],
+        "totals": [
+            {
+                "filled": sum(c["filled"] for c in by_name[e["key"]].values()),
+                "cells": sum(c["cells"] for c in by_name[e["key"]].values()),
+            }
+            for e in studies
+        ],
+        "metrics": [(metric, label_of(metric)) for metric in metrics],
+        "colours": COLOURS,
+        "chosen": pairs[0] if pairs else [],
+    }
+
+
+def _write(results: Path, html: str, scripts: Mapping[int, str]) -> list[Path]:
+    """Write the page and what it loads; what was there before goes."""
+    place, folder = f"--results={results}", results / "page"
+    built, former = (results / f".page.{os.getpid()}.{kind}" for kind in ("part", "old"))
+    try:
+        (built / "curves").mkdir(parents=True)
+        (built / "plotly.min.js").write_text(get_plotlyjs())
+        for name in ASSETS:
+            shutil.copyfile(TEMPLATES / name, built / name)
+        for number, text in scripts.items():
+            (built / "curves" / f"{number}.js").write_text(text)
+        if folder.exists():
+            folder.rename(former)
+        built.rename(folder)
+    except OSError as error:
+        raise UserError(f"{place}: {folder.name} could not be written ({error})") from error
+    finally:
+        for leftover in (built, former):
+            shutil.rmtree(leftover, ignore_errors=True)
+    write_atomically(results / "index.html", html.encode(), place)
+    return [results / "index.html", folder]
+
+
+def write_page(
+    results: Path,
+    sources: Sequence[Source],
+    folders: Sequence[Path],
+    conf: Path,
+    paper: pd.DataFrame,
+    say: Callable[[str], None] = print,
+) -> list[Path]:
+    """Write the page `index.html` and the folder `page` beside it; return both.
+
+    The same records give the same bytes.
+
+    Args:
+        results: the folder of all results.
+        sources: the studies.
+        folders: folders or archives of other runs.
+        conf: the folder of the configs.
+        paper: the published cells.
+        say: what is being done.
+
+    Raises:
+        UserError: if a record is damaged, or the page cannot be written.
+    """
+    repeats, sections = Repeats(conf), []
+    with contextlib.ExitStack() as stack:
+        for source in sources:
+            say(f"{source.title}: composing and reading {' '.join(source.overrides)}")
+            sections.append(_study_section(source, results, conf, paper, stack))
+        for number, folder in enumerate(folders, start=1):
+            say(f"reading {folder}")
+            sections.append(_folder_section(number, folder, conf, stack))
+    for section in sections:
+        say(f"{section.title}: {len(section.cards)} runs")
+        section.shown = _shown(section, repeats, conf)
+    runs = [run for section in sections for run in section.shown]
+    for number, run in enumerate(runs, start=1):
+        run["number"] = number
+    scripts = {r["number"]: script(r["number"], r["history"]) for r in runs if r["metrics"]}
+    template = environment("html").get_template("page.html.j2")
+    html = template.render(_context(sections, results, paper))
+    results.mkdir(parents=True, exist_ok=True)
+    return _write(results, html, scripts)

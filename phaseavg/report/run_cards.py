@@ -1,0 +1,143 @@
+"""Runs as a page shows them: what has come of each, also of those that have not ended."""
+
+import json
+import lzma
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from phaseavg.config import build
+from phaseavg.errors import Diverged, UserError
+from phaseavg.report.records import metrics_file
+from phaseavg.runs.folder import in_progress, read_failure
+
+SIGNS = ("config.yaml", "result.json", "failure.json")
+"""A folder that has one of these is a run's."""
+
+UNREADABLE = (OSError, ValueError, LookupError, TypeError, AttributeError)
+
+
+@dataclass
+class RunCard:
+    """One run.
+
+    Attributes:
+        folder: where it is read.
+        run_id: as recorded; of one without an outcome the name of its folder.
+        config: as recorded; empty if it did not come so far.
+        history: the lines of its metrics.
+        result: its outcome; empty if it has none.
+        failure: why the last attempt broke off, if it is known.
+        training: whether a process is at it.
+    """
+
+    folder: Path
+    run_id: str
+    config: dict[str, Any] = field(default_factory=dict)
+    history: list[dict[str, Any]] = field(default_factory=list)
+    result: dict[str, Any] = field(default_factory=dict)
+    failure: str = ""
+    training: bool = False
+
+    @property
+    def status(self) -> str:
+        """One of `finished`, `diverged`, `training`, `broken off`."""
+        return self.result.get("status") or ("training" if self.training else "broken off")
+
+    @property
+    def epochs(self) -> int | None:
+        """Of the whole run; None where that is not known."""
+        try:
+            return build("schedule", self.config["schedule"]).total_epochs
+        except (LookupError, TypeError, AttributeError, ImportError, ValueError):
+            return None
+
+    @property
+    def state(self) -> str:
+        """What has come of it, in words."""
+        if self.status == "finished":
+            return f"finished: test error {self.result['test_error']:.2f} %"
+        done = f"{len(self.history)} of {self.epochs or 'unknown'} epochs"
+        if self.status == "diverged":
+            return f"{Diverged(self.result)}; {done}"
+        if self.training:
+            return f"{done}; being trained"
+        return f"{done}; broke off{f': {self.failure}' if self.failure else ''}"
+
+    def made_with(self, kind: str, key: str) -> str:
+        """Return what an entry of the provenance says, of all attempts that differ in it."""
+        entries = [str(made[kind].get(key)) for made in self.result.get("provenance", [])]
+        return " + ".join(dict.fromkeys(entries))
+
+
+def _read_lines(folder: Path) -> list[dict[str, Any]]:
+    path = metrics_file(folder)
+    if not path.exists():
+        return []
+    content = path.read_bytes()
+    text = lzma.decompress(content) if path.suffix == ".xz" else content
+    return [dict(json.loads(line)) for line in text.splitlines()]
+
+
+def _mapping(path: Path, content: Any) -> dict[str, Any]:
+    if not isinstance(content, Mapping):
+        raise TypeError(f"{path.name} holds no mapping")
+    return dict(content)
+
+
+def read_card(folder: Path) -> RunCard:
+    """Return what a run's folder says.
+
+    Raises:
+        UserError: if it is damaged.
+    """
+    config, result = folder / "config.yaml", folder / "result.json"
+    card = RunCard(folder, folder.name)
+    try:
+        if config.exists():
+            card.config = _mapping(config, yaml.safe_load(config.read_text()))
+        card.history = _read_lines(folder)
+        for line in card.history:
+            int(line["epoch"])
+        if result.exists():
+            card.result = _mapping(result, json.loads(result.read_text()))
+            card.run_id = str(card.result["run_id"])
+            float(card.result["seconds"])
+            card.made_with("execution", "device_name")
+            card.made_with("git", "commit")
+            if card.status not in ("finished", "diverged"):
+                raise ValueError(f"status={card.status!r}")
+            card.state  # noqa: B018 -- it is made of what an outcome has to have
+        else:
+            card.failure = read_failure(folder) or ""
+            card.training = in_progress(folder)
+    except (*UNREADABLE, yaml.YAMLError, lzma.LZMAError) as error:
+        said = " ".join(repr(error).split())
+        raise UserError(
+            f"{folder}: a damaged record ({said}); move it away and repeat the run"
+        ) from error
+    return card
+
+
+def run_folders(place: Path) -> list[Path]:
+    """Return the folders of runs in a folder, by name; none if it is not there."""
+    found = {path.parent for sign in SIGNS for path in place.glob(f"*/{sign}")}
+    return sorted(path for path in found if not path.name.startswith("."))
+
+
+def cards_in(*places: Path) -> list[RunCard]:
+    """Return the runs in some folders, by name; of one that is in several, the first that ended.
+
+    Raises:
+        UserError: if one is damaged.
+    """
+    found: dict[str, Path] = {}
+    for folder in (folder for place in places for folder in run_folders(place)):
+        other = found.setdefault(folder.name, folder)
+        ended = (folder / "result.json").exists()
+        if ended and not (other / "result.json").exists():
+            found[folder.name] = folder
+    return [read_card(folder) for _, folder in sorted(found.items())]

@@ -1,0 +1,86 @@
+"""A page made of a few records by hand, for tests of it."""
+
+import json
+from pathlib import Path
+
+import yaml
+from conftest import REPOSITORY
+from made_records import keep
+
+from phaseavg.report.cells import read_paper
+from phaseavg.report.page import Source, write_page
+from phaseavg.report.study import read_study
+
+CONF = REPOSITORY / "conf"
+PAPER = read_paper(REPOSITORY / "results/paper.csv")
+
+NASTY = "<script>alert(1)</script>"
+"""What a run is called; another one is a value of its config."""
+
+
+def sources(root: Path) -> list[Source]:
+    """Return two studies of a few cells, whose runs and records are below `root`."""
+    folders = (f"runs_dir={root}/runs", f"records_dir={root}/records")
+    narrowed = ("table=1b", "model=cnn13", "column=80-40-40-sgd,80-40-40-ours", *folders)
+    thin = ("preset=mini", "table=1b", "model=cnn13_digits", "column=80-40-40-ours", *folders)
+    return [
+        Source("full", "At full size", "Two cells.", narrowed, ("make table1b",)),
+        Source("mini", "In miniature", "One cell.", thin, ("make mini",), "mini"),
+    ]
+
+
+def metrics(folder: Path, errors: list[float | None]) -> None:
+    """Write the metrics of a run, whose average replaces the weights at the end."""
+    lines = [
+        {"epoch": n, "phase": 1, "step": 8 * n, "test_error": error, "train_loss": 1 / n}
+        for n, error in enumerate(errors, start=1)
+    ]
+    lines[-1] |= {"replaced": True, "average_test_error": 1.23456789, "carried0_seconds": 1.0}
+    text = "".join(json.dumps(line) + "\n" for line in lines)
+    (folder / "metrics.jsonl").write_text(text)
+
+
+def fill(root: Path) -> None:
+    """Keep runs that finished, diverged, broke off and have strange names, and two figures."""
+    study = read_study(sources(root)[0].overrides, CONF, PAPER)
+    sgd, ours = (
+        [run for run in study.runs.values() if run.cells[0].column == f"80-40-40-{column}"]
+        for column in ("sgd", "ours")
+    )
+    for seed, error in enumerate((30.5, 31.5)):
+        metrics(keep(sgd[seed].settings, error), [50 + seed, 40, None, error])
+        metrics(keep(ours[seed].settings, error - 1), [50 + seed, 41, None, error - 1])
+    metrics(keep(sgd[2].settings, None), [90.0, None])
+    broken = ours[2].settings
+    metrics(keep(broken, 1.0), [60.0] * 12)
+    (broken.run_folder / "result.json").unlink()
+    (broken.run_folder / "failure.json").write_text(json.dumps({"error": "no & disk <left>"}))
+
+    strange = keep(sgd[0].settings, 20.0, where=root / "more" / "strange")
+    metrics(strange, [20.0, 20.0])
+    result = json.loads((strange / "result.json").read_text())
+    (strange / "result.json").write_text(json.dumps(result | {"run_id": NASTY}))
+    config = yaml.safe_load((strange / "config.yaml").read_text())
+    config["execution"]["device"] = NASTY.replace("1", "2")
+    config["model"]["_target_"] = "no.such.Network"
+    (strange / "config.yaml").write_text(yaml.safe_dump(config))
+
+    figures = root / "results" / "figures"
+    figures.mkdir(parents=True)
+    square = "<svg xmlns='http://www.w3.org/2000/svg' width='900' height='90'/>"
+    (figures / "drawn.svg").write_text(square)
+    index = {
+        "drawn": {"title": "A square & more", "caption": "What it <shows>.", "missing": ""},
+        "blank": {"title": "Nothing", "caption": "", "missing": "no runs; make some"},
+    }
+    (figures / "figures.json").write_text(json.dumps(index))
+
+
+def build(root: Path) -> Path:
+    """Write the page of `fill` and return its file."""
+    said: list[str] = []
+    index, _ = write_page(
+        root / "results", sources(root), [root / "more"], CONF, PAPER, said.append
+    )
+    assert said[0].startswith("At full size: composing and reading table=1b ")
+    return index

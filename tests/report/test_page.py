@@ -1,0 +1,223 @@
+"""The page of all results has what the records say, escaped, and its blanks."""
+
+import html
+import json
+import re
+import shutil
+import sys
+import tarfile
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from conftest import TINY
+from made_page import CONF, NASTY, PAPER, build, sources
+from made_records import keep
+
+from phaseavg.errors import UserError
+from phaseavg.report.curves import GOING_ON, label_of, script, series
+from phaseavg.report.page import write_page
+from phaseavg.report.repeat import Repeats, changes, command
+from phaseavg.report.run_cards import cards_in, read_card
+
+
+def silent(text: str) -> None:
+    """Say nothing."""
+
+
+def text_of(markup: str) -> str:
+    """Return what a reader sees of HTML."""
+    return re.sub(r"\s+", " ", html.unescape(re.sub("<[^>]*>", " ", markup)))
+
+
+def test_it_says_what_is_there_and_what_is_missing(page: Path) -> None:
+    text = text_of(page.read_text())
+    assert "2 of the 2 cells of the paper's tables have runs at full size." in text
+    assert "1b 2 of 2 , n = 2 ; 1 diverged 0 of 1" in text
+    assert "31.00\xa0±\xa00.71\xa0(2,\xa01\xa0diverged)" in text.replace(
+        "(2, 1 div", "(2,\xa01\xa0div"
+    )
+    assert "26.52\xa0±\xa00.16" in text  # the paper's
+    assert "C3 phase-wise averaging beats SGD at every length of training holds so far" in text
+    assert "No run has ended yet. What is missing is trained by make mini" in text
+    assert "There are none in" in text  # figures of the miniature
+
+
+def test_runs_that_diverged_or_broke_off_are_shown_as_such(page: Path) -> None:
+    text = text_of(page.read_text())
+    assert "diverged: nan at step 3 (epoch 1, learning rate 0.1); 2 of 160 epochs" in text
+    assert "12 of 160 epochs; broke off: no & disk <left>" in text
+    assert re.search(r"1 broken off, 1 diverged, 4 finished", text)
+
+
+def test_of_each_run_is_said_how_it_was_made_and_how_it_is_repeated(page: Path) -> None:
+    text = text_of(page.read_text())
+    assert "cifar100 cnn13, 1b 80-40-40-ours, seed 0" in text
+    assert "device a GPU, AVX2, 1 thread" in text
+    assert "time 111.0 s for 2 epochs" in text
+    assert f"commit {'0' * 40} repeat it" in text
+    told = (
+        "python train.py dataset=cifar100 model=cnn13 schedule=80-40-40 averaging=phasewise seed="
+    )
+    assert f"repeat it {told}0 force=true Learning" in text
+    assert f"go on with it {told}2 Learning" in text
+    assert "No command can be told: its config is none that today's options make." in text
+
+
+def test_figures_have_their_captions_or_what_is_missing(page: Path) -> None:
+    markup = page.read_text()
+    assert '<img src="./figures/drawn.svg" alt="A square &amp; more" loading="lazy">' in markup
+    assert "<figcaption>What it &lt;shows&gt;. As a file: " in markup
+    assert '<p class="missing">no runs; make some</p>' in markup
+
+
+def test_names_and_values_are_escaped(page: Path) -> None:
+    markup = page.read_text()
+    assert "<script>alert" not in markup
+    assert html.escape(NASTY) in markup
+    assert html.escape(NASTY.replace("1", "2")) in markup
+    assert len(re.findall("<script", markup)) == 2  # the page's own two
+    assert "</script" not in script(1, [{"epoch": 1, "</script>": 2.0}])
+
+
+def test_the_same_records_give_the_same_bytes_and_nothing_is_left_over(page: Path) -> None:
+    def content() -> dict[Path, bytes]:
+        files = [page, *page.parent.glob("page/**/*")]
+        return {path: path.read_bytes() for path in files if path.is_file()}
+
+    before = content()
+    assert sum(map(len, before.values())) < 8e6
+    (page.parent / "page" / "curves" / "99.js").write_text("of an earlier page")
+    build(page.parents[1])
+    assert content() == before
+    assert {path.name for path in page.parent.iterdir()} == {"figures", "index.html", "page"}
+    assert not re.search(r"https?://(?!www.w3.org)", page.read_text())
+
+
+def test_without_any_results_it_says_which_command_makes_them(tmp_path: Path) -> None:
+    index, folder = write_page(tmp_path / "new", sources(tmp_path)[1:], [], CONF, PAPER, silent)
+    text = text_of(index.read_text())
+    assert "0 of the 1 cells" in text
+    assert "No run has ended yet. What is missing is trained by make mini" in text
+    assert "There is no run yet that has curves. make demo trains eight" in text
+    assert list((folder / "curves").iterdir()) == []
+
+
+def test_mistakes_and_damage_are_named(
+    tmp_path: Path,
+    page: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    from scripts import report
+
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(report, "SOURCES", ())
+
+    def typed(*arguments: str) -> tuple[int, str]:
+        monkeypatch.setattr(sys, "argv", ["report.py", *arguments])
+        return report.main(), capsys.readouterr().err
+
+    assert typed("--runs", "nowhere") == (
+        2,
+        "report.py: --runs=nowhere: there is no such file or folder\n",
+    )
+    (tmp_path / "empty").mkdir()
+    status, error = typed("--runs", "empty")
+    assert (status, error.count("\n")) == (2, 1)
+    assert "--runs=empty: there is no run in it" in error
+    with tarfile.open(tmp_path / "packed.tar.xz", "w:xz") as archive:
+        for folder in page.parents[1].glob("runs/*"):
+            archive.add(folder, folder.name)
+    for record in (tmp_path / "empty", tmp_path / "packed.tar.xz"):
+        assert not (tmp_path / "results").exists(), record
+    (tmp_path / "empty" / "run").mkdir()
+    (tmp_path / "empty" / "run" / "result.json").write_text("{")
+    status, error = typed("--runs", "empty")
+    assert status == 2
+    assert re.match(r"report.py: empty/run: a damaged record \(.*\); move it away", error)
+
+
+def test_archives_and_damaged_figures(tmp_path: Path, compose_settings: Callable[..., Any]) -> None:
+    settings = compose_settings("dataset=cifar100", "model=cnn13")
+    keep(settings, 25.0)
+    with tarfile.open(tmp_path / "packed.tar.xz", "w:xz") as archive:
+        archive.add(settings.run_folder, f"some/{settings.run_id}")
+    results = tmp_path / "results"
+    index, _ = write_page(results, [], [tmp_path / "packed.tar.xz"], CONF, PAPER, silent)
+    text = text_of(index.read_text())
+    assert f"Runs in {tmp_path}/packed.tar.xz" in text
+    assert "python train.py dataset=cifar100 model=cnn13 seed=0 force=true" in text
+    (results / "mini" / "figures").mkdir(parents=True)
+    (results / "mini" / "figures" / "figures.json").write_text('{"a": {"title": "t"}}')
+    with pytest.raises(UserError, match=r"figures.json: is damaged .* draw the figures anew"):
+        write_page(results, sources(tmp_path)[1:], [], CONF, PAPER, silent)
+
+
+def test_the_command_makes_the_same_run(compose_settings: Callable[..., Any]) -> None:
+    settings = compose_settings(
+        *TINY,
+        "optimizer=lookahead",
+        "averaging=learnt",
+        "averaging.weights.rho=1e-3",
+        "weight_decay=0.002",
+        "+schedule.divisor=2",
+        "+averaging@watch.swa=uniform",
+        "execution.threads=1",
+        "seed=7",
+    )
+    config = json.loads(json.dumps(settings.record()))
+    overrides = Repeats(CONF).overrides_of(config, settings.run_id)
+    assert overrides is not None
+    assert {"dataset=digits", "optimizer=lookahead", "averaging=learnt"} <= set(overrides)
+    made = compose_settings(*overrides)
+    assert made.run_id == settings.run_id
+    assert made.record() == settings.record()
+    assert command(["schedule='80'", "runs_dir=x", "seed=0"], False, CONF) == (
+        "python train.py schedule=80 seed=0"
+    )
+
+
+def test_what_differs_from_a_composed_config_becomes_overrides() -> None:
+    own = {"a": {"b": 1, "c": [1, 0.1]}, "d": None, "e": "x y", "f": "fp32", "new": {"k": "null"}}
+    other = {"a": {"b": 2, "c": [1, 0.1]}, "d": True, "e": "z", "f": "auto", "gone": 1, "seed": 3}
+    assert changes(own, other) == [
+        "a.b=1",
+        "d=null",
+        "e='x y'",
+        "~gone",
+        "+new.k='null'",
+    ]
+
+
+def test_curves_are_rounded_and_have_gaps() -> None:
+    history = [
+        {"epoch": 1, "test_error": 50.123456, "train_loss": float("nan"), "replaced": False},
+        {"epoch": 2, "test_error": None, "carried0_seconds": 3.0},
+        {"epoch": 3, "test_error": 40, "average_test_error": 30, "replaced": True, "mine_x": 1},
+    ]
+    assert series(history) == {
+        GOING_ON: [50.123, None, 30.0],
+        "test_error": [50.123, None, 40.0],
+        "average_test_error": [None, None, 30.0],
+        "mine_x": [None, None, 1.0],
+    }
+    assert label_of("swa_without_bn_test_error") == "Test error (%) of swa without a BatchNorm pass"
+    assert label_of("mine_x") == "Mine x"
+
+
+def test_a_run_that_ended_elsewhere_is_preferred(page: Path, tmp_path: Path) -> None:
+    (unended,) = (c for c in cards_in(page.parents[1] / "runs") if c.status == "broken off")
+    records = tmp_path / "records"
+    shutil.copytree(unended.folder, records / unended.run_id)
+    assert [c.folder for c in cards_in(records, unended.folder.parent)][0].parent is not None
+    (ended, *_) = (c for c in cards_in(page.parents[1] / "runs") if c.status == "finished")
+    shutil.copytree(ended.folder, records / ended.run_id)
+    (records / ended.run_id / "result.json").unlink()
+    found = {c.run_id: c for c in cards_in(records, ended.folder.parent)}
+    assert found[ended.run_id].status == "finished"
+    early = tmp_path / "early"
+    early.mkdir()
+    (early / "failure.json").write_text('{"error": "no GPU"}')
+    assert read_card(early).state == "0 of unknown epochs; broke off: no GPU"
