@@ -216,7 +216,7 @@ SHARED = {
 """Which cells leave the trajectory that they share after which epoch."""
 
 
-def test_which_cells_of_study_1_to_4_share_what(all_runs: dict[str, Run]) -> None:
+def test_which_cells_of_tables_1_to_4_share_what(all_runs: dict[str, Run]) -> None:
     own = ("cifar100", "cnn13")
     runs = {
         run_id: run
