@@ -81,9 +81,21 @@ def prompt(
 torch.set_num_threads(1)  # tiny networks gain nothing from more, and busy machines lose much
 
 
+IMPORTED_ON_THE_WAY = (
+    "torch.fx.experimental.symbolic_shapes",  # by torch at the first tensor of the meta device
+    "hydra._internal.core_plugins.basic_sweeper",
+    "phaseavg.models",
+    "phaseavg.sweep.launch",
+    "phaseavg.sweep.sweeper",
+)
+
+
 @pytest.fixture(scope="session")
 def victims() -> Any:
-    """Return a multiprocessing context whose processes are forked with torch already loaded."""
+    """Return a multiprocessing context whose processes are forked with all that takes long to load.
+
+    The forks load no more of it themselves: each would take a second and more for it.
+    """
     context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(["torch", "wandb", "train"])
+    context.set_forkserver_preload(["torch", "wandb", "train", *IMPORTED_ON_THE_WAY])
     return context

@@ -31,9 +31,7 @@ from phaseavg.sweep.plan import epochs_of
 from phaseavg.sweep.shared import Tree, arranged
 
 CONF = REPOSITORY / "conf"
-pytestmark = pytest.mark.timeout(
-    600
-)  # composing all cells takes a minute, and on a busy machine more
+pytestmark = pytest.mark.timeout(600)  # composing cells takes half a minute, or more on busy cores
 
 OPTIONS = sorted(path.stem for path in (CONF / "table").glob("*.yaml"))
 TABLES = of_the_paper(OPTIONS)
@@ -46,9 +44,36 @@ def composed():
         yield lambda overrides: compose("config", list(overrides))
 
 
+WHOLE = ("cnn13", "resnet50")
+"""A network of CIFAR and SVHN and one of ImageNet of which all cells are composed."""
+
+OTHERS = ("wrn28_10", "resnet34", "densenet121")
+
+
+def chosen(cells: Sequence[Cell]) -> list[Cell]:
+    """Return all cells of two networks, and of each other row of a table one, column by column.
+
+    A table is rows × columns: that a column is the same in each row is tested of all cells, that
+    the other networks' runs differ from these in the network alone, of those that are left.
+    """
+    rows: dict[str, list[tuple[str, str]]] = {}
+    columns: dict[str, list[str]] = {}
+    for cell in cells:
+        for known, new in ((rows, (cell.dataset, cell.model)), (columns, cell.column)):
+            if new not in known.setdefault(cell.table, []):
+                known[cell.table].append(new)
+
+    def has_its_turn(cell: Cell) -> bool:
+        of_its_table = columns[cell.table]
+        turn = rows[cell.table].index((cell.dataset, cell.model)) % len(of_its_table)
+        return of_its_table[turn] == cell.column
+
+    return [cell for cell in cells if cell.model in WHOLE or has_its_turn(cell)]
+
+
 @pytest.fixture(scope="module")
 def all_runs() -> dict[str, Run]:
-    """Return the runs of all cells with three seeds by run id, which take long to compose."""
+    """Return the runs of chosen cells with three seeds by run id, which take long to compose."""
     GlobalHydra.instance().clear()
     with initialize_config_dir(str(CONF), version_base="1.3"):
 
@@ -56,7 +81,7 @@ def all_runs() -> dict[str, Run]:
             return compose("config", list(overrides))
 
         request = request_for(composed, f"table={','.join(TABLES)}", "seed=0,1,2")
-        return runs_of(request.cells, request.seeds, composed)
+        return runs_of(chosen(request.cells), request.seeds, composed)
 
 
 def request_for(composed, *arguments: str) -> Request:
@@ -144,7 +169,25 @@ def test_the_published_numbers_are_the_papers() -> None:
     assert paper["error_std"][~imagenet].notna().all()
 
 
-def test_every_cell_composes_and_the_same_cell_in_several_tables_is_the_same_runs(
+def test_a_column_is_the_same_in_each_row(composed) -> None:
+    """So what holds for the cells of one network holds for those of all on its data sets."""
+    cells = request_for(composed, f"table={','.join(TABLES)}").cells
+    columns: dict[tuple[str, str, str], dict[str, tuple[str, ...]]] = {}
+    for cell in cells:
+        row = (f"dataset={cell.dataset}", f"model={cell.model}")
+        assert cell.overrides[:2] == row
+        columns.setdefault((cell.table, *row), {})[cell.column] = cell.overrides[2:]
+    for (table, dataset, _), found in columns.items():
+        network = "resnet50" if dataset == "dataset=imagenet" else "cnn13"
+        assert found == columns[table, dataset, f"model={network}"]
+    rows = {(cell.dataset, cell.model) for cell in cells}
+    small = {(d, m) for d in ("cifar100", "cifar10", "svhn") for m in ("cnn13", *OTHERS)}
+    assert rows - small == {("imagenet", m) for m in ("resnet50", "resnext50", "vgg16")}
+    assert small <= rows
+    assert len(cells) == 4 * (35 + 17 + 17) + 3 * 6 == 294
+
+
+def test_cells_compose_and_the_same_cell_in_several_tables_is_the_same_runs(
     composed, all_runs: dict[str, Run]
 ) -> None:
     runs = all_runs
@@ -154,28 +197,59 @@ def test_every_cell_composes_and_the_same_cell_in_several_tables_is_the_same_run
         for cell in run.cells:
             ids.setdefault(key_of(cell), set()).add(run_id)
             epochs = epochs_of(run.settings)
-            asked += epochs * (cell.dataset != "imagenet")
+            asked += epochs * (cell.model == "cnn13")
             of_table_1 += epochs * (cell.table.startswith("1") and cell.model == "cnn13")
     assert all(len(found) == 3 for found in ids.values())
-    assert len(ids) == 294
-    assert asked == 109_440  # of all CIFAR and SVHN cells, with three seeds
+    whole = [key for key in ids if key[2] in WHOLE]
+    assert len(whole) == 35 + 17 + 17 + 6
+    assert len(ids) == len(whole) + 3 * 7 + 6 * 3 + 2  # a cell of each row of each table
+    assert 4 * asked == 109_440  # of all CIFAR and SVHN cells, with three seeds
     assert of_table_1 == 3 * 2_880
 
-    for model in ("wrn28_10", "resnet34", "densenet121", "cnn13"):
+    def cell(table: str, column: str) -> frozenset[str]:
+        return frozenset(ids[table, "cifar100", "cnn13", column])
 
-        def cell(table: str, column: str, model: str = model) -> frozenset[str]:
-            return frozenset(ids[table, "cifar100", model, column])
-
-        sgd = {cell("1b", "80-40-40-sgd"), cell("1c", "no"), cell("2", "sgd")}
-        ours = {cell("1a", "gamma0-0.9"), cell("1b", "80-40-40-ours"), cell("1c", "phase-wise")}
-        assert len(sgd) == 1
-        assert len(ours | {cell("2", "ours")}) == 1
-        assert cell("1c", "every-k") == cell("2", "lookahead")
-    assert len({run for key, found in ids.items() for run in found}) == len(runs) == 3 * 270
+    sgd = {cell("1b", "80-40-40-sgd"), cell("1c", "no"), cell("2", "sgd")}
+    ours = {cell("1a", "gamma0-0.9"), cell("1b", "80-40-40-ours"), cell("1c", "phase-wise")}
+    assert len(sgd) == 1
+    assert len(ours | {cell("2", "ours")}) == 1
+    assert cell("1c", "every-k") == cell("2", "lookahead")
+    found = {
+        network: {i for key in whole if key[2] == network for i in ids[key]} for network in WHOLE
+    }
+    assert len(found["cnn13"]) == 3 * 63
+    assert len(found["resnet50"]) == 3 * 6
+    assert 4 * 63 + 3 * 6 == 270  # runs with one seed of all cells
     for run in list(runs.values())[::100]:  # a run is made by its overrides alone
         again = composed(run.overrides)
         assert again.seed == run.settings.seed
         assert again.optimizer._target_ == run.settings.optimizer["_target_"]
+
+
+def test_cells_of_a_column_differ_in_their_network_alone(all_runs: dict[str, Run]) -> None:
+    """And in the weight decay that goes with it, of the run and of its optimizer."""
+
+    def rest(run: Run) -> dict[str, object]:
+        recipe = {key: value for key, value in run.settings.recipe().items() if key != "model"}
+        optimizer = dict(recipe["optimizer"])
+        if inner := optimizer.get("inner"):
+            optimizer["inner"] = {**inner, "weight_decay": None}
+        else:
+            optimizer["weight_decay"] = None
+        return {**recipe, "weight_decay": None, "optimizer": optimizer}
+
+    by_key = {
+        (*key_of(cell), run.settings.seed): run for run in all_runs.values() for cell in run.cells
+    }
+    models, count = {}, 0
+    for (table, dataset, model, column, seed), run in by_key.items():
+        network = "resnet50" if dataset == "imagenet" else "cnn13"
+        assert rest(run) == rest(by_key[table, dataset, network, column, seed])
+        models.setdefault(model, run.settings.model)
+        assert run.settings.model["_target_"] == models[model]["_target_"]
+        count += model not in WHOLE
+    assert count == 3 * (3 * 7 + 6 * 3 + 2)
+    assert len({str(model) for model in models.values()}) == len(models) == 7
 
 
 def test_epochs_that_cells_have_in_common_are_counted_by_their_keys(
@@ -192,16 +266,21 @@ def test_epochs_that_cells_have_in_common_are_counted_by_their_keys(
             ]
         )
 
-    for model in ("wrn28_10", "resnet34", "densenet121", "cnn13"):
-        assert different(lambda c, s, m=model: c.table[0] == "1" and (c.model, s) == (m, 1)) == 1460
+    def own(cell: Cell, dataset: str) -> bool:
+        return (cell.dataset, cell.model) == (dataset, "cnn13")
+
+    assert different(lambda c, s: c.table[0] == "1" and (c.model, s) == ("cnn13", 1)) == 1460
     # By hand: 1,460 + 3 · 240 of the adaptive methods per network and seed of CIFAR-100; of the two
     # other data sets SGD's 160, our method's 80, Lookahead's 160, and the same 720.
-    assert different(lambda c, _: c.dataset == "cifar100") == 12 * (1460 + 720)
-    assert different(lambda c, _: c.dataset == "svhn") == 12 * (160 + 80 + 160 + 720)
-    small = {"cifar100", "cifar10", "svhn"}
-    assert different(lambda c, _: c.dataset in small) == 53_040
-    merged = {i: r for i, r in all_runs.items() if r.cells[0].dataset in small}
-    assert sum(trajectories[run_id].total_epochs for run_id in merged) == 97_920
+    assert different(lambda c, _: own(c, "cifar100")) == 3 * (1460 + 720)
+    assert different(lambda c, _: own(c, "svhn")) == 3 * (160 + 80 + 160 + 720)
+    assert 4 * different(lambda c, _: c.model == "cnn13") == 53_040
+    merged = [trajectories[i] for i, r in all_runs.items() if r.cells[0].model == "cnn13"]
+    assert 4 * sum(trajectory.total_epochs for trajectory in merged) == 97_920
+    # Networks have nothing in common.
+    for model in OTHERS:
+        apart = [different(lambda c, _, m=m: c.model == m) for m in ("cnn13", model)]
+        assert different(lambda c, _, m=model: c.model in ("cnn13", m)) == sum(apart)
 
 
 SHARED = {

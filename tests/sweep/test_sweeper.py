@@ -358,15 +358,15 @@ def test_all_launchers_give_the_same_records(
     assert submitted == found[run_id]
 
 
-MANY = ("-m", *SHORT, "averaging=none,phasewise,learnt,end,uniform", "seed=0,1")
+MANY = ("-m", *SHORT, "averaging=none,end,phasewise", "seed=0,1")
 OFTEN = "checkpoint_seconds=0.2"  # seconds between two, while a step takes some hundredths
 
 
-@pytest.mark.timeout(300)  # it starts twelve times, on a slow machine with all that it imports
-def test_a_sweep_killed_at_ten_random_moments_ends_as_if_nothing_had_happened(
+@pytest.mark.timeout(300)  # it starts seven times, on a slow machine
+def test_a_sweep_killed_at_five_random_moments_ends_as_if_nothing_had_happened(
     victims: Any, tmp_path: Path
 ) -> None:
-    """The whole process group, by SIGKILL, anywhere in 10 runs; each start is the same command."""
+    """The whole process group, by SIGKILL, anywhere in 6 runs; each start is the same command."""
 
     def started(folder: Path) -> Any:
         process = victims.Process(target=victim.sweep_in_a_group, args=(folder, (*MANY, OFTEN)))
@@ -377,7 +377,7 @@ def test_a_sweep_killed_at_ten_random_moments_ends_as_if_nothing_had_happened(
     undisturbed.join()
     assert undisturbed.exitcode == 0
     moments = random.Random(0)
-    for ended in sorted(moments.choices(range(9), k=10)):
+    for ended in sorted(moments.choices(range(5), k=5)):
         process = started(tmp_path / "killed")
         while len(list(tmp_path.glob("killed/runs/*/result.json"))) < ended:
             process.join(0.02)
@@ -390,7 +390,7 @@ def test_a_sweep_killed_at_ten_random_moments_ends_as_if_nothing_had_happened(
     process.join()
     assert process.exitcode == 0
     expected = results(tmp_path / "undisturbed/runs")
-    assert len(expected) == 10
+    assert len(expected) == 6
     assert results(tmp_path / "killed/runs") == expected
 
 

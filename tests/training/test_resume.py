@@ -34,13 +34,12 @@ EVENTS = [
 ]
 DELICATE = [
     *(("averaging=phasewise", event, count) for event, count in EVENTS),
-    ("averaging=end", "half-written", 21),
     ("averaging=end", "replaced", 1),
     ("averaging=end", "stepped", 17),
     ("averaging=none", "stepped", 16),
-    # Steps 12 and 33 are within an epoch, a phase and a window of Lookahead's.
-    *((f"optimizer={name}", "stepped", 12) for name in ("adam", "amsgrad", "adabound")),
-    ("optimizer=lookahead", "stepped", 12),
+    # Steps 12 and 33 are within an epoch, a phase and a window of Lookahead's. Adam's state is a
+    # part of AMSGrad's, and below it is reset; Lookahead's goes on at 12 with two averages.
+    *((f"optimizer={name}", "stepped", 12) for name in ("amsgrad", "adabound")),
     ("optimizer=lookahead", "replaced", 1),
     ("optimizer=lookahead averaging=none", "stepped", 33),
     ("optimizer=lookahead averaging=none", "stepped", 40),  # all but what is left to finish
@@ -48,11 +47,9 @@ DELICATE = [
     ("optimizer=adam optimizer_state=reset", "stepped", 17),
     ("optimizer=lookahead averaging=none optimizer_state=reset", "stepped", 16),
     ("schedule=decayed schedule.shape.per=step averaging=none", "stepped", 12),
-    ("averaging=learnt", "stepped", 12),
     ("averaging=learnt", "replaced", 1),
     ("averaging=learnt", "before-replacing", 3),  # a snapshot
     ("averaging=learnt", "before-replacing", 16),
-    ("averaging=learnt", "half-written", 21),
     ("averaging=learnt averaging.weights.window=1 optimizer=lookahead", "stepped", 12),
     ("averaging=learnt execution.snapshots=memory", "stepped", 12),
     ("averaging=end averaging/weights=learnt", "stepped", 33),
@@ -119,7 +116,7 @@ def undisturbed(
     return trained
 
 
-def test_a_run_killed_at_20_random_moments_ends_bit_identical(
+def test_a_run_killed_at_12_random_moments_ends_bit_identical(
     victims: Any,
     compose_settings: Callable[..., Settings],
     undisturbed: Callable[..., Any],
@@ -129,7 +126,7 @@ def test_a_run_killed_at_20_random_moments_ends_bit_identical(
     expected = undisturbed(settings)
     moments = random.Random(0)
     kills = 0
-    while kills < 20:
+    while kills < 12:
         process = victims.Process(target=victim.train_quietly, args=(settings,))
         process.start()
         folder = folder_of(settings)
@@ -151,8 +148,8 @@ def test_a_run_killed_at_20_random_moments_ends_bit_identical(
     assert_same_outcome(settings, expected)
     said = "".join(path.read_text() for path in tmp_path.rglob("said"))
     starts = [int(step) for step in re.findall(r" from step (\d+);", said)]
-    assert len(starts) > 20
-    assert len(set(starts)) > 10  # they went on from where they were, not from the start
+    assert len(starts) > 12
+    assert len(set(starts)) > 6  # they went on from where they were, not from the start
 
 
 @pytest.mark.parametrize(("kind", "event", "count"), DELICATE)
