@@ -94,6 +94,8 @@ def test_the_frames_are_those_of_the_records(
 
     there = mirrors.offline([trained])
     same(mirrors.frames(there))
+    columns = [mirror.config["cells"] for mirror in there]
+    assert columns == [{"ends": f"digits cnn13_digits {name}"} for name in ("plain", "ours", "bad")]
     api = StandIn(there)
     for name in ("url", "state", "config", "summary_metrics", "scan_history"):
         assert hasattr(Run, name)
