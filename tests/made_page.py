@@ -20,9 +20,12 @@ NASTY = "<script>alert(1)</script>"
 
 def sources(root: Path) -> list[Source]:
     """Return two studies of a few cells, whose runs and records are below `root`."""
-    folders = (f"runs_dir={root}/runs", f"records_dir={root}/records")
+    folders, others = (
+        (f"runs_dir={root}/{name}", f"records_dir={root}/{name}-records")
+        for name in ("runs", "thin")
+    )
     narrowed = ("table=1b", "model=cnn13", "column=80-40-40-sgd,80-40-40-ours", *folders)
-    thin = ("preset=mini", "table=1b", "model=cnn13_digits", "column=80-40-40-ours", *folders)
+    thin = ("preset=mini", "table=1b", "model=cnn13_digits", "column=80-40-40-ours", *others)
     return [
         Source("full", "At full size", "Two cells.", narrowed, ("make table1b",)),
         Source("mini", "In miniature", "One cell.", thin, ("make mini",), "mini"),

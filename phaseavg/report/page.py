@@ -22,7 +22,7 @@ from phaseavg.report.cells import CELL
 from phaseavg.report.claims_page import judged
 from phaseavg.report.curves import in_order, label_of, script, series
 from phaseavg.report.figures.drawing import COLOURS, INDEX
-from phaseavg.report.repeat import Repeats, command, of_a_table
+from phaseavg.report.repeat import Repeats, command, of_a_table, typed
 from phaseavg.report.run_cards import RunCard, cards_in
 from phaseavg.report.study import Study, cells_of_study, read_study
 from phaseavg.report.tables import CAPTION, FORMATS, environment, grid, notes_of
@@ -150,9 +150,9 @@ def _folder_section(number: int, folder: Path, conf: Path, stack: contextlib.Exi
     return Section(f"runs{number}", f"Runs in {folder}", cards, {}, where=(str(folder),))
 
 
-def _overrides(card: RunCard, runs: Mapping[str, Run], repeats: Repeats) -> list[str] | None:
-    if card.run_id in runs:
-        return of_a_table(runs[card.run_id], card.config)
+def _overrides(card: RunCard, known: Mapping[str, Run], repeats: Repeats) -> list[str] | None:
+    if card.run_id in known:
+        return of_a_table(known[card.run_id], card.config)
     return repeats.overrides_of(card.config, card.run_id) if card.config else None
 
 
@@ -188,14 +188,23 @@ def _facts(card: RunCard) -> list[tuple[str, str]]:
     ]
 
 
-def _shown(section: Section, repeats: Repeats, conf: Path) -> list[dict[str, Any]]:
-    """Return what the page says of each run of a section, those of cells first."""
+def _shown(
+    section: Section, known: Mapping[str, Run], repeats: Repeats, conf: Path
+) -> list[dict[str, Any]]:
+    """Return what the page says of each run of a section, those of cells first.
+
+    Args:
+        section: with its cards.
+        known: runs of all studies, by run id.
+        repeats: of runs that are in none.
+        conf: the folder of the configs.
+    """
     order = {run_id: number for number, run_id in enumerate(section.runs)}
     cards = sorted(section.cards, key=lambda card: order.get(card.run_id, len(order)))
     tails = Counter(card.folder.name.rpartition("-")[2] for card in cards)
     found = []
     for card in cards:
-        overrides, run = _overrides(card, section.runs, repeats), section.runs.get(card.run_id)
+        overrides, run = _overrides(card, known, repeats), section.runs.get(card.run_id)
         tail = card.folder.name.rpartition("-")[2]
         seed = card.config.get("seed", run.settings.seed if run else None)
         if run:
@@ -205,7 +214,7 @@ def _shown(section: Section, repeats: Repeats, conf: Path) -> list[dict[str, Any
             name, about = f"{network}, {column}, seed {seed}", [", ".join(rest), *others]
         else:
             name = card.run_id
-            about = [" ".join(o for o in overrides or [] if not o.startswith("seed="))]
+            about = [" ".join(o for o in typed(overrides or [], conf) if not o.startswith("seed="))]
         found.append(
             {
                 "key": f"{section.key}-{tail if tails[tail] == 1 else card.folder.name}",
@@ -449,9 +458,10 @@ def write_page(
         for number, folder in enumerate(folders, start=1):
             say(f"reading {folder}")
             sections.append(_folder_section(number, folder, conf, stack))
+    known = {run_id: run for section in sections for run_id, run in section.runs.items()}
     for section in sections:
         say(f"{section.title}: {len(section.cards)} runs")
-        section.shown = _shown(section, repeats, conf)
+        section.shown = _shown(section, known | dict(section.runs), repeats, conf)
     runs = [run for section in sections for run in section.shown]
     for number, run in enumerate(runs, start=1):
         run["number"] = number

@@ -11,6 +11,7 @@ from hydra import compose, initialize_config_dir
 from hydra.core.global_hydra import GlobalHydra
 from hydra.core.override_parser.types import Quote, QuotedString
 from hydra.errors import HydraException
+from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from phaseavg.cli import as_option
@@ -19,6 +20,9 @@ from phaseavg.errors import UserError
 from phaseavg.sweep.cells import Run, key_of, parsed
 
 GROUPS = ("dataset", "model", "optimizer", "schedule", "averaging")
+
+NAMED = ("dataset", "model")
+"""Of these the option is said also where it is the usual one."""
 
 PROFILE = "profile"
 """The group of whole ways of execution: what it sets lies in `execution`."""
@@ -75,20 +79,25 @@ def changes(config: Mapping[str, Any], composed: Mapping[str, Any]) -> list[str]
     return overrides
 
 
+def typed(overrides: Sequence[str], conf: Path) -> list[str]:
+    """Return overrides as they are typed, without those of folders; see `as_option`."""
+    found = []
+    for override in overrides:
+        if key_of(parsed([override])[0]) not in FOLDERS:
+            plain = re.sub(r"='(\d+)'$", r"=\1", override)
+            found.append(plain if as_option(plain, conf) == override else override)
+    return found
+
+
 def command(overrides: Sequence[str], ended: bool, conf: Path) -> str:
-    """Return the command line of a run as it is typed.
+    """Return the command line of a run.
 
     Args:
         overrides: of the run; folders in them are left out.
         ended: whether there is an outcome, which would be found instead of the run being repeated.
         conf: the folder of the configs.
     """
-    typed = []
-    for override in overrides:
-        if key_of(parsed([override])[0]) not in FOLDERS:
-            plain = re.sub(r"='(\d+)'$", r"=\1", override)
-            typed.append(plain if as_option(plain, conf) == override else override)
-    return shlex.join(["python", "train.py", *typed, *["force=true"] * ended])
+    return shlex.join(["python", "train.py", *typed(overrides, conf), *["force=true"] * ended])
 
 
 class Repeats:
@@ -132,7 +141,7 @@ class Repeats:
         return leaves(config.get("execution" if group == PROFILE else group) or {})
 
     def _closest(self, group: str, config: Mapping[str, Any]) -> str | None:
-        """Return the option nearest to a part of a config; None for what no option has to say."""
+        """Return the option nearest to a part of a config; None where none has to be named."""
         own, usual = self._part(group, config), self._part(group, self._compose([]))
 
         def distance(part: Mapping[str, Any]) -> tuple[bool, int]:
@@ -141,7 +150,9 @@ class Repeats:
 
         options = self._options(group, str(own.get("_target_", "")))
         best = min(options, key=lambda name: distance(options[name]), default=None)
-        return best if best and distance(options[best]) < distance(usual) else None
+        if best and group not in NAMED and distance(options[best]) >= distance(usual):
+            return None
+        return best
 
     def overrides_of(self, config: Mapping[str, Any], run_id: str) -> list[str] | None:
         """Return overrides that make a run, tried by composing; None if there are none.
@@ -151,6 +162,8 @@ class Repeats:
             run_id: that has to come out.
         """
         try:
+            if check(OmegaConf.create(dict(config))).run_id != run_id:
+                return None
             chosen = {group: self._closest(group, config) for group in (*GROUPS, PROFILE)}
             base = [
                 as_option(f"{group}={name}", self._conf) for group, name in chosen.items() if name

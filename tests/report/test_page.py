@@ -1,5 +1,6 @@
 """The page of all results has what the records say, escaped, and its blanks."""
 
+import dataclasses
 import html
 import json
 import re
@@ -20,6 +21,7 @@ from phaseavg.report.curves import GOING_ON, label_of, script, series
 from phaseavg.report.page import write_page
 from phaseavg.report.repeat import Repeats, changes, command
 from phaseavg.report.run_cards import cards_in, read_card
+from phaseavg.report.study import read_study
 
 
 def silent(text: str) -> None:
@@ -34,11 +36,9 @@ def text_of(markup: str) -> str:
 def test_it_says_what_is_there_and_what_is_missing(page: Path) -> None:
     text = text_of(page.read_text())
     assert "2 of the 2 cells of the paper's tables have runs at full size." in text
-    assert "1b 2 of 2 , n = 2 ; 1 diverged 0 of 1" in text
-    assert "31.00\xa0±\xa00.71\xa0(2,\xa01\xa0diverged)" in text.replace(
-        "(2, 1 div", "(2,\xa01\xa0div"
-    )
-    assert "26.52\xa0±\xa00.16" in text  # the paper's
+    assert "1b 2 of 2, n = 2; 1 diverged 0 of 1" in text
+    assert "ours 31.00 ± 0.71 (2, 1 diverged) 30.00 ± 0.71 (2)" in text
+    assert "paper 26.52 ± 0.16" in text
     assert "C3 phase-wise averaging beats SGD at every length of training holds so far" in text
     assert "No run has ended yet. What is missing is trained by make mini" in text
     assert "There are none in" in text  # figures of the miniature
@@ -106,7 +106,6 @@ def test_without_any_results_it_says_which_command_makes_them(tmp_path: Path) ->
 
 def test_mistakes_and_damage_are_named(
     tmp_path: Path,
-    page: Path,
     monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
@@ -127,11 +126,7 @@ def test_mistakes_and_damage_are_named(
     status, error = typed("--runs", "empty")
     assert (status, error.count("\n")) == (2, 1)
     assert "--runs=empty: there is no run in it" in error
-    with tarfile.open(tmp_path / "packed.tar.xz", "w:xz") as archive:
-        for folder in page.parents[1].glob("runs/*"):
-            archive.add(folder, folder.name)
-    for record in (tmp_path / "empty", tmp_path / "packed.tar.xz"):
-        assert not (tmp_path / "results").exists(), record
+    assert not (tmp_path / "results").exists()
     (tmp_path / "empty" / "run").mkdir()
     (tmp_path / "empty" / "run" / "result.json").write_text("{")
     status, error = typed("--runs", "empty")
@@ -139,20 +134,25 @@ def test_mistakes_and_damage_are_named(
     assert re.match(r"report.py: empty/run: a damaged record \(.*\); move it away", error)
 
 
-def test_archives_and_damaged_figures(tmp_path: Path, compose_settings: Callable[..., Any]) -> None:
-    settings = compose_settings("dataset=cifar100", "model=cnn13")
-    keep(settings, 25.0)
-    with tarfile.open(tmp_path / "packed.tar.xz", "w:xz") as archive:
-        archive.add(settings.run_folder, f"some/{settings.run_id}")
+def test_archives_and_damaged_figures(tmp_path: Path) -> None:
+    thin = dataclasses.replace(sources(tmp_path)[1], archive="records.tar.xz")
+    (run, *_) = read_study(thin.overrides, CONF, PAPER).runs.values()
+    keep(run.settings, 25.0)
     results = tmp_path / "results"
-    index, _ = write_page(results, [], [tmp_path / "packed.tar.xz"], CONF, PAPER, silent)
+    (results / "mini").mkdir(parents=True)
+    with tarfile.open(archive := results / "mini" / "records.tar.xz", "w:xz") as packed:
+        packed.add(run.settings.run_folder, f"some/{run.settings.run_id}")
+    shutil.rmtree(run.settings.runs_dir)
+    index, _ = write_page(results, [thin], [archive], CONF, PAPER, silent)
     text = text_of(index.read_text())
-    assert f"Runs in {tmp_path}/packed.tar.xz" in text
-    assert "python train.py dataset=cifar100 model=cnn13 seed=0 force=true" in text
-    (results / "mini" / "figures").mkdir(parents=True)
+    assert "1 of the 1 cells" in text
+    assert f"Runs in {archive} " in text
+    told = "python train.py preset=mini dataset=digits model=cnn13_digits schedule=80-40-40"
+    assert text.count(f"{told} averaging=phasewise seed=0 force=true") == 2
+    (results / "mini" / "figures").mkdir()
     (results / "mini" / "figures" / "figures.json").write_text('{"a": {"title": "t"}}')
     with pytest.raises(UserError, match=r"figures.json: is damaged .* draw the figures anew"):
-        write_page(results, sources(tmp_path)[1:], [], CONF, PAPER, silent)
+        write_page(results, [thin], [], CONF, PAPER, silent)
 
 
 def test_the_command_makes_the_same_run(compose_settings: Callable[..., Any]) -> None:
@@ -208,8 +208,8 @@ def test_curves_are_rounded_and_have_gaps() -> None:
 
 
 def test_a_run_that_ended_elsewhere_is_preferred(page: Path, tmp_path: Path) -> None:
-    (unended,) = (c for c in cards_in(page.parents[1] / "runs") if c.status == "broken off")
     records = tmp_path / "records"
+    (unended,) = (c for c in cards_in(page.parents[1] / "runs") if c.status == "broken off")
     shutil.copytree(unended.folder, records / unended.run_id)
     ids = [card.run_id for card in cards_in(records, unended.folder.parent)]
     assert ids.count(unended.run_id) == 1

@@ -101,13 +101,14 @@ function phaseavgCurves(number, curves) {
     }
   }
 
-  function axes() {
+  // The epochs that are asked for, and else those that there are.
+  function axis(curves) {
     const [from, to] = ["from", "to"].map((id) => find(id).valueAsNumber);
-    const set = Number.isFinite(from) || Number.isFinite(to);
-    return {
-      range: set ? [Number.isFinite(from) ? from : null, Number.isFinite(to) ? to : null] : undefined,
-      autorange: set ? (Number.isFinite(from) ? (Number.isFinite(to) ? false : "max") : "min") : true,
-    };
+    if (Number.isNaN(from) && Number.isNaN(to)) return { autorange: true };
+    const epochs = curves.flatMap(({ x }) => x);
+    const first = Number.isNaN(from) ? Math.min(...epochs, to) : from;
+    const last = Number.isNaN(to) ? Math.max(...epochs, from) : to;
+    return { autorange: false, range: [first, last] };
   }
 
   async function draw() {
@@ -127,7 +128,7 @@ function phaseavgCurves(number, curves) {
       return [{ box, x: at.map((n) => epochs[n]), y: at.map((n) => values[n]), line: style(index) }];
     });
     tabulate(curves);
-    const view = axes();
+    const view = axis(curves);
     const narrow = plot.clientWidth < 600;
     const grid = { gridcolor: "#e6e8ec", linecolor: "#535a66", automargin: true, zeroline: false };
     await Plotly.react(
@@ -153,7 +154,7 @@ function phaseavgCurves(number, curves) {
         paper_bgcolor: "#fff",
         plot_bgcolor: "#fff",
         uirevision: `${metric} ${view.range} ${find("log").checked}`,
-        xaxis: { ...grid, ...view, title: { text: "epoch", font: { size: 13 } }, rangemode: "normal" },
+        xaxis: { ...grid, ...view, title: { text: "epoch", font: { size: 13 } } },
         yaxis: {
           ...grid,
           type: find("log").checked ? "log" : "linear",
