@@ -25,7 +25,7 @@ Compose = Callable[..., Settings]
 
 SLOW = {
     *("torch._dynamo", "torchvision", "triton", "timm", "wandb"),
-    *("matplotlib", "pandas", "sklearn", "scipy", "joblib"),
+    *("matplotlib", "pandas", "sklearn", "scipy", "joblib", "sympy"),
 }
 """Packages that take a good part of a second to import, or more."""
 
