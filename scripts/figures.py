@@ -14,12 +14,11 @@ from pathlib import Path
 from phaseavg.cli import INTERRUPTED, USER_ERROR
 from phaseavg.errors import UserError
 from phaseavg.report.cells import read_paper
-from phaseavg.report.figures.drawing import Drawing, write
+from phaseavg.report.figures.drawing import Drawing, place_of, write
 from phaseavg.report.figures.of_records import OF_RECORDS, OF_SETTINGS
 from phaseavg.report.figures.of_runs import OF_A_RUN
 from phaseavg.report.figures.trajectories import read_trajectory
 from phaseavg.report.study import read_study
-from phaseavg.sweep.cells import key_of, parsed, values_of
 
 ROOT = Path(__file__).parents[1]
 CONF = ROOT / "conf"
@@ -66,12 +65,6 @@ def of_records(names: Sequence[str], overrides: Sequence[str]) -> Found:
             yield error
 
 
-def folder_of(overrides: Sequence[str]) -> Path:
-    """Return where figures go: those of a preset into a folder of its name."""
-    presets = [values_of(o)[0] for o in parsed(overrides) if key_of(o) == "preset"]
-    return Path("results/figures", *presets)
-
-
 def main() -> int:
     """Write the figures, name their files, and say what is missing."""
     parser = argparse.ArgumentParser(
@@ -86,7 +79,7 @@ def main() -> int:
     names = [word for word in arguments.what if "=" not in word] or every
     statuses = {0}
     try:
-        output = arguments.output or folder_of(overrides)
+        output = arguments.output or "results" / place_of(overrides)
         for name in names:
             if name not in every:
                 raise UserError(f"{name}: there is no such figure; choices: {', '.join(every)}")

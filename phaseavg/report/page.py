@@ -21,7 +21,7 @@ from phaseavg.errors import UserError
 from phaseavg.report.cells import CELL
 from phaseavg.report.claims_page import judged
 from phaseavg.report.curves import in_order, label_of, script, series
-from phaseavg.report.figures.drawing import COLOURS, INDEX
+from phaseavg.report.figures.drawing import COLOURS, INDEX, place_of
 from phaseavg.report.repeat import Repeats, command, of_a_table, typed
 from phaseavg.report.run_cards import RunCard, cards_in
 from phaseavg.report.study import Study, cells_of_study, read_study
@@ -44,7 +44,7 @@ class Source:
         lead: how its runs differ from the paper's.
         overrides: of its cells.
         commands: that make what is missing of it.
-        folder: of its tables and figures, within that of all results.
+        folder: of its tables, within that of all results.
         archive: of its records, in that folder, where they are packed.
     """
 
@@ -291,20 +291,20 @@ def _coverage(cells: pd.DataFrame) -> dict[str, Any]:
     }
 
 
-def _figures(folder: str, results: Path) -> list[dict[str, Any]]:
-    """Return the figures that a study has, in the order of their index.
+def _figures(folder: Path, results: Path) -> list[dict[str, Any]]:
+    """Return the figures in a folder of the results, in the order of their index.
 
     Raises:
         UserError: if the index is damaged.
     """
-    index = results / folder / "figures" / INDEX
+    index = results / folder / INDEX
     if not index.exists():
         return []
     found = []
     try:
         for name, entry in dict(json.loads(index.read_text())).items():
             files = {
-                kind: quote(f"{folder}/figures/{name}.{kind}")
+                kind: quote(f"{folder}/{name}.{kind}")
                 for kind in ("svg", "png", "csv")
                 if (index.parent / f"{name}.{kind}").exists()
             }
@@ -376,8 +376,8 @@ def _context(sections: Sequence[Section], results: Path, paper: pd.DataFrame) ->
                 "remark": study.remark,
                 "tables": _tables(study, folder, results),
                 "claims": claims,
-                "figures": _figures(folder, results),
-                "figures_folder": (results / folder / "figures").as_posix(),
+                "figures": _figures(place_of(section.source.overrides), results),
+                "figures_folder": (results / place_of(section.source.overrides)).as_posix(),
             }
         shown.append(entry)
     studies = [entry for entry in shown if entry["study"]]

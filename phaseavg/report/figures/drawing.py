@@ -2,6 +2,7 @@
 
 import io
 import json
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -11,6 +12,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from phaseavg.runs.files import read_json, write_atomically
+from phaseavg.sweep.cells import key_of, parsed, values_of
 
 COLOURS = ("#0b6fa4", "#c2410c", "#15803d", "#7c3aed", "#a16207", "#4c566a", "#be185d", "#0f766e")
 """Told apart by the colour-blind, and of contrast 4.5 and more on white."""
@@ -48,6 +50,12 @@ class Drawing:
     picture: Figure
     data: pd.DataFrame = field(default_factory=pd.DataFrame)
     missing: str = ""
+
+
+def place_of(overrides: Sequence[str]) -> Path:
+    """Return where in the results figures are: those of a preset in a folder of its name."""
+    presets = [values_of(o)[0] for o in parsed(overrides) if key_of(o) == "preset"]
+    return Path("figures", *presets)
 
 
 def new_picture(width: float = 8, height: float = 4.5) -> Figure:
