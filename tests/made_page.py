@@ -28,7 +28,7 @@ def sources(root: Path) -> list[Source]:
     thin = ("preset=mini", "table=1b", "model=cnn13_digits", "column=80-40-40-ours", *others)
     return [
         Source("full", "At full size", "Two cells.", narrowed, ("make table1b",)),
-        Source("mini", "In miniature", "One cell.", thin, ("make mini",), "mini"),
+        Source("mini", "In miniature", "One cell.", thin, ("make mini",), "mini", "figures/mini"),
     ]
 
 

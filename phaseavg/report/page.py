@@ -44,8 +44,9 @@ class Source:
         lead: how its runs differ from the paper's.
         overrides: of its cells.
         commands: that make what is missing of it.
-        folder: of its tables and figures, within that of all results.
-        archive: of its records, in that folder, where they are packed.
+        folder: of its tables, within that of all results.
+        figures: the folder of its figures, likewise.
+        archive: of its records, likewise, where they are packed.
     """
 
     key: str
@@ -54,6 +55,7 @@ class Source:
     overrides: tuple[str, ...]
     commands: tuple[str, ...]
     folder: str = "."
+    figures: str = "figures"
     archive: str = ""
 
 
@@ -73,6 +75,7 @@ SOURCES = (
         ("preset=mini-cifar100", "table=all,readings,gamma0", "model=cnn13"),
         ("make mini-cifar100",),
         "cifar100-mini",
+        "figures/mini-cifar100",
     ),
     Source(
         "mini",
@@ -82,7 +85,8 @@ SOURCES = (
         ("preset=mini", "table=all"),
         ("make mini",),
         "mini",
-        "records.tar.xz",
+        "figures/mini",
+        "mini/records.tar.xz",
     ),
 )
 
@@ -123,7 +127,7 @@ def _unpacked(archive: Path, conf: Path) -> Iterator[Path]:
 def _study_section(
     source: Source, results: Path, conf: Path, paper: pd.DataFrame, stack: contextlib.ExitStack
 ) -> Section:
-    archive = results / source.folder / source.archive
+    archive = results / source.archive
     packed = bool(source.archive) and archive.exists()
     overrides = list(source.overrides)
     if packed:
@@ -297,14 +301,14 @@ def _figures(folder: str, results: Path) -> list[dict[str, Any]]:
     Raises:
         UserError: if the index is damaged.
     """
-    index = results / folder / "figures" / INDEX
+    index = results / folder / INDEX
     if not index.exists():
         return []
     found = []
     try:
         for name, entry in dict(json.loads(index.read_text())).items():
             files = {
-                kind: quote(f"{folder}/figures/{name}.{kind}")
+                kind: quote(f"{folder}/{name}.{kind}")
                 for kind in ("svg", "png", "csv")
                 if (index.parent / f"{name}.{kind}").exists()
             }
@@ -376,8 +380,8 @@ def _context(sections: Sequence[Section], results: Path, paper: pd.DataFrame) ->
                 "remark": study.remark,
                 "tables": _tables(study, folder, results),
                 "claims": claims,
-                "figures": _figures(folder, results),
-                "figures_folder": (results / folder / "figures").as_posix(),
+                "figures": _figures(section.source.figures, results),
+                "figures_folder": (results / section.source.figures).as_posix(),
             }
         shown.append(entry)
     studies = [entry for entry in shown if entry["study"]]

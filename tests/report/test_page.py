@@ -67,7 +67,7 @@ def test_of_each_run_is_said_how_it_was_made_and_how_it_is_repeated(page: Path) 
 
 def test_figures_have_their_captions_or_what_is_missing(page: Path) -> None:
     markup = page.read_text()
-    assert '<img src="./figures/drawn.svg" alt="A square &amp; more" loading="lazy">' in markup
+    assert '<img src="figures/drawn.svg" alt="A square &amp; more" loading="lazy">' in markup
     assert "<figcaption>What it &lt;shows&gt;. As a file: " in markup
     assert '<p class="missing">no runs; make some</p>' in markup
 
@@ -135,12 +135,12 @@ def test_mistakes_and_damage_are_named(
 
 
 def test_archives_and_damaged_figures(tmp_path: Path) -> None:
-    thin = dataclasses.replace(sources(tmp_path)[1], archive="records.tar.xz")
+    thin = dataclasses.replace(sources(tmp_path)[1], archive="packed.tar.xz")
     (run, *_) = read_study(thin.overrides, CONF, PAPER).runs.values()
     keep(run.settings, 25.0)
     results = tmp_path / "results"
-    (results / "mini").mkdir(parents=True)
-    with tarfile.open(archive := results / "mini" / "records.tar.xz", "w:xz") as packed:
+    results.mkdir()
+    with tarfile.open(archive := results / "packed.tar.xz", "w:xz") as packed:
         packed.add(run.settings.run_folder, f"some/{run.settings.run_id}")
     shutil.rmtree(run.settings.runs_dir)
     index, _ = write_page(results, [thin], [archive], CONF, PAPER, silent)
@@ -149,8 +149,8 @@ def test_archives_and_damaged_figures(tmp_path: Path) -> None:
     assert f"Runs in {archive} " in text
     told = "python train.py preset=mini dataset=digits model=cnn13_digits schedule=80-40-40"
     assert text.count(f"{told} averaging=phasewise seed=0 force=true") == 2
-    (results / "mini" / "figures").mkdir()
-    (results / "mini" / "figures" / "figures.json").write_text('{"a": {"title": "t"}}')
+    (results / "figures" / "mini").mkdir(parents=True)
+    (results / "figures" / "mini" / "figures.json").write_text('{"a": {"title": "t"}}')
     with pytest.raises(UserError, match=r"figures.json: is damaged .* draw the figures anew"):
         write_page(results, [thin], [], CONF, PAPER, silent)
 
