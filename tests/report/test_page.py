@@ -181,12 +181,20 @@ def test_the_command_makes_the_same_run(compose_settings: Callable[..., Any]) ->
 
 def test_what_differs_from_a_composed_config_becomes_overrides() -> None:
     own = {"a": {"b": 1, "c": [1, 0.1]}, "d": None, "e": "x y", "f": "fp32", "new": {"k": "null"}}
-    other = {"a": {"b": 2, "c": [1, 0.1]}, "d": True, "e": "z", "f": "auto", "gone": 1, "seed": 3}
+    other = {
+        "a": {"b": 2, "c": [1, 0.1]},
+        "d": True,
+        "e": "z",
+        "f": "auto",
+        "model": {"gone": 1},
+        "newer": 1,
+        "seed": 3,
+    }
     assert changes(own, other) == [
         "a.b=1",
         "d=null",
         "e='x y'",
-        "~gone",
+        "~model.gone",
         "+new.k='null'",
     ]
 
