@@ -45,7 +45,7 @@ class Source:
         overrides: of its cells.
         commands: that make what is missing of it.
         folder: of its tables, within that of all results.
-        archive: of its records, in that folder, where they are packed.
+        archive: of its records, likewise, where they are packed.
     """
 
     key: str
@@ -82,7 +82,7 @@ SOURCES = (
         ("preset=mini", "table=all"),
         ("make mini",),
         "mini",
-        "records.tar.xz",
+        "mini/records.tar.xz",
     ),
 )
 
@@ -123,7 +123,7 @@ def _unpacked(archive: Path, conf: Path) -> Iterator[Path]:
 def _study_section(
     source: Source, results: Path, conf: Path, paper: pd.DataFrame, stack: contextlib.ExitStack
 ) -> Section:
-    archive = results / source.folder / source.archive
+    archive = results / source.archive
     packed = bool(source.archive) and archive.exists()
     overrides = list(source.overrides)
     if packed:

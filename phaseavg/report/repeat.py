@@ -72,10 +72,10 @@ def changes(config: Mapping[str, Any], composed: Mapping[str, Any]) -> list[str]
         follows = key.endswith(".weight_decay") and own.get(key) == own.get("weight_decay")
         if follows and key in other:
             continue  # of the optimizers: they refer to the run's
-        if key not in own:
-            overrides.append(f"~{key}")
-        else:
+        if key in own:
             overrides.append(f"{'' if key in other else '+'}{key}={literal(own[key])}")
+        elif key.partition(".")[0] in GROUPS:  # elsewhere: a setting that is newer than the run
+            overrides.append(f"~{key}")
     return overrides
 
 

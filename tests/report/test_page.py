@@ -135,12 +135,12 @@ def test_mistakes_and_damage_are_named(
 
 
 def test_archives_and_damaged_figures(tmp_path: Path) -> None:
-    thin = dataclasses.replace(sources(tmp_path)[1], archive="records.tar.xz")
+    thin = dataclasses.replace(sources(tmp_path)[1], archive="packed.tar.xz")
     (run, *_) = read_study(thin.overrides, CONF, PAPER).runs.values()
     keep(run.settings, 25.0)
     results = tmp_path / "results"
-    (results / "mini").mkdir(parents=True)
-    with tarfile.open(archive := results / "mini" / "records.tar.xz", "w:xz") as packed:
+    results.mkdir()
+    with tarfile.open(archive := results / "packed.tar.xz", "w:xz") as packed:
         packed.add(run.settings.run_folder, f"some/{run.settings.run_id}")
     shutil.rmtree(run.settings.runs_dir)
     index, _ = write_page(results, [thin], [archive], CONF, PAPER, silent)
@@ -181,12 +181,20 @@ def test_the_command_makes_the_same_run(compose_settings: Callable[..., Any]) ->
 
 def test_what_differs_from_a_composed_config_becomes_overrides() -> None:
     own = {"a": {"b": 1, "c": [1, 0.1]}, "d": None, "e": "x y", "f": "fp32", "new": {"k": "null"}}
-    other = {"a": {"b": 2, "c": [1, 0.1]}, "d": True, "e": "z", "f": "auto", "gone": 1, "seed": 3}
+    other = {
+        "a": {"b": 2, "c": [1, 0.1]},
+        "d": True,
+        "e": "z",
+        "f": "auto",
+        "model": {"gone": 1},
+        "newer": 1,
+        "seed": 3,
+    }
     assert changes(own, other) == [
         "a.b=1",
         "d=null",
         "e='x y'",
-        "~gone",
+        "~model.gone",
         "+new.k='null'",
     ]
 

@@ -11,9 +11,17 @@ function phaseavgCurves(number, curves) {
 (() => {
   const find = (id) => document.getElementById(id);
 
+  function decoded(text) {
+    try {
+      return decodeURIComponent(text);
+    } catch {
+      return text; // typed by hand
+    }
+  }
+
   // What an address within the page leads to may be folded away.
   function unfold() {
-    const target = find(decodeURIComponent(location.hash.slice(1)));
+    const target = find(decoded(location.hash.slice(1)));
     for (let fold = target?.closest("details"); fold; fold = fold.parentElement.closest("details")) {
       fold.open = true;
     }
@@ -173,14 +181,15 @@ function phaseavgCurves(number, curves) {
     const kept = new URLSearchParams({ metric: find("metric").value });
     for (const id of ["from", "to"]) if (find(id).value) kept.set(id, find(id).value);
     if (find("log").checked) kept.set("log", "1");
-    kept.set("runs", boxes.filter((box) => box.checked).map((box) => box.value).join("+"));
-    history.replaceState(null, "", `#${kept}`);
+    const keys = boxes.filter((box) => box.checked).map((box) => encodeURIComponent(box.value));
+    history.replaceState(null, "", `#${kept}&runs=${keys.join(",")}`);
   }
 
   function restore() {
     const asked = new URLSearchParams(location.hash.slice(1));
-    if (!asked.has("runs")) return false;
-    const keys = new Set(asked.get("runs").split("+"));
+    const runs = /[#&]runs=([^&]*)/.exec(location.hash);
+    if (!runs) return false;
+    const keys = new Set(runs[1].split(",").map(decoded));
     for (const box of boxes) box.checked = keys.has(box.value);
     const metric = find("metric");
     if ([...metric.options].some((option) => option.value === asked.get("metric"))) {
