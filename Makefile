@@ -77,17 +77,19 @@ fig1 fig2 fig3: .venv/installed ## draw it in results/figures, training its run 
 fig4 fig5 fig6: .venv/installed ## draw it in results/figures
 	$(BIN)/python scripts/figures.py $@ $(ARGS)
 
-# From what there is: records, and of runs what was measured before. Without ARGS of all that is kept.
+# From what there is: records, and of runs what was measured before. Without ARGS of all that is kept;
+# what cannot be drawn does not stop the rest.
 figures: .venv/installed ## draw all figures from what there is, training nothing: results/figures
-	$(BIN)/python scripts/figures.py $(ARGS)
-ifeq ($(ARGS),)
-	$(BIN)/python scripts/figures.py fig1 fig2 fig3 $(MINIATURE)
-	$(BIN)/python scripts/figures.py fig5 gamma0 phases claims sharing preset=mini-cifar100 model=cnn13
-	$(BIN)/python scripts/figures.py fig1 fig2 fig3 preset=mini
-	@mkdir -p runs/kept && tar -xJf results/mini/records.tar.xz -C runs/kept
-	$(BIN)/python scripts/figures.py fig5 gamma0 phases claims sharing preset=mini \
-		runs_dir=runs/kept/mini records_dir=runs/kept/mini
-endif
+	@$(call drawn,$(ARGS))$(if $(ARGS),,; $(call drawn,fig1 fig2 fig3 $(MINIATURE)); \
+	$(call drawn,$(OF_RECORDS) preset=mini-cifar100 model=cnn13); \
+	$(call drawn,fig1 fig2 fig3 preset=mini); \
+	mkdir -p runs/kept && tar -xJf results/mini/records.tar.xz -C runs/kept && \
+	$(call drawn,$(OF_RECORDS) preset=mini runs_dir=runs/kept/mini records_dir=runs/kept/mini)); \
+	exit $${failed:-0}
+
+drawn = { $(BIN)/python scripts/figures.py $(1) || failed=$$?; test $${failed:-0} -ne 130 || exit 130; }
+
+OF_RECORDS := fig5 gamma0 phases claims sharing
 
 # The run of Figures 1 to 3 in miniature on CIFAR-100: `make fig2 ARGS="data_dir=… $(MINIATURE)"`.
 MINIATURE := preset=mini-cifar100 model.width=0.125 schedule=80-40-40 schedule.divisor=1 snapshots=steps evaluation.batchnorm_every=20

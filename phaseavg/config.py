@@ -105,6 +105,10 @@ def _switch(share: Any) -> Any:
     return share
 
 
+Snapshots = Literal["none", "last_layer", "epochs", "steps"]
+"""What is kept on the way; each has all that those before it have."""
+
+
 class EvaluationCadence(Scalars):
     """Epochs between tests; 0 for never. The ends of phases are always tested."""
 
@@ -155,7 +159,7 @@ class Settings(Scalars):
     checkpoint_seconds: NonNegativeFloat = 300
     stop_at: NonNegativeFloat | None = None
     weights: Literal["none", "final"] = "none"
-    snapshots: Literal["none", "last_layer", "epochs", "steps"] = "none"
+    snapshots: Snapshots = "none"
     force: bool = False
     dry_run: bool = False
 

@@ -44,11 +44,28 @@ def of_runs(names: Sequence[str], overrides: Sequence[str], output: Path, train:
             run = read_trajectory(overrides, own, CONF)
             if train:
                 command = [sys.executable, str(ROOT / "train.py"), *run.overrides]
-                if status := subprocess.run(command, check=False).returncode:  # noqa: S603
+                if status := status_of(command):
                     yield status
             yield draw(run, output)
         except UserError as error:
             yield error
+
+
+def status_of(command: Sequence[str]) -> int:
+    """Return the exit status of a command, as a shell has it.
+
+    Raises:
+        KeyboardInterrupt: after it has saved and left, if that came.
+    """
+    process, interrupted = subprocess.Popen(command), False  # noqa: S603
+    while process.returncode is None:
+        try:
+            process.wait()
+        except KeyboardInterrupt:  # the command has had it, too
+            interrupted = True
+    if interrupted:
+        raise KeyboardInterrupt
+    return process.returncode if process.returncode >= 0 else 128 - process.returncode
 
 
 def of_records(names: Sequence[str], overrides: Sequence[str]) -> Found:

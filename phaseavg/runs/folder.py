@@ -20,7 +20,7 @@ import traceback
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Self
+from typing import Any, Self, get_args
 
 import safetensors.torch
 import torch
@@ -28,7 +28,7 @@ import yaml
 from torch import Tensor
 
 from phaseavg.averaging.snapshots import checksum_matches
-from phaseavg.config import Settings
+from phaseavg.config import Settings, Snapshots
 from phaseavg.errors import Diverged, OutOfTime, UserError
 from phaseavg.runs.files import checksum, set_aside, write_atomically
 from phaseavg.runs.result import summary
@@ -72,9 +72,9 @@ def lacking(folder: Path, result: Mapping[str, Any], settings: Settings) -> str:
     lacks = []
     if settings.weights == "final" and not (folder / "weights.safetensors").exists():
         lacks.append("without its weights being kept")
-    if settings.snapshots not in ("none", result.get("snapshots")) or (
-        settings.snapshots != "none" and not (folder / TRAJECTORY).is_dir()
-    ):
+    kinds = get_args(Snapshots)
+    kept = result.get("snapshots", "none") if any((folder / TRAJECTORY).glob("step-*")) else "none"
+    if kinds.index(kept) < kinds.index(settings.snapshots):
         lacks.append(f"without snapshots={settings.snapshots}")
     watched = result.get("watch", {})
     for name, part in settings.watch.items():

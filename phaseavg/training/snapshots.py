@@ -1,5 +1,6 @@
 """Weights that are kept on the way, for figures of the trajectory: a safetensors file each."""
 
+import json
 import shutil
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
@@ -29,7 +30,9 @@ def last_layer(model: nn.Module) -> dict[str, Tensor]:
     """
     name = last_linear(model)
     if name is None:
-        raise UserError("snapshots=last_layer: the network has no linear layer; choices: epochs")
+        raise UserError(
+            "snapshots=last_layer: the network has no linear layer; choices: epochs, steps"
+        )
     layer = model.get_submodule(name)
     return {f"{name}.{key}": value for key, value in layer.state_dict().items()}
 
@@ -51,8 +54,9 @@ def and_last_steps(schedule: Schedule, steps_per_epoch: int) -> set[int]:
     return ends_of_epochs(schedule, steps_per_epoch) | {e - b for e in ends for b in backwards}
 
 
-LAST = "last_linear"
-"""In a snapshot's file: the name of the last linear layer."""
+ABOUT = "snapshot"
+"""In a snapshot's file, as JSON: its kind, and the name of the last linear layer. One entry, for
+safetensors writes several in no order."""
 
 KINDS: Mapping[
     str, tuple[Callable[[nn.Module], dict[str, Tensor]], Callable[[Schedule, int], set[int]]]
@@ -104,10 +108,14 @@ class Snapshots:
         """
         if self.kind == "none":
             return
-        if missing := missing_steps(self.folder, [s for s in self.steps if s < step]):
+        before = [s for s in self.steps if s <= step and step > 0]
+        missing = missing_steps(self.folder, before)
+        lesser = [s for s in before if s not in missing and not self._is_whole(s)]
+        if missing or lesser:
             raise UserError(
                 f"snapshots={self.kind}: {self.folder.parent} has been trained to step {step} "
-                f"without the one after step {missing[0]}; move the folder away to begin anew"
+                f"without the one after step {min([*missing, *lesser])}; move the folder away to "
+                "begin anew"
             )
         self.folder.mkdir(parents=True, exist_ok=True)
         left = sum(s >= step for s in self.steps) / len(self.steps) * self.size
@@ -117,6 +125,13 @@ class Snapshots:
                 f"runs_dir={self.folder.parent.parent} has room for {free / 1e9:.3g} GB; choices: "
                 f"{', '.join(KINDS)}"
             )
+
+    def _is_whole(self, step: int) -> bool:
+        """Return whether what is kept of a step is of this kind, or of one that has more."""
+        with opened(self.folder, step) as file:
+            kind = about(file).get("kind")
+        kinds = list(KINDS)
+        return kind in kinds and kinds.index(kind) >= kinds.index(self.kind)
 
     def is_due(self, step: int) -> bool:
         """Return whether the weights after a step are kept."""
@@ -130,7 +145,9 @@ class Snapshots:
         """
         # safetensors takes neither channels-last tensors nor those of a device.
         tensors = {k: t.detach().cpu().contiguous() for k, t in self._kept(self._model).items()}
-        content = safetensors.torch.save(tensors, metadata={LAST: last_linear(self._model) or ""})
+        own = {"kind": self.kind, "last_linear": last_linear(self._model)}
+        metadata = {ABOUT: json.dumps(own)}
+        content = safetensors.torch.save(tensors, metadata=metadata)
         write_atomically(path_of(self.folder, step), content, f"runs_dir={self.folder.parents[1]}")
 
 
@@ -161,19 +178,22 @@ def opened(folder: Path, step: int) -> Iterator[safetensors.safe_open]:
         ) from error
 
 
+def about(file: safetensors.safe_open) -> dict[str, str | None]:
+    """Return what a snapshot's file says of itself."""
+    return json.loads((file.metadata() or {}).get(ABOUT, "{}"))
+
+
 def read_snapshot(folder: Path, step: int) -> dict[str, Tensor]:
     """Return the weights after `step` updates, by name."""
     with opened(folder, step) as file:
         return {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 -- no mapping
 
 
-def read_last_weight(folder: Path, step: int) -> Tensor:
+def read_last_weight(folder: Path, step: int) -> Tensor | None:
     """Return the weight of the last linear layer, (classes, features), after `step` updates.
 
-    Raises:
-        UserError: if the network has none.
+    None if the network has no such layer.
     """
     with opened(folder, step) as file:
-        if not (name := (file.metadata() or {}).get(LAST)):
-            raise UserError(f"{folder}: its network has no linear layer")
-        return file.get_tensor(f"{name}.weight")
+        name = about(file).get("last_linear")
+        return file.get_tensor(f"{name}.weight") if name else None

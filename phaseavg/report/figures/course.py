@@ -7,8 +7,8 @@ import pandas as pd
 from matplotlib.axes import Axes
 from sklearn.decomposition import PCA
 
-from phaseavg.report.figures.drawing import COLOURS, Drawing, new_picture, plain
-from phaseavg.report.figures.trajectories import Trajectory, nothing_of, read_numbers
+from phaseavg.report.figures.drawing import COLOURS, Drawing, blank, new_picture, plain
+from phaseavg.report.figures.trajectories import Trajectory, read_numbers
 from phaseavg.training.snapshots import missing_steps, read_last_weight
 
 COLUMNS = [
@@ -58,9 +58,10 @@ def numbers(run: Trajectory) -> pd.DataFrame:
         epochs = range(phase.first_epoch, min(phase.end, run.epochs) + 1)
         if len(epochs) < 3 or missing_steps(run.folder, [epoch * steps for epoch in epochs]):
             continue
-        weights = np.stack(
-            [read_last_weight(run.folder, e * steps).double().numpy().ravel() for e in epochs]
-        )
+        layers = [read_last_weight(run.folder, epoch * steps) for epoch in epochs]
+        if any(layer is None for layer in layers):
+            continue
+        weights = np.stack([layer.double().numpy().ravel() for layer in layers])
         rows = frame["epoch"].isin(epochs[1:])
         found, shares = projected(weights[1:])
         frame.loc[rows, ["pc1", "pc2"]] = found
@@ -114,10 +115,11 @@ def draw(run: Trajectory, output: Path) -> Drawing:
     """
     name, title = f"fig1-{run.name}", f"The course of a training: {run.name}"
     found = numbers(run) if run.epochs else pd.DataFrame()
+    known = read_numbers(output / f"{name}.csv", run, COLUMNS)
+    if found.empty or found["pc1"].count() < known["pc1"].count():  # its snapshots have gone
+        found = known
     if found.empty:
-        found = read_numbers(output / f"{name}.csv", run.settings.run_id)
-    if found.empty:
-        return nothing_of(run, name, title, output)
+        return blank(name, title, f"no such run has begun; {run.command}")
     phases = found["phase"].unique()
     picture = new_picture(3.1 * max(len(phases), 2), 8.5)
     grid = picture.add_gridspec(3, len(phases), height_ratios=[1.1, 1, 1])

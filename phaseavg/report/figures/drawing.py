@@ -1,7 +1,9 @@
 """What all figures have in common: their looks, and the files that each is written to."""
 
+import fcntl
 import io
 import json
+import os
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -11,7 +13,8 @@ import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from phaseavg.runs.files import read_json, write_atomically
+from phaseavg.errors import UserError
+from phaseavg.runs.files import write_atomically
 from phaseavg.sweep.cells import key_of, parsed, values_of
 
 COLOURS = ("#0b6fa4", "#c2410c", "#15803d", "#7c3aed", "#a16207", "#4c566a", "#be185d", "#0f766e")
@@ -110,12 +113,32 @@ def write(drawing: Drawing, output: Path) -> list[Path]:
         text = drawing.data.to_csv(index=False, lineterminator="\n")
         write_atomically(numbers, text.encode(), place)
         files.append(numbers)
-    index = read_json(output / INDEX)
-    index[drawing.name] = {
-        "title": drawing.title,
-        "caption": drawing.caption,
-        "missing": drawing.missing,
-    }
-    text = json.dumps(dict(sorted(index.items())), ensure_ascii=False, indent=1) + "\n"
-    write_atomically(output / INDEX, text.encode(), place)
+    note(drawing, output)
     return files
+
+
+def note(drawing: Drawing, output: Path) -> None:
+    """Note title, caption and what is missing of a figure in the `INDEX` of a folder.
+
+    Raises:
+        UserError: if that file is damaged, or cannot be written.
+    """
+    path, index = output / INDEX, {}
+    folder = os.open(output, os.O_RDONLY)
+    try:
+        fcntl.flock(folder, fcntl.LOCK_EX)  # figures may be drawn side by side
+        if path.exists():
+            index = dict(json.loads(path.read_text()))
+        index[drawing.name] = {
+            "title": drawing.title,
+            "caption": drawing.caption,
+            "missing": drawing.missing,
+        }
+        text = json.dumps(dict(sorted(index.items())), ensure_ascii=False, indent=1) + "\n"
+        write_atomically(path, text.encode(), f"--output={output}")
+    except (ValueError, TypeError) as error:
+        raise UserError(
+            f"{path}: damaged ({error}); remove it and draw the figures anew"
+        ) from error
+    finally:
+        os.close(folder)

@@ -3,10 +3,9 @@
 from pathlib import Path
 
 from phaseavg.phases import Phase
-from phaseavg.report.figures.drawing import COLOURS, Drawing, new_picture, plain
-from phaseavg.report.figures.losses import Point, beside_the_record, cost, measure
-from phaseavg.report.figures.segments import steps_of
-from phaseavg.report.figures.trajectories import Trajectory, nothing_of
+from phaseavg.report.figures.drawing import COLOURS, Drawing, blank, new_picture, plain
+from phaseavg.report.figures.losses import COLUMNS, Point, beside_the_record, cost, measure
+from phaseavg.report.figures.trajectories import Trajectory, read_numbers
 
 
 def points_of(phase: Phase, steps_per_epoch: int) -> list[Point]:
@@ -22,26 +21,25 @@ def points_of(phase: Phase, steps_per_epoch: int) -> list[Point]:
     return [Point(last, last, 1.0), *(Point(last - back, last, 0.5) for back in backwards)]
 
 
-def draw(run: Trajectory, output: Path, number: int = 1) -> Drawing:
-    """Return Figure 3 of a run's phase, measuring what is missing of it.
+def draw(run: Trajectory, output: Path) -> Drawing:
+    """Return Figure 3 of a run's first phase, measuring what is missing of it.
 
     Args:
         run: as far as it has come; where it is not here, what was measured of it is drawn.
         output: the folder of the figures, which has what was measured.
-        number: of the phase.
     """
-    phase = run.phase(number)
-    name = f"fig3-{run.name}" + (f"-phase{number}" if number > 1 else "")
-    title = f"Losses of two-point averages at the end of phase {number}: {run.name}"
-    path = output / f"{name}.csv"
-    steps = run.steps_per_epoch if run.epochs else steps_of(path)
-    if steps is None:
-        return nothing_of(run, name, title, output)
+    phase = run.schedule.phases[0]
+    name = f"fig3-{run.name}"
+    title = f"Losses of two-point averages at the end of phase 1: {run.name}"
+    known = read_numbers(output / f"{name}.csv", run, COLUMNS)
+    if not run.epochs and known.empty:
+        return blank(name, title, f"no such run has begun; {run.command}")
+    steps = run.steps_per_epoch if run.epochs else int(known["steps_per_epoch"].iloc[0])
     points = points_of(phase, steps)
-    found = measure(run, points, path)
+    found = measure(run, points, known, output / f"{name}.csv")
     if found.empty:
         needed = sorted({step for point in points for step in (point.first, point.second)})
-        return nothing_of(run, name, title, output, run.lacks(needed))
+        return blank(name, title, run.lacks(needed))
     found["interval_epochs"] = (found["second"] - found["first"]) / steps
     halves, alone = found[found["interval_epochs"] > 0], found[found["interval_epochs"] == 0]
     picture = new_picture(8, 5.5)

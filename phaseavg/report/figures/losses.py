@@ -1,10 +1,12 @@
 """Losses between the weights of a trajectory: what Figures 2 and 3 are measured by."""
 
+import hashlib
 import math
 import time
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
 from datetime import timedelta
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -15,14 +17,20 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from torch import Tensor
 
 from phaseavg.averaging import recompute_batchnorm
-from phaseavg.report.figures.trajectories import Trajectory, read_numbers
+from phaseavg.report.figures.trajectories import Trajectory
 from phaseavg.runs.files import write_atomically
 from phaseavg.runs.provenance import device_name
 from phaseavg.training.evaluation import evaluate
 from phaseavg.training.execution import autocast, prepare
 from phaseavg.training.parts import load_data, new_model
 from phaseavg.training.preview import FORWARD_AND_BACKWARD
-from phaseavg.training.snapshots import read_snapshot
+from phaseavg.training.snapshots import path_of, read_snapshot
+
+
+@cache
+def _checksum(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()[:8]
 
 
 @dataclass(frozen=True)
@@ -49,6 +57,10 @@ class Point:
             for name, second in ends[1].items()
         }
 
+    def checksum(self, folder: Path) -> str:
+        """Return a hash of the snapshots that it is between."""
+        return "-".join(_checksum(path_of(folder, step)) for step in (self.first, self.second))
+
     def epoch(self, steps_per_epoch: int) -> int:
         """Return the epoch whose images its BatchNorm pass and its training loss are over."""
         return (self.second if self.fraction else self.first) // steps_per_epoch
@@ -65,6 +77,8 @@ def measured(run: Trajectory, points: Sequence[Point]) -> Iterator[dict[str, Any
         run: has their snapshots.
         points: in this order.
     """
+    if not points:
+        return
     settings, device = prepare(run.settings)
     data = load_data(settings, device)
     model = new_model(settings, data)
@@ -83,6 +97,7 @@ def measured(run: Trajectory, points: Sequence[Point]) -> Iterator[dict[str, Any
         yield {
             "run_id": settings.run_id,
             **asdict(point),
+            "weights": point.checksum(run.folder),
             "steps_per_epoch": data.steps_per_epoch,
             "train_loss": train.loss,
             "train_error": train.error,
@@ -98,8 +113,16 @@ def measured(run: Trajectory, points: Sequence[Point]) -> Iterator[dict[str, Any
 
 KEY = ["first", "second", "fraction"]
 
+COLUMNS = [
+    *("run_id", *KEY, "weights", "steps_per_epoch", "train_loss", "train_error", "test_loss"),
+    *("test_error", "train_images", "test_images", "seconds", "device", "recorded_test_loss"),
+]
+"""Of what is measured; losses are mean cross-entropies, errors in %."""
 
-def measure(run: Trajectory, points: Sequence[Point], path: Path) -> pd.DataFrame:
+
+def measure(
+    run: Trajectory, points: Sequence[Point], known: pd.DataFrame, path: Path
+) -> pd.DataFrame:
     """Measure what is missing of some points and return all, a row each, in their order.
 
     Each is written as it comes, so that a cut costs one.
@@ -107,21 +130,25 @@ def measure(run: Trajectory, points: Sequence[Point], path: Path) -> pd.DataFram
     Args:
         run: has their snapshots, or they are measured already.
         points: what to measure.
-        path: the file of those that are measured.
+        known: what was measured before; of other weights, as of a run that was repeated on another
+            machine, it counts as missing.
+        path: the file of what is measured.
     """
-    known = read_numbers(path, run.settings.run_id)
-    there = set(known[KEY].itertuples(index=False, name=None)) if len(known) else set()
-    missing = [p for p in points if (p.first, p.second, p.fraction) not in there]
-    if missing and not run.lacks(sorted({step for p in missing for step in (p.first, p.second)})):
+    needed = sorted({step for point in points for step in (point.first, point.second)})
+    if not run.lacks(needed):
+        now = [point.checksum(run.folder) for point in points]
+        expected = pd.DataFrame([asdict(point) for point in points]).assign(weights=now)
+        known = known.merge(expected, on=[*KEY, "weights"], how="inner")
+        there = set(known[KEY].itertuples(index=False, name=None))
+        missing = [p for p in points if (p.first, p.second, p.fraction) not in there]
         path.parent.mkdir(parents=True, exist_ok=True)
         for row in shown(measured(run, missing), len(points), len(points) - len(missing)):
-            known = pd.concat([known, pd.DataFrame([row])], ignore_index=True)
+            one = pd.DataFrame([row])
+            known = one if known.empty else pd.concat([known, one], ignore_index=True)
             text = known.to_csv(index=False, lineterminator="\n")
             write_atomically(path, text.encode(), f"--output={path.parent}")
-    if known.empty:
-        return known
     wanted = pd.DataFrame([asdict(point) for point in points])
-    return wanted.merge(known, on=KEY, how="inner")
+    return wanted.merge(known[COLUMNS], on=KEY, how="inner")
 
 
 def shown(

@@ -3,12 +3,10 @@
 from itertools import pairwise
 from pathlib import Path
 
-import pandas as pd
-
 from phaseavg.phases import Phase
-from phaseavg.report.figures.drawing import COLOURS, Drawing, new_picture, plain
-from phaseavg.report.figures.losses import Point, beside_the_record, cost, measure
-from phaseavg.report.figures.trajectories import Trajectory, nothing_of
+from phaseavg.report.figures.drawing import COLOURS, Drawing, blank, new_picture, plain
+from phaseavg.report.figures.losses import COLUMNS, Point, beside_the_record, cost, measure
+from phaseavg.report.figures.trajectories import Trajectory, read_numbers
 
 POINTS = 10
 """Of each segment, its end included and its start not."""
@@ -32,26 +30,25 @@ def points_of(phase: Phase, steps_per_epoch: int) -> list[Point]:
     return found
 
 
-def draw(run: Trajectory, output: Path, number: int = 1) -> Drawing:
-    """Return Figure 2 of a run's phase, measuring what is missing of it.
+def draw(run: Trajectory, output: Path) -> Drawing:
+    """Return Figure 2 of a run's first phase, measuring what is missing of it.
 
     Args:
         run: as far as it has come; where it is not here, what was measured of it is drawn.
         output: the folder of the figures, which has what was measured.
-        number: of the phase.
     """
-    phase = run.phase(number)
-    name = f"fig2-{run.name}" + (f"-phase{number}" if number > 1 else "")
-    title = f"Losses on the segments between epochs of phase {number}: {run.name}"
-    path = output / f"{name}.csv"
-    steps = run.steps_per_epoch if run.epochs else steps_of(path)
-    if steps is None:
-        return nothing_of(run, name, title, output)
+    phase = run.schedule.phases[0]
+    name = f"fig2-{run.name}"
+    title = f"Losses on the segments between epochs of phase 1: {run.name}"
+    known = read_numbers(output / f"{name}.csv", run, COLUMNS)
+    if not run.epochs and known.empty:
+        return blank(name, title, f"no such run has begun; {run.command}")
+    steps = run.steps_per_epoch if run.epochs else int(known["steps_per_epoch"].iloc[0])
     points = points_of(phase, steps)
-    found = measure(run, points, path)
+    found = measure(run, points, known, output / f"{name}.csv")
     if found.empty:
         needed = sorted({step for point in points for step in (point.first, point.second)})
-        return nothing_of(run, name, title, output, run.lacks(needed))
+        return blank(name, title, run.lacks(needed))
     found["place"] = [
         place(row.first, row.second, row.fraction, points) for row in found.itertuples()
     ]
@@ -72,14 +69,6 @@ def draw(run: Trajectory, output: Path, number: int = 1) -> Drawing:
     )
     missing = f"{len(found)} of {len(points)} points" if len(found) < len(points) else ""
     return Drawing(name, title, caption, picture, found, missing)
-
-
-def steps_of(path: Path) -> int | None:
-    """Return the steps of an epoch by what was measured before; None if nothing was."""
-    try:
-        return int(pd.read_csv(path)["steps_per_epoch"].iloc[0])
-    except (OSError, ValueError, LookupError):
-        return None
 
 
 def place(first: int, second: int, fraction: float, points: list[Point]) -> float:

@@ -1,5 +1,6 @@
 """Runs that have kept snapshots, and what is behind a figure of one."""
 
+import shlex
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -15,8 +16,7 @@ from omegaconf.errors import OmegaConfBaseException
 from phaseavg.cli import as_option, explained
 from phaseavg.config import Settings, build, check
 from phaseavg.errors import UserError
-from phaseavg.phases import Phase, Schedule
-from phaseavg.report.figures.drawing import Drawing, blank
+from phaseavg.phases import Schedule
 from phaseavg.report.records import metrics_file
 from phaseavg.runs.folder import TRAJECTORY
 from phaseavg.sweep.cells import key_of, parsed
@@ -66,17 +66,6 @@ class Trajectory:
         """Its phases."""
         return build("schedule", self.settings.schedule, Schedule)
 
-    def phase(self, number: int) -> Phase:
-        """Return a phase, counted from 1.
-
-        Raises:
-            UserError: if there is none.
-        """
-        phases = self.schedule.phases
-        if not 1 <= number <= len(phases):
-            raise UserError(f"--phase={number}: choices: 1 to {len(phases)}")
-        return phases[number - 1]
-
     @cached_property
     def metrics(self) -> pd.DataFrame:
         """A row per finished epoch; none if it has not begun.
@@ -88,8 +77,9 @@ class Trajectory:
         try:
             if not path.is_file():
                 return pd.DataFrame()
-            return pd.read_json(path, lines=True, precise_float=True)
-        except (OSError, ValueError) as error:
+            found = pd.read_json(path, lines=True, precise_float=True)
+            return found.astype({"epoch": int, "step": int})
+        except (OSError, ValueError, LookupError) as error:
             raise UserError(f"{path}: damaged ({error}); repeat the run with force=true") from error
 
     @property
@@ -105,7 +95,8 @@ class Trajectory:
     @property
     def command(self) -> str:
         """What trains it."""
-        return f"python train.py {' '.join(self.overrides)}"
+        again = ["force=true"] if (self.settings.run_folder / "result.json").exists() else []
+        return shlex.join(["python", "train.py", *self.overrides, *again])
 
     def lacks(self, steps: Sequence[int]) -> str:
         """Return what there is not of the snapshots after some steps, in words; nothing if all."""
@@ -128,7 +119,7 @@ def read_trajectory(overrides: Sequence[str], own: Sequence[str], conf: Path) ->
     """
     GlobalHydra.instance().clear()
     try:
-        whole = with_defaults([as_option(o, conf) for o in overrides], own)
+        whole = with_defaults(overrides, own)
         with initialize_config_dir(str(conf.resolve()), version_base="1.3"):
             typed = [as_option(override, conf) for override in whole]
             config = compose("config", typed, return_hydra_config=True)
@@ -138,43 +129,35 @@ def read_trajectory(overrides: Sequence[str], own: Sequence[str], conf: Path) ->
     name = f"{chosen['dataset']}-{chosen['model']}"
     OmegaConf.set_struct(config, False)
     config.pop("hydra")
-    return Trajectory([o.replace("'", "") for o in whole], check(config), name)
+    return Trajectory(whole, check(config), name)
 
 
-def nothing_of(run: Trajectory, name: str, title: str, output: Path, missing: str = "") -> Drawing:
-    """Return a figure of a run of which there is nothing to draw.
-
-    Args:
-        run: that is wanted.
-        name: of the figure.
-        title: of the figure.
-        output: the folder of the figures.
-        missing: what there is not; by default the whole run.
-
-    Raises:
-        UserError: if there is that figure of another run, which would be lost.
-    """
-    if (output / f"{name}.csv").exists():
-        raise UserError(
-            f"--output={output}: has {name} of another run; name another folder, or train this "
-            f"one: {run.command}"
-        )
-    return blank(name, title, missing or f"no such run has begun; {run.command}")
-
-
-def read_numbers(path: Path, run_id: str) -> pd.DataFrame:
-    """Return the numbers of a figure that were written before, if they are of the same run.
+def read_numbers(path: Path, run: Trajectory, columns: Sequence[str]) -> pd.DataFrame:
+    """Return the numbers of a figure that were written before.
 
     Args:
         path: of the file.
-        run_id: of the run.
+        run: that the figure is of.
+        columns: that it has, `run_id` among them.
 
     Returns:
-        As written, bit by bit; an empty frame if there is no such file or it is another run's.
+        As written, bit by bit; an empty frame if there is no such file.
+
+    Raises:
+        UserError: if the file is damaged, or of another run, whose numbers would be lost.
     """
+    if not path.exists():
+        return pd.DataFrame(columns=columns)
     try:
         found = pd.read_csv(path, engine="python")  # the other one rounds in the last bit
+        whole = set(columns) <= set(found)
     except (OSError, ValueError):
-        return pd.DataFrame()
-    same = "run_id" in found and set(found["run_id"]) == {run_id}
-    return found if same else pd.DataFrame()
+        whole = False
+    if not whole:
+        raise UserError(f"{path}: damaged; remove it, and what it has is measured anew")
+    if set(found["run_id"]) - {run.settings.run_id}:
+        raise UserError(
+            f"--output={path.parent}: has {path.stem} of another run; name another folder for "
+            f"that of {run.settings.run_id}"
+        )
+    return found

@@ -15,12 +15,15 @@ import torch
 from conftest import REPOSITORY, TINY
 
 import train
+from phaseavg.averaging import recompute_batchnorm
 from phaseavg.errors import UserError
 from phaseavg.report.figures import course, intervals, losses, segments
 from phaseavg.report.figures.drawing import Drawing, write
 from phaseavg.report.figures.of_runs import OF_A_RUN
 from phaseavg.report.figures.trajectories import Trajectory, read_trajectory
 from phaseavg.runs.files import read_json
+from phaseavg.training.execution import prepare
+from phaseavg.training.parts import load_data, new_model
 from phaseavg.training.snapshots import read_snapshot
 
 STEPS, PHASES = 8, ((1, 5), (6, 8), (9, 9))
@@ -114,7 +117,7 @@ def test_ends_of_segments_have_the_losses_that_the_run_recorded(
 
 
 def test_the_anchors_of_the_papers_phase_are_its_own(tmp_path: Path) -> None:
-    phase = described(tmp_path, "schedule.epochs=[80]", "schedule.factors=[1]").phase(1)
+    phase = described(tmp_path, "schedule.epochs=[80]", "schedule.factors=[1]").schedule.phases[0]
     assert segments.anchors(phase) == [1, 20, 40, 60, 80]
     points = segments.points_of(phase, 391)
     assert len(points) == len(set(points)) == 41
@@ -230,12 +233,66 @@ def test_of_half_a_run_what_there_is_is_drawn(name: str, run: Trajectory, tmp_pa
     assert write(drawing, tmp_path)
 
 
-def test_another_runs_figure_is_not_lost(run: Trajectory, tmp_path: Path) -> None:
-    write(course.draw(run, tmp_path), tmp_path)
-    before = (tmp_path / f"fig1-{run.name}.csv").read_bytes()
-    with pytest.raises(UserError, match="has fig1-digits-cnn13_digits of another run"):
-        course.draw(described(tmp_path / "none", "seed=7"), tmp_path)
-    assert (tmp_path / f"fig1-{run.name}.csv").read_bytes() == before
+@pytest.mark.parametrize("name", ["fig1", "fig3"])
+def test_another_runs_figure_is_not_lost(name: str, run: Trajectory, tmp_path: Path) -> None:
+    draw, _ = OF_A_RUN[name]
+    write(draw(run, tmp_path), tmp_path)
+    before = (tmp_path / f"{name}-{run.name}.csv").read_bytes()
+    with pytest.raises(UserError, match=f"has {name}-digits-cnn13_digits of another run"):
+        draw(described(tmp_path / "none", "seed=7"), tmp_path)
+    assert (tmp_path / f"{name}-{run.name}.csv").read_bytes() == before
+
+
+def test_a_damaged_file_is_named_and_kept(run: Trajectory, tmp_path: Path) -> None:
+    path = tmp_path / f"fig3-{run.name}.csv"
+    for content in ("run_id,first\n", "\0", ""):
+        path.write_text(content)
+        with pytest.raises(UserError, match=r"fig3-.*csv: damaged; remove it"):
+            intervals.draw(run, tmp_path)
+        assert path.read_text() == content
+    (tmp_path / "figures.json").write_text("{")
+    with pytest.raises(UserError, match=r"figures.json: damaged .*; remove it"):
+        write(course.draw(run, tmp_path), tmp_path)
+
+
+def test_what_was_measured_of_other_weights_is_measured_anew(
+    run: Trajectory, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = tmp_path / f"fig3-{run.name}.csv"
+    before = intervals.draw(run, tmp_path).data
+    frame = pd.read_csv(path, engine="python")
+    frame.loc[2, ["weights", "test_loss"]] = ["1-2", 7.0]
+    frame.to_csv(path, index=False)
+    taken = count_measured(monkeypatch)
+    after = intervals.draw(run, tmp_path).data
+    assert len(taken) == 1
+    assert after["test_loss"].tolist() == before["test_loss"].tolist()
+
+
+def test_losses_half_way_are_those_of_the_average_that_a_run_has_recorded(tmp_path: Path) -> None:
+    """Of two epochs the uniform average is half way between them."""
+    two = ("schedule.epochs=[2]", "schedule.factors=[1]", "+averaging@watch.half=uniform")
+    found = described(tmp_path, *two)
+    train.run(found.settings)
+    row = intervals.draw(found, tmp_path).data.iloc[-1]
+    assert row["interval_epochs"] == 1
+    last = recorded_by(found).iloc[-1]
+    assert row["test_loss"] == pytest.approx(last["half_test_loss"], rel=1e-6)
+    assert row["test_error"] == pytest.approx(last["half_test_error"], abs=0.13)  # an image
+    # The training loss by a plain loop over the pass's own images.
+    settings, device = prepare(found.settings)
+    data = load_data(settings, device)
+    model = new_model(settings, data)
+    model.load_state_dict(losses.Point(8, 16, 0.5).weights(found.folder))
+    recompute_batchnorm(model, data.batchnorm_batches(2))
+    model.eval()
+    total = 0.0
+    with torch.no_grad():
+        for images, labels in data.batchnorm_batches(2):
+            logits = model(images).double()
+            total -= logits.log_softmax(1)[range(len(labels)), labels].sum().item()
+    assert row["train_loss"] == pytest.approx(total / data.train_size, rel=1e-6)
+    assert row["train_loss"] != pytest.approx(row["test_loss"], rel=1e-5)
 
 
 def test_what_is_not_said_of_a_run_is_the_papers(tmp_path: Path) -> None:
@@ -254,8 +311,6 @@ def test_what_is_not_said_of_a_run_is_the_papers(tmp_path: Path) -> None:
     assert small.schedule.epochs == [6, 3, 3]
     with pytest.raises(UserError, match="nosuch"):
         of("fig1", "model=nosuch")
-    with pytest.raises(UserError, match=r"--phase=4: choices: 1 to 3"):
-        first.phase(4)
 
 
 Script = Callable[..., tuple[int, str, str]]
