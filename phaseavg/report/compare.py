@@ -2,7 +2,6 @@
 
 import difflib
 import json
-import lzma
 import re
 import shlex
 from collections.abc import Sequence
@@ -22,7 +21,7 @@ from phaseavg.phases import Schedule
 from phaseavg.report.cells import execution_of, key_of, paired, record_of
 from phaseavg.report.figures.drawing import COLOURS, new_picture, plain
 from phaseavg.report.phase_ends import mean_and_deviation
-from phaseavg.report.records import metrics_file, read_row
+from phaseavg.report.records import damaged, read_history, read_row
 from phaseavg.report.study import composing, typed
 from phaseavg.report.tables import with_interval
 from phaseavg.runs.folder import in_progress, read_failure
@@ -139,19 +138,16 @@ def read_course(folder: Path) -> Course:
     Raises:
         UserError: if it is damaged.
     """
-    path = metrics_file(folder)
+    history = read_history(folder)
     try:
         config = dict(yaml.safe_load((folder / "config.yaml").read_text()))
-        content = path.read_bytes() if path.exists() else b""
-        text = lzma.decompress(content) if path.suffix == ".xz" else content
-        history = [dict(json.loads(line)) for line in text.splitlines()]
         config["schedule"], config["dataset"], config["seed"]
         ended = (folder / "result.json").is_file()
         result = json.loads((folder / "result.json").read_text()) if ended else {}
         found = errors(history) if history else {}
         seconds = cost(history)["seconds"]
-    except (OSError, ValueError, LookupError, TypeError, lzma.LZMAError, yaml.YAMLError) as error:
-        raise UserError(f"{folder}: a damaged record ({error!r}); move it away") from error
+    except (OSError, ValueError, LookupError, TypeError, yaml.YAMLError) as error:
+        raise damaged(folder, error) from error
     execution = execution_of(read_row(folder)) if ended else ""
     return Course(folder, config, history, result, found, seconds, execution)
 

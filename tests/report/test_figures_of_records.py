@@ -1,6 +1,7 @@
 """The numbers in the figures that need no training: by hand, and from what a run has seen."""
 
 import json
+import lzma
 import math
 from collections.abc import Iterator
 from dataclasses import replace
@@ -24,7 +25,8 @@ from phaseavg.report.figures.phases import draw as draw_phases
 from phaseavg.report.figures.schedules import fig6
 from phaseavg.report.figures.sharing import ALL, RECORDED
 from phaseavg.report.figures.sharing import draw as draw_sharing
-from phaseavg.report.figures.weights import LENGTHS, fig4, fig5
+from phaseavg.report.figures.weights import LENGTHS, fig4, fig5, first_coefficients
+from phaseavg.report.records import read_history
 from phaseavg.report.study import Study, composing, typed
 from phaseavg.sweep.cells import read_request, runs_of
 
@@ -134,6 +136,44 @@ def test_learnt_weights_are_those_of_the_records(study: Study) -> None:
     (axes,) = drawing.picture.axes
     assert list(axes.get_lines()[-1].get_ydata()) == [0.375, -0.125, 0.75]  # their mean
     assert "1a/cifar100/cnn13/learnt (seeds 2)" in drawing.missing
+
+
+@pytest.mark.parametrize("kind", ["truncated", "missing", "nothing replaced", "no weights"])
+def test_metrics_without_learnt_weights_are_named(tmp_path: Path, kind: str) -> None:
+    folder = tmp_path / "record"
+    folder.mkdir()
+    text = "".join(f"{json.dumps(line)}\n" for line in ({"epoch": 1}, {"epoch": 2}))
+    name = "metrics.jsonl"
+    if kind == "truncated":
+        name = "metrics.jsonl.xz"
+        (folder / name).write_bytes(lzma.compress(text.encode())[:-9])
+    elif kind == "nothing replaced":
+        (folder / name).write_text(text)
+    elif kind == "no weights":
+        (folder / name).write_text('{"epoch": 1, "replaced": true}\n')
+    with pytest.raises(UserError, match=rf"^{folder}: a damaged record \({name}: .*\); move it"):
+        first_coefficients(folder)
+
+
+def test_history_has_the_exact_numbers(tmp_path: Path) -> None:
+    assert read_history(tmp_path) == []
+    lines = [{"epoch": 1, "train_loss": 0.1 + 0.2}, {"epoch": 2, "train_loss": 1e-17}]
+    text = "".join(f"{json.dumps(line)}\n" for line in lines)
+    (tmp_path / "metrics.jsonl").write_text(text)
+    assert read_history(tmp_path) == lines
+    (tmp_path / "metrics.jsonl.xz").write_bytes(lzma.compress(text.encode()))
+    assert read_history(tmp_path) == lines
+
+
+@pytest.mark.parametrize("content", [None, "{", "{}", '{"phases": [{"epoch": 1}]}'])
+def test_results_without_phase_ends_are_named(
+    study: Study, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, content: str | None
+) -> None:
+    monkeypatch.setattr("phaseavg.report.figures.phases.record_of", lambda _: tmp_path)
+    if content is not None:
+        (tmp_path / "result.json").write_text(content)
+    with pytest.raises(UserError, match=rf"^{tmp_path}: a damaged record \(result\.json: "):
+        draw_phases(study)
 
 
 def test_errors_by_gamma0_are_those_of_the_records_and_the_paper(study: Study) -> None:

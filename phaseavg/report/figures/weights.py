@@ -1,7 +1,5 @@
 """How epochs are weighted: Figure 4, exponential weights, and Figure 5, learnt ones beside them."""
 
-import json
-import lzma
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -20,7 +18,7 @@ from phaseavg.report.figures.of_cells import (
     lacking,
     networks_in,
 )
-from phaseavg.report.records import metrics_file
+from phaseavg.report.records import damaged, metrics_file, read_history
 from phaseavg.report.study import Study, composing, typed
 
 LENGTHS = (10, 20, 40, 80, 160)
@@ -80,12 +78,14 @@ def first_coefficients(folder: Path) -> list[float]:
     """Return the weights of the first phase's epochs in the average, from a run's metrics.
 
     Raises:
-        StopIteration: if no average has taken over in it.
+        UserError: if the file is damaged, missing, or says of no average that it has taken over.
     """
-    path = metrics_file(folder)
-    text = lzma.decompress(path.read_bytes()) if path.suffix == ".xz" else path.read_bytes()
-    lines = map(json.loads, text.splitlines())
-    return next(line["average_coefficients"] for line in lines if line.get("replaced"))
+    history = read_history(folder)
+    ends = [line.get("average_coefficients") for line in history if line.get("replaced")]
+    if not ends or not ends[0]:
+        error = LookupError("no weights of the first phase's average")
+        raise damaged(folder, error, metrics_file(folder).name)
+    return ends[0]
 
 
 def fig5(study: Study) -> list[Drawing]:
