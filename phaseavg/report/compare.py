@@ -20,7 +20,7 @@ from phaseavg.errors import UserError
 from phaseavg.phases import Schedule
 from phaseavg.report.cells import execution_of, key_of, paired, record_of
 from phaseavg.report.figures.drawing import COLOURS, new_picture, plain
-from phaseavg.report.phase_ends import mean_and_deviation
+from phaseavg.report.phase_ends import ERRORS, mean_and_deviation
 from phaseavg.report.records import damaged, read_history, read_row
 from phaseavg.report.study import composing, typed
 from phaseavg.report.tables import with_interval
@@ -334,20 +334,13 @@ def at_phase_ends(members: Sequence[Member]) -> pd.DataFrame:
             for course in member.counted
             for number, end in enumerate(course.errors.get("phases", []), start=1)
         ]
-        frame = pd.DataFrame(ends, columns=["phase", "epoch", "replaced", *END_ERRORS])
+        frame = pd.DataFrame(ends, columns=["phase", "epoch", "replaced", *ERRORS])
         for (phase, epoch), lines in frame.groupby(["phase", "epoch"]):
             row = {"": member.letter, "end of phase": phase, "epoch": epoch, "n": len(lines)}
-            for key, label in END_ERRORS.items():
+            for key, label in ERRORS.items():
                 row[label] = mean_and_deviation(lines[key].dropna())
             rows.append(row)
     return pd.DataFrame(rows)
-
-
-END_ERRORS = {
-    "test_error": "as trained",
-    "bn_test_error": "after a BN pass",
-    "average_test_error": "average",
-}
 
 
 def figure(members: Sequence[Member]) -> Figure:
@@ -388,7 +381,7 @@ def figure(members: Sequence[Member]) -> Figure:
         handles.append(Line2D([], [], **look, linewidth=2, label=name))
     for key, marker in MARKERS.items():
         if key in markers:
-            label = f"{END_ERRORS[key]}, at phase ends"
+            label = f"{ERRORS[key]}, at phase ends"
             handles.append(Line2D([], [], color="black", marker=marker, linewidth=0, label=label))
     for axes, label in ((above, "test error (%)"), (below, "training loss")):
         for epoch in boundaries:
