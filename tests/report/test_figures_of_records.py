@@ -19,6 +19,7 @@ from phaseavg.errors import UserError
 from phaseavg.report.cells import read_cells, read_paper
 from phaseavg.report.figures.drawing import write
 from phaseavg.report.figures.gamma import draw as draw_gamma
+from phaseavg.report.figures.of_cells import command
 from phaseavg.report.figures.of_records import OF_RECORDS
 from phaseavg.report.figures.phases import AFTER
 from phaseavg.report.figures.phases import draw as draw_phases
@@ -174,6 +175,33 @@ def test_results_without_phase_ends_are_named(
         (tmp_path / "result.json").write_text(content)
     with pytest.raises(UserError, match=rf"^{tmp_path}: a damaged record \(result\.json: "):
         draw_phases(study)
+
+
+@pytest.mark.parametrize(
+    ("asked", "told"),
+    [
+        (["table=1a"], "table=1a dataset=cifar100 model=cnn13"),
+        (
+            ["table=1a", "seed=0", "column=gamma0-0.9,learnt"],
+            "table=1a dataset=cifar100 model=cnn13 column=gamma0-0.9,learnt seed=0",
+        ),
+        (["table=1a", "seed=2,1,0"], "table=1a dataset=cifar100 model=cnn13 seed=2,1,0"),
+        (
+            ["table=1a,1d", "column=learnt,cosine"],
+            "table=1a,1d dataset=cifar100 model=cnn13 column=learnt,cosine",
+        ),
+        (["table=1d,1a"], "table=1d,1a dataset=cifar100 model=cnn13"),
+    ],
+)
+def test_the_told_command_trains_what_is_asked_for(asked: list[str], told: str) -> None:
+    with composing(CONF) as (options, compose):
+        request = read_request(typed([*asked, "model=cnn13"], CONF), options, compose)
+        study = Study(request, {}, read_cells([]), PAPER)
+        command_line = command(study, request.cells)
+        prefix = "python train.py -m "
+        assert command_line == prefix + told
+        again = read_request(command_line.removeprefix(prefix).split(), options, compose)
+    assert again == request
 
 
 def test_errors_by_gamma0_are_those_of_the_records_and_the_paper(study: Study) -> None:

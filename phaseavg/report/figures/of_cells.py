@@ -54,13 +54,15 @@ def _named(cell: Cell) -> tuple[str, ...]:
 
 def command(study: "Study", cells: Sequence[Cell]) -> str:
     """Return what trains some cells, as it is typed."""
-    narrowed = {key: ",".join(dict.fromkeys(getattr(cell, key) for cell in cells)) for key in CELL}
-    everything = study.request.cells
-    if narrowed["column"] == ",".join(
-        dict.fromkeys(cell.column for cell in everything if cell.table in narrowed["table"])
-    ):
+    request = study.request
+    narrowed = {key: list(dict.fromkeys(getattr(cell, key) for cell in cells)) for key in CELL}
+    tables = {name: request.tables[name] for name in narrowed["table"]}
+    if {column for table in tables.values() for column in table.columns} == {*narrowed["column"]}:
         del narrowed["column"]
-    asked = [*study.request.common, *(f"{key}={values}" for key, values in narrowed.items())]
+    if any(request.seeds[name] != list(dict.fromkeys(t.seeds)) for name, t in tables.items()):
+        seeds = dict.fromkeys(seed for name in tables for seed in request.seeds[name])
+        narrowed["seed"] = list(map(str, seeds))
+    asked = [*request.common, *(f"{key}={','.join(values)}" for key, values in narrowed.items())]
     return shlex.join(["python", "train.py", "-m", *asked])
 
 
