@@ -117,6 +117,44 @@ def test_their_gamma0_can_be_set() -> None:
         fig4(["averaging/weights=learnt"], CONF)
 
 
+ELSEWHERE = ("table=1a,1d", "column=learnt,x", "seed=0,1", "model=cnn13,resnet34", "budget=2h")
+"""What narrows the figures of records."""
+
+
+def test_overrides_of_other_figures_do_not_change_the_weights() -> None:
+    (plain,) = fig4([], CONF)
+    asked = ["preset=mini", "schedule=80,cosine", "schedule.divisor=10", "snapshots=steps"]
+    (drawing,) = fig4([*asked, *ELSEWHERE, "data_dir='a b'"], CONF)
+    pd.testing.assert_frame_equal(drawing.data, plain.data)
+
+
+@pytest.mark.parametrize(
+    "own",
+    [
+        ["schedule=80"],
+        ["+schedule=80"],
+        ["schedule=decayed", "schedule.shape.per=step"],
+        ["schedule.epochs=[3]", "schedule.factors=[1]"],
+        ["snapshots=steps", "data_dir='a b'"],
+        ELSEWHERE,
+    ],
+)
+def test_overrides_of_other_figures_do_not_change_the_schedules(own: list[str]) -> None:
+    (plain,) = fig6(["preset=mini"], CONF)
+    (drawing,) = fig6(["preset=mini", *own], CONF)
+    pd.testing.assert_frame_equal(drawing.data, plain.data)
+    assert [len(lines) for _, lines in drawing.data.groupby("curve")] == [16, 16, 16]
+    (longer,) = fig6(["preset=mini", *own, "schedule.divisor=5"], CONF)
+    assert [len(lines) for _, lines in longer.data.groupby("curve")] == [32, 32, 32]
+
+
+def test_mistakes_in_overrides_are_told() -> None:
+    for draw in (fig4, fig6):
+        for wrong in ("nothing=1", "optimizer=none", "optimizer.lr=fast", "a b=c,"):
+            with pytest.raises(UserError):
+                draw([wrong], CONF)
+
+
 def test_weights_so_far_sum_to_one_too() -> None:
     assert coefficients(Exponential(), 10, 0) == []
     assert math.fsum(coefficients(Exponential(), 10, 4)) == pytest.approx(1, abs=1e-15)
@@ -154,6 +192,24 @@ def test_metrics_without_learnt_weights_are_named(tmp_path: Path, kind: str) -> 
         (folder / name).write_text('{"epoch": 1, "replaced": true}\n')
     with pytest.raises(UserError, match=rf"^{folder}: a damaged record \({name}: .*\); move it"):
         first_coefficients(folder)
+
+
+def test_more_columns_than_colours_are_all_drawn(study: Study) -> None:
+    table = study.request.tables["1a"]
+    gammas = [number / 20 for number in range(1, 20)]
+    more = {f"g-{g}": ["averaging=phasewise", f"averaging.weights.gamma0={g}"] for g in gammas}
+    tables = study.request.tables | {"1a": table.model_copy(update={"columns": more})}
+    (drawing,) = fig5(replace(study, request=replace(study.request, tables=tables)))
+    assert set(drawing.data["weights"]) == {"learnt", *more}
+    (axes,) = drawing.picture.axes
+    labels = {line.get_label() for line in axes.get_lines()}
+    assert {f"γ0 = {g:g}" for g in gammas} <= labels
+
+
+def test_all_lengths_are_drawn(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("phaseavg.report.figures.weights.LENGTHS", tuple(range(2, 14)))
+    (drawing,) = fig4([], CONF)
+    assert all(len(axes.get_lines()) == 12 for axes in drawing.picture.axes)
 
 
 def test_history_has_the_exact_numbers(tmp_path: Path) -> None:

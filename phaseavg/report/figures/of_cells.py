@@ -7,13 +7,16 @@ from typing import TYPE_CHECKING
 import pandas as pd
 
 from phaseavg.report.cells import CELL
-from phaseavg.sweep.cells import Cell, Table, key_of, parsed, values_of
+from phaseavg.sweep.cells import NARROWING, Cell, Table, key_of, parsed, values_of
 
 if TYPE_CHECKING:  # which writes one of the figures
     from phaseavg.report.study import Study
 
 NAMED = 4
 """Cells without a record that are named, before the others are counted."""
+
+OF_SWEEPS = ("table", "column", "plan", "budget")
+"""Keys that a single run does not take."""
 
 GAMMA0 = "averaging.weights.gamma0"
 
@@ -46,6 +49,25 @@ def gammas_of(table: Table) -> dict[str, float]:
         if key_of(override) == GAMMA0
     }
     return dict(sorted(found.items(), key=lambda item: item[1]))
+
+
+def without(overrides: Sequence[str], own: str, *kept: str) -> list[str]:
+    """Return overrides for a figure that follows from settings, without those that are not for it.
+
+    These choose among cells, or are of what the figure sets itself.
+
+    Args:
+        overrides: as Hydra takes them.
+        own: a config group; all of it is the figure's own,
+        kept: apart from these keys.
+    """
+    return [
+        override.input_line
+        for override in parsed(overrides)
+        if (key := key_of(override)) not in OF_SWEEPS
+        and not (key in NARROWING and override.is_sweep_override())
+        and (key.split(".")[0] != own or key in kept)
+    ]
 
 
 def _named(cell: Cell) -> tuple[str, ...]:
