@@ -2,7 +2,6 @@
 
 import difflib
 import json
-import lzma
 import re
 import shlex
 from collections.abc import Sequence
@@ -21,8 +20,8 @@ from phaseavg.errors import UserError
 from phaseavg.phases import Schedule
 from phaseavg.report.cells import execution_of, key_of, paired, record_of
 from phaseavg.report.figures.drawing import COLOURS, new_picture, plain
-from phaseavg.report.phase_ends import mean_and_deviation
-from phaseavg.report.records import metrics_file, read_row
+from phaseavg.report.phase_ends import ERRORS, mean_and_deviation
+from phaseavg.report.records import damaged, read_history, read_row
 from phaseavg.report.study import composing, typed
 from phaseavg.report.tables import with_interval
 from phaseavg.runs.folder import in_progress, read_failure
@@ -139,19 +138,16 @@ def read_course(folder: Path) -> Course:
     Raises:
         UserError: if it is damaged.
     """
-    path = metrics_file(folder)
+    history = read_history(folder)
     try:
         config = dict(yaml.safe_load((folder / "config.yaml").read_text()))
-        content = path.read_bytes() if path.exists() else b""
-        text = lzma.decompress(content) if path.suffix == ".xz" else content
-        history = [dict(json.loads(line)) for line in text.splitlines()]
         config["schedule"], config["dataset"], config["seed"]
         ended = (folder / "result.json").is_file()
         result = json.loads((folder / "result.json").read_text()) if ended else {}
         found = errors(history) if history else {}
         seconds = cost(history)["seconds"]
-    except (OSError, ValueError, LookupError, TypeError, lzma.LZMAError, yaml.YAMLError) as error:
-        raise UserError(f"{folder}: a damaged record ({error!r}); move it away") from error
+    except (OSError, ValueError, LookupError, TypeError, yaml.YAMLError) as error:
+        raise damaged(folder, error) from error
     execution = execution_of(read_row(folder)) if ended else ""
     return Course(folder, config, history, result, found, seconds, execution)
 
@@ -338,20 +334,13 @@ def at_phase_ends(members: Sequence[Member]) -> pd.DataFrame:
             for course in member.counted
             for number, end in enumerate(course.errors.get("phases", []), start=1)
         ]
-        frame = pd.DataFrame(ends, columns=["phase", "epoch", "replaced", *END_ERRORS])
+        frame = pd.DataFrame(ends, columns=["phase", "epoch", "replaced", *ERRORS])
         for (phase, epoch), lines in frame.groupby(["phase", "epoch"]):
             row = {"": member.letter, "end of phase": phase, "epoch": epoch, "n": len(lines)}
-            for key, label in END_ERRORS.items():
+            for key, label in ERRORS.items():
                 row[label] = mean_and_deviation(lines[key].dropna())
             rows.append(row)
     return pd.DataFrame(rows)
-
-
-END_ERRORS = {
-    "test_error": "as trained",
-    "bn_test_error": "after a BN pass",
-    "average_test_error": "average",
-}
 
 
 def figure(members: Sequence[Member]) -> Figure:
@@ -392,7 +381,7 @@ def figure(members: Sequence[Member]) -> Figure:
         handles.append(Line2D([], [], **look, linewidth=2, label=name))
     for key, marker in MARKERS.items():
         if key in markers:
-            label = f"{END_ERRORS[key]}, at phase ends"
+            label = f"{ERRORS[key]}, at phase ends"
             handles.append(Line2D([], [], color="black", marker=marker, linewidth=0, label=label))
     for axes, label in ((above, "test error (%)"), (below, "training loss")):
         for epoch in boundaries:

@@ -1,6 +1,7 @@
 """Records of finished runs as pandas frames."""
 
 import json
+import lzma
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -28,7 +29,7 @@ def read_row(folder: Path) -> dict[str, Any]:
     try:
         return _row(folder)
     except (OSError, ValueError, LookupError, TypeError, yaml.YAMLError) as error:
-        raise _damaged(folder, error) from error
+        raise damaged(folder, error) from error
 
 
 def _row(folder: Path) -> dict[str, Any]:
@@ -78,8 +79,16 @@ def row_of(result: Mapping[str, Any], config: Mapping[str, Any], path: Any) -> d
     }
 
 
-def _damaged(folder: Path, error: Exception) -> UserError:
-    return UserError(f"{folder}: a damaged record ({error!r}); move it away and repeat the run")
+def damaged(folder: Path, error: Exception, file: str = "") -> UserError:
+    """Return what is said of a damaged record.
+
+    Args:
+        folder: of the record.
+        error: that showed it.
+        file: of the record, if the error does not name it.
+    """
+    shown = f"{file}: {error!r}" if file else repr(error)
+    return UserError(f"{folder}: a damaged record ({shown}); move it away and repeat the run")
 
 
 def read_runs(folder: Path) -> pd.DataFrame:
@@ -139,6 +148,23 @@ def metrics_file(folder: Path) -> Path:
     return compressed if compressed.exists() else folder / "metrics.jsonl"
 
 
+def read_history(folder: Path) -> list[dict[str, Any]]:
+    """Return the metrics of a run or a record with its exact numbers, a mapping per epoch.
+
+    An empty list if it has no such file.
+
+    Raises:
+        UserError: if the file is damaged.
+    """
+    path = metrics_file(folder)
+    try:
+        content = path.read_bytes() if path.exists() else b""
+        text = lzma.decompress(content) if path.suffix == ".xz" else content
+        return [dict(json.loads(line)) for line in text.splitlines()]
+    except (OSError, ValueError, TypeError, lzma.LZMAError) as error:
+        raise damaged(folder, error, path.name) from error
+
+
 def read_metrics(
     runs: pd.DataFrame, columns: Sequence[str] = ("averaging", "seed")
 ) -> pd.DataFrame:
@@ -159,7 +185,7 @@ def read_metrics(
         try:
             metrics = pd.read_json(metrics_file(path), lines=True)
         except (OSError, ValueError) as error:
-            raise _damaged(path, error) from error
+            raise damaged(path, error) from error
         frames.append(metrics)
     return joined(finished, frames, columns)
 

@@ -277,3 +277,11 @@ def test_a_damaged_run_is_named(
         return
     with pytest.raises(UserError, match=f"^{folder}: a damaged record"):
         read_members([str(folder)], CONF)
+
+
+def test_truncated_metrics_of_a_record_are_named(compose_settings: Callable[..., Settings]) -> None:
+    folder = leave(compose_settings(*TINY), 20.0)
+    metrics = lzma.compress((folder / "metrics.jsonl").read_bytes())
+    (folder / "metrics.jsonl.xz").write_bytes(metrics[: len(metrics) // 2])
+    with pytest.raises(UserError, match=rf"^{folder}: a damaged record \(metrics\.jsonl\.xz: LZMA"):
+        read_members([str(folder)], CONF)

@@ -1,6 +1,7 @@
 """The numbers in the figures that need no training: by hand, and from what a run has seen."""
 
 import json
+import lzma
 import math
 from collections.abc import Iterator
 from dataclasses import replace
@@ -18,13 +19,15 @@ from phaseavg.errors import UserError
 from phaseavg.report.cells import read_cells, read_paper
 from phaseavg.report.figures.drawing import write
 from phaseavg.report.figures.gamma import draw as draw_gamma
+from phaseavg.report.figures.of_cells import command
 from phaseavg.report.figures.of_records import OF_RECORDS
 from phaseavg.report.figures.phases import AFTER
 from phaseavg.report.figures.phases import draw as draw_phases
 from phaseavg.report.figures.schedules import fig6
 from phaseavg.report.figures.sharing import ALL, RECORDED
 from phaseavg.report.figures.sharing import draw as draw_sharing
-from phaseavg.report.figures.weights import LENGTHS, fig4, fig5
+from phaseavg.report.figures.weights import LENGTHS, fig4, fig5, first_coefficients
+from phaseavg.report.records import read_history
 from phaseavg.report.study import Study, composing, typed
 from phaseavg.sweep.cells import read_request, runs_of
 
@@ -114,6 +117,44 @@ def test_their_gamma0_can_be_set() -> None:
         fig4(["averaging/weights=learnt"], CONF)
 
 
+ELSEWHERE = ("table=1a,1d", "column=learnt,x", "seed=0,1", "model=cnn13,resnet34", "budget=2h")
+"""What narrows the figures of records."""
+
+
+def test_overrides_of_other_figures_do_not_change_the_weights() -> None:
+    (plain,) = fig4([], CONF)
+    asked = ["preset=mini", "schedule=80,cosine", "schedule.divisor=10", "snapshots=steps"]
+    (drawing,) = fig4([*asked, *ELSEWHERE, "data_dir='a b'"], CONF)
+    pd.testing.assert_frame_equal(drawing.data, plain.data)
+
+
+@pytest.mark.parametrize(
+    "own",
+    [
+        ["schedule=80"],
+        ["+schedule=80"],
+        ["schedule=decayed", "schedule.shape.per=step"],
+        ["schedule.epochs=[3]", "schedule.factors=[1]"],
+        ["snapshots=steps", "data_dir='a b'"],
+        ELSEWHERE,
+    ],
+)
+def test_overrides_of_other_figures_do_not_change_the_schedules(own: list[str]) -> None:
+    (plain,) = fig6(["preset=mini"], CONF)
+    (drawing,) = fig6(["preset=mini", *own], CONF)
+    pd.testing.assert_frame_equal(drawing.data, plain.data)
+    assert [len(lines) for _, lines in drawing.data.groupby("curve")] == [16, 16, 16]
+    (longer,) = fig6(["preset=mini", *own, "schedule.divisor=5"], CONF)
+    assert [len(lines) for _, lines in longer.data.groupby("curve")] == [32, 32, 32]
+
+
+def test_mistakes_in_overrides_are_told() -> None:
+    for draw in (fig4, fig6):
+        for wrong in ("nothing=1", "optimizer=none", "optimizer.lr=fast", "a b=c,"):
+            with pytest.raises(UserError):
+                draw([wrong], CONF)
+
+
 def test_weights_so_far_sum_to_one_too() -> None:
     assert coefficients(Exponential(), 10, 0) == []
     assert math.fsum(coefficients(Exponential(), 10, 4)) == pytest.approx(1, abs=1e-15)
@@ -134,6 +175,89 @@ def test_learnt_weights_are_those_of_the_records(study: Study) -> None:
     (axes,) = drawing.picture.axes
     assert list(axes.get_lines()[-1].get_ydata()) == [0.375, -0.125, 0.75]  # their mean
     assert "1a/cifar100/cnn13/learnt (seeds 2)" in drawing.missing
+
+
+@pytest.mark.parametrize("kind", ["truncated", "missing", "nothing replaced", "no weights"])
+def test_metrics_without_learnt_weights_are_named(tmp_path: Path, kind: str) -> None:
+    folder = tmp_path / "record"
+    folder.mkdir()
+    text = "".join(f"{json.dumps(line)}\n" for line in ({"epoch": 1}, {"epoch": 2}))
+    name = "metrics.jsonl"
+    if kind == "truncated":
+        name = "metrics.jsonl.xz"
+        (folder / name).write_bytes(lzma.compress(text.encode())[:-9])
+    elif kind == "nothing replaced":
+        (folder / name).write_text(text)
+    elif kind == "no weights":
+        (folder / name).write_text('{"epoch": 1, "replaced": true}\n')
+    with pytest.raises(UserError, match=rf"^{folder}: a damaged record \({name}: .*\); move it"):
+        first_coefficients(folder)
+
+
+def test_more_columns_than_colours_are_all_drawn(study: Study) -> None:
+    table = study.request.tables["1a"]
+    gammas = [number / 20 for number in range(1, 20)]
+    more = {f"g-{g}": ["averaging=phasewise", f"averaging.weights.gamma0={g}"] for g in gammas}
+    tables = study.request.tables | {"1a": table.model_copy(update={"columns": more})}
+    (drawing,) = fig5(replace(study, request=replace(study.request, tables=tables)))
+    assert set(drawing.data["weights"]) == {"learnt", *more}
+    (axes,) = drawing.picture.axes
+    labels = {line.get_label() for line in axes.get_lines()}
+    assert {f"γ0 = {g:g}" for g in gammas} <= labels
+
+
+def test_all_lengths_are_drawn(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("phaseavg.report.figures.weights.LENGTHS", tuple(range(2, 14)))
+    (drawing,) = fig4([], CONF)
+    assert all(len(axes.get_lines()) == 12 for axes in drawing.picture.axes)
+
+
+def test_history_has_the_exact_numbers(tmp_path: Path) -> None:
+    assert read_history(tmp_path) == []
+    lines = [{"epoch": 1, "train_loss": 0.1 + 0.2}, {"epoch": 2, "train_loss": 1e-17}]
+    text = "".join(f"{json.dumps(line)}\n" for line in lines)
+    (tmp_path / "metrics.jsonl").write_text(text)
+    assert read_history(tmp_path) == lines
+    (tmp_path / "metrics.jsonl.xz").write_bytes(lzma.compress(text.encode()))
+    assert read_history(tmp_path) == lines
+
+
+@pytest.mark.parametrize("content", [None, "{", "{}", '{"phases": [{"epoch": 1}]}'])
+def test_results_without_phase_ends_are_named(
+    study: Study, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, content: str | None
+) -> None:
+    monkeypatch.setattr("phaseavg.report.figures.phases.record_of", lambda _: tmp_path)
+    if content is not None:
+        (tmp_path / "result.json").write_text(content)
+    with pytest.raises(UserError, match=rf"^{tmp_path}: a damaged record \(result\.json: "):
+        draw_phases(study)
+
+
+@pytest.mark.parametrize(
+    ("asked", "told"),
+    [
+        (["table=1a"], "table=1a dataset=cifar100 model=cnn13"),
+        (
+            ["table=1a", "seed=0", "column=gamma0-0.9,learnt"],
+            "table=1a dataset=cifar100 model=cnn13 column=gamma0-0.9,learnt seed=0",
+        ),
+        (["table=1a", "seed=2,1,0"], "table=1a dataset=cifar100 model=cnn13 seed=2,1,0"),
+        (
+            ["table=1a,1d", "column=learnt,cosine"],
+            "table=1a,1d dataset=cifar100 model=cnn13 column=learnt,cosine",
+        ),
+        (["table=1d,1a"], "table=1d,1a dataset=cifar100 model=cnn13"),
+    ],
+)
+def test_the_told_command_trains_what_is_asked_for(asked: list[str], told: str) -> None:
+    with composing(CONF) as (options, compose):
+        request = read_request(typed([*asked, "model=cnn13"], CONF), options, compose)
+        study = Study(request, {}, read_cells([]), PAPER)
+        command_line = command(study, request.cells)
+        prefix = "python train.py -m "
+        assert command_line == prefix + told
+        again = read_request(command_line.removeprefix(prefix).split(), options, compose)
+    assert again == request
 
 
 def test_errors_by_gamma0_are_those_of_the_records_and_the_paper(study: Study) -> None:

@@ -7,13 +7,16 @@ from typing import TYPE_CHECKING
 import pandas as pd
 
 from phaseavg.report.cells import CELL
-from phaseavg.sweep.cells import Cell, Table, key_of, parsed, values_of
+from phaseavg.sweep.cells import NARROWING, Cell, Table, key_of, parsed, values_of
 
 if TYPE_CHECKING:  # which writes one of the figures
     from phaseavg.report.study import Study
 
 NAMED = 4
 """Cells without a record that are named, before the others are counted."""
+
+OF_SWEEPS = ("table", "column", "plan", "budget")
+"""Keys that a single run does not take."""
 
 GAMMA0 = "averaging.weights.gamma0"
 
@@ -48,19 +51,40 @@ def gammas_of(table: Table) -> dict[str, float]:
     return dict(sorted(found.items(), key=lambda item: item[1]))
 
 
+def without(overrides: Sequence[str], own: str, *kept: str) -> list[str]:
+    """Return overrides for a figure that follows from settings, without those that are not for it.
+
+    These choose among cells, or are of what the figure sets itself.
+
+    Args:
+        overrides: as Hydra takes them.
+        own: a config group; all of it is the figure's own,
+        kept: apart from these keys.
+    """
+    return [
+        override.input_line
+        for override in parsed(overrides)
+        if (key := key_of(override)) not in OF_SWEEPS
+        and not (key in NARROWING and override.is_sweep_override())
+        and (key.split(".")[0] != own or key in kept)
+    ]
+
+
 def _named(cell: Cell) -> tuple[str, ...]:
     return tuple(getattr(cell, key) for key in CELL)
 
 
 def command(study: "Study", cells: Sequence[Cell]) -> str:
     """Return what trains some cells, as it is typed."""
-    narrowed = {key: ",".join(dict.fromkeys(getattr(cell, key) for cell in cells)) for key in CELL}
-    everything = study.request.cells
-    if narrowed["column"] == ",".join(
-        dict.fromkeys(cell.column for cell in everything if cell.table in narrowed["table"])
-    ):
+    request = study.request
+    narrowed = {key: list(dict.fromkeys(getattr(cell, key) for cell in cells)) for key in CELL}
+    tables = {name: request.tables[name] for name in narrowed["table"]}
+    if {column for table in tables.values() for column in table.columns} == {*narrowed["column"]}:
         del narrowed["column"]
-    asked = [*study.request.common, *(f"{key}={values}" for key, values in narrowed.items())]
+    if any(request.seeds[name] != list(dict.fromkeys(t.seeds)) for name, t in tables.items()):
+        seeds = dict.fromkeys(seed for name in tables for seed in request.seeds[name])
+        narrowed["seed"] = list(map(str, seeds))
+    asked = [*request.common, *(f"{key}={','.join(values)}" for key, values in narrowed.items())]
     return shlex.join(["python", "train.py", "-m", *asked])
 
 

@@ -9,6 +9,7 @@ from phaseavg.report.cells import record_of
 from phaseavg.report.figures.drawing import COLOURS, Drawing, blank, new_picture, plain
 from phaseavg.report.figures.of_cells import cells_in, finished, lacking, networks_in
 from phaseavg.report.headline import METHODS
+from phaseavg.report.records import damaged
 from phaseavg.report.study import Study
 
 TABLES = ("1a", "1b", "1c", "1d")
@@ -24,6 +25,9 @@ def errors_at_ends(study: Study, network: tuple[str, str]) -> pd.DataFrame:
     Columns: schedule, method; seed; phase, counted from 1, and of how many; epoch; weights, which
     they are: the average where it has taken over, else as trained, and of SGD also after a BN pass;
     test_error (%).
+
+    Raises:
+        UserError: if a record is damaged.
     """
     rows = finished(study, cells_in(study, TABLES, network)).set_index(["table", "column"])
     found = []
@@ -33,14 +37,17 @@ def errors_at_ends(study: Study, network: tuple[str, str]) -> pd.DataFrame:
                 continue
             for row in rows.loc[[cell]].itertuples():
                 folder = record_of(study.runs[row.run_id].settings)
-                phases = json.loads((folder / "result.json").read_text())["phases"]
-                for number, end in enumerate(phases, start=1):
-                    place = (row.seed, number, len(phases), end["epoch"])
-                    key = "average_test_error" if end["replaced"] else "test_error"
-                    weights = AVERAGED if end["replaced"] else TRAINED
-                    found.append((schedule, method, *place, weights, end[key]))
-                    if method == "SGD":
-                        found.append((schedule, AFTER, *place, PASSED, end["bn_test_error"]))
+                try:
+                    phases = json.loads((folder / "result.json").read_text())["phases"]
+                    for number, end in enumerate(phases, start=1):
+                        place = (row.seed, number, len(phases), end["epoch"])
+                        key = "average_test_error" if end["replaced"] else "test_error"
+                        weights = AVERAGED if end["replaced"] else TRAINED
+                        found.append((schedule, method, *place, weights, end[key]))
+                        if method == "SGD":
+                            found.append((schedule, AFTER, *place, PASSED, end["bn_test_error"]))
+                except (OSError, ValueError, LookupError, TypeError) as error:
+                    raise damaged(folder, error, "result.json") from error
     columns = ["schedule", "method", "seed", "phase", "phases", "epoch", "weights", "test_error"]
     return pd.DataFrame(found, columns=columns)
 

@@ -1,6 +1,6 @@
 """Learning rates against epochs, among them Figure 6."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import pandas as pd
@@ -10,6 +10,7 @@ from torch import nn
 from phaseavg.config import build, check
 from phaseavg.phases import Schedule
 from phaseavg.report.figures.drawing import COLOURS, Drawing, new_picture, plain
+from phaseavg.report.figures.of_cells import without
 from phaseavg.report.study import composing, typed
 from phaseavg.sweep.cells import Compose
 from phaseavg.training.optimizers import learning_rate, new_optimizer, set_learning_rate
@@ -62,12 +63,19 @@ def schedules(curves: Sequence[str], steps_per_epoch: int, conf: Path) -> pd.Dat
     Raises:
         UserError: if overrides are not understood.
     """
-    frames = []
     with composing(conf) as (_, compose):
-        for curve in curves:
-            epochs, found = rates(typed(curve.split(), conf), steps_per_epoch, compose)
-            values = {"curve": curve, "epoch": epochs, "learning_rate": found}
-            frames.append(pd.DataFrame(values))
+        asked = {curve: typed(curve.split(), conf) for curve in curves}
+        return _rates_of(asked, steps_per_epoch, compose)
+
+
+def _rates_of(
+    curves: Mapping[str, Sequence[str]], steps_per_epoch: int, compose: Compose
+) -> pd.DataFrame:
+    """Return what `schedules` does, of overrides by what their curves are to be called."""
+    frames = []
+    for curve, overrides in curves.items():
+        epochs, found = rates(overrides, steps_per_epoch, compose)
+        frames.append(pd.DataFrame({"curve": curve, "epoch": epochs, "learning_rate": found}))
     return pd.concat(frames, ignore_index=True)
 
 
@@ -100,15 +108,17 @@ def fig6(overrides: Sequence[str], conf: Path) -> list[Drawing]:
     """Return the learning rates of Table 1d's schedules.
 
     Args:
-        overrides: as of train.py, that hold for all of them, such as `+schedule.divisor=10`.
+        overrides: as of train.py, that hold for all of them, such as `+schedule.divisor=10`. What
+            makes the schedules is the figure's own: others are left out, as are choices of cells.
         conf: the folder of the configs.
 
     Raises:
         UserError: if they are not understood.
     """
-    curves = {" ".join([f"schedule={o}", *overrides]): name for o, name in FIGURE_6.items()}
-    data = schedules(list(curves), 1, conf)
-    data["curve"] = data["curve"].map(curves)
+    with composing(conf) as (_, compose):
+        asked = without(typed(overrides, conf), "schedule", "schedule.divisor")
+        curves = {name: [f"schedule={option}", *asked] for option, name in FIGURE_6.items()}
+        data = _rates_of(curves, 1, compose)
     caption = (
         "Learning rate, epoch by epoch, as the optimizer has it: constant within the phases, "
         "decayed within each as averaging amounts to (Section 3.1), and half a cosine. Computed, "

@@ -1,8 +1,7 @@
 """How epochs are weighted: Figure 4, exponential weights, and Figure 5, learnt ones beside them."""
 
-import json
-import lzma
 from collections.abc import Sequence
+from itertools import cycle
 from pathlib import Path
 
 import numpy as np
@@ -19,8 +18,9 @@ from phaseavg.report.figures.of_cells import (
     gammas_of,
     lacking,
     networks_in,
+    without,
 )
-from phaseavg.report.records import metrics_file
+from phaseavg.report.records import damaged, metrics_file, read_history
 from phaseavg.report.study import Study, composing, typed
 
 LENGTHS = (10, 20, 40, 80, 160)
@@ -40,7 +40,8 @@ def fig4(overrides: Sequence[str], conf: Path) -> list[Drawing]:
         UserError: if they are not understood, or the weights follow from the training.
     """
     with composing(conf) as (_, compose):
-        settings = check(compose(typed(["averaging=phasewise", *overrides], conf)))
+        asked = without(typed(overrides, conf), "schedule")
+        settings = check(compose(["averaging=phasewise", *asked]))
     part = settings.averaging.get("weights")
     if part is None:
         raise UserError(
@@ -58,7 +59,7 @@ def fig4(overrides: Sequence[str], conf: Path) -> list[Drawing]:
     )
     picture = new_picture(8, 3.8)
     left, right = picture.subplots(1, 2)
-    for (epochs, lines), colour in zip(data.groupby("epochs"), COLOURS, strict=False):
+    for (epochs, lines), colour in zip(data.groupby("epochs"), cycle(COLOURS), strict=False):
         marked = {"color": colour, "marker": "o", "markersize": 2.5, "linewidth": 1}
         left.plot(lines["epoch"], lines["weight"], label=f"T = {epochs}", **marked)
         right.plot(lines["epoch"] / epochs, lines["weight"] * epochs, **marked)
@@ -80,12 +81,14 @@ def first_coefficients(folder: Path) -> list[float]:
     """Return the weights of the first phase's epochs in the average, from a run's metrics.
 
     Raises:
-        StopIteration: if no average has taken over in it.
+        UserError: if the file is damaged, missing, or says of no average that it has taken over.
     """
-    path = metrics_file(folder)
-    text = lzma.decompress(path.read_bytes()) if path.suffix == ".xz" else path.read_bytes()
-    lines = map(json.loads, text.splitlines())
-    return next(line["average_coefficients"] for line in lines if line.get("replaced"))
+    history = read_history(folder)
+    ends = [line.get("average_coefficients") for line in history if line.get("replaced")]
+    if not ends or not ends[0]:
+        error = LookupError("no weights of the first phase's average")
+        raise damaged(folder, error, metrics_file(folder).name)
+    return ends[0]
 
 
 def fig5(study: Study) -> list[Drawing]:
@@ -122,7 +125,7 @@ def _fig5(study: Study, network: tuple[str, str], title: str) -> Drawing:
         for seed in learnt
     ]
     for (column, gamma0), colour in zip(
-        gammas_of(study.request.tables[TABLE]).items(), COLOURS[1:], strict=False
+        gammas_of(study.request.tables[TABLE]).items(), cycle(COLOURS[1:]), strict=False
     ):
         weights = coefficients(Exponential(gamma0), len(epochs), len(epochs))
         axes.plot(epochs, weights, color=colour, linewidth=1.3, label=f"γ0 = {gamma0:g}")
