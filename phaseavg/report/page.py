@@ -151,6 +151,8 @@ def _folder_section(number: int, folder: Path, conf: Path, stack: contextlib.Exi
 
 
 def _overrides(card: RunCard, known: Mapping[str, Run], repeats: Repeats) -> list[str] | None:
+    if not repeats.knows(card.config):
+        return None
     if card.run_id in known:
         return of_a_table(known[card.run_id], card.config)
     return repeats.overrides_of(card.config, card.run_id) if card.config else None

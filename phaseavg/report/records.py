@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Mapping, Sequence
+from itertools import accumulate
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +18,25 @@ RECIPE = (
     *("batch_size", "batchnorm_batches", "optimizer_state", "numerics_version"),
 )
 """What the names of columns begin with that hold a run's recipe, the seed apart."""
+
+
+def phase_ends(config: Mapping[str, Any]) -> list[int]:
+    """Return after how many epochs each phase of a recorded config ends.
+
+    Nothing that the config names is imported or called: a record may be from anywhere.
+
+    Returns:
+        The ends in their order; none where `epochs` and `divisor` of its schedule do not say them.
+    """
+    schedule = config.get("schedule")
+    if not isinstance(schedule, Mapping):
+        return []
+    lengths, divisor = schedule.get("epochs"), schedule.get("divisor", 1)
+    if not isinstance(lengths, list) or type(divisor) is not int or divisor < 1:
+        return []
+    if any(type(length) is not int or length < 1 or length % divisor for length in lengths):
+        return []
+    return list(accumulate(length // divisor for length in lengths))
 
 
 def read_row(folder: Path) -> dict[str, Any]:

@@ -9,9 +9,8 @@ from typing import Any
 
 import yaml
 
-from phaseavg.config import build
 from phaseavg.errors import Diverged, UserError
-from phaseavg.report.records import metrics_file
+from phaseavg.report.records import metrics_file, phase_ends
 from phaseavg.runs.folder import in_progress, read_failure
 
 SIGNS = ("config.yaml", "result.json", "failure.json")
@@ -50,10 +49,7 @@ class RunCard:
     @property
     def epochs(self) -> int | None:
         """Of the whole run; None where that is not known."""
-        try:
-            return build("schedule", self.config["schedule"]).total_epochs
-        except (LookupError, TypeError, AttributeError, ImportError, ValueError):
-            return None
+        return next(reversed(phase_ends(self.config)), None)
 
     @property
     def state(self) -> str:

@@ -12,14 +12,16 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import yaml
 from conftest import TINY
 from made_page import CONF, NASTY, PAPER, build, sources
 from made_records import keep
 
 from phaseavg.errors import UserError
+from phaseavg.report.compare import figure, read_members
 from phaseavg.report.curves import GOING_ON, label_of, script, series
 from phaseavg.report.page import write_page
-from phaseavg.report.repeat import Repeats, changes, command
+from phaseavg.report.repeat import Repeats, changes, command, of_a_table
 from phaseavg.report.run_cards import cards_in, read_card
 from phaseavg.report.study import read_study
 
@@ -197,6 +199,63 @@ def test_what_differs_from_a_composed_config_becomes_overrides() -> None:
         "~model.gone",
         "+new.k='null'",
     ]
+
+
+def test_a_key_that_is_newer_than_a_record_is_no_change(
+    compose_settings: Callable[..., Any],
+) -> None:
+    settings = compose_settings(*TINY, "optimizer=lookahead", "execution.threads=1")
+    whole = json.loads(json.dumps(settings.record()))
+    older = {key: value for key, value in whole.items() if key not in ("snapshots", "weights")}
+    del older["execution"]["snapshots"], older["evaluation"]["batchnorm_every"]
+    assert Repeats(CONF).overrides_of(older, settings.run_id) == (
+        Repeats(CONF).overrides_of(whole, settings.run_id)
+    )
+    (cell, *_) = read_study(sources(Path("none"))[0].overrides, CONF, PAPER).runs.values()
+    record = json.loads(json.dumps(cell.settings.record()))
+    assert record.pop("snapshots") == "none"
+    assert of_a_table(cell, record) == list(cell.overrides)
+
+
+@pytest.fixture
+def trap(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Return a file that is there once the module `trapped`, or what is in it, has been loaded."""
+    sprung = tmp_path / "sprung"
+    (tmp_path / "trapped.py").write_text(f"open({str(sprung)!r}, 'w').close()\nPart = dict\n")
+    monkeypatch.syspath_prepend(tmp_path)
+    return sprung
+
+
+@pytest.mark.parametrize("nested", [False, True])
+def test_reading_a_record_executes_nothing_that_it_names(
+    compose_settings: Callable[..., Any], trap: Path, nested: bool
+) -> None:
+    folder = keep(compose_settings(*TINY), 20.0)
+    (folder / "metrics.jsonl").write_text("")
+    config = yaml.safe_load((folder / "config.yaml").read_text())
+    command = {"_target_": "os.system", "command": f"touch {trap}"}
+    module = {"_target_": "trapped.Part"}
+    bad = config | {"schedule": command, "model": module}
+    if nested:
+        hidden = "${oc.decode:'{_target_: trapped.Part}'}"
+        bad = config | {"averaging": config["averaging"] | {"weights": hidden}}
+        bad["watch"] = {"mine": {**module, "of": [command]}}
+    (folder / "config.yaml").write_text(yaml.safe_dump(bad))
+    card = read_card(folder)
+    assert card.epochs == (sum(config["schedule"]["epochs"]) if nested else None)
+    (member,) = read_members([str(folder)], CONF)
+    assert member.courses[0].ends[-1:] == ([card.epochs] if nested else [])
+    assert figure([member]).axes
+    repeats = Repeats(CONF)
+    assert not repeats.knows(bad)
+    assert repeats.overrides_of(bad, card.run_id) is None
+    for change in (
+        {"averaging": {"_target_": "${oc.decode:trapped.Part}"}},
+        {"model._target_": "trapped.Part"},
+        {"hydra": {"searchpath": ["pkg://trapped"]}},
+    ):
+        assert repeats.overrides_of(config | change, card.run_id) is None
+    assert not trap.exists()
 
 
 def test_curves_are_rounded_and_have_gaps() -> None:
