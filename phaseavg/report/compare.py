@@ -16,7 +16,7 @@ import yaml
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
-from phaseavg.errors import UserError
+from phaseavg.errors import UserError, told
 from phaseavg.report.cells import execution_of, key_of, paired, record_of
 from phaseavg.report.figures.drawing import COLOURS, new_picture, plain
 from phaseavg.report.phase_ends import mean_and_deviation
@@ -149,7 +149,7 @@ def read_course(folder: Path) -> Course:
         found = errors(history) if history else {}
         seconds = cost(history)["seconds"]
     except (OSError, ValueError, LookupError, TypeError, lzma.LZMAError, yaml.YAMLError) as error:
-        raise UserError(f"{folder}: a damaged record ({error!r}); move it away") from error
+        raise UserError(f"{folder}: a damaged record ({told(error)}); move it away") from error
     execution = execution_of(read_row(folder)) if ended else ""
     return Course(folder, config, history, result, found, seconds, execution)
 

@@ -99,6 +99,7 @@ class Section:
         study: None of a folder of runs.
         source: likewise.
         where: the records lie, as a user would look for them.
+        left_out: why records of its cells do not count.
         shown: of each card what the page says of it.
     """
 
@@ -109,6 +110,7 @@ class Section:
     study: Study | None = None
     source: Source | None = None
     where: tuple[str, ...] = ()
+    left_out: Sequence[str] = ()
     shown: list[dict[str, Any]] = field(default_factory=list)
 
 
@@ -128,11 +130,13 @@ def _study_section(
     overrides = list(source.overrides)
     if packed:
         overrides.append(f"records_dir={stack.enter_context(_unpacked(archive, conf))}")
-    study = read_study(overrides, conf, paper)
+    left_out: list[str] = []
+    study = read_study(overrides, conf, paper, left_out=left_out)
     settings = next(iter(study.runs.values())).settings
     places = (settings.runs_dir, settings.records_dir)
     where = tuple(dict.fromkeys([str(settings.runs_dir), str(archive if packed else places[1])]))
-    return Section(source.key, source.title, cards_in(*places), study.runs, study, source, where)
+    cards = cards_in(*places)
+    return Section(source.key, source.title, cards, study.runs, study, source, where, left_out)
 
 
 def _folder_section(number: int, folder: Path, conf: Path, stack: contextlib.ExitStack) -> Section:
@@ -169,20 +173,15 @@ def _places(cells: Sequence[Cell]) -> list[str]:
 
 def _facts(card: RunCard) -> list[tuple[str, str]]:
     """Return what is known of how a run was made, with what it is called."""
-    result = card.result
     facts = [("state", card.state)]
-    if not result:
+    if not card.result:
         return facts
-    shared = result.get("inherited", {"epochs": 0, "seconds": 0.0})
-    seconds = f"{result['seconds']:,.1f} s for {result['epochs']} epochs"
-    if shared["epochs"]:
-        seconds += f"; of these {shared['seconds']:,.1f} s, {shared['epochs']} epochs, were shared"
     modified = "True" in card.made_with("git", "modified")
     threads = card.made_with("execution", "threads")
     device = [card.made_with("execution", key) for key in ("device_name", "cpu_capability")]
     return [
         *facts,
-        ("time", seconds),
+        ("time", card.time),
         ("device", ", ".join([*device, f"{threads} thread{'s' * (threads != '1')}"])),
         ("precision", card.made_with("execution", "precision")),
         ("torch", card.made_with("versions", "torch")),
@@ -207,6 +206,7 @@ def _shown(
     found = []
     for card in cards:
         overrides, run = _overrides(card, known, repeats), section.runs.get(card.run_id)
+        ended = bool(card.result or card.damage)
         tail = card.folder.name.rpartition("-")[2]
         seed = card.config.get("seed", run.settings.seed if run else None)
         if run:
@@ -230,8 +230,8 @@ def _shown(
                 else card.state,
                 "facts": _facts(card),
                 "config": yaml.safe_dump(card.config, sort_keys=False) if card.config else "",
-                "command": "" if overrides is None else command(overrides, bool(card.result), conf),
-                "ended": bool(card.result),
+                "command": "" if overrides is None else command(overrides, ended, conf),
+                "ended": ended,
                 "history": card.history,
                 "metrics": series(card.history),
             }
@@ -310,6 +310,8 @@ def _figures(folder: Path, results: Path) -> list[dict[str, Any]]:
                 for kind in ("svg", "png", "csv")
                 if (index.parent / f"{name}.{kind}").exists()
             }
+            if entry["missing"] and "csv" not in files:  # blank: its picture says so, and no more
+                files = {}
             picture = files.get("svg") or files.get("png") or ""
             missing = entry["missing"] or ("" if picture else f"{name}.svg is not there.")
             found.append(
@@ -376,6 +378,7 @@ def _context(sections: Sequence[Section], results: Path, paper: pd.DataFrame) ->
                 "lead": section.source.lead,
                 "commands": section.source.commands,
                 "remark": study.remark,
+                "left_out": section.left_out,
                 "tables": _tables(study, folder, results),
                 "claims": claims,
                 "figures": _figures(place_of(section.source.overrides), results),
@@ -450,7 +453,7 @@ def write_page(
         say: what is being done.
 
     Raises:
-        UserError: if a record is damaged, or the page cannot be written.
+        UserError: if an archive or a folder of figures is damaged, or the page cannot be written.
     """
     repeats, sections = Repeats(conf), []
     with contextlib.ExitStack() as stack:
@@ -462,6 +465,9 @@ def write_page(
             sections.append(_folder_section(number, folder, conf, stack))
     known = {run_id: run for section in sections for run_id, run in section.runs.items()}
     for section in sections:
+        damaged = [f"{c.folder}: {c.state}" for c in section.cards if c.damage]
+        for reason in dict.fromkeys([*section.left_out, *damaged]):
+            say(reason)
         say(f"{section.title}: {len(section.cards)} runs")
         section.shown = _shown(section, known | dict(section.runs), repeats, conf)
     runs = [run for section in sections for run in section.shown]

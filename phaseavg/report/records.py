@@ -9,7 +9,7 @@ from typing import Any
 import pandas as pd
 import yaml
 
-from phaseavg.errors import UserError
+from phaseavg.errors import UserError, told
 from phaseavg.runs.files import write_atomically
 from phaseavg.runs.identity import parts_of
 
@@ -18,6 +18,10 @@ RECIPE = (
     *("batch_size", "batchnorm_batches", "optimizer_state", "numerics_version"),
 )
 """What the names of columns begin with that hold a run's recipe, the seed apart."""
+
+
+DAMAGED = (OSError, ValueError, LookupError, TypeError, AttributeError)
+"""What reading a file comes to that is cut off, or of another program."""
 
 
 def phase_ends(config: Mapping[str, Any]) -> list[int]:
@@ -47,7 +51,7 @@ def read_row(folder: Path) -> dict[str, Any]:
     """
     try:
         return _row(folder)
-    except (OSError, ValueError, LookupError, TypeError, yaml.YAMLError) as error:
+    except (*DAMAGED, yaml.YAMLError) as error:
         raise _damaged(folder, error) from error
 
 
@@ -99,7 +103,7 @@ def row_of(result: Mapping[str, Any], config: Mapping[str, Any], path: Any) -> d
 
 
 def _damaged(folder: Path, error: Exception) -> UserError:
-    return UserError(f"{folder}: a damaged record ({error!r}); move it away and repeat the run")
+    return UserError(f"{folder}: a damaged record ({told(error)}); move it away and repeat the run")
 
 
 def read_runs(folder: Path) -> pd.DataFrame:

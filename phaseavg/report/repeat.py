@@ -117,7 +117,7 @@ def command(overrides: Sequence[str], ended: bool, conf: Path) -> str:
 class Repeats:
     """Knows how runs are repeated.
 
-    A recorded config may be from anywhere: nothing that it names, and no option, is imported.
+    A recorded config may be from anywhere: what it names is imported only if an option does so.
 
     Args:
         conf: the folder of the configs.

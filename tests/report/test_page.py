@@ -72,6 +72,11 @@ def test_figures_have_their_captions_or_what_is_missing(page: Path) -> None:
     assert '<img src="figures/drawn.svg" alt="A square &amp; more" loading="lazy">' in markup
     assert "<figcaption>What it &lt;shows&gt;. As a file: " in markup
     assert '<p class="missing">no runs; make some</p>' in markup
+    assert "figures/blank" not in markup
+    partial = markup.partition("<h4>A part</h4>")[2].partition("</figure>")[0]
+    assert '<p class="missing">seed 2; train it</p>' in partial
+    assert '<img src="figures/partial.svg"' in partial
+    assert 'href="figures/partial.csv"' in partial
 
 
 def test_names_and_values_are_escaped(page: Path) -> None:
@@ -131,9 +136,41 @@ def test_mistakes_and_damage_are_named(
     assert not (tmp_path / "results").exists()
     (tmp_path / "empty" / "run").mkdir()
     (tmp_path / "empty" / "run" / "result.json").write_text("{")
-    status, error = typed("--runs", "empty")
-    assert status == 2
-    assert re.match(r"report.py: empty/run: a damaged record \(.*\); move it away", error)
+    assert typed("--runs", "empty") == (0, "")
+    text = text_of((tmp_path / "results" / "index.html").read_text())
+    assert "damaged: JSONDecodeError: Expecting property name" in text
+
+
+@pytest.mark.parametrize(
+    ("name", "content"),
+    [
+        ("config.yaml", "dataset: {_target_: a"),
+        ("config.yaml", "dataset: a\nmodel: b\n"),
+        ("result.json", '{"run_id": "a", "sta'),
+        ("result.json", '{"run_id": "a", "status": "finished", "seconds": 1, "test_error": 2}'),
+    ],
+)
+def test_a_damaged_run_is_shown_as_such_and_the_others_too(
+    tmp_path: Path, name: str, content: str
+) -> None:
+    (full, _) = sources(tmp_path)
+    damaged, whole, *_ = read_study(full.overrides, CONF, PAPER).runs.values()
+    keep(whole.settings, 25.0)
+    folder = keep(damaged.settings, 24.0)
+    (folder / name).write_text(content)
+    said: list[str] = []
+    index, _ = write_page(tmp_path / "results", [full], [], CONF, PAPER, said.append)
+    text = text_of(index.read_text())
+    assert f"A record does not count. {folder}: a damaged record (" in text
+    assert "n = 1" in text
+    assert "finished: test error 25.00 %" in text
+    assert "Mark object" not in text
+    assert any(line.startswith(f"{folder}: a damaged record (") for line in said)
+    assert all("\n" not in line for line in said)
+    if content != "dataset: a\nmodel: b\n":  # a config of other code, for all that is known
+        assert "damaged: " in text
+        assert "1 damaged, 1 finished" in text
+        assert "seed=0 force=true" in text
 
 
 def test_archives_and_damaged_figures(tmp_path: Path) -> None:
