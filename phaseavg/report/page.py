@@ -2,7 +2,6 @@
 
 import contextlib
 import json
-import os
 import shutil
 import tempfile
 from collections import Counter
@@ -27,7 +26,7 @@ from phaseavg.report.run_cards import RunCard, cards_in
 from phaseavg.report.study import Study, cells_of_study, read_study
 from phaseavg.report.tables import CAPTION, FORMATS, environment, grid, notes_of
 from phaseavg.runs.archive import import_records
-from phaseavg.runs.files import write_atomically
+from phaseavg.runs.files import checksum, write_atomically
 from phaseavg.sweep.cells import Cell, Run
 
 TEMPLATES = Path(__file__).parent / "templates"
@@ -220,6 +219,9 @@ def _shown(
         found.append(
             {
                 "key": f"{section.key}-{tail if tails[tail] == 1 else card.folder.name}",
+                "curves": checksum(
+                    "\n".join([*section.where, card.folder.name, card.run_id]).encode()
+                ),
                 "name": name,
                 "about": "; ".join(filter(None, about)),
                 "run_id": card.run_id,
@@ -409,26 +411,27 @@ def _context(sections: Sequence[Section], results: Path, paper: pd.DataFrame) ->
     }
 
 
-def _write(results: Path, html: str, scripts: Mapping[int, str]) -> list[Path]:
-    """Write the page and what it loads; what was there before goes."""
+def _write(results: Path, html: str, scripts: Mapping[str, str]) -> list[Path]:
+    """Write the page and what it loads; what an earlier one loaded goes last.
+
+    Whenever this is cut off, the page that is there loads the curves of its own runs or none.
+    """
     place, folder = f"--results={results}", results / "page"
-    built, former = (results / f".page.{os.getpid()}.{kind}" for kind in ("part", "old"))
+    loaded = {folder / "plotly.min.js": get_plotlyjs().encode()}
+    loaded |= {folder / name: (TEMPLATES / name).read_bytes() for name in ASSETS}
+    loaded |= {folder / "curves" / f"{name}.js": text.encode() for name, text in scripts.items()}
     try:
-        (built / "curves").mkdir(parents=True)
-        (built / "plotly.min.js").write_text(get_plotlyjs())
-        for name in ASSETS:
-            shutil.copyfile(TEMPLATES / name, built / name)
-        for number, text in scripts.items():
-            (built / "curves" / f"{number}.js").write_text(text)
-        if folder.exists():
-            folder.rename(former)
-        built.rename(folder)
+        (folder / "curves").mkdir(parents=True, exist_ok=True)
+        for path, content in loaded.items():
+            write_atomically(path, content, place)
+        write_atomically(results / "index.html", html.encode(), place)
+        for path in (*folder.rglob("*"), *results.glob(".index.html.*.part")):
+            if path.is_file() and path not in loaded:
+                path.unlink()
+        for path in results.glob(".page.*"):  # of a version that wrote to a folder of its own
+            shutil.rmtree(path)
     except OSError as error:
         raise UserError(f"{place}: {folder.name} could not be written ({error})") from error
-    finally:
-        for leftover in (built, former):
-            shutil.rmtree(leftover, ignore_errors=True)
-    write_atomically(results / "index.html", html.encode(), place)
     return [results / "index.html", folder]
 
 
@@ -473,7 +476,7 @@ def write_page(
     runs = [run for section in sections for run in section.shown]
     for number, run in enumerate(runs, start=1):
         run["number"] = number
-    scripts = {r["number"]: script(r["number"], r["history"]) for r in runs if r["metrics"]}
+    scripts = {r["curves"]: script(r["curves"], r["history"]) for r in runs if r["metrics"]}
     template = environment("html").get_template("page.html.j2")
     html = template.render(_context(sections, results, paper))
     results.mkdir(parents=True, exist_ok=True)

@@ -18,6 +18,7 @@ from made_page import CONF, NASTY, PAPER, build, sources
 from made_records import keep
 
 from phaseavg.errors import UserError
+from phaseavg.report import page as page_module
 from phaseavg.report.compare import figure, read_members
 from phaseavg.report.curves import GOING_ON, label_of, script, series
 from phaseavg.report.page import write_page
@@ -85,7 +86,7 @@ def test_names_and_values_are_escaped(page: Path) -> None:
     assert html.escape(NASTY) in markup
     assert html.escape(NASTY.replace("1", "2")) in markup
     assert len(re.findall("<script", markup)) == 2  # the page's own two
-    assert "</script" not in script(1, [{"epoch": 1, "</script>": 2.0}])
+    assert "</script" not in script("1", [{"epoch": 1, "</script>": 2.0}])
 
 
 def test_the_same_records_give_the_same_bytes_and_nothing_is_left_over(page: Path) -> None:
@@ -95,11 +96,49 @@ def test_the_same_records_give_the_same_bytes_and_nothing_is_left_over(page: Pat
 
     before = content()
     assert sum(map(len, before.values())) < 8e6
-    (page.parent / "page" / "curves" / "99.js").write_text("of an earlier page")
+    for name in ("page/curves/99.js", "page/.page.js.99.part", ".index.html.99.part"):
+        (page.parent / name).write_text("of an earlier page")
+    (page.parent / ".page.99.old").mkdir()
     build(page.parents[1])
     assert content() == before
     assert {path.name for path in page.parent.iterdir()} == {"figures", "index.html", "page"}
     assert not re.search(r"https?://(?!www.w3.org)", page.read_text())
+
+
+def test_an_old_page_never_loads_the_curves_of_another_run(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (full, _) = sources(tmp_path)
+    first, second, *_ = read_study(full.overrides, CONF, PAPER).runs.values()
+    keep(second.settings, 25.0)
+    results = tmp_path / "results"
+
+    def curves() -> dict[str, bytes]:
+        return {path.name: path.read_bytes() for path in results.glob("page/curves/*")}
+
+    index, _ = write_page(results, [full], [], CONF, PAPER, silent)
+    before, old = curves(), index.read_bytes()
+    assert len(before) == 1
+    keep(first.settings, 24.0)  # before the other one on the page
+    to_file = page_module.write_atomically
+
+    def full_disk(path: Path, *rest: Any) -> None:
+        if path == index:
+            raise UserError("--results: no room")
+        to_file(path, *rest)
+
+    with monkeypatch.context() as broken:
+        broken.setattr(page_module, "write_atomically", full_disk)
+        with pytest.raises(UserError, match="no room"):
+            write_page(results, [full], [], CONF, PAPER, silent)
+    assert index.read_bytes() == old
+    assert before.items() <= curves().items()
+    write_page(results, [full], [], CONF, PAPER, silent)
+    assert len(after := curves()) == 2
+    assert before.items() <= after.items()
+    shutil.rmtree(second.settings.run_folder)
+    write_page(results, [full], [], CONF, PAPER, silent)
+    assert curves().keys() == after.keys() - before.keys()
 
 
 def test_without_any_results_it_says_which_command_makes_them(tmp_path: Path) -> None:
