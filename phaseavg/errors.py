@@ -9,6 +9,12 @@ class UserError(ValueError):
     """A mistake that the user can mend. The message names the field, the value and the choices."""
 
 
+def told(error: Exception) -> str:
+    """Return in one line what an error of a library says."""
+    text = " ".join(str(error).split())
+    return f"{type(error).__name__}: {text}" if text else type(error).__name__
+
+
 class Diverged(RuntimeError):  # noqa: N818 -- it is an outcome of training, not a mistake
     """Training has left the finite numbers. Recorded before it is raised to the prompt.
 

@@ -44,7 +44,7 @@ def metrics(folder: Path, errors: list[float | None]) -> None:
 
 
 def fill(root: Path) -> None:
-    """Keep runs that finished, diverged, broke off and have strange names, and two figures."""
+    """Keep runs that finished, diverged, broke off and have strange names, and three figures."""
     study = read_study(sources(root)[0].overrides, CONF, PAPER)
     sgd, ours = (
         [run for run in study.runs.values() if run.cells[0].column == f"80-40-40-{column}"]
@@ -71,9 +71,12 @@ def fill(root: Path) -> None:
     figures = root / "results" / "figures"
     figures.mkdir(parents=True)
     square = "<svg xmlns='http://www.w3.org/2000/svg' width='900' height='90'/>"
-    (figures / "drawn.svg").write_text(square)
+    for name in ("drawn", "partial", "blank"):
+        (figures / f"{name}.svg").write_text(square)
+    (figures / "partial.csv").write_text("x\n1\n")
     index = {
         "drawn": {"title": "A square & more", "caption": "What it <shows>.", "missing": ""},
+        "partial": {"title": "A part", "caption": "Half.", "missing": "seed 2; train it"},
         "blank": {"title": "Nothing", "caption": "", "missing": "no runs; make some"},
     }
     (figures / "figures.json").write_text(json.dumps(index))

@@ -78,7 +78,7 @@ def _checked_row(run: Run, path: Path) -> dict[str, Any]:
     return row | {"execution": execution_of(row), "kept": kept}
 
 
-def read_cells(runs: Iterable[Run]) -> pd.DataFrame:
+def read_cells(runs: Iterable[Run], left_out: list[str] | None = None) -> pd.DataFrame:
     """Return a row per cell and seed of which there is a record.
 
     Columns: table, dataset, model, column, seed, run_id; of the record: status, test_error and
@@ -86,13 +86,23 @@ def read_cells(runs: Iterable[Run]) -> pd.DataFrame:
     method_seconds (training and averaging); execution, in words; modified, whether the code had
     uncommitted changes; kept, whether it is among the records that are kept.
 
+    Args:
+        runs: of the cells.
+        left_out: takes what is wrong with each damaged record, which then does not count.
+
     Raises:
-        UserError: if a record is damaged.
+        UserError: if a record is damaged and nothing takes that.
     """
     rows = []
     for run in runs:
         if path := record_of(run.settings):
-            row = _checked_row(run, path)
+            try:
+                row = _checked_row(run, path)
+            except UserError as error:
+                if left_out is None:
+                    raise
+                left_out.append(str(error))
+                continue
             for cell in run.cells:
                 rows.append(row | dict(zip(CELL, key_of(cell), strict=True)))
     return pd.DataFrame(rows, columns=COLUMNS)

@@ -15,13 +15,11 @@ import yaml
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
-from phaseavg.config import build
 from phaseavg.errors import UserError
-from phaseavg.phases import Schedule
 from phaseavg.report.cells import execution_of, key_of, paired, record_of
 from phaseavg.report.figures.drawing import COLOURS, new_picture, plain
 from phaseavg.report.phase_ends import ERRORS, mean_and_deviation
-from phaseavg.report.records import damaged, read_history, read_row
+from phaseavg.report.records import damaged, phase_ends, read_history, read_row
 from phaseavg.report.study import composing, typed
 from phaseavg.report.tables import with_interval
 from phaseavg.runs.folder import in_progress, read_failure
@@ -65,9 +63,9 @@ class Course:
     execution: str
 
     @property
-    def schedule(self) -> Schedule:
-        """Its phases."""
-        return build("schedule", self.config["schedule"], Schedule)
+    def ends(self) -> list[int]:
+        """After how many epochs each of its phases ends; none where that is not known."""
+        return phase_ends(self.config)
 
     @property
     def status(self) -> str:
@@ -76,7 +74,7 @@ class Course:
             return f"diverged in epoch {self.result['epoch']}"
         if self.result:
             return "finished"
-        far = f"epoch {len(self.history)} of {self.schedule.total_epochs}"
+        far = f"epoch {len(self.history)} of {self.ends[-1] if self.ends else 'unknown'}"
         if in_progress(self.folder):
             return f"in training, {far}"
         return f"{'failed' if read_failure(self.folder) else 'not finished'}, {far}"
@@ -356,7 +354,7 @@ def figure(members: Sequence[Member]) -> Figure:
         look = {"color": colour, "linestyle": shape}
         single = len(member.courses) == 1
         frames = [course.metrics for course in member.courses]
-        boundaries |= {p.end for course in member.courses for p in course.schedule.phases[:-1]}
+        boundaries |= {end for course in member.courses for end in course.ends[:-1]}
         for axes, key in ((above, "test_error"), (below, "train_loss")):
             every = [frame.set_index("epoch")[key].dropna() for frame in frames]
             drawn = [line for line in every if len(line)]

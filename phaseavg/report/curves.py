@@ -89,7 +89,8 @@ def series(history: Sequence[Mapping[str, Any]]) -> Series:
     return {n: values for n, values in found.items() if any(v is not None for v in values)}
 
 
-def script(number: int, history: Sequence[Mapping[str, Any]]) -> str:
-    """Return the script that hands the curves of a run to the page."""
+def script(name: str, history: Sequence[Mapping[str, Any]]) -> str:
+    """Return the script that hands the curves of a run to the page, under a name."""
     curves = {"epochs": [line["epoch"] for line in history], "metrics": series(history)}
-    return f"phaseavgCurves({number},{htmlsafe_json_dumps(curves, separators=(',', ':'))});\n"
+    given = (htmlsafe_json_dumps(one, separators=(",", ":")) for one in (name, curves))
+    return f"phaseavgCurves({','.join(given)});\n"

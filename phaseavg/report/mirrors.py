@@ -13,8 +13,8 @@ from typing import Any
 import pandas as pd
 import yaml
 
-from phaseavg.errors import UserError
-from phaseavg.report.records import joined, row_of
+from phaseavg.errors import UserError, told
+from phaseavg.report.records import DAMAGED, joined, row_of
 from phaseavg.runs.files import write_atomically
 from phaseavg.tracking import RECORD, in_training, local_files
 
@@ -85,21 +85,24 @@ def _own(row: Mapping[str, Any]) -> dict[str, Any]:
 
 def inspected(file: Path) -> Mirror:
     """Return what a file of W&B's has, as far as it can be read."""
-    told = subprocess.run([*INSPECT, file], capture_output=True, text=True)  # noqa: S603 -- W&B's
+    read = subprocess.run([*INSPECT, file], capture_output=True, text=True)  # noqa: S603 -- W&B's
     config: dict[str, Any] = {}
     summary: dict[str, Any] = {}
     history = []
-    for line in told.stdout.splitlines():
-        record = json.loads(line)
-        content = record.get(record["type"], {})
-        if record["type"] == "run":
-            config |= content.get("config", {}).get("update", {})
-        elif record["type"] == "summary":
-            summary |= content.get("update", {})
-        elif record["type"] == "history":
-            history.append(_own(content["item"]))
-    said = [line for line in told.stderr.splitlines() if told.returncode or line.startswith(SAYS)]
+    said = [line for line in read.stderr.splitlines() if read.returncode or line.startswith(SAYS)]
     trouble = said[-1].removeprefix(SAYS) if said else ""
+    try:
+        for line in read.stdout.splitlines():
+            record = json.loads(line)
+            content = record.get(record["type"], {})
+            if record["type"] == "run":
+                config |= content.get("config", {}).get("update", {})
+            elif record["type"] == "summary":
+                summary |= content.get("update", {})
+            elif record["type"] == "history":
+                history.append(_own(content["item"]))
+    except DAMAGED as error:
+        trouble = told(error)
     return Mirror(file, config, summary, history, in_training(file), trouble)
 
 
@@ -141,25 +144,30 @@ def frames(mirrors: Iterable[Mirror]) -> tuple[pd.DataFrame, pd.DataFrame, dict[
     Raises:
         UserError: if no run is whole.
     """
-    whole: dict[tuple[Any, str], Mirror] = {}
+    whole: dict[tuple[Any, str], tuple[dict[str, Any], pd.DataFrame]] = {}
     left_out = {}
     for mirror in mirrors:
-        if reason := mirror.lacking():
-            left_out[str(mirror.where)] = reason
-        else:
-            place = mirror.where.parents[1] if isinstance(mirror.where, Path) else None
-            whole[place, mirror.summary["result"]["run_id"]] = mirror
+        try:
+            if reason := mirror.lacking():
+                left_out[str(mirror.where)] = reason
+                continue
+            row, curves = mirror.row(), mirror.metrics()
+        except (*DAMAGED, yaml.YAMLError) as error:
+            left_out[str(mirror.where)] = f"damaged, or another program's ({told(error)})"
+            continue
+        place = mirror.where.parents[1] if isinstance(mirror.where, Path) else None
+        whole[place, str(row["run_id"])] = row, curves
     if not whole:
         reasons = "; ".join(f"{where}: {reason}" for where, reason in left_out.items())
         raise UserError(f"there is no run that has ended; {reasons or 'nor any other'}")
-    kept = sorted(whole.values(), key=lambda mirror: mirror.summary["result"]["run_id"])
-    runs = pd.DataFrame([mirror.row() for mirror in kept])
+    kept = sorted(whole.items(), key=lambda item: item[0][1])
+    runs = pd.DataFrame([row for _, (row, _) in kept])
     finished = runs["status"] == "finished"
-    curves = [mirror.metrics() for mirror, counts in zip(kept, finished, strict=True) if counts]
+    drawn = [own for (_, (_, own)), counts in zip(kept, finished, strict=True) if counts]
     columns = ("averaging", "seed")
     metrics = (
-        joined(runs[finished], curves, columns)
-        if curves
+        joined(runs[finished], drawn, columns)
+        if drawn
         else pd.DataFrame(columns=["run_id", *columns])
     )
     return runs, metrics, left_out

@@ -2,7 +2,6 @@
 
 import contextlib
 import json
-import os
 import shutil
 import tempfile
 from collections import Counter
@@ -27,7 +26,7 @@ from phaseavg.report.run_cards import RunCard, cards_in
 from phaseavg.report.study import Study, cells_of_study, read_study
 from phaseavg.report.tables import CAPTION, FORMATS, environment, grid, notes_of
 from phaseavg.runs.archive import import_records
-from phaseavg.runs.files import write_atomically
+from phaseavg.runs.files import checksum, write_atomically
 from phaseavg.sweep.cells import Cell, Run
 
 TEMPLATES = Path(__file__).parent / "templates"
@@ -99,6 +98,7 @@ class Section:
         study: None of a folder of runs.
         source: likewise.
         where: the records lie, as a user would look for them.
+        left_out: why records of its cells do not count.
         shown: of each card what the page says of it.
     """
 
@@ -109,6 +109,7 @@ class Section:
     study: Study | None = None
     source: Source | None = None
     where: tuple[str, ...] = ()
+    left_out: Sequence[str] = ()
     shown: list[dict[str, Any]] = field(default_factory=list)
 
 
@@ -128,11 +129,13 @@ def _study_section(
     overrides = list(source.overrides)
     if packed:
         overrides.append(f"records_dir={stack.enter_context(_unpacked(archive, conf))}")
-    study = read_study(overrides, conf, paper)
+    left_out: list[str] = []
+    study = read_study(overrides, conf, paper, left_out=left_out)
     settings = next(iter(study.runs.values())).settings
     places = (settings.runs_dir, settings.records_dir)
     where = tuple(dict.fromkeys([str(settings.runs_dir), str(archive if packed else places[1])]))
-    return Section(source.key, source.title, cards_in(*places), study.runs, study, source, where)
+    cards = cards_in(*places)
+    return Section(source.key, source.title, cards, study.runs, study, source, where, left_out)
 
 
 def _folder_section(number: int, folder: Path, conf: Path, stack: contextlib.ExitStack) -> Section:
@@ -151,6 +154,8 @@ def _folder_section(number: int, folder: Path, conf: Path, stack: contextlib.Exi
 
 
 def _overrides(card: RunCard, known: Mapping[str, Run], repeats: Repeats) -> list[str] | None:
+    if not repeats.knows(card.config):
+        return None
     if card.run_id in known:
         return of_a_table(known[card.run_id], card.config)
     return repeats.overrides_of(card.config, card.run_id) if card.config else None
@@ -167,20 +172,15 @@ def _places(cells: Sequence[Cell]) -> list[str]:
 
 def _facts(card: RunCard) -> list[tuple[str, str]]:
     """Return what is known of how a run was made, with what it is called."""
-    result = card.result
     facts = [("state", card.state)]
-    if not result:
+    if not card.result:
         return facts
-    shared = result.get("inherited", {"epochs": 0, "seconds": 0.0})
-    seconds = f"{result['seconds']:,.1f} s for {result['epochs']} epochs"
-    if shared["epochs"]:
-        seconds += f"; of these {shared['seconds']:,.1f} s, {shared['epochs']} epochs, were shared"
     modified = "True" in card.made_with("git", "modified")
     threads = card.made_with("execution", "threads")
     device = [card.made_with("execution", key) for key in ("device_name", "cpu_capability")]
     return [
         *facts,
-        ("time", seconds),
+        ("time", card.time),
         ("device", ", ".join([*device, f"{threads} thread{'s' * (threads != '1')}"])),
         ("precision", card.made_with("execution", "precision")),
         ("torch", card.made_with("versions", "torch")),
@@ -205,6 +205,7 @@ def _shown(
     found = []
     for card in cards:
         overrides, run = _overrides(card, known, repeats), section.runs.get(card.run_id)
+        ended = bool(card.result or card.damage)
         tail = card.folder.name.rpartition("-")[2]
         seed = card.config.get("seed", run.settings.seed if run else None)
         if run:
@@ -218,6 +219,9 @@ def _shown(
         found.append(
             {
                 "key": f"{section.key}-{tail if tails[tail] == 1 else card.folder.name}",
+                "curves": checksum(
+                    "\n".join([*section.where, card.folder.name, card.run_id]).encode()
+                ),
                 "name": name,
                 "about": "; ".join(filter(None, about)),
                 "run_id": card.run_id,
@@ -228,8 +232,8 @@ def _shown(
                 else card.state,
                 "facts": _facts(card),
                 "config": yaml.safe_dump(card.config, sort_keys=False) if card.config else "",
-                "command": "" if overrides is None else command(overrides, bool(card.result), conf),
-                "ended": bool(card.result),
+                "command": "" if overrides is None else command(overrides, ended, conf),
+                "ended": ended,
                 "history": card.history,
                 "metrics": series(card.history),
             }
@@ -308,6 +312,8 @@ def _figures(folder: Path, results: Path) -> list[dict[str, Any]]:
                 for kind in ("svg", "png", "csv")
                 if (index.parent / f"{name}.{kind}").exists()
             }
+            if entry["missing"] and "csv" not in files:  # blank: its picture says so, and no more
+                files = {}
             picture = files.get("svg") or files.get("png") or ""
             missing = entry["missing"] or ("" if picture else f"{name}.svg is not there.")
             found.append(
@@ -374,6 +380,7 @@ def _context(sections: Sequence[Section], results: Path, paper: pd.DataFrame) ->
                 "lead": section.source.lead,
                 "commands": section.source.commands,
                 "remark": study.remark,
+                "left_out": section.left_out,
                 "tables": _tables(study, folder, results),
                 "claims": claims,
                 "figures": _figures(place_of(section.source.overrides), results),
@@ -404,26 +411,27 @@ def _context(sections: Sequence[Section], results: Path, paper: pd.DataFrame) ->
     }
 
 
-def _write(results: Path, html: str, scripts: Mapping[int, str]) -> list[Path]:
-    """Write the page and what it loads; what was there before goes."""
+def _write(results: Path, html: str, scripts: Mapping[str, str]) -> list[Path]:
+    """Write the page and what it loads; what an earlier one loaded goes last.
+
+    Whenever this is cut off, the page that is there loads the curves of its own runs or none.
+    """
     place, folder = f"--results={results}", results / "page"
-    built, former = (results / f".page.{os.getpid()}.{kind}" for kind in ("part", "old"))
+    loaded = {folder / "plotly.min.js": get_plotlyjs().encode()}
+    loaded |= {folder / name: (TEMPLATES / name).read_bytes() for name in ASSETS}
+    loaded |= {folder / "curves" / f"{name}.js": text.encode() for name, text in scripts.items()}
     try:
-        (built / "curves").mkdir(parents=True)
-        (built / "plotly.min.js").write_text(get_plotlyjs())
-        for name in ASSETS:
-            shutil.copyfile(TEMPLATES / name, built / name)
-        for number, text in scripts.items():
-            (built / "curves" / f"{number}.js").write_text(text)
-        if folder.exists():
-            folder.rename(former)
-        built.rename(folder)
+        (folder / "curves").mkdir(parents=True, exist_ok=True)
+        for path, content in loaded.items():
+            write_atomically(path, content, place)
+        write_atomically(results / "index.html", html.encode(), place)
+        for path in (*folder.rglob("*"), *results.glob(".index.html.*.part")):
+            if path.is_file() and path not in loaded:
+                path.unlink()
+        for path in results.glob(".page.*"):  # of a version that wrote to a folder of its own
+            shutil.rmtree(path)
     except OSError as error:
         raise UserError(f"{place}: {folder.name} could not be written ({error})") from error
-    finally:
-        for leftover in (built, former):
-            shutil.rmtree(leftover, ignore_errors=True)
-    write_atomically(results / "index.html", html.encode(), place)
     return [results / "index.html", folder]
 
 
@@ -448,7 +456,7 @@ def write_page(
         say: what is being done.
 
     Raises:
-        UserError: if a record is damaged, or the page cannot be written.
+        UserError: if an archive or a folder of figures is damaged, or the page cannot be written.
     """
     repeats, sections = Repeats(conf), []
     with contextlib.ExitStack() as stack:
@@ -460,12 +468,15 @@ def write_page(
             sections.append(_folder_section(number, folder, conf, stack))
     known = {run_id: run for section in sections for run_id, run in section.runs.items()}
     for section in sections:
+        damaged = [f"{c.folder}: {c.state}" for c in section.cards if c.damage]
+        for reason in dict.fromkeys([*section.left_out, *damaged]):
+            say(reason)
         say(f"{section.title}: {len(section.cards)} runs")
         section.shown = _shown(section, known | dict(section.runs), repeats, conf)
     runs = [run for section in sections for run in section.shown]
     for number, run in enumerate(runs, start=1):
         run["number"] = number
-    scripts = {r["number"]: script(r["number"], r["history"]) for r in runs if r["metrics"]}
+    scripts = {r["curves"]: script(r["curves"], r["history"]) for r in runs if r["metrics"]}
     template = environment("html").get_template("page.html.j2")
     html = template.render(_context(sections, results, paper))
     results.mkdir(parents=True, exist_ok=True)

@@ -3,13 +3,14 @@
 import json
 import lzma
 from collections.abc import Mapping, Sequence
+from itertools import accumulate
 from pathlib import Path
 from typing import Any
 
 import pandas as pd
 import yaml
 
-from phaseavg.errors import UserError
+from phaseavg.errors import UserError, told
 from phaseavg.runs.files import write_atomically
 from phaseavg.runs.identity import parts_of
 
@@ -20,6 +21,29 @@ RECIPE = (
 """What the names of columns begin with that hold a run's recipe, the seed apart."""
 
 
+DAMAGED = (OSError, ValueError, LookupError, TypeError, AttributeError)
+"""What reading a file comes to that is cut off, or of another program."""
+
+
+def phase_ends(config: Mapping[str, Any]) -> list[int]:
+    """Return after how many epochs each phase of a recorded config ends.
+
+    Nothing that the config names is imported or called: a record may be from anywhere.
+
+    Returns:
+        The ends in their order; none where `epochs` and `divisor` of its schedule do not say them.
+    """
+    schedule = config.get("schedule")
+    if not isinstance(schedule, Mapping):
+        return []
+    lengths, divisor = schedule.get("epochs"), schedule.get("divisor", 1)
+    if not isinstance(lengths, list) or type(divisor) is not int or divisor < 1:
+        return []
+    if any(type(length) is not int or length < 1 or length % divisor for length in lengths):
+        return []
+    return list(accumulate(length // divisor for length in lengths))
+
+
 def read_row(folder: Path) -> dict[str, Any]:
     """Return what a record says of its run; see `read_runs`.
 
@@ -28,7 +52,7 @@ def read_row(folder: Path) -> dict[str, Any]:
     """
     try:
         return _row(folder)
-    except (OSError, ValueError, LookupError, TypeError, yaml.YAMLError) as error:
+    except (*DAMAGED, yaml.YAMLError) as error:
         raise damaged(folder, error) from error
 
 
@@ -87,7 +111,7 @@ def damaged(folder: Path, error: Exception, file: str = "") -> UserError:
         error: that showed it.
         file: of the record, if the error does not name it.
     """
-    shown = f"{file}: {error!r}" if file else repr(error)
+    shown = f"{file}: {told(error)}" if file else told(error)
     return UserError(f"{folder}: a damaged record ({shown}); move it away and repeat the run")
 
 

@@ -3,20 +3,21 @@
 import json
 import re
 import shlex
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import yaml
 from hydra import compose, initialize_config_dir
 from hydra.core.global_hydra import GlobalHydra
 from hydra.core.override_parser.types import Quote, QuotedString
 from hydra.errors import HydraException
-from omegaconf import OmegaConf
+from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from phaseavg.cli import as_option
 from phaseavg.config import check
-from phaseavg.errors import UserError
+from phaseavg.runs.identity import run_id as id_of
 from phaseavg.sweep.cells import Run, key_of, parsed
 
 GROUPS = ("dataset", "model", "optimizer", "schedule", "averaging")
@@ -29,6 +30,9 @@ PROFILE = "profile"
 
 FOLDERS = ("data_dir", "runs_dir", "records_dir")
 """Where things lie is no part of what a run is."""
+
+UNUSUAL = (ValueError, LookupError, TypeError, AttributeError)
+"""What the config of other code comes to: a part that is none, or lacks what is looked for."""
 
 PLAIN = re.compile(r"(?!(?i:null|true|false|nan|inf)$)[A-Za-z_][\w./-]*")
 """Texts that Hydra takes for themselves."""
@@ -43,6 +47,16 @@ def leaves(values: Mapping[str, Any], path: str = "") -> dict[str, Any]:
         else:
             found[f"{path}{key}"] = value
     return found
+
+
+def targets(node: Any) -> Iterator[str]:
+    """Return what a config names to be imported and called, at any depth."""
+    if isinstance(node, Mapping):
+        if "_target_" in node:
+            yield str(node["_target_"])
+        node = list(node.values())
+    for item in node if isinstance(node, list) else ():
+        yield from targets(item)
 
 
 def literal(value: Any) -> str:
@@ -103,6 +117,8 @@ def command(overrides: Sequence[str], ended: bool, conf: Path) -> str:
 class Repeats:
     """Knows how runs are repeated.
 
+    A recorded config may be from anywhere: what it names is imported only if an option does so.
+
     Args:
         conf: the folder of the configs.
     """
@@ -110,6 +126,17 @@ class Repeats:
     def __init__(self, conf: Path) -> None:
         self._conf = conf
         self._composed: dict[tuple[str, ...], dict[str, Any]] = {}
+        options = [yaml.safe_load(path.read_text()) for path in sorted(conf.rglob("*.yaml"))]
+        self._targets = set(targets(options))
+
+    def knows(self, config: Any) -> bool:
+        """Return whether all that a config names to be imported is of the options."""
+        return self._targets.issuperset(targets(config))
+
+    def _load(self, overrides: Sequence[str]) -> DictConfig:
+        GlobalHydra.instance().clear()
+        with initialize_config_dir(str(self._conf.resolve()), version_base="1.3"):
+            return compose("config", list(overrides))
 
     def _compose(self, overrides: Sequence[str]) -> dict[str, Any]:
         """Return the record's config of overrides, the seed apart.
@@ -119,9 +146,7 @@ class Repeats:
         """
         key = tuple(overrides)
         if key not in self._composed:
-            GlobalHydra.instance().clear()
-            with initialize_config_dir(str(self._conf.resolve()), version_base="1.3"):
-                record = check(compose("config", list(overrides))).record()
+            record = check(self._load(overrides)).record()
             self._composed[key] = json.loads(json.dumps(record))
         return self._composed[key]
 
@@ -162,7 +187,8 @@ class Repeats:
             run_id: that has to come out.
         """
         try:
-            if check(OmegaConf.create(dict(config))).run_id != run_id:
+            usual = self._compose([])
+            if not self.knows(config) or config.keys() - usual.keys() or "${" in json.dumps(config):
                 return None
             chosen = {group: self._closest(group, config) for group in (*GROUPS, PROFILE)}
             base = [
@@ -170,12 +196,12 @@ class Repeats:
             ]
             seed = f"seed={literal(config['seed'])}"
             overrides = [*base, *changes(config, self._compose(base)), seed]
-            GlobalHydra.instance().clear()
-            with initialize_config_dir(str(self._conf.resolve()), version_base="1.3"):
-                found = check(compose("config", overrides)).run_id
-        except (UserError, HydraException, OmegaConfBaseException, LookupError, AttributeError):
+            composed = self._load(overrides)
+            if not self.knows(OmegaConf.to_container(composed, resolve=True)):
+                return None
+            return overrides if check(composed).run_id == run_id else None
+        except (HydraException, OmegaConfBaseException, *UNUSUAL):
             return None  # such as the config of other code
-        return overrides if found == run_id else None
 
 
 def of_a_table(run: Run, config: Mapping[str, Any]) -> list[str]:
@@ -183,8 +209,17 @@ def of_a_table(run: Run, config: Mapping[str, Any]) -> list[str]:
 
     Args:
         run: of the table.
-        config: as recorded; empty where it is not known.
+        config: as recorded; it counts where it is the run's.
     """
     *own, seed = run.overrides
     composed = json.loads(json.dumps(run.settings.record()))
-    return [*own, *(changes(config, composed) if config else []), seed]
+    recorded = _recorded_id(config, run) == run.settings.run_id
+    return [*own, *(changes(config, composed) if recorded else []), seed]
+
+
+def _recorded_id(config: Mapping[str, Any], run: Run) -> str | None:
+    """Return the run id that a recorded config gives; None if it is not whole."""
+    try:
+        return id_of({key: config[key] for key in run.settings.recipe()})
+    except UNUSUAL:
+        return None

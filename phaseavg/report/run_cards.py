@@ -9,15 +9,12 @@ from typing import Any
 
 import yaml
 
-from phaseavg.config import build
-from phaseavg.errors import Diverged, UserError
-from phaseavg.report.records import metrics_file
+from phaseavg.errors import Diverged, told
+from phaseavg.report.records import DAMAGED, metrics_file, phase_ends
 from phaseavg.runs.folder import in_progress, read_failure
 
 SIGNS = ("config.yaml", "result.json", "failure.json")
 """A folder that has one of these is a run's."""
-
-UNREADABLE = (OSError, ValueError, LookupError, TypeError, AttributeError)
 
 
 @dataclass
@@ -32,6 +29,7 @@ class RunCard:
         result: its outcome; empty if it has none.
         failure: why the last attempt broke off, if it is known.
         training: whether a process is at it.
+        damage: why the folder cannot be read, if it cannot; then nothing else is known.
     """
 
     folder: Path
@@ -41,31 +39,43 @@ class RunCard:
     result: dict[str, Any] = field(default_factory=dict)
     failure: str = ""
     training: bool = False
+    damage: str = ""
 
     @property
     def status(self) -> str:
-        """One of `finished`, `diverged`, `training`, `broken off`."""
+        """One of `finished`, `diverged`, `training`, `broken off`, `damaged`."""
+        if self.damage:
+            return "damaged"
         return self.result.get("status") or ("training" if self.training else "broken off")
 
     @property
     def epochs(self) -> int | None:
         """Of the whole run; None where that is not known."""
-        try:
-            return build("schedule", self.config["schedule"]).total_epochs
-        except (LookupError, TypeError, AttributeError, ImportError, ValueError):
-            return None
+        return next(reversed(phase_ends(self.config)), None)
 
     @property
     def state(self) -> str:
         """What has come of it, in words."""
         if self.status == "finished":
             return f"finished: test error {self.result['test_error']:.2f} %"
+        if self.damage:
+            return f"damaged: {self.damage}; move it away and repeat the run"
         done = f"{len(self.history)} of {self.epochs or 'unknown'} epochs"
         if self.status == "diverged":
             return f"{Diverged(self.result)}; {done}"
         if self.training:
             return f"{done}; being trained"
         return f"{done}; broke off{f': {self.failure}' if self.failure else ''}"
+
+    @property
+    def time(self) -> str:
+        """What an outcome has cost, in words."""
+        shared = self.result.get("inherited", {"epochs": 0, "seconds": 0.0})
+        seconds = f"{self.result['seconds']:,.1f} s for {self.result['epochs']} epochs"
+        if not shared["epochs"]:
+            return seconds
+        own = f"{shared['seconds']:,.1f} s, {shared['epochs']} epochs"
+        return f"{seconds}; of these {own}, were shared"
 
     def made_with(self, kind: str, key: str) -> str:
         """Return what an entry of the provenance says, of all attempts that differ in it."""
@@ -89,11 +99,7 @@ def _mapping(path: Path, content: Any) -> dict[str, Any]:
 
 
 def read_card(folder: Path) -> RunCard:
-    """Return what a run's folder says.
-
-    Raises:
-        UserError: if it is damaged.
-    """
+    """Return what a run's folder says, if only that it is damaged."""
     config, result = folder / "config.yaml", folder / "result.json"
     card = RunCard(folder, folder.name)
     try:
@@ -105,20 +111,16 @@ def read_card(folder: Path) -> RunCard:
         if result.exists():
             card.result = _mapping(result, json.loads(result.read_text()))
             card.run_id = str(card.result["run_id"])
-            float(card.result["seconds"])
             card.made_with("execution", "device_name")
             card.made_with("git", "commit")
             if card.status not in ("finished", "diverged"):
                 raise ValueError(f"status={card.status!r}")
-            card.state  # noqa: B018 -- it is made of what an outcome has to have
+            card.state, card.time  # noqa: B018 -- made of what an outcome has to have
         else:
             card.failure = read_failure(folder) or ""
             card.training = in_progress(folder)
-    except (*UNREADABLE, yaml.YAMLError, lzma.LZMAError) as error:
-        said = " ".join(repr(error).split())
-        raise UserError(
-            f"{folder}: a damaged record ({said}); move it away and repeat the run"
-        ) from error
+    except (*DAMAGED, yaml.YAMLError, lzma.LZMAError) as error:
+        return RunCard(folder, folder.name, damage=told(error))
     return card
 
 
@@ -129,11 +131,7 @@ def run_folders(place: Path) -> list[Path]:
 
 
 def cards_in(*places: Path) -> list[RunCard]:
-    """Return the runs in some folders, by name; of one that is in several, the first that ended.
-
-    Raises:
-        UserError: if one is damaged.
-    """
+    """Return the runs in some folders, by name; of one that is in several, the first that ended."""
     found: dict[str, Path] = {}
     for folder in (folder for place in places for folder in run_folders(place)):
         other = found.setdefault(folder.name, folder)

@@ -93,6 +93,7 @@ def read_study(
     paper: pd.DataFrame,
     all_cells: bool = False,
     more: Path | None = None,
+    left_out: list[str] | None = None,
 ) -> Study:
     """Return the cells that are asked for, with the records that there are of them.
 
@@ -102,9 +103,11 @@ def read_study(
         paper: the published cells.
         all_cells: take whole tables, and of seeds those of the table and those asked for.
         more: another folder of configs, as --config-dir of train.py.
+        left_out: takes what is wrong with damaged records, as of `read_cells`.
 
     Raises:
-        UserError: if what is asked for does not exist, or a record is damaged.
+        UserError: if what is asked for does not exist, or a record is damaged and nothing takes
+            that.
     """
     with composing(conf, more) as (options, composed):
         request = read_request(typed(overrides, conf), options, composed)
@@ -115,7 +118,7 @@ def read_study(
         runs = runs_of(request.cells, request.seeds, composed)
         others = other_recipes(request, runs.values(), paper, composed)
     beside = paper[[key not in others for key in paper.index]]
-    return Study(request, runs, read_cells(runs.values()), beside)
+    return Study(request, runs, read_cells(runs.values(), left_out), beside)
 
 
 def other_recipes(

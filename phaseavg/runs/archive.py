@@ -21,7 +21,7 @@ from hydra.utils import get_object
 from omegaconf import OmegaConf
 
 from phaseavg.config import check, is_part, signature
-from phaseavg.errors import UserError
+from phaseavg.errors import UserError, told
 from phaseavg.runs.files import write_atomically
 from phaseavg.runs.identity import run_id
 
@@ -226,7 +226,7 @@ def read_record(source: str, files: Files, keys: Mapping[str, set[str]]) -> Reco
         for made in result["provenance"]:
             made["execution"], made["versions"], made["git"]
     except (ValueError, LookupError, TypeError, lzma.LZMAError, yaml.YAMLError) as error:
-        raise UserError(f"{source}: a damaged record ({error!r}); move it away") from error
+        raise UserError(f"{source}: a damaged record ({told(error)}); move it away") from error
     if not complete:
         raise UserError(f"{source}: a damaged record (metrics and result disagree); move it away")
     try:

@@ -12,14 +12,17 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import yaml
 from conftest import TINY
 from made_page import CONF, NASTY, PAPER, build, sources
 from made_records import keep
 
 from phaseavg.errors import UserError
+from phaseavg.report import page as page_module
+from phaseavg.report.compare import figure, read_members
 from phaseavg.report.curves import GOING_ON, label_of, script, series
 from phaseavg.report.page import write_page
-from phaseavg.report.repeat import Repeats, changes, command
+from phaseavg.report.repeat import Repeats, changes, command, of_a_table
 from phaseavg.report.run_cards import cards_in, read_card
 from phaseavg.report.study import read_study
 
@@ -70,6 +73,11 @@ def test_figures_have_their_captions_or_what_is_missing(page: Path) -> None:
     assert '<img src="figures/drawn.svg" alt="A square &amp; more" loading="lazy">' in markup
     assert "<figcaption>What it &lt;shows&gt;. As a file: " in markup
     assert '<p class="missing">no runs; make some</p>' in markup
+    assert "figures/blank" not in markup
+    partial = markup.partition("<h4>A part</h4>")[2].partition("</figure>")[0]
+    assert '<p class="missing">seed 2; train it</p>' in partial
+    assert '<img src="figures/partial.svg"' in partial
+    assert 'href="figures/partial.csv"' in partial
 
 
 def test_names_and_values_are_escaped(page: Path) -> None:
@@ -78,7 +86,7 @@ def test_names_and_values_are_escaped(page: Path) -> None:
     assert html.escape(NASTY) in markup
     assert html.escape(NASTY.replace("1", "2")) in markup
     assert len(re.findall("<script", markup)) == 2  # the page's own two
-    assert "</script" not in script(1, [{"epoch": 1, "</script>": 2.0}])
+    assert "</script" not in script("1", [{"epoch": 1, "</script>": 2.0}])
 
 
 def test_the_same_records_give_the_same_bytes_and_nothing_is_left_over(page: Path) -> None:
@@ -88,11 +96,49 @@ def test_the_same_records_give_the_same_bytes_and_nothing_is_left_over(page: Pat
 
     before = content()
     assert sum(map(len, before.values())) < 8e6
-    (page.parent / "page" / "curves" / "99.js").write_text("of an earlier page")
+    for name in ("page/curves/99.js", "page/.page.js.99.part", ".index.html.99.part"):
+        (page.parent / name).write_text("of an earlier page")
+    (page.parent / ".page.99.old").mkdir()
     build(page.parents[1])
     assert content() == before
     assert {path.name for path in page.parent.iterdir()} == {"figures", "index.html", "page"}
     assert not re.search(r"https?://(?!www.w3.org)", page.read_text())
+
+
+def test_an_old_page_never_loads_the_curves_of_another_run(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (full, _) = sources(tmp_path)
+    first, second, *_ = read_study(full.overrides, CONF, PAPER).runs.values()
+    keep(second.settings, 25.0)
+    results = tmp_path / "results"
+
+    def curves() -> dict[str, bytes]:
+        return {path.name: path.read_bytes() for path in results.glob("page/curves/*")}
+
+    index, _ = write_page(results, [full], [], CONF, PAPER, silent)
+    before, old = curves(), index.read_bytes()
+    assert len(before) == 1
+    keep(first.settings, 24.0)  # before the other one on the page
+    to_file = page_module.write_atomically
+
+    def full_disk(path: Path, *rest: Any) -> None:
+        if path == index:
+            raise UserError("--results: no room")
+        to_file(path, *rest)
+
+    with monkeypatch.context() as broken:
+        broken.setattr(page_module, "write_atomically", full_disk)
+        with pytest.raises(UserError, match="no room"):
+            write_page(results, [full], [], CONF, PAPER, silent)
+    assert index.read_bytes() == old
+    assert before.items() <= curves().items()
+    write_page(results, [full], [], CONF, PAPER, silent)
+    assert len(after := curves()) == 2
+    assert before.items() <= after.items()
+    shutil.rmtree(second.settings.run_folder)
+    write_page(results, [full], [], CONF, PAPER, silent)
+    assert curves().keys() == after.keys() - before.keys()
 
 
 def test_without_any_results_it_says_which_command_makes_them(tmp_path: Path) -> None:
@@ -129,9 +175,41 @@ def test_mistakes_and_damage_are_named(
     assert not (tmp_path / "results").exists()
     (tmp_path / "empty" / "run").mkdir()
     (tmp_path / "empty" / "run" / "result.json").write_text("{")
-    status, error = typed("--runs", "empty")
-    assert status == 2
-    assert re.match(r"report.py: empty/run: a damaged record \(.*\); move it away", error)
+    assert typed("--runs", "empty") == (0, "")
+    text = text_of((tmp_path / "results" / "index.html").read_text())
+    assert "damaged: JSONDecodeError: Expecting property name" in text
+
+
+@pytest.mark.parametrize(
+    ("name", "content"),
+    [
+        ("config.yaml", "dataset: {_target_: a"),
+        ("config.yaml", "dataset: a\nmodel: b\n"),
+        ("result.json", '{"run_id": "a", "sta'),
+        ("result.json", '{"run_id": "a", "status": "finished", "seconds": 1, "test_error": 2}'),
+    ],
+)
+def test_a_damaged_run_is_shown_as_such_and_the_others_too(
+    tmp_path: Path, name: str, content: str
+) -> None:
+    (full, _) = sources(tmp_path)
+    damaged, whole, *_ = read_study(full.overrides, CONF, PAPER).runs.values()
+    keep(whole.settings, 25.0)
+    folder = keep(damaged.settings, 24.0)
+    (folder / name).write_text(content)
+    said: list[str] = []
+    index, _ = write_page(tmp_path / "results", [full], [], CONF, PAPER, said.append)
+    text = text_of(index.read_text())
+    assert f"A record does not count. {folder}: a damaged record (" in text
+    assert "n = 1" in text
+    assert "finished: test error 25.00 %" in text
+    assert "Mark object" not in text
+    assert any(line.startswith(f"{folder}: a damaged record (") for line in said)
+    assert all("\n" not in line for line in said)
+    if content != "dataset: a\nmodel: b\n":  # a config of other code, for all that is known
+        assert "damaged: " in text
+        assert "1 damaged, 1 finished" in text
+        assert "seed=0 force=true" in text
 
 
 def test_archives_and_damaged_figures(tmp_path: Path) -> None:
@@ -197,6 +275,63 @@ def test_what_differs_from_a_composed_config_becomes_overrides() -> None:
         "~model.gone",
         "+new.k='null'",
     ]
+
+
+def test_a_key_that_is_newer_than_a_record_is_no_change(
+    compose_settings: Callable[..., Any],
+) -> None:
+    settings = compose_settings(*TINY, "optimizer=lookahead", "execution.threads=1")
+    whole = json.loads(json.dumps(settings.record()))
+    older = {key: value for key, value in whole.items() if key not in ("snapshots", "weights")}
+    del older["execution"]["snapshots"], older["evaluation"]["batchnorm_every"]
+    assert Repeats(CONF).overrides_of(older, settings.run_id) == (
+        Repeats(CONF).overrides_of(whole, settings.run_id)
+    )
+    (cell, *_) = read_study(sources(Path("none"))[0].overrides, CONF, PAPER).runs.values()
+    record = json.loads(json.dumps(cell.settings.record()))
+    assert record.pop("snapshots") == "none"
+    assert of_a_table(cell, record) == list(cell.overrides)
+
+
+@pytest.fixture
+def trap(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Return a file that is there once the module `trapped`, or what is in it, has been loaded."""
+    sprung = tmp_path / "sprung"
+    (tmp_path / "trapped.py").write_text(f"open({str(sprung)!r}, 'w').close()\nPart = dict\n")
+    monkeypatch.syspath_prepend(tmp_path)
+    return sprung
+
+
+@pytest.mark.parametrize("nested", [False, True])
+def test_reading_a_record_executes_nothing_that_it_names(
+    compose_settings: Callable[..., Any], trap: Path, nested: bool
+) -> None:
+    folder = keep(compose_settings(*TINY), 20.0)
+    (folder / "metrics.jsonl").write_text("")
+    config = yaml.safe_load((folder / "config.yaml").read_text())
+    command = {"_target_": "os.system", "command": f"touch {trap}"}
+    module = {"_target_": "trapped.Part"}
+    bad = config | {"schedule": command, "model": module}
+    if nested:
+        hidden = "${oc.decode:'{_target_: trapped.Part}'}"
+        bad = config | {"averaging": config["averaging"] | {"weights": hidden}}
+        bad["watch"] = {"mine": {**module, "of": [command]}}
+    (folder / "config.yaml").write_text(yaml.safe_dump(bad))
+    card = read_card(folder)
+    assert card.epochs == (sum(config["schedule"]["epochs"]) if nested else None)
+    (member,) = read_members([str(folder)], CONF)
+    assert member.courses[0].ends[-1:] == ([card.epochs] if nested else [])
+    assert figure([member]).axes
+    repeats = Repeats(CONF)
+    assert not repeats.knows(bad)
+    assert repeats.overrides_of(bad, card.run_id) is None
+    for change in (
+        {"averaging": {"_target_": "${oc.decode:trapped.Part}"}},
+        {"model._target_": "trapped.Part"},
+        {"hydra": {"searchpath": ["pkg://trapped"]}},
+    ):
+        assert repeats.overrides_of(config | change, card.run_id) is None
+    assert not trap.exists()
 
 
 def test_curves_are_rounded_and_have_gaps() -> None:

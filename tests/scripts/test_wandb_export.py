@@ -3,6 +3,7 @@
 import os
 import sys
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -16,6 +17,7 @@ from wandb.apis.public import Api, Run
 from phaseavg.report import mirrors
 from phaseavg.report.records import read_metrics, read_runs
 from phaseavg.runs.folder import RunFolder
+from phaseavg.tracking import RECORD
 from scripts import wandb_export as script
 
 TABLE = """\
@@ -119,6 +121,23 @@ def test_the_frames_are_those_of_the_records(
     assert list(written) == list(runs.columns.drop("path"))
     assert list(written["run_id"]) == list(runs["run_id"])
     assert len(pd.read_csv(tmp_path / "out/metrics.csv")) == len(metrics) == 6
+
+    # So it is of one that another program has written, or that says less than it should.
+    first = there[0]
+    result = first.summary["result"]
+    foreign = {
+        "yaml": {"config": {**first.config, RECORD: "dataset: {_target_: a"}},
+        "key": {"config": {**first.config, RECORD: "dataset: a"}},
+        "text": {"config": {**first.config, RECORD: 5}},
+        "number": {"summary": {"result": 0.5}},
+        "value": {"summary": {"result": result | {"seconds": "long"}}},
+        "less": {"summary": {"result": {k: v for k, v in result.items() if k != "run_id"}}},
+    }
+    found = [replace(first, where=where, **change) for where, change in foreign.items()]
+    rows, _, left_out = mirrors.frames([*found, *there])
+    assert list(rows["run_id"]) == list(runs["run_id"])
+    assert left_out.keys() == foreign.keys()
+    assert all("\n" not in reason and "Mark" not in reason for reason in left_out.values())
 
     # What is torn, damaged or under way is told, and the rest is there.
     (whole,) = trained.glob("wandb/offline-run-*phasewise*")

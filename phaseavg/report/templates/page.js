@@ -4,8 +4,8 @@
 
 const waiting = new Map();
 
-function phaseavgCurves(number, curves) {
-  waiting.get(number)(curves);
+function phaseavgCurves(name, curves) {
+  waiting.get(name)(curves);
 }
 
 (() => {
@@ -38,22 +38,22 @@ function phaseavgCurves(number, curves) {
   const boxes = [...document.querySelectorAll("input[name=run]")];
   const colours = plot.dataset.colours.split(" ");
   const DASHES = { solid: "", dash: "8 4", dot: "2 3", dashdot: "8 3 2 3" };
-  const kept = new Map(); // promises of curves, by number
+  const kept = new Map(); // promises of curves, by the name of their file
   let drawing = 0;
 
-  function load(number) {
-    if (!kept.has(number)) {
+  function load(name) {
+    if (!kept.has(name)) {
       const loaded = new Promise((resolve, reject) => {
         const script = document.createElement("script");
-        waiting.set(number, resolve);
-        script.onerror = () => reject(new Error(`page/curves/${number}.js cannot be loaded`));
-        script.src = `page/curves/${number}.js`;
+        waiting.set(name, resolve);
+        script.onerror = () => reject(new Error(`page/curves/${name}.js cannot be loaded`));
+        script.src = `page/curves/${name}.js`;
         document.head.append(script);
       });
-      loaded.catch(() => kept.delete(number));
-      kept.set(number, loaded);
+      loaded.catch(() => kept.delete(name));
+      kept.set(name, loaded);
     }
-    return kept.get(number);
+    return kept.get(name);
   }
 
   function style(index) {
@@ -123,7 +123,7 @@ function phaseavgCurves(number, curves) {
     const mine = ++drawing;
     const metric = find("metric").value;
     const chosen = boxes.filter((box) => box.checked);
-    const loaded = await Promise.allSettled(chosen.map((box) => load(Number(box.dataset.number))));
+    const loaded = await Promise.allSettled(chosen.map((box) => load(box.dataset.curves)));
     if (mine !== drawing) return; // another choice was made meanwhile
     const failed = loaded.filter((one) => one.status === "rejected");
     find("problem").hidden = !failed.length;
