@@ -11,7 +11,7 @@ from phaseavg.report.cells import read_paper
 from phaseavg.report.figures.claims import COLOURS, draw, effects, figure
 from phaseavg.report.figures.drawing import write
 from phaseavg.report.study import Study
-from phaseavg.sweep.cells import Cell, Request
+from phaseavg.sweep.cells import Cell, Request, Table
 
 PAPER = read_paper(REPOSITORY / "results/paper.csv")
 CELLS = [Cell(*key, ()) for key in PAPER.index]
@@ -71,7 +71,16 @@ def test_the_same_data_give_the_same_files(frame: pd.DataFrame, tmp_path: Path) 
 
 
 def test_without_two_seeds_it_is_blank(frame: pd.DataFrame) -> None:
-    (drawing,) = draw(Study(Request({}, CELLS), {}, frame[frame["seed"] == 0], PAPER))
+    tables = {
+        name: Table(
+            title=name,
+            rows=[["dataset=any", "model=any"]],
+            columns={cell.column: ["seed=0"] for cell in CELLS if cell.table == name},
+        )
+        for name in dict.fromkeys(cell.table for cell in CELLS)
+    }
+    request = Request(tables, CELLS, {name: [0, 1, 2] for name in tables})
+    (drawing,) = draw(Study(request, {}, frame[frame["seed"] == 0], PAPER))
     assert drawing.data.empty
     assert drawing.missing.startswith("two seeds of no pair of cells")
     assert "python train.py -m table=1a,1b,1c,1d,2,3,4 dataset=cifar100," in drawing.missing
