@@ -4,8 +4,8 @@ from pathlib import Path
 
 from phaseavg.phases import Phase
 from phaseavg.report.figures.drawing import COLOURS, Drawing, blank, new_picture, plain
-from phaseavg.report.figures.losses import COLUMNS, Point, beside_the_record, cost, measure
-from phaseavg.report.figures.trajectories import Trajectory, read_numbers
+from phaseavg.report.figures.losses import Point, beside_the_record, cost, of_first_phase
+from phaseavg.report.figures.trajectories import Trajectory
 
 
 def points_of(phase: Phase, steps_per_epoch: int) -> list[Point]:
@@ -31,15 +31,10 @@ def draw(run: Trajectory, output: Path) -> Drawing:
     phase = run.schedule.phases[0]
     name = f"fig3-{run.name}"
     title = f"Losses of two-point averages at the end of phase 1: {run.name}"
-    known = read_numbers(output / f"{name}.csv", run, COLUMNS)
-    if not run.epochs and known.empty:
-        return blank(name, title, f"no such run has begun; {run.command}")
-    steps = run.steps_per_epoch if run.epochs else int(known["steps_per_epoch"].iloc[0])
-    points = points_of(phase, steps)
-    found = measure(run, points, known, output / f"{name}.csv")
+    found, missing = of_first_phase(run, points_of, output / f"{name}.csv")
     if found.empty:
-        needed = sorted({step for point in points for step in (point.first, point.second)})
-        return blank(name, title, run.lacks(needed))
+        return blank(name, title, missing)
+    steps = found["steps_per_epoch"].iloc[0]
     found["interval_epochs"] = (found["second"] - found["first"]) / steps
     halves, alone = found[found["interval_epochs"] > 0], found[found["interval_epochs"] == 0]
     picture = new_picture(8, 5.5)
@@ -68,5 +63,4 @@ def draw(run: Trajectory, output: Path) -> Drawing:
         "BatchNorm statistics are recomputed at every point. "
         f"{cost(found)}.{beside_the_record(found)}"
     )
-    missing = f"{len(found)} of {len(points)} points" if len(found) < len(points) else ""
     return Drawing(name, title, caption, picture, found, missing)

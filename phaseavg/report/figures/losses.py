@@ -3,7 +3,7 @@
 import hashlib
 import math
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass
 from datetime import timedelta
 from functools import cache
@@ -17,7 +17,8 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from torch import Tensor
 
 from phaseavg.averaging import recompute_batchnorm
-from phaseavg.report.figures.trajectories import Trajectory
+from phaseavg.phases import Phase
+from phaseavg.report.figures.trajectories import Trajectory, read_numbers
 from phaseavg.runs.files import write_atomically
 from phaseavg.runs.provenance import device_name
 from phaseavg.training.evaluation import evaluate
@@ -134,8 +135,7 @@ def measure(
             machine, it counts as missing.
         path: the file of what is measured.
     """
-    needed = sorted({step for point in points for step in (point.first, point.second)})
-    if not run.lacks(needed):
+    if not run.lacks(steps_of(points)):
         now = [point.checksum(run.folder) for point in points]
         expected = pd.DataFrame([asdict(point) for point in points]).assign(weights=now)
         known = known.merge(expected, on=[*KEY, "weights"], how="inner")
@@ -149,6 +149,36 @@ def measure(
             write_atomically(path, text.encode(), f"--output={path.parent}")
     wanted = pd.DataFrame([asdict(point) for point in points])
     return wanted.merge(known[COLUMNS], on=KEY, how="inner")
+
+
+def of_first_phase(
+    run: Trajectory, points_of: Callable[[Phase, int], list[Point]], path: Path
+) -> tuple[pd.DataFrame, str]:
+    """Return the losses at points of a run's first phase, measuring what is missing of them.
+
+    Args:
+        run: as far as it has come; where it is not here, what was measured of it is taken.
+        points_of: returns the points of a phase, by the steps of an epoch.
+        path: the file of what is measured.
+
+    Returns:
+        A row for each point that there is, in their order, with the columns `COLUMNS`; and in words
+        what is missing.
+    """
+    known = read_numbers(path, run, COLUMNS)
+    if not run.epochs and known.empty:
+        return known, f"no such run has begun; {run.command}"
+    steps = run.steps_per_epoch if run.epochs else int(known["steps_per_epoch"].iloc[0])
+    points = points_of(run.schedule.phases[0], steps)
+    found = measure(run, points, known, path)
+    if found.empty:
+        return found, run.lacks(steps_of(points))
+    return found, f"{len(found)} of {len(points)} points" if len(found) < len(points) else ""
+
+
+def steps_of(points: Sequence[Point]) -> list[int]:
+    """Return the steps whose snapshots some points are between."""
+    return sorted({step for point in points for step in (point.first, point.second)})
 
 
 def shown(

@@ -5,8 +5,8 @@ from pathlib import Path
 
 from phaseavg.phases import Phase
 from phaseavg.report.figures.drawing import COLOURS, Drawing, blank, new_picture, plain
-from phaseavg.report.figures.losses import COLUMNS, Point, beside_the_record, cost, measure
-from phaseavg.report.figures.trajectories import Trajectory, read_numbers
+from phaseavg.report.figures.losses import Point, beside_the_record, cost, of_first_phase
+from phaseavg.report.figures.trajectories import Trajectory
 
 POINTS = 10
 """Of each segment, its end included and its start not."""
@@ -40,17 +40,13 @@ def draw(run: Trajectory, output: Path) -> Drawing:
     phase = run.schedule.phases[0]
     name = f"fig2-{run.name}"
     title = f"Losses on the segments between epochs of phase 1: {run.name}"
-    known = read_numbers(output / f"{name}.csv", run, COLUMNS)
-    if not run.epochs and known.empty:
-        return blank(name, title, f"no such run has begun; {run.command}")
-    steps = run.steps_per_epoch if run.epochs else int(known["steps_per_epoch"].iloc[0])
-    points = points_of(phase, steps)
-    found = measure(run, points, known, output / f"{name}.csv")
+    found, missing = of_first_phase(run, points_of, output / f"{name}.csv")
     if found.empty:
-        needed = sorted({step for point in points for step in (point.first, point.second)})
-        return blank(name, title, run.lacks(needed))
-    found["place"] = [
-        place(row.first, row.second, row.fraction, points) for row in found.itertuples()
+        return blank(name, title, missing)
+    starts = list(dict.fromkeys(found["first"]))
+    found["place"] = [  # from 0 at the first end, 1 at the second one, and so on
+        0.0 if row.first == row.second else starts.index(row.first) + row.fraction
+        for row in found.itertuples()
     ]
     picture = new_picture(8, 5.5)
     upper, lower = picture.subplots(2, 1, sharex=True)
@@ -67,11 +63,4 @@ def draw(run: Trajectory, output: Path) -> Drawing:
         "BatchNorm statistics are recomputed at every point. "
         f"{cost(found)}.{beside_the_record(found)}"
     )
-    missing = f"{len(found)} of {len(points)} points" if len(found) < len(points) else ""
     return Drawing(name, title, caption, picture, found, missing)
-
-
-def place(first: int, second: int, fraction: float, points: list[Point]) -> float:
-    """Return where a point is on the way, from 0 at the first end and 1 at the second one on."""
-    starts = list(dict.fromkeys(point.first for point in points))
-    return 0.0 if first == second else starts.index(first) + fraction
