@@ -9,7 +9,8 @@ from pathlib import Path
 
 from phaseavg.errors import UserError
 from phaseavg.report.cells import read_paper
-from phaseavg.report.page import SOURCES, write_page
+from phaseavg.report.page import write_page
+from phaseavg.report.page_sections import SOURCES
 
 ROOT = Path(__file__).parents[1]
 

@@ -8,7 +8,8 @@ from conftest import REPOSITORY
 from made_records import keep
 
 from phaseavg.report.cells import read_paper
-from phaseavg.report.page import Source, write_page
+from phaseavg.report.page import write_page
+from phaseavg.report.page_sections import Source
 from phaseavg.report.study import read_study
 
 CONF = REPOSITORY / "conf"

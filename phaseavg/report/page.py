@@ -3,242 +3,34 @@
 import contextlib
 import json
 import shutil
-import tempfile
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
-from itertools import groupby
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 from urllib.parse import quote
 
 import pandas as pd
-import yaml
 from plotly.offline import get_plotlyjs
 
 from phaseavg.errors import UserError
 from phaseavg.report.cells import CELL
 from phaseavg.report.claims_page import judged
-from phaseavg.report.curves import in_order, label_of, script, series
+from phaseavg.report.curves import in_order, label_of, script
 from phaseavg.report.figures.drawing import COLOURS, INDEX, place_of
-from phaseavg.report.repeat import Repeats, command, of_a_table, typed
-from phaseavg.report.run_cards import RunCard, cards_in
-from phaseavg.report.study import Study, cells_of_study, read_study
+from phaseavg.report.page_sections import (
+    Section,
+    Source,
+    folder_section,
+    shown_in,
+    study_section,
+)
+from phaseavg.report.repeat import Repeats
+from phaseavg.report.study import Study, cells_of_study
 from phaseavg.report.tables import CAPTION, FORMATS, environment, grid, notes_of
-from phaseavg.runs.archive import import_records
-from phaseavg.runs.files import checksum, write_atomically
-from phaseavg.sweep.cells import Cell, Run
+from phaseavg.runs.files import write_atomically
 
 TEMPLATES = Path(__file__).parent / "templates"
 ASSETS = ("page.css", "page.js")
-
-
-@dataclass(frozen=True)
-class Source:
-    """A study that the page shows.
-
-    Attributes:
-        key: in addresses within the page.
-        title: what it is.
-        lead: how its runs differ from the paper's.
-        overrides: of its cells.
-        commands: that make what is missing of it.
-        folder: of its tables, within that of all results.
-        archive: of its records, likewise, where they are packed.
-    """
-
-    key: str
-    title: str
-    lead: str
-    overrides: tuple[str, ...]
-    commands: tuple[str, ...]
-    folder: str = "."
-    archive: str = ""
-
-
-SOURCES = (
-    Source(
-        "full",
-        "At the paper's full size",
-        "The paper's data sets, networks and 160 epochs.",
-        ("table=all",),
-        ("make tables", "make table1a"),
-    ),
-    Source(
-        "cifar100-mini",
-        "In miniature, on CIFAR-100",
-        "5,000 of its images to train on and all 10,000 to test on, the 13-layer network at an "
-        "eighth of its width, every phase a fifth as long.",
-        ("preset=mini-cifar100", "table=all,readings,gamma0", "model=cnn13"),
-        ("make mini-cifar100",),
-        "cifar100-mini",
-    ),
-    Source(
-        "mini",
-        "In miniature, on digits",
-        "1,000 scans of 8×8 with noisy labels to train on and 797 to test on, two thin networks, "
-        "every phase a tenth as long.",
-        ("preset=mini", "table=all"),
-        ("make mini",),
-        "mini",
-        "mini/records.tar.xz",
-    ),
-)
-
-
-@dataclass
-class Section:
-    """What the page shows of a study, or of a folder of runs.
-
-    Attributes:
-        key: in addresses.
-        title: heading.
-        cards: its runs.
-        runs: those of cells, by run id.
-        study: None of a folder of runs.
-        source: likewise.
-        where: the records lie, as a user would look for them.
-        left_out: why records of its cells do not count.
-        shown: of each card what the page says of it.
-    """
-
-    key: str
-    title: str
-    cards: list[RunCard]
-    runs: Mapping[str, Run]
-    study: Study | None = None
-    source: Source | None = None
-    where: tuple[str, ...] = ()
-    left_out: Sequence[str] = ()
-    shown: list[dict[str, Any]] = field(default_factory=list)
-
-
-@contextlib.contextmanager
-def _unpacked(archive: Path, conf: Path) -> Iterator[Path]:
-    """Yield a folder with the records in an archive, under the run ids of today."""
-    with tempfile.TemporaryDirectory() as folder:
-        import_records(archive, Path(folder), conf)
-        yield Path(folder)
-
-
-def _study_section(
-    source: Source, results: Path, conf: Path, paper: pd.DataFrame, stack: contextlib.ExitStack
-) -> Section:
-    archive = results / source.archive
-    packed = bool(source.archive) and archive.exists()
-    overrides = list(source.overrides)
-    if packed:
-        overrides.append(f"records_dir={stack.enter_context(_unpacked(archive, conf))}")
-    left_out: list[str] = []
-    study = read_study(overrides, conf, paper, left_out=left_out)
-    settings = next(iter(study.runs.values())).settings
-    places = (settings.runs_dir, settings.records_dir)
-    where = tuple(dict.fromkeys([str(settings.runs_dir), str(archive if packed else places[1])]))
-    cards = cards_in(*places)
-    return Section(source.key, source.title, cards, study.runs, study, source, where, left_out)
-
-
-def _folder_section(number: int, folder: Path, conf: Path, stack: contextlib.ExitStack) -> Section:
-    """Return the section of a folder or archive of runs that was named.
-
-    Raises:
-        UserError: if there is none in it.
-    """
-    if not folder.exists():
-        raise UserError(f"--runs={folder}: there is no such file or folder")
-    place = folder if folder.is_dir() else stack.enter_context(_unpacked(folder, conf))
-    cards = cards_in(place)
-    if not cards:
-        raise UserError(f"--runs={folder}: there is no run in it; name a folder with runs")
-    return Section(f"runs{number}", f"Runs in {folder}", cards, {}, where=(str(folder),))
-
-
-def _overrides(card: RunCard, known: Mapping[str, Run], repeats: Repeats) -> list[str] | None:
-    if not repeats.knows(card.config):
-        return None
-    if card.run_id in known:
-        return of_a_table(known[card.run_id], card.config)
-    return repeats.overrides_of(card.config, card.run_id) if card.config else None
-
-
-def _places(cells: Sequence[Cell]) -> list[str]:
-    """Return what the cells of a run are called: a line per data set and network."""
-    lines = []
-    for network, own in groupby(cells, key=lambda cell: (cell.dataset, cell.model)):
-        columns = [f"{cell.table} {cell.column}" for cell in own]
-        lines.append(f"{' '.join(network)}: {', '.join(columns)}")
-    return lines
-
-
-def _facts(card: RunCard) -> list[tuple[str, str]]:
-    """Return what is known of how a run was made, with what it is called."""
-    facts = [("state", card.state)]
-    if not card.result:
-        return facts
-    modified = "True" in card.made_with("git", "modified")
-    threads = card.made_with("execution", "threads")
-    device = [card.made_with("execution", key) for key in ("device_name", "cpu_capability")]
-    return [
-        *facts,
-        ("time", card.time),
-        ("device", ", ".join([*device, f"{threads} thread{'s' * (threads != '1')}"])),
-        ("precision", card.made_with("execution", "precision")),
-        ("torch", card.made_with("versions", "torch")),
-        ("commit", card.made_with("git", "commit") + ", with changes" * modified),
-    ]
-
-
-def _shown(
-    section: Section, known: Mapping[str, Run], repeats: Repeats, conf: Path
-) -> list[dict[str, Any]]:
-    """Return what the page says of each run of a section, those of cells first.
-
-    Args:
-        section: with its cards.
-        known: runs of all studies, by run id.
-        repeats: of runs that are in none.
-        conf: the folder of the configs.
-    """
-    order = {run_id: number for number, run_id in enumerate(section.runs)}
-    cards = sorted(section.cards, key=lambda card: order.get(card.run_id, len(order)))
-    tails = Counter(card.folder.name.rpartition("-")[2] for card in cards)
-    found = []
-    for card in cards:
-        overrides, run = _overrides(card, known, repeats), section.runs.get(card.run_id)
-        ended = bool(card.result or card.damage)
-        tail = card.folder.name.rpartition("-")[2]
-        seed = card.config.get("seed", run.settings.seed if run else None)
-        if run:
-            first, *others = _places(run.cells)
-            network, _, columns = first.partition(": ")
-            column, *rest = columns.split(", ")
-            name, about = f"{network}, {column}, seed {seed}", [", ".join(rest), *others]
-        else:
-            name = card.run_id
-            about = [" ".join(o for o in typed(overrides or [], conf) if not o.startswith("seed="))]
-        found.append(
-            {
-                "key": f"{section.key}-{tail if tails[tail] == 1 else card.folder.name}",
-                "curves": checksum(
-                    "\n".join([*section.where, card.folder.name, card.run_id]).encode()
-                ),
-                "name": name,
-                "about": "; ".join(filter(None, about)),
-                "run_id": card.run_id,
-                "status": card.status,
-                "state": card.state,
-                "outcome": f"{card.result['test_error']:.2f} %"
-                if card.status == "finished"
-                else card.state,
-                "facts": _facts(card),
-                "config": yaml.safe_dump(card.config, sort_keys=False) if card.config else "",
-                "command": "" if overrides is None else command(overrides, ended, conf),
-                "ended": ended,
-                "history": card.history,
-                "metrics": series(card.history),
-            }
-        )
-    return found
 
 
 def _tables(study: Study, folder: str, results: Path) -> list[dict[str, Any]]:
@@ -462,17 +254,17 @@ def write_page(
     with contextlib.ExitStack() as stack:
         for source in sources:
             say(f"{source.title}: composing and reading {' '.join(source.overrides)}")
-            sections.append(_study_section(source, results, conf, paper, stack))
+            sections.append(study_section(source, results, conf, paper, stack))
         for number, folder in enumerate(folders, start=1):
             say(f"reading {folder}")
-            sections.append(_folder_section(number, folder, conf, stack))
+            sections.append(folder_section(number, folder, conf, stack))
     known = {run_id: run for section in sections for run_id, run in section.runs.items()}
     for section in sections:
         damaged = [f"{c.folder}: {c.state}" for c in section.cards if c.damage]
         for reason in dict.fromkeys([*section.left_out, *damaged]):
             say(reason)
         say(f"{section.title}: {len(section.cards)} runs")
-        section.shown = _shown(section, known | dict(section.runs), repeats, conf)
+        section.shown = shown_in(section, known | dict(section.runs), repeats, conf)
     runs = [run for section in sections for run in section.shown]
     for number, run in enumerate(runs, start=1):
         run["number"] = number

@@ -180,13 +180,17 @@ def read_history(folder: Path) -> list[dict[str, Any]]:
     Raises:
         UserError: if the file is damaged.
     """
-    path = metrics_file(folder)
     try:
-        content = path.read_bytes() if path.exists() else b""
-        text = lzma.decompress(content) if path.suffix == ".xz" else content
-        return [dict(json.loads(line)) for line in text.splitlines()]
+        return lines_of(metrics_file(folder))
     except (OSError, ValueError, TypeError, lzma.LZMAError) as error:
-        raise damaged(folder, error, path.name) from error
+        raise damaged(folder, error, metrics_file(folder).name) from error
+
+
+def lines_of(path: Path) -> list[dict[str, Any]]:
+    """Return the mappings in a file of JSON lines, maybe compressed; none if there is no file."""
+    content = path.read_bytes() if path.exists() else b""
+    text = lzma.decompress(content) if path.suffix == ".xz" else content
+    return [dict(json.loads(line)) for line in text.splitlines()]
 
 
 def read_metrics(

@@ -10,7 +10,7 @@ from typing import Any
 import yaml
 
 from phaseavg.errors import Diverged, told
-from phaseavg.report.records import DAMAGED, metrics_file, phase_ends
+from phaseavg.report.records import DAMAGED, lines_of, metrics_file, phase_ends
 from phaseavg.runs.folder import in_progress, read_failure
 
 SIGNS = ("config.yaml", "result.json", "failure.json")
@@ -83,15 +83,6 @@ class RunCard:
         return " + ".join(dict.fromkeys(entries))
 
 
-def _read_lines(folder: Path) -> list[dict[str, Any]]:
-    path = metrics_file(folder)
-    if not path.exists():
-        return []
-    content = path.read_bytes()
-    text = lzma.decompress(content) if path.suffix == ".xz" else content
-    return [dict(json.loads(line)) for line in text.splitlines()]
-
-
 def _mapping(path: Path, content: Any) -> dict[str, Any]:
     if not isinstance(content, Mapping):
         raise TypeError(f"{path.name} holds no mapping")
@@ -105,7 +96,7 @@ def read_card(folder: Path) -> RunCard:
     try:
         if config.exists():
             card.config = _mapping(config, yaml.safe_load(config.read_text()))
-        card.history = _read_lines(folder)
+        card.history = lines_of(metrics_file(folder))
         for line in card.history:
             int(line["epoch"])
         if result.exists():

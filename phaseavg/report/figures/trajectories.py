@@ -17,7 +17,7 @@ from phaseavg.cli import as_option, explained
 from phaseavg.config import Settings, build, check
 from phaseavg.errors import UserError
 from phaseavg.phases import Schedule
-from phaseavg.report.records import metrics_file
+from phaseavg.report.records import metrics_file, read_history
 from phaseavg.runs.folder import TRAJECTORY
 from phaseavg.sweep.cells import key_of, parsed
 from phaseavg.training.snapshots import missing_steps
@@ -73,14 +73,11 @@ class Trajectory:
         Raises:
             UserError: if the file is damaged.
         """
-        path = metrics_file(self.settings.run_folder)
-        try:
-            if not path.is_file():
-                return pd.DataFrame()
-            found = pd.read_json(path, lines=True, precise_float=True)
-            return found.astype({"epoch": int, "step": int})
-        except (OSError, ValueError, LookupError) as error:
-            raise UserError(f"{path}: damaged ({error}); repeat the run with force=true") from error
+        folder = self.settings.run_folder
+        found = pd.DataFrame(read_history(folder))
+        if not found.empty and not {"epoch", "step", "phase"} <= set(found):
+            raise UserError(f"{metrics_file(folder)}: damaged; repeat the run with force=true")
+        return found
 
     @property
     def epochs(self) -> int:
