@@ -1,6 +1,6 @@
 """Test error against γ0: Table 1a as a picture."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 import pandas as pd
@@ -72,7 +72,7 @@ def draw(study: Study) -> list[Drawing]:
         own = rows[_of(rows, network)]
         errors = own.groupby("gamma0")["test_error"].agg(["mean", "std"])
         axes = next(grid)
-        _curve(axes, errors["mean"], errors["std"], COLOURS[0])
+        _curve(axes, errors["mean"], errors["std"], COLOURS[0], list(gammas.values()))
         seeds = {"s": 14, "color": COLOURS[5], "zorder": 3, "label": "a seed"}
         axes.scatter((1 - own["gamma0"]) / BESIDE, own["test_error"], **seeds)
         axes.set_title(f"ours: {' '.join(network)}", fontsize=10, loc="left")
@@ -80,7 +80,8 @@ def draw(study: Study) -> list[Drawing]:
         if len(theirs):
             axes = next(grid)
             by_gamma = theirs.set_index("gamma0")
-            _curve(axes, by_gamma["test_error"], by_gamma["deviation"], COLOURS[1])
+            errors, spread = by_gamma["test_error"], by_gamma["deviation"]
+            _curve(axes, errors, spread, COLOURS[1], list(gammas.values()))
             where = " ".join(theirs[CELL[1:3]].iloc[0])
             axes.set_title(f"the paper: {where}", fontsize=10, loc="left")
             frames.append(theirs.assign(whose="the paper's"))
@@ -96,17 +97,22 @@ def draw(study: Study) -> list[Drawing]:
     return [Drawing(name, title, caption, picture, pd.concat(frames, ignore_index=True), missing)]
 
 
-def _curve(axes: Axes, mean: pd.Series, deviation: pd.Series, colour: str) -> None:
-    """Draw mean ± deviation (%) against γ0, their index, so that those near 1 lie apart."""
+def _curve(
+    axes: Axes, mean: pd.Series, deviation: pd.Series, colour: str, gammas: Sequence[float]
+) -> None:
+    """Draw mean ± deviation (%) against γ0, their index, so that those near 1 lie apart.
+
+    The axis has all `gammas`, so that two panels can be compared whatever is missing.
+    """
     plain(axes)
     spread = deviation.fillna(0)
     axes.errorbar(
         1 - mean.index, mean, spread, color=colour, marker="o", capsize=3, label="mean ± deviation"
     )
+    axes.set_xlim((1 - min(gammas)) * BESIDE**2, (1 - max(gammas)) / BESIDE**2)
     axes.set_xscale("log")
-    axes.set_xticks(1 - mean.index, labels=[f"{gamma0:g}" for gamma0 in mean.index])
+    axes.set_xticks([1 - gamma0 for gamma0 in gammas], labels=[f"{g:g}" for g in gammas])
     axes.minorticks_off()
-    axes.invert_xaxis()
     low, high = (mean - spread).min(), (mean + spread).max()
     room = max(high - low, 0.1) * 0.15
     axes.set_ylim(np.floor((low - room) * 10) / 10, np.ceil((high + room) * 10) / 10)
