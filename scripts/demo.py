@@ -1,4 +1,4 @@
-"""Write the demo's table and figure from its runs: `python scripts/demo.py RUNS OUTPUT`."""
+"""Write the demo's table and figure from its runs: `python scripts/demo.py RUNS [OUTPUT]`."""
 
 import argparse
 import sys
@@ -12,14 +12,15 @@ def main() -> int:
     """Print the table, and where all was written."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("runs", type=Path, help="folder of the demo's runs")
-    parser.add_argument("output", type=Path, help="folder to write to")
+    parser.add_argument("output", type=Path, nargs="?", help="folder; by default that of the runs")
     arguments = parser.parse_args()
+    output = arguments.output or arguments.runs
     try:
-        print(f"\n{write_demo(arguments.runs, arguments.output)}")
+        print(f"\n{write_demo(arguments.runs, output)}")
     except UserError as error:
         print(f"demo.py: {error}", file=sys.stderr)
         return 2
-    print(f"Table, figure and records: {arguments.output}/ (look at errors.png)")
+    print(f"Table: {output / 'table.md'}\nPicture: {output / 'errors.png'}")
     return 0
 
 

@@ -1,6 +1,5 @@
 """What the demo shows: SGD, SGD after a BatchNorm pass, and the average, at each phase end."""
 
-import shutil
 from pathlib import Path
 
 import matplotlib
@@ -105,24 +104,15 @@ def figure(metrics: pd.DataFrame) -> Figure:
 
 
 def write_demo(runs_dir: Path, output: Path) -> str:
-    """Write table, figure and records of the demo's runs to `output`; return the table.
+    """Write table and figure of the demo's runs to `output`; return the table.
 
     Files: `table.md`, `phase_ends.csv` (each seed), `runs.csv` (with what each run was made),
-    `errors.png`, `errors.svg`, and `records/`.
+    `errors.png`, and `errors.svg`.
     """
     runs = read_runs(runs_dir)
     require_repetitions(runs, ["averaging"])
     metrics = read_metrics(runs)
     errors = phase_ends(metrics)
-    records = output / "records"
-    for run_id, path in zip(runs["run_id"], runs["path"], strict=True):
-        kept = records / run_id
-        kept.mkdir(parents=True, exist_ok=True)
-        if not kept.samefile(path):
-            for name in ("config.yaml", "metrics.jsonl", "result.json"):
-                shutil.copy(path / name, kept / name)
-    for folder in set(records.iterdir()) - {records / run_id for run_id in runs["run_id"]}:
-        shutil.rmtree(folder)  # of runs that the table is no longer made of
     errors.round(4).to_csv(output / "phase_ends.csv")
     runs.drop(columns="path").to_csv(output / "runs.csv", index=False)
     picture = figure(metrics)
