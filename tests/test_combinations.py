@@ -1,6 +1,7 @@
 """What goes with what: config groups, data sets and networks."""
 
 import re
+from collections.abc import Iterator
 from itertools import cycle
 from pathlib import Path
 
@@ -13,6 +14,7 @@ from omegaconf import OmegaConf
 from torch import nn
 
 from phaseavg.config import Settings, build, check
+from phaseavg.data import Batch
 from phaseavg.errors import UserError
 from phaseavg.training import parts
 
@@ -257,6 +259,32 @@ def test_a_data_set_that_is_none_is_refused() -> None:
     settings = composed("dataset=digits")
     settings = settings.model_copy(update={"dataset": {"_target_": "test_combinations.nothing"}})
     with pytest.raises(UserError, match="nothing returns no DataSet but a list, without batch_siz"):
+        parts.load_data(settings, torch.device("cpu"))
+
+
+class TheirOwn:
+    """A data set of a user's own, whose test labels begin with 1."""
+
+    num_classes, channels, image_size = 2, 1, 2
+    train_size, test_size, batch_size, steps_per_epoch = 2, 2, 2, 1
+    device = torch.device("cpu")
+
+    def train_batches(self, first_step: int, last_step: int) -> Iterator[Batch]:
+        yield torch.zeros(2, 1, 2, 2), torch.tensor([0, 1])
+
+    def batchnorm_batches(self, epoch: int, limit: int | None = None) -> Iterator[Batch]:
+        return self.train_batches(0, 1)
+
+    def test_batches(self) -> Iterator[Batch]:
+        yield torch.zeros(2, 1, 2, 2), torch.tensor([1, 2])
+
+
+def test_batches_of_another_data_set_are_looked_at_before_training() -> None:
+    settings = composed("dataset=digits")
+    settings = settings.model_copy(update={"dataset": {"_target_": "test_combinations.TheirOwn"}})
+    with pytest.raises(
+        UserError, match=r"dataset=.*TheirOwn: test label 2: must lie between 0 and"
+    ):
         parts.load_data(settings, torch.device("cpu"))
 
 

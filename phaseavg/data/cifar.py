@@ -40,7 +40,10 @@ def _resident(
         Path(data_dir),
         source.base_folder,
         dict(files),
-        lambda: source(str(data_dir), download=True),
+        # torchvision's own `download=True` does nothing if only the file of class names is missing.
+        lambda: datasets.utils.download_and_extract_archive(
+            source.url, str(data_dir), filename=source.filename, md5=source.tgz_md5
+        ),
     )
 
     class Checked(source):

@@ -1,6 +1,6 @@
 """What the training loop sees of a data set, wherever its images are kept."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Protocol, runtime_checkable
 
 import torch
@@ -24,6 +24,42 @@ def count_steps(train_size: int, batch_size: int) -> int:
             f"batch_size={batch_size}; choices: 1 to {train_size}, the training images"
         )
     return -(-train_size // batch_size)
+
+
+def check_batch(
+    which: str, images: Tensor, labels: Tensor, shape: Sequence[int], num_classes: int
+) -> None:
+    """Check that images and labels are what a network for `num_classes` classes trains on.
+
+    Args:
+        which: of the splits they are from: `training` or `test`.
+        images: (N, C, H, W).
+        labels: (N,).
+        shape: (C, H, W) as it has to be.
+        num_classes: labels lie between 0 and one less.
+
+    Raises:
+        ValueError: if there is no image, or images or labels are of another shape, kind or range.
+    """
+    if len(images) == 0:
+        raise ValueError(f"there is no {which} image")
+    if tuple(images.shape[1:]) != tuple(shape):
+        found, wanted = ("×".join(map(str, size)) for size in (images.shape[1:], shape))
+        raise ValueError(f"{which} images are {found}; they must be {wanted}, channels first")
+    if labels.shape != images.shape[:1]:
+        raise ValueError(
+            f"{which} labels have the shape {tuple(labels.shape)}; they must be one for each of "
+            f"{len(images)} images"
+        )
+    if labels.is_floating_point() or labels.is_complex() or labels.dtype == torch.bool:
+        raise ValueError(f"{which} labels are {labels.dtype}; they must be integers")
+    low, high = labels.min().item(), labels.max().item()
+    if low < 0 or high >= num_classes:
+        wrong = low if low < 0 else high
+        raise ValueError(
+            f"{which} label {wrong}: must lie between 0 and {num_classes - 1}, for "
+            f"num_classes={num_classes}"
+        )
 
 
 @runtime_checkable

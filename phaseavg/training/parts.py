@@ -10,6 +10,7 @@ from torch import nn
 from phaseavg.averaging import Averager
 from phaseavg.config import Part, Settings, build
 from phaseavg.data import DataSet
+from phaseavg.data.interface import check_batch
 from phaseavg.errors import UserError
 from phaseavg.phases import Schedule
 from phaseavg.randomness import seed_for
@@ -97,7 +98,26 @@ def load_data(settings: Settings, device: torch.device) -> DataSet:
             f"dataset={settings.dataset['_target_']} returns no DataSet but a "
             f"{type(data).__name__}, without {', '.join(missing)}"
         )
+    if not type(data).__module__.startswith("phaseavg."):  # ours check all of their images
+        _require_sound_batches(data, settings)
     return data
+
+
+def _require_sound_batches(data: DataSet, settings: Settings) -> None:
+    """Look at the first training and test batch of a data set.
+
+    Raises:
+        UserError: if their images or labels are not what a network trains on.
+    """
+    shape = (data.channels, data.image_size, data.image_size)
+    nothing = torch.empty(0, *shape), torch.empty(0, dtype=torch.int64)
+    batches = {"training": data.train_batches(0, 1), "test": data.test_batches()}
+    for which, found in batches.items():
+        images, labels = next(iter(found), nothing)
+        try:
+            check_batch(which, images, labels, shape, data.num_classes)
+        except ValueError as error:
+            raise UserError(f"dataset={settings.dataset['_target_']}: {error}") from error
 
 
 def new_model(settings: Settings, data: DataSet) -> nn.Module:
