@@ -17,7 +17,15 @@ from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from phaseavg.errors import Diverged, Interrupted, JobFailed, OutOfTime, SweepFailed, UserError
+from phaseavg.errors import (
+    Diverged,
+    Interrupted,
+    JobFailed,
+    OutOfTime,
+    SweepFailed,
+    UserError,
+    WorkerLost,
+)
 
 USER_ERROR, FAILED, INTERRUPTED = 2, 1, 130
 
@@ -114,7 +122,7 @@ def _status(error: Exception) -> int:
 
 
 def _tell(error: Exception, where: str = "") -> None:
-    if isinstance(error, UserError | Diverged | SweepFailed | OutOfTime):
+    if isinstance(error, UserError | Diverged | SweepFailed | OutOfTime | WorkerLost):
         say(where + str(error))
     elif _is_mistake(error):
         say(where + explained(error))

@@ -47,6 +47,10 @@ class OutOfTime(RuntimeError):  # noqa: N818 -- as it is said
     """A run has saved its state because its time was over; it has not failed."""
 
 
+class WorkerLost(RuntimeError):  # noqa: N818 -- as it is said
+    """A process that reads data has ended: killed by the system, most likely."""
+
+
 class Interrupted(KeyboardInterrupt):
     """A signal asked the run to stop, and it has saved its state.
 
