@@ -10,9 +10,11 @@ import os
 import re
 from collections.abc import Callable, Iterator, Mapping
 from importlib import import_module
+from math import inf
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
+from hydra.core.hydra_config import HydraConfig
 from hydra.utils import get_object
 from omegaconf import DictConfig, OmegaConf
 from pydantic import (
@@ -45,7 +47,15 @@ def _named(folder: Any) -> Any:
     return folder
 
 
-Folder = Annotated[Path, BeforeValidator(_named), Field(strict=False)]
+def _from_launch(folder: Path) -> Path:
+    """Return a folder as it is called from where a job runs: hydra.job.chdir may have moved it."""
+    if HydraConfig.initialized() and HydraConfig.get().job.chdir:
+        return Path(HydraConfig.get().runtime.cwd, folder)
+    return folder
+
+
+Folder = Annotated[Path, BeforeValidator(_named), AfterValidator(_from_launch), Field(strict=False)]
+"""Named relative to the folder in which the command was typed."""
 
 
 class Scalars(BaseModel):
@@ -63,6 +73,31 @@ def _wandb_mode() -> str:
 OmegaConf.register_new_resolver("wandb_mode", _wandb_mode, replace=True)
 
 
+MOST_THREADS = 1024
+"""Of a process, and processes of a run: more than any machine has cores."""
+
+LARGEST = 1e30
+"""Of all numbers: float32, in which torch computes, ends at 3.4e38."""
+
+
+def _refuse_large(value: Any, path: str) -> None:
+    """Refuse numbers that torch cannot compute with, wherever they are in a config.
+
+    Raises:
+        UserError: if there is one.
+    """
+    if isinstance(value, Mapping):
+        for key, item in value.items():
+            _refuse_large(item, f"{path}.{key}" if path else str(key))
+    elif isinstance(value, list):
+        for number, item in enumerate(value):
+            _refuse_large(item, f"{path}[{number}]")
+    elif isinstance(value, float) and LARGEST < abs(value) < inf:
+        raise UserError(f"{path}={value}: must be between -{LARGEST:g} and {LARGEST:g}")
+    elif isinstance(value, int) and value.bit_length() > 63:
+        raise UserError(f"{path}={value}: must be an integer of 64 bits")
+
+
 class Execution(Scalars):
     """Where and how fast: never part of a run's identity, always part of its record."""
 
@@ -75,8 +110,8 @@ class Execution(Scalars):
     flipped_copy: bool = True
     average_device: str = "cpu"
     snapshots: Literal["files", "memory"] = "files"
-    threads: PositiveInt | None = None
-    workers: NonNegativeInt | None = None
+    threads: Annotated[int, Field(ge=1, le=MOST_THREADS)] | None = None
+    workers: Annotated[int, Field(ge=0, le=MOST_THREADS)] | None = None
 
 
 def _tables(carry: Any) -> Any:
@@ -285,9 +320,12 @@ def check(config: DictConfig) -> Settings:
         UserError: if a key is unknown or a value has the wrong type or is not among the choices.
     """
     values = OmegaConf.to_container(config, resolve=True, throw_on_missing=True)
+    _refuse_large(values, "")
     for key, hint in SWEEPS.items():
         given = values.pop(key, None)
-        if given and (key != "table" or "columns" in given):  # a preset may change a table's rows
+        if key == "table":  # a preset may change a table's rows
+            given = bool(given and "columns" in given)
+        if given is not None and given is not False:
             raise UserError(f"{key}: is of a sweep; {hint}")
     try:
         settings = Settings.model_validate(values)
@@ -295,6 +333,8 @@ def check(config: DictConfig) -> Settings:
         first = error.errors()[0]
         *parents, _ = first["loc"]
         field = ".".join(str(key) for key in first["loc"] if key != "[key]")
+        if first["type"] == "missing":
+            raise UserError(f"{field}: is missing") from error
         if first["type"] != "extra_forbidden":
             raise UserError(_refused(field, first["input"], first)) from error
         schema: Any = Settings

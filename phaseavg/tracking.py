@@ -13,6 +13,7 @@ from typing import Any, Literal, Self
 
 import yaml
 
+from phaseavg.config import Folder
 from phaseavg.errors import Interrupted, UserError
 from phaseavg.runs.folder import in_progress
 from phaseavg.runs.identity import group_id, parts_of, run_id
@@ -130,12 +131,12 @@ class WandB(Tracking):
         mode: Literal["offline", "online", "disabled"] = "offline",
         project: str = "phaseavg",
         entity: str | None = None,
-        dir: str = "runs",  # noqa: A002 -- W&B's name for it
+        dir: Folder = Path("runs"),  # noqa: A002 -- W&B's name for it
         record: Mapping[str, Any] | None = None,
         cells: Sequence[str] = (),
     ) -> None:
         super().__init__(recipe, config, history)
-        self.mode, self.project, self.entity, self.dir = mode, project, entity, Path(dir)
+        self.mode, self.project, self.entity, self.dir = mode, project, entity, dir
         self.record, self.cells = dict(record or {}), tuple(cells)
         self._run: Any = None
 

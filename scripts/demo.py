@@ -4,21 +4,18 @@ import argparse
 import sys
 from pathlib import Path
 
-from phaseavg.errors import UserError
+from phaseavg.cli import script
 from phaseavg.report.demo import write_demo
 
 
+@script
 def main() -> int:
     """Print the table, and where all was written."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("runs", type=Path, help="folder of the demo's runs")
     parser.add_argument("output", type=Path, help="folder to write to")
     arguments = parser.parse_args()
-    try:
-        print(f"\n{write_demo(arguments.runs, arguments.output)}")
-    except UserError as error:
-        print(f"demo.py: {error}", file=sys.stderr)
-        return 2
+    print(f"\n{write_demo(arguments.runs, arguments.output)}")
     print(f"Table, figure and records: {arguments.output}/ (look at errors.png)")
     return 0
 

@@ -10,6 +10,7 @@ import yaml
 from omegaconf import OmegaConf
 from safetensors import SafetensorError
 
+from phaseavg.cli import script
 from phaseavg.config import check
 from phaseavg.errors import UserError
 from phaseavg.training.evaluation import Evaluation, evaluate
@@ -53,6 +54,7 @@ def evaluate_run(folder: Path, data_dir: Path, device: str) -> Evaluation:
         return evaluate(model, data.test_batches())
 
 
+@script
 def main() -> int:
     """Print loss and error."""
     parser = argparse.ArgumentParser(description=__doc__)

@@ -8,6 +8,7 @@ import argparse
 import sys
 from pathlib import Path
 
+from phaseavg.cli import script
 from phaseavg.errors import UserError
 from phaseavg.report.records import write_runs
 from phaseavg.runs.archive import import_records
@@ -15,6 +16,7 @@ from phaseavg.runs.archive import import_records
 ROOT = Path(__file__).parents[1]
 
 
+@script
 def main() -> int:
     """Say what was imported."""
     parser = argparse.ArgumentParser(description=__doc__)

@@ -11,6 +11,7 @@ from pathlib import Path
 
 from tabulate import tabulate
 
+from phaseavg.cli import script
 from phaseavg.errors import UserError
 from phaseavg.runs.store import GIGABYTE, Store
 
@@ -43,6 +44,7 @@ def listed(store: Store) -> str:
     return "\n".join([text, *training, f"{used}{max(store.free(), 0) / GIGABYTE:.3g} GB more"])
 
 
+@script
 def main() -> int:
     """Return 0, or 2 for a mistake."""
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])

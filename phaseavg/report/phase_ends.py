@@ -39,10 +39,13 @@ def phase_ends(runs: pd.DataFrame, by: Sequence[str]) -> pd.DataFrame:
             repetitions with other seeds.
 
     Raises:
-        UserError: if there is no such setting, no run is finished, or a group mixes recipes.
+        UserError: if there is no such setting, no run is finished, a setting is named twice, or a
+            group mixes recipes.
     """
     choices = [name for name in runs if name.startswith(RECIPE) or name in (*PARTS, *MADE_WITH)]
     for name in by:
+        if by.count(name) > 1:
+            raise UserError(f"{name}: is named twice; name each setting once")
         if name not in choices:
             raise UserError(f"{name}: there is no such setting; choices: {', '.join(choices)}")
     require_repetitions(runs, by)

@@ -78,7 +78,7 @@ def composing(conf: Path, more: Path | None = None) -> Iterator[tuple[list[str],
     try:
         with initialize_config_dir(str(conf.resolve()), version_base="1.3"):
             yield options, composed
-    except (HydraException, OmegaConfBaseException) as error:
+    except (HydraException, OmegaConfBaseException, RecursionError) as error:
         raise UserError(explained(error)) from error
 
 

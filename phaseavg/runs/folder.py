@@ -31,6 +31,7 @@ from phaseavg.averaging.snapshots import checksum_matches
 from phaseavg.config import Settings, Snapshots
 from phaseavg.errors import Diverged, OutOfTime, UserError
 from phaseavg.runs.files import checksum, set_aside, write_atomically
+from phaseavg.runs.provenance import how
 from phaseavg.runs.result import summary
 
 TRAJECTORY = "trajectory"
@@ -88,14 +89,50 @@ def finished_before(folder: Path, settings: Settings) -> dict[str, Any] | None:
 
     Args:
         folder: of the run.
-        settings: of the run that is wanted: it is said what of it was not kept.
+        settings: of the run that is wanted: it is said what of it was not kept, and what was
+            computed otherwise.
     """
     result = read_result(folder)
     if result:
-        lacks = lacking(folder, result, settings)
-        again = f"finished before{lacks and f', {lacks}'} (force=true repeats it)"
+        other = made_otherwise(result, settings)
+        notes = ["finished before", lacking(folder, result, settings)]
+        notes += [f"NOT as asked for ({other})"] if other else []
+        made = ", ".join(filter(None, (made_with(result), result.get("date"))))
+        again = f"{', '.join(filter(None, notes))}: {made}; rerun with force=true to repeat it"
         print(f"{folder}: {again}\n{summary(result)}", flush=True)
     return result
+
+
+def _execution(result: Mapping[str, Any]) -> Mapping[str, Any]:
+    """Return with what the last part of a run was computed; of records without it, nothing."""
+    made = result.get("provenance") or [{}]
+    return made[-1].get("execution", {})
+
+
+def made_with(result: Mapping[str, Any]) -> str:
+    """Return in words with what a run was computed: `bf16, CUDA graph on NVIDIA H100`."""
+    execution = _execution(result)
+    if "precision" not in execution:
+        return "on an unknown device"
+    return f"{', '.join(how(execution))} on {execution.get('device_name', execution['device'])}"
+
+
+def made_otherwise(result: Mapping[str, Any], settings: Settings) -> str:
+    """Return in words how a finished run was computed otherwise than asked for; nothing if not.
+
+    What is asked for as `auto` is left open.
+    """
+    made, asked = _execution(result), settings.execution
+    pairs = [
+        ("precision", made.get("precision"), asked.precision),
+        ("device", str(made.get("device")).partition(":")[0], asked.device.partition(":")[0]),
+        ("deterministic", made.get("deterministic"), asked.deterministic),
+    ]
+    return ", ".join(
+        f"{name} is {found}, not {wanted}"
+        for name, found, wanted in pairs
+        if wanted not in ("auto", found) and (name != "deterministic" or wanted)
+    )
 
 
 def in_progress(folder: Path) -> bool:
@@ -168,9 +205,10 @@ class RunFolder:
         """Take the lock; return False if the folder was removed meanwhile."""
         try:
             self.path.mkdir(parents=True, exist_ok=True)
-            self._lock = (self.path / ".lock").open("a")
-        except FileNotFoundError:
-            return False
+            try:
+                self._lock = (self.path / ".lock").open("a")
+            except FileNotFoundError:  # removed meanwhile
+                return False
         except OSError as error:
             raise UserError(
                 f"runs_dir={self.path.parent}: cannot be written ({error.strerror}); "

@@ -5,7 +5,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from phaseavg.runs.folder import in_progress, lacking, read_result
+from phaseavg.runs.folder import in_progress, lacking, made_otherwise, read_result
 from phaseavg.sweep.cells import Run
 
 Outcome = Mapping[str, Any]
@@ -20,10 +20,12 @@ def result_of(run: Run) -> Mapping[str, Any] | None:
 def sorted_out(runs: Mapping[str, Run]) -> tuple[dict[str, Outcome], list[Run], list[Run]]:
     """Return what has ended, by run id; the runs that another process trains; those to train."""
     there, held, missing = {}, [], []
+    otherwise: Counter[str] = Counter()
     for run_id, run in runs.items():
         result = None if run.settings.force else result_of(run)
         if result:
             there[run_id] = result
+            otherwise[made_otherwise(result, run.settings)] += 1
             if lacks := lacking(run.settings.run_folder, result, run.settings):
                 print(f"{run_id}: finished before, {lacks} (force=true repeats it)", flush=True)
         elif in_progress(run.settings.run_folder):
@@ -31,6 +33,9 @@ def sorted_out(runs: Mapping[str, Run]) -> tuple[dict[str, Outcome], list[Run], 
             print(f"{run_id}: another process is training it", flush=True)
         else:
             missing.append(run)
+    for other, count in otherwise.items():
+        if other:
+            print(f"{count} finished before, NOT as asked for: {other}", flush=True)
     return there, held, missing
 
 

@@ -31,6 +31,7 @@ from joblib import cpu_count
 from joblib.externals.loky import get_reusable_executor
 from omegaconf import DictConfig
 
+from phaseavg.cli import unfailing_output
 from phaseavg.errors import Interrupted, OutOfTime, UserError
 from phaseavg.runs.provenance import REPOSITORY
 from phaseavg.sweep.service import MPS_CONTROL, card, multi_process_service
@@ -252,7 +253,11 @@ class Packed:
         if self.stop.exists():
             raise OutOfTime("interrupted, and not begun")
         name = HydraConfig.get().job.name
-        with redirect_stdout(Named(name, sys.stdout)), signalled(self.stop):
+        with (
+            unfailing_output(),
+            redirect_stdout(Named(name, sys.stdout)),
+            signalled(self.stop),
+        ):
             try:
                 return self.task(config)
             except KeyboardInterrupt as error:  # which would end the process

@@ -30,6 +30,7 @@ from phaseavg.runs.folder import in_progress, record_failure
 from phaseavg.runs.store import GIGABYTE
 from phaseavg.sweep.budget import Work, affordable, in_words, seconds_of
 from phaseavg.sweep.cells import (
+    ONE_VALUE,
     Compose,
     Composed,
     Request,
@@ -108,6 +109,10 @@ def sweep(
         SweepFailed: once all is over, if a run failed or diverged.
     """
     began = time.time()
+    if missing := sorted({*ONE_VALUE} - {*config}):
+        raise UserError(f"{missing[0]}: is missing")
+    if not isinstance(config.plan, bool):
+        raise UserError(f"plan={config.plan}: choices: true, false")
     budget = None if config.budget is None else seconds_of(config.budget)
     compose = composer(context, config)
     options = context.config_loader.get_group_options("table")

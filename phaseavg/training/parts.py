@@ -8,14 +8,14 @@ import torch
 from torch import nn
 
 from phaseavg.averaging import Averager
-from phaseavg.config import Part, Settings, build
+from phaseavg.config import LARGEST, Part, Settings, build
 from phaseavg.data import DataSet
 from phaseavg.data.interface import check_batch
 from phaseavg.errors import UserError
 from phaseavg.phases import Schedule
 from phaseavg.randomness import seed_for
 from phaseavg.training.execution import laid_out, pick_device
-from phaseavg.training.optimizers import new_optimizer
+from phaseavg.training.optimizers import learning_rate, new_optimizer
 from phaseavg.training.state import TrainingState
 
 
@@ -36,6 +36,12 @@ def assemble(
     model = new_model(settings, data)
     optimizer = new_optimizer(settings, model)
     schedule = build("schedule", settings.schedule, Schedule)
+    rate, factor = learning_rate(optimizer), max(phase.factor for phase in schedule.phases)
+    if rate * factor > LARGEST:
+        raise UserError(
+            f"schedule.factors={settings.schedule['factors']}: times the learning rate {rate:g}, "
+            f"must be at most {LARGEST:g}"
+        )
     epochs = schedule.epochs
     averager = new_averager("averaging", settings.averaging, settings, model, epochs, folder)
     watching = {

@@ -120,7 +120,7 @@ def read_trajectory(overrides: Sequence[str], own: Sequence[str], conf: Path) ->
         with initialize_config_dir(str(conf.resolve()), version_base="1.3"):
             typed = [as_option(override, conf) for override in whole]
             config = compose("config", typed, return_hydra_config=True)
-    except (HydraException, OmegaConfBaseException) as error:
+    except (HydraException, OmegaConfBaseException, RecursionError) as error:
         raise UserError(explained(error)) from error
     chosen = config.hydra.runtime.choices
     name = f"{chosen['dataset']}-{chosen['model']}"
