@@ -43,7 +43,7 @@ def by_table(cells: Sequence[str]) -> dict[str, str]:
 
 
 def local_files(folder: Path) -> list[Path]:
-    """Return the files of the W&B runs in a folder and those below it, the earliest starts first.
+    """Return the files of the W&B runs in a folder and those below it, by run; its last start last.
 
     Raises:
         UserError: if there is no such folder.
@@ -51,7 +51,11 @@ def local_files(folder: Path) -> list[Path]:
     if not folder.is_dir():
         raise UserError(f"{folder}: there is no such folder; name one with runs, or their `wandb`")
     found = {path.resolve(): path for path in folder.rglob("run-*.wandb")}  # latest-run is a link
-    return sorted(found, key=lambda path: (path.parent.parent, path.parent.name))
+    # What comes before the date says offline or online; starts of other runs in the same second
+    # have no order.
+    return sorted(
+        found, key=lambda path: (path.parents[1], path.name, path.parent.name.partition("run-")[2])
+    )
 
 
 def run_id_of(file: Path) -> str:
@@ -195,9 +199,10 @@ class WandB(Tracking):
         if self.mode == "disabled":  # what is there is all there is
             return
         current = Path(self._run.settings.sync_dir)
-        for earlier in (self.dir / "wandb").glob(f"*run-????????_??????-{name}"):
-            if earlier.name != current.name:
-                shutil.rmtree(earlier, ignore_errors=True)
+        for ending in ("", "-*"):  # W&B numbers starts of a run in the same second
+            for earlier in (self.dir / "wandb").glob(f"*run-????????_??????-{name}{ending}"):
+                if earlier.name != current.name:
+                    shutil.rmtree(earlier, ignore_errors=True)
 
     def _log(self, line: Mapping[str, Any]) -> None:
         self._run.log(dict(line), step=line["epoch"], commit=True)

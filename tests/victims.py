@@ -17,6 +17,7 @@ from omegaconf import OmegaConf
 
 import phaseavg.runs.files
 import phaseavg.runs.store
+import phaseavg.tracking
 import phaseavg.training.loop
 import phaseavg.training.step
 import train
@@ -28,6 +29,7 @@ from phaseavg.errors import Diverged, Interrupted, UserError
 def train_quietly(settings: Settings) -> None:
     """Train a run to its end; what it prints is added to a file beside the runs."""
     torch.set_num_threads(1)  # of a forked process: the parent's threads are not there
+    phaseavg.tracking.INIT_SECONDS = 1000.0  # however slow the machine
     os.environ.pop("WANDB_SERVICE", None)  # nor is its W&B
     settings.runs_dir.mkdir(parents=True, exist_ok=True)
     with (settings.runs_dir / "said").open("a") as said:
@@ -48,8 +50,9 @@ def train_and_be_signalled(
     exit_file: Path,
     count: int,
     kill: Callable[[int, int], None] = os.kill,
+    number: int = signal.SIGINT,
 ) -> None:
-    """Train a run that gets Ctrl-C in its `count`-th step; write what it says."""
+    """Train a run that gets a signal in its `count`-th step; write what it says."""
     step, left = phaseavg.training.step, count
     count_wrong = step.count_wrong
 
@@ -57,7 +60,7 @@ def train_and_be_signalled(
         nonlocal left
         left -= 1
         if left == 0:
-            kill(os.getpid(), signal.SIGINT)
+            kill(os.getpid(), number)
         return count_wrong(*arguments)
 
     step.count_wrong = signalling
@@ -92,6 +95,7 @@ def break_the_service(runs: list[Settings], said: Path, trouble: str) -> None:
                 resource.prlimit(service, resource.RLIMIT_FSIZE, (4096, 4096))
 
     loop.end_epoch = breaking
+    phaseavg.tracking.CLOSE_SECONDS = 1000.0  # however slow the machine
     sys.stderr = said.open("w", buffering=1)
     for settings in runs:
         train_quietly(settings)
@@ -103,6 +107,26 @@ def train_in_a_group(settings: Settings, exit_file: Path, count: int) -> None:
     train_and_be_signalled(settings, exit_file, count, os.killpg)
 
 
+def die_at_call(count: int) -> None:
+    """Be killed at the `count`-th call of a function, Python's or C's, in a training loop.
+
+    That is anywhere, and the same place on every machine.
+    """
+    new_step, left = phaseavg.training.loop.new_step, count
+
+    def called(_frame: Any, event: str, _argument: Any) -> None:
+        nonlocal left
+        left -= event in ("call", "c_call")
+        if left == 0:
+            os.kill(os.getpid(), signal.SIGKILL)
+
+    def counting(*arguments: Any) -> Any:
+        sys.setprofile(called)
+        return new_step(*arguments)
+
+    phaseavg.training.loop.new_step = counting
+
+
 def train_and_die_at(settings: Settings, event: str, count: int) -> None:
     """Train a run and be killed at the `count`-th `event`.
 
@@ -110,7 +134,8 @@ def train_and_die_at(settings: Settings, event: str, count: int) -> None:
         settings: of the run.
         event: `half-written`, with half of a file's content on disk; `before-replacing`, with a
             whole file beside the old one; `replaced`, right after the average took over;
-            `stepped`, between the optimizer's step and all that follows.
+            `stepped`, between the optimizer's step and all that follows; `called`, as
+            `die_at_call` has it.
         count: counted from 1.
     """
     left = count
@@ -150,6 +175,8 @@ def train_and_die_at(settings: Settings, event: str, count: int) -> None:
     elif event == "stepped":
         step = phaseavg.training.step
         step.count_wrong = then_die(step.count_wrong)
+    elif event == "called":
+        die_at_call(count)
     train_quietly(settings)
 
 
@@ -198,15 +225,22 @@ def count_steps(file: Path) -> None:
     step.__call__ = counted
 
 
-def sweep_and_die(folder: Path, arguments: tuple[str, ...], event: str, count: int) -> None:
+def sweep_and_die(
+    folder: Path,
+    arguments: tuple[str, ...],
+    event: str,
+    count: int,
+    number: int = signal.SIGKILL,
+) -> None:
     """Type `train.py …` in a folder, as `sweep_in_a_group`, and be killed at the `count`-th event.
 
     Args:
         folder: to work in.
         arguments: what is typed.
         event: `stepped`, after a step's update; `left`, when a shared state is written and not yet
-            described; `never`.
+            described; `called`, as `die_at_call`; `never`.
         count: counted from 1.
+        number: of the signal, which the whole group gets; at a call it is SIGKILL.
     """
     left = count
 
@@ -214,9 +248,10 @@ def sweep_and_die(folder: Path, arguments: tuple[str, ...], event: str, count: i
         def dying(*arguments: Any, **named: Any) -> Any:
             nonlocal left
             result = function(*arguments, **named)
-            left -= due(*arguments)
-            if left == 0:
-                os.kill(os.getpid(), signal.SIGKILL)
+            if due(*arguments):
+                left -= 1
+                if left == 0:
+                    os.killpg(os.getpgrp(), number)
             return result
 
         return dying
@@ -230,6 +265,8 @@ def sweep_and_die(folder: Path, arguments: tuple[str, ...], event: str, count: i
         store.write_atomically = then_die(
             store.write_atomically, lambda path, *_: path.suffix == ".pt"
         )
+    elif event == "called":
+        die_at_call(count)
     sweep_in_a_group(folder, arguments)
 
 

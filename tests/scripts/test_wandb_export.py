@@ -17,7 +17,7 @@ from wandb.apis.public import Api, Run
 from phaseavg.report import mirrors
 from phaseavg.report.records import read_metrics, read_runs
 from phaseavg.runs.folder import RunFolder
-from phaseavg.tracking import RECORD
+from phaseavg.tracking import RECORD, local_files
 from scripts import wandb_export as script
 
 TABLE = """\
@@ -96,8 +96,8 @@ def test_the_frames_are_those_of_the_records(
 
     there = mirrors.offline([trained])
     same(mirrors.frames(there))
-    columns = [mirror.config["cells"] for mirror in there]
-    assert columns == [{"ends": f"digits cnn13_digits {name}"} for name in ("plain", "ours", "bad")]
+    columns = {mirror.config["cells"]["ends"] for mirror in there}
+    assert columns == {f"digits cnn13_digits {name}" for name in ("plain", "ours", "bad")}
     api = StandIn(there)
     for name in ("url", "state", "config", "summary_metrics", "scan_history"):
         assert hasattr(Run, name)
@@ -170,6 +170,23 @@ def test_the_frames_are_those_of_the_records(
     assert err.startswith("wandb_export.py: there is no run that has ended; ")
     assert err.count("\n") == 1
     assert not (tmp_path / "none").exists()
+
+
+def test_of_each_run_the_last_start_comes_last(tmp_path: Path) -> None:
+    starts = [
+        tmp_path / f"wandb/{start}/run-{run}.wandb"
+        for run in ("a", "b")
+        for start in (
+            f"run-20260101_000000-{run}",
+            f"offline-run-20260102_000000-{run}",
+            f"offline-run-20260102_000000-{run}-1",  # in the same second
+            f"run-20260103_000000-{run}",
+        )
+    ]
+    for file in starts:
+        file.parent.mkdir(parents=True)
+        file.touch()
+    assert local_files(tmp_path) == starts
 
 
 def test_mistakes_and_a_server_that_lets_nobody_in_are_told_in_one_line(

@@ -4,6 +4,7 @@ import os
 import sys
 import time
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
@@ -12,13 +13,13 @@ from phaseavg.runs.folder import RunFolder
 from scripts import wandb_sync as script
 
 STAND_IN = """\
-import pathlib, sys, time
+import pathlib, signal, sys
 pathlib.Path("calls").open("a").write(" ".join(pathlib.Path(p).stem for p in sys.argv[1:]) + "\\n")
 print("wandb: Syncing", len(sys.argv) - 1, "run(s):")
 for path in map(pathlib.Path, sys.argv[1:]):
     print("wandb:  ", path)
     if "slow" in path.name:
-        time.sleep(60)
+        signal.pause()
     elif ("bad" in path.name or "worse" in path.name):
         print(f"wandb: ERROR [phaseavg/{path.stem[4:]}] permission denied")
     else:
@@ -108,12 +109,19 @@ def test_a_run_in_training_is_left_for_later(
 def test_a_server_that_does_not_answer_is_not_waited_for_for_ever(
     runs: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    offline(runs, "first"), offline(runs, "slow")
-    began = time.monotonic()
-    assert typed(monkeypatch, runs, "--patience", 1) == 1
-    assert time.monotonic() - began < 20
+    first, _ = offline(runs, "first"), offline(runs, "slow")
+    now, sleep = [0.0], time.sleep
+
+    def passing(seconds: float) -> None:
+        """Have the clock stand still until the first run is sent."""
+        sleep(seconds)
+        now[0] += upload.sent(first)
+
+    monkeypatch.setattr(upload, "time", SimpleNamespace(monotonic=lambda: now[0], sleep=passing))
+    assert typed(monkeypatch, runs, "--patience", 3) == 1
+    assert now == [4]  # of which the first is that in which it was sent
     assert capsys.readouterr().err.endswith(
-        "1 uploaded, 0 already uploaded, 1 failed: no answer in 1 s\n"
+        "1 uploaded, 0 already uploaded, 1 failed: no answer in 3 s\n"
     )
 
 

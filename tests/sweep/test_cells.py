@@ -31,7 +31,6 @@ from phaseavg.sweep.plan import epochs_of
 from phaseavg.sweep.shared import Tree, arranged
 
 CONF = REPOSITORY / "conf"
-pytestmark = pytest.mark.timeout(600)  # composing cells takes half a minute, or more on busy cores
 
 OPTIONS = sorted(path.stem for path in (CONF / "table").glob("*.yaml"))
 TABLES = of_the_paper(OPTIONS)

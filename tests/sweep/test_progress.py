@@ -1,7 +1,11 @@
 """Where a sweep is: by hand, from what runs leave."""
 
 import json
+import os
+import threading
 from collections.abc import Callable
+from itertools import count
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -12,6 +16,7 @@ from phaseavg.runs.prefix import Trajectory
 from phaseavg.sweep import progress
 from phaseavg.sweep.cells import Run
 from phaseavg.sweep.progress import Standing, SweepProgress
+from phaseavg.training.progress import TrainingProgress
 
 
 @pytest.fixture
@@ -28,9 +33,18 @@ def train(run: Run, epochs: int, ended: str | None = None) -> None:
     folder = run.settings.run_folder
     folder.mkdir(parents=True, exist_ok=True)
     lines = "".join(json.dumps({"step": 8 * n}) + "\n" for n in range(1, epochs + 1))
-    (folder / "metrics.jsonl").write_text(lines + '{"st')  # a line that is being written
+    write(folder / "metrics.jsonl", lines + '{"st')  # a line that is being written
     if ended:
-        (folder / ended).write_text('{"status": "finished"}')
+        write(folder / ended, '{"status": "finished"}')
+
+
+TIMES = count()
+
+
+def write(path: Path, text: str) -> None:
+    """Write a file at a time of its own, however fast the machine."""
+    path.write_text(text)
+    os.utime(path, ns=(0, next(TIMES)))
 
 
 def test_epochs_left_and_the_time_for_them(
@@ -84,6 +98,20 @@ def test_it_is_said_while_the_launcher_works(
 ) -> None:
     monkeypatch.setattr(progress, "EVERY_SECONDS", 0.02)
     monkeypatch.setattr(progress, "MOST_OF_THE_TIME", 1)
+    described, epoch, said = SweepProgress.described, TrainingProgress.epoch, threading.Event()
+
+    def describing(self: SweepProgress) -> str | None:
+        text = described(self)
+        if text:
+            said.set()
+        return text
+
+    def waiting(self: TrainingProgress, line: Any) -> None:
+        epoch(self, line)
+        said.wait()
+
+    monkeypatch.setattr(SweepProgress, "described", describing)
+    monkeypatch.setattr(TrainingProgress, "epoch", waiting)
     status, out, _ = prompt("-m", *TINY, "seed=0,1")
     assert status == 0
     assert "sweep: 0 of 2 runs have ended; " in out

@@ -214,8 +214,8 @@ def test_rounds_of_a_budget_carry_for_each_other(
     """The first has time for one run alone, and its trajectory carries the other's average."""
     from phaseavg.sweep.rates import Rates
 
-    monkeypatch.setattr(Rates, "__call__", lambda *_: 10.0)
-    status, out, _ = prompt("-m", *SHORT, "averaging=phasewise,learnt", "budget=90s")
+    monkeypatch.setattr(Rates, "__call__", lambda *_: 10_000.0)
+    status, out, _ = prompt("-m", *SHORT, "averaging=phasewise,learnt", "budget=25h")
     assert status == 0
     assert "next are 1 of them" in out
     assert "carries 2 averages" in out
@@ -248,24 +248,28 @@ def undisturbed(victims: Any, tmp_path_factory: pytest.TempPathFactory) -> dict[
 def test_four_processes_train_nothing_twice_even_if_one_dies(
     victims: Any, tmp_path: Path, undisturbed: Any
 ) -> None:
-    """One is killed while it trains what all four wait for; another one takes over."""
-    (tmp_path / "steps").touch()
-    arguments = [(tmp_path, KILLED, "stepped", 10), *[(tmp_path, KILLED, "never", 0)] * 3]
-    first = victims.Process(target=victim.sweep_and_die, args=arguments[0])
+    """One stops in the middle of what the three others wait for, and dies; another takes over."""
+    arguments = (tmp_path, KILLED, "stepped", 10, signal.SIGSTOP)
+    first = victims.Process(target=victim.sweep_and_die, args=arguments)
     first.start()
-    while not list(tmp_path.glob("runs/shared/trajectories/*/checkpoint-*")):
-        first.join(0.01)
-    others = [victims.Process(target=victim.sweep_and_die, args=one) for one in arguments[1:]]
+    while not (steps := tmp_path / "steps").exists() or len(steps.read_bytes()) < 10:
+        first.join(0.05)
+        assert first.exitcode is None
+    arguments = (tmp_path, KILLED, "never", 0)
+    others = [victims.Process(target=victim.sweep_and_die, args=arguments) for _ in range(3)]
     for process in others:
         process.start()
+    waiting = "another process is training this; waiting for it"
+    while (tmp_path / "said").read_text().count(waiting) < len(others):
+        others[0].join(0.05)
+        assert [process.exitcode for process in others] == [None] * len(others)
+    first.kill()
     for process in (first, *others):
         process.join()
     assert first.exitcode == -signal.SIGKILL
     assert {process.exitcode for process in others} <= {0, 1}  # 1: a run was another one's
-    said = (tmp_path / "said").read_text()
-    assert "another process is training this; waiting for it" in said
     assert_equal(outcomes(tmp_path / "runs"), undisturbed)
-    assert len((tmp_path / "steps").read_bytes()) <= DIFFERENT_STEPS + 1
+    assert len(steps.read_bytes()) == DIFFERENT_STEPS + 1  # the last one of the first was not saved
 
 
 def flip(path: Path) -> None:

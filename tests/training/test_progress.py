@@ -31,8 +31,9 @@ def progress_of_5_epochs(console: Console) -> TrainingProgress:
     return TrainingProgress(schedule, state, console)
 
 
-def test_a_log_gets_one_plain_line_per_epoch() -> None:
+def test_a_log_gets_one_plain_line_per_epoch(monkeypatch: pytest.MonkeyPatch) -> None:
     log = io.StringIO()
+    monkeypatch.setattr("phaseavg.training.progress.time.monotonic", lambda: 0.0)
     with progress_of_5_epochs(Console(file=log, soft_wrap=True)) as progress:
         for step in range(1, 9):
             progress.step(step, lambda: pytest.fail("not shown, so not to be read off the device"))

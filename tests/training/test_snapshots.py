@@ -154,7 +154,7 @@ def test_a_run_killed_anywhere_ends_with_the_same_ones(
     ):
         process = victims.Process(target=target, args=arguments)
         process.start()
-        process.join(60)
+        process.join()
     assert process.exitcode == 0
     assert contents(settings) == contents(trained("averaging=none", "snapshots=steps"))
 
@@ -166,7 +166,7 @@ def test_a_run_that_has_kept_less_is_not_gone_on_with(
     settings = compose_settings(*TINY, "averaging=none", f"snapshots={before}")
     process = victims.Process(target=victim.train_and_die_at, args=(settings, "stepped", 12))
     process.start()
-    process.join(60)
+    process.join()
     with pytest.raises(UserError, match=r"snapshots=epochs: .* without the one after step 0"):
         train.run(settings.model_copy(update={"snapshots": "epochs"}))
 
