@@ -39,7 +39,9 @@ def errors_at_ends(study: Study, network: tuple[str, str]) -> pd.DataFrame:
                 folder = record_of(study.runs[row.run_id].settings)
                 try:
                     phases = json.loads((folder / "result.json").read_text())["phases"]
-                    ends = [end for end in phases if end["epoch"] <= row.epochs]
+                    ends = phases
+                    if row.before_averaging:
+                        ends = [end for end in phases if end["epoch"] <= row.epochs]
                     for number, end in enumerate(ends, start=1):
                         place = (row.seed, number, len(ends), end["epoch"])
                         replaced = end["replaced"] and not row.before_averaging
