@@ -75,7 +75,8 @@ def rows(*entries: tuple) -> pd.DataFrame:
     made = [
         dict(zip([*CELL, "seed", "test_error"], entry[:6], strict=True))
         | {"run_id": "r", "status": "finished", "bn_test_error": entry[5], "epochs": 1}
-        | {"method_seconds": 1.0, "execution": "x", "modified": "False", "kept": True}
+        | {"method_seconds": 1.0, "averaging_seconds": 0.0, "device": "cpu", "execution": "x"}
+        | {"modified": "False", "kept": True, "before_averaging": False}
         | (entry[6] if len(entry) > 6 else {})
         for entry in entries
     ]

@@ -16,12 +16,12 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
 from phaseavg.errors import UserError
-from phaseavg.report.cells import execution_of, key_of, paired, record_of
+from phaseavg.report.cells import execution_of, key_of, record_of
 from phaseavg.report.figures.drawing import COLOURS, new_picture, plain
-from phaseavg.report.phase_ends import ERRORS, mean_and_deviation
+from phaseavg.report.phase_ends import ERRORS
 from phaseavg.report.records import damaged, phase_ends, read_history, read_row
+from phaseavg.report.statistics import SAME, differences, mean_and_deviation, mean_with_interval
 from phaseavg.report.study import composing, typed
-from phaseavg.report.tables import with_interval
 from phaseavg.runs.folder import in_progress, read_failure
 from phaseavg.runs.result import cost, errors
 from phaseavg.sweep.cells import Cell, cells_of, read_request, runs_of
@@ -281,7 +281,7 @@ def differing(members: Sequence[Member]) -> pd.DataFrame:
 
 def _outcomes(member: Member) -> pd.DataFrame:
     """Return of each run that counts its errors (%) and seconds, by what makes pairs."""
-    rows = []
+    rows, pair = [], [*SAME, "data"]
     for course in member.counted:
         row = {
             "last": course.errors.get("test_error"),
@@ -289,9 +289,9 @@ def _outcomes(member: Member) -> pd.DataFrame:
             "after a BN pass": course.errors.get("with_bn_pass", {}).get("test_error"),
             "seconds": course.seconds,
         }
-        rows.append(dict(zip(("seed", "execution", "data"), course.pair, strict=True)) | row)
-    columns = ["seed", "execution", "data", "last", "best", "after a BN pass", "seconds"]
-    frame = pd.DataFrame(rows, columns=columns).set_index(columns[:3])
+        rows.append(dict(zip(pair, course.pair, strict=True)) | row)
+    columns = [*pair, "last", "best", "after a BN pass", "seconds"]
+    frame = pd.DataFrame(rows, columns=columns).set_index(pair)
     return frame.astype(float)
 
 
@@ -317,8 +317,8 @@ def summarised(members: Sequence[Member]) -> pd.DataFrame:
             first, against = last, f"last − {member.letter}"
             row[against] = ""
         else:
-            number, *interval = paired(last, first)
-            row[against] = with_interval(*interval) + (f" ({number})" if number else "")
+            found = differences(last, first)
+            row[against] = mean_with_interval(found) + (f" ({len(found)})" if len(found) else "")
         rows.append(row)
     return pd.DataFrame(rows)
 

@@ -7,8 +7,8 @@ import matplotlib
 import pandas as pd
 from matplotlib.figure import Figure
 
-from phaseavg.report.phase_ends import mean_and_deviation
 from phaseavg.report.records import read_metrics, read_runs, require_repetitions
+from phaseavg.report.statistics import mean_and_deviation
 
 SGD, BN, AVERAGE = "SGD", "SGD + BN pass", "average"
 COLOURS = {SGD: "#4c566a", BN: "#0072b2", AVERAGE: "#d55e00"}

@@ -29,7 +29,7 @@ GOING = ("running", "pending")
 
 FLOATS = (
     *("test_error", "best_test_error", "bn_test_error"),
-    *("seconds", "inherited_seconds", "method_seconds"),
+    *("seconds", "inherited_seconds", "method_seconds", "averaging_seconds"),
 )
 """Columns of numbers that W&B may return as whole ones: it does not tell 1.0 from 1."""
 

@@ -91,6 +91,8 @@ def row_of(result: Mapping[str, Any], config: Mapping[str, Any], path: Any) -> d
         "inherited_epochs": inherited["epochs"],
         "inherited_seconds": inherited["seconds"],
         "method_seconds": sum(result[f"{kind}_seconds"] for kind in ("train", "averaging")),
+        "averaging_seconds": result["averaging_seconds"],
+        "device": made_with("execution", "device"),
         "device_name": made_with("execution", "device_name"),
         "cpu_capability": made_with("execution", "cpu_capability"),
         "threads": made_with("execution", "threads"),
@@ -122,9 +124,10 @@ def read_runs(folder: Path) -> pd.DataFrame:
     result: numerics_version, status, test_error, best_test_error and bn_test_error (%, the last of
     the last weights after a BatchNorm pass), epochs, seconds, of these inherited_epochs and
     inherited_seconds, that were trained for several runs at once, method_seconds (training and
-    averaging); with what it was computed: device_name, cpu_capability, threads, precision, torch,
-    commit, modified (with ` + ` between them where a run was continued with another); `path`, the
-    run's folder; and the whole config, by the names that an override has at the prompt.
+    averaging) and of these averaging_seconds; with what it was computed: device, device_name,
+    cpu_capability, threads, precision, torch, commit, modified (with ` + ` between them where a run
+    was continued with another); `path`, the run's folder; and the whole config, by the names that
+    an override has at the prompt.
 
     Raises:
         UserError: if there are none, or a record is damaged.

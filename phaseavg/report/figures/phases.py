@@ -39,10 +39,14 @@ def errors_at_ends(study: Study, network: tuple[str, str]) -> pd.DataFrame:
                 folder = record_of(study.runs[row.run_id].settings)
                 try:
                     phases = json.loads((folder / "result.json").read_text())["phases"]
-                    for number, end in enumerate(phases, start=1):
-                        place = (row.seed, number, len(phases), end["epoch"])
-                        key = "average_test_error" if end["replaced"] else "test_error"
-                        weights = AVERAGED if end["replaced"] else TRAINED
+                    ends = phases
+                    if row.before_averaging:
+                        ends = [end for end in phases if end["epoch"] <= row.epochs]
+                    for number, end in enumerate(ends, start=1):
+                        place = (row.seed, number, len(ends), end["epoch"])
+                        replaced = end["replaced"] and not row.before_averaging
+                        key = "average_test_error" if replaced else "test_error"
+                        weights = AVERAGED if replaced else TRAINED
                         found.append((schedule, method, *place, weights, end[key]))
                         if method == "SGD":
                             found.append((schedule, AFTER, *place, PASSED, end["bn_test_error"]))
