@@ -10,11 +10,9 @@ command goes on wherever it was cut.
 import shlex
 import sys
 import time
-from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from contextlib import nullcontext
 from math import prod
-from pathlib import Path
 
 from hydra._internal.core_plugins.basic_sweeper import BasicSweeper
 from hydra.core.config_loader import ConfigLoader
@@ -173,8 +171,8 @@ def sweep(
     if settings is not None and sharing and launch.trunks:
         store = store_of(settings)
         print(
-            f"{store.folder}: {store.used() / GIGABYTE:.3g} GB for runs to go on from (make store "
-            "lists and cleans it)",
+            f"{store.folder}: {store.used() / GIGABYTE:.3g} GB for runs to go on from; removing it "
+            "costs epochs, nothing else",
             flush=True,
         )
 
@@ -202,19 +200,12 @@ def sweep(
 
 
 def waves_of(runs: Sequence[Run], others: Mapping[str, Run]) -> list[Wave]:
-    """Return the waves of runs that share what they have in common, and note what they need."""
+    """Return the waves of runs that share what they have in common, and write down its jobs."""
     done = {run.settings.run_id: epochs_done(run.settings.run_folder) for run in runs}
-    waves, leaving = arranged(runs, others, done)
-    store = store_of(runs[0].settings) if runs else None
-    needed: dict[str, dict[str, tuple[Path, ...]]] = defaultdict(dict)
-    for run in runs:
-        if node := leaving.get(run.settings.run_id):
-            needed[node[1]][run.settings.run_id] = run.settings.places
-    for key, places in needed.items():
-        store.need(key, places)
+    waves = arranged(runs, others, done)
     for wave in waves:
         for trunk, _ in wave.trunks:
-            trunk.write(store)
+            trunk.write(store_of(runs[0].settings))
     return waves
 
 

@@ -2,7 +2,6 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
 from typing import Any, Self
 
@@ -93,7 +92,7 @@ class Trunk(Scalars):
 
 def store_of(settings: Settings) -> Store:
     """Return the store that a run shares with others."""
-    return Store(settings.share.dir, settings.share.limit_gb)
+    return Store(settings.share.dir)
 
 
 def shares(settings: Settings) -> bool:
@@ -159,7 +158,11 @@ class Course:
             if key not in there:
                 continue
             for branch in self.find(epoch):
-                if found := self.store.load(branch, partial(self._take_snapshots, branch)):
+                if found := self.store.load(branch):
+                    try:
+                        self._take_snapshots(branch, found)
+                    except FileNotFoundError:  # the user has removed the store meanwhile
+                        continue
                     self._load(found, branch, state)
                     return epoch
         return 0
@@ -175,8 +178,8 @@ class Course:
             state.load_state_dict(self._adopted(found, branch, state))
         except ValueError as error:
             raise UserError(
-                f"{branch.path}: does not fit: {error}; bring that back, remove it with "
-                "make store CLEAN=all, or set share=false"
+                f"{branch.path}: does not fit: {error}; bring that back, remove "
+                f"{self.store.folder}, or set share=false"
             ) from error
 
     def _take_snapshots(self, branch: Branch, found: Mapping[str, Any]) -> None:
