@@ -286,12 +286,12 @@ def write_page(
     _require_own(results)
     repeats, sections = Repeats(conf), []
     with contextlib.ExitStack() as stack:
+        # First what the user has named: a mistake in it is not to wait for the studies.
+        named = [folder_section(n, folder, conf, stack) for n, folder in enumerate(folders, 1)]
         for source in sources:
             say(f"{source.title}: composing and reading {' '.join(source.overrides)}")
             sections.append(study_section(source, results, conf, paper, stack))
-        for number, folder in enumerate(folders, start=1):
-            say(f"reading {folder}")
-            sections.append(folder_section(number, folder, conf, stack))
+        sections += named
     known = {run_id: run for section in sections for run_id, run in section.runs.items()}
     for section in sections:
         damaged = [f"{c.folder}: {c.state}" for c in section.cards if c.damage]

@@ -171,7 +171,7 @@ def test_mistakes_and_damage_are_named(
     from scripts import report
 
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(report, "SOURCES", ())
+    monkeypatch.setattr(report, "SOURCES", (None,))  # no study is looked at before a mistake
 
     def typed(*arguments: str) -> tuple[int, str]:
         monkeypatch.setattr(sys, "argv", ["report.py", *arguments])
@@ -186,6 +186,7 @@ def test_mistakes_and_damage_are_named(
     assert (status, error.count("\n")) == (2, 1)
     assert "--runs=empty: there is no run in it" in error
     assert not (tmp_path / "results").exists()
+    monkeypatch.setattr(report, "SOURCES", ())
     (tmp_path / "empty" / "run").mkdir()
     (tmp_path / "empty" / "run" / "result.json").write_text("{")
     assert typed("--runs", "empty") == (0, "")

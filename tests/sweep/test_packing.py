@@ -106,12 +106,12 @@ def test_a_signal_makes_all_runs_save_and_the_same_command_goes_on(
 
 DEADLY = """\
 import os, signal
-from phaseavg.data import digits as real
+from phaseavg.data.digits import digits as real
 
 def digits(batch_size, seed, device="cpu", **options):
     if seed == 1:
         os.kill(os.getpid(), signal.SIGKILL)
-    return real.digits(batch_size=batch_size, seed=seed, device=device, **options)
+    return real(batch_size=batch_size, seed=seed, device=device, **options)
 """
 
 

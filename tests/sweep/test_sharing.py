@@ -23,15 +23,17 @@ from phaseavg.training.sharing import Course
 AVERAGINGS = "averaging=none,phasewise,learnt,end"
 SHORT = (*TINY, "checkpoint_seconds=1000", "weights=final", "batch_size=250")
 TIMES = ("seconds", "_second")
+SAVING = "saving_seconds"  # only in lines of epochs in which a checkpoint was due
 
 
 def outcomes(folder: Path) -> dict[str, Any]:
-    """Return weights and metrics of all runs below a folder, without what took how long."""
+    """Return weights and metrics of all runs below a folder, but for how long what took."""
     found = {}
     for path in folder.glob("*/result.json"):
         lines = (path.parent / "metrics.jsonl").read_text().splitlines()
         metrics = [
-            {k: v for k, v in json.loads(line).items() if not k.endswith(TIMES)} for line in lines
+            {k: ... if k.endswith(TIMES) else v for k, v in json.loads(line).items() if k != SAVING}
+            for line in lines
         ]
         result = json.loads(path.read_text())
         timing = (*TIMES, "peak_memory_bytes", "provenance", "inherited")
