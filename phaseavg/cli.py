@@ -17,7 +17,15 @@ from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from phaseavg.errors import Diverged, Interrupted, JobFailed, OutOfTime, SweepFailed, UserError
+from phaseavg.errors import (
+    Diverged,
+    Interrupted,
+    JobFailed,
+    OutOfTime,
+    PartFailed,
+    SweepFailed,
+    UserError,
+)
 
 USER_ERROR, FAILED, INTERRUPTED = 2, 1, 130
 
@@ -121,6 +129,9 @@ def _tell(error: Exception, where: str = "") -> None:
     elif isinstance(error, OSError) and error.filename:
         reason = f"{error.filename}: {error.strerror}"
         say(f"{where}{reason}; once that is mended, the same command goes on")
+    elif isinstance(error, PartFailed):
+        say(f"{where}{error}")
+        traceback.print_exception(error.__cause__)
     else:
         traceback.print_exception(error)
         say(f"{where}failed: {error!r}")

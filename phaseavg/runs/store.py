@@ -24,7 +24,8 @@ import torch
 
 from phaseavg.averaging.snapshots import checksum_matches
 from phaseavg.errors import UserError
-from phaseavg.runs.files import checksum, link, read_json, set_aside, write_atomically
+from phaseavg.runs.files import checksum, link, read_file, read_json, set_aside, write_atomically
+from phaseavg.runs.folder import read_state
 
 GIGABYTE = 10**9
 
@@ -175,17 +176,19 @@ class Store:
         """
         with self._locked(fcntl.LOCK_SH):
             try:
-                content = branch.path.read_bytes()
-            except FileNotFoundError:
+                content = read_file(branch.path, limit=None)
+            except OSError:
                 content = b""
-            named = branch.path.stem.rpartition("-")[2]
-            damaged = branch.path if checksum(content) != named else None
-            if damaged is None:
-                state = torch.load(io.BytesIO(content), map_location="cpu", weights_only=True)
-                execution = branch.path.stem.rpartition("-")[0]
-                prefix = {"recipe": branch.key, "execution": execution}
-                if state["prefix"] != prefix or state["description"] != branch.description():
-                    damaged = branch.path
+            execution, _, named = branch.path.stem.rpartition("-")
+            own = {
+                "prefix": {"recipe": branch.key, "execution": execution},
+                "description": branch.description(),
+            }
+            state = read_state(content) if checksum(content) == named else None
+            damaged = None
+            if state is None or any(state.get(key) != value for key, value in own.items()):
+                damaged = branch.path
+            else:
                 for name in state["files"]:
                     if not checksum_matches(self.snapshots / name):
                         damaged = self.snapshots / name

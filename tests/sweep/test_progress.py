@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 import torch
 from conftest import TINY, Prompt
+from made_records import made_result
 
 from phaseavg.runs.prefix import Trajectory
 from phaseavg.sweep import progress
@@ -30,7 +31,7 @@ def train(run: Run, epochs: int, ended: str | None = None) -> None:
     lines = "".join(json.dumps({"step": 8 * n}) + "\n" for n in range(1, epochs + 1))
     (folder / "metrics.jsonl").write_text(lines + '{"st')  # a line that is being written
     if ended:
-        (folder / ended).write_text('{"status": "finished"}')
+        (folder / ended).write_text(json.dumps(made_result(folder.name, 5.0)))
 
 
 def test_epochs_left_and_the_time_for_them(
