@@ -26,6 +26,7 @@ from phaseavg.errors import (
     Interrupted,
     JobFailed,
     OutOfTime,
+    PartFailed,
     SweepFailed,
     UserError,
     WorkerLost,
@@ -205,6 +206,9 @@ def _tell(error: Exception, where: str = "") -> None:
     elif isinstance(error, OSError) and error.filename:
         reason = f"{error.filename}: {error.strerror}"
         say(f"{where}{reason}; once that is mended, the same command goes on")
+    elif isinstance(error, PartFailed):
+        say(f"{where}{error}")
+        traceback.print_exception(error.__cause__)
     else:
         traceback.print_exception(error)
         say(f"{where}failed: {error!r}")

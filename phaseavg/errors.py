@@ -15,6 +15,13 @@ def told(error: Exception) -> str:
     return f"{type(error).__name__}: {text}" if text else type(error).__name__
 
 
+class PartFailed(RuntimeError):  # noqa: N818 -- as it is said
+    """A part of a run, such as a user's own network, cannot be imported or made.
+
+    The message names the part, the file and the line; the cause is the part's own error.
+    """
+
+
 class Diverged(RuntimeError):  # noqa: N818 -- it is an outcome of training, not a mistake
     """Training has left the finite numbers. Recorded before it is raised to the prompt.
 

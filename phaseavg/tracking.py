@@ -13,11 +13,11 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, Literal, Self
 
-import yaml
 from pydantic import ValidationError
 
 from phaseavg.config import Folder
 from phaseavg.errors import Interrupted, UserError
+from phaseavg.runs.files import dump_yaml
 from phaseavg.runs.folder import in_progress
 from phaseavg.runs.identity import group_id, parts_of, run_id
 
@@ -204,7 +204,7 @@ class WandB(Tracking):
                 **self.config,
                 "run_id": name,
                 "cells": by_table(self.cells),
-                RECORD: yaml.safe_dump(self.record, sort_keys=False),
+                RECORD: dump_yaml(self.record).decode(),
             },
             mode=self.mode,
             project=self.project,

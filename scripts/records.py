@@ -22,9 +22,16 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("source", type=Path, nargs="?", help="folder or archive with records")
     parser.add_argument("--records", type=Path, default=Path("results/records"), help="folder")
+    parser.add_argument(
+        "--allow",
+        metavar="MODULE",
+        action="append",
+        default=[],
+        help="a module of your own that records may name, such as that of a network; repeatable",
+    )
     arguments = parser.parse_args()
     try:
-        done = import_records(arguments.source, arguments.records, ROOT / "conf")
+        done = import_records(arguments.source, arguments.records, ROOT / "conf", arguments.allow)
         derived = write_runs(arguments.records)
     except UserError as error:
         print(f"records.py: {error}", file=sys.stderr)

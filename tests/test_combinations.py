@@ -238,8 +238,9 @@ def test_a_part_is_given_what_its_signature_names_of_what_is_offered() -> None:
         build("model", part, offered={"num_classes": 3})
 
 
-class Box:
+class Box(nn.Module):
     def __init__(self, size: int, steps: list | None = None, named: dict | None = None) -> None:
+        super().__init__()
         self.size, self.steps, self.named = size, steps, named
 
 
@@ -288,7 +289,7 @@ def test_batches_of_another_data_set_are_looked_at_before_training() -> None:
         parts.load_data(settings, torch.device("cpu"))
 
 
-def with_options(widths: tuple[int, ...], depth: "Unreadable" = 3, **rest: int) -> None:  # noqa: F821
+def with_options(widths: tuple[int, ...], depth: "Unreadable" = 3, **rest: int) -> Box:  # noqa: F821
     """Hints as people write them: a tuple, a name that is not imported, whatever else comes."""
 
 

@@ -33,14 +33,16 @@ def _source(name: str) -> type[Any]:
 
 
 def _require(name: str, data_dir: Path | str) -> None:
+    from torchvision.datasets.utils import download_and_extract_archive
+
     source = _source(name)
     files = [*source.train_list, *source.test_list, [source.meta["filename"], source.meta["md5"]]]
     require_files(
         Path(data_dir),
         source.base_folder,
         dict(files),
-        # torchvision's own `download=True` does nothing if only the file of class names is missing.
-        lambda: datasets.utils.download_and_extract_archive(
+        # Not by `download=True`, which does nothing if only the file of class names is missing.
+        lambda: download_and_extract_archive(
             source.url, str(data_dir), filename=source.filename, md5=source.tgz_md5
         ),
     )

@@ -1,20 +1,18 @@
 """The cells of the tables beside the records that fill them."""
 
-import json
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pandas as pd
-import yaml
 
 from phaseavg.config import Settings
 from phaseavg.errors import UserError
 from phaseavg.report.records import read_row
 from phaseavg.report.statistics import SAME, differences, interval
-from phaseavg.runs.identity import run_id
 from phaseavg.runs.provenance import how
+from phaseavg.runs.record import has_ended, read_result
 from phaseavg.sweep.cells import Cell, Run
 
 CELL = ["table", "dataset", "model", "column"]
@@ -41,7 +39,7 @@ def read_paper(path: Path) -> pd.DataFrame:
 
 def record_of(settings: Settings) -> Path | None:
     """Return where the record of a run is; None if it has none."""
-    return next((p for p in settings.places if (p / "result.json").is_file()), None)
+    return next((place for place in settings.places if has_ended(place)), None)
 
 
 def execution_of(row: Mapping[str, Any]) -> str:
@@ -63,16 +61,13 @@ def _checked_row(run: Run, path: Path) -> dict[str, Any]:
     Raises:
         UserError: if it is damaged, or another run's.
     """
-    row = read_row(path)
-    config = yaml.safe_load((path / "config.yaml").read_text())
-    recipe = {key: config.get(key) for key in run.settings.recipe()}
-    expected = run.settings.run_id
-    if {row["run_id"], run_id(recipe)} != {expected}:
+    row, expected = read_row(path), run.settings.run_id
+    if row["run_id"] != expected:
         raise UserError(
             f"{path}: a damaged record (it is not that of {expected}); move it away and repeat the "
             "run, or see `make records`"
         )
-    kept = (run.settings.places[1] / "result.json").is_file()
+    kept = has_ended(run.settings.places[1])
     return row | {"execution": execution_of(row), "kept": kept, "before_averaging": False}
 
 
@@ -93,7 +88,7 @@ def _ends(run: Run, row: Mapping[str, Any]) -> dict[tuple[Any, ...], dict[str, A
     """
     if row["status"] != "finished" or not run.trajectory:
         return {}
-    phases = json.loads((row["path"] / "result.json").read_text()).get("phases", [])
+    phases = read_result(row["path"]).get("phases", [])
     nothing = dict.fromkeys(("method_seconds", "averaging_seconds"), np.nan)
     return {
         _course(run, phase["epoch"]): row

@@ -11,7 +11,6 @@ from pathlib import Path
 from typing import Any
 
 import pandas as pd
-import yaml
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
@@ -23,6 +22,7 @@ from phaseavg.report.records import damaged, phase_ends, read_history, read_row
 from phaseavg.report.statistics import SAME, differences, mean_and_deviation, mean_with_interval
 from phaseavg.report.study import composing, typed
 from phaseavg.runs.folder import in_progress, read_failure
+from phaseavg.runs.record import has_ended, read_config, read_result
 from phaseavg.runs.result import cost, errors
 from phaseavg.sweep.cells import Cell, cells_of, read_request, runs_of
 
@@ -138,13 +138,13 @@ def read_course(folder: Path) -> Course:
     """
     history = read_history(folder)
     try:
-        config = dict(yaml.safe_load((folder / "config.yaml").read_text()))
+        config = read_config(folder)
         config["schedule"], config["dataset"], config["seed"]
-        ended = (folder / "result.json").is_file()
-        result = json.loads((folder / "result.json").read_text()) if ended else {}
+        ended = has_ended(folder)
+        result = read_result(folder) if ended else {}
         found = errors(history) if history else {}
         seconds = cost(history)["seconds"]
-    except (OSError, ValueError, LookupError, TypeError, yaml.YAMLError) as error:
+    except (OSError, ValueError, LookupError, TypeError) as error:
         raise damaged(folder, error) from error
     execution = execution_of(read_row(folder)) if ended else ""
     return Course(folder, config, history, result, found, seconds, execution)

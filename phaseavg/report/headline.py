@@ -1,10 +1,10 @@
 """Table 1 of one network as a list: each method beside SGD of the same length, and what it cost."""
 
-import json
 from collections.abc import Iterable
 
 import pandas as pd
 
+from phaseavg.report.records import damaged
 from phaseavg.report.statistics import (
     SAME,
     differences,
@@ -14,6 +14,7 @@ from phaseavg.report.statistics import (
     spread,
 )
 from phaseavg.report.tables import as_markdown
+from phaseavg.runs.record import has_ended, read_result
 from phaseavg.sweep.cells import Run
 
 METHODS = {  # by length of training: what a line is about, and the table and column that have it
@@ -96,9 +97,12 @@ def cost(runs: Iterable[Run]) -> tuple[int, int, float]:
     """
     records = {}
     for run_id, places in {run.settings.run_id: run.settings.places for run in runs}.items():
-        path = next((p for p in places if (p / "result.json").is_file()), None)
+        path = next(filter(has_ended, places), None)
         if path is not None:
-            records[run_id] = json.loads((path / "result.json").read_text())
+            try:
+                records[run_id] = read_result(path)
+            except (OSError, ValueError) as error:
+                raise damaged(path, error, "result.json") from error
     segments, epochs, seconds = {}, 0, 0.0
     for record in records.values():
         inherited = record.get("inherited", {"epochs": 0, "seconds": 0.0, "segments": []})

@@ -26,7 +26,8 @@ import torch
 
 from phaseavg.averaging.snapshots import checksum_matches
 from phaseavg.errors import UserError
-from phaseavg.runs.files import checksum, link, read_json, set_aside, write_atomically
+from phaseavg.runs.files import checksum, link, read_file, read_json, set_aside, write_atomically
+from phaseavg.runs.folder import read_state
 
 GIGABYTE = 10**9
 
@@ -166,16 +167,19 @@ class Store:
             branch: which one.
         """
         try:
-            content = branch.path.read_bytes()
+            content = read_file(branch.path, limit=None)
         except OSError:
             content = b""
         execution, _, named = branch.path.stem.rpartition("-")
-        damaged = branch.path if checksum(content) != named else None
-        if damaged is None:
-            state = torch.load(io.BytesIO(content), map_location="cpu", weights_only=True)
-            prefix = {"recipe": branch.key, "execution": execution}
-            if state["prefix"] != prefix or state["description"] != branch.description():
-                damaged = branch.path
+        own = {
+            "prefix": {"recipe": branch.key, "execution": execution},
+            "description": branch.description(),
+        }
+        state = read_state(content) if checksum(content) == named else None
+        damaged = None
+        if state is None or any(state.get(key) != value for key, value in own.items()):
+            damaged = branch.path
+        else:
             for name in state["files"]:
                 if not SNAPSHOT.fullmatch(name):
                     damaged = branch.path

@@ -146,6 +146,7 @@ class Snapshots:
         # safetensors takes neither channels-last tensors nor those of a device.
         tensors = {k: t.detach().cpu().contiguous() for k, t in self._kept(self._model).items()}
         own = {"kind": self.kind, "last_linear": last_linear(self._model)}
+        own["run_id"] = self.folder.parent.name
         metadata = {ABOUT: json.dumps(own)}
         content = safetensors.torch.save(tensors, metadata=metadata)
         write_atomically(path_of(self.folder, step), content, f"runs_dir={self.folder.parents[1]}")
@@ -166,11 +167,15 @@ def opened(folder: Path, step: int) -> Iterator[safetensors.safe_open]:
     """Return a context with the file of the weights after `step` updates, on the CPU.
 
     Raises:
-        UserError: if it is missing or damaged.
+        UserError: if it is missing, damaged, or of another run than the folder.
     """
-    path = path_of(folder, step)
+    path, run_id = path_of(folder, step), folder.parent.name
     try:
+        if not path.is_file():  # a pipe in its place would never end
+            raise FileNotFoundError("no such file")
         with safetensors.safe_open(path, "pt") as file:
+            if (owner := about(file).get("run_id", run_id)) != run_id:  # older ones do not say it
+                raise UserError(f"{path}: is of another run, {owner}; move it away")
             yield file
     except (OSError, safetensors.SafetensorError) as error:
         raise UserError(

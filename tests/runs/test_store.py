@@ -128,8 +128,7 @@ def test_loading_executes_nothing(tmp_path: Path) -> None:
     content = path.read_bytes()
     path = path.rename(path.with_name(f"{CPU}-{checksum(content)}.pt"))
     branch = Branch(path, "bad", 1, {}, {}, [], len(content))
-    with pytest.raises(Exception, match="Weights only load failed"):
-        store.load(branch)
+    assert store.load(branch) is None
     assert not (tmp_path / "executed").exists()
 
 

@@ -7,7 +7,9 @@ from pathlib import Path
 from types import ModuleType
 
 import pytest
+import yaml
 from conftest import REPOSITORY, TINY
+from made_records import keep
 
 import train
 from phaseavg.config import Settings
@@ -65,3 +67,23 @@ def test_missing_and_damaged_weights_get_one_line_and_status_2(
     for content in ("", "- a", "{"):
         (folder / "config.yaml").write_text(content)
         assert "config.yaml: damaged" in said(str(folder))
+
+
+@pytest.mark.parametrize("target", ["os.getcwd", "made_records.made_result"])
+def test_a_strangers_config_imports_and_calls_nothing(
+    script: ModuleType,
+    compose_settings: Callable[..., Settings],
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    target: str,
+) -> None:
+    folder = keep(compose_settings(*TINY), 5.0)
+    (folder / "weights.safetensors").touch()
+    config = yaml.safe_load((folder / "config.yaml").read_text())
+    config["dataset"] = {"_target_": target}
+    (folder / "config.yaml").write_text(yaml.safe_dump(config))
+    monkeypatch.setattr(sys, "argv", ["evaluate.py", str(folder)])
+    assert script.main() == 2
+    said = capsys.readouterr().err
+    assert f"config.yaml: _target_={target}: a record may only name phaseavg, " in said
+    assert said.count("\n") == 1
