@@ -83,7 +83,7 @@ class Launch:
             with terminable():
                 returned = self._launched(jobs, names)
             self.returned += returned
-            for run, job in zip(wave.runs, returned[len(wave.trunks) :], strict=True):
+            for run, job in zip(wave.runs, returned[len(wave.trunks) :], strict=False):
                 if job.status is JobStatus.FAILED:
                     self.errors[run.settings.run_id] = job._return_value
                 if isinstance(job._return_value, ProcessLost):
@@ -127,7 +127,8 @@ class Launch:
     def _ended(self, number: int) -> JobReturn | None:
         """Return what a job came to, though its launcher has not handed it on; None if nothing."""
         try:
-            error = pickle.loads(Path(self._notes.name, f"{number}.ended").read_bytes())  # noqa: S301 -- written by `Noted`
+            note = Path(self._notes.name, f"{number}.ended").read_bytes()
+            error = pickle.loads(note)  # noqa: S301 -- written by `Noted`
         except (OSError, EOFError, pickle.UnpicklingError):
             return None
         status = JobStatus.COMPLETED if error is None else JobStatus.FAILED
@@ -161,7 +162,7 @@ class Noted:
             error = raised
             raise
         finally:
-            with contextlib.suppress(OSError):
+            with contextlib.suppress(Exception):  # an error that cannot be handed on, too
                 (self.folder / f"{number}.ended").write_bytes(pickle.dumps(error))
 
 
