@@ -4,7 +4,6 @@ import argparse
 import sys
 from pathlib import Path
 
-import safetensors.torch
 import torch
 import yaml
 from omegaconf import OmegaConf
@@ -12,6 +11,7 @@ from safetensors import SafetensorError
 
 from phaseavg.config import check
 from phaseavg.errors import UserError
+from phaseavg.runs.weights import read_weights
 from phaseavg.training.evaluation import Evaluation, evaluate
 from phaseavg.training.execution import autocast, prepare
 from phaseavg.training.parts import load_data, new_model
@@ -43,7 +43,7 @@ def evaluate_run(folder: Path, data_dir: Path, device: str) -> Evaluation:
     data = load_data(settings, on)
     model = new_model(settings, data)
     try:
-        model.load_state_dict(safetensors.torch.load_file(folder / "weights.safetensors"))
+        model.load_state_dict(read_weights(folder / "weights.safetensors"))
     except (SafetensorError, RuntimeError) as error:
         reason = str(error).splitlines()[0]
         raise UserError(

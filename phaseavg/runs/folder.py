@@ -22,7 +22,6 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, Self, get_args
 
-import safetensors.torch
 import torch
 import yaml
 from torch import Tensor
@@ -32,6 +31,7 @@ from phaseavg.config import Settings, Snapshots
 from phaseavg.errors import Diverged, OutOfTime, UserError
 from phaseavg.runs.files import checksum, set_aside, write_atomically
 from phaseavg.runs.result import summary
+from phaseavg.runs.weights import to_bytes
 
 TRAJECTORY = "trajectory"
 KEPT_CHECKPOINTS = 2  # a damaged latest one costs the time since the one before, not the run
@@ -215,8 +215,7 @@ class RunFolder:
 
     def write_weights(self, state: Mapping[str, Tensor]) -> int:
         """Write parameters and buffers as safetensors; return the number of bytes."""
-        tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in state.items()}
-        content = safetensors.torch.save(tensors)
+        content = to_bytes(state)
         write_atomically(self.path / "weights.safetensors", content)
         return len(content)
 

@@ -15,6 +15,7 @@ from phaseavg.phases import Schedule
 from phaseavg.randomness import seed_for
 from phaseavg.training.execution import laid_out, pick_device
 from phaseavg.training.optimizers import new_optimizer
+from phaseavg.training.snapshots import require_writable
 from phaseavg.training.state import TrainingState
 
 
@@ -33,6 +34,7 @@ def assemble(
     """
     data = load_data(settings, device)
     model = new_model(settings, data)
+    require_writable(settings, model)
     optimizer = new_optimizer(settings, model)
     schedule = build("schedule", settings.schedule, Schedule)
     epochs = schedule.epochs
