@@ -1,8 +1,11 @@
 """What goes with what: config groups, data sets and networks."""
 
 import re
+from collections.abc import Iterator
+from contextlib import nullcontext
 from itertools import cycle
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -13,6 +16,7 @@ from omegaconf import OmegaConf
 from torch import nn
 
 from phaseavg.config import Settings, build, check
+from phaseavg.data import Batch
 from phaseavg.errors import UserError
 from phaseavg.training import parts
 
@@ -279,3 +283,52 @@ def test_what_the_hints_of_others_say_can_be_set() -> None:
         checked(widths=[4, "a"])
     with pytest.raises(UserError, match=r"model.widths=3: .*tuple"):
         checked(widths=3)
+
+
+class OwnData:
+    """A user's data set of four images."""
+
+    num_classes, channels, image_size = 3, 1, 8
+    train_size = test_size = 4
+    batch_size = steps_per_epoch = 1
+    device = torch.device("cpu")
+    image, label, tests = torch.zeros(1, 1, 8, 8), torch.tensor([2]), 4
+
+    def __init__(self, batch_size: int, changed: dict[str, Any]) -> None:
+        vars(self).update(changed)
+
+    def train_batches(self, first_step: int, last_step: int) -> Iterator[Batch]:
+        return iter([(torch.zeros(1, 1, 8, 8), torch.tensor([0]))] * (last_step - first_step))
+
+    def batchnorm_batches(self, epoch: int, limit: int | None = None) -> Iterator[Batch]:
+        return self.train_batches(0, 4 if limit is None else limit)
+
+    def test_batches(self) -> Iterator[Batch]:
+        return iter([(self.image, self.label)] * self.tests)
+
+
+@pytest.mark.parametrize(
+    ("changed", "message"),
+    [
+        ({}, None),
+        ({"label": torch.tensor([3])}, "a test label is 3: must be from 0 to num_classes - 1"),
+        ({"label": torch.tensor([-1])}, "a test label is -1"),
+        ({"label": torch.tensor([1.0])}, "test labels are torch.float32"),
+        ({"label": torch.tensor([1, 2])}, r"must be torch.int64 \(1,\), one for each image"),
+        ({"image": torch.zeros(1, 3, 8, 8)}, r"test images are torch.float32 \(3, 8, 8\)"),
+        ({"image": torch.zeros(1, 1, 9, 9)}, r"must be torch.float32 \(1, 8, 8\)"),
+        ({"image": torch.zeros(1, 1, 8, 8).byte()}, "test images are torch.uint8"),
+        ({"tests": 0}, "there are no test images"),
+        ({"test_size": 0}, "test_size=0: must be a positive integer"),
+        ({"train_size": 0}, "train_size=0: must be a positive integer"),
+        ({"num_classes": 2.5}, "num_classes=2.5: must be a positive integer"),
+    ],
+)
+def test_a_data_set_that_contradicts_itself_is_refused(
+    changed: dict[str, Any], message: str | None
+) -> None:
+    part = {"_target_": f"{__name__}.OwnData", "changed": changed}
+    settings = composed().model_copy(update={"dataset": part})
+    refused = nullcontext() if message is None else pytest.raises(UserError, match=message)
+    with refused:
+        parts.load_data(settings, torch.device("cpu"))

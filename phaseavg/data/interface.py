@@ -17,8 +17,10 @@ def count_steps(train_size: int, batch_size: int) -> int:
     """Return the number of batches of an epoch, the last, partial one included.
 
     Raises:
-        ValueError: if a batch has no image, or more than there are.
+        ValueError: if there are no images, or a batch has none, or more than there are.
     """
+    if train_size < 1:
+        raise ValueError("train_size=0: there are no training images")
     if not 1 <= batch_size <= train_size:
         raise ValueError(
             f"batch_size={batch_size}; choices: 1 to {train_size}, the training images"

@@ -35,6 +35,32 @@ def pixel_statistics(images: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     return mean / 255, deviation / 255
 
 
+def _require_images(name: str, images: np.ndarray, shape: tuple[int, ...]) -> None:
+    if images.dtype != np.uint8 or images.shape[1:] != shape or len(shape) != 3:
+        raise ValueError(
+            f"{name} images are {images.dtype} {images.shape}: must be uint8 (N, C, H, W), the "
+            "test images as large as the training images"
+        )
+    if shape[1] != shape[2]:
+        raise ValueError(f"{name} images are {shape[1]}×{shape[2]}: must be as high as wide")
+    if len(images) == 0:
+        raise ValueError(f"there are no {name} images")
+
+
+def _require_labels(name: str, labels: np.ndarray, count: int, num_classes: int) -> None:
+    labels = np.asarray(labels)
+    if not np.issubdtype(labels.dtype, np.integer) or labels.shape != (count,):
+        raise ValueError(
+            f"{name} labels are {labels.dtype} {labels.shape}: must be integers ({count},), one "
+            "for each image"
+        )
+    if len(wrong := labels[(labels < 0) | (labels >= num_classes)]):
+        raise ValueError(
+            f"a {name} label is {wrong[0]}: must be from 0 to {num_classes - 1}, as there are "
+            f"{num_classes} classes"
+        )
+
+
 class ResidentImages:
     """Standardised images, cropped at random from a padded frame and flipped, batch by batch.
 
@@ -60,9 +86,10 @@ class ResidentImages:
             mirrored batch by batch. The batches are the same.
 
     Raises:
-        ValueError: if `batch_size` exceeds the number of training images, `padding` is negative,
-            `pad_value` is not among the choices, `mean` or `std` do not fit the channels or the
-            scale, or a deviation is 0.
+        ValueError: if images or labels are missing, of another type or shape or out of range,
+            `batch_size` exceeds the number of training images, `padding` is negative or over
+            the images' size, `pad_value` is not among the choices, `mean` or `std` do not fit the
+            channels or the scale, or a deviation is 0.
     """
 
     def __init__(
@@ -80,13 +107,16 @@ class ResidentImages:
         device: torch.device | str = "cpu",
         flipped_copy: bool = True,
     ) -> None:
+        for name, (images, labels) in (("train", train), ("test", test)):
+            _require_images(name, images, train[0].shape[1:])
+            _require_labels(name, labels, len(images), num_classes)
         images, labels = train
         self.train_size, self.channels, self.image_size, _ = images.shape
         self.test_size = len(test[0])
         self.num_classes = num_classes
         self.steps_per_epoch = count_steps(self.train_size, batch_size)
-        if padding < 0:
-            raise ValueError(f"padding={padding} must not be negative")
+        if not 0 <= padding <= self.image_size:
+            raise ValueError(f"padding={padding}: must be between 0 and {self.image_size}")
         self.batch_size = batch_size
         self.seed = seed
         self.padding = padding

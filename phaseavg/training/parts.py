@@ -2,6 +2,8 @@
 
 from collections.abc import Sequence
 from copy import deepcopy
+from inspect import get_annotations
+from numbers import Integral
 from pathlib import Path
 
 import torch
@@ -99,7 +101,39 @@ def load_data(settings: Settings, device: torch.device) -> DataSet:
             f"dataset={settings.dataset['_target_']} returns no DataSet but a "
             f"{type(data).__name__}, without {', '.join(missing)}"
         )
+    if (problem := _problem_of(data)) is not None:
+        raise UserError(f"dataset={settings.dataset['_target_']}: {problem}")
     return data
+
+
+def _problem_of(data: DataSet) -> str | None:
+    """Return what is wrong with a data set, by its sizes and the first batch of each kind."""
+    for name in get_annotations(DataSet).keys() - {"device"}:
+        size = getattr(data, name)
+        if not isinstance(size, Integral) or size < 1:
+            return f"{name}={size}: must be a positive integer"
+    image = (data.channels, data.image_size, data.image_size)
+    for kind, batches in (
+        ("training", data.train_batches(0, 1)),
+        ("BatchNorm", data.batchnorm_batches(0, 1)),
+        ("test", data.test_batches()),
+    ):
+        images, labels = next(iter(batches), (None, None))
+        if images is None or len(images) == 0:
+            return f"there are no {kind} images"
+        if images.dtype != torch.float32 or images.shape[1:] != image:
+            return (
+                f"{kind} images are {images.dtype} {tuple(images.shape[1:])}: must be "
+                f"torch.float32 {image}, (channels, image_size, image_size)"
+            )
+        if labels.dtype != torch.int64 or labels.shape != images.shape[:1]:
+            return (
+                f"{kind} labels are {labels.dtype} {tuple(labels.shape)}: must be torch.int64 "
+                f"{tuple(images.shape[:1])}, one for each image"
+            )
+        if wrong := [n for n in labels.tolist() if not 0 <= n < data.num_classes]:
+            return f"a {kind} label is {wrong[0]}: must be from 0 to num_classes - 1"
+    return None
 
 
 def new_model(settings: Settings, data: DataSet) -> nn.Module:
@@ -123,11 +157,11 @@ def new_model(settings: Settings, data: DataSet) -> nn.Module:
 def _require_fit(model: nn.Module, settings: Settings, data: DataSet) -> None:
     """Try a copy of the network, whose BatchNorm layers count, on the smallest batch that comes."""
     smallest = min(2, (data.train_size - 1) % data.batch_size + 1)
-    images = torch.zeros(smallest, data.channels, data.image_size, data.image_size)
+    shape = (smallest, data.channels, data.image_size, data.image_size)
     expected = (smallest, data.num_classes)
     try:
         with torch.no_grad(), torch.random.fork_rng(devices=[]):
-            logits = deepcopy(model)(images)
+            logits = deepcopy(model)(torch.zeros(shape))
         found = tuple(logits.shape) if isinstance(logits, torch.Tensor) else type(logits).__name__
         problem = None if found == expected else f"it returns {found} instead of {expected}"
     except Exception as error:
@@ -136,5 +170,5 @@ def _require_fit(model: nn.Module, settings: Settings, data: DataSet) -> None:
         raise UserError(
             f"model={settings.model['_target_']} does not fit the batches of "
             f"dataset={settings.dataset['_target_']} with batch_size={data.batch_size}, down to "
-            f"{'×'.join(map(str, images.shape))}: {' '.join(problem.split())}"
+            f"{'×'.join(map(str, shape))}: {' '.join(problem.split())}"
         )

@@ -35,7 +35,7 @@ def resident(images, batch_size, seed=0, test=None, **options):
     labels = np.arange(len(images))
     test = images[:2] if test is None else test
     return ResidentImages(
-        (images, labels), (test, np.arange(len(test))), 10, batch_size, seed, **options
+        (images, labels), (test, np.arange(len(test))), 10_000, batch_size, seed, **options
     )
 
 
@@ -283,7 +283,8 @@ def test_a_limited_batchnorm_pass_is_the_beginning_of_the_whole(limit):
     [
         ({"batch_size": 51}, "batch_size=51; choices: 1 to 50"),
         ({"batch_size": 0}, "batch_size=0; choices: 1 to 50"),
-        ({"padding": -1}, "padding=-1 must not be negative"),
+        ({"padding": -1}, "padding=-1: must be between 0 and 8"),
+        ({"padding": 1_000_000}, "padding=1000000: must be between 0 and 8"),
         ({"pad_value": "edge"}, "pad_value='edge'; choices: mean, zero"),
         ({"mean": [0.5]}, r"mean=\[0.5\] must have 3 entries"),
         ({"std": [0.5, 0.5]}, r"std=\[0.5, 0.5\] must have 3 entries"),
@@ -292,3 +293,25 @@ def test_a_limited_batchnorm_pass_is_the_beginning_of_the_whole(limit):
 def test_mistakes_are_refused_with_field_value_and_choices(options, message):
     with pytest.raises(ValueError, match=message):
         resident(random_images(50), **{"batch_size": 16, **options})
+
+
+@pytest.mark.parametrize("name", ["train", "test"])
+@pytest.mark.parametrize(
+    ("images", "labels", "message"),
+    [
+        (random_images(4), np.array([0, 1, 2, 3]), "label is 3: must be from 0 to 2"),
+        (random_images(4), np.array([0, 1, -1, 2]), "label is -1: must be from 0 to 2"),
+        (random_images(4), np.array([0.0, 1, 2, 0]), r"labels are float64 \(4,\)"),
+        (random_images(4), np.array([0, 1]), r"labels are int64 \(2,\): must be integers \(4,\)"),
+        (random_images(0), np.array([], int), "there are no {} images"),
+        (random_images(4) / 255, np.array([0, 1, 2, 0]), "images are float64"),
+        (random_images(4, 1), np.array([0, 1, 2, 0]), "test images as large as the training"),
+        (random_images(4, size=9), np.array([0, 1, 2, 0]), "test images as large as the training"),
+        (random_images(4)[..., :7], np.array([0, 1, 2, 0]), "images are"),
+    ],
+)
+def test_images_and_labels_that_do_not_fit_are_refused(name, images, labels, message):
+    given = {"train": (random_images(4), np.arange(4) % 3), "test": (random_images(2), [2, 0])}
+    given[name] = images, labels
+    with pytest.raises(ValueError, match=message.format(name)):
+        ResidentImages(**given, num_classes=3, batch_size=2, seed=0)
