@@ -6,7 +6,6 @@ import traceback
 from collections.abc import Iterable
 from pathlib import Path
 
-import safetensors.torch
 import torch
 from safetensors import SafetensorError
 
@@ -14,6 +13,7 @@ from phaseavg.cli import script
 from phaseavg.config import check_record
 from phaseavg.errors import PartFailed, UserError, told
 from phaseavg.runs.record import read_config
+from phaseavg.runs.weights import read_weights
 from phaseavg.targets import option_targets
 from phaseavg.training.evaluation import Evaluation, evaluate
 from phaseavg.training.execution import autocast, prepare
@@ -59,7 +59,7 @@ def evaluate_run(
     data = load_data(settings, on)
     model = new_model(settings, data)
     try:
-        model.load_state_dict(safetensors.torch.load_file(folder / "weights.safetensors"))
+        model.load_state_dict(read_weights(folder / "weights.safetensors"))
     except (SafetensorError, RuntimeError) as error:
         reason = str(error).splitlines()[0]
         raise UserError(

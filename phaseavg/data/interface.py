@@ -17,8 +17,10 @@ def count_steps(train_size: int, batch_size: int) -> int:
     """Return the number of batches of an epoch, the last, partial one included.
 
     Raises:
-        ValueError: if a batch has no image, or more than there are.
+        ValueError: if there are no images, or a batch has none, or more than there are.
     """
+    if train_size < 1:
+        raise ValueError("train_size=0: there are no training images")
     if not 1 <= batch_size <= train_size:
         raise ValueError(
             f"batch_size={batch_size}; choices: 1 to {train_size}, the training images"
@@ -27,7 +29,12 @@ def count_steps(train_size: int, batch_size: int) -> int:
 
 
 def check_batch(
-    which: str, images: Tensor, labels: Tensor, shape: Sequence[int], num_classes: int
+    which: str,
+    images: Tensor,
+    labels: Tensor,
+    shape: Sequence[int],
+    dtype: torch.dtype,
+    num_classes: int,
 ) -> None:
     """Check that images and labels are what a network for `num_classes` classes trains on.
 
@@ -35,7 +42,8 @@ def check_batch(
         which: of the splits they are from: `training` or `test`.
         images: (N, C, H, W).
         labels: (N,).
-        shape: (C, H, W) as it has to be.
+        shape: (C, H, W) as it has to be, with H = W.
+        dtype: of the images, as it has to be.
         num_classes: labels lie between 0 and one less.
 
     Raises:
@@ -43,9 +51,12 @@ def check_batch(
     """
     if len(images) == 0:
         raise ValueError(f"there is no {which} image")
-    if tuple(images.shape[1:]) != tuple(shape):
+    if (tuple(images.shape[1:]), images.dtype) != (tuple(shape), dtype) or len({*shape[1:]}) != 1:
         found, wanted = ("×".join(map(str, size)) for size in (images.shape[1:], shape))
-        raise ValueError(f"{which} images are {found}; they must be {wanted}, channels first")
+        raise ValueError(
+            f"{which} images are {found}, {images.dtype}; they must be {wanted}, {dtype}, channels "
+            "first and as high as wide"
+        )
     if labels.shape != images.shape[:1]:
         raise ValueError(
             f"{which} labels have the shape {tuple(labels.shape)}; they must be one for each of "

@@ -82,9 +82,9 @@ class ResidentImages:
         flipped_copy: bool = True,
     ) -> None:
         images, labels = train
-        shape = images.shape[1:]
         for which, split in (("training", train), ("test", test)):
-            check_batch(which, *map(torch.as_tensor, split), shape, num_classes)
+            found, of_them = map(torch.as_tensor, split)
+            check_batch(which, found, of_them, images.shape[1:], torch.uint8, num_classes)
         self.train_size, self.channels, self.image_size, _ = images.shape
         self.test_size = len(test[0])
         self.num_classes = num_classes

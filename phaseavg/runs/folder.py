@@ -22,7 +22,6 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, Self, get_args
 
-import safetensors.torch
 import torch
 from torch import Tensor
 
@@ -41,6 +40,7 @@ from phaseavg.runs.files import (
 )
 from phaseavg.runs.provenance import how
 from phaseavg.runs.result import summary
+from phaseavg.runs.weights import to_bytes
 
 TRAJECTORY = "trajectory"
 
@@ -276,8 +276,7 @@ class RunFolder:
 
     def write_weights(self, state: Mapping[str, Tensor]) -> int:
         """Write parameters and buffers as safetensors; return the number of bytes."""
-        tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in state.items()}
-        content = safetensors.torch.save(tensors)
+        content = to_bytes(state)
         write_atomically(self.path / "weights.safetensors", content)
         return len(content)
 

@@ -17,6 +17,7 @@ from phaseavg.phases import Schedule
 from phaseavg.randomness import seed_for
 from phaseavg.training.execution import laid_out, pick_device
 from phaseavg.training.optimizers import learning_rate, new_optimizer
+from phaseavg.training.snapshots import require_writable
 from phaseavg.training.state import TrainingState
 
 
@@ -35,6 +36,7 @@ def assemble(
     """
     data = load_data(settings, device)
     model = new_model(settings, data)
+    require_writable(settings, model)
     optimizer = new_optimizer(settings, model)
     schedule = build("schedule", settings.schedule, Schedule)
     rate, factor = learning_rate(optimizer), max(phase.factor for phase in schedule.phases)
@@ -122,7 +124,7 @@ def _require_sound_batches(data: DataSet, settings: Settings) -> None:
     for which, found in batches.items():
         images, labels = next(iter(found), nothing)
         try:
-            check_batch(which, images, labels, shape, data.num_classes)
+            check_batch(which, images, labels, shape, torch.float32, data.num_classes)
         except ValueError as error:
             raise UserError(f"dataset={settings.dataset['_target_']}: {error}") from error
 
@@ -166,11 +168,11 @@ def new_model(settings: Settings, data: DataSet) -> nn.Module:
 def _require_fit(model: nn.Module, settings: Settings, data: DataSet) -> None:
     """Try a copy of the network, whose BatchNorm layers count, on the smallest batch that comes."""
     smallest = min(2, (data.train_size - 1) % data.batch_size + 1)
-    images = torch.zeros(smallest, data.channels, data.image_size, data.image_size)
+    shape = (smallest, data.channels, data.image_size, data.image_size)
     expected = (smallest, data.num_classes)
     try:
         with torch.no_grad(), torch.random.fork_rng(devices=[]):
-            logits = deepcopy(model)(images)
+            logits = deepcopy(model)(torch.zeros(shape))
         found = tuple(logits.shape) if isinstance(logits, torch.Tensor) else type(logits).__name__
         problem = None if found == expected else f"it returns {found} instead of {expected}"
     except Exception as error:
@@ -179,5 +181,5 @@ def _require_fit(model: nn.Module, settings: Settings, data: DataSet) -> None:
         raise UserError(
             f"model={settings.model['_target_']} does not fit the batches of "
             f"dataset={settings.dataset['_target_']} with batch_size={data.batch_size}, down to "
-            f"{'×'.join(map(str, images.shape))}: {' '.join(problem.split())}"
+            f"{'×'.join(map(str, shape))}: {' '.join(problem.split())}"
         )

@@ -173,6 +173,7 @@ def test_a_missing_file_is_named_where_there_is_no_network(source, name, tmp_pat
         load(source, tmp_path)
     message = str(error.value)
     assert f"data_dir={tmp_path}: {source.base_folder}/{name} is missing" in message
+    assert "Connection refused" in message  # a download was tried
     assert "\n" not in message
 
 

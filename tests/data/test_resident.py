@@ -34,9 +34,8 @@ def resident(images, batch_size, seed=0, test=None, **options):
     """Return a data set whose labels are the images' indices."""
     labels = np.arange(len(images))
     test = images[:2] if test is None else test
-    classes = max(len(images), len(test))
     return ResidentImages(
-        (images, labels), (test, np.arange(len(test))), classes, batch_size, seed, **options
+        (images, labels), (test, np.arange(len(test))), 10_000, batch_size, seed, **options
     )
 
 
@@ -306,7 +305,13 @@ GOOD = (random_images(4), np.arange(4))
         ((GOOD[0], np.array([0, -1, 2, 3])), GOOD, "training label -1: must lie between 0 and 9"),
         ((GOOD[0], np.arange(4.0)), GOOD, r"training labels are torch\.float64; they must be int"),
         ((GOOD[0], np.arange(3)), GOOD, r"training labels have the shape \(3,\)"),
-        (GOOD, (random_images(4, size=9), GOOD[1]), "test images are 3×9×9; they must be 3×8×8"),
+        (
+            GOOD,
+            (random_images(4, size=9), GOOD[1]),
+            "test images are 3×9×9, torch.uint8; they",
+        ),
+        ((GOOD[0] / 255, GOOD[1]), GOOD, "training images are 3×8×8, torch.float64; they must be"),
+        ((GOOD[0][..., :7], GOOD[1]), GOOD, "training images are 3×8×7, .* as high as wide"),
         (GOOD, (random_images(4, channels=1), GOOD[1]), "test images are 1×8×8"),
         (GOOD, (GOOD[0][:0], GOOD[1][:0]), "there is no test image"),
         ((GOOD[0][:0], GOOD[1][:0]), GOOD, "there is no training image"),
