@@ -7,6 +7,7 @@ import matplotlib
 import pandas as pd
 from matplotlib.figure import Figure
 
+from phaseavg.errors import UserError
 from phaseavg.report.phase_ends import mean_and_deviation
 from phaseavg.report.records import read_metrics, read_runs, require_repetitions
 
@@ -115,14 +116,17 @@ def write_demo(runs_dir: Path, output: Path) -> str:
     metrics = read_metrics(runs)
     errors = phase_ends(metrics)
     records = output / "records"
+    for other in records.glob("*/result.json"):
+        if other.parent.name not in set(runs["run_id"]):
+            raise UserError(
+                f"{other.parent}: is of no run in {runs_dir}; remove it or name another folder"
+            )
     for run_id, path in zip(runs["run_id"], runs["path"], strict=True):
         kept = records / run_id
         kept.mkdir(parents=True, exist_ok=True)
         if not kept.samefile(path):
             for name in ("config.yaml", "metrics.jsonl", "result.json"):
                 shutil.copy(path / name, kept / name)
-    for folder in set(records.iterdir()) - {records / run_id for run_id in runs["run_id"]}:
-        shutil.rmtree(folder)  # of runs that the table is no longer made of
     errors.round(4).to_csv(output / "phase_ends.csv")
     runs.drop(columns="path").to_csv(output / "runs.csv", index=False)
     picture = figure(metrics)

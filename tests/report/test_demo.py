@@ -1,5 +1,6 @@
 """The demo's table by hand-checked numbers, and its figure's data."""
 
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 
@@ -86,9 +87,13 @@ def test_from_runs_to_files(
     assert results["run_id"] in set(runs["run_id"])
     assert (output / "errors.png").read_bytes().startswith(b"\x89PNG")
     assert len(pd.read_csv(output / "phase_ends.csv")) == 6
-    (output / "records" / "of-an-earlier-demo").mkdir()
     assert write_demo(tmp_path / "runs", output) == table
-    assert len(list((output / "records").iterdir())) == 4
+    other = output / "records/of-another-demo"
+    other.mkdir()
+    (other / "result.json").touch()
+    with pytest.raises(UserError, match="of-another-demo: is of no run in "):
+        write_demo(tmp_path / "runs", output)
+    shutil.rmtree(other)
     # The records are the truth: from them, where they lie, all is made again.
     assert write_demo(output / "records", output) == table
     again = read_runs(output / "records")
