@@ -139,6 +139,19 @@ class ImageNet:
 
     channels = 3
 
+    @staticmethod
+    def require(data_dir: Path | str, folder: str = "imagenet") -> None:
+        """Check that there are folders of classes, without reading what is in them.
+
+        Raises:
+            ValueError: if not.
+        """
+        for split in ("train", "val"):
+            if not any(Path(data_dir, folder, split).glob("*/")):
+                raise ValueError(
+                    f"data_dir={data_dir}: {folder}/{split} must hold a folder of images per class"
+                )
+
     def __init__(
         self,
         batch_size: int,

@@ -32,6 +32,7 @@ class DataSet(Protocol):
 
     A data set that makes images from something smaller may have two more methods, `draws` and
     `images`, as `ResidentImages` describes them: a CUDA graph of a step then holds that work, too.
+    What makes it may have a function `require`, by which a sweep checks its files beforehand.
 
     Attributes:
         num_classes: number of classes.

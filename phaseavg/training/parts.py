@@ -5,10 +5,11 @@ from copy import deepcopy
 from pathlib import Path
 
 import torch
+from hydra.utils import get_object
 from torch import nn
 
 from phaseavg.averaging import Averager
-from phaseavg.config import Part, Settings, build
+from phaseavg.config import Part, Settings, build, signature
 from phaseavg.data import DataSet
 from phaseavg.errors import UserError
 from phaseavg.phases import Schedule
@@ -98,6 +99,24 @@ def load_data(settings: Settings, device: torch.device) -> DataSet:
             f"{type(data).__name__}, without {', '.join(missing)}"
         )
     return data
+
+
+def missing_data(settings: Settings) -> str | None:
+    """Return what of a data set's files is missing and not to be had; None if nothing is known.
+
+    A data set may have a function `require`, which gets `data_dir` and of the data set's arguments
+    those that it names. It checks files, and raises a ValueError, without making the data set.
+    """
+    part = settings.dataset
+    require = getattr(get_object(part["_target_"]), "require", None)
+    if require is None:
+        return None
+    known = part | {"data_dir": settings.data_dir}
+    try:
+        require(**{name: known[name] for name in signature(require).parameters if name in known})
+    except ValueError as error:
+        return f"dataset: {error}"
+    return None
 
 
 def new_model(settings: Settings, data: DataSet) -> nn.Module:
