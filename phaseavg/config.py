@@ -93,7 +93,6 @@ class Share(Scalars):
     enabled: bool = True
     carry: Annotated[Any, BeforeValidator(_tables)] = "all"
     dir: Folder = Path("runs/shared")
-    limit_gb: NonNegativeFloat | None = None
     trunk: str | None = None
 
 

@@ -4,6 +4,7 @@ import contextlib
 import hashlib
 import json
 import os
+import re
 from pathlib import Path
 from typing import Any
 
@@ -36,6 +37,20 @@ def write_atomically(path: Path, content: bytes, place: str | None = None) -> No
             f"{place}: {path.parent.name}/{path.name} could not be written ({error.strerror}); "
             "make room or name another folder, and the same command goes on"
         ) from error
+
+
+def remove_leftovers(folder: Path, names: str) -> None:
+    """Remove from a folder what killed writes to some files have left.
+
+    Args:
+        folder: of the files; it need not be there.
+        names: regular expression of the files' names.
+    """
+    part = re.compile(rf"\.({names})\.\d+(\.\d+)?\.part")
+    with contextlib.suppress(FileNotFoundError, NotADirectoryError):
+        for path in folder.iterdir():
+            if part.fullmatch(path.name):
+                path.unlink(missing_ok=True)
 
 
 def set_aside(path: Path, suffix: str) -> Path:

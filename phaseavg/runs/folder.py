@@ -30,10 +30,19 @@ from torch import Tensor
 from phaseavg.averaging.snapshots import checksum_matches
 from phaseavg.config import Settings, Snapshots
 from phaseavg.errors import Diverged, OutOfTime, UserError
-from phaseavg.runs.files import checksum, set_aside, write_atomically
+from phaseavg.runs.files import checksum, remove_leftovers, set_aside, write_atomically
 from phaseavg.runs.result import summary
 
 TRAJECTORY = "trajectory"
+
+WRITTEN = "|".join(
+    (
+        r"config\.yaml|metrics\.jsonl|(result|failure|path)\.json|weights\.safetensors",
+        r"checkpoint-\d+-[0-9a-f]{16}\.pt|step-\d+\.safetensors|snapshot-\d+-[0-9a-f]{16}\.bin",
+    )
+)
+"""The names of the files that are written to a run's folder, those below it, and a trajectory's."""
+
 KEPT_CHECKPOINTS = 2  # a damaged latest one costs the time since the one before, not the run
 
 
@@ -160,8 +169,8 @@ class RunFolder:
     def __enter__(self) -> Self:
         while not self._take_lock():
             pass
-        for leftover in self.path.rglob(".*.part"):  # of a write that was killed
-            leftover.unlink()
+        for folder in (self.path, self.path / TRAJECTORY, *self.path.glob("snapshots/*")):
+            remove_leftovers(folder, WRITTEN)
         return self
 
     def _take_lock(self) -> bool:

@@ -148,10 +148,14 @@ def test_metrics_have_no_nan_that_json_does_not_know(tmp_path: Path) -> None:
 
 
 def test_leftovers_of_a_killed_write_are_removed(tmp_path: Path) -> None:
-    leftover = tmp_path / ".result.json.123.part"
-    leftover.write_text("half")
+    own = (".result.json.123.part", f"snapshots/averaging/.snapshot-0001-{'0' * 16}.bin.1.2.part")
+    mine = (".mine.part", "mine/.result.json.123.part", "snapshots/averaging/.mine.bin.1.part")
+    for name in (*own, *mine):
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).write_text("half")
     with RunFolder(tmp_path):
-        assert not leftover.exists()
+        left = {str(p.relative_to(tmp_path)) for p in tmp_path.rglob("*.part")}
+    assert left == set(mine)
 
 
 def test_a_second_holder_is_refused(tmp_path: Path) -> None:
