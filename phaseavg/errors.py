@@ -39,6 +39,10 @@ class JobFailed(RuntimeError):  # noqa: N818 -- as it is said
     """A job of a sweep has failed, and has said why. It can be handed from process to process."""
 
 
+class ProcessLost(RuntimeError):  # noqa: N818 -- as it is said
+    """The system has ended the process of a run: for want of memory, or by a fault in its code."""
+
+
 class SweepFailed(RuntimeError):  # noqa: N818 -- as it is said
     """A sweep is over, and not all of its runs have finished."""
 

@@ -115,7 +115,8 @@ def launch(
     else:
         why = "as runs_at_once says"
     print(f"packed: {at_once} {'run' if at_once == 1 else 'runs'} at once, {why}", flush=True)
-    at_once = min(at_once, len(jobs))
+    # A single job, too, has a process of its own: it may be one that ends it.
+    at_once = min(at_once, max(len(jobs), 2))
 
     launcher = JoblibLauncher(
         n_jobs=at_once, batch_size=1, initializer=begin_worker, initargs=(own_threads(),)
