@@ -3,7 +3,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 
 .DEFAULT_GOAL := help
-.PHONY: help demo demo-results mini mini-cifar100 table1a table1b table1c table1d table1 table2 table3 table4 tables report records store wandb-sync
+.PHONY: help demo demo-results mini mini-cifar100 table1a table1b table1c table1d table1 table2 table3 table4 tables report records wandb-sync
 .PHONY: fig1 fig2 fig3 fig4 fig5 fig6 figures bench bench-gpu test lint format clean
 
 help: ## list the targets
@@ -105,11 +105,6 @@ report: .venv/installed ## all results as a page that opens from disk: results/i
 
 records: .venv/installed ## keep the records FROM=folder-or-archive in results/records; derive runs.csv
 	$(BIN)/python scripts/records.py $(FROM)
-
-store: .venv/installed ## what runs share in runs/shared, and what needs it; CLEAN=1 removes the rest
-	$(BIN)/python scripts/store.py $(STORE) $(if $(CLEAN),--clean$(if $(filter all,$(CLEAN)),-all))
-
-STORE ?= runs/shared
 
 wandb-sync: .venv/installed ## send offline W&B runs in DIR=folder (runs) to W&B, each once
 	@$(BIN)/python scripts/wandb_sync.py $(DIR)

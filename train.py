@@ -8,6 +8,7 @@ A run is its recipe: the same command continues it if it was cut, and returns it
 """
 
 import sys
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -75,6 +76,7 @@ def run(settings: Settings) -> dict[str, Any]:
             result |= cost(state.history) | inherited(state)
             result |= {"peak_memory_bytes": peak_memory_bytes(device)}
             result["provenance"] = state.provenance
+            result["date"] = datetime.now(UTC).date().isoformat()
             tracking.finish(result)
         if settings.weights == "final":
             size = folder.write_weights(state.model.state_dict())

@@ -1,15 +1,18 @@
 """The prompt: Hydra's and the user's errors in one line, exit status 2, no traceback."""
 
 import functools
+import inspect
+import io
 import os
 import re
 import sys
 import tempfile
 import time
 import traceback
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import ExitStack, contextmanager, redirect_stderr, redirect_stdout, suppress
 from pathlib import Path
-from typing import Any
+from typing import Any, TextIO
 
 from hydra.core.hydra_config import HydraConfig
 from hydra.errors import HydraException, MissingConfigException
@@ -17,7 +20,17 @@ from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from phaseavg.errors import Diverged, Interrupted, JobFailed, OutOfTime, SweepFailed, UserError
+import phaseavg.options  # noqa: F401 -- which reads Hydra's files
+from phaseavg.errors import (
+    Diverged,
+    Interrupted,
+    JobFailed,
+    OutOfTime,
+    PartFailed,
+    SweepFailed,
+    UserError,
+    WorkerLost,
+)
 
 USER_ERROR, FAILED, INTERRUPTED = 2, 1, 130
 
@@ -49,12 +62,79 @@ def explained(error: Exception) -> str:
             names = ", ".join(name for name in siblings if name not in ("hydra", "_target_"))
             prefix = f"{parent}." if parent else ""
             return f"{prefix}{key}: there is no such key; choices: {names}"
+        if isinstance(cause, OmegaConfBaseException) and cause.full_key:
+            return f"{cause.full_key}: {str(cause).splitlines()[0]}"
+        if isinstance(cause, RecursionError):
+            return "defaults: files of options include each other"
     return re.sub(r"\s+", " ", str(error)).strip()
 
 
-def say(message: str) -> None:
+class _Dropping(io.FileIO):
+    """An open file that takes whatever is written and drops what it cannot store or send."""
+
+    def write(self, data: bytes | bytearray | memoryview) -> int:
+        """Return how many bytes are done with."""
+        written = None
+        with suppress(OSError):
+            written = super().write(data)
+        return memoryview(data).nbytes if written is None else written
+
+
+def _unfailing(stream: TextIO) -> TextIO:
+    """Return a stream to the same file whose `write` and `flush` never raise."""
+    try:
+        raw = _Dropping(stream.fileno(), "w", closefd=False)
+    except (AttributeError, OSError, ValueError):  # closed, or in memory
+        return stream
+    with suppress(OSError):
+        stream.flush()
+    return io.TextIOWrapper(
+        io.BufferedWriter(raw),
+        encoding=stream.encoding,
+        errors="backslashreplace",
+        line_buffering=stream.line_buffering,
+    )
+
+
+@contextmanager
+def unfailing_output() -> Iterator[None]:
+    """Drop, while entered, what standard output and error cannot take: neither ends a run.
+
+    Their reader may have left, their disk may be full, their encoding may lack a letter.
+    """
+    with ExitStack() as stack:
+        for redirect, stream in ((redirect_stdout, sys.stdout), (redirect_stderr, sys.stderr)):
+            safe = _unfailing(stream)
+            stack.enter_context(redirect(safe))
+            if safe is not stream:
+                stack.callback(safe.flush)
+        yield
+
+
+def say(message: str, program: str = "train.py") -> None:
     """Print one line for the user on standard error."""
-    print(f"train.py: {message}", file=sys.stderr, flush=True)
+    print(f"{program}: {message}", file=sys.stderr, flush=True)
+
+
+def script(main: Callable[[], int]) -> Callable[[], int]:
+    """Wrap a script's entry point: a mistake takes one line and status 2, and output never fails.
+
+    A mistake is a `UserError`, or a file or folder that cannot be read or written.
+    """
+
+    @functools.wraps(main)
+    def entry() -> int:
+        with unfailing_output():
+            try:
+                return main()
+            except UserError as error:
+                reason = str(error)
+            except OSError as error:
+                reason = f"{error.filename}: {error.strerror}" if error.filename else str(error)
+            say(reason, Path(inspect.getfile(main)).name)
+            return USER_ERROR
+
+    return entry
 
 
 typed: list[str] = []
@@ -73,22 +153,27 @@ def reporting(job: Callable[[DictConfig], Any]) -> Callable[[DictConfig], Any]:
 
     @functools.wraps(job)
     def reported(config: DictConfig) -> Any:
-        hydra = HydraConfig.get()
-        if hydra.mode is not RunMode.MULTIRUN:
-            return _kept(job, config)
-        asked = " ".join(o for o in hydra.overrides.task if not o.startswith("cells="))
-        print(f"{hydra.job.name}: {asked}", flush=True)
-        try:
-            if (stop := config.get("stop_at")) is not None and time.time() >= stop:
-                raise OutOfTime("out of time, and not begun; the same command goes on")
-            return job(config)
-        except Exception as error:
-            _tell(error, f"[{asked}] ")
-            if isinstance(error, UserError | Diverged | OutOfTime):
-                raise
-            raise JobFailed(repr(error)) from None
+        with unfailing_output():  # in a launcher's worker, too
+            return _reported(job, config)
 
     return reported
+
+
+def _reported(job: Callable[[DictConfig], Any], config: DictConfig) -> Any:
+    hydra = HydraConfig.get()
+    if hydra.mode is not RunMode.MULTIRUN:
+        return _kept(job, config)
+    asked = " ".join(o for o in hydra.overrides.task if not o.startswith("cells="))
+    print(f"{hydra.job.name}: {asked}", flush=True)
+    try:
+        if (stop := config.get("stop_at")) is not None and time.time() >= stop:
+            raise OutOfTime("out of time, and not begun; the same command goes on")
+        return job(config)
+    except Exception as error:
+        _tell(error, f"[{asked}] ")
+        if isinstance(error, UserError | Diverged | OutOfTime):
+            raise
+        raise JobFailed(repr(error)) from None
 
 
 def _kept(job: Callable[[DictConfig], Any], config: DictConfig) -> Any:
@@ -114,19 +199,24 @@ def _status(error: Exception) -> int:
 
 
 def _tell(error: Exception, where: str = "") -> None:
-    if isinstance(error, UserError | Diverged | SweepFailed | OutOfTime):
+    if isinstance(error, UserError | Diverged | SweepFailed | OutOfTime | WorkerLost):
         say(where + str(error))
     elif _is_mistake(error):
         say(where + explained(error))
     elif isinstance(error, OSError) and error.filename:
         reason = f"{error.filename}: {error.strerror}"
         say(f"{where}{reason}; once that is mended, the same command goes on")
+    elif isinstance(error, PartFailed):
+        say(f"{where}{error}")
+        traceback.print_exception(error.__cause__)
     else:
         traceback.print_exception(error)
         say(f"{where}failed: {error!r}")
 
 
 def _is_mistake(error: Exception) -> bool:
+    if isinstance(error, RecursionError):  # of Hydra, which reads what files of options include
+        return any("hydra" in frame.filename for frame in traceback.extract_tb(error.__traceback__))
     return isinstance(error, UserError | HydraException | OmegaConfBaseException)
 
 
@@ -151,6 +241,7 @@ def as_option(argument: str, conf: Path) -> str:
     return f"{group}=" + ",".join(f"'{name}'" if name.isdecimal() else name for name in names)
 
 
+@unfailing_output()
 def command_line(main: Callable[[], Any], conf: Path) -> int:
     """Run a Hydra entry point; return 0, or 1 failed, 2 mistake, 130/143 after a signal.
 

@@ -8,12 +8,12 @@ import inspect
 import json
 import os
 import re
-from collections.abc import Callable, Iterator, Mapping
-from importlib import import_module
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from math import inf
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from hydra.utils import get_object
+from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig, OmegaConf
 from pydantic import (
     AfterValidator,
@@ -28,8 +28,9 @@ from pydantic import (
     ValidationError,
 )
 
-from phaseavg.errors import UserError
-from phaseavg.runs.identity import run_id
+from phaseavg.errors import PartFailed, UserError
+from phaseavg.runs.identity import RECIPE, run_id
+from phaseavg.targets import KINDS, failed, is_part, located, require_allowed, require_kind
 
 Part = dict[str, Any]
 """A target and its arguments, with the types of its constructor."""
@@ -45,7 +46,15 @@ def _named(folder: Any) -> Any:
     return folder
 
 
-Folder = Annotated[Path, BeforeValidator(_named), Field(strict=False)]
+def _from_launch(folder: Path) -> Path:
+    """Return a folder as it is called from where a job runs: hydra.job.chdir may have moved it."""
+    if HydraConfig.initialized() and HydraConfig.get().job.chdir:
+        return Path(HydraConfig.get().runtime.cwd, folder)
+    return folder
+
+
+Folder = Annotated[Path, BeforeValidator(_named), AfterValidator(_from_launch), Field(strict=False)]
+"""Named relative to the folder in which the command was typed."""
 
 
 class Scalars(BaseModel):
@@ -63,6 +72,31 @@ def _wandb_mode() -> str:
 OmegaConf.register_new_resolver("wandb_mode", _wandb_mode, replace=True)
 
 
+MOST_THREADS = 1024
+"""Of a process, and processes of a run: more than any machine has cores."""
+
+LARGEST = 1e30
+"""Of all numbers: float32, in which torch computes, ends at 3.4e38."""
+
+
+def _refuse_large(value: Any, path: str) -> None:
+    """Refuse numbers that torch cannot compute with, wherever they are in a config.
+
+    Raises:
+        UserError: if there is one.
+    """
+    if isinstance(value, Mapping):
+        for key, item in value.items():
+            _refuse_large(item, f"{path}.{key}" if path else str(key))
+    elif isinstance(value, list):
+        for number, item in enumerate(value):
+            _refuse_large(item, f"{path}[{number}]")
+    elif isinstance(value, float) and LARGEST < abs(value) < inf:
+        raise UserError(f"{path}={value}: must be between -{LARGEST:g} and {LARGEST:g}")
+    elif isinstance(value, int) and value.bit_length() > 63:
+        raise UserError(f"{path}={value}: must be an integer of 64 bits")
+
+
 class Execution(Scalars):
     """Where and how fast: never part of a run's identity, always part of its record."""
 
@@ -75,8 +109,8 @@ class Execution(Scalars):
     flipped_copy: bool = True
     average_device: str = "cpu"
     snapshots: Literal["files", "memory"] = "files"
-    threads: PositiveInt | None = None
-    workers: NonNegativeInt | None = None
+    threads: Annotated[int, Field(ge=1, le=MOST_THREADS)] | None = None
+    workers: Annotated[int, Field(ge=0, le=MOST_THREADS)] | None = None
 
 
 def _tables(carry: Any) -> Any:
@@ -93,7 +127,6 @@ class Share(Scalars):
     enabled: bool = True
     carry: Annotated[Any, BeforeValidator(_tables)] = "all"
     dir: Folder = Path("runs/shared")
-    limit_gb: NonNegativeFloat | None = None
     trunk: str | None = None
 
 
@@ -180,9 +213,7 @@ class Settings(Scalars):
 
     def recipe(self) -> dict[str, Any]:
         """Return what shapes the numbers of the run, and nothing else."""
-        parts = ("dataset", "model", "optimizer", "schedule", "averaging")
-        scalars = ("batch_size", "batchnorm_batches", "optimizer_state", "seed")
-        return self.model_dump(include={*parts, *scalars})
+        return self.model_dump(include=set(RECIPE))
 
     def record(self) -> dict[str, Any]:
         """Return the config as it is recorded: recipe and execution, without folders."""
@@ -212,11 +243,6 @@ def signature(target: Any) -> inspect.Signature:
         return inspect.signature(target)
 
 
-def is_part(node: Any) -> bool:
-    """Return whether a value of a config is a target with its arguments."""
-    return isinstance(node, Mapping) and "_target_" in node
-
-
 def _with_parts(value: Any, path: str, function: Callable[[Part, str], Any]) -> Any:
     """Return `value` with `function` applied to each part in it, in lists and mappings too."""
     if is_part(value):
@@ -234,14 +260,24 @@ def _has_parts(value: Any) -> bool:
     return isinstance(value, list) and any(map(_has_parts, value))
 
 
-def _typed(part: Part, path: str) -> Part:
-    """Return a part with its target's arguments checked and converted by the target's signature."""
-    module, _, name = str(part["_target_"]).rpartition(".")
+def _typed(part: Part, path: str, wanted: Any = inspect.Parameter.empty) -> Part:
+    """Return a part with its target's arguments checked and converted by the target's signature.
+
+    Nothing is called, and the target must be known to give what its place takes.
+
+    Args:
+        part: target and arguments.
+        path: its place in the config.
+        wanted: the annotation of its place.
+    """
+    where = f"{path}._target_={part['_target_']}"
+    target = located(str(part["_target_"]), path)
     try:
-        target = getattr(import_module(module), name)
-        parameters = signature(target).parameters
-    except (ImportError, AttributeError, TypeError, ValueError) as error:
-        raise UserError(f"{path}._target_={part['_target_']}: {error}") from error
+        known = signature(target)
+    except (TypeError, ValueError) as error:
+        raise UserError(f"{where}: {error}") from error
+    require_kind(target, where, wanted, known.return_annotation)
+    parameters = known.parameters
     typed = {"_target_": part["_target_"]}
     takes_all = any(p.kind is inspect.Parameter.VAR_KEYWORD for p in parameters.values())
     for name, value in part.items():
@@ -250,7 +286,9 @@ def _typed(part: Part, path: str) -> Part:
         if name not in parameters and not takes_all:
             raise UserError(f"{path}.{name}: there is no such key; {_choices(parameters)}")
         annotation = parameters[name].annotation if name in parameters else inspect.Parameter.empty
-        if _has_parts(value):  # what they are is seen once they are built
+        if is_part(value):
+            typed[name] = _typed(value, f"{path}.{name}", annotation)
+        elif _has_parts(value):  # what they are is seen once they are built
             typed[name] = _with_parts(value, f"{path}.{name}", _typed)
         elif annotation is inspect.Parameter.empty or isinstance(annotation, str):
             typed[name] = value
@@ -284,10 +322,32 @@ def check(config: DictConfig) -> Settings:
     Raises:
         UserError: if a key is unknown or a value has the wrong type or is not among the choices.
     """
-    values = OmegaConf.to_container(config, resolve=True, throw_on_missing=True)
+    return _checked(OmegaConf.to_container(config, resolve=True, throw_on_missing=True))
+
+
+def check_record(config: Mapping[str, Any], extra: Iterable[str] = ()) -> Settings:
+    """Return the settings of a record, which may be a stranger's.
+
+    Nothing in it is interpolated; what it names is imported only if it is allowed.
+
+    Args:
+        config: from `phaseavg.runs.record.checked_config`.
+        extra: modules or targets that it may name beside the project's own.
+
+    Raises:
+        UserError: if it names others, or is no config of today's.
+    """
+    require_allowed(config, extra)
+    return _checked(dict(config))
+
+
+def _checked(values: dict[str, Any]) -> Settings:
+    _refuse_large(values, "")
     for key, hint in SWEEPS.items():
         given = values.pop(key, None)
-        if given and (key != "table" or "columns" in given):  # a preset may change a table's rows
+        if key == "table":  # a preset may change a table's rows
+            given = bool(given and "columns" in given)
+        if given is not None and given is not False:
             raise UserError(f"{key}: is of a sweep; {hint}")
     try:
         settings = Settings.model_validate(values)
@@ -295,6 +355,8 @@ def check(config: DictConfig) -> Settings:
         first = error.errors()[0]
         *parents, _ = first["loc"]
         field = ".".join(str(key) for key in first["loc"] if key != "[key]")
+        if first["type"] == "missing":
+            raise UserError(f"{field}: is missing") from error
         if first["type"] != "extra_forbidden":
             raise UserError(_refused(field, first["input"], first)) from error
         schema: Any = Settings
@@ -308,7 +370,7 @@ def check(config: DictConfig) -> Settings:
     for name, part in (parts | watched).items():
         if not is_part(part):
             raise UserError(f"{name}._target_: is missing; choose an option of {name}")
-        typed[name] = _typed(part, name)
+        typed[name] = _typed(part, name, located(KINDS[name.partition(".")[0]]))
     watch = {name.removeprefix("watch."): typed.pop(name) for name in watched}
     return settings.model_copy(update={**typed, "watch": watch})
 
@@ -334,8 +396,9 @@ def build(
     Raises:
         UserError: if a constructor refuses a value, the config has one that the program gives, or
             something else than is needed comes out.
+        PartFailed: if a constructor fails in another way.
     """
-    target = get_object(part["_target_"])
+    target = located(part["_target_"], name)
     parameters = signature(target).parameters
     if clash := part.keys() & {*given, *(offered or {})}:
         raise UserError(f"{name}.{min(clash)}: follows from the rest of the config; leave it out")
@@ -363,6 +426,10 @@ def build(
         message = str(error)
         where = "" if "=" in message else f" (given: {shown})"
         raise UserError(f"{name}: {message}{where}") from error
+    except (OSError, PartFailed):
+        raise
+    except Exception as error:
+        raise failed(f"{name}={part['_target_']}", error) from error
     if kind is not None:
         _require(name, part, made, kind)
     return made

@@ -15,6 +15,13 @@ def told(error: Exception) -> str:
     return f"{type(error).__name__}: {text}" if text else type(error).__name__
 
 
+class PartFailed(RuntimeError):  # noqa: N818 -- as it is said
+    """A part of a run, such as a user's own network, cannot be imported or made.
+
+    The message names the part, the file and the line; the cause is the part's own error.
+    """
+
+
 class Diverged(RuntimeError):  # noqa: N818 -- it is an outcome of training, not a mistake
     """Training has left the finite numbers. Recorded before it is raised to the prompt.
 
@@ -39,12 +46,20 @@ class JobFailed(RuntimeError):  # noqa: N818 -- as it is said
     """A job of a sweep has failed, and has said why. It can be handed from process to process."""
 
 
+class ProcessLost(RuntimeError):  # noqa: N818 -- as it is said
+    """The system has ended the process of a run: for want of memory, or by a fault in its code."""
+
+
 class SweepFailed(RuntimeError):  # noqa: N818 -- as it is said
     """A sweep is over, and not all of its runs have finished."""
 
 
 class OutOfTime(RuntimeError):  # noqa: N818 -- as it is said
     """A run has saved its state because its time was over; it has not failed."""
+
+
+class WorkerLost(RuntimeError):  # noqa: N818 -- as it is said
+    """A process that reads data has ended: killed by the system, most likely."""
 
 
 class Interrupted(KeyboardInterrupt):

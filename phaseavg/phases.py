@@ -10,6 +10,10 @@ Pace = Literal["epoch", "step"]
 """Whether a rate that changes within a phase does so from epoch to epoch or from step to step."""
 
 
+MOST_EPOCHS = 1_000_000
+"""Of a schedule: more would take years, and what counts them would take hours."""
+
+
 @runtime_checkable
 class Shape(Protocol):
     """How the learning rate runs within a phase.
@@ -126,8 +130,8 @@ class Schedule:
         divisor: of each length: 10 makes a miniature of 8, 4 and 4 epochs out of 80, 40 and 40.
 
     Raises:
-        ValueError: if there is no phase, a length or a factor is not positive, the two lists
-            differ in length, or the divisor does not divide a length.
+        ValueError: if there is no phase, a length or a factor is not positive, there are too many
+            epochs, the two lists differ in length, or the divisor does not divide a length.
     """
 
     def __init__(
@@ -139,6 +143,8 @@ class Schedule:
     ) -> None:
         if not epochs or min(epochs) < 1:
             raise ValueError(f"epochs={list(epochs)} must be a list of positive numbers")
+        if sum(epochs) > MOST_EPOCHS:
+            raise ValueError(f"epochs={list(epochs)} must be {MOST_EPOCHS:,} or fewer in all")
         if divisor < 1 or any(length % divisor for length in epochs):
             raise ValueError(f"divisor={divisor} must be positive and divide epochs={list(epochs)}")
         epochs = [length // divisor for length in epochs]

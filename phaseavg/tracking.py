@@ -2,6 +2,8 @@
 
 import contextlib
 import json
+import os
+import re
 import shutil
 import sys
 import tempfile
@@ -11,13 +13,15 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, Literal, Self
 
-import yaml
+from pydantic import ValidationError
 
+from phaseavg.config import Folder
 from phaseavg.errors import Interrupted, UserError
+from phaseavg.runs.files import dump_yaml
 from phaseavg.runs.folder import in_progress
 from phaseavg.runs.identity import group_id, parts_of, run_id
 
-INIT_SECONDS = 30.0  # that a server has to answer
+INIT_SECONDS = 8.0  # that a server has to answer: with all that W&B does beside it, 15 at most
 FINISH_SECONDS = 60.0  # that an upload may take when a run is over; `wandb sync` sends the rest
 TAG_LENGTH, NAME_LENGTH = 64, 128  # that W&B takes
 CLOSE_SECONDS = 5.0  # that the service has to close its file after it has said that it is finished
@@ -65,6 +69,28 @@ def run_id_of(file: Path) -> str:
 def in_training(file: Path) -> bool:
     """Return whether the run that a file of W&B's mirrors goes on, beside its `wandb` folder."""
     return in_progress(file.parents[2] / run_id_of(file))
+
+
+def reason_of(error: BaseException) -> str | None:
+    """Return in one line what an error of W&B's says; None if it says nothing."""
+    if isinstance(error, ValidationError):
+        first = error.errors()[0]
+        return f"{'.'.join(map(str, first['loc']))}: {first['msg']}"  # the value may be a secret
+    said = (line.strip() for line in str(error).splitlines())
+    reason = next((line for line in said if line and line != "<no message>"), None)
+    cause = error.__cause__ or error.__context__
+    return reason or (reason_of(cause) if cause else None)
+
+
+def logged_error(log: Path) -> str | None:
+    """Return the first error in a log of W&B's service; None if there is none."""
+    with contextlib.suppress(OSError, ValueError, LookupError):
+        for line in log.read_text().splitlines():
+            if '"level":"ERROR"' in line:
+                entry = json.loads(line)
+                known = (entry.get(key) for key in ("msg", "status", "error"))
+                return " ".join(str(value) for value in known if value)
+    return None
 
 
 class Tracking:
@@ -134,12 +160,12 @@ class WandB(Tracking):
         mode: Literal["offline", "online", "disabled"] = "offline",
         project: str = "phaseavg",
         entity: str | None = None,
-        dir: str = "runs",  # noqa: A002 -- W&B's name for it
+        dir: Folder = Path("runs"),  # noqa: A002 -- W&B's name for it
         record: Mapping[str, Any] | None = None,
         cells: Sequence[str] = (),
     ) -> None:
         super().__init__(recipe, config, history)
-        self.mode, self.project, self.entity, self.dir = mode, project, entity, Path(dir)
+        self.mode, self.project, self.entity, self.dir = mode, project, entity, dir
         self.record, self.cells = dict(record or {}), tuple(cells)
         self._run: Any = None
 
@@ -160,6 +186,10 @@ class WandB(Tracking):
         return self
 
     def _start(self) -> None:
+        for name in [n for n in os.environ if n.startswith("WANDB_") and not os.environ[n]]:
+            del os.environ[name]  # W&B takes an empty value for a wrong one
+        # Without a network, its reports on errors would hold up the end of the program.
+        os.environ.setdefault("WANDB_ERROR_REPORTING", "false")
         import wandb  # takes a second, and not everybody has it
 
         self.dir.mkdir(parents=True, exist_ok=True)
@@ -174,7 +204,7 @@ class WandB(Tracking):
                 **self.config,
                 "run_id": name,
                 "cells": by_table(self.cells),
-                RECORD: yaml.safe_dump(self.record, sort_keys=False),
+                RECORD: dump_yaml(self.record).decode(),
             },
             mode=self.mode,
             project=self.project,
@@ -198,10 +228,10 @@ class WandB(Tracking):
         if self.mode == "disabled":  # what is there is all there is
             return
         current = Path(self._run.settings.sync_dir)
-        for ending in ("", "-*"):  # W&B numbers starts of a run in the same second
-            for earlier in (self.dir / "wandb").glob(f"*run-????????_??????-{name}{ending}"):
-                if earlier.name != current.name:
-                    shutil.rmtree(earlier, ignore_errors=True)
+        own = re.compile(rf"(offline-)?run-\d{{8}}_\d{{6}}-{re.escape(name)}(-\d+)?")
+        for earlier in (self.dir / "wandb").iterdir():
+            if own.fullmatch(earlier.name) and earlier.name != current.name:
+                shutil.rmtree(earlier, ignore_errors=True)
 
     def _log(self, line: Mapping[str, Any]) -> None:
         self._run.log(dict(line), step=line["epoch"], commit=True)
@@ -243,9 +273,8 @@ class WandB(Tracking):
                     if time.monotonic() > deadline:
                         break
                     time.sleep(0.02)
-                for line in log.read_text().splitlines():
-                    if '"level":"ERROR"' in line:
-                        raise OSError(json.loads(line)["msg"])
+                if trouble := logged_error(log):
+                    raise OSError(trouble)
 
         self._attempt("write", close)
 
@@ -262,10 +291,10 @@ class WandB(Tracking):
             action()
         except Exception as error:
             self._run = None
-            reason = next(iter(str(error).splitlines()), repr(error))
+            reason = reason_of(error) or logged_error(self.dir / "wandb/debug-internal.log")
             print(
-                f"train.py: W&B could not {what} ({reason}): this run goes on without it, and its "
-                "records are whole; tracking=none does without W&B",
+                f"train.py: W&B could not {what} ({reason or repr(error)}): this run goes on "
+                "without it, and its records are whole; tracking=none does without W&B",
                 file=sys.stderr,
                 flush=True,
             )

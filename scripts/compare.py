@@ -13,6 +13,7 @@ from pathlib import Path
 import pandas as pd
 from tabulate import tabulate
 
+from phaseavg.cli import script
 from phaseavg.errors import UserError
 from phaseavg.report.compare import (
     at_phase_ends,
@@ -36,6 +37,7 @@ def as_text(head: str, frame: pd.DataFrame) -> str:
     return f"{head}:\n\n{table}\n"
 
 
+@script
 def main() -> int:
     """Print the tables and write the picture."""
     parser = argparse.ArgumentParser(
@@ -45,30 +47,23 @@ def main() -> int:
     parser.add_argument("--output", type=Path, default=Path("compare.png"), help=", ".join(FORMATS))
     arguments = parser.parse_args()
     output: Path = arguments.output
-    try:
-        kind = output.suffix.removeprefix(".")
-        if kind not in FORMATS:
-            raise UserError(f"--output={output}: must end in one of .{', .'.join(FORMATS)}")
-        members = read_members(arguments.runs, CONF)
-        texts = [
-            as_text("runs", listed(members)),
-            as_text("settings that differ", differing(members)),
-            as_text(
-                "test error (%), mean ± sample deviation over n runs; the difference by seed, of "
-                "finished runs (how many)",
-                summarised(members),
-            ),
-            as_text("test error (%) at the ends of phases", at_phase_ends(members)),
-        ]
-        output.parent.mkdir(parents=True, exist_ok=True)
-        picture = rendered(figure(members), "compare", kind)
-        write_atomically(output, picture, f"--output={output}")
-    except UserError as error:
-        print(f"compare.py: {error}", file=sys.stderr)
-        return 2
-    except OSError as error:
-        print(f"compare.py: --output={output}: {error.strerror}", file=sys.stderr)
-        return 2
+    kind = output.suffix.removeprefix(".")
+    if kind not in FORMATS:
+        raise UserError(f"--output={output}: must end in one of .{', .'.join(FORMATS)}")
+    members = read_members(arguments.runs, CONF)
+    texts = [
+        as_text("runs", listed(members)),
+        as_text("settings that differ", differing(members)),
+        as_text(
+            "test error (%), mean ± sample deviation over n runs; the difference by seed, of "
+            "finished runs (how many)",
+            summarised(members),
+        ),
+        as_text("test error (%) at the ends of phases", at_phase_ends(members)),
+    ]
+    output.parent.mkdir(parents=True, exist_ok=True)
+    picture = rendered(figure(members), "compare", kind)
+    write_atomically(output, picture, f"--output={output}")
     print("\n".join([*texts, str(output)]))
     return 0
 

@@ -4,10 +4,11 @@ import argparse
 import sys
 from pathlib import Path
 
-from phaseavg.errors import UserError
+from phaseavg.cli import script
 from phaseavg.report.demo import write_demo
 
 
+@script
 def main() -> int:
     """Print the table, and where all was written."""
     parser = argparse.ArgumentParser(description=__doc__)
@@ -15,11 +16,7 @@ def main() -> int:
     parser.add_argument("output", type=Path, nargs="?", help="folder; by default that of the runs")
     arguments = parser.parse_args()
     output = arguments.output or arguments.runs
-    try:
-        print(f"\n{write_demo(arguments.runs, output)}")
-    except UserError as error:
-        print(f"demo.py: {error}", file=sys.stderr)
-        return 2
+    print(f"\n{write_demo(arguments.runs, output)}")
     print(f"Table: {output / 'table.md'}\nPicture: {output / 'errors.png'}")
     return 0
 

@@ -2,26 +2,36 @@
 
 import argparse
 import sys
+import traceback
+from collections.abc import Iterable
 from pathlib import Path
 
-import safetensors.torch
 import torch
-import yaml
-from omegaconf import OmegaConf
 from safetensors import SafetensorError
 
-from phaseavg.config import check
-from phaseavg.errors import UserError
+from phaseavg.cli import script
+from phaseavg.config import check_record
+from phaseavg.errors import PartFailed, UserError, told
+from phaseavg.runs.record import read_config
+from phaseavg.runs.weights import read_weights
+from phaseavg.targets import option_targets
 from phaseavg.training.evaluation import Evaluation, evaluate
 from phaseavg.training.execution import autocast, prepare
 from phaseavg.training.parts import load_data, new_model
 
+ROOT = Path(__file__).parents[1]
 
-def evaluate_run(folder: Path, data_dir: Path, device: str) -> Evaluation:
+
+def evaluate_run(
+    folder: Path, data_dir: Path, device: str, allow: Iterable[str] = ()
+) -> Evaluation:
     """Return test loss and error (%) of the weights in a run's folder.
 
-    The network and the data are built from the recorded config, whose targets are imported: look at
-    the config of a stranger's record first.
+    Args:
+        folder: of the run, which may be a stranger's.
+        data_dir: folder of the data.
+        device: as execution.device.
+        allow: modules that its config may name beside the project's own.
 
     Raises:
         UserError: if the folder holds no run, or its weights are missing or damaged.
@@ -33,17 +43,23 @@ def evaluate_run(folder: Path, data_dir: Path, device: str) -> Evaluation:
         if not (folder / name).is_file():
             raise UserError(f"{folder}: there is no {name}; {remedy}")
     try:
-        recorded = dict(yaml.safe_load((folder / "config.yaml").read_text()))
-    except (yaml.YAMLError, TypeError, ValueError) as error:
-        raise UserError(f"{folder}/config.yaml: damaged; repeat the run with force=true") from error
-    settings = check(OmegaConf.create({**recorded, "data_dir": str(data_dir)}))
+        recorded = read_config(folder)
+    except (OSError, ValueError) as error:
+        raise UserError(
+            f"{folder}/config.yaml: damaged ({told(error)}); repeat the run with force=true"
+        ) from error
+    try:
+        extra = {*option_targets(ROOT / "conf"), *allow}
+        settings = check_record({**recorded, "data_dir": data_dir}, extra)
+    except UserError as error:
+        raise UserError(f"{folder}/config.yaml: {error}") from error
     plain = {"device": device, "graph": False, "channels_last": False}
     here = settings.execution.model_copy(update=plain)
     settings, on = prepare(settings.model_copy(update={"execution": here}))
     data = load_data(settings, on)
     model = new_model(settings, data)
     try:
-        model.load_state_dict(safetensors.torch.load_file(folder / "weights.safetensors"))
+        model.load_state_dict(read_weights(folder / "weights.safetensors"))
     except (SafetensorError, RuntimeError) as error:
         reason = str(error).splitlines()[0]
         raise UserError(
@@ -53,18 +69,30 @@ def evaluate_run(folder: Path, data_dir: Path, device: str) -> Evaluation:
         return evaluate(model, data.test_batches())
 
 
+@script
 def main() -> int:
     """Print loss and error."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("run", type=Path, help="folder of the run")
     parser.add_argument("--data-dir", type=Path, default=Path("data"), help="folder of the data")
     parser.add_argument("--device", default="auto", help="as execution.device of train.py")
-    arguments = parser.parse_args()
+    parser.add_argument(
+        "--allow",
+        metavar="MODULE",
+        action="append",
+        default=[],
+        help="a module of your own that the record names, such as that of its network; repeatable",
+    )
+    given = parser.parse_args()
     try:
-        found = evaluate_run(arguments.run, arguments.data_dir, arguments.device)
+        found = evaluate_run(given.run, given.data_dir, given.device, given.allow)
     except UserError as error:
         print(f"evaluate.py: {error}", file=sys.stderr)
         return 2
+    except PartFailed as error:
+        print(f"evaluate.py: {error}", file=sys.stderr)
+        traceback.print_exception(error.__cause__)
+        return 1
     print(f"test loss {found.loss:.6f}  test error {found.error:.2f} %")
     return 0
 

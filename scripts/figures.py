@@ -11,7 +11,7 @@ import sys
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
-from phaseavg.cli import INTERRUPTED, USER_ERROR
+from phaseavg.cli import INTERRUPTED, USER_ERROR, script
 from phaseavg.errors import UserError
 from phaseavg.report.cells import read_paper
 from phaseavg.report.figures.drawing import Drawing, place_of, write
@@ -82,6 +82,7 @@ def of_records(names: Sequence[str], overrides: Sequence[str]) -> Found:
             yield error
 
 
+@script
 def main() -> int:
     """Write the figures, name their files, and say what is missing."""
     parser = argparse.ArgumentParser(
@@ -116,9 +117,6 @@ def main() -> int:
                     print(path)
                 if found.missing:
                     print(f"{found.name}: missing: {found.missing}", flush=True)
-    except UserError as error:
-        print(f"figures.py: {error}", file=sys.stderr)
-        return USER_ERROR
     except KeyboardInterrupt:
         print("figures.py: interrupted; the same command goes on", file=sys.stderr)
         return INTERRUPTED

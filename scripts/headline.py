@@ -8,6 +8,7 @@ import argparse
 import sys
 from pathlib import Path
 
+from phaseavg.cli import script
 from phaseavg.errors import UserError
 from phaseavg.report.cells import read_paper
 from phaseavg.report.headline import cost, headline
@@ -18,6 +19,7 @@ from phaseavg.runs.files import write_atomically
 ROOT = Path(__file__).parents[1]
 
 
+@script
 def main() -> int:
     """Print the list, or put it where it belongs."""
     parser = argparse.ArgumentParser(description=__doc__)

@@ -8,12 +8,13 @@ import argparse
 import sys
 from pathlib import Path
 
-from phaseavg.errors import UserError
+from phaseavg.cli import script
 from phaseavg.report.phase_ends import phase_ends
 from phaseavg.report.records import read_runs
 from phaseavg.runs.files import write_atomically
 
 
+@script
 def main() -> int:
     """Print the table."""
     parser = argparse.ArgumentParser(description=__doc__)
@@ -21,19 +22,15 @@ def main() -> int:
     parser.add_argument("settings", nargs="+", help="names as in an override of train.py")
     parser.add_argument("--output", type=Path, help="file for the table, instead of the terminal")
     arguments = parser.parse_args()
-    try:
-        runs = read_runs(arguments.runs)
-        table = phase_ends(runs, arguments.settings)
-        lines = ["Test error (%), mean ± sample deviation over n seeds:", ""]
-        lines.append(table.to_markdown(index=False))
-        diverged = runs.loc[runs["status"] == "diverged", "run_id"]
-        lines += [f"not in it, for it diverged: {run_id}" for run_id in diverged]
-        text = "\n".join(lines)
-        if arguments.output:
-            write_atomically(arguments.output, f"{text}\n".encode(), f"--output={arguments.output}")
-    except UserError as error:
-        print(f"phase_ends.py: {error}", file=sys.stderr)
-        return 2
+    runs = read_runs(arguments.runs)
+    table = phase_ends(runs, arguments.settings)
+    lines = ["Test error (%), mean ± sample deviation over n seeds:", ""]
+    lines.append(table.to_markdown(index=False))
+    diverged = runs.loc[runs["status"] == "diverged", "run_id"]
+    lines += [f"not in it, for it diverged: {run_id}" for run_id in diverged]
+    text = "\n".join(lines)
+    if arguments.output:
+        write_atomically(arguments.output, f"{text}\n".encode(), f"--output={arguments.output}")
     print(arguments.output or text)
     return 0
 

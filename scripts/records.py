@@ -8,6 +8,7 @@ import argparse
 import sys
 from pathlib import Path
 
+from phaseavg.cli import script
 from phaseavg.errors import UserError
 from phaseavg.report.records import write_runs
 from phaseavg.runs.archive import import_records
@@ -15,14 +16,22 @@ from phaseavg.runs.archive import import_records
 ROOT = Path(__file__).parents[1]
 
 
+@script
 def main() -> int:
     """Say what was imported."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("source", type=Path, nargs="?", help="folder or archive with records")
     parser.add_argument("--records", type=Path, default=Path("results/records"), help="folder")
+    parser.add_argument(
+        "--allow",
+        metavar="MODULE",
+        action="append",
+        default=[],
+        help="a module of your own that records may name, such as that of a network; repeatable",
+    )
     arguments = parser.parse_args()
     try:
-        done = import_records(arguments.source, arguments.records, ROOT / "conf")
+        done = import_records(arguments.source, arguments.records, ROOT / "conf", arguments.allow)
         derived = write_runs(arguments.records)
     except UserError as error:
         print(f"records.py: {error}", file=sys.stderr)

@@ -7,6 +7,7 @@ import argparse
 import sys
 from pathlib import Path
 
+from phaseavg.cli import script
 from phaseavg.errors import UserError
 from phaseavg.report.cells import read_paper
 from phaseavg.report.page import write_page
@@ -15,6 +16,7 @@ from phaseavg.report.page_sections import SOURCES
 ROOT = Path(__file__).parents[1]
 
 
+@script
 def main() -> int:
     """Write the page and name it."""
     parser = argparse.ArgumentParser(description=__doc__)

@@ -8,12 +8,14 @@ import argparse
 import sys
 from pathlib import Path
 
+from phaseavg.cli import script
 from phaseavg.errors import UserError
 from phaseavg.report.figures.schedules import figure, schedules
 
 CONF = Path(__file__).parents[1] / "conf"
 
 
+@script
 def main() -> int:
     """Write the picture."""
     parser = argparse.ArgumentParser(description=__doc__.partition("\n\n")[0])
@@ -21,18 +23,14 @@ def main() -> int:
     parser.add_argument("--output", type=Path, default=Path("schedule.png"), help="png, svg, pdf")
     parser.add_argument("--steps", type=int, default=391, help="steps of an epoch (CIFAR's 391)")
     arguments = parser.parse_args()
+    if arguments.steps < 1:
+        raise UserError(f"--steps={arguments.steps}: must be positive")
+    found = schedules(arguments.curves, arguments.steps, CONF)
+    found["curve"] = found["curve"].str.replace("schedule=", "", regex=False)
     try:
-        if arguments.steps < 1:
-            raise UserError(f"--steps={arguments.steps}: must be positive")
-        found = schedules(arguments.curves, arguments.steps, CONF)
-        found["curve"] = found["curve"].str.replace("schedule=", "", regex=False)
         figure(found).savefig(arguments.output, dpi=150)
-    except UserError as error:
-        print(f"schedule.py: {error}", file=sys.stderr)
-        return 2
     except (OSError, ValueError) as error:
-        print(f"schedule.py: --output={arguments.output}: {error}", file=sys.stderr)
-        return 2
+        raise UserError(f"--output={arguments.output}: {error}") from error
     print(f"{arguments.output}: {len(arguments.curves)} curves")
     return 0
 

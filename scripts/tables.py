@@ -8,13 +8,14 @@ import argparse
 import sys
 from pathlib import Path
 
-from phaseavg.errors import UserError
+from phaseavg.cli import script
 from phaseavg.report.cells import read_paper
 from phaseavg.report.study import read_study, write_claims, write_tables
 
 ROOT = Path(__file__).parents[1]
 
 
+@script
 def main() -> int:
     """Write the files and name them."""
     parser = argparse.ArgumentParser(description=__doc__)
@@ -26,17 +27,13 @@ def main() -> int:
     )
     parser.add_argument("--claims", type=Path, help="file for the verdicts, from all tables")
     arguments = parser.parse_args()
-    try:
-        paper = read_paper(ROOT / "results/paper.csv")
-        study = read_study(
-            arguments.overrides, ROOT / "conf", paper, arguments.whole, arguments.config_dir
-        )
-        written = write_tables(study, arguments.output)
-        if arguments.claims:
-            written += write_claims(study, paper, arguments.claims)
-    except UserError as error:
-        print(f"tables.py: {error}", file=sys.stderr)
-        return 2
+    paper = read_paper(ROOT / "results/paper.csv")
+    study = read_study(
+        arguments.overrides, ROOT / "conf", paper, arguments.whole, arguments.config_dir
+    )
+    written = write_tables(study, arguments.output)
+    if arguments.claims:
+        written += write_claims(study, paper, arguments.claims)
     for path in written:
         print(path)
     loose = study.rows.loc[~study.rows["kept"].astype(bool), "run_id"].nunique()

@@ -11,6 +11,7 @@ from pathlib import Path
 
 import wandb
 
+from phaseavg.cli import script
 from phaseavg.errors import UserError
 from phaseavg.report.cells import read_paper
 from phaseavg.report.dashboard import workspace
@@ -19,6 +20,7 @@ from phaseavg.report.study import read_study
 ROOT = Path(__file__).parents[1]
 
 
+@script
 def main() -> int:
     """Return 0, 1 if W&B does not answer or lets nobody in, or 2 for a mistake."""
     parser = argparse.ArgumentParser(description=__doc__)

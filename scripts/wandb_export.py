@@ -10,10 +10,12 @@ from pathlib import Path
 
 import wandb
 
+from phaseavg.cli import script
 from phaseavg.errors import UserError
 from phaseavg.report.mirrors import frames, offline, online, write_frames
 
 
+@script
 def main() -> int:
     """Return 0, 1 if W&B does not answer or lets nobody in, or 2 for a mistake."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n")[0])

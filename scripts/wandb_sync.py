@@ -7,10 +7,12 @@ import argparse
 import sys
 from pathlib import Path
 
+from phaseavg.cli import script
 from phaseavg.errors import UserError
 from phaseavg.runs.upload import upload
 
 
+@script
 def main() -> int:
     """Return 0, 1 if a run could not be sent, or 2 for a mistake."""
     parser = argparse.ArgumentParser(description=__doc__)

@@ -19,28 +19,16 @@ EXECUTION = {
 }
 
 
-def keep(
-    settings: Settings,
+def made_result(
+    run_id: str,
     test_error: float | None,
     bn_test_error: float | None = None,
     seconds: float = 100.0,
-    where: Path | None = None,
     **execution: Any,
-) -> Path:
-    """Write the record of a run, diverged if it has no error; return its folder.
-
-    Args:
-        settings: of the run.
-        test_error: in %, at the end of training.
-        bn_test_error: likewise, after a BatchNorm pass; by default the same.
-        seconds: of training; averaging takes one more.
-        where: its folder; by default where the run would leave it.
-        execution: what is other than `EXECUTION`.
-    """
-    folder = where or settings.run_folder
-    folder.mkdir(parents=True)
+) -> dict[str, Any]:
+    """Return the result of a run, with the arguments of `keep`."""
     result: dict[str, Any] = {
-        "run_id": settings.run_id,
+        "run_id": run_id,
         "numerics_version": NUMERICS_VERSION,
         "watch": {},
         "status": "diverged" if test_error is None else "finished",
@@ -63,10 +51,39 @@ def keep(
         passed = test_error if bn_test_error is None else bn_test_error
         result |= {"test_error": test_error, "best_test_error": test_error}
         result |= {"with_bn_pass": {"test_error": passed}}
+        result |= {"best_epoch": 2, "images_per_second": 1000.0}
+        end = {"epoch": 2, "replaced": False, "test_error": test_error, "bn_test_error": passed}
+        result["phases"] = [end]
+    return result
+
+
+def keep(
+    settings: Settings,
+    test_error: float | None,
+    bn_test_error: float | None = None,
+    seconds: float = 100.0,
+    where: Path | None = None,
+    **execution: Any,
+) -> Path:
+    """Write the record of a run, diverged if it has no error; return its folder.
+
+    Args:
+        settings: of the run.
+        test_error: in %, at the end of training.
+        bn_test_error: likewise, after a BatchNorm pass; by default the same.
+        seconds: of training; averaging takes one more.
+        where: its folder; by default where the run would leave it.
+        execution: what is other than `EXECUTION`.
+    """
+    folder = where or settings.run_folder
+    folder.mkdir(parents=True)
+    result = made_result(settings.run_id, test_error, bn_test_error, seconds, **execution)
     (folder / "result.json").write_text(json.dumps(result))
     (folder / "config.yaml").write_text(yaml.safe_dump(settings.record(), sort_keys=False))
-    lines = [json.dumps({"epoch": epoch, "test_error": test_error}) for epoch in (1, 2)]
-    (folder / "metrics.jsonl").write_text("".join(f"{line}\n" for line in lines))
+    lines = [{"epoch": epoch, "test_error": test_error} for epoch in (1, 2)]
+    lines[-1] |= result.get("phases", [{}])[-1]
+    text = "".join(f"{json.dumps(line)}\n" for line in lines)
+    (folder / "metrics.jsonl").write_text(text)
     return folder
 
 
@@ -75,7 +92,8 @@ def rows(*entries: tuple) -> pd.DataFrame:
     made = [
         dict(zip([*CELL, "seed", "test_error"], entry[:6], strict=True))
         | {"run_id": "r", "status": "finished", "bn_test_error": entry[5], "epochs": 1}
-        | {"method_seconds": 1.0, "execution": "x", "modified": "False", "kept": True}
+        | {"method_seconds": 1.0, "averaging_seconds": 0.0, "device": "cpu", "execution": "x"}
+        | {"modified": "False", "kept": True, "before_averaging": False}
         | (entry[6] if len(entry) > 6 else {})
         for entry in entries
     ]

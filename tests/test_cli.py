@@ -8,8 +8,11 @@ import re
 import signal
 import subprocess
 import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, redirect_stderr, redirect_stdout
+from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, TextIO
 
 import hydra
 import pytest
@@ -17,13 +20,15 @@ import torch
 import victims as victim
 from conftest import REPOSITORY, TINY, Prompt
 from hydra.core.global_hydra import GlobalHydra
-from omegaconf import DictConfig
+from hydra.types import RunMode
+from omegaconf import DictConfig, OmegaConf
 
 import train as train_script
-from phaseavg.cli import command_line
+from phaseavg.cli import command_line, reporting, script, unfailing_output
 from phaseavg.config import Settings, build, check
 from phaseavg.errors import Diverged, Interrupted
 from phaseavg.runs.folder import RunFolder
+from phaseavg.sweep.packing import Packed
 
 MISTAKES = [
     ("datset=digits", "datset", "choices: batch_size, "),
@@ -134,6 +139,25 @@ MISTAKES = [
     ("+averaging@watch.a=uniform +watch.a.rho=3", "watch.a.rho", "choices: model, epochs"),
     ("seed=[1", "[1", ""),
     ("seed", "seed", ""),
+    ("~seed", "seed: is missing\n", ""),
+    ("~dataset", "dataset: is missing\n", ""),
+    ("schedule.epochs=[1000000000000,1,1]", "epochs=[1000000000000, 1, 1]", "1,000,000 or fewer"),
+    ("schedule.epochs=[100000000000000000000,1,1]", "schedule.epochs[0]=1000", "64 bits"),
+    ("execution.threads=100000000000", "execution.threads=100000000000", "equal to 1024"),
+    ("weight_decay=1e300", "weight_decay=1e+300", "between -1e+30 and 1e+30"),
+    ("schedule.factors=[-1e300,1,1]", "schedule.factors[0]=-1e+300", "between -1e+30 and 1e+30"),
+    ("optimizer.lr=1e20 schedule.factors=[1,1e20,1]", "factors=[1.0, 1e+20, 1.0]", "at most 1e+30"),
+    ("runs_dir=/proc/nope", "runs_dir=/proc/nope", "cannot be written"),
+    ("plan=0", "plan: is of a sweep", "add -m"),
+    ("plan=maybe -m", "plan=maybe", "choices: true, false"),
+    ("plan=5 -m", "plan=5", "choices: true, false"),
+    ("plan=true,false -m", "plan=true,false", "one value for all runs"),
+    ("budget=5m,6m -m", "budget=5m,6m", "one value for all runs"),
+    ("seed=glob(*) -m", "seed=glob(*)", "stands for no value"),
+    ("seed=range(3,0) -m", "seed=range(3,0)", "stands for no value"),
+    ("seed=shuffle(range(0,1000000000000)) -m", "seed=shuffle(", "more than 100,000 values"),
+    ("seed=interval(0,3) -m", "seed=interval(0,3)", "lists, ranges and globs"),
+    ("~plan -m", "plan: is missing\n", ""),
 ]
 
 
@@ -179,6 +203,77 @@ def test_what_cannot_be_read_or_written_is_named(
     assert not (tmp_path / "runs").exists()
 
 
+def reader_gone() -> TextIO:
+    """Return a stream that nobody reads any more."""
+    reading, writing = os.pipe()
+    os.close(reading)
+    return os.fdopen(writing, "w", buffering=1)
+
+
+UNFIT: dict[str, Callable[[], TextIO]] = {
+    "reader gone": reader_gone,
+    "disk full": partial(Path("/dev/full").open, "w", buffering=1),
+    "letters missing": partial(Path("out.txt").open, "w", buffering=1, encoding="ascii"),
+}
+
+
+@contextmanager
+def unfit_output(kind: str) -> Iterator[None]:
+    """Set a standard output and error that do not take what is written."""
+    with UNFIT[kind]() as stream, redirect_stdout(stream), redirect_stderr(stream):
+        yield
+        stream.flush()  # as Python does when it ends: nothing may be left
+
+
+@pytest.mark.parametrize("kind", UNFIT)
+def test_output_that_cannot_be_written_is_dropped_and_the_run_goes_on(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, kind: str
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    GlobalHydra.instance().clear()
+    with unfit_output(kind):
+        monkeypatch.setattr(sys, "argv", ["train.py", *TINY, 'runs_dir="läufe"'])
+        assert command_line(train_script.main, train_script.CONF) == 0
+        monkeypatch.setattr(sys, "argv", ["train.py", 'seed="ä"'])
+        assert command_line(train_script.main, train_script.CONF) == 2
+    assert len([*tmp_path.glob("läufe/*/result.json")]) == 1
+
+
+@pytest.mark.parametrize("kind", UNFIT)
+def test_output_is_dropped_likewise_in_a_launchers_worker_and_in_scripts(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, kind: str
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    hydra_config = OmegaConf.create(
+        {"mode": RunMode.MULTIRUN, "overrides": {"task": ["ä=ö"]}, "job": {"name": "run 1"}}
+    )
+    monkeypatch.setattr("hydra.core.hydra_config.HydraConfig.get", lambda: hydra_config)
+
+    def loud(_: Any = None) -> int:
+        print("ü", flush=True)
+        print("ü", file=sys.stderr, flush=True)
+        return 3
+
+    job = reporting(loud)
+    with unfit_output(kind):
+        assert job(OmegaConf.create()) == 3
+        assert Packed(loud, tmp_path / "stop")(OmegaConf.create()) == 3
+        assert script(loud)() == 3
+
+
+def test_what_an_output_takes_it_gets_with_other_letters_escaped(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = tmp_path / "out.txt"
+    with path.open("w", encoding="ascii") as stream:
+        monkeypatch.setattr(sys, "stdout", stream)
+        print("first")
+        with unfailing_output(), unfailing_output():
+            print("läufe")
+        print("last")
+    assert path.read_text() == "first\nl\\xe4ufe\nlast\n"
+
+
 def test_a_finished_run_is_not_run_again_unless_forced(prompt: Prompt, tmp_path: Path) -> None:
     status, out, err = prompt(*TINY)
     assert (status, err) == (0, "")
@@ -191,12 +286,52 @@ def test_a_finished_run_is_not_run_again_unless_forced(prompt: Prompt, tmp_path:
     assert again.splitlines()[-1] == out.splitlines()[-1]
     assert result.read_bytes() == before
     _, wanted, _ = prompt(*TINY, "weights=final")
-    assert "finished before, without its weights being kept (force=true repeats it)" in wanted
+    assert "finished before, without its weights being kept: fp32 on " in wanted
+    assert "; rerun with force=true" in wanted
     status, forced, _ = prompt(*TINY, "force=true")
     assert status == 0
     first, second = (re.match(r"test error \S+", text.splitlines()[-1]) for text in (out, forced))
     assert first.group() == second.group()
     assert result.with_name("result.json.previous").read_bytes() == before
+
+
+def test_a_finished_run_says_how_it_was_computed_and_where_that_is_not_as_asked(
+    prompt: Prompt, tmp_path: Path
+) -> None:
+    prompt(*TINY)
+    (path,) = tmp_path.glob("runs/*/result.json")
+    result = json.loads(path.read_text())
+    assert re.fullmatch(r"\d{4}-\d\d-\d\d", result["date"])
+    result["date"] = "2026-11-26"
+    execution = result["provenance"][-1]["execution"]
+    execution |= {"device": "cuda:0", "device_name": "NVIDIA H100", "precision": "bf16"}
+    execution |= {"deterministic": False, "channels_last": False}
+    path.write_text(json.dumps(result))
+    made = ": bf16, not deterministic on NVIDIA H100, 2026-11-26; rerun with force=true"
+    free = ("execution.device=auto", "execution.deterministic=false", "execution.precision=auto")
+    assert f"finished before{made}" in prompt(*TINY, *free)[1]
+    other = "NOT as asked for (precision is bf16, not fp32, device is cuda, not cpu)"
+    asked = (*free[1:2], "execution.precision=fp32", "execution.device=cpu")
+    assert f"finished before, {other}{made}" in prompt(*TINY, *asked)[1]
+    _, out, _ = prompt(
+        "-m", *TINY, "seed=0", "execution.deterministic=true", "execution.device=cpu"
+    )
+    assert "1 finished before, NOT as asked for: " in out
+    assert "deterministic is False, not True" in out
+    del result["provenance"]  # as records of other programs have none
+    path.write_text(json.dumps(result))
+    assert "finished before, NOT as asked for" in prompt(*TINY)[1]
+
+
+def test_folders_are_those_of_where_the_command_was_typed(prompt: Prompt, tmp_path: Path) -> None:
+    folders = ("records_dir=kept", "share.dir=shared", "tracking=wandb", "tracking.dir=mirror")
+    sweep = ("-m", *TINY, *folders, "averaging=none,uniform", "hydra.job.chdir=true")
+    status, out, err = prompt(*sweep, f"hydra.sweep.dir={tmp_path}/elsewhere")
+    assert (status, err) == (0, "")
+    assert "sweep: 2 finished" in out
+    assert {path.name for path in tmp_path.iterdir()} == {"runs", "shared", "mirror", "elsewhere"}
+    assert not [path for path in (tmp_path / "elsewhere").rglob("*") if path.is_file()]
+    assert "2 there already" in prompt("-m", *TINY, *folders, "averaging=none,uniform")[1]
 
 
 def test_force_begins_anew_whatever_an_ended_run_has_left(prompt: Prompt, tmp_path: Path) -> None:

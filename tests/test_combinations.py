@@ -1,8 +1,11 @@
 """What goes with what: config groups, data sets and networks."""
 
 import re
+from collections.abc import Iterator
+from contextlib import nullcontext
 from itertools import cycle
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -13,6 +16,7 @@ from omegaconf import OmegaConf
 from torch import nn
 
 from phaseavg.config import Settings, build, check
+from phaseavg.data import Batch
 from phaseavg.errors import UserError
 from phaseavg.training import parts
 
@@ -236,8 +240,9 @@ def test_a_part_is_given_what_its_signature_names_of_what_is_offered() -> None:
         build("model", part, offered={"num_classes": 3})
 
 
-class Box:
+class Box(nn.Module):
     def __init__(self, size: int, steps: list | None = None, named: dict | None = None) -> None:
+        super().__init__()
         self.size, self.steps, self.named = size, steps, named
 
 
@@ -260,7 +265,7 @@ def test_a_data_set_that_is_none_is_refused() -> None:
         parts.load_data(settings, torch.device("cpu"))
 
 
-def with_options(widths: tuple[int, ...], depth: "Unreadable" = 3, **rest: int) -> None:  # noqa: F821
+def with_options(widths: tuple[int, ...], depth: "Unreadable" = 3, **rest: int) -> Box:  # noqa: F821
     """Hints as people write them: a tuple, a name that is not imported, whatever else comes."""
 
 
@@ -279,3 +284,49 @@ def test_what_the_hints_of_others_say_can_be_set() -> None:
         checked(widths=[4, "a"])
     with pytest.raises(UserError, match=r"model.widths=3: .*tuple"):
         checked(widths=3)
+
+
+class OwnData:
+    """A user's data set of four images."""
+
+    num_classes, channels, image_size = 3, 1, 8
+    train_size = test_size = 4
+    batch_size = steps_per_epoch = 1
+    device = torch.device("cpu")
+    image, label, tests = torch.zeros(1, 1, 8, 8), torch.tensor([2]), 4
+
+    def __init__(self, batch_size: int, changed: dict[str, Any]) -> None:
+        vars(self).update(changed)
+
+    def train_batches(self, first_step: int, last_step: int) -> Iterator[Batch]:
+        return iter([(torch.zeros(1, 1, 8, 8), torch.tensor([0]))] * (last_step - first_step))
+
+    def batchnorm_batches(self, epoch: int, limit: int | None = None) -> Iterator[Batch]:
+        return self.train_batches(0, 4 if limit is None else limit)
+
+    def test_batches(self) -> Iterator[Batch]:
+        return iter([(self.image, self.label)] * self.tests)
+
+
+@pytest.mark.parametrize(
+    ("changed", "message"),
+    [
+        ({}, None),
+        ({"label": torch.tensor([3])}, "test label 3: must lie between 0 and 2"),
+        ({"label": torch.tensor([-1])}, "test label -1"),
+        ({"label": torch.tensor([1.0])}, "test labels are torch.float32"),
+        ({"label": torch.tensor([1, 2])}, r"test labels have the shape \(2,\)"),
+        ({"image": torch.zeros(1, 3, 8, 8)}, "test images are 3×8×8, torch.float32"),
+        ({"image": torch.zeros(1, 1, 9, 9)}, "they must be 1×8×8, torch.float32"),
+        ({"image": torch.zeros(1, 1, 8, 8).byte()}, "test images are 1×8×8, torch.uint8"),
+        ({"tests": 0}, "there is no test image"),
+    ],
+)
+def test_a_data_set_that_contradicts_itself_is_refused(
+    changed: dict[str, Any], message: str | None
+) -> None:
+    part = {"_target_": f"{__name__}.OwnData", "changed": changed}
+    settings = composed().model_copy(update={"dataset": part})
+    refused = nullcontext() if message is None else pytest.raises(UserError, match=message)
+    with refused:
+        parts.load_data(settings, torch.device("cpu"))

@@ -15,6 +15,7 @@ import pytest
 import victims as victim
 import yaml
 from conftest import TINY, Prompt
+from pydantic import BaseModel
 
 import train as train_script
 from phaseavg.config import Settings
@@ -251,6 +252,70 @@ def test_a_wandb_that_cannot_start_costs_a_warning(
     (folder,), (other,) = tmp_path.glob("runs/digits-*"), tmp_path.glob("untracked/*")
     assert without_seconds(lines_of(folder)) == without_seconds(lines_of(other))
     assert json.loads((folder / "result.json").read_text())["status"] == "finished"
+
+
+class Number(BaseModel):
+    """Settings of which one is no number."""
+
+    number: int
+
+
+def refused() -> None:
+    """Give W&B a setting that it refuses."""
+    Number(number="many")
+
+
+def unanswered() -> None:
+    """Let a server refuse without a word, of which W&B's service alone knows more."""
+    raise OSError("<no message>")
+
+
+def unanswered_for_a_reason() -> None:
+    """Let the word be that of the error before."""
+    try:
+        raise OSError("\n the network is gone\nTry again.")
+    except OSError as error:
+        raise RuntimeError("<no message>") from error
+
+
+REASONS = [
+    (refused, "number: Input should be a valid integer"),
+    (unanswered, "api: HTTP error 404"),
+    (unanswered_for_a_reason, "the network is gone"),
+]
+
+
+@pytest.mark.parametrize(("trouble", "reason"), REASONS)
+def test_the_line_on_a_wandb_that_cannot_start_has_the_reason(
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    compose_settings: Callable[..., Settings],
+    trouble: Callable[[], None],
+    reason: str,
+) -> None:
+    """And it is given half of the time that it may take, with nothing to wait for at the end."""
+    log = tmp_path / "wandb/debug-internal.log"
+    log.parent.mkdir()
+    log.write_text('{"level":"INFO"}\n{"level":"ERROR","msg":"api: HTTP error","status":404}\n')
+    started = {}
+
+    def init(**given: Any) -> None:
+        started.update(given, environment=dict(os.environ))
+        trouble()
+
+    stand_in = SimpleNamespace(init=init, Settings=dict, teardown=lambda exit_code: None)
+    monkeypatch.setitem(sys.modules, "wandb", stand_in)
+    monkeypatch.setenv("WANDB_MODE", "")
+    monkeypatch.delenv("WANDB_ERROR_REPORTING", raising=False)
+    with WandB(compose_settings(*TINY).recipe(), {}, [], dir=str(tmp_path)):
+        pass
+    said = capsys.readouterr().err
+    assert said.startswith(f"train.py: W&B could not start ({reason}")
+    assert said.count("\n") == 1
+    assert started["settings"]["init_timeout"] <= 10
+    assert "WANDB_MODE" not in started["environment"]
+    assert started["environment"]["WANDB_ERROR_REPORTING"] == "false"
 
 
 @pytest.mark.parametrize("trouble", ["killed", "full"])

@@ -1,6 +1,5 @@
 """What processes do that train a run and die of it: where a fork can import it."""
 
-import multiprocessing
 import os
 import resource
 import signal
@@ -105,7 +104,6 @@ def break_the_service(runs: list[Settings], said: Path, trouble: str) -> None:
 def train_in_a_group(settings: Settings, exit_file: Path, count: int) -> None:
     """The same in a process group of its own, which the signal reaches as a whole."""
     os.setpgrp()
-    multiprocessing.set_start_method("fork", force=True)  # as outside of a forkserver's children
     train_and_be_signalled(settings, exit_file, count, os.killpg)
 
 

@@ -1,6 +1,7 @@
 """CIFAR-10 and CIFAR-100 (Krizhevsky, 2009), from torchvision's files."""
 
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any, Literal
 
@@ -25,6 +26,28 @@ def _of_each_class(labels: np.ndarray, count: int | None, field: str) -> np.ndar
     return np.sort(np.concatenate([np.flatnonzero(labels == c)[:count] for c in np.unique(labels)]))
 
 
+def _source(name: str) -> type[Any]:
+    from torchvision import datasets  # takes a second, and not every data set needs it
+
+    return getattr(datasets, name)
+
+
+def _require(name: str, data_dir: Path | str) -> None:
+    from torchvision.datasets.utils import download_and_extract_archive
+
+    source = _source(name)
+    files = [*source.train_list, *source.test_list, [source.meta["filename"], source.meta["md5"]]]
+    require_files(
+        Path(data_dir),
+        source.base_folder,
+        dict(files),
+        # Not by `download=True`, which does nothing if only the file of class names is missing.
+        lambda: download_and_extract_archive(
+            source.url, str(data_dir), filename=source.filename, md5=source.tgz_md5
+        ),
+    )
+
+
 def _resident(
     name: Literal["CIFAR10", "CIFAR100"],
     data_dir: Path | str,
@@ -32,16 +55,8 @@ def _resident(
     test_per_class: int | None,
     **options: Any,
 ) -> ResidentImages:
-    from torchvision import datasets  # takes a second, and not every data set needs it
-
-    source: type[datasets.CIFAR10] = getattr(datasets, name)
-    files = [*source.train_list, *source.test_list, [source.meta["filename"], source.meta["md5"]]]
-    require_files(
-        Path(data_dir),
-        source.base_folder,
-        dict(files),
-        lambda: source(str(data_dir), download=True),
-    )
+    source = _source(name)
+    _require(name, data_dir)
 
     class Checked(source):
         def _check_integrity(self) -> bool:
@@ -113,3 +128,7 @@ def cifar100(
 ) -> ResidentImages:
     """Return CIFAR-100, with its 100 fine classes; else as `cifar10` (`cifar-100-python`)."""
     return _resident("CIFAR100", **locals())
+
+
+cifar10.require = partial(_require, "CIFAR10")
+cifar100.require = partial(_require, "CIFAR100")

@@ -1,5 +1,7 @@
 """ImageNet: folders of image files, decoded and augmented by worker processes."""
 
+import contextlib
+import multiprocessing
 import os
 import signal
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -13,12 +15,14 @@ from torch.utils.data import DataLoader, Dataset
 
 from phaseavg.data.interface import Batch, count_steps
 from phaseavg.data.standardise import Standardise
-from phaseavg.errors import UserError
+from phaseavg.errors import UserError, WorkerLost, told
 from phaseavg.randomness import generator, seed_for
 
 MEAN = (0.485, 0.456, 0.406)
 STD = (0.229, 0.224, 0.225)
 """Of ImageNet's training pixels, as everybody uses them."""
+
+LARGEST = 8192  # pixels a side; Pillow takes images of much more for an attack
 
 
 class Key(NamedTuple):
@@ -38,7 +42,7 @@ class Unusable(NamedTuple):
 
 
 class ImageFiles(Dataset):
-    """The files of one split as worker processes see them.
+    """The files of one split as worker processes see them, without hidden files and folders.
 
     Args:
         data_dir: the user's.
@@ -47,18 +51,30 @@ class ImageFiles(Dataset):
         seed: the run's.
 
     Raises:
-        ValueError: if there are no such folders, or one has no image in it.
+        ValueError: if there are no such folders, one has no image in it, or none can be read.
     """
 
     def __init__(
         self, data_dir: Path, folder: str, transform: Callable[[Any], Tensor], seed: int
     ) -> None:
         from torchvision.datasets import ImageFolder
-        from torchvision.datasets.folder import pil_loader
+        from torchvision.datasets.folder import is_image_file, pil_loader
+
+        class Visible(ImageFolder):
+            def find_classes(self, directory: str) -> tuple[list[str], dict[str, int]]:
+                names = [name for name in super().find_classes(directory)[0] if name[0] != "."]
+                if not names:
+                    raise FileNotFoundError(f"Couldn't find any class folder in {directory}.")
+                return names, {name: label for label, name in enumerate(names)}
 
         root = data_dir / folder
+
+        def visible(path: str) -> bool:
+            parts = Path(path).relative_to(root).parts
+            return is_image_file(path) and not any(part[0] == "." for part in parts)
+
         try:
-            source = ImageFolder(str(root))
+            source = Visible(str(root), is_valid_file=visible)
         except OSError as error:
             raise ValueError(
                 f"data_dir={data_dir}: {folder} must hold a folder of images per class "
@@ -72,18 +88,30 @@ class ImageFiles(Dataset):
         below = len(os.path.join(root, ""))  # noqa: PTH118 -- with the separator
         self.paths = np.array([os.fsencode(path[below:]) for path, _ in source.samples])
         self.labels = np.array(source.targets)
+        images = map(self._image, range(len(self)))
+        if all(isinstance(unusable := image, Unusable) for image in images):
+            raise ValueError(
+                f"data_dir={data_dir}: none of the {len(self)} images in {folder} can be read, "
+                f"the last of them {unusable.path} ({unusable.reason})"
+            )
 
     def __len__(self) -> int:
         return len(self.labels)
 
-    def __getitem__(self, key: Key) -> tuple[Tensor, int] | Unusable:
-        path = self.root / os.fsdecode(self.paths[key.index])
+    def _image(self, index: int) -> Any:
+        """Return a PIL image, or why there is none."""
+        path = self.root / os.fsdecode(self.paths[index])
         try:
-            image = self.read(path)
+            return self.read(path)
         except Exception as error:  # PIL has many ways to say so
             if isinstance(error, OSError) and error.strerror:
                 return Unusable(str(path), error.strerror, damaged=False)  # the disk has failed
             return Unusable(str(path), str(error).partition(" <")[0], damaged=True)
+
+    def __getitem__(self, key: Key) -> tuple[Tensor, int] | Unusable:
+        image = self._image(key.index)
+        if isinstance(image, Unusable):
+            return image
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed_for(self.seed, f"{key.stream}/{key.epoch}", key.index))
             return self.transform(image), int(self.labels[key.index])
@@ -139,6 +167,19 @@ class ImageNet:
 
     channels = 3
 
+    @staticmethod
+    def require(data_dir: Path | str, folder: str = "imagenet") -> None:
+        """Check that there are folders of classes, without reading what is in them.
+
+        Raises:
+            ValueError: if not.
+        """
+        for split in ("train", "val"):
+            if not any(Path(data_dir, folder, split).glob("*/")):
+                raise ValueError(
+                    f"data_dir={data_dir}: {folder}/{split} must hold a folder of images per class"
+                )
+
     def __init__(
         self,
         batch_size: int,
@@ -157,13 +198,13 @@ class ImageNet:
     ) -> None:
         from torchvision.transforms import v2  # takes a second, and few data sets need it
 
-        if image_size < 1 or test_resize < image_size:
+        if not 1 <= image_size <= test_resize <= LARGEST:
             raise ValueError(
                 f"image_size={image_size}, test_resize={test_resize}: the first must be positive, "
-                "the second at least as large"
+                f"the second at least as large and at most {LARGEST}"
             )
-        if color_jitter < 0:
-            raise ValueError(f"color_jitter={color_jitter} must not be negative")
+        if not 0 <= color_jitter <= 255:
+            raise ValueError(f"color_jitter={color_jitter}: must be between 0 and 255")
         self.device = torch.device(device)
         self.standardise = Standardise(mean, std, self.channels, self.device)
         augment = [v2.RandomResizedCrop(image_size), v2.RandomHorizontalFlip(0.5 if flip else 0.0)]
@@ -197,28 +238,69 @@ class ImageNet:
     def _load(
         self, files: ImageFiles, keys: Iterable[list[Key]], every_batch: bool = False
     ) -> Iterator[Batch]:
-        """Yield a batch for each list of keys, in `every_batch` a whole image at least."""
+        """Yield a batch for each list of keys, in `every_batch` a whole image at least.
+
+        Raises:
+            UserError: if there is no whole image in what has to have one.
+            WorkerLost: if a worker process ended; between two batches, whenever it did.
+        """
+        # The system's own way to start one: a launcher may have made another the default.
+        method = multiprocessing.get_all_start_methods()[0]
         loader = DataLoader(
             files,
             batch_sampler=keys,
             num_workers=self.workers,
+            multiprocessing_context=method if self.workers else None,
             collate_fn=collate,
             worker_init_fn=leave_signals_to_the_run,
             pin_memory=self.device.type == "cuda",
             generator=torch.Generator(),  # else it would draw from the global one
         )
-        for images, labels, unusable in loader:
-            for file in unusable:
-                self._leave_out(file)
-            if len(labels) == 0:
-                if not every_batch:
-                    continue
-                raise UserError(
-                    f"dataset.damaged=skip: all images of a batch are damaged, {file.path} among "
-                    "them; mend it, or take another batch_size"
-                )
-            images = images.to(self.device, non_blocking=True)
-            yield self.standardise(images), labels.to(self.device, non_blocking=True)
+        images_seen, unusable = 0, []
+        try:
+            for images, labels, unusable in self._started(loader):
+                for file in unusable:
+                    self._leave_out(file)
+                images_seen += len(labels)
+                if len(labels):
+                    images = images.to(self.device, non_blocking=True)
+                    yield self.standardise(images), labels.to(self.device, non_blocking=True)
+                elif every_batch:
+                    raise UserError(
+                        f"dataset.damaged=skip: all images of a batch are damaged, {file.path} "
+                        "among them; mend it, or take another batch_size"
+                    )
+        except (RuntimeError, ConnectionError, EOFError) as error:  # the latter before it is known
+            if isinstance(error, RuntimeError) and "DataLoader worker (pid" not in str(error):
+                raise
+            raise WorkerLost(
+                f"execution.workers={self.workers}: one of them is lost, maybe for want of memory "
+                f"({told(error)}); rerun the same command to resume"
+            ) from error
+        if unusable and not images_seen:
+            raise UserError(
+                f"dataset.damaged=skip: all images of a pass are damaged, {unusable[-1].path} "
+                "among them; mend it, or take more batchnorm_batches"
+            )
+
+    def _started(self, loader: DataLoader) -> Iterator[tuple[Tensor, Tensor, list[Unusable]]]:
+        """Return a loader's iterator, which has started its workers.
+
+        Raises:
+            UserError: if the system does not start so many.
+        """
+        before = signal.getsignal(signal.SIGCHLD)
+        try:
+            return iter(loader)
+        except OSError as error:
+            raise UserError(
+                f"execution.workers={self.workers}: they cannot be started ({error.strerror}); "
+                "choose fewer"
+            ) from error
+        finally:
+            # Torch's handler would raise in the middle of a step. Its iterator looks by itself.
+            with contextlib.suppress(ValueError):  # not the main thread: torch has set none
+                signal.signal(signal.SIGCHLD, before)
 
     def _leave_out(self, file: Unusable) -> None:
         path, reason, damaged = file

@@ -8,7 +8,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from phaseavg.data.interface import Batch, Draw, count_steps
+from phaseavg.data.interface import Batch, Draw, check_batch, count_steps
 from phaseavg.data.standardise import Standardise
 from phaseavg.randomness import generator
 
@@ -60,9 +60,10 @@ class ResidentImages:
             mirrored batch by batch. The batches are the same.
 
     Raises:
-        ValueError: if `batch_size` exceeds the number of training images, `padding` is negative,
-            `pad_value` is not among the choices, `mean` or `std` do not fit the channels or the
-            scale, or a deviation is 0.
+        ValueError: if a split is empty, its images or labels do not fit (see `check_batch`),
+            `batch_size` exceeds the number of training images, `padding` is negative or larger than
+            the images, `pad_value` is not among the choices, `mean` or `std` do not fit the
+            channels or the scale, or a deviation is 0.
     """
 
     def __init__(
@@ -81,12 +82,15 @@ class ResidentImages:
         flipped_copy: bool = True,
     ) -> None:
         images, labels = train
+        for which, split in (("training", train), ("test", test)):
+            found, of_them = map(torch.as_tensor, split)
+            check_batch(which, found, of_them, images.shape[1:], torch.uint8, num_classes)
         self.train_size, self.channels, self.image_size, _ = images.shape
         self.test_size = len(test[0])
         self.num_classes = num_classes
         self.steps_per_epoch = count_steps(self.train_size, batch_size)
-        if padding < 0:
-            raise ValueError(f"padding={padding} must not be negative")
+        if not 0 <= padding <= self.image_size:
+            raise ValueError(f"padding={padding}; choices: 0 to {self.image_size}, the image size")
         self.batch_size = batch_size
         self.seed = seed
         self.padding = padding

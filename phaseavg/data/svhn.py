@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -10,6 +11,25 @@ from phaseavg.data.files import require_files
 from phaseavg.data.resident import PadValue, ResidentImages
 
 CLASSES = 10
+FOLDER = "svhn"
+SPLITS = ("train", "test")
+
+
+def _load(data_dir: Path | str, split: str, download: bool = False) -> Any:
+    from torchvision.datasets import SVHN  # takes a second, and not every data set needs it
+
+    return SVHN(str(Path(data_dir, FOLDER)), split=split, download=download)
+
+
+def _require(data_dir: Path | str) -> None:
+    from torchvision.datasets import SVHN
+
+    require_files(
+        Path(data_dir),
+        FOLDER,
+        {name: md5 for _, name, md5 in (SVHN.split_list[split] for split in SPLITS)},
+        lambda: [_load(data_dir, split, download=True) for split in SPLITS],
+    )
 
 
 def svhn(
@@ -41,22 +61,10 @@ def svhn(
     Raises:
         ValueError: if a file is damaged, or missing and not to be had, and as `ResidentImages`.
     """
-    from torchvision.datasets import SVHN  # takes a second, and not every data set needs it
-
-    folder = Path(data_dir, "svhn")
-    splits = ("train", "test")
-
-    def load(split: str, download: bool = False) -> SVHN:
-        return SVHN(str(folder), split=split, download=download)
-
-    require_files(
-        Path(data_dir),
-        folder.name,
-        {name: md5 for _, name, md5 in (SVHN.split_list[split] for split in splits)},
-        lambda: [load(split, download=True) for split in splits],
-    )
+    _require(data_dir)
+    parts = [_load(data_dir, split) for split in SPLITS]
     return ResidentImages(
-        *((np.ascontiguousarray(part.data), part.labels) for part in map(load, splits)),
+        *((np.ascontiguousarray(part.data), part.labels) for part in parts),
         num_classes=CLASSES,
         batch_size=batch_size,
         seed=seed,
@@ -68,3 +76,6 @@ def svhn(
         device=device,
         flipped_copy=flipped_copy,
     )
+
+
+svhn.require = _require

@@ -1,13 +1,17 @@
 """The width factor that every network has."""
 
+MOST = 1 << 16  # channels: weights between two such layers would take over 100 GB
+
 
 def scaled(channels: int, width: float) -> int:
     """Return `channels` times `width`, rounded.
 
     Raises:
-        ValueError: if less than one channel is left.
+        ValueError: if less than one channel is left, or a layer would have more than `MOST`.
     """
     result = round(channels * width)
     if result < 1:
         raise ValueError(f"width={width} leaves none of {channels} channels; choose more")
+    if result > MOST:
+        raise ValueError(f"width={width} makes over {MOST:,} of {channels} channels; choose less")
     return result

@@ -6,14 +6,13 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
-import yaml
 
 from phaseavg.config import Settings
 from phaseavg.errors import UserError
-from phaseavg.report.claims import interval
 from phaseavg.report.records import read_row
-from phaseavg.runs.identity import run_id
+from phaseavg.report.statistics import SAME, differences, interval
 from phaseavg.runs.provenance import how
+from phaseavg.runs.record import has_ended, read_result
 from phaseavg.sweep.cells import Cell, Run
 
 CELL = ["table", "dataset", "model", "column"]
@@ -21,11 +20,8 @@ CELL = ["table", "dataset", "model", "column"]
 
 COLUMNS = [
     *(*CELL, "seed", "run_id", "status", "test_error", "bn_test_error", "epochs", "method_seconds"),
-    *("execution", "modified", "kept"),
+    *("averaging_seconds", "device", "execution", "modified", "kept", "before_averaging"),
 ]
-
-SAME = ["seed", "execution"]
-"""What two runs have in common whose difference counts: elsewhere, a seed ends elsewhere."""
 
 PAIRED = ["against", "paired_n", "paired_mean", "paired_low", "paired_high"]
 
@@ -43,7 +39,7 @@ def read_paper(path: Path) -> pd.DataFrame:
 
 def record_of(settings: Settings) -> Path | None:
     """Return where the record of a run is; None if it has none."""
-    return next((p for p in settings.places if (p / "result.json").is_file()), None)
+    return next((place for place in settings.places if has_ended(place)), None)
 
 
 def execution_of(row: Mapping[str, Any]) -> str:
@@ -65,17 +61,42 @@ def _checked_row(run: Run, path: Path) -> dict[str, Any]:
     Raises:
         UserError: if it is damaged, or another run's.
     """
-    row = read_row(path)
-    config = yaml.safe_load((path / "config.yaml").read_text())
-    recipe = {key: config.get(key) for key in run.settings.recipe()}
-    expected = run.settings.run_id
-    if {row["run_id"], run_id(recipe)} != {expected}:
+    row, expected = read_row(path), run.settings.run_id
+    if row["run_id"] != expected:
         raise UserError(
             f"{path}: a damaged record (it is not that of {expected}); move it away and repeat the "
             "run, or see `make records`"
         )
-    kept = (run.settings.places[1] / "result.json").is_file()
-    return row | {"execution": execution_of(row), "kept": kept}
+    kept = has_ended(run.settings.places[1])
+    return row | {"execution": execution_of(row), "kept": kept, "before_averaging": False}
+
+
+def averages(run: Run) -> bool:
+    """Return whether an average ever replaces a run's weights."""
+    return not run.settings.averaging["_target_"].endswith("NoAveraging")
+
+
+def _course(run: Run, epochs: int) -> tuple[Any, ...]:
+    """Return what two runs have in common whose weights after so many epochs are the same."""
+    return run.trajectory.key(epochs), run.settings.batchnorm_batches
+
+
+def _ends(run: Run, row: Mapping[str, Any]) -> dict[tuple[Any, ...], dict[str, Any]]:
+    """Return rows of the weights that a run had at its phase ends, before an average replaced them.
+
+    By `_course`, as of runs without averaging that end there.
+    """
+    if row["status"] != "finished" or not run.trajectory:
+        return {}
+    phases = read_result(row["path"]).get("phases", [])
+    nothing = dict.fromkeys(("method_seconds", "averaging_seconds"), np.nan)
+    return {
+        _course(run, phase["epoch"]): row
+        | {"test_error": phase["test_error"], "bn_test_error": phase.get("bn_test_error")}
+        | {"epochs": phase["epoch"], "before_averaging": True, **nothing}
+        for phase in phases
+        if "test_error" in phase
+    }
 
 
 def read_cells(runs: Iterable[Run], left_out: list[str] | None = None) -> pd.DataFrame:
@@ -83,8 +104,13 @@ def read_cells(runs: Iterable[Run], left_out: list[str] | None = None) -> pd.Dat
 
     Columns: table, dataset, model, column, seed, run_id; of the record: status, test_error and
     bn_test_error (%, without and with a BatchNorm pass where nothing is averaged), epochs,
-    method_seconds (training and averaging); execution, in words; modified, whether the code had
-    uncommitted changes; kept, whether it is among the records that are kept.
+    method_seconds (training and averaging), of these averaging_seconds; device; execution, in
+    words; modified, whether the code had uncommitted changes; kept, whether it is among the records
+    that are kept; before_averaging: whether the row is of another run of the same trajectory.
+
+    A run without averaging that has no record is the course of others up to a phase end of theirs:
+    the errors of their weights before an average replaces them are its own. Of several runs the
+    shortest counts.
 
     Args:
         runs: of the cells.
@@ -93,32 +119,28 @@ def read_cells(runs: Iterable[Run], left_out: list[str] | None = None) -> pd.Dat
     Raises:
         UserError: if a record is damaged and nothing takes that.
     """
-    rows = []
+    runs = list(runs)
+    found: dict[str, dict[str, Any]] = {}
     for run in runs:
         if path := record_of(run.settings):
             try:
-                row = _checked_row(run, path)
+                found[run.settings.run_id] = _checked_row(run, path)
             except UserError as error:
                 if left_out is None:
                     raise
                 left_out.append(str(error))
-                continue
-            for cell in run.cells:
-                rows.append(row | dict(zip(CELL, key_of(cell), strict=True)))
+    ends: dict[tuple[Any, ...], dict[str, Any]] = {}
+    recorded = [run for run in runs if run.settings.run_id in found]
+    for run in sorted(recorded, key=lambda run: found[run.settings.run_id]["epochs"]):
+        ends = _ends(run, found[run.settings.run_id]) | ends
+    rows = []
+    for run in runs:
+        row = found.get(run.settings.run_id)
+        if row is None and ends and not averages(run) and run.trajectory:
+            row = ends.get(_course(run, run.trajectory.total_epochs))
+        if row is not None:
+            rows += [row | dict(zip(CELL, key_of(cell), strict=True)) for cell in run.cells]
     return pd.DataFrame(rows, columns=COLUMNS)
-
-
-def paired(errors: pd.Series, others: pd.Series) -> tuple[int, float, float, float]:
-    """Return of the differences seed by seed their number, mean, and 95 % t interval.
-
-    Args:
-        errors: by `SAME`.
-        others: likewise; what both have counts.
-    """
-    values = (errors - others).dropna().to_numpy(float)
-    if not len(values):
-        return 0, np.nan, np.nan, np.nan
-    return len(values), values.mean(), *interval(values)
 
 
 def _compared(
@@ -131,8 +153,9 @@ def _compared(
     found: list[tuple[Any, ...]] = []
     for key in frame[CELL].itertuples(index=False, name=None):
         other = against.get(key[0], {}).get(key[-1])
-        sides = errors.get(key, none), errors.get((*key[:-1], other), none)
-        found.append((other, *paired(*sides)))
+        values = differences(errors.get(key, none), errors.get((*key[:-1], other), none))
+        span = interval(values) if len(values) else (np.nan, np.nan)
+        found.append((other, len(values), values.mean(), *span))
     return found
 
 

@@ -1,50 +1,23 @@
 """What our own runs say of the paper's claims.
 
-The unit is the seed: the paired differences of a claim are averaged over its cells for each seed,
-and a 95 % t interval is taken over the seeds. A claim holds if the interval lies below its margin,
-does not hold if it lies above, and is open else.
+The unit is the seed: the paired differences of a claim, and of each of its parts, are averaged
+over the cells for each seed, and a t interval is taken over the seeds. A claim holds if each of its
+parts does; see `phaseavg.report.statistics.judged`.
 """
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
 
 import numpy as np
 import pandas as pd
-from scipy import stats
 
+from phaseavg.report import statistics
+from phaseavg.report.statistics import SAME
 from phaseavg.sweep.cells import Cell
-from phaseavg.sweep.claims import CHOSEN, GAMMAS, Claim, Pair
+from phaseavg.sweep.claims import Claim, Pair
 
-CONFIDENCE = 0.95
-MOST_SEEDS = 10_000
-
-
-def interval(values: np.ndarray) -> tuple[float, float]:
-    """Return the 95 % t interval of a mean; all numbers if there are fewer than two values."""
-    if len(values) < 2:
-        return -np.inf, np.inf
-    half = stats.t.ppf((1 + CONFIDENCE) / 2, len(values) - 1) * stats.sem(values)
-    return float(values.mean() - half), float(values.mean() + half)
-
-
-def verdict(values: np.ndarray, margin: float) -> str:
-    """Return `holds`, `does not hold` or `open`, of one value per seed."""
-    low, high = interval(values)
-    if high < margin:
-        return "holds"
-    return "does not hold" if low > margin else "open"
-
-
-def seeds_to_settle(values: np.ndarray, margin: float) -> int | None:
-    """Return the least number of seeds whose interval would be clear of the margin.
-
-    If their mean and deviation were those of `values`, of two seeds or more; None if more than
-    10,000 would be needed.
-    """
-    distance, deviation = abs(values.mean() - margin), values.std(ddof=1)
-    n = np.arange(2, MOST_SEEDS + 1)
-    clear = stats.t.ppf((1 + CONFIDENCE) / 2, n - 1) * deviation / np.sqrt(n) < distance
-    return int(n[clear.argmax()]) if clear.any() else None
+NETWORK = ["dataset", "model"]
 
 
 @dataclass
@@ -54,13 +27,13 @@ class Evidence:
     Attributes:
         differences: a row per cell (label of the pair, data set, network), a column per seed; NaN
             where a run is missing.
-        margin: what they have to be below.
+        margin: what they have to be below; NaN if there are no runs that say it.
     """
 
     differences: pd.DataFrame
     margin: float
 
-    @property
+    @cached_property
     def used(self) -> pd.DataFrame:
         """The largest block of cells and seeds without a gap, of two seeds or more if there is."""
         sets = {frozenset(row.dropna().index) for _, row in self.differences.iterrows()}
@@ -72,35 +45,144 @@ class Evidence:
             default=self.differences.iloc[:0, :0],
         )
 
-    @property
+    @cached_property
     def values(self) -> np.ndarray:
         """One value per seed: the mean over the cells used."""
         return self.used.mean().to_numpy() if len(self.used) else np.empty(0)
 
-    def part(self, labels: Sequence[str]) -> "Evidence":
-        """Return the evidence of some labels alone."""
-        kept = self.differences.index.get_level_values(0).isin(labels)
-        return Evidence(self.differences[kept], self.margin)
+    @property
+    def complete(self) -> bool:
+        """Whether all cells are used."""
+        return len(self.used) == len(self.differences)
+
+    def parts(self, levels: Sequence[str]) -> "dict[tuple[str, ...], Evidence]":
+        """Return its parts, by what tells them apart."""
+        if not levels:
+            return {("",): self}
+        grouped = self.differences.groupby(list(levels), sort=False)
+        return {key: Evidence(rows, self.margin) for key, rows in grouped}
 
 
-NETWORK = ["dataset", "model"]
+@dataclass
+class Judgement:
+    """A claim's verdict, and how it comes about.
+
+    Attributes:
+        evidence: of all its cells.
+        alternatives: of each its parts, as evidence and verdict by what tells them apart.
+        verdict: `holds`, `does not hold` or `open`.
+    """
+
+    evidence: Evidence
+    alternatives: list[dict[tuple[str, ...], tuple[Evidence, str]]]
+    verdict: str
+
+    @property
+    def confidence(self) -> float:
+        """The confidence of the intervals that decide."""
+        return statistics.confidence_of(len(self.alternatives))
+
+    @property
+    def parts(self) -> dict[tuple[str, ...], tuple[Evidence, str]]:
+        """All parts."""
+        return {key: part for parts in self.alternatives for key, part in parts.items()}
+
+    @property
+    def counted(self) -> int:
+        """How many parts have two seeds or more."""
+        return sum(len(part.values) > 1 for part, _ in self.parts.values())
+
+    @property
+    def complete(self) -> bool:
+        """Whether no cell is missing."""
+        return all(part.complete for part, _ in self.parts.values())
+
+    @property
+    def estimate(self) -> np.ndarray:
+        """One value per seed: the mean over all cells.
+
+        Of alternatives it is that part of the best one that speaks most against it.
+        """
+        if len(self.alternatives) == 1:
+            return self.evidence.values
+        worst = [
+            max((part.values for part, _ in parts.values()), key=np.mean)
+            for parts in self.alternatives
+            if parts and all(len(part.values) for part, _ in parts.values())
+        ]
+        return min(worst, key=np.mean, default=np.empty(0))
+
+    def seeds_to_settle(self) -> int | None:
+        """Return how many seeds would settle an open claim, if they were like those that there are.
+
+        None if more than 10,000.
+
+        Raises:
+            ValueError: if a part has fewer than two.
+        """
+        if not self.parts or self.counted < len(self.parts) or np.isnan(self.evidence.margin):
+            raise ValueError("a part has fewer than two seeds")
+        margin, count = self.evidence.margin, len(self.alternatives)
+        for_it, against_it = [], []
+        for parts in self.alternatives:
+            values = [part.values for part, _ in parts.values()]
+            above = [v for v in values if v.mean() > margin]
+            if above:
+                tests = [statistics.seeds_to_settle(v, margin, len(values)) for v in above]
+                against_it.append(min((n for n in tests if n), default=None))
+            else:
+                tests = [statistics.seeds_to_settle(v, margin, count) for v in values]
+                for_it.append(None if None in tests else max(tests))
+        if for_it:
+            return min((n for n in for_it if n), default=None)
+        return None if None in against_it else max(against_it)
+
+
+def judge(claim: Claim, found: Evidence) -> Judgement:
+    """Return the verdict on a claim.
+
+    Args:
+        claim: one of `CLAIMS`.
+        found: from `evidence`.
+    """
+    parts = found.parts(claim.parts)
+    if claim.alternatives:
+        left = {pair.label: pair.left for pair in claim.pairs}
+        groups = [
+            {key: part for key, part in parts.items() if left[key[0]] == side}
+            for side in dict.fromkeys(left.values())
+        ]
+    else:
+        groups = [parts]
+    values = [[part.values for part in group.values()] for group in groups]
+    verdict, words = statistics.judged(values, found.margin)
+    alternatives = [
+        {key: (part, word) for (key, part), word in zip(group.items(), own, strict=True)}
+        for group, own in zip(groups, words, strict=True)
+    ]
+    return Judgement(found, alternatives, verdict)
 
 
 def _column(rows: pd.DataFrame, cell: tuple[str, str]) -> pd.DataFrame:
-    """Return the rows of one column of one table, by data set, network and seed."""
+    """Return the rows of one column of one table, by data set, network and what makes pairs."""
     table, column = cell
     chosen = rows[(rows["table"] == table) & (rows["column"] == column)]
-    return chosen.set_index([*NETWORK, "seed"])
+    return chosen.set_index([*NETWORK, *SAME])
 
 
-def differences(claim: Claim, pair: Pair, rows: pd.DataFrame) -> pd.Series:
-    """Return left − right of a pair, or left / right of its seconds, by data set, network, seed."""
+def differences(pair: Pair, rows: pd.DataFrame) -> pd.Series:
+    """Return the quantity of a pair, by data set, network, seed."""
     left, right = _column(rows, pair.left), _column(rows, pair.right)
-    if claim.quantity == "error":
-        return (left["test_error"] - right[pair.right_value]).dropna()
-    both = left.join(right.add_suffix("_right"), how="inner")
-    alike = both[both["execution"] == both["execution_right"]]
-    return alike["method_seconds"] / alike["method_seconds_right"]
+    if pair.quantity == "overhead":
+        averaging = left["averaging_seconds"]
+        found = left["method_seconds"] / (left["method_seconds"] - averaging)
+    elif pair.quantity == "wall":
+        on_gpu = (side.loc[side["device"] == "cuda", "method_seconds"] for side in (left, right))
+        both = statistics.pairs(*on_gpu)
+        found = both["left"] / both["right"]
+    else:
+        found = statistics.differences(left[pair.quantity], right[pair.quantity])
+    return found.droplevel("execution").astype(float).dropna()
 
 
 def evidence(
@@ -115,47 +197,37 @@ def evidence(
         pairs: what to compare instead of the claim's own.
     """
     rows = rows[rows["status"] == "finished"]
-    if claim.quantity == "regret":
-        return regret(rows, networks)
-    found = {pair.label: differences(claim, pair, rows) for pair in pairs or claim.pairs}
-    frame = pd.concat(found, names=["pair"]).astype(float).unstack("seed")
+    found = {pair.label: differences(pair, rows) for pair in pairs or claim.pairs}
+    frame = pd.concat(found, names=["pair"]).unstack("seed")
     index = [(label, *network) for label in found for network in networks]
     cells = pd.MultiIndex.from_frame(pd.DataFrame(index, columns=["pair", *NETWORK], dtype=object))
-    return Evidence(frame.reindex(cells), claim.margin)
+    margin = deviation_of_best(claim, rows, networks) if claim.margin is None else claim.margin
+    return Evidence(frame.reindex(cells), margin)
 
 
-def regret(rows: pd.DataFrame, networks: pd.MultiIndex) -> Evidence:
-    """Return by how much the better of γ0 = 0.9 and 0.95 is worse than the best γ0.
+def deviation_of_best(claim: Claim, rows: pd.DataFrame, networks: pd.MultiIndex) -> float:
+    """Return the sample deviation of a network's best cell, averaged over the networks.
 
-    Best and better by their means, for each network, over the seeds that all five have. The margin
-    is the deviation of the best, averaged over the networks.
+    The best of all that the claim compares, by its mean over the seeds that all of them have; NaN
+    if no network has two such seeds.
     """
-    found, deviations = {}, {}
-    for network in networks:
-        own = rows[(rows["dataset"] == network[0]) & (rows["model"] == network[1])]
-        own = own[(own["table"] == "1a") & own["column"].isin(GAMMAS)]
-        errors = own.pivot_table(index="seed", columns="column", values="test_error").dropna()
-        label = "better of 0.9 and 0.95 − best"
-        if errors.empty or set(errors) != set(GAMMAS):
-            found[label, *network] = pd.Series(dtype=float)
-            continue
-        best, chosen = errors.mean().idxmin(), errors[list(CHOSEN)].mean().idxmin()
-        found[label, *network] = errors[chosen] - errors[best]
-        published = "error_std" in own
-        stated = own.set_index("column")["error_std"][best] if published else errors[best].std()
-        deviations[label, *network] = stated
-    if not found:
-        return Evidence(pd.DataFrame(index=pd.MultiIndex.from_arrays([[], [], []])), 0.0)
-    result = Evidence(pd.DataFrame(found).T, 0.0)
-    if len(result.used):
-        result.margin = float(np.mean([deviations[cell] for cell in result.used.index]))
-    return result
+    sides = dict.fromkeys(side for pair in claim.pairs for side in (pair.left, pair.right))
+    errors = {side: _column(rows, side)["test_error"].droplevel("execution") for side in sides}
+    every = pd.DataFrame(errors).dropna().groupby(NETWORK)
+    means, deviations = every.mean(), every.std()
+    best = [
+        deviations.loc[network, means.loc[network].idxmin()]
+        for network in networks
+        if network in means.index
+    ]
+    return float(pd.Series(best, dtype=float).mean())
 
 
 def published(paper: pd.DataFrame) -> pd.DataFrame:
     """Return the paper's cells as `evidence` takes rows: as if of a single seed."""
     rows = paper.reset_index().rename(columns={"error_mean": "test_error"})
-    return rows.assign(seed=0, status="finished", bn_test_error=np.nan)
+    missing = dict.fromkeys(("bn_test_error", "method_seconds", "averaging_seconds"), np.nan)
+    return rows.assign(seed=0, execution="", device="", status="finished", **missing)
 
 
 def networks_of(claim: Claim, cells: Sequence[Cell]) -> pd.MultiIndex:
@@ -167,12 +239,12 @@ def networks_of(claim: Claim, cells: Sequence[Cell]) -> pd.MultiIndex:
     return pd.MultiIndex.from_frame(pd.DataFrame(both, columns=NETWORK, dtype=object))
 
 
-def sign_of(difference: float, neutral: float) -> str:
-    """Return `below`, `equal` or `above` what says nothing for or against; nothing of a blank."""
-    if pd.isna(difference):
+def sign_of(difference: float, margin: float) -> str:
+    """Return `below`, `equal` or `above` the margin; nothing of a blank."""
+    if pd.isna(difference) or pd.isna(margin):
         return ""
     return {-1.0: "below", 0.0: "equal", 1.0: "above"}[
-        float(np.sign(round(difference - neutral, 9)))
+        float(np.sign(round(difference - margin, 9)))
     ]
 
 
@@ -182,15 +254,14 @@ def exceptions(claim: Claim, paper: pd.DataFrame) -> pd.DataFrame:
     Columns: difference, of the means; sign: `below`, `equal` or `above` 0; within, whether it is
     within one deviation, the larger of the two.
     """
-    if claim.quantity == "cost":
+    if claim.of_costs:
         return pd.DataFrame(columns=["difference", "sign", "within"])
     cells = [Cell(*key, ()) for key in paper.index]
     found = evidence(claim, published(paper), networks_of(claim, cells)).differences
     difference = found.iloc[:, 0] if found.shape[1] else pd.Series(np.nan, index=found.index)
-    within = []
+    within, by_label = [], {pair.label: pair for pair in claim.pairs}
     for label, *network in difference.index:
-        pair = next((pair for pair in claim.pairs if pair.label == label), None)
-        sides = [] if pair is None else [pair.left, pair.right]
+        sides = by_label[label].left, by_label[label].right
         deviations = [
             paper["error_std"].get((table, *network, column), np.nan) for table, column in sides
         ]

@@ -7,16 +7,14 @@ import numpy as np
 import pandas as pd
 
 from phaseavg.report.claims import (
-    MOST_SEEDS,
-    Evidence,
+    Judgement,
     evidence,
     exceptions,
-    interval,
+    judge,
     networks_of,
-    seeds_to_settle,
     sign_of,
-    verdict,
 )
+from phaseavg.report.statistics import CONFIDENCE, MOST_SEEDS, interval, verdict
 from phaseavg.report.tables import as_markdown, environment
 from phaseavg.sweep.cells import Cell
 from phaseavg.sweep.claims import CLAIMS, Claim
@@ -26,28 +24,28 @@ def _number(value: float, sign: bool = True) -> str:
     return f"{value:{'+' if sign else ''}.3f}".replace("-", "−")
 
 
-def _span(values: np.ndarray, sign: bool) -> str:
+def _span(values: np.ndarray, sign: bool, confidence: float = CONFIDENCE) -> str:
     """Return mean and interval in words; of one value the value."""
     if not len(values):
         return ""
-    low, high = interval(values)
+    low, high = interval(values, confidence)
     inner = "" if len(values) < 2 else f" [{_number(low, sign)}, {_number(high, sign)}]"
     return f"{_number(values.mean(), sign)}{inner}"
 
 
-def _settled(values: np.ndarray, margin: float) -> str:
-    if verdict(values, margin) != "open":
+def _settled(found: Judgement) -> str:
+    if found.verdict != "open":
         return ""
-    if len(values) < 2:
+    try:
+        needed = found.seeds_to_settle()
+    except ValueError:
         return "not to be said from fewer than 2"
-    needed = seeds_to_settle(values, margin)
     return f"{needed:,}" if needed else f"more than {MOST_SEEDS:,}"
 
 
-def _verdict(found: Evidence) -> str:
-    """Return the verdict, with a reserve as long as cells are missing."""
-    word = verdict(found.values, found.margin)
-    return word if word == "open" or len(found.used) == len(found.differences) else f"{word} so far"
+def _so_far(word: str, complete: bool) -> str:
+    """Return a verdict, with a reserve as long as cells are missing."""
+    return word if word == "open" or complete else f"{word} so far"
 
 
 def _of_the_paper(claim: Claim, figures: pd.DataFrame) -> str:
@@ -63,8 +61,6 @@ def _of_the_paper(claim: Claim, figures: pd.DataFrame) -> str:
     named["within"] = [" ".join(key[1:]) + f" ({key[0]})" for key in within]
     below = int((known["sign"] == "below").sum())
     text = f"mean {_number(known['difference'].mean())}, below 0 in {below} of {len(known)} cells"
-    if claim.quantity == "regret":
-        return f"mean regret {_number(known['difference'].mean())}"
     words = {"above": "against it", "equal": "equal", "within": "within one deviation"}
     for key, word in words.items():
         if named[key]:
@@ -87,13 +83,33 @@ def judged(
     for claim in CLAIMS:
         networks = networks_of(claim, cells)
         found = evidence(claim, rows, networks)
+        judgement = judge(claim, found)
         figures = exceptions(claim, paper)
-        sign, neutral = claim.quantity != "cost", float(claim.quantity == "cost")
-        labels = list(dict.fromkeys(found.differences.index.get_level_values(0)))
-        parts = {label: found.part([label]) for label in labels} if len(labels) > 1 else {}
+        sign = not claim.of_costs
+        parts = [
+            {
+                "part": " ".join(key),
+                "verdict": _so_far(word, part.complete),
+                "difference": _span(part.values, sign, judgement.confidence),
+                "seeds": len(part.values),
+                "cells": f"{len(part.used)} of {len(part.differences)}",
+            }
+            for key, (part, word) in judgement.parts.items()
+            if claim.parts
+        ]
         if claim.beside:
-            uncounted = evidence(claim, rows, networks, claim.beside)
-            parts |= {pair.label: uncounted.part([pair.label]) for pair in claim.beside}
+            uncounted = evidence(claim, rows, networks, claim.beside).parts(["pair"])
+            parts += [
+                {
+                    "part": " ".join(key),
+                    "verdict": _so_far(verdict(part.values, part.margin), part.complete)
+                    + " (not counted)",
+                    "difference": _span(part.values, sign),
+                    "seeds": len(part.values),
+                    "cells": f"{len(part.used)} of {len(part.differences)}",
+                }
+                for key, part in uncounted.items()
+            ]
         lines = []
         for (label, *network), values in found.differences.iterrows():
             kept = values.dropna()
@@ -106,34 +122,25 @@ def judged(
                     "compared": label,
                     "seeds": " ".join(map(str, kept.index)),
                     "ours": _number(kept.mean(), sign) if len(kept) else "",
-                    "sign": sign_of(kept.mean(), neutral),
+                    "sign": sign_of(kept.mean(), found.margin),
                     "paper": "" if pd.isna(figure) else _number(figure),
                 }
             )
         signs = [line["sign"] for line in lines if line["sign"]]
+        estimate = judgement.estimate
         pages.append(
             {
                 "claim": claim,
-                "margin": found.margin,
-                "verdict": _verdict(found),
-                "span": _span(found.values, sign),
-                "seeds": len(found.values),
+                "margin": "" if pd.isna(found.margin) else f"{round(found.margin, 3):g}",
+                "verdict": _so_far(judgement.verdict, judgement.complete),
+                "span": _span(estimate, sign, judgement.confidence),
+                "seeds": len(estimate),
                 "cells": f"{len(found.used)} of {len(found.differences)}",
-                "below": f"{signs.count('below')} of {len(signs)}"
-                if signs and claim.quantity != "regret"  # a regret is never below 0
-                else "",
+                "counted": f"{judgement.counted} of {len(judgement.parts)}" if claim.parts else "",
+                "below": f"{signs.count('below')} of {len(signs)}" if signs else "",
                 "paper": _of_the_paper(claim, figures),
-                "settled": _settled(found.values, found.margin),
-                "parts": [
-                    {
-                        "part": label,
-                        "verdict": _verdict(part) + ("" if label in labels else " (not counted)"),
-                        "difference": _span(part.values, sign),
-                        "seeds": len(part.values),
-                        "cells": f"{len(part.used)} of {len(part.differences)}",
-                    }
-                    for label, part in parts.items()
-                ],
+                "settled": _settled(judgement),
+                "parts": parts,
                 "lines": lines,
             }
         )
@@ -156,6 +163,7 @@ def claims_page(pages: Sequence[dict[str, Any]], remark: str = "", picture: str 
             "difference [95 % interval]": page["span"],
             "seeds": page["seeds"] or "",
             "cells used": page["cells"],
+            "parts with 2 seeds": page["counted"],
             "cells below": page["below"],
             "seeds that would settle it": page["settled"],
         }

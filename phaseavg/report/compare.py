@@ -11,18 +11,18 @@ from pathlib import Path
 from typing import Any
 
 import pandas as pd
-import yaml
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
 from phaseavg.errors import UserError
-from phaseavg.report.cells import execution_of, key_of, paired, record_of
+from phaseavg.report.cells import execution_of, key_of, record_of
 from phaseavg.report.figures.drawing import COLOURS, new_picture, plain
-from phaseavg.report.phase_ends import ERRORS, mean_and_deviation
+from phaseavg.report.phase_ends import ERRORS
 from phaseavg.report.records import damaged, phase_ends, read_history, read_row
+from phaseavg.report.statistics import SAME, differences, mean_and_deviation, mean_with_interval
 from phaseavg.report.study import composing, typed
-from phaseavg.report.tables import with_interval
 from phaseavg.runs.folder import in_progress, read_failure
+from phaseavg.runs.record import has_ended, read_config, read_result
 from phaseavg.runs.result import cost, errors
 from phaseavg.sweep.cells import Cell, cells_of, read_request, runs_of
 
@@ -138,13 +138,13 @@ def read_course(folder: Path) -> Course:
     """
     history = read_history(folder)
     try:
-        config = dict(yaml.safe_load((folder / "config.yaml").read_text()))
+        config = read_config(folder)
         config["schedule"], config["dataset"], config["seed"]
-        ended = (folder / "result.json").is_file()
-        result = json.loads((folder / "result.json").read_text()) if ended else {}
+        ended = has_ended(folder)
+        result = read_result(folder) if ended else {}
         found = errors(history) if history else {}
         seconds = cost(history)["seconds"]
-    except (OSError, ValueError, LookupError, TypeError, yaml.YAMLError) as error:
+    except (OSError, ValueError, LookupError, TypeError) as error:
         raise damaged(folder, error) from error
     execution = execution_of(read_row(folder)) if ended else ""
     return Course(folder, config, history, result, found, seconds, execution)
@@ -281,7 +281,7 @@ def differing(members: Sequence[Member]) -> pd.DataFrame:
 
 def _outcomes(member: Member) -> pd.DataFrame:
     """Return of each run that counts its errors (%) and seconds, by what makes pairs."""
-    rows = []
+    rows, pair = [], [*SAME, "data"]
     for course in member.counted:
         row = {
             "last": course.errors.get("test_error"),
@@ -289,9 +289,9 @@ def _outcomes(member: Member) -> pd.DataFrame:
             "after a BN pass": course.errors.get("with_bn_pass", {}).get("test_error"),
             "seconds": course.seconds,
         }
-        rows.append(dict(zip(("seed", "execution", "data"), course.pair, strict=True)) | row)
-    columns = ["seed", "execution", "data", "last", "best", "after a BN pass", "seconds"]
-    frame = pd.DataFrame(rows, columns=columns).set_index(columns[:3])
+        rows.append(dict(zip(pair, course.pair, strict=True)) | row)
+    columns = [*pair, "last", "best", "after a BN pass", "seconds"]
+    frame = pd.DataFrame(rows, columns=columns).set_index(pair)
     return frame.astype(float)
 
 
@@ -317,8 +317,8 @@ def summarised(members: Sequence[Member]) -> pd.DataFrame:
             first, against = last, f"last − {member.letter}"
             row[against] = ""
         else:
-            number, *interval = paired(last, first)
-            row[against] = with_interval(*interval) + (f" ({number})" if number else "")
+            found = differences(last, first)
+            row[against] = mean_with_interval(found) + (f" ({len(found)})" if len(found) else "")
         rows.append(row)
     return pd.DataFrame(rows)
 

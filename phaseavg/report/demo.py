@@ -6,8 +6,8 @@ import matplotlib
 import pandas as pd
 from matplotlib.figure import Figure
 
-from phaseavg.report.phase_ends import mean_and_deviation
 from phaseavg.report.records import read_metrics, read_runs, require_repetitions
+from phaseavg.report.statistics import mean_and_deviation
 
 SGD, BN, AVERAGE = "SGD", "SGD + BN pass", "average"
 COLOURS = {SGD: "#4c566a", BN: "#0072b2", AVERAGE: "#d55e00"}
@@ -113,6 +113,7 @@ def write_demo(runs_dir: Path, output: Path) -> str:
     require_repetitions(runs, ["averaging"])
     metrics = read_metrics(runs)
     errors = phase_ends(metrics)
+    output.mkdir(parents=True, exist_ok=True)
     errors.round(4).to_csv(output / "phase_ends.csv")
     runs.drop(columns="path").to_csv(output / "runs.csv", index=False)
     picture = figure(metrics)

@@ -1,12 +1,20 @@
 """Table 1 of one network as a list: each method beside SGD of the same length, and what it cost."""
 
-import json
 from collections.abc import Iterable
 
 import pandas as pd
 
-from phaseavg.report.cells import SAME, paired
-from phaseavg.report.tables import as_markdown, signed, spread, with_interval
+from phaseavg.report.records import damaged
+from phaseavg.report.statistics import (
+    SAME,
+    differences,
+    mean_and_deviation,
+    mean_with_interval,
+    signed,
+    spread,
+)
+from phaseavg.report.tables import as_markdown
+from phaseavg.runs.record import has_ended, read_result
 from phaseavg.sweep.cells import Run
 
 METHODS = {  # by length of training: what a line is about, and the table and column that have it
@@ -33,11 +41,19 @@ METHODS = {  # by length of training: what a line is about, and the table and co
     },
 }
 
+COMPARED = {"− SGD": "test_error", "− SGD, both after a BN pass": "bn_test_error"}
+
+CAPTION = (
+    "“− SGD” compares the errors in the table, of weights as trained or of an average (after its "
+    "BatchNorm pass), with SGD as trained. “− SGD, both after a BN pass” compares the average, or "
+    "these weights after a BatchNorm pass, with SGD after such a pass."
+)
+
 CELLS = [cell for methods in METHODS.values() for cell in methods.values()]
 
 
 def headline(rows: pd.DataFrame, model: str, paper: pd.DataFrame) -> str:
-    """Return Table 1 of a network as a list, in Markdown.
+    """Return Table 1 of a network as a list with a caption, in Markdown.
 
     Args:
         rows: from `read_cells`, of one data set.
@@ -59,20 +75,19 @@ def headline(rows: pd.DataFrame, model: str, paper: pd.DataFrame) -> str:
                 "schedule": length,
                 "method": method,
                 "n": f"{len(errors) or ''}" + (f" ({diverged} diverged)" if diverged else ""),
-                "error": spread(errors.mean(), errors.std()),
-                "− SGD": "",
-                "− SGD after a BN pass": "",
+                "error": mean_and_deviation(errors),
+                **dict.fromkeys(COMPARED, ""),
                 "paper's error": spread(theirs["error_mean"], theirs["error_std"]),
                 "paper's − SGD": "",
             }
             if of_sgd is None:
-                of_sgd = (errors, own["bn_test_error"], theirs["error_mean"])
+                of_sgd = own, theirs["error_mean"]
             else:
-                for key, other in zip(("− SGD", "− SGD after a BN pass"), of_sgd, strict=False):
-                    line[key] = with_interval(*paired(errors, other)[1:])
-                line["paper's − SGD"] = signed(theirs["error_mean"] - of_sgd[2])
+                for key, error in COMPARED.items():
+                    line[key] = mean_with_interval(differences(own[error], of_sgd[0][error]))
+                line["paper's − SGD"] = signed(theirs["error_mean"] - of_sgd[1])
             lines.append(line)
-    return as_markdown(pd.DataFrame(lines))
+    return f"{as_markdown(pd.DataFrame(lines))}\n\n{CAPTION}"
 
 
 def cost(runs: Iterable[Run]) -> tuple[int, int, float]:
@@ -82,9 +97,12 @@ def cost(runs: Iterable[Run]) -> tuple[int, int, float]:
     """
     records = {}
     for run_id, places in {run.settings.run_id: run.settings.places for run in runs}.items():
-        path = next((p for p in places if (p / "result.json").is_file()), None)
+        path = next(filter(has_ended, places), None)
         if path is not None:
-            records[run_id] = json.loads((path / "result.json").read_text())
+            try:
+                records[run_id] = read_result(path)
+            except (OSError, ValueError) as error:
+                raise damaged(path, error, "result.json") from error
     segments, epochs, seconds = {}, 0, 0.0
     for record in records.values():
         inherited = record.get("inherited", {"epochs": 0, "seconds": 0.0, "segments": []})

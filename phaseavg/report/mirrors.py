@@ -11,11 +11,11 @@ from pathlib import Path
 from typing import Any
 
 import pandas as pd
-import yaml
 
 from phaseavg.errors import UserError, told
 from phaseavg.report.records import DAMAGED, joined, row_of
 from phaseavg.runs.files import write_atomically
+from phaseavg.runs.record import checked_config, checked_result, require_one_run
 from phaseavg.tracking import RECORD, in_training, local_files
 
 INSPECT = (sys.executable, "-m", "wandb", "leet", "inspect", "--json")
@@ -29,7 +29,7 @@ GOING = ("running", "pending")
 
 FLOATS = (
     *("test_error", "best_test_error", "bn_test_error"),
-    *("seconds", "inherited_seconds", "method_seconds"),
+    *("seconds", "inherited_seconds", "method_seconds", "averaging_seconds"),
 )
 """Columns of numbers that W&B may return as whole ones: it does not tell 1.0 from 1."""
 
@@ -69,7 +69,10 @@ class Mirror:
 
     def row(self) -> dict[str, Any]:
         """Return what `read_runs` has of the run; `path` is where it is."""
-        row = row_of(self.summary["result"], yaml.safe_load(self.config[RECORD]), self.where)
+        config = checked_config(self.config[RECORD])
+        result = checked_result(self.summary["result"])
+        require_one_run(result, config)
+        row = row_of(result, config, self.where)
         floats = {name: float(row[name]) for name in FLOATS if row[name] is not None}
         return row | floats
 
@@ -152,7 +155,7 @@ def frames(mirrors: Iterable[Mirror]) -> tuple[pd.DataFrame, pd.DataFrame, dict[
                 left_out[str(mirror.where)] = reason
                 continue
             row, curves = mirror.row(), mirror.metrics()
-        except (*DAMAGED, yaml.YAMLError) as error:
+        except DAMAGED as error:
             left_out[str(mirror.where)] = f"damaged, or another program's ({told(error)})"
             continue
         place = mirror.where.parents[1] if isinstance(mirror.where, Path) else None

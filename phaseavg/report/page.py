@@ -2,9 +2,9 @@
 
 import contextlib
 import json
-import shutil
+import re
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 from urllib.parse import quote
@@ -30,7 +30,13 @@ from phaseavg.report.tables import CAPTION, FORMATS, environment, grid, notes_of
 from phaseavg.runs.files import write_atomically
 
 TEMPLATES = Path(__file__).parent / "templates"
-ASSETS = ("page.css", "page.js")
+INDEX_PAGE, PLOTLY, ASSETS = "index.html", "plotly.min.js", ("page.css", "page.js")
+
+MANIFEST = "page/written.json"
+"""What a page consists of: only these files are ever replaced or removed by the next one."""
+
+OWN = re.compile(r"index\.html|page/(plotly\.min\.js|page\.css|page\.js|curves/[0-9a-f]{16}\.js)")
+"""The names of a page's files."""
 
 
 def _tables(study: Study, folder: str, results: Path) -> list[dict[str, Any]]:
@@ -203,28 +209,55 @@ def _context(sections: Sequence[Section], results: Path, paper: pd.DataFrame) ->
     }
 
 
+def _written(results: Path) -> set[str]:
+    """Return the files in a folder that an earlier page consists of, as its manifest names them."""
+    try:
+        names = json.loads((results / MANIFEST).read_text())
+        return {name for name in names if OWN.fullmatch(name)}
+    except (OSError, ValueError, TypeError):
+        return set()
+
+
+def _require_own(results: Path) -> None:
+    """Check that no file is in the page's way that no earlier page was made of.
+
+    Raises:
+        UserError: if one is.
+    """
+    for name in (INDEX_PAGE, *(f"page/{asset}" for asset in (PLOTLY, *ASSETS))):
+        if (results / name).exists() and name not in _written(results):
+            raise UserError(
+                f"{results / name}: is in the way, and {results / MANIFEST} does not name it as a "
+                "file of an earlier page; move it away or name another folder with --results"
+            )
+
+
 def _write(results: Path, html: str, scripts: Mapping[str, str]) -> list[Path]:
     """Write the page and what it loads; what an earlier one loaded goes last.
 
     Whenever this is cut off, the page that is there loads the curves of its own runs or none.
     """
-    place, folder = f"--results={results}", results / "page"
-    loaded = {folder / "plotly.min.js": get_plotlyjs().encode()}
-    loaded |= {folder / name: (TEMPLATES / name).read_bytes() for name in ASSETS}
-    loaded |= {folder / "curves" / f"{name}.js": text.encode() for name, text in scripts.items()}
+    place = f"--results={results}"
+    content = {f"page/{PLOTLY}": get_plotlyjs().encode()}
+    content |= {f"page/{name}": (TEMPLATES / name).read_bytes() for name in ASSETS}
+    content |= {f"page/curves/{name}.js": text.encode() for name, text in scripts.items()}
+    content |= {INDEX_PAGE: html.encode()}
+    earlier = _written(results)
+
+    def note(names: Iterable[str]) -> None:
+        write_atomically(results / MANIFEST, json.dumps(sorted(names), indent=1).encode(), place)
+
     try:
-        (folder / "curves").mkdir(parents=True, exist_ok=True)
-        for path, content in loaded.items():
-            write_atomically(path, content, place)
-        write_atomically(results / "index.html", html.encode(), place)
-        for path in (*folder.rglob("*"), *results.glob(".index.html.*.part")):
-            if path.is_file() and path not in loaded:
-                path.unlink()
-        for path in results.glob(".page.*"):  # of a version that wrote to a folder of its own
-            shutil.rmtree(path)
+        (results / "page/curves").mkdir(parents=True, exist_ok=True)
+        note(earlier | content.keys())
+        for name, text in content.items():
+            write_atomically(results / name, text, place)
+        for name in earlier - content.keys():
+            (results / name).unlink(missing_ok=True)
+        note(content)
     except OSError as error:
-        raise UserError(f"{place}: {folder.name} could not be written ({error})") from error
-    return [results / "index.html", folder]
+        raise UserError(f"{place}: the page could not be written ({error})") from error
+    return [results / INDEX_PAGE, results / "page"]
 
 
 def write_page(
@@ -250,14 +283,15 @@ def write_page(
     Raises:
         UserError: if an archive or a folder of figures is damaged, or the page cannot be written.
     """
+    _require_own(results)
     repeats, sections = Repeats(conf), []
     with contextlib.ExitStack() as stack:
+        # First what the user has named: a mistake in it is not to wait for the studies.
+        named = [folder_section(n, folder, conf, stack) for n, folder in enumerate(folders, 1)]
         for source in sources:
             say(f"{source.title}: composing and reading {' '.join(source.overrides)}")
             sections.append(study_section(source, results, conf, paper, stack))
-        for number, folder in enumerate(folders, start=1):
-            say(f"reading {folder}")
-            sections.append(folder_section(number, folder, conf, stack))
+        sections += named
     known = {run_id: run for section in sections for run_id, run in section.runs.items()}
     for section in sections:
         damaged = [f"{c.folder}: {c.state}" for c in section.cards if c.damage]

@@ -5,9 +5,8 @@ from collections.abc import Sequence
 import pandas as pd
 
 from phaseavg.errors import UserError
-from phaseavg.report.claims import interval
 from phaseavg.report.records import RECIPE, read_metrics, require_repetitions
-from phaseavg.report.tables import with_interval
+from phaseavg.report.statistics import mean_and_deviation, mean_with_interval
 
 PARTS = ("dataset", "model", "optimizer", "averaging")
 MADE_WITH = ("device_name", "cpu_capability", "threads", "precision", "torch", "commit")
@@ -18,13 +17,6 @@ ERRORS = {
 }
 
 GAIN = "average − after a BN pass"
-
-
-def mean_and_deviation(values: pd.Series, sign: str = "") -> str:
-    """Return mean ± sample deviation; of one value the value, of none nothing. `sign` shows "+"."""
-    if not len(values):
-        return ""
-    return f"{values.mean():{sign}.2f}" + (f" ± {values.std():.2f}" if len(values) > 1 else "")
 
 
 def phase_ends(runs: pd.DataFrame, by: Sequence[str]) -> pd.DataFrame:
@@ -39,10 +31,13 @@ def phase_ends(runs: pd.DataFrame, by: Sequence[str]) -> pd.DataFrame:
             repetitions with other seeds.
 
     Raises:
-        UserError: if there is no such setting, no run is finished, or a group mixes recipes.
+        UserError: if there is no such setting, no run is finished, a setting is named twice, or a
+            group mixes recipes.
     """
     choices = [name for name in runs if name.startswith(RECIPE) or name in (*PARTS, *MADE_WITH)]
     for name in by:
+        if by.count(name) > 1:
+            raise UserError(f"{name}: is named twice; name each setting once")
         if name not in choices:
             raise UserError(f"{name}: there is no such setting; choices: {', '.join(choices)}")
     require_repetitions(runs, by)
@@ -63,7 +58,7 @@ def phase_ends(runs: pd.DataFrame, by: Sequence[str]) -> pd.DataFrame:
         for key, label in ERRORS.items():
             row[label] = mean_and_deviation(lines[key].dropna())
         gains = (lines["average_test_error"] - lines["bn_test_error"]).dropna().to_numpy()
-        row[GAIN] = with_interval(gains.mean(), *interval(gains)) if len(gains) else ""
+        row[GAIN] = mean_with_interval(gains)
         row |= {label: mean_and_deviation(lines[key].dropna()) for key, label in watched.items()}
         rows.append(row)
     return pd.DataFrame(rows, dtype=object).fillna("")

@@ -1,18 +1,28 @@
 """Records of finished runs as pandas frames."""
 
-import json
-import lzma
+import io
 from collections.abc import Mapping, Sequence
+from contextlib import nullcontext
 from itertools import accumulate
 from pathlib import Path
 from typing import Any
 
 import pandas as pd
-import yaml
 
 from phaseavg.errors import UserError, told
-from phaseavg.runs.files import write_atomically
+from phaseavg.runs.files import alone_in, write_atomically
 from phaseavg.runs.identity import parts_of
+from phaseavg.runs.record import (
+    ended_runs,
+    metrics_file,
+    read_config,
+    read_lines,
+    read_result,
+    require_one_run,
+)
+from phaseavg.runs.record import (
+    read_metrics as metrics_text,
+)
 
 RECIPE = (
     *("dataset.", "model.", "optimizer.", "schedule.", "averaging."),
@@ -52,13 +62,13 @@ def read_row(folder: Path) -> dict[str, Any]:
     """
     try:
         return _row(folder)
-    except (*DAMAGED, yaml.YAMLError) as error:
+    except DAMAGED as error:
         raise damaged(folder, error) from error
 
 
 def _row(folder: Path) -> dict[str, Any]:
-    result = dict(json.loads((folder / "result.json").read_text()))
-    config = dict(yaml.safe_load((folder / "config.yaml").read_text()))
+    result, config = read_result(folder), read_config(folder)
+    require_one_run(result, config)
     return row_of(result, config, folder)
 
 
@@ -91,6 +101,8 @@ def row_of(result: Mapping[str, Any], config: Mapping[str, Any], path: Any) -> d
         "inherited_epochs": inherited["epochs"],
         "inherited_seconds": inherited["seconds"],
         "method_seconds": sum(result[f"{kind}_seconds"] for kind in ("train", "averaging")),
+        "averaging_seconds": result["averaging_seconds"],
+        "device": made_with("execution", "device"),
         "device_name": made_with("execution", "device_name"),
         "cpu_capability": made_with("execution", "cpu_capability"),
         "threads": made_with("execution", "threads"),
@@ -122,14 +134,15 @@ def read_runs(folder: Path) -> pd.DataFrame:
     result: numerics_version, status, test_error, best_test_error and bn_test_error (%, the last of
     the last weights after a BatchNorm pass), epochs, seconds, of these inherited_epochs and
     inherited_seconds, that were trained for several runs at once, method_seconds (training and
-    averaging); with what it was computed: device_name, cpu_capability, threads, precision, torch,
-    commit, modified (with ` + ` between them where a run was continued with another); `path`, the
-    run's folder; and the whole config, by the names that an override has at the prompt.
+    averaging) and of these averaging_seconds; with what it was computed: device, device_name,
+    cpu_capability, threads, precision, torch, commit, modified (with ` + ` between them where a run
+    was continued with another); `path`, the run's folder; and the whole config, by the names that
+    an override has at the prompt.
 
     Raises:
         UserError: if there are none, or a record is damaged.
     """
-    rows = [read_row(path.parent) for path in sorted(folder.glob("*/result.json"))]
+    rows = [read_row(path) for path in ended_runs(folder)]
     if not rows:
         raise UserError(f"{folder}: there is no finished run in it; name a folder with runs")
     return pd.DataFrame(rows)
@@ -143,8 +156,9 @@ def write_runs(records: Path) -> Path:
     """
     path = records.parent / "runs.csv"
     path.parent.mkdir(parents=True, exist_ok=True)
-    some = any(records.glob("*/result.json"))
-    text = read_runs(records).drop(columns="path").to_csv(index=False) if some else "run_id\n"
+    with alone_in(records) if records.is_dir() else nullcontext():
+        some = ended_runs(records)
+        text = read_runs(records).drop(columns="path").to_csv(index=False) if some else "run_id\n"
     write_atomically(path, text.encode(), f"--records={records}")
     return path
 
@@ -166,12 +180,6 @@ def require_repetitions(runs: pd.DataFrame, by: Sequence[str]) -> None:
             )
 
 
-def metrics_file(folder: Path) -> Path:
-    """Return where a run or a record has its metrics: of records that are kept, compressed."""
-    compressed = folder / "metrics.jsonl.xz"
-    return compressed if compressed.exists() else folder / "metrics.jsonl"
-
-
 def read_history(folder: Path) -> list[dict[str, Any]]:
     """Return the metrics of a run or a record with its exact numbers, a mapping per epoch.
 
@@ -181,16 +189,9 @@ def read_history(folder: Path) -> list[dict[str, Any]]:
         UserError: if the file is damaged.
     """
     try:
-        return lines_of(metrics_file(folder))
-    except (OSError, ValueError, TypeError, lzma.LZMAError) as error:
+        return read_lines(folder)
+    except (OSError, ValueError) as error:
         raise damaged(folder, error, metrics_file(folder).name) from error
-
-
-def lines_of(path: Path) -> list[dict[str, Any]]:
-    """Return the mappings in a file of JSON lines, maybe compressed; none if there is no file."""
-    content = path.read_bytes() if path.exists() else b""
-    text = lzma.decompress(content) if path.suffix == ".xz" else content
-    return [dict(json.loads(line)) for line in text.splitlines()]
 
 
 def read_metrics(
@@ -211,7 +212,7 @@ def read_metrics(
     frames = []
     for path in finished["path"]:
         try:
-            metrics = pd.read_json(metrics_file(path), lines=True)
+            metrics = pd.read_json(io.BytesIO(metrics_text(path)), lines=True)
         except (OSError, ValueError) as error:
             raise damaged(path, error) from error
         frames.append(metrics)

@@ -3,11 +3,10 @@
 import json
 import re
 import shlex
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import yaml
 from hydra import compose, initialize_config_dir
 from hydra.core.global_hydra import GlobalHydra
 from hydra.core.override_parser.types import Quote, QuotedString
@@ -19,6 +18,7 @@ from phaseavg.cli import as_option
 from phaseavg.config import check
 from phaseavg.runs.identity import run_id as id_of
 from phaseavg.sweep.cells import Run, key_of, parsed
+from phaseavg.targets import option_targets, targets
 
 GROUPS = ("dataset", "model", "optimizer", "schedule", "averaging")
 
@@ -47,16 +47,6 @@ def leaves(values: Mapping[str, Any], path: str = "") -> dict[str, Any]:
         else:
             found[f"{path}{key}"] = value
     return found
-
-
-def targets(node: Any) -> Iterator[str]:
-    """Return what a config names to be imported and called, at any depth."""
-    if isinstance(node, Mapping):
-        if "_target_" in node:
-            yield str(node["_target_"])
-        node = list(node.values())
-    for item in node if isinstance(node, list) else ():
-        yield from targets(item)
 
 
 def literal(value: Any) -> str:
@@ -126,8 +116,7 @@ class Repeats:
     def __init__(self, conf: Path) -> None:
         self._conf = conf
         self._composed: dict[tuple[str, ...], dict[str, Any]] = {}
-        options = [yaml.safe_load(path.read_text()) for path in sorted(conf.rglob("*.yaml"))]
-        self._targets = set(targets(options))
+        self._targets = option_targets(conf)
 
     def knows(self, config: Any) -> bool:
         """Return whether all that a config names to be imported is of the options."""

@@ -1,17 +1,19 @@
 """Runs as a page shows them: what has come of each, also of those that have not ended."""
 
-import json
-import lzma
-from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-import yaml
-
 from phaseavg.errors import Diverged, told
-from phaseavg.report.records import DAMAGED, lines_of, metrics_file, phase_ends
+from phaseavg.report.records import DAMAGED, phase_ends
 from phaseavg.runs.folder import in_progress, read_failure
+from phaseavg.runs.record import (
+    has_ended,
+    read_config,
+    read_lines,
+    read_result,
+    require_one_run,
+)
 
 SIGNS = ("config.yaml", "result.json", "failure.json")
 """A folder that has one of these is a run's."""
@@ -83,34 +85,23 @@ class RunCard:
         return " + ".join(dict.fromkeys(entries))
 
 
-def _mapping(path: Path, content: Any) -> dict[str, Any]:
-    if not isinstance(content, Mapping):
-        raise TypeError(f"{path.name} holds no mapping")
-    return dict(content)
-
-
 def read_card(folder: Path) -> RunCard:
     """Return what a run's folder says, if only that it is damaged."""
-    config, result = folder / "config.yaml", folder / "result.json"
     card = RunCard(folder, folder.name)
     try:
-        if config.exists():
-            card.config = _mapping(config, yaml.safe_load(config.read_text()))
-        card.history = lines_of(metrics_file(folder))
+        if (folder / "config.yaml").exists():
+            card.config = read_config(folder)
+        card.history = read_lines(folder)
         for line in card.history:
             int(line["epoch"])
-        if result.exists():
-            card.result = _mapping(result, json.loads(result.read_text()))
-            card.run_id = str(card.result["run_id"])
-            card.made_with("execution", "device_name")
-            card.made_with("git", "commit")
-            if card.status not in ("finished", "diverged"):
-                raise ValueError(f"status={card.status!r}")
-            card.state, card.time  # noqa: B018 -- made of what an outcome has to have
+        if (folder / "result.json").exists():
+            card.result = read_result(folder)
+            card.run_id = card.result["run_id"]
+            require_one_run(card.result, card.config)
         else:
             card.failure = read_failure(folder) or ""
             card.training = in_progress(folder)
-    except (*DAMAGED, yaml.YAMLError, lzma.LZMAError) as error:
+    except DAMAGED as error:
         return RunCard(folder, folder.name, damage=told(error))
     return card
 
@@ -126,7 +117,6 @@ def cards_in(*places: Path) -> list[RunCard]:
     found: dict[str, Path] = {}
     for folder in (folder for place in places for folder in run_folders(place)):
         other = found.setdefault(folder.name, folder)
-        ended = (folder / "result.json").exists()
-        if ended and not (other / "result.json").exists():
+        if has_ended(folder) and not has_ended(other):
             found[folder.name] = folder
     return [read_card(folder) for _, folder in sorted(found.items())]

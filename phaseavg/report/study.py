@@ -16,7 +16,7 @@ from omegaconf.errors import OmegaConfBaseException
 from phaseavg.cli import as_option, explained
 from phaseavg.config import Settings, check
 from phaseavg.errors import UserError
-from phaseavg.report.cells import CELL, key_of, read_cells, summarised
+from phaseavg.report.cells import CELL, averages, key_of, read_cells, summarised
 from phaseavg.report.claims_page import claims_page, judged
 from phaseavg.report.figures.claims import draw as draw_claims
 from phaseavg.report.figures.drawing import WRITTEN, rendered
@@ -78,7 +78,7 @@ def composing(conf: Path, more: Path | None = None) -> Iterator[tuple[list[str],
     try:
         with initialize_config_dir(str(conf.resolve()), version_base="1.3"):
             yield options, composed
-    except (HydraException, OmegaConfBaseException) as error:
+    except (HydraException, OmegaConfBaseException, RecursionError) as error:
         raise UserError(explained(error)) from error
 
 
@@ -143,11 +143,7 @@ def cells_of_study(study: Study) -> pd.DataFrame:
     """Return a row per cell: what `summarised` has, and `averaged`, whether its runs average."""
     against = {name: table.against for name, table in study.request.tables.items()}
     cells = summarised(study.request.cells, study.rows, study.paper, against)
-    averaged = {
-        key_of(cell): not run.settings.averaging["_target_"].endswith("NoAveraging")
-        for run in study.runs.values()
-        for cell in run.cells
-    }
+    averaged = {key_of(cell): averages(run) for run in study.runs.values() for cell in run.cells}
     cells["averaged"] = [averaged[key] for key in cells[CELL].itertuples(index=False, name=None)]
     return cells
 

@@ -6,11 +6,11 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pandas as pd
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
 from phaseavg.report.cells import CELL
+from phaseavg.report.statistics import signed, spread, with_interval
 from phaseavg.runs.files import write_atomically
 
 DIFFERENCE = "paired difference"
@@ -63,25 +63,6 @@ def as_markdown(frame: pd.DataFrame) -> str:
         return ""
     escaped = frame.astype(str).map(as_md).rename(columns=as_md)
     return escaped.to_markdown(index=False, disable_numparse=True)
-
-
-def spread(mean: float, deviation: float) -> str:
-    """Return mean ± deviation, where there is one; nothing of a blank."""
-    if pd.isna(mean):
-        return ""
-    return f"{mean:.2f}" + ("" if pd.isna(deviation) else f" ± {deviation:.2f}")
-
-
-def signed(value: float) -> str:
-    """Return a difference with its sign; nothing of a blank."""
-    return "" if pd.isna(value) else f"{value:+.2f}".replace("-", "−")
-
-
-def with_interval(mean: float, low: float, high: float) -> str:
-    """Return a difference with its interval, where there is one; nothing of a blank."""
-    if pd.isna(mean) or np.isinf(low):
-        return signed(mean)
-    return f"{signed(mean)} [{signed(low)}, {signed(high)}]"
 
 
 def _ours(cell: pd.Series, letters: dict[str, str]) -> str:
@@ -170,6 +151,12 @@ def notes_of(cells: pd.DataFrame, rows: pd.DataFrame) -> list[str]:
         notes.append(
             f"{DIFFERENCE}: {', '.join(pairs)}; the mean over the seeds that both have with the "
             "same execution, with its 95 % t interval from two seeds on; (n) where they are fewer."
+        )
+    borrowed = rows[rows["before_averaging"].astype(bool)]
+    for column, found in borrowed.groupby("column", sort=False):
+        notes.append(
+            f"{column}: {len(found)} of its errors are from runs of the same trajectory, before an "
+            "average replaced their weights."
         )
     letters = letters_of(cells)
     if letters:

@@ -11,23 +11,34 @@ import shutil
 import tarfile
 import zipfile
 import zlib
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import Any
 
-import yaml
-from hydra.utils import get_object
-from omegaconf import OmegaConf
-
-from phaseavg.config import check, is_part, signature
+from phaseavg.config import check_record, signature
 from phaseavg.errors import UserError, told
-from phaseavg.runs.files import write_atomically
+from phaseavg.runs.files import (
+    LIMIT,
+    MEGABYTE,
+    alone_in,
+    capped,
+    dump_yaml,
+    load_json,
+    load_yaml,
+    read_file,
+    unpacked,
+    write_atomically,
+)
 from phaseavg.runs.identity import run_id
+from phaseavg.runs.record import checked_config, checked_lines, checked_result, require_one_run
+from phaseavg.targets import is_part, located
 
 NAMES = ("config.yaml", "result.json", "metrics.jsonl", "metrics.jsonl.xz")
-ENDED = ("finished", "diverged")
 DAMAGED = (tarfile.TarError, zipfile.BadZipFile, lzma.LZMAError, zlib.error)
+
+TOTAL_LIMIT = 32 * LIMIT
+"""The most bytes that all records of a folder or archive may have together."""
 
 
 @dataclass
@@ -63,14 +74,16 @@ class Record:
         return [name for name, equal in same.items() if not equal]
 
     def write(self, records: Path) -> None:
-        """Write it to its folder; half of it is never there under its name."""
+        """Write it to its folder; half of it is never there under its name.
+
+        Only for who is `alone_in` the folder `records`.
+        """
         temporary = records / f".{self.run_id}.part"
         shutil.rmtree(temporary, ignore_errors=True)
         temporary.mkdir(parents=True)
-        config = yaml.safe_dump(self.config, sort_keys=False)
         result = json.dumps(self.result, ensure_ascii=False, indent=1) + "\n"
         for name, content in {
-            "config.yaml": config.encode(),
+            "config.yaml": dump_yaml(self.config),
             "metrics.jsonl.xz": lzma.compress(self.metrics),
             "result.json": result.encode(),
         }.items():
@@ -101,7 +114,7 @@ def _in_tar(source: Path) -> Iterator[tuple[PurePosixPath, bytes]]:
             if member.issym() or member.islnk():
                 _checked(member.linkname, source)
             if member.isfile() and path.name in NAMES:
-                yield path, archive.extractfile(member).read()
+                yield path, capped(archive.extractfile(member), member.name)
 
 
 def _in_zip(source: Path) -> Iterator[tuple[PurePosixPath, bytes]]:
@@ -109,7 +122,8 @@ def _in_zip(source: Path) -> Iterator[tuple[PurePosixPath, bytes]]:
         for member in archive.infolist():
             path = _checked(member.filename, source)
             if path.name in NAMES and not member.is_dir():
-                yield path, archive.read(member)
+                with archive.open(member) as file:
+                    yield path, capped(file, member.filename)
 
 
 def _in_folder(source: Path) -> Iterator[tuple[PurePosixPath, bytes]]:
@@ -119,7 +133,7 @@ def _in_folder(source: Path) -> Iterator[tuple[PurePosixPath, bytes]]:
             if not path.resolve().is_relative_to(root):
                 raise UserError(f"FROM={source}: {path} leads out of it; nothing was imported")
             if not any(part.startswith(".") for part in path.relative_to(source).parts):
-                yield PurePosixPath(path.relative_to(source).as_posix()), path.read_bytes()
+                yield PurePosixPath(path.relative_to(source).as_posix()), read_file(path)
 
 
 def folders_in(source: Path) -> dict[str, Files]:
@@ -139,12 +153,17 @@ def folders_in(source: Path) -> dict[str, Files]:
     else:
         raise UserError(f"FROM={source}: is neither a folder nor a tar or zip archive")
     folders: dict[str, Files] = {}
+    total = 0
     try:
         for path, content in found:
+            total += len(content)
+            if total > TOTAL_LIMIT:
+                raise ValueError(f"its records have more than {TOTAL_LIMIT // MEGABYTE} MB")
             folders.setdefault(str(path.parent), {})[path.name] = content
     except UserError:
         raise
-    except (OSError, EOFError, RuntimeError, *DAMAGED) as error:  # RuntimeError: encrypted
+    except (OSError, EOFError, ValueError, RuntimeError, *DAMAGED) as error:
+        # RuntimeError: encrypted
         raise UserError(f"FROM={source}: is damaged ({error})") from error
     return folders
 
@@ -167,7 +186,7 @@ def common_keys(conf: Path) -> dict[str, set[str]]:
             look(value)
 
     for path in conf.rglob("*.yaml"):
-        look(yaml.safe_load(path.read_text()))
+        look(load_yaml(read_file(path)))
     return keys
 
 
@@ -192,20 +211,23 @@ def completed(part: Any, keys: Mapping[str, set[str]], where: str = "") -> Any:
         return done
     target = part["_target_"]
     for key in sorted(keys.get(target, set()) - done.keys()):
-        parameter = signature(get_object(target)).parameters.get(key)
+        parameter = signature(located(target)).parameters.get(key)
         if parameter is None or parameter.default is inspect.Parameter.empty:
             raise UserError(f"{where}.{key}: is missing, and {target} has no default for it")
         done[key] = parameter.default
     return done
 
 
-def read_record(source: str, files: Files, keys: Mapping[str, set[str]]) -> Record | None:
+def read_record(
+    source: str, files: Files, keys: Mapping[str, set[str]], allow: Iterable[str] = ()
+) -> Record | None:
     """Return the record in a folder, under the run id of today; None of a run that has not ended.
 
     Args:
         source: where the folder is.
         files: from `folders_in`.
         keys: from `common_keys`.
+        allow: modules that its config may name beside the project's options.
 
     Raises:
         UserError: if it is damaged, or its config is none of today's.
@@ -213,25 +235,17 @@ def read_record(source: str, files: Files, keys: Mapping[str, set[str]]) -> Reco
     if "result.json" not in files:
         return None
     try:
-        result = json.loads(files["result.json"])
-        config = dict(yaml.safe_load(files["config.yaml"]))
+        result = checked_result(load_json(files["result.json"]))
+        config = checked_config(files["config.yaml"])
         packed = files.get("metrics.jsonl.xz")
-        metrics = files["metrics.jsonl"] if packed is None else lzma.decompress(packed)
-        epochs = [json.loads(line)["epoch"] for line in metrics.splitlines()]
-        complete = result["status"] in ENDED and len(epochs) == result["epochs"]
-        version = int(result["numerics_version"])
-        former = str(result["run_id"])
-        for key in ("seconds", "train_seconds", "averaging_seconds"):
-            float(result[key])
-        for made in result["provenance"]:
-            made["execution"], made["versions"], made["git"]
-    except (ValueError, LookupError, TypeError, lzma.LZMAError, yaml.YAMLError) as error:
+        metrics = files["metrics.jsonl"] if packed is None else unpacked(packed)
+        require_one_run(result, config, checked_lines(metrics))
+    except (ValueError, LookupError) as error:
         raise UserError(f"{source}: a damaged record ({told(error)}); move it away") from error
-    if not complete:
-        raise UserError(f"{source}: a damaged record (metrics and result disagree); move it away")
+    version, former = result["numerics_version"], result["run_id"]
     try:
         config = {key: completed(value, keys, key) for key, value in config.items()}
-        settings = check(OmegaConf.create(config))
+        settings = check_record(config, {*keys, *allow})
     except UserError as error:
         raise UserError(f"{source}: {error}") from error
     identity = run_id(settings.recipe(), version)
@@ -258,51 +272,79 @@ class Imported:
     unended: int = 0
 
 
-def import_records(source: Path | None, records: Path, conf: Path) -> Imported:
+def import_records(
+    source: Path | None, records: Path, conf: Path, allow: Iterable[str] = ()
+) -> Imported:
     """Bring the ended runs of a folder or archive to `records`, and all there to today's run ids.
 
-    Nothing is written unless all of it can be.
+    Nothing is written unless all of it can be. Processes that import at once take turns.
 
     Args:
         source: folder or archive, if anything is to be imported.
         records: where they are kept.
         conf: the folder of the configs.
+        allow: modules that records may name beside the project's own.
 
     Raises:
         UserError: if a record is damaged, or two of the same run say different things.
     """
     keys, done = common_keys(conf), Imported()
-    before: dict[str, list[Path]] = {}  # by today's run id; two if a renaming was cut off
-    kept: dict[str, Record] = {}
-    if records.is_dir():
-        for name, files in folders_in(records).items():
-            if record := read_record(f"{records}/{name}", files, keys):
-                _add(record, kept)
-                before.setdefault(record.run_id, []).append(records / name)
-    found = dict(kept)
+    found: dict[str, Record] = {}
     for name, files in (folders_in(source) if source else {}).items():
-        record = read_record(f"{source}/{name}", files, keys)
+        record = read_record(f"{source}/{name}", files, keys, allow)
         if record is None:
             done.unended += 1
-        elif _add(record, found):
-            done.new += 1
-        else:
+        elif not _add(record, found):
             done.known += 1
-    for name in found:
-        if (records / name).exists() and records / name not in before.get(name, []):
-            raise UserError(f"{records / name}: is no record and in the way; move it away")
+    if not found and not records.is_dir():
+        return done
     try:
-        for name, record in found.items():
-            folders = before.get(name, [])
-            if records / name not in folders:
-                record.write(records)
-            for old in folders:
-                if old.name != name:
-                    shutil.rmtree(old)
-                    done.renamed += 1
+        records.mkdir(parents=True, exist_ok=True)
+        with alone_in(records):
+            _keep(found.values(), records, keys, allow, done)
     except OSError as error:
         raise UserError(f"--records={records}: {error}; the same command goes on") from error
     return done
+
+
+def _keep(
+    found: Iterable[Record],
+    records: Path,
+    keys: Mapping[str, set[str]],
+    allow: Iterable[str],
+    done: Imported,
+) -> None:
+    """Write records to the folder of those that are kept, and rename those whose run id is old.
+
+    Args:
+        found: to be written unless they are there.
+        records: held by this process alone.
+        keys: from `common_keys`.
+        allow: modules that records may name.
+        done: counts what is done.
+    """
+    before: dict[str, list[Path]] = {}  # by today's run id; two if a renaming was cut off
+    kept: dict[str, Record] = {}
+    for name, files in folders_in(records).items():
+        if record := read_record(f"{records}/{name}", files, keys, allow):
+            _add(record, kept)
+            before.setdefault(record.run_id, []).append(records / name)
+    for record in found:
+        if _add(record, kept):
+            done.new += 1
+        else:
+            done.known += 1
+    for name in kept:
+        if (records / name).exists() and records / name not in before.get(name, []):
+            raise UserError(f"{records / name}: is no record and in the way; move it away")
+    for name, record in kept.items():
+        folders = before.get(name, [])
+        if records / name not in folders:
+            record.write(records)
+        for old in folders:
+            if old.name != name:
+                shutil.rmtree(old)
+                done.renamed += 1
 
 
 def _add(record: Record, found: dict[str, Record]) -> bool:

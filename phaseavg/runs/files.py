@@ -1,13 +1,140 @@
-"""The one writer, and what else is done with files."""
+"""Reading and writing files that others may have damaged, swapped, or be writing too."""
 
 import contextlib
+import errno
+import fcntl
 import hashlib
 import json
+import lzma
 import os
+import re
+import stat
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
+import yaml
+
 from phaseavg.errors import UserError
+
+MEGABYTE = 2**20
+
+LIMIT = 64 * MEGABYTE
+"""The most bytes that a file of a record may have, unpacked; real ones have a hundredth."""
+
+YAML_LIMIT, YAML_DEPTH = MEGABYTE, 50
+"""The same of a YAML file, and how deep its lists and mappings may be nested."""
+
+
+def read_file(path: Path, limit: int | None = LIMIT) -> bytes:
+    """Return the content of a regular file; a pipe or a device in its place never blocks.
+
+    Args:
+        path: of the file.
+        limit: the most bytes that it may have; None: any number.
+
+    Raises:
+        OSError: if the file cannot be read or is no regular file.
+        ValueError: if it is too large.
+    """
+    if not stat.S_ISREG(path.stat().st_mode):
+        raise OSError(errno.EINVAL, "is no regular file", str(path))
+    with path.open("rb") as file:
+        return capped(file, path.name, limit)
+
+
+def capped(file: Any, name: str, limit: int | None = LIMIT) -> bytes:
+    """Return the content of an open file.
+
+    Args:
+        file: opened for reading bytes.
+        name: in the message.
+        limit: the most bytes that it may have; None: any number.
+
+    Raises:
+        ValueError: if it has more, whatever an archive's header says.
+    """
+    content = file.read(-1 if limit is None else limit + 1)
+    if limit is not None and len(content) > limit:
+        raise ValueError(f"{name} has more than {limit // MEGABYTE} MB")
+    return content
+
+
+def unpacked(content: bytes) -> bytes:
+    """Return what `content`, in xz's format, holds.
+
+    Raises:
+        ValueError: if it is damaged, or holds more than `LIMIT`.
+    """
+    decompressor = lzma.LZMADecompressor(lzma.FORMAT_XZ, memlimit=4 * LIMIT)
+    try:
+        found = decompressor.decompress(content, LIMIT + 1)
+    except lzma.LZMAError as error:
+        raise ValueError(f"no intact xz data ({error})") from error
+    if len(found) > LIMIT:
+        raise ValueError(f"unpacks to more than {LIMIT // MEGABYTE} MB")
+    if not decompressor.eof:
+        raise ValueError("xz data that is cut off")
+    return found
+
+
+def load_json(content: bytes | str) -> Any:
+    """Return the value that JSON text stands for.
+
+    Raises:
+        ValueError: if it is no JSON, or nested too deep.
+    """
+    try:
+        return json.loads(content)
+    except RecursionError as error:
+        raise ValueError("JSON that is nested too deep") from error
+
+
+class _WithoutAliases(getattr(yaml, "CSafeDumper", yaml.SafeDumper)):
+    def ignore_aliases(self, data: Any) -> bool:
+        """Write every value in full: `load_yaml` refuses aliases."""
+        return True
+
+
+_Loader = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
+
+
+def dump_yaml(values: Mapping[str, Any]) -> bytes:
+    """Return values as YAML text that `load_yaml` reads."""
+    return yaml.dump(dict(values), Dumper=_WithoutAliases, sort_keys=False).encode()
+
+
+def load_yaml(content: bytes | str) -> Any:
+    """Return the value that YAML text stands for: plain data, without aliases.
+
+    Raises:
+        ValueError: if it is no such YAML, too long, or nested too deep.
+    """
+    if len(content) > YAML_LIMIT:
+        raise ValueError(f"YAML of more than {YAML_LIMIT // MEGABYTE} MB")
+    try:
+        depth = 0
+        for event in yaml.parse(content, Loader=_Loader):
+            if isinstance(event, yaml.AliasEvent):
+                raise ValueError(f"YAML with an alias (*{event.anchor})")
+            depth += isinstance(event, yaml.CollectionStartEvent)
+            depth -= isinstance(event, yaml.CollectionEndEvent)
+            if depth > YAML_DEPTH:
+                raise ValueError("YAML that is nested too deep")
+        return yaml.load(content, Loader=_Loader)  # noqa: S506 -- it is safe
+    except (yaml.YAMLError, LookupError, TypeError, RecursionError) as error:
+        raise ValueError(f"no YAML of plain data ({' '.join(str(error).split())})") from error
+
+
+@contextlib.contextmanager
+def alone_in(folder: Path) -> Iterator[None]:
+    """Hold a folder against other processes that hold it; the lock ends with the process."""
+    held = os.open(folder, os.O_RDONLY)
+    try:
+        fcntl.flock(held, fcntl.LOCK_EX)
+        yield
+    finally:
+        os.close(held)
 
 
 def write_atomically(path: Path, content: bytes, place: str | None = None) -> None:
@@ -36,6 +163,20 @@ def write_atomically(path: Path, content: bytes, place: str | None = None) -> No
             f"{place}: {path.parent.name}/{path.name} could not be written ({error.strerror}); "
             "make room or name another folder, and the same command goes on"
         ) from error
+
+
+def remove_leftovers(folder: Path, names: str) -> None:
+    """Remove from a folder what killed writes to some files have left.
+
+    Args:
+        folder: of the files; it need not be there.
+        names: regular expression of the files' names.
+    """
+    part = re.compile(rf"\.({names})\.\d+(\.\d+)?\.part")
+    with contextlib.suppress(FileNotFoundError, NotADirectoryError):
+        for path in folder.iterdir():
+            if part.fullmatch(path.name):
+                path.unlink(missing_ok=True)
 
 
 def set_aside(path: Path, suffix: str) -> Path:
@@ -80,6 +221,6 @@ def checksum(content: bytes) -> str:
 def read_json(path: Path) -> dict[str, Any]:
     """Return the mapping in a file; an empty one if there is none."""
     try:
-        return dict(json.loads(path.read_text()))
+        return dict(load_json(read_file(path)))
     except (OSError, ValueError, TypeError):
         return {}

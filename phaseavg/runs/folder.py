@@ -22,42 +22,62 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, Self, get_args
 
-import safetensors.torch
 import torch
-import yaml
 from torch import Tensor
 
 from phaseavg.averaging.snapshots import checksum_matches
 from phaseavg.config import Settings, Snapshots
 from phaseavg.errors import Diverged, OutOfTime, UserError
-from phaseavg.runs.files import checksum, set_aside, write_atomically
+from phaseavg.runs import record
+from phaseavg.runs.files import (
+    checksum,
+    dump_yaml,
+    load_json,
+    read_file,
+    remove_leftovers,
+    set_aside,
+    write_atomically,
+)
+from phaseavg.runs.provenance import how
 from phaseavg.runs.result import summary
+from phaseavg.runs.weights import to_bytes
 
 TRAJECTORY = "trajectory"
+
+WRITTEN = "|".join(
+    (
+        r"config\.yaml|metrics\.jsonl|(result|failure|path)\.json|weights\.safetensors",
+        r"checkpoint-\d+-[0-9a-f]{16}\.pt|step-\d+\.safetensors|snapshot-\d+-[0-9a-f]{16}\.bin",
+    )
+)
+"""The names of the files that are written to a run's folder, those below it, and a trajectory's."""
+
 KEPT_CHECKPOINTS = 2  # a damaged latest one costs the time since the one before, not the run
 
 
 def read_result(folder: Path) -> dict[str, Any] | None:
     """Return the outcome recorded in a run's folder; None if it has none.
 
-    A damaged one is set aside and counts as none.
+    One that is damaged, or of another run than the folder is named after, is set aside and counts
+    as none.
 
     Raises:
         UserError: if it cannot be read.
     """
     path = folder / "result.json"
     try:
-        result = json.loads(path.read_text())
-        if result["status"] in ("finished", "diverged"):
+        result = record.read_result(folder)
+        if result["run_id"] == folder.name:
             return result
+        reason = f"is of another run, {result['run_id']}"
     except (FileNotFoundError, NotADirectoryError):
         return None
     except OSError as error:
         raise UserError(f"{path}: cannot be read ({error.strerror})") from error
-    except (ValueError, LookupError, TypeError):
-        pass
+    except ValueError as error:
+        reason = f"is damaged ({error})"
     aside = set_aside(path, "damaged")
-    print(f"{path} is damaged: set aside as {aside.name}", flush=True)
+    print(f"{path} {reason}: set aside as {aside.name}", flush=True)
     return None
 
 
@@ -88,14 +108,50 @@ def finished_before(folder: Path, settings: Settings) -> dict[str, Any] | None:
 
     Args:
         folder: of the run.
-        settings: of the run that is wanted: it is said what of it was not kept.
+        settings: of the run that is wanted: it is said what of it was not kept, and what was
+            computed otherwise.
     """
     result = read_result(folder)
     if result:
-        lacks = lacking(folder, result, settings)
-        again = f"finished before{lacks and f', {lacks}'} (force=true repeats it)"
+        other = made_otherwise(result, settings)
+        notes = ["finished before", lacking(folder, result, settings)]
+        notes += [f"NOT as asked for ({other})"] if other else []
+        made = ", ".join(filter(None, (made_with(result), result.get("date"))))
+        again = f"{', '.join(filter(None, notes))}: {made}; rerun with force=true to repeat it"
         print(f"{folder}: {again}\n{summary(result)}", flush=True)
     return result
+
+
+def _execution(result: Mapping[str, Any]) -> Mapping[str, Any]:
+    """Return with what the last part of a run was computed; of records without it, nothing."""
+    made = result.get("provenance") or [{}]
+    return made[-1].get("execution", {})
+
+
+def made_with(result: Mapping[str, Any]) -> str:
+    """Return in words with what a run was computed: `bf16, CUDA graph on NVIDIA H100`."""
+    execution = _execution(result)
+    if "precision" not in execution:
+        return "on an unknown device"
+    return f"{', '.join(how(execution))} on {execution.get('device_name', execution['device'])}"
+
+
+def made_otherwise(result: Mapping[str, Any], settings: Settings) -> str:
+    """Return in words how a finished run was computed otherwise than asked for; nothing if not.
+
+    What is asked for as `auto` is left open.
+    """
+    made, asked = _execution(result), settings.execution
+    pairs = [
+        ("precision", made.get("precision"), asked.precision),
+        ("device", str(made.get("device")).partition(":")[0], asked.device.partition(":")[0]),
+        ("deterministic", made.get("deterministic"), asked.deterministic),
+    ]
+    return ", ".join(
+        f"{name} is {found}, not {wanted}"
+        for name, found, wanted in pairs
+        if wanted not in ("auto", found) and (name != "deterministic" or wanted)
+    )
 
 
 def in_progress(folder: Path) -> bool:
@@ -113,10 +169,13 @@ def in_progress(folder: Path) -> bool:
 def read_failure(folder: Path) -> str | None:
     """Return why the last attempt at a run broke off; None if it did not."""
     try:
-        return str(json.loads((folder / "failure.json").read_text())["error"])
+        failure = load_json(read_file(folder / "failure.json"))
+        if failure.get("run_id", folder.name) != folder.name:  # older ones do not say it
+            return f"failure.json is of another run, {failure['run_id']}"
+        return str(failure["error"])
     except FileNotFoundError:
         return None
-    except (OSError, ValueError, LookupError, TypeError) as error:
+    except (OSError, ValueError, LookupError, TypeError, AttributeError) as error:
         return f"failure.json cannot be read ({error})"
 
 
@@ -129,7 +188,8 @@ def record_failure(folder: Path, reason: str) -> None:
     """
     with contextlib.suppress(OSError, UserError):  # no room for it: it has been told, at least
         folder.mkdir(parents=True, exist_ok=True)
-        write_atomically(folder / "failure.json", _json({"error": reason}).encode())
+        failure = {"run_id": folder.name, "error": reason}
+        write_atomically(folder / "failure.json", _json(failure).encode())
 
 
 def _json(values: Any) -> str:
@@ -160,17 +220,18 @@ class RunFolder:
     def __enter__(self) -> Self:
         while not self._take_lock():
             pass
-        for leftover in self.path.rglob(".*.part"):  # of a write that was killed
-            leftover.unlink()
+        for folder in (self.path, self.path / TRAJECTORY, *self.path.glob("snapshots/*")):
+            remove_leftovers(folder, WRITTEN)
         return self
 
     def _take_lock(self) -> bool:
         """Take the lock; return False if the folder was removed meanwhile."""
         try:
             self.path.mkdir(parents=True, exist_ok=True)
-            self._lock = (self.path / ".lock").open("a")
-        except FileNotFoundError:
-            return False
+            try:
+                self._lock = (self.path / ".lock").open("a")
+            except FileNotFoundError:  # removed meanwhile
+                return False
         except OSError as error:
             raise UserError(
                 f"runs_dir={self.path.parent}: cannot be written ({error.strerror}); "
@@ -199,7 +260,7 @@ class RunFolder:
     ) -> None:
         if isinstance(error, Exception) and not isinstance(error, UserError | Diverged | OutOfTime):
             reason = {"error": repr(error), "traceback": traceback.format_exception(error)}
-            self._write("failure.json", _json(reason))
+            self._write("failure.json", _json({"run_id": self.path.name, **reason}))
         self._lock.close()
 
     def _write(self, name: str, text: str) -> None:
@@ -207,7 +268,7 @@ class RunFolder:
 
     def write_config(self, config: Mapping[str, Any]) -> None:
         """Write the resolved config."""
-        self._write("config.yaml", yaml.safe_dump(dict(config), sort_keys=False))
+        write_atomically(self.path / "config.yaml", dump_yaml(config))
 
     def write_metrics(self, history: Sequence[Mapping[str, Any]]) -> None:
         """Write all lines anew, so that a kill leaves neither a gap nor half a line."""
@@ -215,8 +276,7 @@ class RunFolder:
 
     def write_weights(self, state: Mapping[str, Tensor]) -> int:
         """Write parameters and buffers as safetensors; return the number of bytes."""
-        tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in state.items()}
-        content = safetensors.torch.save(tensors)
+        content = to_bytes(state)
         write_atomically(self.path / "weights.safetensors", content)
         return len(content)
 
@@ -258,7 +318,7 @@ class RunFolder:
         """
         names = [str(path.relative_to(self.path)) for path in files]
         buffer = io.BytesIO()
-        torch.save({**state, "files": names}, buffer)
+        torch.save({**state, "run_id": self.path.name, "files": names}, buffer)
         content = buffer.getvalue()
         name = f"checkpoint-{step:09d}-{checksum(content)}.pt"
         write_atomically(self.path / name, content)
@@ -282,26 +342,53 @@ class RunFolder:
             return
         try:
             state.load_state_dict(checkpoint)
-        except ValueError as error:
+        except (ValueError, LookupError, TypeError, AttributeError, RuntimeError) as error:
+            reason = " ".join(str(error).split()) or repr(error)
             raise UserError(
-                f"{self.path}: its checkpoint does not fit: {error}; bring that back, or move the "
+                f"{self.path}: its checkpoint does not fit: {reason}; bring that back, or move the "
                 "folder away to begin anew"
             ) from error
 
     def load_checkpoint(self) -> dict[str, Any] | None:
         """Return the latest state that is intact, on the CPU; None if there is none.
 
-        Damaged ones are named and set aside. Loading never executes code.
+        Damaged ones, and those of other runs, are named and set aside. Loading never executes code.
         """
         for path in self._checkpoints():
-            content, damaged = path.read_bytes(), path
-            if path.stem.rpartition("-")[2] == checksum(content):
-                state = torch.load(io.BytesIO(content), map_location="cpu", weights_only=True)
-                files = self._referred[path.name] = state.get("files", [])
-                missing = [name for name in files if not checksum_matches(self.path / name)]
-                if not missing:
-                    return state
-                damaged = self.path / missing[0]
+            state, reason = self._intact(path)
+            if state is not None:
+                return state
             aside = set_aside(path, "damaged")
-            print(f"{damaged} is damaged: {path.name} set aside as {aside.name}", flush=True)
+            print(f"{reason}: {path.name} set aside as {aside.name}", flush=True)
         return None
+
+    def _intact(self, path: Path) -> tuple[dict[str, Any] | None, str]:
+        """Return the state in a checkpoint, or None and why it is of no use."""
+        damaged = f"{path} is damaged"
+        try:
+            content = read_file(path, limit=None)
+        except OSError as error:
+            return None, f"{path} cannot be read ({error.strerror})"
+        if path.stem.rpartition("-")[2] != checksum(content):
+            return None, damaged
+        if (state := read_state(content)) is None:
+            return None, damaged
+        if (owner := state.get("run_id")) != self.path.name:
+            return None, f"{path} is of another run, {owner}, or of an older version"
+        files = self._referred[path.name] = state.get("files", [])
+        for name in files:
+            if not checksum_matches(self.path / name):
+                return None, f"{self.path / name} is damaged"
+        return state, ""
+
+
+def read_state(content: bytes) -> dict[str, Any] | None:
+    """Return the state that torch saved as `content`, on the CPU; None if it is none.
+
+    Loading never executes code.
+    """
+    try:
+        state = torch.load(io.BytesIO(content), map_location="cpu", weights_only=True)
+    except Exception:  # a stranger's file can make it raise anything
+        return None
+    return state if isinstance(state, dict) else None

@@ -8,6 +8,11 @@ from typing import Any
 NUMERICS_VERSION = 1
 """Bumped by hand when a change of the code gives other numbers for the same recipe."""
 
+RECIPE = (
+    *("dataset", "model", "optimizer", "schedule", "averaging"),
+    *("batch_size", "batchnorm_batches", "optimizer_state", "seed"),
+)
+"""The keys of a config that shape the numbers of its run, and so its id."""
 
 USUAL = ("exponential", "sgd")
 """What goes without saying inside of another part: the paper's weights, Lookahead's optimizer."""

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from phaseavg.errors import UserError
 from phaseavg.runs.prefix import cut_points, pieces
 from phaseavg.sweep.cells import Cell, Run
-from phaseavg.sweep.claims import CLAIMS, GAMMAS
+from phaseavg.sweep.claims import CLAIMS
 from phaseavg.sweep.shared import Node, Tree
 
 UNITS = {"h": 3600, "m": 60, "s": 1}
@@ -99,9 +99,8 @@ def bundles(runs: Mapping[str, Run]) -> list[Bundle]:
 
     def cells(side: tuple[str, str], network: tuple[str, str]) -> set[Cell]:
         table, column = side
-        columns = GAMMAS if column == "best" else (column,)
-        places = [(table, one, *network) for one in columns]
-        return {by_place[place] for place in places if place in by_place}
+        place = (table, column, *network)
+        return {by_place[place]} if place in by_place else set()
 
     groups = [
         cells(pair.left, network) | cells(pair.right, network)

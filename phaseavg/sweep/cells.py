@@ -7,11 +7,13 @@ its runs are that list × seeds. Other overrides, such as a preset, hold for all
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
+from itertools import chain
 from typing import Annotated, Any
 
 from hydra.core.config_loader import ConfigLoader
 from hydra.core.override_parser.overrides_parser import OverridesParser
-from hydra.core.override_parser.types import Override
+from hydra.core.override_parser.types import Override, RangeSweep
+from hydra.errors import HydraException
 from omegaconf import DictConfig, OmegaConf
 from pydantic import Field, ValidationError, ValidationInfo, field_validator
 
@@ -103,6 +105,13 @@ class Request:
     common: list[str] = field(default_factory=list)
 
 
+ONE_VALUE = ("plan", "budget", "force", "dry_run")
+"""What holds for a whole sweep."""
+
+MOST_VALUES = 100_000
+"""Of a key in a sweep."""
+
+
 def parsed(overrides: Iterable[str], loader: ConfigLoader | None = None) -> list[Override]:
     """Return overrides as Hydra reads them; `loader` knows the options that a glob stands for."""
     return OverridesParser.create(config_loader=loader).parse_overrides(list(overrides))
@@ -121,9 +130,17 @@ def values_of(override: Override) -> list[str]:
     """
     if override.is_sweep_override() and not override.is_discrete_sweep():
         raise UserError(f"{override.input_line}: a sweep takes lists, ranges and globs of options")
-    if override.is_discrete_sweep():
-        return list(override.sweep_string_iterator())
-    return [override.get_value_element_as_str()]
+    if not override.is_discrete_sweep():
+        return [override.get_value_element_as_str()]
+    sweep = override.value()
+    if isinstance(sweep, RangeSweep) and abs(sweep.stop - sweep.start) > (
+        MOST_VALUES * abs(sweep.step)
+    ):
+        raise UserError(f"{override.input_line}: has more than {MOST_VALUES:,} values")
+    values = list(override.sweep_string_iterator())
+    if not values:
+        raise UserError(f"{override.input_line}: stands for no value; list the values")
+    return values
 
 
 def _unquoted(value: str) -> str:
@@ -147,7 +164,13 @@ def read_table(name: str, common: Sequence[str], compose: Compose) -> Table:
     """
     node = compose([*common, f"table='{name}'"]).table
     try:
-        return Table.model_validate(OmegaConf.to_container(node, resolve=True))
+        table = Table.model_validate(OmegaConf.to_container(node, resolve=True))
+        for override in chain(*table.rows, *table.columns.values()):
+            if parsed([override])[0].is_sweep_override():
+                raise UserError(f"table={name}: {override}: must have one value")
+        return table
+    except HydraException as error:
+        raise UserError(f"table={name}: {override}: is not an override") from error
     except ValidationError as error:
         first = error.errors()[0]
         where = ".".join(str(key) for key in ("table", *first["loc"]))
@@ -204,6 +227,9 @@ def read_request(
     """
     overrides = {key_of(override): override for override in parsed(arguments, loader)}
     own = {"table", "column", "plan", "budget"}
+    for key in ONE_VALUE:
+        if key in overrides and overrides[key].is_sweep_override():
+            raise UserError(f"{overrides[key].input_line}: {key} takes one value for all runs")
     common = [o.input_line for key, o in overrides.items() if key not in own]
     names = [_unquoted(v) for v in values_of(overrides["table"])] if "table" in overrides else []
     names = list(dict.fromkeys(name for name in names if name != "none"))

@@ -1,12 +1,20 @@
 """What the runs of a sweep have come to."""
 
-from collections import Counter
+import json
+from collections import Counter, defaultdict
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from phaseavg.runs.folder import in_progress, lacking, read_result
+from phaseavg.runs.folder import (
+    in_progress,
+    lacking,
+    made_otherwise,
+    read_failure,
+    read_result,
+)
 from phaseavg.sweep.cells import Run
+from phaseavg.training.parts import missing_data
 
 Outcome = Mapping[str, Any]
 
@@ -18,12 +26,17 @@ def result_of(run: Run) -> Mapping[str, Any] | None:
 
 
 def sorted_out(runs: Mapping[str, Run]) -> tuple[dict[str, Outcome], list[Run], list[Run]]:
-    """Return what has ended, by run id; the runs that another process trains; those to train."""
+    """Return what has ended, by run id; the runs that another process trains; those to train.
+
+    Of these, runs that failed when last tried come last.
+    """
     there, held, missing = {}, [], []
+    otherwise: Counter[str] = Counter()
     for run_id, run in runs.items():
         result = None if run.settings.force else result_of(run)
         if result:
             there[run_id] = result
+            otherwise[made_otherwise(result, run.settings)] += 1
             if lacks := lacking(run.settings.run_folder, result, run.settings):
                 print(f"{run_id}: finished before, {lacks} (force=true repeats it)", flush=True)
         elif in_progress(run.settings.run_folder):
@@ -31,7 +44,25 @@ def sorted_out(runs: Mapping[str, Run]) -> tuple[dict[str, Outcome], list[Run], 
             print(f"{run_id}: another process is training it", flush=True)
         else:
             missing.append(run)
+    for other, count in otherwise.items():
+        if other:
+            print(f"{count} finished before, NOT as asked for: {other}", flush=True)
+    # One that has ended its process would end others' again.
+    missing.sort(key=lambda run: read_failure(run.settings.run_folder) is not None)
     return there, held, missing
+
+
+def without_data(runs: Sequence[Run]) -> dict[str, list[Run]]:
+    """Return the runs whose data set is missing, by what is; each data set is looked at once."""
+    by_data: dict[str, list[Run]] = defaultdict(list)
+    for run in runs:
+        data = {"dataset": run.settings.dataset, "data_dir": run.settings.data_dir}
+        by_data[json.dumps(data, sort_keys=True, default=str)].append(run)
+    found: dict[str, list[Run]] = defaultdict(list)
+    for some in by_data.values():
+        if reason := missing_data(some[0].settings):
+            found[reason] += some
+    return found
 
 
 Stamp = dict[str, int | None]

@@ -31,6 +31,7 @@ from joblib import cpu_count
 from joblib.externals.loky import get_reusable_executor
 from omegaconf import DictConfig
 
+from phaseavg.cli import unfailing_output
 from phaseavg.errors import Interrupted, OutOfTime, UserError
 from phaseavg.runs.provenance import REPOSITORY
 from phaseavg.sweep.service import MPS_CONTROL, card, multi_process_service
@@ -115,7 +116,8 @@ def launch(
     else:
         why = "as runs_at_once says"
     print(f"packed: {at_once} {'run' if at_once == 1 else 'runs'} at once, {why}", flush=True)
-    at_once = min(at_once, len(jobs))
+    # A single job, too, has a process of its own: it may be one that ends it.
+    at_once = min(at_once, max(len(jobs), 2))
 
     launcher = JoblibLauncher(
         n_jobs=at_once, batch_size=1, initializer=begin_worker, initargs=(own_threads(),)
@@ -252,7 +254,11 @@ class Packed:
         if self.stop.exists():
             raise OutOfTime("interrupted, and not begun")
         name = HydraConfig.get().job.name
-        with redirect_stdout(Named(name, sys.stdout)), signalled(self.stop):
+        with (
+            unfailing_output(),
+            redirect_stdout(Named(name, sys.stdout)),
+            signalled(self.stop),
+        ):
             try:
                 return self.task(config)
             except KeyboardInterrupt as error:  # which would end the process

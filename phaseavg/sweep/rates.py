@@ -7,10 +7,15 @@ from pathlib import Path
 from statistics import median
 from typing import Any, NamedTuple
 
-import yaml
-
 from phaseavg.config import Settings
 from phaseavg.runs.provenance import device_name, how
+from phaseavg.runs.record import (
+    ended_runs,
+    read_config,
+    read_lines,
+    read_metrics,
+    read_result,
+)
 from phaseavg.runs.store import Branch
 from phaseavg.sweep.cells import Run
 from phaseavg.training.execution import decided, pick_device
@@ -21,18 +26,16 @@ def epochs_done(folder: Path) -> int:
     """Return the epochs that a run need not train again when it goes on."""
     steps = [int(path.name.split("-")[1]) for path in folder.glob("checkpoint-*.pt")]
     try:
-        lines = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
-        return sum(line["step"] <= max(steps, default=0) for line in lines)
-    except (OSError, ValueError, LookupError):
+        return sum(line["step"] <= max(steps, default=0) for line in read_lines(folder))
+    except (OSError, ValueError, LookupError, TypeError):
         return 0
 
 
 def epochs_trained(folder: Path) -> int:
     """Return the epochs that a run has trained, whether or not it has saved its state since."""
     try:
-        with (folder / "metrics.jsonl").open() as file:
-            return sum(line.endswith("\n") for line in file)
-    except OSError:
+        return read_metrics(folder).count(b"\n")
+    except (OSError, ValueError):
         return 0
 
 
@@ -109,17 +112,16 @@ def measured_rates(folders: Sequence[Path], place: str) -> dict[str, Rate]:
     device = place.partition(", ")[0]
     seconds: dict[str, dict[str, list[float]]] = defaultdict(lambda: defaultdict(list))
     for folder in folders:
-        for path in folder.glob("*/result.json"):
+        for path in ended_runs(folder):
             try:
-                result = json.loads(path.read_text())
-                config = yaml.safe_load((path.parent / "config.yaml").read_text())
+                result, config = read_result(path), read_config(path)
                 (name,) = {
                     ", ".join([p["execution"]["device_name"], *how(p["execution"])])
                     for p in result["provenance"]
                 }
                 rate = result["seconds"] / result["epochs"]
                 seconds[workload(config)][name].append(rate)
-            except (OSError, ValueError, LookupError, TypeError, ZeroDivisionError, yaml.YAMLError):
+            except (OSError, ValueError, LookupError, TypeError, ZeroDivisionError):
                 continue  # of two devices, or damaged: it is no rate
     rates = {}
     for work, places in seconds.items():

@@ -184,10 +184,8 @@ class Tree:
         return trunk, self.runs[on_it].overrides
 
 
-def arranged(
-    runs: Iterable[Run], others: Mapping[str, Run], done: Mapping[str, int]
-) -> tuple[list[Wave], dict[str, Node]]:
-    """Return in which order to train runs and what they share, and where each leaves that.
+def arranged(runs: Iterable[Run], others: Mapping[str, Run], done: Mapping[str, int]) -> list[Wave]:
+    """Return in which order to train runs and what they share.
 
     Args:
         runs: to train.
@@ -223,4 +221,4 @@ def arranged(
         wave(number).trunks.append(tree.trunk(points, leaving))
     for run_id, run in wanted.items():
         wave(left_in[leaving[run_id]] + 1 if run_id in leaving else 0).runs.append(run)
-    return waves, leaving
+    return waves

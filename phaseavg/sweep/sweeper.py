@@ -10,11 +10,9 @@ command goes on wherever it was cut.
 import shlex
 import sys
 import time
-from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from contextlib import nullcontext
 from math import prod
-from pathlib import Path
 
 from hydra._internal.core_plugins.basic_sweeper import BasicSweeper
 from hydra.core.config_loader import ConfigLoader
@@ -30,6 +28,7 @@ from phaseavg.runs.folder import in_progress, record_failure
 from phaseavg.runs.store import GIGABYTE
 from phaseavg.sweep.budget import Work, affordable, in_words, seconds_of
 from phaseavg.sweep.cells import (
+    ONE_VALUE,
     Compose,
     Composed,
     Request,
@@ -40,7 +39,7 @@ from phaseavg.sweep.cells import (
     values_of,
 )
 from phaseavg.sweep.launch import Launch
-from phaseavg.sweep.outcomes import counted, outcomes, result_of, sorted_out, stamp_of
+from phaseavg.sweep.outcomes import counted, outcomes, result_of, sorted_out, stamp_of, without_data
 from phaseavg.sweep.progress import SweepProgress
 from phaseavg.sweep.rates import Rates, epochs_done, epochs_there
 from phaseavg.sweep.shared import Wave, arranged, neighbours
@@ -104,10 +103,14 @@ def sweep(
         config: composed without what has several values.
 
     Raises:
-        UserError: if what is asked for does not exist.
+        UserError: if what is asked for does not exist, or the data of all runs is missing.
         SweepFailed: once all is over, if a run failed or diverged.
     """
     began = time.time()
+    if missing := sorted({*ONE_VALUE} - {*config}):
+        raise UserError(f"{missing[0]}: is missing")
+    if not isinstance(config.plan, bool):
+        raise UserError(f"plan={config.plan}: choices: true, false")
     budget = None if config.budget is None else seconds_of(config.budget)
     compose = composer(context, config)
     options = context.config_loader.get_group_options("table")
@@ -130,6 +133,13 @@ def sweep(
         f"{elsewhere}, {len(missing)} to train",
         flush=True,
     )
+    unfit: set[str] = set()
+    for reason, some in without_data(missing).items():
+        unfit |= {run.settings.run_id for run in some}
+        if len(unfit) == len(missing):
+            raise UserError(f"{reason}: no run can be trained without it")
+        cli.say(f"{reason}: {len(some)} runs cannot be trained without it")
+    missing = [run for run in missing if run.settings.run_id not in unfit]
     settings = missing[0].settings if missing else None
     sharing = settings is not None and shares(settings) and not settings.dry_run
     others: dict[str, Run] = {}
@@ -173,8 +183,8 @@ def sweep(
     if settings is not None and sharing and launch.trunks:
         store = store_of(settings)
         print(
-            f"{store.folder}: {store.used() / GIGABYTE:.3g} GB for runs to go on from (make store "
-            "lists and cleans it)",
+            f"{store.folder}: {store.used() / GIGABYTE:.3g} GB for runs to go on from; removing it "
+            "costs epochs, nothing else",
             flush=True,
         )
 
@@ -191,8 +201,9 @@ def sweep(
                 record_failure(folder, reasons[run_id])
     ended = there | {r.settings.run_id: o for r, o in zip(missing, results, strict=True) if o}
     diverged = {i: str(Diverged(o)) for i, o in ended.items() if o["status"] == "diverged"}
-    summary = f"sweep: {counted(results, there, held, failed=len(reasons))}"
-    if reasons or diverged:
+    failed = len(reasons) + len(unfit)
+    summary = f"sweep: {counted([*results, *[None] * len(unfit)], there, held, failed=failed)}"
+    if failed or diverged:
         lines = [f"{run_id}: {reason}" for run_id, reason in (reasons | diverged).items()]
         raise SweepFailed("\n".join([*lines, f"{summary}; to go on: {command()}"]))
     if budget is not None and None in results:
@@ -202,19 +213,12 @@ def sweep(
 
 
 def waves_of(runs: Sequence[Run], others: Mapping[str, Run]) -> list[Wave]:
-    """Return the waves of runs that share what they have in common, and note what they need."""
+    """Return the waves of runs that share what they have in common, and write down its jobs."""
     done = {run.settings.run_id: epochs_done(run.settings.run_folder) for run in runs}
-    waves, leaving = arranged(runs, others, done)
-    store = store_of(runs[0].settings) if runs else None
-    needed: dict[str, dict[str, tuple[Path, ...]]] = defaultdict(dict)
-    for run in runs:
-        if node := leaving.get(run.settings.run_id):
-            needed[node[1]][run.settings.run_id] = run.settings.places
-    for key, places in needed.items():
-        store.need(key, places)
+    waves = arranged(runs, others, done)
     for wave in waves:
         for trunk, _ in wave.trunks:
-            trunk.write(store)
+            trunk.write(store_of(runs[0].settings))
     return waves
 
 

@@ -2,7 +2,7 @@
 
 import math
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from copy import deepcopy
 from typing import Any
 
@@ -12,6 +12,7 @@ from torch import nn
 from phaseavg.averaging import recompute_batchnorm
 from phaseavg.config import Settings
 from phaseavg.data import DataSet
+from phaseavg.data.interface import Draw
 from phaseavg.errors import Diverged, Interrupted, OutOfTime
 from phaseavg.phases import Phase, Schedule
 from phaseavg.runs.folder import RunFolder
@@ -114,12 +115,20 @@ def train(
             raise OutOfTime(f"out of time and {where}")
         return over
 
+    def drawn() -> Iterator[Draw]:
+        """Yield the steps' data; should there be no more, all finished steps are saved."""
+        try:
+            yield from step.draws(state.step, schedule.total_epochs * steps)
+        except Exception:
+            folder.save_checkpoint(state.step, state.state_dict(), state.files())
+            raise
+
     with StopSignals() as signals:
         if state.step == 0:
             keep_snapshot()
         if state.epoch_is_open and after_step():
             return
-        for drawn, labels in step.draws(state.step, schedule.total_epochs * steps):
+        for inputs, labels in drawn():
             phase = schedule.phase(state.step // steps)
             if state.step == phase.first_epoch * steps:
                 watch.lap("train")
@@ -127,7 +136,7 @@ def train(
                 watch.lap("averaging")
 
             set_learning_rate(state.optimizer, schedule.factor(state.step, steps))
-            step(drawn, labels)
+            step(inputs, labels)
             if after_step():
                 return
     finish(state.optimizer)

@@ -5,16 +5,19 @@ from copy import deepcopy
 from pathlib import Path
 
 import torch
+from hydra.utils import get_object
 from torch import nn
 
 from phaseavg.averaging import Averager
-from phaseavg.config import Part, Settings, build
+from phaseavg.config import LARGEST, Part, Settings, build, signature
 from phaseavg.data import DataSet
+from phaseavg.data.interface import check_batch
 from phaseavg.errors import UserError
 from phaseavg.phases import Schedule
 from phaseavg.randomness import seed_for
 from phaseavg.training.execution import laid_out, pick_device
-from phaseavg.training.optimizers import new_optimizer
+from phaseavg.training.optimizers import learning_rate, new_optimizer
+from phaseavg.training.snapshots import require_writable
 from phaseavg.training.state import TrainingState
 
 
@@ -33,8 +36,15 @@ def assemble(
     """
     data = load_data(settings, device)
     model = new_model(settings, data)
+    require_writable(settings, model)
     optimizer = new_optimizer(settings, model)
     schedule = build("schedule", settings.schedule, Schedule)
+    rate, factor = learning_rate(optimizer), max(phase.factor for phase in schedule.phases)
+    if rate * factor > LARGEST:
+        raise UserError(
+            f"schedule.factors={settings.schedule['factors']}: times the learning rate {rate:g}, "
+            f"must be at most {LARGEST:g}"
+        )
     epochs = schedule.epochs
     averager = new_averager("averaging", settings.averaging, settings, model, epochs, folder)
     watching = {
@@ -97,7 +107,44 @@ def load_data(settings: Settings, device: torch.device) -> DataSet:
             f"dataset={settings.dataset['_target_']} returns no DataSet but a "
             f"{type(data).__name__}, without {', '.join(missing)}"
         )
+    if not type(data).__module__.startswith("phaseavg."):  # ours check all of their images
+        _require_sound_batches(data, settings)
     return data
+
+
+def _require_sound_batches(data: DataSet, settings: Settings) -> None:
+    """Look at the first training and test batch of a data set.
+
+    Raises:
+        UserError: if their images or labels are not what a network trains on.
+    """
+    shape = (data.channels, data.image_size, data.image_size)
+    nothing = torch.empty(0, *shape), torch.empty(0, dtype=torch.int64)
+    batches = {"training": data.train_batches(0, 1), "test": data.test_batches()}
+    for which, found in batches.items():
+        images, labels = next(iter(found), nothing)
+        try:
+            check_batch(which, images, labels, shape, torch.float32, data.num_classes)
+        except ValueError as error:
+            raise UserError(f"dataset={settings.dataset['_target_']}: {error}") from error
+
+
+def missing_data(settings: Settings) -> str | None:
+    """Return what of a data set's files is missing and not to be had; None if nothing is known.
+
+    A data set may have a function `require`, which gets `data_dir` and of the data set's arguments
+    those that it names. It checks files, and raises a ValueError, without making the data set.
+    """
+    part = settings.dataset
+    require = getattr(get_object(part["_target_"]), "require", None)
+    if require is None:
+        return None
+    known = part | {"data_dir": settings.data_dir}
+    try:
+        require(**{name: known[name] for name in signature(require).parameters if name in known})
+    except ValueError as error:
+        return f"dataset: {error}"
+    return None
 
 
 def new_model(settings: Settings, data: DataSet) -> nn.Module:
@@ -121,11 +168,11 @@ def new_model(settings: Settings, data: DataSet) -> nn.Module:
 def _require_fit(model: nn.Module, settings: Settings, data: DataSet) -> None:
     """Try a copy of the network, whose BatchNorm layers count, on the smallest batch that comes."""
     smallest = min(2, (data.train_size - 1) % data.batch_size + 1)
-    images = torch.zeros(smallest, data.channels, data.image_size, data.image_size)
+    shape = (smallest, data.channels, data.image_size, data.image_size)
     expected = (smallest, data.num_classes)
     try:
         with torch.no_grad(), torch.random.fork_rng(devices=[]):
-            logits = deepcopy(model)(images)
+            logits = deepcopy(model)(torch.zeros(shape))
         found = tuple(logits.shape) if isinstance(logits, torch.Tensor) else type(logits).__name__
         problem = None if found == expected else f"it returns {found} instead of {expected}"
     except Exception as error:
@@ -134,5 +181,5 @@ def _require_fit(model: nn.Module, settings: Settings, data: DataSet) -> None:
         raise UserError(
             f"model={settings.model['_target_']} does not fit the batches of "
             f"dataset={settings.dataset['_target_']} with batch_size={data.batch_size}, down to "
-            f"{'×'.join(map(str, images.shape))}: {' '.join(problem.split())}"
+            f"{'×'.join(map(str, shape))}: {' '.join(problem.split())}"
         )

@@ -2,7 +2,6 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
 from typing import Any, Self
 
@@ -93,7 +92,7 @@ class Trunk(Scalars):
 
 def store_of(settings: Settings) -> Store:
     """Return the store that a run shares with others."""
-    return Store(settings.share.dir, settings.share.limit_gb)
+    return Store(settings.share.dir)
 
 
 def shares(settings: Settings) -> bool:
@@ -159,7 +158,11 @@ class Course:
             if key not in there:
                 continue
             for branch in self.find(epoch):
-                if found := self.store.load(branch, partial(self._take_snapshots, branch)):
+                if found := self.store.load(branch):
+                    try:
+                        self._take_snapshots(branch, found)
+                    except FileNotFoundError:  # the user has removed the store meanwhile
+                        continue
                     self._load(found, branch, state)
                     return epoch
         return 0
@@ -175,8 +178,8 @@ class Course:
             state.load_state_dict(self._adopted(found, branch, state))
         except ValueError as error:
             raise UserError(
-                f"{branch.path}: does not fit: {error}; bring that back, remove it with "
-                "make store CLEAN=all, or set share=false"
+                f"{branch.path}: does not fit: {error}; bring that back, remove "
+                f"{self.store.folder}, or set share=false"
             ) from error
 
     def _take_snapshots(self, branch: Branch, found: Mapping[str, Any]) -> None:
@@ -202,11 +205,9 @@ class Course:
             own: found["averagers"][names[own]] if own in names else averager.state_dict()
             for own, averager in state.averagers.items()
         }
-        strange = set(found["averagers"])
         spent = {f"{kind}_seconds": seconds for kind, seconds in found["seconds"].items()}
         *history, spent = (
-            adopted_line(line, names, strange, state.carrying)
-            for line in (*found["history"], spent)
+            adopted_line(line, names, state.carrying) for line in (*found["history"], spent)
         )
         return {
             **found,
@@ -219,22 +220,22 @@ class Course:
 
 
 def adopted_line(
-    line: Mapping[str, Any], names: Mapping[str, str], strange: set[str], carrying: bool
+    line: Mapping[str, Any], names: Mapping[str, str], carrying: bool
 ) -> dict[str, Any]:
     """Return a line of a trajectory's metrics as it would be of a run that is trained alone.
 
     Args:
         line: of the trajectory.
         names: under which the trajectory has the averages, by the run's own names.
-        strange: all names under which the trajectory has averages.
         carrying: whether it is for a trajectory again, whose averages have their time one by one.
     """
     replaced = line.get("replaced", False)  # by an average that the run has, too
-    kept_apart = strange - {OWN} if replaced else strange | {OWN}
-    found = {k: v for k, v in line.items() if not k.startswith(tuple(f"{n}_" for n in kept_apart))}
+    # Of what was carried on the way for others, not even the names are left at the end.
+    kept_apart = (CARRIED,) if replaced else (CARRIED, f"{OWN}_")
+    found = {key: value for key, value in line.items() if not key.startswith(kept_apart)}
     found.pop("saving_seconds", None)  # of the trajectory's own checkpoints
     if not replaced and names.get(OWN) != OWN:
-        found.pop("averaging_seconds", None)  # of an average that the run has not got
+        found |= {"averaging_seconds": 0.0} if "averaging_seconds" in line else {}  # not its own
     for own, name in names.items():
         if own == OWN and replaced:
             continue

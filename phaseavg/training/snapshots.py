@@ -1,12 +1,11 @@
 """Weights that are kept on the way, for figures of the trajectory: a safetensors file each."""
 
-import json
 import shutil
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 
-import safetensors.torch
+import safetensors
 from torch import Tensor, nn
 
 from phaseavg.config import Settings
@@ -14,6 +13,7 @@ from phaseavg.errors import UserError
 from phaseavg.phases import Schedule
 from phaseavg.runs.files import write_atomically
 from phaseavg.runs.folder import TRAJECTORY
+from phaseavg.runs.weights import about, aliases_of, read, to_bytes
 
 
 def last_linear(model: nn.Module) -> str | None:
@@ -54,10 +54,6 @@ def and_last_steps(schedule: Schedule, steps_per_epoch: int) -> set[int]:
     return ends_of_epochs(schedule, steps_per_epoch) | {e - b for e in ends for b in backwards}
 
 
-ABOUT = "snapshot"
-"""In a snapshot's file, as JSON: its kind, and the name of the last linear layer. One entry, for
-safetensors writes several in no order."""
-
 KINDS: Mapping[
     str, tuple[Callable[[nn.Module], dict[str, Tensor]], Callable[[Schedule, int], set[int]]]
 ] = {
@@ -67,6 +63,26 @@ KINDS: Mapping[
     "steps": (everything, and_last_steps),
 }
 """What `snapshots=` takes: what is kept, and after which steps. Each has all of those before it."""
+
+
+def require_writable(settings: Settings, model: nn.Module) -> None:
+    """Try to put what a run keeps of a network into the form of its files.
+
+    Raises:
+        UserError: if what is to be kept is not there, or cannot be written.
+    """
+    kept = {f"snapshots={settings.snapshots}": KINDS[settings.snapshots][0]}
+    kept |= {f"weights={settings.weights}": everything}
+    for asked, tensors in kept.items():
+        if asked.endswith("=none"):
+            continue
+        try:
+            to_bytes(tensors(model))
+        except UserError:
+            raise
+        except ValueError as error:
+            target = settings.model["_target_"]
+            raise UserError(f"{asked}: of the weights of model={target}, {error}") from error
 
 
 class Snapshots:
@@ -94,8 +110,9 @@ class Snapshots:
     @property
     def size(self) -> int:
         """Bytes of all of them together, but for some of their names."""
-        tensors = self._kept(self._model).values()
-        return len(self.steps) * sum(t.numel() * t.element_size() for t in tensors)
+        tensors = self._kept(self._model)
+        written = [tensor for name, tensor in tensors.items() if name not in aliases_of(tensors)]
+        return len(self.steps) * sum(t.numel() * t.element_size() for t in written)
 
     def begin(self, step: int) -> None:
         """Check that there is room for those to come, and that there are those before.
@@ -143,11 +160,8 @@ class Snapshots:
         Raises:
             UserError: if they cannot be written.
         """
-        # safetensors takes neither channels-last tensors nor those of a device.
-        tensors = {k: t.detach().cpu().contiguous() for k, t in self._kept(self._model).items()}
         own = {"kind": self.kind, "last_linear": last_linear(self._model)}
-        metadata = {ABOUT: json.dumps(own)}
-        content = safetensors.torch.save(tensors, metadata=metadata)
+        content = to_bytes(self._kept(self._model), **own, run_id=self.folder.parent.name)
         write_atomically(path_of(self.folder, step), content, f"runs_dir={self.folder.parents[1]}")
 
 
@@ -166,11 +180,15 @@ def opened(folder: Path, step: int) -> Iterator[safetensors.safe_open]:
     """Return a context with the file of the weights after `step` updates, on the CPU.
 
     Raises:
-        UserError: if it is missing or damaged.
+        UserError: if it is missing, damaged, or of another run than the folder.
     """
-    path = path_of(folder, step)
+    path, run_id = path_of(folder, step), folder.parent.name
     try:
+        if not path.is_file():  # a pipe in its place would never end
+            raise FileNotFoundError("no such file")
         with safetensors.safe_open(path, "pt") as file:
+            if (owner := about(file).get("run_id", run_id)) != run_id:  # older ones do not say it
+                raise UserError(f"{path}: is of another run, {owner}; move it away")
             yield file
     except (OSError, safetensors.SafetensorError) as error:
         raise UserError(
@@ -178,15 +196,10 @@ def opened(folder: Path, step: int) -> Iterator[safetensors.safe_open]:
         ) from error
 
 
-def about(file: safetensors.safe_open) -> dict[str, str | None]:
-    """Return what a snapshot's file says of itself."""
-    return json.loads((file.metadata() or {}).get(ABOUT, "{}"))
-
-
 def read_snapshot(folder: Path, step: int) -> dict[str, Tensor]:
     """Return the weights after `step` updates, by name."""
     with opened(folder, step) as file:
-        return {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 -- no mapping
+        return read(file)
 
 
 def read_last_weight(folder: Path, step: int) -> Tensor | None:
@@ -195,5 +208,7 @@ def read_last_weight(folder: Path, step: int) -> Tensor | None:
     None if the network has no such layer.
     """
     with opened(folder, step) as file:
-        name = about(file).get("last_linear")
-        return file.get_tensor(f"{name}.weight") if name else None
+        if (name := about(file).get("last_linear")) is None:
+            return None
+        weight = f"{name}.weight"
+        return file.get_tensor(about(file).get("aliases", {}).get(weight, weight))

@@ -59,7 +59,6 @@ def train_trunk(settings: Settings) -> dict[str, Any]:
         leaving.drop(state, (state.step - 1) // state.steps_per_epoch)
         state.continue_with(provenance(device, settings.execution.model_dump()))
         print(opening(trunk, data, state, course), flush=True)
-        store.make_room(least_size(state, course, missing))
         store.write(home / PATH, path_of(course, missing[-1]))
         with TrainingProgress(schedule, state, epochs=missing[-1]) as progress:
             unheard = Tracking({}, {}, [])
@@ -229,14 +228,6 @@ def memory(state: TrainingState, course: Course, epoch: int) -> dict[str, int]:
             size, place = average.storage(min(window[1], max(epoch - window[0], 1)))
             sizes[place.partition(" ")[0]] += size
     return dict(sizes)
-
-
-def least_size(state: TrainingState, course: Course, epochs: Sequence[int]) -> int:
-    """Return the bytes that the states after some epochs take at least, with their snapshots."""
-    weights = sum(p.numel() * p.element_size() for p in state.model.parameters())
-    kept = [memory(state, course, epoch) for epoch in epochs]
-    files = max((sizes.pop("files", 0) for sizes in kept), default=0)
-    return files + sum(2 * weights + sum(sizes.values()) for sizes in kept)
 
 
 def opening(trunk: Trunk, data: DataSet, state: TrainingState, course: Course) -> str:

@@ -173,6 +173,7 @@ def test_a_missing_file_is_named_where_there_is_no_network(source, name, tmp_pat
         load(source, tmp_path)
     message = str(error.value)
     assert f"data_dir={tmp_path}: {source.base_folder}/{name} is missing" in message
+    assert "Connection refused" in message  # a download was tried
     assert "\n" not in message
 
 
@@ -199,13 +200,14 @@ def test_missing_data_are_downloaded_once(source, tmp_path, monkeypatch, serve):
     assert_is_the_miniature(source, load(source, data_dir))
 
 
-def test_one_missing_file_among_others_is_downloaded(tmp_path, monkeypatch, serve):
+@pytest.mark.parametrize("name", ["data_batch_4", "batches.meta"])
+def test_one_missing_file_among_others_is_downloaded(name, tmp_path, monkeypatch, serve):
     write_miniature(CIFAR10, tmp_path / "site", monkeypatch)
     serve(CIFAR10, tmp_path / "site")
     data_dir = tmp_path / "data"
     load(CIFAR10, data_dir)
     (data_dir / CIFAR10.filename).unlink()
-    (data_dir / CIFAR10.base_folder / "data_batch_4").unlink()
+    (data_dir / CIFAR10.base_folder / name).unlink()
     assert_is_the_miniature(CIFAR10, load(CIFAR10, data_dir))
 
 

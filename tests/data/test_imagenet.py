@@ -1,6 +1,9 @@
 """Folders of real image files: what becomes of them, what a batch depends on, what is damaged."""
 
 import json
+import multiprocessing
+import os
+import signal
 from collections import Counter
 
 import numpy as np
@@ -8,10 +11,12 @@ import pytest
 import torch
 import victims as victim
 from conftest import RUN_OF_IMAGE_FILES
+from joblib.externals.loky.backend.context import LokyContext
 from PIL import Image
 from torchvision import transforms
 from torchvision.datasets import ImageFolder
 
+import phaseavg.training.step as train_step
 import train as train_script
 from phaseavg.data import ImageNet
 from phaseavg.errors import UserError
@@ -151,6 +156,14 @@ def test_a_run_goes_on_exactly_from_any_step_with_any_number_of_workers(tree, wo
         assert_equal_batches(train_batches(data, first, 13), whole[first:])
 
 
+def test_workers_start_in_the_process_of_a_launcher(tree, monkeypatch):
+    """Where joblib's loky has made its own context the default, which starts nothing for others."""
+    loky = LokyContext()
+    monkeypatch.setattr(multiprocessing.context._default_context, "_actual_context", loky)
+    expected = train_batches(image_net(tree), 0, 2)
+    assert_equal_batches(train_batches(image_net(tree, workers=1), 0, 2), expected)
+
+
 def test_batchnorm_batches_are_augmented_differently_and_can_be_limited(tree):
     data = image_net(tree)
     whole = list(data.batchnorm_batches(1))
@@ -242,6 +255,53 @@ def test_a_batch_without_any_whole_image_is_left_out_but_not_of_training(tmp_pat
         assert sorted(labels.item() for _, labels in looks) == [0, 1]
     with pytest.raises(UserError, match=r"all images of a batch are damaged, .*cat_0.JPEG among"):
         train_batches(data, 0, 3)
+    for path in (tmp_path / "imagenet/val").rglob("*.*"):
+        path.write_bytes(b"")
+    with pytest.raises(UserError, match=r"all images of a pass are damaged, .*cat_0.JPEG among"):
+        list(data.test_batches())
+    with pytest.raises(ValueError, match=r"none of the 3 images in imagenet/val can be read"):
+        image_net(tmp_path, damaged="skip")
+
+
+def test_hidden_folders_and_files_are_neither_classes_nor_images(tmp_path):
+    write_tree(tmp_path / "imagenet", train=2, test=1)
+    folder = tmp_path / "imagenet/train"
+    for hidden in (".ipynb_checkpoints", "ant/.ipynb_checkpoints"):
+        save(folder / hidden / "1.JPEG", np.zeros((9, 9, 3), np.uint8))
+    (folder / ".DS_Store").mkdir()
+    (folder / "bee/._bee_0.JPEG").write_bytes(b"of macOS")
+    data = image_net(tmp_path)
+    assert (data.num_classes, data.train_size) == (3, 6)
+    assert len(train_batches(data, 0, 2)) == 2
+
+
+def test_a_killed_worker_ends_the_run_in_one_line_and_the_same_command_goes_on(
+    tree, prompt, monkeypatch, tmp_path
+):
+    command = (*RUN_OF_IMAGE_FILES, "execution.workers=1", f"data_dir={tree}", "share=false")
+    count_wrong, steps = train_step.count_wrong, []
+
+    def killing(*arguments):
+        steps.append(arguments)
+        if len(steps) == 8:  # of the second epoch
+            for worker in multiprocessing.active_children():
+                os.kill(worker.pid, signal.SIGKILL)
+        return count_wrong(*arguments)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(train_step, "count_wrong", killing)
+        status, _, err = prompt(*command)
+    assert status == 1
+    assert err.startswith("train.py: execution.workers=1: one of them is lost, ")
+    assert err.count("\n") == 1
+    (checkpoint, *_) = sorted(tmp_path.glob("runs/*/checkpoint-*"), reverse=True)
+    assert int(checkpoint.name.split("-")[1]) == len(steps)
+    status, out, err = prompt(*command)
+    assert (status, err) == (0, "")
+    assert f"from step {len(steps)};" in out
+    assert prompt(*command, "runs_dir=undisturbed")[0] == 0
+    one, other = tmp_path.glob("*/*/metrics.jsonl")
+    assert numbers(one) == numbers(other)
 
 
 @pytest.mark.parametrize(
@@ -269,8 +329,10 @@ def test_folders_that_do_not_fit_are_refused(tmp_path, change, message):
     [
         ({"batch_size": 22}, "batch_size=22; choices: 1 to 21"),
         ({"image_size": 40}, "image_size=40, test_resize=36"),
+        ({"test_resize": 10**6}, "test_resize=1000000: .* at most 8192"),
         ({"image_size": 0}, "image_size=0"),
         ({"color_jitter": -1.0}, "color_jitter=-1.0"),
+        ({"color_jitter": 1e300}, r"color_jitter=1e\+300"),
         ({"mean": [0.5]}, r"mean=\[0.5\] must have 3 entries"),
         ({"std": [0.5, 0.5, 0.0]}, "must be positive"),
     ],
@@ -286,10 +348,13 @@ def test_the_number_of_workers_follows_the_cores_unless_given(tree, monkeypatch)
     assert ImageNet(4, 0, tree, image_size=32, test_resize=36, workers=3).workers == 3
 
 
-def metrics(settings):
-    text = (settings.runs_dir / run_id(settings.recipe()) / "metrics.jsonl").read_text()
-    lines = [json.loads(line) for line in text.splitlines()]
+def numbers(path):
+    lines = [json.loads(line) for line in path.read_text().splitlines()]
     return [{k: v for k, v in line.items() if "second" not in k} for line in lines]
+
+
+def metrics(settings):
+    return numbers(settings.runs_dir / run_id(settings.recipe()) / "metrics.jsonl")
 
 
 def test_a_run_on_image_files_counts_what_it_skips(damaged_tree, compose_settings):

@@ -35,7 +35,7 @@ def resident(images, batch_size, seed=0, test=None, **options):
     labels = np.arange(len(images))
     test = images[:2] if test is None else test
     return ResidentImages(
-        (images, labels), (test, np.arange(len(test))), 10, batch_size, seed, **options
+        (images, labels), (test, np.arange(len(test))), 10_000, batch_size, seed, **options
     )
 
 
@@ -283,7 +283,8 @@ def test_a_limited_batchnorm_pass_is_the_beginning_of_the_whole(limit):
     [
         ({"batch_size": 51}, "batch_size=51; choices: 1 to 50"),
         ({"batch_size": 0}, "batch_size=0; choices: 1 to 50"),
-        ({"padding": -1}, "padding=-1 must not be negative"),
+        ({"padding": -1}, "padding=-1; choices: 0 to 8, the image size"),
+        ({"padding": 10**6}, "padding=1000000; choices: 0 to 8, the image size"),
         ({"pad_value": "edge"}, "pad_value='edge'; choices: mean, zero"),
         ({"mean": [0.5]}, r"mean=\[0.5\] must have 3 entries"),
         ({"std": [0.5, 0.5]}, r"std=\[0.5, 0.5\] must have 3 entries"),
@@ -292,3 +293,30 @@ def test_a_limited_batchnorm_pass_is_the_beginning_of_the_whole(limit):
 def test_mistakes_are_refused_with_field_value_and_choices(options, message):
     with pytest.raises(ValueError, match=message):
         resident(random_images(50), **{"batch_size": 16, **options})
+
+
+GOOD = (random_images(4), np.arange(4))
+
+
+@pytest.mark.parametrize(
+    ("train", "test", "message"),
+    [
+        (GOOD, (GOOD[0], np.array([0, 1, 2, 10])), "test label 10: must lie between 0 and 9"),
+        ((GOOD[0], np.array([0, -1, 2, 3])), GOOD, "training label -1: must lie between 0 and 9"),
+        ((GOOD[0], np.arange(4.0)), GOOD, r"training labels are torch\.float64; they must be int"),
+        ((GOOD[0], np.arange(3)), GOOD, r"training labels have the shape \(3,\)"),
+        (
+            GOOD,
+            (random_images(4, size=9), GOOD[1]),
+            "test images are 3×9×9, torch.uint8; they",
+        ),
+        ((GOOD[0] / 255, GOOD[1]), GOOD, "training images are 3×8×8, torch.float64; they must be"),
+        ((GOOD[0][..., :7], GOOD[1]), GOOD, "training images are 3×8×7, .* as high as wide"),
+        (GOOD, (random_images(4, channels=1), GOOD[1]), "test images are 1×8×8"),
+        (GOOD, (GOOD[0][:0], GOOD[1][:0]), "there is no test image"),
+        ((GOOD[0][:0], GOOD[1][:0]), GOOD, "there is no training image"),
+    ],
+)
+def test_images_and_labels_that_no_network_trains_on_are_refused(train, test, message):
+    with pytest.raises(ValueError, match=message):
+        ResidentImages(train, test, 10, 2, 0)

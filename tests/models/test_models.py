@@ -2,6 +2,7 @@
 
 import inspect
 import math
+import re
 
 import pytest
 import torch
@@ -191,6 +192,9 @@ def test_a_few_steps_of_sgd_lower_the_loss(make):
 @pytest.mark.parametrize(
     ("make", "count"), [(CNN13, 128), (resnet34, 64), (wrn28_10, 16), (densenet121, 32)]
 )
-def test_a_width_that_leaves_no_channels_is_refused(make, count):
+def test_a_width_that_leaves_no_channels_or_too_many_is_refused(make, count):
     with pytest.raises(ValueError, match=f"width=0.001 leaves none of {count} channels"):
         make(10, width=0.001)
+    for width in (1e6, 1e300):
+        with pytest.raises(ValueError, match=re.escape(f"width={width} makes over 65,536 of")):
+            make(10, width=width)

@@ -283,5 +283,5 @@ def test_truncated_metrics_of_a_record_are_named(compose_settings: Callable[...,
     folder = leave(compose_settings(*TINY), 20.0)
     metrics = lzma.compress((folder / "metrics.jsonl").read_bytes())
     (folder / "metrics.jsonl.xz").write_bytes(metrics[: len(metrics) // 2])
-    with pytest.raises(UserError, match=rf"^{folder}: a damaged record \(metrics\.jsonl\.xz: LZMA"):
+    with pytest.raises(UserError, match=r"damaged record \(metrics\.jsonl\.xz: .*cut off"):
         read_members([str(folder)], CONF)

@@ -1,5 +1,6 @@
 """The demo's table by hand-checked numbers, and its figure's data."""
 
+import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -82,9 +83,7 @@ def test_from_runs_to_files(
                     *TINY, f"averaging={averaging}", f"seed={seed}", "evaluation.average_every=1"
                 )
             )
-    output = tmp_path / "demo"
-    output.mkdir()
-    (output / "kept").touch()
+    output = tmp_path / "new" / "demo"
     table = write_demo(tmp_path / "runs", output)
     assert table == (output / "table.md").read_text()
     assert table.count("phase ") >= 3
@@ -94,7 +93,7 @@ def test_from_runs_to_files(
     assert (output / "errors.png").read_bytes().startswith(b"\x89PNG")
     assert len(pd.read_csv(output / "phase_ends.csv")) == 6
     files = {"table.md", "phase_ends.csv", "runs.csv", "errors.png", "errors.svg"}
-    assert {path.name for path in output.iterdir()} == files | {"kept"}
+    assert {path.name for path in output.iterdir()} == files
     # From kept records all is made again, and beside the runs themselves.
     import_records(tmp_path / "runs", tmp_path / "records", REPOSITORY / "conf")
     monkeypatch.chdir(tmp_path)
@@ -104,6 +103,17 @@ def test_from_runs_to_files(
     capsys.readouterr()
     assert script.main() == 0
     assert capsys.readouterr().out.endswith("Table: runs/table.md\nPicture: runs/errors.png\n")
+
+
+def test_make_demo_writes_nothing_that_is_committed() -> None:
+    make = ["make", "--dry-run", "--assume-old=.venv/installed"]
+    shown = {
+        target: subprocess.check_output([*make, target], cwd=REPOSITORY, text=True)
+        for target in ("demo", "demo-results")
+    }
+    assert "runs/demo" in shown["demo"]
+    assert "results" not in shown["demo"]
+    assert "results/demo" in shown["demo-results"]
 
 
 def test_the_table_that_is_committed_is_that_of_its_records(tmp_path: Path) -> None:

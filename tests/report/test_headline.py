@@ -34,10 +34,13 @@ def test_each_method_is_beside_sgd_of_the_same_length() -> None:
         ),
         *((*ours, seed, error) for seed, error in ((0, 29.0), (1, 30.0), (2, 31.0))),
         (*at_the_end, 0, 30.5),
+        ("1c", "mini", "cnn13", "every-k", 0, 30.1, {"bn_test_error": 29.7}),
         ("1b", "mini", "cnn13", "60-30-30-sgd", 0, 40.0),
         ("1b", "mini", "other", "60-30-30-ours", 0, 10.0),
     )
-    head, _, *found = lines(headline(frame, "cnn13", PAPER))
+    table, _, caption = headline(frame, "cnn13", PAPER).partition("\n\n")
+    head, _, *found = lines(table)
+    assert "SGD after such a pass" in caption
     assert len(found) == sum(map(len, METHODS.values()))
     by_name = {(line[0], line[1]): dict(zip(head, line, strict=True)) for line in found}
     plain = by_name["80-40-40", "SGD"]
@@ -47,7 +50,10 @@ def test_each_method_is_beside_sgd_of_the_same_length() -> None:
     assert (line["n"], line["error"]) == ("3", "30.00 ± 1.00")
     # Of the seeds that both have: −1 and −2; t of one degree of freedom 12.706, standard error 0.5.
     assert line["− SGD"] == "−1.50 [−7.85, +4.85]"
-    assert line["− SGD after a BN pass"] == "−1.00 [−7.35, +5.35]"
+    after = "− SGD, both after a BN pass"
+    assert line[after] == "−1.00 [−7.35, +5.35]"
+    trained = by_name["80-40-40", "Lookahead"]  # as trained, and after a pass: like with like
+    assert (trained["− SGD"], trained[after]) == ("+0.10", "+0.20")
     assert (line["paper's error"], line["paper's − SGD"]) == ("26.05 ± 0.08", "−0.47")
     assert by_name["80-40-40", "averaged at the end"]["− SGD"] == "+0.50"  # one seed: no interval
     assert by_name["60-30-30", "phase-wise, γ0 = 0.9"]["n"] == ""  # another network's

@@ -172,6 +172,12 @@ def test_what_is_no_setting_is_refused_with_the_choices(tmp_path: Path, name: st
         phase_ends(read_runs(tmp_path), [name])
 
 
+def test_a_setting_named_twice_is_refused(tmp_path: Path) -> None:
+    write_record(tmp_path, "a", 0, 10.0)
+    with pytest.raises(UserError, match="averaging: is named twice"):
+        phase_ends(read_runs(tmp_path), ["averaging", "averaging"])
+
+
 @pytest.mark.parametrize("name", ["config.yaml", "result.json"])
 @pytest.mark.parametrize("content", ["", "{", "[]", '{"run_id": 1}'])
 def test_a_damaged_record_is_named(tmp_path: Path, name: str, content: str) -> None:

@@ -1,5 +1,6 @@
 """Tables from records: by hand, and against stored files."""
 
+import json
 import re
 import shutil
 import subprocess
@@ -16,7 +17,7 @@ from made_records import keep
 from phaseavg.errors import UserError
 from phaseavg.report.cells import CELL, read_cells, read_paper, summarised
 from phaseavg.report.study import Study, read_study, write_tables
-from phaseavg.report.tables import as_tex, grid, letters_of
+from phaseavg.report.tables import as_tex, grid, letters_of, notes_of
 from phaseavg.sweep.cells import Request, Run, Table, cells_of, runs_of
 
 EXPECTED = Path(__file__).parent / "expected"
@@ -120,6 +121,56 @@ def test_differences_are_paired_by_seed_and_execution(study: Study) -> None:
     half = 12.7062 * 0.1  # the t quantile of one degree of freedom, and the standard error
     assert ours["paired_low"] == pytest.approx(-0.4 - half, abs=1e-4)
     assert ours["paired_high"] == pytest.approx(-0.4 + half, abs=1e-4)
+
+
+def keep_phases(run: Run, *phases: tuple[int, float, float, float | None]) -> None:
+    """Keep a record with its phase ends: epoch, error as trained, after a pass, of an average."""
+    epoch, trained, passed, average = phases[-1]
+    path = keep(run.settings, trained if average is None else average, passed) / "result.json"
+    ends = [
+        {"epoch": e, "test_error": one, "bn_test_error": bn, "replaced": of_average is not None}
+        for e, one, bn, of_average in phases
+    ]
+    path.write_text(json.dumps(json.loads(path.read_text()) | {"epochs": epoch, "phases": ends}))
+
+
+def test_errors_before_averaging_are_those_of_the_run_without(tmp_path: Path) -> None:
+    """Only where it is the same trajectory: until an average replaces the weights."""
+    table = Table(
+        title="t",
+        rows=[["dataset=cifar100", "model=cnn13"]],
+        columns={
+            "orig": ["schedule='80'", "averaging=none"],
+            "ours": ["schedule='80'", "averaging=phasewise"],
+            "sgd": ["averaging=none"],
+            "end": ["averaging=end"],
+            "phase-wise": ["averaging=phasewise"],
+        },
+        against={"ours": "orig"},
+    )
+    GlobalHydra.instance().clear()
+    with initialize_config_dir(str(REPOSITORY / "conf"), version_base="1.3"):
+        cells = cells_of("t", table, [f"runs_dir={tmp_path}/runs", f"records_dir={tmp_path}"])
+        runs = runs_of(cells, {"t": [0, 1, 2]}, lambda overrides: compose("config", overrides))
+    by_place = {(run.cells[0].column, run.settings.seed): run for run in runs.values()}
+    keep_phases(by_place["ours", 0], (80, 34.0, 32.0, 24.0))
+    keep_phases(by_place["phase-wise", 0], (80, 99.0, 99.0, 99.0), (160, 99.0, 99.0, 99.0))
+    keep_phases(by_place["phase-wise", 1], (80, 35.0, 33.0, 24.0), (160, 25.0, 25.0, 24.5))
+    keep_phases(by_place["end", 2], (80, 36.0, 34.0, None), (160, 26.0, 25.5, 25.0))
+    keep_phases(by_place["ours", 2], (80, 40.0, 34.0, 24.5))
+    keep_phases(by_place["orig", 2], (80, 36.5, 34.5, None))  # its own counts
+    found = read_cells(runs.values())
+    by_column = {name: rows.set_index("seed") for name, rows in found.groupby("column")}
+    assert by_column["orig"]["test_error"].to_dict() == {0: 34.0, 1: 35.0, 2: 36.5}
+    assert by_column["orig"]["bn_test_error"].to_dict() == {0: 32.0, 1: 33.0, 2: 34.5}
+    assert by_column["orig"]["before_averaging"].to_dict() == {0: True, 1: True, 2: False}
+    assert by_column["sgd"]["test_error"].to_dict() == {2: 26.0}
+    assert by_column["sgd"]["method_seconds"].isna().all()  # it was not timed
+    summary = summarised(cells, found, PAPER, {"t": table.against}).set_index("column")
+    assert summary["n"].to_dict() == {"orig": 3, "ours": 2, "sgd": 1, "end": 1, "phase-wise": 2}
+    assert summary.loc["ours", "paired_mean"] == pytest.approx((-10.0 - 12.0) / 2)
+    notes = " ".join(notes_of(summary.reset_index(), found))
+    assert "orig: 2 of its errors are from runs of the same trajectory" in notes
 
 
 def without_hashes(text: str) -> str:

@@ -7,7 +7,9 @@ import sys
 import tarfile
 import zipfile
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import Any
 
 import pandas as pd
 import pytest
@@ -20,7 +22,7 @@ from phaseavg.config import Settings, check
 from phaseavg.errors import UserError
 from phaseavg.report.records import read_metrics, read_runs, write_runs
 from phaseavg.runs.archive import common_keys, completed, import_records
-from phaseavg.runs.identity import run_id
+from phaseavg.runs.identity import RECIPE, run_id
 from phaseavg.sweep.cells import Run
 from phaseavg.sweep.outcomes import result_of
 
@@ -42,6 +44,15 @@ def packed(folder: Path, path: Path) -> Path:
         with tarfile.open(path, "w:xz" if path.suffix == ".xz" else "w:gz") as archive:
             archive.add(folder, "somewhere")
     return path
+
+
+def configured(folder: Path, config: dict[str, Any]) -> str:
+    """Give a record another config and the run id that follows from it; return that."""
+    own = run_id({key: config[key] for key in RECIPE if key in config})
+    result = json.loads((folder / "result.json").read_text()) | {"run_id": own}
+    (folder / "config.yaml").write_text(yaml.safe_dump(config))
+    (folder / "result.json").write_text(json.dumps(result))
+    return own
 
 
 @pytest.mark.parametrize("kind", ["folder", "a.tar.xz", "a.tgz", "a.zip"])
@@ -147,6 +158,51 @@ def test_a_damaged_record_is_named_and_nothing_is_imported(
     assert not (tmp_path / "records").exists()
 
 
+@pytest.mark.parametrize("kind", ["a.zip", "a.tgz"])
+def test_a_member_that_unpacks_to_too_much_is_refused(tmp_path: Path, kind: str) -> None:
+    (tmp_path / "run").mkdir()
+    (tmp_path / "run" / "result.json").write_bytes(bytes(65 * 2**20))
+    with pytest.raises(UserError, match=r"result\.json has more than 64 MB"):
+        import_records(packed(tmp_path / "run", tmp_path / kind), tmp_path / "records", CONF)
+
+
+def test_metrics_of_another_run_are_refused(two: list[Settings], tmp_path: Path) -> None:
+    first, second = (keep(settings, 5.0 + settings.seed) for settings in two)
+    shutil.copy(first / "metrics.jsonl", second)
+    with pytest.raises(UserError, match=f"{second}: .*metrics and result disagree"):
+        import_records(two[0].runs_dir, tmp_path / "records", CONF)
+
+
+def test_imports_at_the_same_time_take_turns(two: list[Settings], tmp_path: Path) -> None:
+    for settings in two:
+        keep(settings, 5.0)
+    records = tmp_path / "records"
+    with ThreadPoolExecutor(4) as pool:  # each opens and locks the folder for itself
+        imports = [pool.submit(import_records, two[0].runs_dir, records, CONF) for _ in range(4)]
+        done = [each.result() for each in imports]
+    assert (sum(d.new for d in done), sum(d.known for d in done)) == (2, 6)
+    assert sorted(path.name for path in records.iterdir()) == sorted(s.run_id for s in two)
+
+
+def test_what_a_record_names_is_imported_only_if_the_user_allows_it(
+    two: list[Settings], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.syspath_prepend(tmp_path)
+    (tmp_path / "strangers.py").write_text(
+        "from pathlib import Path\nfrom torch import nn\n"
+        f"Path({str(tmp_path / 'imported')!r}).touch()\n"
+        "class Net(nn.Module):\n    pass\n"
+    )
+    folder = keep(two[0], 5.0)
+    config = yaml.safe_load((folder / "config.yaml").read_text())
+    configured(folder, config | {"model": {"_target_": "strangers.Net"}})
+    with pytest.raises(UserError, match=r"_target_=strangers\.Net: a record may only name"):
+        import_records(two[0].runs_dir, tmp_path / "records", CONF)
+    assert not (tmp_path / "imported").exists()
+    assert import_records(two[0].runs_dir, tmp_path / "records", CONF, ["strangers"]).new == 1
+    assert (tmp_path / "imported").exists()
+
+
 def test_a_truncated_archive_is_named(two: list[Settings], tmp_path: Path) -> None:
     keep(two[0], 5.0)
     source = packed(two[0].runs_dir, tmp_path / "a.tar.xz")
@@ -160,12 +216,8 @@ def of_an_older_schema(settings: Settings, folder: Path) -> str:
     keep(settings, 5.0, where=folder)
     config = yaml.safe_load((folder / "config.yaml").read_text())
     del config["optimizer_state"], config["model"]["pools"], config["evaluation"]["batchnorm_every"]
-    recipe = {key: config[key] for key in settings.recipe() if key in config}
-    result = json.loads((folder / "result.json").read_text())
-    former = result["run_id"] = run_id(recipe)
+    former = configured(folder, config)
     assert former != settings.run_id
-    (folder / "config.yaml").write_text(yaml.safe_dump(config))
-    (folder / "result.json").write_text(json.dumps(result))
     return former
 
 
@@ -254,7 +306,7 @@ def test_a_config_that_is_none_of_todays_is_named(two: list[Settings], tmp_path:
     folder = keep(two[0], 5.0)
     config = yaml.safe_load((folder / "config.yaml").read_text())
     config["model"]["depth"] = 3
-    (folder / "config.yaml").write_text(yaml.safe_dump(config))
+    configured(folder, config)
     with pytest.raises(UserError, match=r"model\.depth: there is no such key; choices: "):
         import_records(two[0].runs_dir, tmp_path / "records", CONF)
 

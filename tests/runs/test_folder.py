@@ -3,15 +3,17 @@
 import hashlib
 import io
 import json
-import pickle
+import os
+import shutil
 from pathlib import Path
 
 import pytest
 import torch
+from made_records import made_result
 
 from phaseavg.errors import UserError
 from phaseavg.runs.files import write_atomically
-from phaseavg.runs.folder import RunFolder, read_result
+from phaseavg.runs.folder import RunFolder, read_failure, read_result, record_failure
 
 
 def test_a_failed_write_keeps_the_old_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -37,7 +39,7 @@ def test_a_checkpoint_comes_back_as_it_was(tmp_path: Path) -> None:
         loaded = folder.load_checkpoint()
     assert loaded is not None
     assert torch.equal(loaded["weights"].pop("a"), state["weights"].pop("a"))
-    assert loaded == {**state, "files": []}
+    assert loaded == {**state, "run_id": "run", "files": []}
 
 
 def test_the_two_latest_checkpoints_are_kept_and_the_older_is_the_fallback(tmp_path: Path) -> None:
@@ -45,9 +47,9 @@ def test_the_two_latest_checkpoints_are_kept_and_the_older_is_the_fallback(tmp_p
         for step in (9, 10, 100):
             folder.save_checkpoint(step, {"step": step})
         older, latest = sorted(tmp_path.glob("checkpoint-*.pt"))
-        assert folder.load_checkpoint() == {"step": 100, "files": []}
+        assert folder.load_checkpoint()["step"] == 100
         latest.write_bytes(latest.read_bytes()[:-1])
-        assert folder.load_checkpoint() == {"step": 10, "files": []}
+        assert folder.load_checkpoint()["step"] == 10
         assert latest.with_name(f"{latest.name}.damaged").exists()
         older.write_bytes(b"")
         assert folder.load_checkpoint() is None
@@ -119,11 +121,61 @@ def test_a_checkpoint_whose_file_is_damaged_gives_way_to_the_one_before(
 def test_a_finished_or_reopened_run_has_no_snapshots(tmp_path: Path) -> None:
     with RunFolder(tmp_path) as folder:
         folder.save_checkpoint(1, {"step": 1}, [snapshot(folder, 1)])
-        folder.finish({"status": "finished"})
+        folder.finish(made_result(tmp_path.name, 5.0))
         assert not (tmp_path / "snapshots").exists()
         snapshot(folder, 2)
         folder.reopen()
         assert not (tmp_path / "snapshots").exists()
+
+
+def test_a_checkpoint_of_another_run_is_not_continued(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with RunFolder(tmp_path / "seed0") as folder:
+        folder.save_checkpoint(3, {"step": 3})
+    with RunFolder(tmp_path / "seed1") as folder:
+        (checkpoint,) = (tmp_path / "seed0").glob("*.pt")
+        copied = shutil.copy(checkpoint, folder.path)
+        assert folder.load_checkpoint() is None
+        assert f"{copied} is of another run, seed0, or " in capsys.readouterr().out
+        assert [path.suffix for path in folder.path.glob("checkpoint-*")] == [".damaged"]
+
+
+UNUSABLE = {
+    "of another run": json.dumps(made_result("other", 5.0)),
+    "without keys": json.dumps({"status": "finished", "run_id": "run"}),
+    "of another status": json.dumps(made_result("run", 5.0) | {"status": "begun"}),
+    "nested deep": "[" * 100_000,
+}
+
+
+@pytest.mark.parametrize("content", UNUSABLE.values(), ids=UNUSABLE)
+def test_a_result_that_is_not_the_runs_own_counts_as_none(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], content: str
+) -> None:
+    folder = tmp_path / "run"
+    folder.mkdir()
+    (folder / "result.json").write_text(content)
+    assert read_result(folder) is None
+    assert capsys.readouterr().out.startswith(f"{folder}/result.json is ")
+    assert [path.name for path in folder.iterdir()] == ["result.json.damaged"]
+
+
+def test_a_pipe_in_place_of_a_file_is_refused_and_not_waited_for(tmp_path: Path) -> None:
+    with RunFolder(tmp_path / "run") as folder:
+        for name in ("result.json", "failure.json", f"checkpoint-000000001-{16 * '0'}.pt"):
+            os.mkfifo(folder.path / name)
+        with pytest.raises(UserError, match=r"result\.json: cannot be read .*no regular file"):
+            read_result(folder.path)
+        assert "no regular file" in str(read_failure(folder.path))
+        assert folder.load_checkpoint() is None
+
+
+def test_the_failure_of_another_run_is_not_told_as_this_ones(tmp_path: Path) -> None:
+    record_failure(tmp_path / "a", "no room")
+    assert read_failure(tmp_path / "a") == "no room"
+    (tmp_path / "a").rename(tmp_path / "b")
+    assert read_failure(tmp_path / "b") == "failure.json is of another run, a"
 
 
 def test_loading_never_executes_code(tmp_path: Path) -> None:
@@ -137,8 +189,8 @@ def test_loading_never_executes_code(tmp_path: Path) -> None:
     checksum = hashlib.sha256(content).hexdigest()[:16]
     with RunFolder(tmp_path / "run") as folder:
         (folder.path / f"checkpoint-000000001-{checksum}.pt").write_bytes(content)
-        with pytest.raises(pickle.UnpicklingError):
-            folder.load_checkpoint()
+        assert folder.load_checkpoint() is None
+        assert len(list(folder.path.glob("*.pt.damaged"))) == 1
     assert not (tmp_path / "executed").exists()
 
 
@@ -148,10 +200,14 @@ def test_metrics_have_no_nan_that_json_does_not_know(tmp_path: Path) -> None:
 
 
 def test_leftovers_of_a_killed_write_are_removed(tmp_path: Path) -> None:
-    leftover = tmp_path / ".result.json.123.part"
-    leftover.write_text("half")
+    own = (".result.json.123.part", f"snapshots/averaging/.snapshot-0001-{'0' * 16}.bin.1.2.part")
+    mine = (".mine.part", "mine/.result.json.123.part", "snapshots/averaging/.mine.bin.1.part")
+    for name in (*own, *mine):
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).write_text("half")
     with RunFolder(tmp_path):
-        assert not leftover.exists()
+        left = {str(p.relative_to(tmp_path)) for p in tmp_path.rglob("*.part")}
+    assert left == set(mine)
 
 
 def test_a_second_holder_is_refused(tmp_path: Path) -> None:
@@ -168,7 +224,7 @@ def test_a_second_holder_is_refused(tmp_path: Path) -> None:
 def test_a_finished_run_has_a_result_and_no_checkpoints(tmp_path: Path) -> None:
     with RunFolder(tmp_path) as folder:
         folder.save_checkpoint(1, {"step": 1})
-        folder.finish({"status": "finished"})
-    assert read_result(tmp_path) == {"status": "finished"}
+        folder.finish(result := made_result(tmp_path.name, 5.0))
+    assert read_result(tmp_path) == result
     assert not list(tmp_path.glob("checkpoint-*"))
-    assert json.loads((tmp_path / "result.json").read_text()) == {"status": "finished"}
+    assert json.loads((tmp_path / "result.json").read_text()) == result

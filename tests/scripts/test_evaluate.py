@@ -7,10 +7,17 @@ from pathlib import Path
 from types import ModuleType
 
 import pytest
-from conftest import REPOSITORY, TINY
+import safetensors
+import torch
+import yaml
+from conftest import REPOSITORY, TINY, Prompt
+from made_records import keep
+from torch import nn
 
 import train
 from phaseavg.config import Settings
+from phaseavg.runs.weights import read_weights
+from phaseavg.training.snapshots import read_last_weight, read_snapshot
 
 
 @pytest.fixture
@@ -23,9 +30,33 @@ def script() -> ModuleType:
     return module
 
 
-@pytest.fixture
-def finished(compose_settings: Callable[..., Settings]) -> tuple[Path, dict]:
-    settings = compose_settings(*TINY, "weights=final")
+class Tied(nn.Module):
+    """A network with a weight that has two names, the last layer's being the second.
+
+    A buffer shares some of it; another one, on request, is nothing that safetensors can hold.
+    """
+
+    def __init__(self, num_classes: int, image_size: int, sparse: bool = False) -> None:
+        super().__init__()
+        self.first = nn.Linear(image_size**2, num_classes)
+        self.last = nn.Linear(image_size**2, num_classes)
+        self.last.weight = self.first.weight
+        self.register_buffer("row", self.first.weight.detach()[0])
+        if sparse:
+            self.register_buffer("zeros", torch.zeros(2, 2).to_sparse())
+
+    def forward(self, images: torch.Tensor) -> torch.Tensor:
+        return self.first(images.flatten(1)) + self.last(images.flatten(1)).square()
+
+
+TIED = (f"model._target_={__name__}.Tied", "~model.width", "~model.pools", "snapshots=epochs")
+
+
+@pytest.fixture(params=[(), TIED], ids=["plain", "tied"])
+def finished(
+    request: pytest.FixtureRequest, compose_settings: Callable[..., Settings]
+) -> tuple[Path, dict]:
+    settings = compose_settings(*TINY, "weights=final", *request.param)
     result = train.run(settings)
     return settings.runs_dir / result["run_id"], result
 
@@ -37,6 +68,33 @@ def test_the_kept_weights_give_the_recorded_loss_and_error(
     found = script.evaluate_run(folder, Path("data"), "cpu")
     assert found.loss == result["test_loss"]
     assert found.error == result["test_error"]
+
+
+@pytest.mark.parametrize("finished", [TIED], indirect=True)
+def test_tied_weights_are_kept_once_and_read_under_every_name(finished: tuple[Path, dict]) -> None:
+    folder, _ = finished
+    kept = read_weights(folder / "weights.safetensors")
+    assert kept.keys() == Tied(10, 8).state_dict().keys()
+    assert torch.equal(kept["first.weight"], kept["last.weight"])
+    with safetensors.safe_open(folder / "weights.safetensors", "pt") as file:
+        assert set(file.keys()) == kept.keys() - {"last.weight"}
+    trajectory = folder / "trajectory"
+    assert read_snapshot(trajectory, 0).keys() == kept.keys()
+    last = read_snapshot(trajectory, 40)["last.weight"]
+    assert torch.equal(read_last_weight(trajectory, 40), last)
+
+
+@pytest.mark.parametrize("asked", ["weights=final", "snapshots=steps"])
+def test_weights_that_cannot_be_kept_are_refused_before_training(
+    prompt: Prompt, tmp_path: Path, asked: str
+) -> None:
+    status, _, err = prompt(*TINY, *TIED[:-1], "+model.sparse=true", asked)
+    assert status == 2
+    assert err.startswith(
+        f"train.py: {asked}: of the weights of model={__name__}.Tied, safetensors"
+    )
+    assert err.count("\n") == 1
+    assert not list(tmp_path.iterdir())
 
 
 def test_missing_and_damaged_weights_get_one_line_and_status_2(
@@ -65,3 +123,23 @@ def test_missing_and_damaged_weights_get_one_line_and_status_2(
     for content in ("", "- a", "{"):
         (folder / "config.yaml").write_text(content)
         assert "config.yaml: damaged" in said(str(folder))
+
+
+@pytest.mark.parametrize("target", ["os.getcwd", "made_records.made_result"])
+def test_a_strangers_config_imports_and_calls_nothing(
+    script: ModuleType,
+    compose_settings: Callable[..., Settings],
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    target: str,
+) -> None:
+    folder = keep(compose_settings(*TINY), 5.0)
+    (folder / "weights.safetensors").touch()
+    config = yaml.safe_load((folder / "config.yaml").read_text())
+    config["dataset"] = {"_target_": target}
+    (folder / "config.yaml").write_text(yaml.safe_dump(config))
+    monkeypatch.setattr(sys, "argv", ["evaluate.py", str(folder)])
+    assert script.main() == 2
+    said = capsys.readouterr().err
+    assert f"config.yaml: _target_={target}: a record may only name phaseavg, " in said
+    assert said.count("\n") == 1

@@ -61,6 +61,10 @@ def test_a_picture_has_a_curve_for_each(
         (["schedule=polynomial"], "schedule=polynomial: there is no such option; choices: 100-50"),
         (["schedule=cosine schedule.shape.per=hour"], "schedule.shape.per='hour'; choices: "),
         (["schedule=80", "--steps", "0"], "--steps=0: must be positive"),
+        (
+            ["schedule=80", "--steps", "10000000000"],
+            "--steps=10000000000: makes 800,000,000,0",
+        ),
         (["schedule=80", "--output", "/dev/null/x.png"], "--output=/dev/null/x.png: "),
         (["schedule=80", "--output", "x.txt"], "--output=x.txt: Format 'txt' is not supported"),
     ],

@@ -310,7 +310,7 @@ def test_which_cells_of_tables_1_to_4_share_what(all_runs: dict[str, Run]) -> No
         found.setdefault(place, []).extend(f"{cell.table}/{cell.column}" for cell in run.cells)
     assert {place: " ".join(sorted(cells)) for place, cells in found.items()} == SHARED
 
-    waves, _ = arranged(runs.values(), {}, {})
+    waves = arranged(runs.values(), {}, {})
     trunks = [sorted((trunk.name, trunk.points) for trunk, _ in wave.trunks) for wave in waves]
     adaptive = [f"cifar100-cnn13-{a}-seed0-epoch80" for a in ("adabound", "adam", "adam_amsgrad")]
     assert trunks == [

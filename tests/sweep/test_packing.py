@@ -99,6 +99,36 @@ def test_a_signal_makes_all_runs_save_and_the_same_command_goes_on(
             time.sleep(0.1)
 
 
+DEADLY = """\
+import os, signal
+from phaseavg.data.digits import digits as real
+
+def digits(batch_size, seed, device="cpu", **options):
+    if seed == 1:
+        os.kill(os.getpid(), signal.SIGKILL)
+    return real(batch_size=batch_size, seed=seed, device=device, **options)
+"""
+
+
+@pytest.mark.parametrize("launcher", [PACKED, ("hydra/launcher=joblib", "hydra.launcher.n_jobs=2")])
+def test_a_run_whose_process_is_killed_is_named_and_the_others_finish(
+    prompt: Prompt, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, launcher: tuple[str, str]
+) -> None:
+    (tmp_path / "deadly.py").write_text(DEADLY)
+    monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.setenv("PYTHONPATH", f"{REPOSITORY}:{tmp_path}")  # of worker processes
+    tiny = (*TINY, "schedule.epochs=[1,1,1]", "share=false", "dataset._target_=deadly.digits")
+    command = ("-m", *tiny, "seed=0,1,2", *launcher, f"hydra.sweep.dir={tmp_path}/scratch")
+    status, _, err = prompt(*command)
+    assert status == 1
+    *_, named, last = err.splitlines()
+    assert re.match(r"train\.py: \S+-seed1-\w+: its process was ended by the system", named)
+    assert last.startswith("sweep: 2 finished, 0 there already, 1 failed; to go on: python ")
+    (failure,) = tmp_path.glob("runs/*/failure.json")
+    assert "-seed1-" in failure.parent.name
+    assert "ended by the system" in json.loads(failure.read_text())["error"]
+
+
 @pytest.mark.parametrize("value", ["0", "many", "1.5", "true"])
 def test_a_wrong_number_of_runs_is_one_line(prompt: Prompt, tmp_path: Path, value: str) -> None:
     launcher = ("hydra/launcher=packed", f"hydra.launcher.runs_at_once={value}")

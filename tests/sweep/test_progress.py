@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 import torch
 from conftest import TINY, Prompt
+from made_records import made_result
 
 from phaseavg.runs.prefix import Trajectory
 from phaseavg.sweep import progress
@@ -35,7 +36,7 @@ def train(run: Run, epochs: int, ended: str | None = None) -> None:
     lines = "".join(json.dumps({"step": 8 * n}) + "\n" for n in range(1, epochs + 1))
     write(folder / "metrics.jsonl", lines + '{"st')  # a line that is being written
     if ended:
-        write(folder / ended, '{"status": "finished"}')
+        write(folder / ended, json.dumps(made_result(folder.name, 5.0)))
 
 
 TIMES = count()

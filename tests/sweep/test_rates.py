@@ -7,6 +7,7 @@ from typing import Any
 import torch
 import yaml
 from conftest import TINY
+from made_records import made_result
 
 from phaseavg.runs.provenance import device_name
 from phaseavg.sweep.rates import measured_rates, place_of, workload
@@ -15,7 +16,7 @@ from phaseavg.sweep.rates import measured_rates, place_of, workload
 def write_run(folder: Path, settings: Any, seconds: float, **execution: Any) -> None:
     folder.mkdir(parents=True)
     (folder / "config.yaml").write_text(yaml.safe_dump(settings.recipe()))
-    result = {"seconds": seconds, "epochs": 10, "provenance": [{"execution": execution}]}
+    result = made_result(folder.name, 5.0, **execution) | {"seconds": seconds, "epochs": 10}
     (folder / "result.json").write_text(json.dumps(result))
 
 

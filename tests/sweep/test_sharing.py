@@ -3,6 +3,7 @@
 import json
 import os
 import re
+import shutil
 import signal
 from collections.abc import Callable
 from pathlib import Path
@@ -14,18 +15,25 @@ import torch
 import victims as victim
 from conftest import TINY, Prompt
 
+from phaseavg.errors import UserError
+from phaseavg.runs.files import write_atomically
+from phaseavg.runs.store import Store
+from phaseavg.training.sharing import Course
+
 AVERAGINGS = "averaging=none,phasewise,learnt,end"
 SHORT = (*TINY, "checkpoint_seconds=1000", "weights=final", "batch_size=250")
 TIMES = ("seconds", "_second")
+SAVING = "saving_seconds"  # only in lines of epochs in which a checkpoint was due
 
 
 def outcomes(folder: Path) -> dict[str, Any]:
-    """Return weights and metrics of all runs below a folder, without what took how long."""
+    """Return weights and metrics of all runs below a folder, but for how long what took."""
     found = {}
     for path in folder.glob("*/result.json"):
         lines = (path.parent / "metrics.jsonl").read_text().splitlines()
         metrics = [
-            {k: v for k, v in json.loads(line).items() if not k.endswith(TIMES)} for line in lines
+            {k: ... if k.endswith(TIMES) else v for k, v in json.loads(line).items() if k != SAVING}
+            for line in lines
         ]
         result = json.loads(path.read_text())
         timing = (*TIMES, "peak_memory_bytes", "provenance", "inherited")
@@ -361,15 +369,39 @@ def test_a_trajectory_that_diverges_leaves_the_outcome_to_its_runs(
     assert [result["status"] for result in results] == ["diverged"] * 2
 
 
-def test_there_is_a_limit_to_what_is_kept(prompt: Prompt, tmp_path: Path) -> None:
-    """A trajectory that does not fit is told of, and its runs are trained alone."""
-    command = ("-m", *SHORT, "averaging=none,phasewise", "share.limit_gb=1e-6")
-    status, _, err = prompt(*command)
-    assert status == 0
-    assert "share.limit_gb=1e-06: " in err
-    assert "raise the limit, make room, or narrow share.carry" in err
+def test_a_full_disk_costs_the_shared_state_and_no_run(
+    prompt: Prompt, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A state that does not fit is said in one line, and its runs are trained alone."""
+
+    def full(path: Path, *rest: Any) -> None:
+        if path.suffix == ".pt":
+            raise UserError("share.dir: no space left")
+        write_atomically(path, *rest)
+
+    monkeypatch.setattr("phaseavg.runs.store.write_atomically", full)
+    status, out, err = prompt("-m", *SHORT, "averaging=none,phasewise")
+    assert (status, err.count("\n")) == (0, 1), err
+    assert "share.dir: no space left" in err
+    assert out.splitlines()[-1] == "sweep: 2 finished, 0 there already"
     assert set(inherited(tmp_path / "runs").values()) == {0}
-    assert not list(tmp_path.glob("runs/shared/*/*.pt"))
+
+
+@pytest.mark.parametrize("moment", [(Store, "save"), (Course, "_take_snapshots")])
+def test_the_store_may_be_removed_at_any_time(
+    prompt: Prompt, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, moment: tuple[type, str]
+) -> None:
+    """While a trajectory leaves a state in it, or a run takes one: it costs epochs, no run."""
+    meant = getattr(*moment)
+
+    def removing(*given: Any, **named: Any) -> Any:
+        shutil.rmtree(tmp_path / "runs/shared", ignore_errors=True)
+        return meant(*given, **named)
+
+    monkeypatch.setattr(*moment, removing)
+    status, out, err = prompt("-m", *SHORT, "averaging=learnt,none")
+    assert status == 0, err
+    assert out.splitlines()[-1] == "sweep: 2 finished, 0 there already"
 
 
 TABLE = """\

@@ -10,6 +10,7 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -17,6 +18,8 @@ import victims as victim
 from conftest import REPOSITORY, TINY, Prompt
 from hydra.core.plugins import Plugins
 
+from phaseavg.runs.folder import record_failure
+from phaseavg.sweep.outcomes import sorted_out
 from phaseavg.training.step import Step
 
 TABLE = """\
@@ -260,6 +263,51 @@ def test_a_run_that_fails_is_recorded_and_told_and_stops_no_other(
     assert (status, err) == (0, "")
     assert out.splitlines()[-1] == "sweep: 1 finished, 2 there already"
     assert not failure.exists()
+
+
+def test_runs_that_failed_when_last_tried_come_last(tmp_path: Path) -> None:
+    folders = {name: tmp_path / name for name in ("first", "second", "third")}
+    settings = {
+        n: SimpleNamespace(run_folder=f, places=[f], force=False) for n, f in folders.items()
+    }
+    runs = {name: SimpleNamespace(settings=one) for name, one in settings.items()}
+    record_failure(folders["first"], "its process was ended")
+    _, _, missing = sorted_out(runs)
+    assert [run.settings.run_folder.name for run in missing] == ["second", "third", "first"]
+
+
+def test_a_data_set_that_is_missing_is_looked_for_and_told_once(
+    prompt: Prompt, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    looked = []
+
+    def missing(*_: Any) -> None:
+        looked.append(True)
+        raise ValueError("data_dir=data: cifar-100-python/train is missing")
+
+    monkeypatch.setattr("phaseavg.data.cifar.require_files", missing)
+    status, _, err = prompt("-m", *SHORT, "seed=0,1,2", "dataset=cifar100")
+    assert status == 2
+    assert err == (
+        "train.py: dataset: data_dir=data: cifar-100-python/train is missing: no run can be "
+        "trained without it\n"
+    )
+    assert len(looked) == 1
+    assert not list(tmp_path.iterdir())
+
+
+def test_runs_whose_data_set_is_there_are_trained_without_the_others(
+    prompt: Prompt, tmp_path: Path
+) -> None:
+    status, _, err = prompt("-m", *SHORT, "seed=0,1", "dataset=imagenet,digits", "share=false")
+    assert status == 1
+    told, last = err.splitlines()
+    assert told == (
+        "train.py: dataset: data_dir=data: imagenet/train must hold a folder of images per class: "
+        "2 runs cannot be trained without it"
+    )
+    assert last.startswith("train.py: sweep: 2 finished, 0 there already, 2 failed; to go on: ")
+    assert len(list(tmp_path.glob("runs/*"))) == 2
 
 
 def test_a_run_that_diverges_is_an_outcome_that_counts_as_failed(

@@ -209,12 +209,12 @@ def test_a_run_that_keeps_them_trains_all_epochs_itself(prompt: Prompt) -> None:
 def test_a_finished_run_says_that_it_has_not_got_them(prompt: Prompt) -> None:
     here = (*TINY, "averaging=none", "runs_dir=r", "records_dir=r", "share=false")
     assert prompt(*here, "snapshots=last_layer")[0] == 0
-    assert "finished before (" in prompt(*here, "snapshots=last_layer")[1]
+    assert "finished before: " in prompt(*here, "snapshots=last_layer")[1]
     assert "without snapshots=epochs" in prompt(*here, "snapshots=epochs")[1]
     (result,) = Path("r").glob("*/result.json")
     more = result.read_text().replace('"snapshots": "last_layer"', '"snapshots": "steps"')
     result.write_text(more)
-    assert "finished before (" in prompt(*here, "snapshots=epochs")[1]
+    assert "finished before: " in prompt(*here, "snapshots=epochs")[1]
     shutil.rmtree(next(Path("r").glob("*/trajectory")))
     assert "without snapshots=last_layer" in prompt(*here, "snapshots=last_layer")[1]
     assert prompt(*here, "snapshots=epochs", "force=true")[0] == 0

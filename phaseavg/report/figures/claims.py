@@ -9,9 +9,10 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.transforms import blended_transform_factory
 
-from phaseavg.report.claims import NETWORK, evidence, exceptions, interval, networks_of, verdict
+from phaseavg.report.claims import NETWORK, evidence, exceptions, networks_of
 from phaseavg.report.figures.drawing import Drawing, blank
 from phaseavg.report.figures.of_cells import command
+from phaseavg.report.statistics import interval, verdict
 from phaseavg.sweep.cells import Cell
 from phaseavg.sweep.claims import CLAIMS
 
@@ -30,6 +31,8 @@ FINE_TICKS = [0.1, 0.2, 0.5]
 def effects(cells: Sequence[Cell], rows: pd.DataFrame, paper: pd.DataFrame) -> pd.DataFrame:
     """Return a row for each difference of errors of which there are two seeds or more.
 
+    Not of C1, whose margin is measured.
+
     Args:
         cells: all that there are.
         rows: from `read_cells`.
@@ -41,7 +44,7 @@ def effects(cells: Sequence[Cell], rows: pd.DataFrame, paper: pd.DataFrame) -> p
         comparable).
     """
     found = []
-    for claim in (claim for claim in CLAIMS if claim.quantity == "error"):
+    for claim in (claim for claim in CLAIMS if claim.margin is not None and not claim.of_costs):
         networks = networks_of(claim, cells)
         published = exceptions(claim, paper)["difference"]
         pairs = [*claim.pairs, *claim.beside]

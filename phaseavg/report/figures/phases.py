@@ -1,7 +1,5 @@
 """The errors at the ends of phases, method by method of Table 1."""
 
-import json
-
 import pandas as pd
 from matplotlib.lines import Line2D
 
@@ -11,6 +9,7 @@ from phaseavg.report.figures.of_cells import cells_in, finished, lacking, networ
 from phaseavg.report.headline import METHODS
 from phaseavg.report.records import damaged
 from phaseavg.report.study import Study
+from phaseavg.runs.record import read_result
 
 TABLES = ("1a", "1b", "1c", "1d")
 AFTER = "SGD after a BN pass"
@@ -38,11 +37,15 @@ def errors_at_ends(study: Study, network: tuple[str, str]) -> pd.DataFrame:
             for row in rows.loc[[cell]].itertuples():
                 folder = record_of(study.runs[row.run_id].settings)
                 try:
-                    phases = json.loads((folder / "result.json").read_text())["phases"]
-                    for number, end in enumerate(phases, start=1):
-                        place = (row.seed, number, len(phases), end["epoch"])
-                        key = "average_test_error" if end["replaced"] else "test_error"
-                        weights = AVERAGED if end["replaced"] else TRAINED
+                    phases = read_result(folder)["phases"]
+                    ends = phases
+                    if row.before_averaging:
+                        ends = [end for end in phases if end["epoch"] <= row.epochs]
+                    for number, end in enumerate(ends, start=1):
+                        place = (row.seed, number, len(ends), end["epoch"])
+                        replaced = end["replaced"] and not row.before_averaging
+                        key = "average_test_error" if replaced else "test_error"
+                        weights = AVERAGED if replaced else TRAINED
                         found.append((schedule, method, *place, weights, end[key]))
                         if method == "SGD":
                             found.append((schedule, AFTER, *place, PASSED, end["bn_test_error"]))

@@ -8,6 +8,7 @@ from matplotlib.figure import Figure
 from torch import nn
 
 from phaseavg.config import build, check
+from phaseavg.errors import UserError
 from phaseavg.phases import Schedule
 from phaseavg.report.figures.drawing import COLOURS, Drawing, new_picture, plain
 from phaseavg.report.figures.of_cells import without
@@ -21,6 +22,9 @@ FIGURE_6 = {
     "cosine": "cosine",
 }
 """Options of the config group `schedule`, and how they are called."""
+
+MOST_STEPS = 2_000_000
+"""Of a curve; the longest schedule of ImageNet's has 600,600."""
 
 SHAPES = ("-", "--", "-.", ":")
 
@@ -36,13 +40,19 @@ def rates(
         compose: to compose a run's config.
 
     Raises:
-        UserError: if a value is none that its setting takes.
+        UserError: if a value is none that its setting takes, or there are too many steps.
     """
     settings = check(compose(overrides))
     schedule = build("schedule", settings.schedule, Schedule)
     optimizer = new_optimizer(settings, nn.Linear(1, 1))
     found = []
-    steps = range(schedule.total_epochs * steps_per_epoch)
+    total = schedule.total_epochs * steps_per_epoch
+    if total > MOST_STEPS:
+        raise UserError(
+            f"--steps={steps_per_epoch}: makes {total:,} steps in {schedule.total_epochs:,} "
+            f"epochs; a curve has at most {MOST_STEPS:,}"
+        )
+    steps = range(total)
     for step in steps:
         set_learning_rate(optimizer, schedule.factor(step, steps_per_epoch))
         found.append(learning_rate(optimizer))

@@ -17,8 +17,9 @@ from phaseavg.cli import as_option, explained
 from phaseavg.config import Settings, build, check
 from phaseavg.errors import UserError
 from phaseavg.phases import Schedule
-from phaseavg.report.records import metrics_file, read_history
+from phaseavg.report.records import read_history
 from phaseavg.runs.folder import TRAJECTORY
+from phaseavg.runs.record import metrics_file
 from phaseavg.sweep.cells import key_of, parsed
 from phaseavg.training.snapshots import missing_steps
 
@@ -120,7 +121,7 @@ def read_trajectory(overrides: Sequence[str], own: Sequence[str], conf: Path) ->
         with initialize_config_dir(str(conf.resolve()), version_base="1.3"):
             typed = [as_option(override, conf) for override in whole]
             config = compose("config", typed, return_hydra_config=True)
-    except (HydraException, OmegaConfBaseException) as error:
+    except (HydraException, OmegaConfBaseException, RecursionError) as error:
         raise UserError(explained(error)) from error
     chosen = config.hydra.runtime.choices
     name = f"{chosen['dataset']}-{chosen['model']}"

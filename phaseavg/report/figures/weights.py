@@ -20,8 +20,9 @@ from phaseavg.report.figures.of_cells import (
     networks_in,
     without,
 )
-from phaseavg.report.records import damaged, metrics_file, read_history
+from phaseavg.report.records import damaged, read_history
 from phaseavg.report.study import Study, composing, typed
+from phaseavg.runs.record import metrics_file
 
 LENGTHS = (10, 20, 40, 80, 160)
 """Epochs of the windows in Figure 4: the paper's phases, a miniature's, the whole training."""

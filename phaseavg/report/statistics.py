@@ -1,0 +1,168 @@
+"""Statistics of runs with several seeds: pairs, intervals, verdicts, and how they are written.
+
+Two runs make a pair if they have the same seed and the same execution. Every table, claim and
+figure takes its pairs, intervals and verdicts from this module.
+"""
+
+from collections.abc import Sequence
+
+import numpy as np
+import pandas as pd
+from scipy import stats
+
+SAME = ["seed", "execution"]
+"""What the runs of a pair have in common: on another device or precision a seed ends elsewhere."""
+
+CONFIDENCE = 0.95
+LEVEL = (1 - CONFIDENCE) / 2
+"""Of one-sided tests, so that they agree with the bounds of a two-sided interval."""
+
+MOST_SEEDS = 10_000
+
+
+def pairs(left: pd.Series, right: pd.Series) -> pd.DataFrame:
+    """Return the pairs of two sets of runs, a row each: columns left and right.
+
+    Args:
+        left: values by `SAME`, and by any other index levels that make a pair.
+        right: likewise.
+    """
+    columns = left.astype(float).to_frame("left"), right.astype(float).to_frame("right")
+    return columns[0].join(columns[1], how="inner", validate="one_to_one").dropna()
+
+
+def differences(left: pd.Series, right: pd.Series) -> pd.Series:
+    """Return left − right of the pairs; see `pairs`."""
+    both = pairs(left, right)
+    return both["left"] - both["right"]
+
+
+def interval(values: Sequence[float], confidence: float = CONFIDENCE) -> tuple[float, float]:
+    """Return the t interval of a mean; all numbers if there are fewer than two values."""
+    if len(values) < 2:
+        return -np.inf, np.inf
+    mean = float(np.mean(values))
+    half = stats.t.ppf((1 + confidence) / 2, len(values) - 1) * stats.sem(values)
+    return mean - float(half), mean + float(half)
+
+
+def p_above(values: Sequence[float], margin: float) -> float:
+    """Return the one-sided p-value of a t test whose alternative is a mean above the margin."""
+    if len(values) < 2:
+        return 1.0
+    distance, error = float(np.mean(values)) - margin, float(stats.sem(values))
+    if error == 0:
+        return float(not distance > 0)
+    return float(stats.t.sf(distance / error, len(values) - 1))
+
+
+def holm(p_values: Sequence[float]) -> np.ndarray:
+    """Return p-values adjusted by Holm's step-down method, in their order."""
+    p = np.asarray(p_values, float)
+    order = p.argsort(kind="stable")
+    adjusted = np.empty(len(p))
+    adjusted[order] = np.maximum.accumulate(p[order] * np.arange(len(p), 0, -1)).clip(max=1)
+    return adjusted
+
+
+def verdict(values: Sequence[float], margin: float) -> str:
+    """Return `holds`, `does not hold` or `open`: where the interval lies, of one value per seed."""
+    low, high = interval(values)
+    if high < margin:
+        return "holds"
+    return "does not hold" if low > margin else "open"
+
+
+def confidence_of(alternatives: int) -> float:
+    """Return the confidence of each alternative's intervals (Bonferroni); see `judged`."""
+    return 1 - (1 - CONFIDENCE) / alternatives
+
+
+def judged(
+    alternatives: Sequence[Sequence[Sequence[float]]], margin: float
+) -> tuple[str, list[list[str]]]:
+    """Return the verdict on a claim, and those on its parts.
+
+    A part holds if its interval lies below the margin; with several alternatives, the interval of
+    `confidence_of` them. It does not hold if it is above the margin after Holm's correction over
+    the alternative's parts of two seeds or more. An alternative holds if every part holds, and does
+    not hold if one does not. A claim holds if one alternative holds, and does not hold if none
+    does. All else is open, such as a part with fewer than two seeds.
+
+    Args:
+        alternatives: of each its parts, of each part one value per seed.
+        margin: what the values have to be below.
+    """
+    confidence = confidence_of(len(alternatives) or 1)
+    words = []
+    for parts in alternatives:
+        tested = [n for n, values in enumerate(parts) if len(values) > 1]
+        adjusted = holm([p_above(parts[n], margin) for n in tested])
+        refuted = {n for n, p in zip(tested, adjusted, strict=True) if p < LEVEL}
+        words.append(
+            [
+                "does not hold"
+                if n in refuted
+                else "holds"
+                if interval(values, confidence)[1] < margin
+                else "open"
+                for n, values in enumerate(parts)
+            ]
+        )
+    whole = [_all(parts) for parts in words]
+    if "holds" in whole:
+        return "holds", words
+    return ("does not hold" if whole and set(whole) == {"does not hold"} else "open"), words
+
+
+def _all(parts: Sequence[str]) -> str:
+    """Return the verdict on an alternative, of those on its parts."""
+    if "does not hold" in parts:
+        return "does not hold"
+    return "holds" if parts and set(parts) == {"holds"} else "open"
+
+
+def seeds_to_settle(values: Sequence[float], margin: float, tests: int = 1) -> int | None:
+    """Return the least number of seeds whose interval would be clear of the margin.
+
+    If their mean and deviation were those of `values`, of two seeds or more; None if more than
+    `MOST_SEEDS` would be needed.
+
+    Args:
+        values: one per seed.
+        margin: what they are compared with.
+        tests: among how many the error is divided.
+    """
+    distance, deviation = abs(np.mean(values) - margin), np.std(values, ddof=1)
+    n = np.arange(2, MOST_SEEDS + 1)
+    clear = stats.t.isf(LEVEL / tests, n - 1) * deviation / np.sqrt(n) < distance
+    return int(n[clear.argmax()]) if clear.any() else None
+
+
+def spread(mean: float, deviation: float, sign: str = "") -> str:
+    """Return mean ± deviation, where there is one; nothing of a blank. `sign` shows "+"."""
+    if pd.isna(mean):
+        return ""
+    return f"{mean:{sign}.2f}" + ("" if pd.isna(deviation) else f" ± {deviation:.2f}")
+
+
+def mean_and_deviation(values: pd.Series, sign: str = "") -> str:
+    """Return mean ± sample deviation; of one value the value, of none nothing."""
+    return spread(values.mean(), values.std(), sign)
+
+
+def signed(value: float) -> str:
+    """Return a difference with its sign; nothing of a blank."""
+    return "" if pd.isna(value) else f"{value:+.2f}".replace("-", "−")
+
+
+def mean_with_interval(values: Sequence[float]) -> str:
+    """Return the mean of differences with its interval, from two values on; of none nothing."""
+    return with_interval(np.mean(values), *interval(values)) if len(values) else ""
+
+
+def with_interval(mean: float, low: float, high: float) -> str:
+    """Return a difference with its interval, where there is one; nothing of a blank."""
+    if pd.isna(mean) or np.isinf(low):
+        return signed(mean)
+    return f"{signed(mean)} [{signed(low)}, {signed(high)}]"

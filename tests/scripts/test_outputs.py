@@ -1,0 +1,43 @@
+"""Scripts whose files cannot be written, because their folder cannot be made."""
+
+import importlib
+import sys
+from pathlib import Path
+
+import pytest
+from conftest import REPOSITORY
+
+NOWHERE = "/proc/nowhere"
+RECORDS = str(REPOSITORY / "results/demo/records")
+ONE_RECORD = str(next(Path(RECORDS).iterdir()))
+
+CELL = ("preset=mini", "table=1a", "model=cnn13_digits", "column=learnt", "seed=0")
+
+TYPED = {
+    "demo": (RECORDS, NOWHERE),
+    "figures": ("fig6", "--output", NOWHERE),
+    "tables": (*CELL, "--output", NOWHERE),
+    "tables --claims": (*CELL, "--output", "tables", "--claims", f"{NOWHERE}/a.md"),
+    "compare": (ONE_RECORD, "--output", f"{NOWHERE}/a.png"),
+    "phase_ends": (RECORDS, "averaging", "--output", f"{NOWHERE}/a.md"),
+    "schedule": ("schedule=80", "--steps", "1", "--output", f"{NOWHERE}/a.png"),
+    "records": ("--records", NOWHERE),
+}
+
+
+@pytest.mark.parametrize("name", TYPED)
+def test_a_folder_that_cannot_be_made_is_named_in_one_line(
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    tmp_path: Path,
+    name: str,
+) -> None:
+    script = name.partition(" ")[0]
+    main = importlib.import_module(f"scripts.{script}").main
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "argv", [f"{script}.py", *TYPED[name]])
+    assert main() == 2
+    err = capsys.readouterr().err
+    assert err.startswith(f"{script}.py: ")
+    assert NOWHERE in err
+    assert err.count("\n") == 1, err
