@@ -3,7 +3,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 
 .DEFAULT_GOAL := help
-.PHONY: help demo mini mini-cifar100 table1a table1b table1c table1d table1 table2 table3 table4 tables report records wandb-sync
+.PHONY: help demo demo-results mini mini-cifar100 table1a table1b table1c table1d table1 table2 table3 table4 tables report records wandb-sync
 .PHONY: fig1 fig2 fig3 fig4 fig5 fig6 figures bench bench-gpu test lint format clean
 
 help: ## list the targets
@@ -16,10 +16,14 @@ help: ## list the targets
 	$(BIN)/uv pip install --quiet --compile-bytecode --python $(BIN)/python --constraint constraints.txt --editable '.[dev]'
 	@touch $@
 
-demo: .venv/installed ## two methods, four seeds, on embedded data: table and figure in results/demo
+demo: .venv/installed ## two methods, four seeds, on embedded data: table and picture in runs/demo
 	$(BIN)/python train.py -m preset=demo averaging=none,phasewise seed=0,1,2,3 runs_dir=runs/demo
-	@mkdir -p results/demo
-	$(BIN)/python scripts/demo.py runs/demo results/demo
+	$(BIN)/python scripts/demo.py runs/demo
+
+demo-results: demo ## the same, and what is committed of it anew: results/demo
+	rm -rf results/demo/records
+	$(BIN)/python scripts/records.py runs/demo --records results/demo/records
+	$(BIN)/python scripts/demo.py results/demo/records results/demo
 
 mini: .venv/installed ## Tables 1, 3 and 4 and the claims in miniature, from nothing: results/mini
 	@mkdir -p results/mini

@@ -58,6 +58,12 @@ def compose_settings(tmp_path: Path) -> Callable[..., Settings]:
     return composed
 
 
+@pytest.fixture(autouse=True)
+def same_random_numbers() -> None:
+    """Begin every test with the same ones, whatever ran before it."""
+    torch.manual_seed(0)
+
+
 Prompt = Callable[..., tuple[int, str, str]]
 
 

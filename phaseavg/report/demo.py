@@ -1,13 +1,11 @@
 """What the demo shows: SGD, SGD after a BatchNorm pass, and the average, at each phase end."""
 
-import shutil
 from pathlib import Path
 
 import matplotlib
 import pandas as pd
 from matplotlib.figure import Figure
 
-from phaseavg.errors import UserError
 from phaseavg.report.records import read_metrics, read_runs, require_repetitions
 from phaseavg.report.statistics import mean_and_deviation
 
@@ -106,27 +104,15 @@ def figure(metrics: pd.DataFrame) -> Figure:
 
 
 def write_demo(runs_dir: Path, output: Path) -> str:
-    """Write table, figure and records of the demo's runs to `output`; return the table.
+    """Write table and figure of the demo's runs to `output`; return the table.
 
     Files: `table.md`, `phase_ends.csv` (each seed), `runs.csv` (with what each run was made),
-    `errors.png`, `errors.svg`, and `records/`.
+    `errors.png`, and `errors.svg`.
     """
     runs = read_runs(runs_dir)
     require_repetitions(runs, ["averaging"])
     metrics = read_metrics(runs)
     errors = phase_ends(metrics)
-    records = output / "records"
-    for other in records.glob("*/result.json"):
-        if other.parent.name not in set(runs["run_id"]):
-            raise UserError(
-                f"{other.parent}: is of no run in {runs_dir}; remove it or name another folder"
-            )
-    for run_id, path in zip(runs["run_id"], runs["path"], strict=True):
-        kept = records / run_id
-        kept.mkdir(parents=True, exist_ok=True)
-        if not kept.samefile(path):
-            for name in ("config.yaml", "metrics.jsonl", "result.json"):
-                shutil.copy(path / name, kept / name)
     errors.round(4).to_csv(output / "phase_ends.csv")
     runs.drop(columns="path").to_csv(output / "runs.csv", index=False)
     picture = figure(metrics)

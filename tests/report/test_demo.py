@@ -1,18 +1,20 @@
 """The demo's table by hand-checked numbers, and its figure's data."""
 
-import shutil
+import sys
 from collections.abc import Callable
 from pathlib import Path
 
 import pandas as pd
 import pytest
-from conftest import TINY
+from conftest import REPOSITORY, TINY
 
 import train
 from phaseavg.config import Settings
 from phaseavg.errors import UserError
 from phaseavg.report.demo import AVERAGE, BN, SGD, figure, phase_ends, summary_table, write_demo
-from phaseavg.report.records import read_metrics, read_runs
+from phaseavg.report.records import read_runs
+from phaseavg.runs.archive import import_records
+from scripts import demo as script
 
 
 def line(averaging: str, seed: int, epoch: int, **values: float) -> dict:
@@ -68,7 +70,10 @@ def test_the_figure_draws_every_seed_and_the_mean() -> None:
 
 
 def test_from_runs_to_files(
-    compose_settings: Callable[..., Settings], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    compose_settings: Callable[..., Settings],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
 ) -> None:
     for seed in (0, 1):
         for averaging in ("none", "phasewise"):
@@ -79,6 +84,7 @@ def test_from_runs_to_files(
             )
     output = tmp_path / "demo"
     output.mkdir()
+    (output / "kept").touch()
     table = write_demo(tmp_path / "runs", output)
     assert table == (output / "table.md").read_text()
     assert table.count("phase ") >= 3
@@ -87,19 +93,22 @@ def test_from_runs_to_files(
     assert results["run_id"] in set(runs["run_id"])
     assert (output / "errors.png").read_bytes().startswith(b"\x89PNG")
     assert len(pd.read_csv(output / "phase_ends.csv")) == 6
-    assert write_demo(tmp_path / "runs", output) == table
-    other = output / "records/of-another-demo"
-    other.mkdir()
-    (other / "result.json").touch()
-    with pytest.raises(UserError, match="of-another-demo: is of no run in "):
-        write_demo(tmp_path / "runs", output)
-    shutil.rmtree(other)
-    # The records are the truth: from them, where they lie, all is made again.
-    assert write_demo(output / "records", output) == table
-    again = read_runs(output / "records")
-    pd.testing.assert_frame_equal(
-        phase_ends(read_metrics(again)), phase_ends(read_metrics(read_runs(tmp_path / "runs")))
-    )
+    files = {"table.md", "phase_ends.csv", "runs.csv", "errors.png", "errors.svg"}
+    assert {path.name for path in output.iterdir()} == files | {"kept"}
+    # From kept records all is made again, and beside the runs themselves.
+    import_records(tmp_path / "runs", tmp_path / "records", REPOSITORY / "conf")
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "argv", ["demo.py", "runs"])
+    for source in ("records", "runs", "runs"):
+        assert write_demo(tmp_path / source, tmp_path / source) == table
+    capsys.readouterr()
+    assert script.main() == 0
+    assert capsys.readouterr().out.endswith("Table: runs/table.md\nPicture: runs/errors.png\n")
+
+
+def test_the_table_that_is_committed_is_that_of_its_records(tmp_path: Path) -> None:
+    committed = REPOSITORY / "results/demo"
+    assert write_demo(committed / "records", tmp_path) == (committed / "table.md").read_text()
 
 
 def test_runs_with_other_settings_are_not_mixed_in(

@@ -1,9 +1,12 @@
 """Drawing schedules."""
 
+import os
+import subprocess
 import sys
 from pathlib import Path
 
 import pytest
+from conftest import REPOSITORY
 
 from phaseavg.report.figures.schedules import figure, schedules
 from scripts import schedule as script
@@ -23,6 +26,18 @@ def test_the_rates_are_those_of_the_steps() -> None:
     assert list(lookahead["learning_rate"]) == pytest.approx(
         120 * [0.1] + 60 * [0.01] + 60 * [0.001]
     )
+
+
+def test_a_notebooks_backend_is_not_needed(tmp_path: Path) -> None:
+    """Which a shell inherits that was started from one; so for every script that draws."""
+    done = subprocess.run(
+        [sys.executable, "scripts/schedule.py", "schedule=80", f"--output={tmp_path}/a.png"],
+        cwd=REPOSITORY,
+        env={**os.environ, "MPLBACKEND": "module://no_such.backend"},
+        capture_output=True,
+        text=True,
+    )
+    assert (done.returncode, done.stderr) == (0, "")
 
 
 def test_a_picture_has_a_curve_for_each(
