@@ -6,7 +6,7 @@ import traceback
 from collections.abc import Iterable
 from pathlib import Path
 
-import safetensors.torch
+import safetensors
 import torch
 from safetensors import SafetensorError
 
@@ -58,7 +58,12 @@ def evaluate_run(
     data = load_data(settings, on)
     model = new_model(settings, data)
     try:
-        model.load_state_dict(safetensors.torch.load_file(folder / "weights.safetensors"))
+        with safetensors.safe_open(folder / "weights.safetensors", "pt") as file:
+            owner = (file.metadata() or {}).get("run_id", settings.run_id)  # older ones lack it
+            if owner != settings.run_id:
+                raise UserError(f"{folder}/weights.safetensors: is of another run, {owner}")
+            weights = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+        model.load_state_dict(weights)
     except (SafetensorError, RuntimeError) as error:
         reason = str(error).splitlines()[0]
         raise UserError(

@@ -229,7 +229,7 @@ class RunFolder:
     def write_weights(self, state: Mapping[str, Tensor]) -> int:
         """Write parameters and buffers as safetensors; return the number of bytes."""
         tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in state.items()}
-        content = safetensors.torch.save(tensors)
+        content = safetensors.torch.save(tensors, metadata={"run_id": self.path.name})
         write_atomically(self.path / "weights.safetensors", content)
         return len(content)
 
