@@ -15,7 +15,7 @@ import pytest
 import yaml
 from conftest import TINY
 from made_page import CONF, NASTY, PAPER, build, sources
-from made_records import keep
+from made_records import configured, keep
 
 from phaseavg.errors import UserError
 from phaseavg.report import page as page_module
@@ -326,10 +326,8 @@ def test_reading_a_record_executes_nothing_that_it_names(
     module = {"_target_": "trapped.Part"}
     bad = config | {"schedule": command, "model": module}
     if nested:
-        hidden = "${oc.decode:'{_target_: trapped.Part}'}"
-        bad = config | {"averaging": config["averaging"] | {"weights": hidden}}
-        bad["watch"] = {"mine": {**module, "of": [command]}}
-    (folder / "config.yaml").write_text(yaml.safe_dump(bad))
+        bad = config | {"watch": {"mine": {**module, "of": [command]}}}
+    configured(folder, bad)
     card = read_card(folder)
     assert card.epochs == (sum(config["schedule"]["epochs"]) if nested else None)
     (member,) = read_members([str(folder)], CONF)

@@ -7,7 +7,7 @@ from pathlib import Path
 from types import ModuleType
 
 import pytest
-import safetensors
+import safetensors.torch
 import torch
 import yaml
 from conftest import REPOSITORY, TINY, Prompt
@@ -114,6 +114,9 @@ def test_missing_and_damaged_weights_get_one_line_and_status_2(
         assert message.count("\n") == 1
         return message
 
+    tensors = safetensors.torch.load_file(weights)
+    safetensors.torch.save_file(tensors, weights, metadata={"run_id": "other"})
+    assert "is of another run, other" in said(str(folder))
     weights.write_bytes(weights.read_bytes()[:100])
     assert "damaged" in said(str(folder))
     weights.unlink()
