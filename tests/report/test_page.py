@@ -42,7 +42,7 @@ def test_it_says_what_is_there_and_what_is_missing(page: Path) -> None:
     assert "1b 2 of 2, n = 2; 1 diverged 0 of 1" in text
     assert "ours 31.00 ± 0.71 (2, 1 diverged) 30.00 ± 0.71 (2)" in text
     assert "paper 26.52 ± 0.16" in text
-    assert "C3 phase-wise averaging beats SGD at every length of training holds so far" in text
+    assert "C3 phase-wise averaging beats SGD at every length of training open" in text
     assert "No run has ended yet. What is missing is trained by make mini" in text
     assert "There are none in" in text  # figures of the miniature
 
