@@ -2,7 +2,6 @@
 
 import argparse
 import sys
-import traceback
 from collections.abc import Iterable
 from pathlib import Path
 
@@ -12,7 +11,7 @@ from safetensors import SafetensorError
 
 from phaseavg.cli import script
 from phaseavg.config import check_record
-from phaseavg.errors import PartFailed, UserError, told
+from phaseavg.errors import UserError, told
 from phaseavg.runs.record import read_config
 from phaseavg.runs.weights import about, read
 from phaseavg.targets import option_targets
@@ -89,15 +88,7 @@ def main() -> int:
         help="a module of your own that the record names, such as that of its network; repeatable",
     )
     given = parser.parse_args()
-    try:
-        found = evaluate_run(given.run, given.data_dir, given.device, given.allow)
-    except UserError as error:
-        print(f"evaluate.py: {error}", file=sys.stderr)
-        return 2
-    except PartFailed as error:
-        print(f"evaluate.py: {error}", file=sys.stderr)
-        traceback.print_exception(error.__cause__)
-        return 1
+    found = evaluate_run(given.run, given.data_dir, given.device, given.allow)
     print(f"test loss {found.loss:.6f}  test error {found.error:.2f} %")
     return 0
 

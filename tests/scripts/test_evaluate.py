@@ -1,6 +1,7 @@
 """`scripts/evaluate.py` finds what the run has recorded."""
 
 import importlib.util
+import json
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -16,7 +17,7 @@ from torch import nn
 
 import train
 from phaseavg.config import Settings
-from phaseavg.runs.weights import read_weights
+from phaseavg.runs.weights import ABOUT, read_weights
 from phaseavg.training.snapshots import read_last_weight, read_snapshot
 
 
@@ -115,7 +116,7 @@ def test_missing_and_damaged_weights_get_one_line_and_status_2(
         return message
 
     tensors = safetensors.torch.load_file(weights)
-    safetensors.torch.save_file(tensors, weights, metadata={"run_id": "other"})
+    safetensors.torch.save_file(tensors, weights, metadata={ABOUT: json.dumps({"run_id": "other"})})
     assert "is of another run, other" in said(str(folder))
     weights.write_bytes(weights.read_bytes()[:100])
     assert "damaged" in said(str(folder))
