@@ -89,8 +89,9 @@ def keep(
 
 def configured(folder: Path, config: dict[str, Any]) -> str:
     """Give a record another config and the run id that follows from it; return that."""
-    own = run_id({key: config[key] for key in RECIPE if key in config})
-    result = json.loads((folder / "result.json").read_text()) | {"run_id": own}
+    result = json.loads((folder / "result.json").read_text())
+    recipe = {key: config[key] for key in RECIPE if key in config}
+    own = result["run_id"] = run_id(recipe, result["numerics_version"])
     (folder / "config.yaml").write_text(yaml.safe_dump(config))
     (folder / "result.json").write_text(json.dumps(result))
     return own
