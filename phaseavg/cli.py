@@ -119,8 +119,10 @@ def say(message: str, program: str = "train.py") -> None:
 def script(main: Callable[[], int]) -> Callable[[], int]:
     """Wrap a script's entry point: a mistake takes one line and status 2, and output never fails.
 
-    A mistake is a `UserError`, or a file or folder that cannot be read or written.
+    A mistake is a `UserError`, or a file or folder that cannot be read or written. A user's own
+    part that fails has its traceback shown after the line, and status 1.
     """
+    program = Path(inspect.getfile(main)).name
 
     @functools.wraps(main)
     def entry() -> int:
@@ -131,7 +133,11 @@ def script(main: Callable[[], int]) -> Callable[[], int]:
                 reason = str(error)
             except OSError as error:
                 reason = f"{error.filename}: {error.strerror}" if error.filename else str(error)
-            say(reason, Path(inspect.getfile(main)).name)
+            except PartFailed as error:
+                say(str(error), program)
+                traceback.print_exception(error.__cause__)
+                return FAILED
+            say(reason, program)
             return USER_ERROR
 
     return entry

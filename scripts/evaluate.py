@@ -2,18 +2,18 @@
 
 import argparse
 import sys
-import traceback
 from collections.abc import Iterable
 from pathlib import Path
 
+import safetensors
 import torch
 from safetensors import SafetensorError
 
 from phaseavg.cli import script
 from phaseavg.config import check_record
-from phaseavg.errors import PartFailed, UserError, told
+from phaseavg.errors import UserError, told
 from phaseavg.runs.record import read_config
-from phaseavg.runs.weights import read_weights
+from phaseavg.runs.weights import about, read
 from phaseavg.targets import option_targets
 from phaseavg.training.evaluation import Evaluation, evaluate
 from phaseavg.training.execution import autocast, prepare
@@ -59,7 +59,11 @@ def evaluate_run(
     data = load_data(settings, on)
     model = new_model(settings, data)
     try:
-        model.load_state_dict(read_weights(folder / "weights.safetensors"))
+        with safetensors.safe_open(folder / "weights.safetensors", "pt") as file:
+            owner = about(file).get("run_id", settings.run_id)  # older files lack it
+            if owner != settings.run_id:
+                raise UserError(f"{folder}/weights.safetensors: is of another run, {owner}")
+            model.load_state_dict(read(file))
     except (SafetensorError, RuntimeError) as error:
         reason = str(error).splitlines()[0]
         raise UserError(
@@ -84,15 +88,7 @@ def main() -> int:
         help="a module of your own that the record names, such as that of its network; repeatable",
     )
     given = parser.parse_args()
-    try:
-        found = evaluate_run(given.run, given.data_dir, given.device, given.allow)
-    except UserError as error:
-        print(f"evaluate.py: {error}", file=sys.stderr)
-        return 2
-    except PartFailed as error:
-        print(f"evaluate.py: {error}", file=sys.stderr)
-        traceback.print_exception(error.__cause__)
-        return 1
+    found = evaluate_run(given.run, given.data_dir, given.device, given.allow)
     print(f"test loss {found.loss:.6f}  test error {found.error:.2f} %")
     return 0
 

@@ -26,29 +26,21 @@ def main() -> int:
     parser.add_argument("overrides", nargs="+", help="preset=…, model=…, as for train.py -m")
     parser.add_argument("--readme", type=Path, help="file with marks for the list")
     arguments = parser.parse_args()
-    try:
-        paper = read_paper(ROOT / "results/paper.csv")
-        overrides = ["table=1a,1b,1c,1d", *arguments.overrides]
-        study = read_study(overrides, ROOT / "conf", paper)
-        model, *others = dict.fromkeys(cell.model for cell in study.request.cells)
-        if others:
-            raise UserError(f"model: name one; choices: {', '.join([model, *others])}")
-        runs, epochs, seconds = cost(study.runs.values())
-        made_with = " and ".join(sorted(study.rows["execution"].unique()))
-        text = headline(study.rows, model, paper) + (
-            f"\n\n{runs} runs, for which {epochs:,} epochs were trained"
-            + (
-                f" in {seconds / 3600:.1f} hours, one after the other ({made_with})."
-                if runs
-                else "."
-            )
-        )
-        if arguments.readme:
-            found = between_marks(arguments.readme.read_text(), "results", text)
-            write_atomically(arguments.readme, found.encode(), f"--readme={arguments.readme}")
-    except (UserError, OSError) as error:
-        print(f"headline.py: {error}", file=sys.stderr)
-        return 2
+    paper = read_paper(ROOT / "results/paper.csv")
+    overrides = ["table=1a,1b,1c,1d", *arguments.overrides]
+    study = read_study(overrides, ROOT / "conf", paper)
+    model, *others = dict.fromkeys(cell.model for cell in study.request.cells)
+    if others:
+        raise UserError(f"model: name one; choices: {', '.join([model, *others])}")
+    runs, epochs, seconds = cost(study.runs.values())
+    made_with = " and ".join(sorted(study.rows["execution"].unique()))
+    text = headline(study.rows, model, paper) + (
+        f"\n\n{runs} runs, for which {epochs:,} epochs were trained"
+        + (f" in {seconds / 3600:.1f} hours, one after the other ({made_with})." if runs else ".")
+    )
+    if arguments.readme:
+        found = between_marks(arguments.readme.read_text(), "results", text)
+        write_atomically(arguments.readme, found.encode(), f"--readme={arguments.readme}")
     print(text)
     return 0
 

@@ -9,7 +9,6 @@ import sys
 from pathlib import Path
 
 from phaseavg.cli import script
-from phaseavg.errors import UserError
 from phaseavg.report.records import write_runs
 from phaseavg.runs.archive import import_records
 
@@ -30,12 +29,8 @@ def main() -> int:
         help="a module of your own that records may name, such as that of a network; repeatable",
     )
     arguments = parser.parse_args()
-    try:
-        done = import_records(arguments.source, arguments.records, ROOT / "conf", arguments.allow)
-        derived = write_runs(arguments.records)
-    except UserError as error:
-        print(f"records.py: {error}", file=sys.stderr)
-        return 2
+    done = import_records(arguments.source, arguments.records, ROOT / "conf", arguments.allow)
+    derived = write_runs(arguments.records)
     print(
         f"{arguments.records}: {done.new} imported, {done.known} there already, {done.renamed} of "
         f"those kept brought to today's run ids; {done.unended} runs that have not ended left out"

@@ -8,7 +8,6 @@ import sys
 from pathlib import Path
 
 from phaseavg.cli import script
-from phaseavg.errors import UserError
 from phaseavg.runs.upload import upload
 
 
@@ -25,11 +24,7 @@ def main() -> int:
     if not given.folder and not folder.exists():
         print(f"{folder}: there is no offline run")
         return 0
-    try:
-        done = upload(folder, given.patience)
-    except UserError as error:
-        print(f"wandb_sync.py: {error}", file=sys.stderr)
-        return 2
+    done = upload(folder, given.patience)
     print(f"{folder}: {done}", file=sys.stderr if done.failed else sys.stdout)
     return 1 if done.failed else 0
 

@@ -5,13 +5,12 @@ from pathlib import Path
 
 import yaml
 from conftest import REPOSITORY
-from made_records import keep
+from made_records import configured, keep
 
 from phaseavg.report.cells import read_paper
 from phaseavg.report.page import write_page
 from phaseavg.report.page_sections import Source
 from phaseavg.report.study import read_study
-from phaseavg.runs.identity import RECIPE, run_id
 
 CONF = REPOSITORY / "conf"
 PAPER = read_paper(REPOSITORY / "results/paper.csv")
@@ -63,13 +62,10 @@ def fill(root: Path) -> None:
 
     strange = keep(sgd[0].settings, 20.0, where=root / "more" / "strange")
     metrics(strange, [20.0, 20.0])
-    result = json.loads((strange / "result.json").read_text())
     config = yaml.safe_load((strange / "config.yaml").read_text())
     config["execution"]["device"] = NASTY.replace("1", "2")
     config["model"]["_target_"] = f"no.such.{NASTY}"
-    result["run_id"] = run_id({key: config[key] for key in RECIPE})
-    (strange / "result.json").write_text(json.dumps(result))
-    (strange / "config.yaml").write_text(yaml.safe_dump(config))
+    configured(strange, config)
 
     figures = root / "results" / "figures"
     figures.mkdir(parents=True)

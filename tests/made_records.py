@@ -9,7 +9,7 @@ import yaml
 
 from phaseavg.config import Settings
 from phaseavg.report.cells import CELL, COLUMNS
-from phaseavg.runs.identity import NUMERICS_VERSION
+from phaseavg.runs.identity import NUMERICS_VERSION, RECIPE, run_id
 
 EXECUTION = {
     "device_name": "a GPU",
@@ -20,7 +20,7 @@ EXECUTION = {
 
 
 def made_result(
-    run_id: str,
+    name: str,
     test_error: float | None,
     bn_test_error: float | None = None,
     seconds: float = 100.0,
@@ -28,7 +28,7 @@ def made_result(
 ) -> dict[str, Any]:
     """Return the result of a run, with the arguments of `keep`."""
     result: dict[str, Any] = {
-        "run_id": run_id,
+        "run_id": name,
         "numerics_version": NUMERICS_VERSION,
         "watch": {},
         "status": "diverged" if test_error is None else "finished",
@@ -85,6 +85,16 @@ def keep(
     text = "".join(f"{json.dumps(line)}\n" for line in lines)
     (folder / "metrics.jsonl").write_text(text)
     return folder
+
+
+def configured(folder: Path, config: dict[str, Any]) -> str:
+    """Give a record another config and the run id that follows from it; return that."""
+    result = json.loads((folder / "result.json").read_text())
+    recipe = {key: config[key] for key in RECIPE if key in config}
+    own = result["run_id"] = run_id(recipe, result["numerics_version"])
+    (folder / "config.yaml").write_text(yaml.safe_dump(config))
+    (folder / "result.json").write_text(json.dumps(result))
+    return own
 
 
 def rows(*entries: tuple) -> pd.DataFrame:

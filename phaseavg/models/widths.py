@@ -1,6 +1,6 @@
 """The width factor that every network has."""
 
-MOST = 1 << 16  # channels: weights between two such layers would take over 100 GB
+MOST = 1 << 14  # channels: weights, gradients and momentum of such networks fill the largest GPUs
 
 
 def scaled(channels: int, width: float) -> int:

@@ -276,7 +276,7 @@ class RunFolder:
 
     def write_weights(self, state: Mapping[str, Tensor]) -> int:
         """Write parameters and buffers as safetensors; return the number of bytes."""
-        content = to_bytes(state)
+        content = to_bytes(state, run_id=self.path.name)
         write_atomically(self.path / "weights.safetensors", content)
         return len(content)
 

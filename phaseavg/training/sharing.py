@@ -9,7 +9,7 @@ import torch
 
 from phaseavg.config import Part, Scalars, Settings
 from phaseavg.errors import UserError
-from phaseavg.runs.files import link
+from phaseavg.runs.files import link, read_file
 from phaseavg.runs.folder import RunFolder
 from phaseavg.runs.prefix import OWN, Averaging, Trajectory, digest, execution_key
 from phaseavg.runs.store import Branch, Store
@@ -83,7 +83,7 @@ class Trunk(Scalars):
         """
         path = cls.path(store, trunk_id)
         try:
-            return cls.model_validate_json(path.read_text())
+            return cls.model_validate_json(read_file(path))
         except (OSError, ValueError) as error:
             raise UserError(
                 f"share.trunk={trunk_id}: there is no such file as {path}; a sweep sets it"

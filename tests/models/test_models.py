@@ -196,5 +196,5 @@ def test_a_width_that_leaves_no_channels_or_too_many_is_refused(make, count):
     with pytest.raises(ValueError, match=f"width=0.001 leaves none of {count} channels"):
         make(10, width=0.001)
     for width in (1e6, 1e300):
-        with pytest.raises(ValueError, match=re.escape(f"width={width} makes over 65,536 of")):
+        with pytest.raises(ValueError, match=re.escape(f"width={width} makes over 16,384 of")):
             make(10, width=width)

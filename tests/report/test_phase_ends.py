@@ -7,8 +7,8 @@ from typing import Any
 
 import pandas as pd
 import pytest
-import yaml
 from conftest import TINY
+from made_records import configured, made_result
 
 from phaseavg.config import Settings
 from phaseavg.errors import UserError
@@ -46,15 +46,15 @@ def write_record(
     line["bn_test_error"] = error - 0.5
     if gamma0 is not None:
         line |= {"replaced": True, "average_test_error": error - 1}
-    result = {"run_id": name, "status": "finished", "test_error": error, "epochs": 1, "seconds": 2}
-    result |= {"train_seconds": 1, "averaging_seconds": 0}
-    result["numerics_version"] = 1
+    diverged = changes.pop("status", "finished") == "diverged"
+    result = made_result(name, None if diverged else error, error - 0.5)
+    result |= {"epochs": 1, "seconds": 2, "train_seconds": 1, "averaging_seconds": 0}
     result["provenance"] = [MADE_WITH]
     config |= changes.pop("config", {})
     (folder / name).mkdir(parents=True)
-    (folder / name / "config.yaml").write_text(yaml.safe_dump(config))
     (folder / name / "metrics.jsonl").write_text(json.dumps(line) + "\n")
     (folder / name / "result.json").write_text(json.dumps(result | changes))
+    configured(folder / name, config)
 
 
 def test_runs_are_grouped_by_the_settings_named(tmp_path: Path) -> None:

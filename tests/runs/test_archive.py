@@ -9,20 +9,19 @@ import zipfile
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import Any
 
 import pandas as pd
 import pytest
 import yaml
 from conftest import REPOSITORY
-from made_records import keep
+from made_records import configured, keep
 from omegaconf import OmegaConf
 
 from phaseavg.config import Settings, check
 from phaseavg.errors import UserError
 from phaseavg.report.records import read_metrics, read_runs, write_runs
 from phaseavg.runs.archive import common_keys, completed, import_records
-from phaseavg.runs.identity import RECIPE, run_id
+from phaseavg.runs.identity import run_id
 from phaseavg.sweep.cells import Run
 from phaseavg.sweep.outcomes import result_of
 
@@ -44,15 +43,6 @@ def packed(folder: Path, path: Path) -> Path:
         with tarfile.open(path, "w:xz" if path.suffix == ".xz" else "w:gz") as archive:
             archive.add(folder, "somewhere")
     return path
-
-
-def configured(folder: Path, config: dict[str, Any]) -> str:
-    """Give a record another config and the run id that follows from it; return that."""
-    own = run_id({key: config[key] for key in RECIPE if key in config})
-    result = json.loads((folder / "result.json").read_text()) | {"run_id": own}
-    (folder / "config.yaml").write_text(yaml.safe_dump(config))
-    (folder / "result.json").write_text(json.dumps(result))
-    return own
 
 
 @pytest.mark.parametrize("kind", ["folder", "a.tar.xz", "a.tgz", "a.zip"])

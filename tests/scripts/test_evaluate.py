@@ -1,13 +1,14 @@
 """`scripts/evaluate.py` finds what the run has recorded."""
 
 import importlib.util
+import json
 import sys
 from collections.abc import Callable
 from pathlib import Path
 from types import ModuleType
 
 import pytest
-import safetensors
+import safetensors.torch
 import torch
 import yaml
 from conftest import REPOSITORY, TINY, Prompt
@@ -16,7 +17,7 @@ from torch import nn
 
 import train
 from phaseavg.config import Settings
-from phaseavg.runs.weights import read_weights
+from phaseavg.runs.weights import ABOUT, read_weights
 from phaseavg.training.snapshots import read_last_weight, read_snapshot
 
 
@@ -114,6 +115,9 @@ def test_missing_and_damaged_weights_get_one_line_and_status_2(
         assert message.count("\n") == 1
         return message
 
+    tensors = safetensors.torch.load_file(weights)
+    safetensors.torch.save_file(tensors, weights, metadata={ABOUT: json.dumps({"run_id": "other"})})
+    assert "is of another run, other" in said(str(folder))
     weights.write_bytes(weights.read_bytes()[:100])
     assert "damaged" in said(str(folder))
     weights.unlink()

@@ -193,7 +193,7 @@ def test_what_they_take_is_said_beforehand(prompt: Prompt) -> None:
     sizes = [p.stat().st_size for p in Path("r").glob("*/trajectory/*")]
     number, unit = said.split(", ")[1].split()[:2]
     told = float(number) * {"kB": 1e3, "MB": 1e6}[unit]
-    assert told == pytest.approx(sum(sizes), rel=0.2)  # of so small a network names take a part
+    assert told == pytest.approx(sum(sizes), rel=0.25)  # of so small a network names take a part
 
 
 def test_a_run_that_keeps_them_trains_all_epochs_itself(prompt: Prompt) -> None:
@@ -233,6 +233,11 @@ def test_what_cannot_be_kept_or_read_is_refused_in_one_line(
     snapshots.take(0)
     assert read_last_weight(folder_of(settings), 0) is None
     path = path_of(folder_of(settings), 0)
+    other = path_of(tmp_path / "other" / "trajectory", 0)
+    other.parent.mkdir(parents=True)
+    shutil.copy(path, other)
+    with pytest.raises(UserError, match=f"is of another run, {settings.run_id}"):
+        read_snapshot(other.parent, 0)
     path.write_bytes(path.read_bytes()[:-8])
     for step in (0, 1):
         with pytest.raises(UserError, match="missing or damaged"):
