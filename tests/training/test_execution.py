@@ -121,7 +121,7 @@ def test_a_run_has_the_threads_that_it_asks_for_and_else_those_of_its_process(
 def test_no_threads_is_one_line(prompt: Prompt) -> None:
     status, _, err = prompt(*TINY, "execution.threads=0")
     assert status == 2
-    assert err == "train.py: execution.threads=0: input should be greater than 0\n"
+    assert err == "train.py: execution.threads=0: input should be greater than or equal to 1\n"
 
 
 @pytest.fixture
