@@ -66,7 +66,7 @@ def test_the_kept_weights_give_the_recorded_loss_and_error(
     script: ModuleType, finished: tuple[Path, dict]
 ) -> None:
     folder, result = finished
-    found = script.evaluate_run(folder, Path("data"), "cpu")
+    found = script.evaluate_run(folder, Path("data"), "cpu", [__name__])
     assert found.loss == result["test_loss"]
     assert found.error == result["test_error"]
 
@@ -109,7 +109,7 @@ def test_missing_and_damaged_weights_get_one_line_and_status_2(
 
     def said(*arguments: str) -> str:
         capsys.readouterr()
-        monkeypatch.setattr(sys, "argv", ["evaluate.py", *arguments])
+        monkeypatch.setattr(sys, "argv", ["evaluate.py", "--allow", __name__, *arguments])
         assert script.main() == 2
         message = capsys.readouterr().err
         assert message.count("\n") == 1
