@@ -16,12 +16,13 @@ import hydra
 from omegaconf import DictConfig
 
 from phaseavg.cli import command_line, reporting
-from phaseavg.config import Settings, build, check
+from phaseavg.config import Settings, check
 from phaseavg.errors import Diverged
 from phaseavg.runs.folder import RunFolder, finished_before
 from phaseavg.runs.identity import NUMERICS_VERSION
 from phaseavg.runs.provenance import peak_memory_bytes, provenance, reset_peak_memory
 from phaseavg.runs.result import cost, errors, summary
+from phaseavg.targets import build
 from phaseavg.training.execution import prepare
 from phaseavg.training.loop import train
 from phaseavg.training.parts import assemble

@@ -52,9 +52,10 @@ from benchmarks.common import (
 )
 from benchmarks.images import CLASSES, noise_set
 from phaseavg.averaging import recompute_batchnorm
-from phaseavg.config import Settings, build
+from phaseavg.config import Settings
 from phaseavg.data.interface import count_steps
 from phaseavg.errors import UserError
+from phaseavg.targets import build
 from phaseavg.training.execution import pick_device
 from phaseavg.training.optimizers import new_optimizer
 from phaseavg.training.parts import new_averager, new_model

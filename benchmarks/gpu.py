@@ -35,10 +35,11 @@ from benchmarks.common import machine_of, mistaken, positive, report, settings_o
 from benchmarks.gpu_tables import CIFAR, EPOCH, IMAGENET, PLAIN, goals_of, tables_of
 from benchmarks.page import RESULTS
 from benchmarks.roofline import least_seconds
-from phaseavg.config import Settings, build
+from phaseavg.config import Settings
 from phaseavg.errors import UserError
 from phaseavg.runs.provenance import peak_memory_bytes, reset_peak_memory
 from phaseavg.sweep.service import multi_process_service
+from phaseavg.targets import build
 from phaseavg.training.evaluation import evaluate
 from phaseavg.training.execution import autocast, pick_device, prepare
 from phaseavg.training.parts import assemble

@@ -4,11 +4,9 @@ The run's own scalars are fields of `Settings`. The parts (data set, network, op
 averaging) are built by their constructors, whose signatures are their schema.
 """
 
-import inspect
-import json
 import os
 import re
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Iterable, Mapping
 from math import inf
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -24,20 +22,22 @@ from pydantic import (
     NonNegativeFloat,
     NonNegativeInt,
     PositiveInt,
-    TypeAdapter,
     ValidationError,
 )
 
-from phaseavg.errors import PartFailed, UserError
+from phaseavg.errors import UserError
 from phaseavg.runs.identity import RECIPE, run_id
-from phaseavg.targets import KINDS, failed, is_part, located, require_allowed, require_kind
-
-Part = dict[str, Any]
-"""A target and its arguments, with the types of its constructor."""
-
-
-STRICT = ConfigDict(strict=True, allow_inf_nan=False, arbitrary_types_allowed=True)
-"""A number is a number: neither true nor "3", neither nan nor inf."""
+from phaseavg.targets import (
+    KINDS,
+    STRICT,
+    Part,
+    choices,
+    is_part,
+    located,
+    refused,
+    require_allowed,
+    typed_part,
+)
 
 
 def _named(folder: Any) -> Any:
@@ -222,91 +222,6 @@ class Settings(Scalars):
         return self.model_dump(exclude=own)
 
 
-def _choices(names: Mapping[str, Any] | list[str]) -> str:
-    return f"choices: {', '.join(names) or 'none'}"
-
-
-def _refused(field: str, value: Any, error: Mapping[str, Any]) -> str:
-    """Return what pydantic has against a value, in one line."""
-    if error["type"] == "value_error":  # raised here
-        return f"{field}={value!r} {error['ctx']['error']}"
-    if error["type"] == "literal_error":
-        return f"{field}={value!r}; choices: {error['ctx']['expected']}"
-    return f"{field}={value!r}: {error['msg'][0].lower()}{error['msg'][1:]}"
-
-
-def signature(target: Any) -> inspect.Signature:
-    """Return a target's signature; annotations that only a type checker can read stay strings."""
-    try:
-        return inspect.signature(target, eval_str=True)
-    except NameError:
-        return inspect.signature(target)
-
-
-def _with_parts(value: Any, path: str, function: Callable[[Part, str], Any]) -> Any:
-    """Return `value` with `function` applied to each part in it, in lists and mappings too."""
-    if is_part(value):
-        return function(value, path)
-    if isinstance(value, Mapping):
-        return {key: _with_parts(item, f"{path}.{key}", function) for key, item in value.items()}
-    if isinstance(value, list):
-        return [_with_parts(v, f"{path}[{n}]", function) for n, v in enumerate(value)]
-    return value
-
-
-def _has_parts(value: Any) -> bool:
-    if isinstance(value, Mapping):
-        return is_part(value) or any(map(_has_parts, value.values()))
-    return isinstance(value, list) and any(map(_has_parts, value))
-
-
-def _typed(part: Part, path: str, wanted: Any = inspect.Parameter.empty) -> Part:
-    """Return a part with its target's arguments checked and converted by the target's signature.
-
-    Nothing is called, and the target must be known to give what its place takes.
-
-    Args:
-        part: target and arguments.
-        path: its place in the config.
-        wanted: the annotation of its place.
-    """
-    where = f"{path}._target_={part['_target_']}"
-    target = located(str(part["_target_"]), path)
-    try:
-        known = signature(target)
-    except (TypeError, ValueError) as error:
-        raise UserError(f"{where}: {error}") from error
-    require_kind(target, where, wanted, known.return_annotation)
-    parameters = known.parameters
-    typed = {"_target_": part["_target_"]}
-    takes_all = any(p.kind is inspect.Parameter.VAR_KEYWORD for p in parameters.values())
-    for name, value in part.items():
-        if name == "_target_":
-            continue
-        if name not in parameters and not takes_all:
-            raise UserError(f"{path}.{name}: there is no such key; {_choices(parameters)}")
-        annotation = parameters[name].annotation if name in parameters else inspect.Parameter.empty
-        if is_part(value):
-            typed[name] = _typed(value, f"{path}.{name}", annotation)
-        elif _has_parts(value):  # what they are is seen once they are built
-            typed[name] = _with_parts(value, f"{path}.{name}", _typed)
-        elif annotation is inspect.Parameter.empty or isinstance(annotation, str):
-            typed[name] = value
-        else:
-            adapter = TypeAdapter(annotation, config=STRICT)
-            try:
-                if isinstance(value, list):  # as JSON has it: there, a tuple is one, too
-                    found = adapter.validate_json(json.dumps(value))
-                else:
-                    found = adapter.validate_python(value)
-                converted = adapter.dump_python(found)
-                # Of an iterable only an iterator would be left, which is no value.
-                typed[name] = value if isinstance(converted, Iterator) else converted
-            except ValidationError as error:
-                raise UserError(_refused(f"{path}.{name}", value, error.errors()[0])) from error
-    return typed
-
-
 SWEEPS = {
     "table": "add -m to run the cells of a table",
     "column": "add -m and table=…",
@@ -358,95 +273,18 @@ def _checked(values: dict[str, Any]) -> Settings:
         if first["type"] == "missing":
             raise UserError(f"{field}: is missing") from error
         if first["type"] != "extra_forbidden":
-            raise UserError(_refused(field, first["input"], first)) from error
+            raise UserError(refused(field, first["input"], first)) from error
         schema: Any = Settings
         for key in parents:
             schema = schema.model_fields[key].annotation
-        choices = _choices(schema.model_fields)
-        raise UserError(f"{field}: there is no such key; {choices}") from error
+        known = choices(schema.model_fields)
+        raise UserError(f"{field}: there is no such key; {known}") from error
     parts = {name: value for name, value in settings if isinstance(value, dict)}
     watched = {f"watch.{name}": part for name, part in parts.pop("watch").items()}
     typed = {}
     for name, part in (parts | watched).items():
         if not is_part(part):
             raise UserError(f"{name}._target_: is missing; choose an option of {name}")
-        typed[name] = _typed(part, name, located(KINDS[name.partition(".")[0]]))
+        typed[name] = typed_part(part, name, located(KINDS[name.partition(".")[0]]))
     watch = {name.removeprefix("watch."): typed.pop(name) for name in watched}
     return settings.model_copy(update={**typed, "watch": watch})
-
-
-def build(
-    name: str,
-    part: Part,
-    kind: type | None = None,
-    *,
-    offered: Mapping[str, Any] | None = None,
-    **given: Any,
-) -> Any:
-    """Build one part of a run, and first those in it, from its config and what the program gives.
-
-    Args:
-        name: of the config group.
-        part: target and arguments.
-        kind: what it has to be an instance of; by default anything.
-        offered: what its constructor, and those of the parts in it, get of it is what their
-            signatures name.
-        given: what its constructor gets in any case.
-
-    Raises:
-        UserError: if a constructor refuses a value, the config has one that the program gives, or
-            something else than is needed comes out.
-        PartFailed: if a constructor fails in another way.
-    """
-    target = located(part["_target_"], name)
-    parameters = signature(target).parameters
-    if clash := part.keys() & {*given, *(offered or {})}:
-        raise UserError(f"{name}.{min(clash)}: follows from the rest of the config; leave it out")
-    given |= {key: value for key, value in (offered or {}).items() if key in parameters}
-
-    def built(inner: Part, path: str) -> Any:
-        return build(path, inner, offered=offered)
-
-    arguments = dict(given)
-    for key, value in part.items():
-        if key == "_target_":
-            continue
-        arguments[key] = _with_parts(value, f"{name}.{key}", built)
-        if is_part(value) and key in parameters:
-            _require(f"{name}.{key}", value, arguments[key], parameters[key].annotation)
-    try:
-        inspect.signature(target).bind(**arguments)
-    except TypeError as error:
-        raise UserError(f"{name}: {error}") from error
-    try:
-        made = target(**arguments)
-    except ValueError as error:
-        plain = {k: v for k, v in part.items() if k != "_target_" and not _has_parts(v)}
-        shown = ", ".join(f"{key}={value}" for key, value in plain.items())
-        message = str(error)
-        where = "" if "=" in message else f" (given: {shown})"
-        raise UserError(f"{name}: {message}{where}") from error
-    except (OSError, PartFailed):
-        raise
-    except Exception as error:
-        raise failed(f"{name}={part['_target_']}", error) from error
-    if kind is not None:
-        _require(name, part, made, kind)
-    return made
-
-
-def _require(name: str, part: Part, made: Any, annotation: Any) -> None:
-    """Check that what a part has become is what its place takes.
-
-    Raises:
-        UserError: if not.
-    """
-    if annotation is inspect.Parameter.empty or isinstance(annotation, str):
-        return
-    try:
-        TypeAdapter(annotation, config=STRICT).validate_python(made)
-    except ValidationError as error:
-        wanted = getattr(annotation, "__name__", annotation)
-        raise UserError(
-            f"{name}._target_={part['_target_']}: gives a {type(made).__name__}, not {wanted}"
-        ) from error

@@ -1,21 +1,31 @@
-"""What a config's `_target_` may name, and what it names.
+"""What a config's `_target_` may name, and the parts that are built of it.
 
 A target is imported only from a module that its reader may use, and called only if it is known
 beforehand to give the kind of object that its place takes.
 """
 
 import inspect
+import json
 import sys
 import sysconfig
 import traceback
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from importlib import import_module
 from pathlib import Path
 from types import NoneType, UnionType
 from typing import Any, Union, get_args, get_origin
 
+from pydantic import ConfigDict, TypeAdapter, ValidationError
+
 from phaseavg.errors import PartFailed, UserError
 from phaseavg.runs.files import load_yaml, read_file
+
+Part = dict[str, Any]
+"""A target and its arguments, with the types of its constructor."""
+
+
+STRICT = ConfigDict(strict=True, allow_inf_nan=False, arbitrary_types_allowed=True)
+"""A number is a number: neither true nor "3", neither nan nor inf."""
 
 OWN = ("phaseavg", "torch.optim", "torchvision", "timm")
 """Modules that a record may name."""
@@ -123,10 +133,7 @@ def _is_own(file: str) -> bool:
     """Return whether a file is neither installed nor this one, which calls the others."""
     installed = {"site-packages", "dist-packages"} & {*Path(file).parts}
     standard = file.startswith(("<", sysconfig.get_path("stdlib"))) and not installed
-    return not installed and not standard and file not in (__file__, str(_CONFIG))
-
-
-_CONFIG = Path(__file__).with_name("config.py")
+    return not installed and not standard and file != __file__
 
 
 def kinds_of(annotation: Any) -> tuple[type, ...]:
@@ -182,3 +189,170 @@ def _fits(made: type, kind: type) -> bool:
         methods = [name for name, value in vars(kind).items() if inspect.isfunction(value)]
         return all(hasattr(made, name) for name in methods if not name.startswith("_"))
     return issubclass(made, kind)
+
+
+def choices(names: Mapping[str, Any] | list[str]) -> str:
+    """Return the names that a message offers."""
+    return f"choices: {', '.join(names) or 'none'}"
+
+
+def refused(field: str, value: Any, error: Mapping[str, Any]) -> str:
+    """Return what pydantic has against a value, in one line."""
+    if error["type"] == "value_error":  # raised here
+        return f"{field}={value!r} {error['ctx']['error']}"
+    if error["type"] == "literal_error":
+        return f"{field}={value!r}; choices: {error['ctx']['expected']}"
+    return f"{field}={value!r}: {error['msg'][0].lower()}{error['msg'][1:]}"
+
+
+def signature(target: Any) -> inspect.Signature:
+    """Return a target's signature; annotations that only a type checker can read stay strings."""
+    try:
+        return inspect.signature(target, eval_str=True)
+    except NameError:
+        return inspect.signature(target)
+
+
+def _with_parts(value: Any, path: str, function: Callable[[Part, str], Any]) -> Any:
+    """Return `value` with `function` applied to each part in it, in lists and mappings too."""
+    if is_part(value):
+        return function(value, path)
+    if isinstance(value, Mapping):
+        return {key: _with_parts(item, f"{path}.{key}", function) for key, item in value.items()}
+    if isinstance(value, list):
+        return [_with_parts(v, f"{path}[{n}]", function) for n, v in enumerate(value)]
+    return value
+
+
+def _has_parts(value: Any) -> bool:
+    if isinstance(value, Mapping):
+        return is_part(value) or any(map(_has_parts, value.values()))
+    return isinstance(value, list) and any(map(_has_parts, value))
+
+
+def typed_part(part: Part, path: str, wanted: Any = inspect.Parameter.empty) -> Part:
+    """Return a part with its target's arguments checked and converted by the target's signature.
+
+    Nothing is called, and the target must be known to give what its place takes.
+
+    Args:
+        part: target and arguments.
+        path: its place in the config.
+        wanted: the annotation of its place.
+
+    Raises:
+        UserError: if the target is none, gives something else, or takes other arguments.
+        PartFailed: if its module fails.
+    """
+    where = f"{path}._target_={part['_target_']}"
+    target = located(str(part["_target_"]), path)
+    try:
+        known = signature(target)
+    except (TypeError, ValueError) as error:
+        raise UserError(f"{where}: {error}") from error
+    require_kind(target, where, wanted, known.return_annotation)
+    parameters = known.parameters
+    result = {"_target_": part["_target_"]}
+    takes_all = any(p.kind is inspect.Parameter.VAR_KEYWORD for p in parameters.values())
+    for name, value in part.items():
+        if name == "_target_":
+            continue
+        if name not in parameters and not takes_all:
+            raise UserError(f"{path}.{name}: there is no such key; {choices(parameters)}")
+        annotation = parameters[name].annotation if name in parameters else inspect.Parameter.empty
+        if is_part(value):
+            result[name] = typed_part(value, f"{path}.{name}", annotation)
+        elif _has_parts(value):  # what they are is seen once they are built
+            result[name] = _with_parts(value, f"{path}.{name}", typed_part)
+        elif annotation is inspect.Parameter.empty or isinstance(annotation, str):
+            result[name] = value
+        else:
+            adapter = TypeAdapter(annotation, config=STRICT)
+            try:
+                if isinstance(value, list):  # as JSON has it: there, a tuple is one, too
+                    found = adapter.validate_json(json.dumps(value))
+                else:
+                    found = adapter.validate_python(value)
+                converted = adapter.dump_python(found)
+                # Of an iterable only an iterator would be left, which is no value.
+                result[name] = value if isinstance(converted, Iterator) else converted
+            except ValidationError as error:
+                raise UserError(refused(f"{path}.{name}", value, error.errors()[0])) from error
+    return result
+
+
+def build(
+    name: str,
+    part: Part,
+    kind: type | None = None,
+    *,
+    offered: Mapping[str, Any] | None = None,
+    **given: Any,
+) -> Any:
+    """Build one part of a run, and first those in it, from its config and what the program gives.
+
+    Args:
+        name: of the config group.
+        part: target and arguments.
+        kind: what it has to be an instance of; by default anything.
+        offered: what its constructor, and those of the parts in it, get of it is what their
+            signatures name.
+        given: what its constructor gets in any case.
+
+    Raises:
+        UserError: if a constructor refuses a value, the config has one that the program gives, or
+            something else than is needed comes out.
+        PartFailed: if a constructor fails in another way.
+    """
+    target = located(part["_target_"], name)
+    parameters = signature(target).parameters
+    if clash := part.keys() & {*given, *(offered or {})}:
+        raise UserError(f"{name}.{min(clash)}: follows from the rest of the config; leave it out")
+    given |= {key: value for key, value in (offered or {}).items() if key in parameters}
+
+    def built(inner: Part, path: str) -> Any:
+        return build(path, inner, offered=offered)
+
+    arguments = dict(given)
+    for key, value in part.items():
+        if key == "_target_":
+            continue
+        arguments[key] = _with_parts(value, f"{name}.{key}", built)
+        if is_part(value) and key in parameters:
+            _require(f"{name}.{key}", value, arguments[key], parameters[key].annotation)
+    try:
+        inspect.signature(target).bind(**arguments)
+    except TypeError as error:
+        raise UserError(f"{name}: {error}") from error
+    try:
+        made = target(**arguments)
+    except ValueError as error:
+        plain = {k: v for k, v in part.items() if k != "_target_" and not _has_parts(v)}
+        shown = ", ".join(f"{key}={value}" for key, value in plain.items())
+        message = str(error)
+        where = "" if "=" in message else f" (given: {shown})"
+        raise UserError(f"{name}: {message}{where}") from error
+    except (OSError, PartFailed):
+        raise
+    except Exception as error:
+        raise failed(f"{name}={part['_target_']}", error) from error
+    if kind is not None:
+        _require(name, part, made, kind)
+    return made
+
+
+def _require(name: str, part: Part, made: Any, annotation: Any) -> None:
+    """Check that what a part has become is what its place takes.
+
+    Raises:
+        UserError: if not.
+    """
+    if annotation is inspect.Parameter.empty or isinstance(annotation, str):
+        return
+    try:
+        TypeAdapter(annotation, config=STRICT).validate_python(made)
+    except ValidationError as error:
+        wanted = getattr(annotation, "__name__", annotation)
+        raise UserError(
+            f"{name}._target_={part['_target_']}: gives a {type(made).__name__}, not {wanted}"
+        ) from error

@@ -25,10 +25,11 @@ from omegaconf import DictConfig, OmegaConf
 
 import train as train_script
 from phaseavg.cli import command_line, reporting, script, unfailing_output
-from phaseavg.config import Settings, build, check
+from phaseavg.config import Settings, check
 from phaseavg.errors import Diverged, Interrupted
 from phaseavg.runs.folder import RunFolder
 from phaseavg.sweep.packing import Packed
+from phaseavg.targets import build
 
 MISTAKES = [
     ("datset=digits", "datset", "choices: batch_size, "),

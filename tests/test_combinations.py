@@ -15,9 +15,10 @@ from hydra.core.global_hydra import GlobalHydra
 from omegaconf import OmegaConf
 from torch import nn
 
-from phaseavg.config import Settings, build, check
+from phaseavg.config import Settings, check
 from phaseavg.data import Batch
 from phaseavg.errors import UserError
+from phaseavg.targets import build
 from phaseavg.training import parts
 
 CONF = REPOSITORY / "conf"

@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import Any
 
-from phaseavg.config import check_record, signature
+from phaseavg.config import check_record
 from phaseavg.errors import UserError, told
 from phaseavg.runs.files import (
     LIMIT,
@@ -32,7 +32,7 @@ from phaseavg.runs.files import (
 )
 from phaseavg.runs.identity import run_id
 from phaseavg.runs.record import checked_config, checked_lines, checked_result, require_one_run
-from phaseavg.targets import is_part, located
+from phaseavg.targets import is_part, located, signature
 
 NAMES = ("config.yaml", "result.json", "metrics.jsonl", "metrics.jsonl.xz")
 DAMAGED = (tarfile.TarError, zipfile.BadZipFile, lzma.LZMAError, zlib.error)

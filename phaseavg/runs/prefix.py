@@ -16,10 +16,11 @@ import torch
 from torch import nn
 
 from phaseavg.averaging import Averager
-from phaseavg.config import Part, Settings, build
+from phaseavg.config import Settings
 from phaseavg.phases import Schedule
 from phaseavg.runs.identity import NUMERICS_VERSION, parts_of
 from phaseavg.runs.provenance import provenance
+from phaseavg.targets import Part, build
 
 OWN = "average"
 """What the average that may replace the weights is called in a record."""

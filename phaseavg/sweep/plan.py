@@ -8,12 +8,13 @@ from typing import Any
 from tabulate import tabulate
 
 from phaseavg import cli
-from phaseavg.config import Settings, build
+from phaseavg.config import Settings
 from phaseavg.phases import Schedule
 from phaseavg.runs.folder import read_failure
 from phaseavg.sweep.budget import Work, affordable, in_words
 from phaseavg.sweep.cells import Request, Run
 from phaseavg.sweep.rates import Rates, epochs_there, measured_rates, place_of, workload
+from phaseavg.targets import build
 from phaseavg.training.sharing import shares
 
 HOUR = 3600

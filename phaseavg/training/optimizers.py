@@ -7,8 +7,9 @@ import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
-from phaseavg.config import Settings, build
+from phaseavg.config import Settings
 from phaseavg.errors import UserError
+from phaseavg.targets import build
 from phaseavg.training.compiler import leave_compiler_out
 
 # Lookahead trains other weights than those that count. An optimizer of that kind has the methods

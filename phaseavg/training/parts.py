@@ -9,12 +9,13 @@ from hydra.utils import get_object
 from torch import nn
 
 from phaseavg.averaging import Averager
-from phaseavg.config import LARGEST, Part, Settings, build, signature
+from phaseavg.config import LARGEST, Settings
 from phaseavg.data import DataSet
 from phaseavg.data.interface import check_batch
 from phaseavg.errors import UserError
 from phaseavg.phases import Schedule
 from phaseavg.randomness import seed_for
+from phaseavg.targets import Part, build, signature
 from phaseavg.training.execution import laid_out, pick_device
 from phaseavg.training.optimizers import learning_rate, new_optimizer
 from phaseavg.training.snapshots import require_writable

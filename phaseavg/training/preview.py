@@ -13,10 +13,11 @@ from torch import nn
 from torch.optim import Optimizer
 
 from phaseavg.averaging import Averager, recompute_batchnorm
-from phaseavg.config import Part, Settings
+from phaseavg.config import Settings
 from phaseavg.data import Batch, DataSet
 from phaseavg.phases import Schedule
 from phaseavg.runs.provenance import device_name, peak_memory_bytes
+from phaseavg.targets import Part
 from phaseavg.training.evaluation import evaluate
 from phaseavg.training.execution import autocast, prepare
 from phaseavg.training.loop import is_due

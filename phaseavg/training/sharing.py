@@ -7,12 +7,13 @@ from typing import Any, Self
 
 import torch
 
-from phaseavg.config import Part, Scalars, Settings
+from phaseavg.config import Scalars, Settings
 from phaseavg.errors import UserError
 from phaseavg.runs.files import link, read_file
 from phaseavg.runs.folder import RunFolder
 from phaseavg.runs.prefix import OWN, Averaging, Trajectory, digest, execution_key
 from phaseavg.runs.store import Branch, Store
+from phaseavg.targets import Part
 from phaseavg.training.progress import CARRIED
 from phaseavg.training.state import TrainingState
 

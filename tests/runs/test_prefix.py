@@ -12,9 +12,10 @@ from hydra.core.global_hydra import GlobalHydra
 from hypothesis import given
 from hypothesis import settings as hypothesis_settings
 
-from phaseavg.config import Settings, build, check
+from phaseavg.config import Settings, check
 from phaseavg.phases import Schedule
 from phaseavg.runs.prefix import Averaging, Trajectory, different_epochs, execution_key
+from phaseavg.targets import build
 
 STEPS = 3
 """In an epoch of the reference."""

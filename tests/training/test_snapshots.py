@@ -17,8 +17,9 @@ from hydra.core.global_hydra import GlobalHydra
 from torch import nn
 
 import train
-from phaseavg.config import Settings, build, check
+from phaseavg.config import Settings, check
 from phaseavg.errors import UserError
+from phaseavg.targets import build
 from phaseavg.training.execution import pick_device
 from phaseavg.training.parts import load_data, new_model
 from phaseavg.training.snapshots import (

@@ -7,13 +7,14 @@ import pandas as pd
 from matplotlib.figure import Figure
 from torch import nn
 
-from phaseavg.config import build, check
+from phaseavg.config import check
 from phaseavg.errors import UserError
 from phaseavg.phases import Schedule
 from phaseavg.report.figures.drawing import COLOURS, Drawing, new_picture, plain
 from phaseavg.report.figures.of_cells import without
 from phaseavg.report.study import composing, typed
 from phaseavg.sweep.cells import Compose
+from phaseavg.targets import build
 from phaseavg.training.optimizers import learning_rate, new_optimizer, set_learning_rate
 
 FIGURE_6 = {

@@ -14,13 +14,14 @@ from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from phaseavg.cli import as_option, explained
-from phaseavg.config import Settings, build, check
+from phaseavg.config import Settings, check
 from phaseavg.errors import UserError
 from phaseavg.phases import Schedule
 from phaseavg.report.records import read_history
 from phaseavg.runs.folder import TRAJECTORY
 from phaseavg.runs.record import metrics_file
 from phaseavg.sweep.cells import key_of, parsed
+from phaseavg.targets import build
 from phaseavg.training.snapshots import missing_steps
 
 SIZE = ("model=wrn28_10",)

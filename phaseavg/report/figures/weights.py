@@ -8,7 +8,7 @@ import numpy as np
 import pandas as pd
 
 from phaseavg.averaging.weights import Exponential, Weights, coefficients
-from phaseavg.config import build, check
+from phaseavg.config import check
 from phaseavg.errors import UserError
 from phaseavg.report.cells import record_of
 from phaseavg.report.figures.drawing import COLOURS, Drawing, blank, new_picture, plain
@@ -23,6 +23,7 @@ from phaseavg.report.figures.of_cells import (
 from phaseavg.report.records import damaged, read_history
 from phaseavg.report.study import Study, composing, typed
 from phaseavg.runs.record import metrics_file
+from phaseavg.targets import build
 
 LENGTHS = (10, 20, 40, 80, 160)
 """Epochs of the windows in Figure 4: the paper's phases, a miniature's, the whole training."""
