@@ -13,6 +13,8 @@ import victims as victim
 from conftest import RUN_OF_IMAGE_FILES
 from joblib.externals.loky.backend.context import LokyContext
 from PIL import Image
+from torch.utils.data import DataLoader
+from torch.utils.data._utils import signal_handling
 from torchvision import transforms
 from torchvision.datasets import ImageFolder
 
@@ -279,19 +281,25 @@ def test_a_killed_worker_ends_the_run_in_one_line_and_the_same_command_goes_on(
     tree, prompt, monkeypatch, tmp_path
 ):
     command = (*RUN_OF_IMAGE_FILES, "execution.workers=1", f"data_dir={tree}", "share=false")
-    count_wrong, steps = train_step.count_wrong, []
+    count_wrong, steps, handlers = train_step.count_wrong, [], set()
 
     def killing(*arguments):
         steps.append(arguments)
+        handlers.add(signal.getsignal(signal.SIGCHLD))
         if len(steps) == 8:  # of the second epoch
             for worker in multiprocessing.active_children():
                 os.kill(worker.pid, signal.SIGKILL)
         return count_wrong(*arguments)
 
+    # Torch's handler as an earlier loader of the same process may have left it.
+    monkeypatch.setattr(signal_handling, "_SIGCHLD_handler_set", False)
+    list(DataLoader([1.0], num_workers=1))
+    assert callable(signal.getsignal(signal.SIGCHLD))  # it would raise in the middle of a step
     with monkeypatch.context() as patched:
         patched.setattr(train_step, "count_wrong", killing)
         status, _, err = prompt(*command)
     assert status == 1
+    assert handlers == {signal.SIG_DFL}
     assert err.startswith("train.py: execution.workers=1: one of them is lost, ")
     assert err.count("\n") == 1
     (checkpoint, *_) = sorted(tmp_path.glob("runs/*/checkpoint-*"), reverse=True)
