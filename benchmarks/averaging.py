@@ -138,7 +138,7 @@ def learnt_phases(
         settings = run_settings(
             name,
             arguments,
-            "averaging=learnt",
+            "averaging=rna",
             f"execution.snapshots={store}",
             f"runs_dir={folder}",
         )

@@ -108,7 +108,6 @@ class Execution(Scalars):
     compile: Literal[True, False, "max-autotune"] = False
     flipped_copy: bool = True
     average_device: str = "cpu"
-    snapshots: Literal["files", "memory"] = "files"
     threads: Annotated[int, Field(ge=1, le=MOST_THREADS)] | None = None
     workers: Annotated[int, Field(ge=0, le=MOST_THREADS)] | None = None
 

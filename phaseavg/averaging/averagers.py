@@ -1,123 +1,232 @@
-"""When the average replaces the weights: never, at the end of each phase, at the end of training.
+"""When the average replaces the weights: never, at the end of training, of each phase."""
 
-A training loop hands its model to one of these at three moments: `start_phase`, `observe`,
-`end_phase`. A loop without phases of its own calls `epoch_end` instead, which does all three.
-"""
-
-from collections.abc import Sequence
-from itertools import accumulate
-from typing import Any, Literal
+import copy
+import warnings
+from collections.abc import Callable, Iterable, Sequence
+from itertools import accumulate, pairwise
+from typing import Any, Literal, Self
 
 import torch
 from torch import nn
+from torch.optim.lr_scheduler import LRScheduler
 
-from phaseavg.averaging.average import Average, WeightAverage
-from phaseavg.averaging.learnt import Learnt, LearntAverage
-from phaseavg.averaging.weights import Exponential, Weights
-
-
-def new_average(
-    model: nn.Module, weights: Weights | Learnt | None, device: torch.device | str
-) -> Average:
-    """Return an average of the weights of `model`; by default with the paper's γ0 = 0.9.
-
-    Learnt weights need the weights of every epoch, all others a single running average.
-    """
-    if isinstance(weights, Learnt):
-        return LearntAverage(model, weights, device)
-    return WeightAverage(model, weights or Exponential(), device)
+from phaseavg.averaging.average import WeightAverage, unwrapped
+from phaseavg.averaging.batchnorm import recompute_batchnorm
+from phaseavg.averaging.rna import RNA, RNAAverage
+from phaseavg.averaging.weights import Exponential, Weights, described
 
 
 class Averager:
-    """What all of them share. By itself it watches nothing and replaces nothing.
+    """What all averagers share. By itself it averages nothing.
+
+    A subclass sets `average` and `windows`; or it overrides `epoch_end`.
 
     Args:
         model: the network in training, with the weights that training starts from.
         epochs: T_p, the number of epochs of every phase.
+        lengths: the same in any other unit, such as steps; `epoch_end` is then called after each.
 
     Raises:
         ValueError: if there is no phase, or one without epochs.
     """
 
-    average: Average | None = None
+    average: WeightAverage | RNAAverage | None = None
+    windows: Sequence[range] | None = None
+    """The epochs, counted from 0, that each average is over; in order and disjoint. At the end of
+    a window its average replaces the weights. None: not known before training."""
 
-    def __init__(self, model: nn.Module, epochs: Sequence[int]) -> None:
-        if not epochs or min(epochs) < 1:
-            raise ValueError(f"epochs={list(epochs)} must be a list of positive numbers")
-        self.epochs = tuple(epochs)
-        self._epochs_ended = 0
+    def __init__(
+        self,
+        model: nn.Module,
+        epochs: Sequence[int] | None = None,
+        *,
+        lengths: Sequence[int] | None = None,
+    ) -> None:
+        if (epochs is None) == (lengths is None):
+            raise ValueError(f"epochs={epochs}, lengths={lengths}: give one of the two")
+        name, phases = ("epochs", epochs) if lengths is None else ("lengths", lengths)
+        if not phases or min(phases) < 1:
+            raise ValueError(f"{name}={list(phases or [])} must be a list of positive numbers")
+        self.lengths = list(phases)
+        self.ended = 0
+        """Epochs that have ended."""
+
+    @classmethod
+    def from_scheduler(
+        cls, model: nn.Module, scheduler: LRScheduler, total_epochs: int, **options: Any
+    ) -> Self:
+        """Return an averager whose phases end where a scheduler lowers the learning rate.
+
+        Args:
+            model: the network in training.
+            scheduler: stepped once per epoch, and not yet; the rate of its first parameter group
+                counts.
+            total_epochs: epochs, or whatever it is stepped once per, of the training.
+            options: the class's other arguments.
+
+        Raises:
+            ValueError: if the scheduler has been stepped, depends on more than the epoch, or lowers
+                the rate after every epoch, so that there are no phases.
+        """
+        return cls(model, phase_lengths(scheduler, total_epochs), **options)
 
     @property
-    def longest_window(self) -> int:
-        """Epochs of the longest window that the average is taken over."""
-        return max(self.epochs)
+    def phases(self) -> list[range]:
+        """The epochs of each phase, counted from 0."""
+        return [range(a, b) for a, b in pairwise(accumulate(self.lengths, initial=0))]
 
-    def window_in(self, phase: int) -> tuple[int, int] | None:
-        """Return the window that is open in phase `phase`: its first epoch, from 0, and its length.
+    @property
+    def remaining(self) -> int:
+        """Epochs that are yet to end."""
+        return sum(self.lengths) - self.ended
 
-        None if none is. Like `replaces` it is known before training.
-        """
-        return None
+    @property
+    def observed(self) -> tuple[int, int]:
+        """Epochs t in the present average, and T of its window; (0, 0) before the first."""
+        begun = [window for window in self.windows or () if window.start < self.ended]
+        if not begun:
+            return 0, 0
+        return min(self.ended, begun[-1].stop) - begun[-1].start, len(begun[-1])
 
-    def replaces(self, phase: int) -> bool | None:
-        """Return whether the weights become the average at the end of phase `phase`.
+    def epoch_end(self, model: nn.Module, replace: bool = True) -> bool:
+        """Take in the weights at the end of an epoch; return True if they have become the average.
 
-        None if that is not known before training: such a run shares nothing with another one.
-        """
-        return None
+        The BatchNorm statistics then belong to other weights: `recompute_batchnorm` comes next.
 
-    def start_phase(self, model: nn.Module, phase: int) -> None:
-        """Take note that phase `phase`, counted from 0, starts from the weights of `model`."""
-
-    def observe(self, model: nn.Module) -> None:
-        """Take the weights of `model` at the end of an epoch."""
-
-    def end_phase(self, model: nn.Module, phase: int) -> bool:
-        """End phase `phase`; return True if the weights of `model` have become the average.
-
-        Its BatchNorm statistics then belong to other weights: `recompute_batchnorm` comes next.
-        """
-        return False
-
-    def epoch_end(self, model: nn.Module) -> bool:
-        """Do all that is due after an epoch; return True if the weights have become the average.
-
-        For loops that leave the counting of phases to the averager.
+        Args:
+            model: the network in training.
+            replace: False for an average that is tested but never applied.
 
         Raises:
             RuntimeError: if all phases are over.
+            ValueError: if `model` is another network.
         """
-        ends = list(accumulate(self.epochs))
-        if self._epochs_ended >= ends[-1]:
-            raise RuntimeError(f"all {ends[-1]} epochs of the {len(ends)} phases are over")
-        self.observe(model)
-        self._epochs_ended += 1
-        if self._epochs_ended not in ends:
-            return False
-        phase = ends.index(self._epochs_ended)
-        replaced = self.end_phase(model, phase)
-        if phase + 1 < len(self.epochs):
-            self.start_phase(model, phase + 1)
+        if not self.remaining:
+            raise RuntimeError(
+                f"all {self.ended} epochs of the {len(self.lengths)} phases are over"
+            )
+        window = next((w for w in self.windows or () if self.ended in w), None)
+        if window is not None and self.average is not None:
+            self.average.update(model, self.ended - window.start + 1, len(window))
+        self.ended += 1
+        replaced = replace and window is not None and self.ended == window.stop
+        if replaced:
+            self.copy_to(model)
+        self.restart(model)
         return replaced
 
+    def restart(self, model: nn.Module) -> None:
+        """Start the window that is about to open from the weights of `model`.
+
+        `epoch_end` does so. Call it only if something else has changed the weights since, as
+        another averager may; in mid-window it does nothing.
+        """
+        if self.average is not None and any(w.start == self.ended for w in self.windows or ()):
+            self.average.start(model)
+
+    def copy_to(self, model: nn.Module) -> None:
+        """Overwrite the parameters of `model` by the present average; leave its buffers alone.
+
+        At the end of a phase and after it, until the next epoch ends, that is the phase's.
+
+        Raises:
+            RuntimeError: if nothing has been averaged yet.
+        """
+        if self.average is None or self.observed[0] == 0:
+            raise RuntimeError("nothing has been averaged yet: call epoch_end() after an epoch")
+        self.average.copy_to(model)
+
+    def averaged(
+        self,
+        model: nn.Module,
+        batches: Iterable[Any] | None = None,
+        forward: Callable[[nn.Module, Any], Any] | None = None,
+    ) -> nn.Module:
+        """Return a copy of `model` that has the present average, in eval mode.
+
+        Of a network that cannot be copied, such as a sharded one, make a second instance and use
+        `copy_to` and `recompute_batchnorm`.
+
+        Args:
+            model: the network in training; it is not changed.
+            batches: for the BatchNorm statistics; None to leave them those of `model`.
+            forward: as of `recompute_batchnorm`.
+
+        Raises:
+            RuntimeError: if nothing has been averaged yet.
+        """
+        replica = copy.deepcopy(unwrapped(model))
+        self.copy_to(replica)
+        if batches is not None:
+            recompute_batchnorm(replica, batches, forward)
+        return replica.eval()
+
+    def coefficients(self) -> list[float]:
+        """Return α_1…α_t of the present average, which sum to 1; none before the first epoch."""
+        observed = self.observed
+        return (
+            [] if self.average is None or not observed[0] else self.average.coefficients(*observed)
+        )
+
+    def finish(self) -> None:
+        """Check at the end of training that the last phase has ended.
+
+        Raises:
+            RuntimeError: if it has not: its average was never applied.
+        """
+        if self.remaining:
+            raise RuntimeError(
+                f"training ended after {self.ended} of {sum(self.lengths)} epochs, inside phase "
+                f"{self._phase} of {len(self.lengths)}, whose average was not applied"
+            )
+
     def state_dict(self) -> dict[str, Any]:
-        """Return all that continuing needs, as tensors and numbers."""
+        """Return what continuing needs, as tensors, numbers and strings."""
         average = {} if self.average is None else self.average.state_dict()
-        return {"average": average, "epochs_ended": self._epochs_ended}
+        return {"settings": self._settings(), "ended": self.ended, "average": average}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Continue from what `state_dict` returned."""
+        """Continue from what `state_dict` returned.
+
+        Raises:
+            ValueError: if it was saved by another kind of averager, with other phases or weights,
+                or for another network.
+        """
+        for name, own in self._settings().items():
+            if (saved := state["settings"].get(name)) != own:
+                raise ValueError(f"{name}={own}: the state was saved with {name}={saved}")
         if self.average is not None:
             self.average.load_state_dict(state["average"])
-        self._epochs_ended = state["epochs_ended"]
+        self.ended = state["ended"]
+
+    def _settings(self) -> dict[str, Any]:
+        windows = [[window.start, window.stop] for window in self.windows or ()]
+        weights = getattr(self.average, "weights", None)
+        return {
+            "averager": type(self).__name__,
+            "lengths": self.lengths,
+            "weights": None if weights is None else described(weights),
+            "windows": windows,
+        }
+
+    @property
+    def _phase(self) -> int:
+        """The phase under way, from 1; after the last epoch the last phase."""
+        return sum(phase.start < max(self.ended, 1) for phase in self.phases)
+
+    def __repr__(self) -> str:
+        settings = self._settings()
+        weights = f", weights={settings['weights']}" if settings["weights"] else ""
+        return (
+            f"{settings['averager']}(lengths={self.lengths}{weights}): {self.ended} of "
+            f"{sum(self.lengths)} ended, phase {self._phase} of {len(self.lengths)}"
+        )
 
 
 class NoAveraging(Averager):
     """Never: the weights stay the optimizer's."""
 
-    def replaces(self, phase: int) -> bool:
-        """Return False."""
-        return False
+    windows = ()
 
 
 class Phasewise(Averager):
@@ -129,44 +238,26 @@ class Phasewise(Averager):
     Args:
         model: the network in training, with the weights that training starts from.
         epochs: T_p, the number of epochs of every phase.
-        weights: how the epochs of a phase are weighted; the paper's γ0 = 0.9 by default.
-        device: where the average lives.
+        weights: how the epochs of a phase are weighted; by default the paper's, with γ0 = 0.9.
+        device: where the average is stored.
+        lengths: the phases in any other unit than epochs, such as steps.
+        trainable_only: leave out parameters that do not require a gradient now.
     """
-
-    average: Average
 
     def __init__(
         self,
         model: nn.Module,
-        epochs: Sequence[int],
-        weights: Weights | Learnt | None = None,
+        epochs: Sequence[int] | None = None,
+        weights: Weights | RNA | None = None,
         device: torch.device | str = "cpu",
+        *,
+        lengths: Sequence[int] | None = None,
+        trainable_only: bool = False,
     ) -> None:
-        super().__init__(model, epochs)
-        self.average = new_average(model, weights, device)
-        self.start_phase(model, 0)
-
-    def window_in(self, phase: int) -> tuple[int, int]:
-        """Return the phase's own."""
-        return sum(self.epochs[:phase]), self.epochs[phase]
-
-    def replaces(self, phase: int) -> bool:
-        """Return True."""
-        return True
-
-    def start_phase(self, model: nn.Module, phase: int) -> None:
-        """Open a window over the phase: line 3 of Algorithm 1."""
-        self.average.start(model, self.epochs[phase])
-
-    def observe(self, model: nn.Module) -> None:
-        """Take in the epoch-end weights: line 8."""
-        self.average.observe(model)
-
-    def end_phase(self, model: nn.Module, phase: int) -> bool:
-        """Replace the weights by the average: line 10."""
-        self.average.copy_to(model)
-        self.average.close()
-        return True
+        super().__init__(model, epochs, lengths=lengths)
+        self.windows = self.phases
+        self.average = new_average(model, weights, device, trainable_only)
+        self.restart(model)
 
 
 class AtEnd(Averager):
@@ -175,61 +266,82 @@ class AtEnd(Averager):
     Args:
         model: the network in training, with the weights that training starts from.
         epochs: T_p, the number of epochs of every phase.
-        weights: how the epochs of the window are weighted; the paper's γ0 = 0.9 by default.
+        weights: how the epochs of the window are weighted; by default the paper's, with γ0 = 0.9.
         window: what is averaged: all of the `training`, or its last `phase`.
-        device: where the average lives.
+        device: where the average is stored.
+        lengths: the phases in any other unit than epochs, such as steps.
+        trainable_only: leave out parameters that do not require a gradient now.
 
     Raises:
         ValueError: if `window` is neither of the two.
     """
 
-    average: Average
-
     def __init__(
         self,
         model: nn.Module,
-        epochs: Sequence[int],
-        weights: Weights | Learnt | None = None,
+        epochs: Sequence[int] | None = None,
+        weights: Weights | RNA | None = None,
         window: Literal["training", "phase"] = "training",
         device: torch.device | str = "cpu",
+        *,
+        lengths: Sequence[int] | None = None,
+        trainable_only: bool = False,
     ) -> None:
-        super().__init__(model, epochs)
-        first_phases = {"training": 0, "phase": len(self.epochs) - 1}
-        if window not in first_phases:
-            raise ValueError(f"window={window!r}; choices: {', '.join(first_phases)}")
-        self.first_phase = first_phases[window]
-        self.average = new_average(model, weights, device)
-        self.start_phase(model, 0)
+        super().__init__(model, epochs, lengths=lengths)
+        windows = {"training": range(sum(self.lengths)), "phase": self.phases[-1]}
+        if window not in windows:
+            raise ValueError(f"window={window!r}; choices: {', '.join(windows)}")
+        self.windows = [windows[window]]
+        self.average = new_average(model, weights, device, trainable_only)
+        self.restart(model)
 
-    @property
-    def longest_window(self) -> int:
-        """Epochs of the one window."""
-        return sum(self.epochs[self.first_phase :])
 
-    def window_in(self, phase: int) -> tuple[int, int] | None:
-        """Return the one window, in the phases that it is over."""
-        if phase < self.first_phase:
-            return None
-        return sum(self.epochs[: self.first_phase]), self.longest_window
+def new_average(
+    model: nn.Module,
+    weights: Weights | RNA | None,
+    device: torch.device | str,
+    trainable_only: bool,
+) -> WeightAverage | RNAAverage:
+    """Return an average of the parameters of `model`: by RNA over files, else a running one."""
+    if isinstance(weights, RNA):
+        return RNAAverage(model, weights, trainable_only)
+    return WeightAverage(model, weights or Exponential(), device, trainable_only)
 
-    def replaces(self, phase: int) -> bool:
-        """Return whether it is the last phase."""
-        return phase == len(self.epochs) - 1
 
-    def start_phase(self, model: nn.Module, phase: int) -> None:
-        """Open the window where it begins."""
-        if phase == self.first_phase:
-            self.average.start(model, self.longest_window)
+def phase_lengths(scheduler: LRScheduler, total_epochs: int) -> list[int]:
+    """Return the lengths of the phases that end where a scheduler lowers the learning rate.
 
-    def observe(self, model: nn.Module) -> None:
-        """Take in the epoch-end weights, once the window is open."""
-        if self.average.window > 0:
-            self.average.observe(model)
-
-    def end_phase(self, model: nn.Module, phase: int) -> bool:
-        """Replace the weights at the end of the last phase."""
-        if not self.replaces(phase):
-            return False
-        self.average.copy_to(model)
-        self.average.close()
-        return True
+    Raises:
+        ValueError: see `Averager.from_scheduler`.
+    """
+    if not isinstance(scheduler, LRScheduler) or isinstance(
+        scheduler, torch.optim.lr_scheduler.ReduceLROnPlateau
+    ):
+        raise ValueError(
+            f"scheduler={type(scheduler).__name__}: its rates are not known before training; "
+            "give epochs=[…]"
+        )
+    if scheduler.last_epoch != 0:
+        raise ValueError(
+            f"scheduler: it has been stepped {scheduler.last_epoch} times; make the averager first"
+        )
+    # A copy of the scheduler with another optimizer, which has the rates and no parameters.
+    stand_in = torch.optim.SGD([nn.Parameter(torch.zeros(()))])
+    groups = [
+        {k: v for k, v in g.items() if k != "params"} for g in scheduler.optimizer.param_groups
+    ]
+    stand_in.param_groups = [{"params": [], **copy.deepcopy(group)} for group in groups]
+    replica = copy.deepcopy(scheduler, {id(scheduler.optimizer): stand_in})
+    rates = [float(stand_in.param_groups[0]["lr"])]
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # that the optimizer makes no steps
+        for _ in range(total_epochs - 1):
+            replica.step()
+            rates.append(float(stand_in.param_groups[0]["lr"]))
+    ends = [epoch for epoch, (a, b) in enumerate(pairwise(rates), start=1) if b < a]
+    if total_epochs > 2 and len(ends) == total_epochs - 1:
+        raise ValueError(
+            f"scheduler={type(scheduler).__name__}: it lowers the rate after every epoch, so there "
+            "are no phases; give epochs=[…]"
+        )
+    return [b - a for a, b in pairwise([0, *ends, total_epochs])]

@@ -25,7 +25,7 @@ from typing import Any, Self, get_args
 import torch
 from torch import Tensor
 
-from phaseavg.averaging.snapshots import checksum_matches
+from phaseavg.averaging.rna import is_intact
 from phaseavg.config import Settings, Snapshots
 from phaseavg.errors import Diverged, OutOfTime, UserError
 from phaseavg.runs import record
@@ -47,7 +47,7 @@ TRAJECTORY = "trajectory"
 WRITTEN = "|".join(
     (
         r"config\.yaml|metrics\.jsonl|(result|failure|path)\.json|weights\.safetensors",
-        r"checkpoint-\d+-[0-9a-f]{16}\.pt|step-\d+\.safetensors|snapshot-\d+-[0-9a-f]{16}\.bin",
+        r"checkpoint-\d+-[0-9a-f]{16}\.pt|step-\d+\.safetensors|snapshot-\d+-[0-9a-f]{16}\.pt",
     )
 )
 """The names of the files that are written to a run's folder, those below it, and a trajectory's."""
@@ -220,7 +220,7 @@ class RunFolder:
     def __enter__(self) -> Self:
         while not self._take_lock():
             pass
-        for folder in (self.path, self.path / TRAJECTORY, *self.path.glob("snapshots/*")):
+        for folder in (self.path, self.path / TRAJECTORY, self.path / "snapshots"):
             remove_leftovers(folder, WRITTEN)
         return self
 
@@ -328,7 +328,7 @@ class RunFolder:
         kept = [self._referred.get(path.name) for path in self._checkpoints()]
         if None not in kept:  # else of an earlier start: it is not known what it refers to
             needed = {self.path / name for names in kept for name in names}
-            for path in set((self.path / "snapshots").rglob("*.bin")) - needed:
+            for path in set((self.path / "snapshots").glob("*.pt")) - needed:
                 path.unlink()
 
     def restore(self, state: Any) -> None:
@@ -377,7 +377,7 @@ class RunFolder:
             return None, f"{path} is of another run, {owner}, or of an older version"
         files = self._referred[path.name] = state.get("files", [])
         for name in files:
-            if not checksum_matches(self.path / name):
+            if not is_intact(self.path / name):
                 return None, f"{self.path / name} is damaged"
         return state, ""
 

@@ -10,6 +10,7 @@ import hashlib
 import json
 from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -54,7 +55,7 @@ class Averaging:
     epochs: list[int]
 
     def __post_init__(self) -> None:
-        offered = {"device": "cpu", "folder": None}
+        offered = {"device": "cpu", "folder": Path()}
         try:
             self.averager: Averager = build(
                 "averaging",
@@ -67,18 +68,13 @@ class Averaging:
         except Exception:  # a user's own that needs its real network: nothing is known of it
             self.averager = Averager(_stand_in(), self.epochs)
 
-    def phase(self, epoch: int) -> int:
-        """Return the index of the phase that epoch `epoch`, counted from 1, is in."""
-        ends = [sum(self.epochs[: n + 1]) for n in range(len(self.epochs))]
-        return next(n for n, end in enumerate(ends) if epoch <= end)
-
     def identity(self, epochs: int) -> str | None:
         """Return a hash of what the average is made of in the first `epochs` epochs, if it is.
 
         Two of them are equal bit by bit on one trajectory if their identities are.
         """
-        phases = range(self.phase(epochs) + 1)
-        windows = list(dict.fromkeys(w for p in phases if (w := self.averager.window_in(p))))
+        begun = [w for w in self.averager.windows or () if w.start < epochs]
+        windows = [(window.start, len(window)) for window in begun]
         if not windows:
             return None
         return digest({"averaging": self.part, "windows": windows})
@@ -117,7 +113,7 @@ class Trajectory:
     @property
     def sharable(self) -> bool:
         """Whether it is known beforehand what its averages average, and when one replaces."""
-        return all(one.averager.replaces(0) is not None for one in self.averages.values())
+        return all(one.averager.windows is not None for one in self.averages.values())
 
     @property
     def origin(self) -> str:
@@ -175,10 +171,11 @@ class Trajectory:
         """Return what happens between a phase and the next."""
         own = self.averages[OWN]
         boundary: dict[str, Any] = {"optimizer_state": self._recipe["optimizer_state"]}
-        if own.averager.replaces(phase):
+        end = self.schedule.phases[phase].end
+        for window in (w for w in own.averager.windows or () if w.stop == end):
             boundary["replacement"] = {
                 "averaging": own.part,
-                "window": own.averager.window_in(phase),
+                "window": (window.start, len(window)),
                 "batchnorm_batches": self._recipe["batchnorm_batches"],
             }
         return boundary

@@ -2,7 +2,7 @@
 
 <key of the recipe's part>/<key of the execution>-<checksum>.pt     a state, and
 <key of the recipe's part>/<key of the execution>-<checksum>.json   what it holds; written last
-snapshots/*.bin         weights of single epochs that states refer to; written once, never changed
+snapshots/*.pt          weights of single epochs that states refer to; written once, never changed
 trajectories/           what each leaves where, and how far those in training are
 
 .phaseavg-store         marks a folder that was made as a store: no other has files set aside
@@ -24,7 +24,7 @@ from typing import Any
 
 import torch
 
-from phaseavg.averaging.snapshots import checksum_matches
+from phaseavg.averaging.rna import is_intact
 from phaseavg.errors import UserError
 from phaseavg.runs.files import checksum, link, read_file, read_json, set_aside, write_atomically
 from phaseavg.runs.folder import read_state
@@ -40,7 +40,7 @@ KEY = re.compile(r"[0-9a-f]{16}")
 DESCRIPTION = re.compile(r"[0-9a-f]{8}-[0-9a-f]{16}\.json")
 """The name of a state's description: the key of the execution and the state's checksum."""
 
-SNAPSHOT = re.compile(r"snapshot-\d{4,}-[0-9a-f]{16}\.bin")
+SNAPSHOT = re.compile(r"snapshot-\d{4,}-[0-9a-f]{16}\.pt")
 """The name of a snapshot."""
 
 
@@ -183,7 +183,7 @@ class Store:
             for name in state["files"]:
                 if not SNAPSHOT.fullmatch(name):
                     damaged = branch.path
-                elif not checksum_matches(self.snapshots / name):
+                elif not is_intact(self.snapshots / name):
                     damaged = self.snapshots / name
         if damaged is None:
             return state

@@ -1,14 +1,11 @@
-"""Looking at a network without changing it."""
+"""Evaluate a model."""
 
 from collections.abc import Iterable
-from copy import deepcopy
 from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
-
-from phaseavg.averaging import Average
 
 
 class Evaluation(NamedTuple):
@@ -42,10 +39,3 @@ def evaluate(model: nn.Module, batches: Iterable[tuple[Tensor, Tensor]]) -> Eval
         images_seen += len(labels)
     model.train(training)
     return Evaluation(loss.item() / images_seen, 100 * wrong.item() / images_seen, images_seen)
-
-
-def averaged_copy(model: nn.Module, average: Average) -> nn.Module:
-    """Return a copy of `model` with the weights of `average` and its own BatchNorm statistics."""
-    replica = deepcopy(model)
-    average.copy_to(replica)
-    return replica

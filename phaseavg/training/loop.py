@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from phaseavg.averaging import recompute_batchnorm
+from phaseavg.averaging import Averager, recompute_batchnorm
 from phaseavg.config import Settings
 from phaseavg.data import DataSet
 from phaseavg.data.interface import Draw
@@ -17,7 +17,7 @@ from phaseavg.errors import Diverged, Interrupted, OutOfTime
 from phaseavg.phases import Phase, Schedule
 from phaseavg.runs.folder import RunFolder
 from phaseavg.tracking import Tracking
-from phaseavg.training.evaluation import averaged_copy, evaluate
+from phaseavg.training.evaluation import evaluate
 from phaseavg.training.execution import autocast
 from phaseavg.training.optimizers import (
     evaluation_weights,
@@ -130,10 +130,8 @@ def train(
             return
         for inputs, labels in drawn():
             phase = schedule.phase(state.step // steps)
-            if state.step == phase.first_epoch * steps:
-                watch.lap("train")
-                start_phase(state, phase, settings)
-                watch.lap("averaging")
+            if state.step == phase.first_epoch * steps > 0:
+                start_phase(state, settings)
 
             set_learning_rate(state.optimizer, schedule.factor(state.step, steps))
             step(inputs, labels)
@@ -142,14 +140,11 @@ def train(
     finish(state.optimizer)
 
 
-def start_phase(state: TrainingState, phase: Phase, settings: Settings) -> None:
-    """Begin a phase: averages open their windows, and the optimizer may have to forget."""
-    if phase.index > 0 and settings.optimizer_state == "reset":
+def start_phase(state: TrainingState, settings: Settings) -> None:
+    """Reset the optimizer between two phases if the settings say so."""
+    if settings.optimizer_state == "reset":
         finish(state.optimizer)
         state.optimizer = new_optimizer(settings, state.model)
-    with evaluation_weights(state.optimizer):
-        for averager in state.averagers.values():
-            averager.start_phase(state.model, phase.index)
 
 
 def end_epoch(
@@ -160,7 +155,7 @@ def end_epoch(
     metrics: Mapping[str, float],
     watch: "Stopwatch",
 ) -> None:
-    """Average, replace if it is time to, look at the outcome, and add a line to the history."""
+    """Test, average, replace the weights if it is time to, and add a line to the history."""
     model, cadence = state.model, settings.evaluation
     epoch = state.step // state.steps_per_epoch  # finished ones
     phase_ended = epoch == phase.end
@@ -190,21 +185,15 @@ def end_epoch(
         line["test_images"] = found.images
         watch.lap(kind)
 
-    def look_at(name: str, kind: str = "evaluation") -> None:
-        average = state.averages.get(name)
-        if average is None or average.n_averaged == 0:
+    def test_average(name: str, averager: Averager, kind: str = "evaluation") -> None:
+        if averager.observed[0] == 0:
             return
-        replica = averaged_copy(model, average)
+        replica = averager.averaged(model)
         if phase_ended:
             test(replica, f"{name}_without_bn_", kind)
         batchnorm_pass(replica, kind)
         test(replica, f"{name}_", kind)
 
-    state.averager.observe(model)
-    watch.lap("averaging")
-    for name, averager in state.watching.items():
-        averager.observe(model)
-        watch.lap(state.booked(name, "averaging"))
     if phase_ended or is_due(epoch, cadence.every):
         test(model)
     if phase_ended or is_due(epoch, cadence.batchnorm_every):
@@ -213,24 +202,25 @@ def end_epoch(
         test(replica, "bn_")
 
     averages_are_due = phase_ended or is_due(epoch, cadence.average_every)
-    if averages_are_due:
-        for name in state.watching:
-            look_at(name, state.booked(name, "evaluation"))
-    replaced = False
+    for name, observer in state.watching.items():
+        observer.epoch_end(model, replace=False)
+        watch.lap(state.booked(name, "averaging"))
+        if averages_are_due:
+            test_average(name, observer, state.booked(name, "evaluation"))
+    replaced = state.averager.epoch_end(model)
     if phase_ended:
-        replaced = line["replaced"] = state.averager.end_phase(model, phase.index)
+        line["replaced"] = replaced
         line |= coefficients(state)
-        watch.lap("averaging")
+    watch.lap("averaging")
     if replaced:
         weights_replaced(state.optimizer)
+        for observer in state.watching.values():
+            observer.restart(model)
         test(model, "average_without_bn_")
         batchnorm_pass(model, "averaging")
         test(model, "average_")
     elif averages_are_due:
-        look_at("average")
-    for average in state.averages.values():
-        if average.n_averaged == average.window:
-            average.close()
+        test_average("average", state.averager)
 
     line["images_per_second"] = line["train_images"] / state.seconds["train"]
     line |= {f"{kind}_seconds": seconds for kind, seconds in state.seconds.items()}
@@ -239,12 +229,12 @@ def end_epoch(
 
 
 def coefficients(state: TrainingState) -> dict[str, Any]:
-    """Return with what weight each epoch is in the averages that have begun, and notes on them."""
+    """Return the weights of the epochs in the averages that have begun, and notes on them."""
     found: dict[str, Any] = {}
-    for name, average in state.averages.items():
-        if average.n_averaged > 0:
-            found[f"{name}_coefficients"] = average.coefficients()
-            found |= {f"{name}_{key}": value for key, value in average.notes.items()}
+    for name, averager in state.averagers.items():
+        if averager.average is not None and (weights := averager.coefficients()):
+            found[f"{name}_coefficients"] = weights
+            found |= {f"{name}_{key}": note for key, note in averager.average.notes.items()}
     return found
 
 

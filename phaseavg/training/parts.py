@@ -73,20 +73,15 @@ def new_averager(
     """Return one averager of a run, before its first phase.
 
     Args:
-        name: where `part` stands in the config; its snapshots, if it takes any, lie in a folder of
-            that name below `snapshots`.
+        name: where `part` stands in the config.
         part: its target and arguments.
         settings: of the run.
         model: the network in training.
         epochs: T_p of each phase.
-        folder: that holds `snapshots`; by default the run's.
+        folder: that holds `snapshots`, the weights of past epochs; by default the run's.
     """
     home = pick_device(settings.execution.average_device, "execution.average_device")
-    folder = (folder or settings.run_folder) / "snapshots" / name
-    offered = {
-        "device": home,
-        "folder": folder if settings.execution.snapshots == "files" else None,
-    }
+    offered = {"device": home, "folder": (folder or settings.run_folder) / "snapshots"}
     return build(name, part, Averager, offered=offered, model=model, epochs=epochs)
 
 

@@ -195,7 +195,7 @@ def seconds_per_epoch(settings: Settings) -> float:
     data, schedule, state = assemble(settings, device)
     print("measuring a few steps …", flush=True)
     seconds = measured(data, schedule, settings, state)
-    tests, passes = looks(schedule, settings, len(state.averages))
+    tests, passes = looks(schedule, settings, state.averages)
     looking = tests * seconds["test"] + passes * seconds["pass"]
     return data.steps_per_epoch * seconds["step"] + looking / schedule.total_epochs
 
@@ -204,7 +204,8 @@ def described_averaging(part: Part, averager: Averager) -> str:
     """Return an averaging in words, with what its average takes and where."""
     if averager.average is None:
         return f"{type(averager).__name__}: nothing is averaged"
-    size, home = averager.average.storage(averager.longest_window)
+    longest = max(map(len, averager.windows or averager.phases))
+    size, home = averager.average.storage(longest)
     return f"{_words(part)}; takes about {_with_prefix(size, 'B')} on {home}"
 
 
@@ -241,7 +242,7 @@ def preview(settings: Settings, data: DataSet, schedule: Schedule, state: Traini
     steps = schedule.total_epochs * state.steps_per_epoch
     images = schedule.total_epochs * data.train_size
     last_batch = data.train_size - (data.steps_per_epoch - 1) * data.batch_size
-    tests, passes = looks(schedule, settings, len(state.averages))
+    tests, passes = looks(schedule, settings, state.averages)
     rates = rates_of(schedule, state)
     print("measuring a few steps …", flush=True)
     seconds = measured(data, schedule, settings, state)

@@ -185,11 +185,10 @@ class Course:
 
     def _take_snapshots(self, branch: Branch, found: Mapping[str, Any]) -> None:
         """Have the files that the averages refer to in the folder in which they look for them."""
-        for name, identity in self.needs(branch.epoch).items():
-            home = self.folder / "snapshots" / ("averaging" if name == OWN else f"watch.{name}")
+        for identity in self.needs(branch.epoch).values():
             for file in found["snapshots"][branch.averages[identity]]:
                 place = f"runs_dir={self.folder.parent}"
-                link(self.store.snapshots / file, home / file, place, anew=True)
+                link(self.store.snapshots / file, self.folder / "snapshots" / file, place, anew=True)
 
     def _adopted(
         self, found: Mapping[str, Any], branch: Branch, state: TrainingState
@@ -202,10 +201,15 @@ class Course:
             state: one's own, for what no average has begun of.
         """
         names = {own: branch.averages[i] for own, i in self.needs(branch.epoch).items()}
-        averagers = {
-            own: found["averagers"][names[own]] if own in names else averager.state_dict()
-            for own, averager in state.averagers.items()
-        }
+        averagers = {}
+        for own, averager in state.averagers.items():
+            saved = found["averagers"][names[own]] if own in names else averager.state_dict()
+            # Of the trajectory's the average alone: its phases after this epoch may be others.
+            averagers[own] = {
+                **averager.state_dict(),
+                "ended": branch.epoch - 1,
+                "average": saved["average"],
+            }
         spent = {f"{kind}_seconds": seconds for kind, seconds in found["seconds"].items()}
         *history, spent = (
             adopted_line(line, names, state.carrying) for line in (*found["history"], spent)

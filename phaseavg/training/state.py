@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
-from phaseavg.averaging import Average, Averager
+from phaseavg.averaging import Averager
 from phaseavg.training.optimizers import load_state
 
 
@@ -70,10 +70,9 @@ class TrainingState:
         return {**self.watching, "average": self.averager}
 
     @property
-    def averages(self) -> dict[str, Average]:
-        """Those that they keep."""
-        averages = {name: averager.average for name, averager in self.averagers.items()}
-        return {name: average for name, average in averages.items() if average is not None}
+    def averages(self) -> int:
+        """How many averages they keep."""
+        return sum(averager.average is not None for averager in self.averagers.values())
 
     @property
     def epoch_is_open(self) -> bool:
@@ -86,7 +85,8 @@ class TrainingState:
 
     def files(self) -> list[Path]:
         """Return the files that the state refers to and does not hold."""
-        return [path for average in self.averages.values() for path in average.files()]
+        averages = [a.average for a in self.averagers.values() if a.average is not None]
+        return [path for average in averages for path in average.files()]
 
     def state_dict(self) -> dict[str, Any]:
         """Return the whole state; tensors are shared with the run, so save before the next step."""

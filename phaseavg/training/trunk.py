@@ -5,7 +5,6 @@ before it leaves its state after the epoch's last update, before any average rep
 The averages of the runs that go on from there only watch: the trajectory carries them.
 """
 
-from collections import defaultdict
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -58,7 +57,7 @@ def train_trunk(settings: Settings) -> dict[str, Any]:
         course.restore(state, most=missing[0])
         leaving.drop(state, (state.step - 1) // state.steps_per_epoch)
         state.continue_with(provenance(device, settings.execution.model_dump()))
-        print(opening(trunk, data, state, course), flush=True)
+        print(opening(trunk, data, state), flush=True)
         store.write(home / PATH, path_of(course, missing[-1]))
         with TrainingProgress(schedule, state, epochs=missing[-1]) as progress:
             unheard = Tracking({}, {}, [])
@@ -183,9 +182,10 @@ class Leaving:
         return epoch == self.missing[-1]
 
     def _leave(self, state: TrainingState, epoch: int) -> None:
-        course, averages = self.course, state.averages
-        needs = {name: i for name, i in course.needs(epoch).items() if name in averages}
-        files = {name: averages[name].files() for name in needs}
+        course, averagers = self.course, state.averagers
+        needs = {name: i for name, i in course.needs(epoch).items() if name in averagers}
+        averages = {name: averagers[name].average for name in needs}
+        files = {name: average.files() if average else [] for name, average in averages.items()}
         course.store.save(
             course.trajectory.key(epoch),
             course.execution,
@@ -217,30 +217,10 @@ class Leaving:
         state.inherited_seconds = spent
 
 
-def memory(state: TrainingState, course: Course, epoch: int) -> dict[str, int]:
-    """Return the bytes of the averages that are there after an epoch, by where they are."""
-    sizes: dict[str, int] = defaultdict(int)
-    for name, average in state.averages.items():
-        if course.until.get(name, epoch) < epoch:
-            continue
-        plan = course.averages[name]
-        if window := plan.averager.window_in(plan.phase(epoch)):
-            size, place = average.storage(min(window[1], max(epoch - window[0], 1)))
-            sizes[place.partition(" ")[0]] += size
-    return dict(sizes)
-
-
-def opening(trunk: Trunk, data: DataSet, state: TrainingState, course: Course) -> str:
-    """Return the first words of a trajectory: how long, from where, what it carries, how much."""
-    found = [memory(state, course, epoch) for epoch in trunk.points]
-    most = {place: max(s.get(place, 0) for s in found) for sizes in found for place in sizes}
-    sizes = ", ".join(
-        f"{size / 1e6:,.1f} MB {'in files' if place == 'files' else f'on {place}'}"
-        for place, size in sorted(most.items())
-    )
-    averages = f"{len(state.averages)} averages ({sizes})" if most else "no average"
+def opening(trunk: Trunk, data: DataSet, state: TrainingState) -> str:
+    """Return the first words of a trajectory: how long, from where, what it carries."""
     return (
         f"{trunk.name}: shared, {trunk.points[-1]} epochs of {data.steps_per_epoch} steps, from "
-        f"step {state.step}; carries {averages}; leaves its state after epoch "
+        f"step {state.step}; carries {state.averages} averages; leaves its state after epoch "
         f"{', '.join(map(str, trunk.points))}"
     )

@@ -137,12 +137,12 @@ def test_a_run_that_kept_its_lock_is_in_training(
 @pytest.fixture
 def cells(compose_settings: Callable[..., Settings], tmp_path: Path) -> list[str]:
     """Leave records of two columns of a table in miniature; return what else is to be typed."""
-    errors = {"averaging.weights.gamma0=0.9": (20.0, 21.0, 22.0), "averaging=learnt": (21.0, 23.0)}
+    errors = {"averaging.weights.gamma0=0.9": (20.0, 21.0, 22.0), "averaging=rna": (21.0, 23.0)}
     for override, values in errors.items():
         for seed, error in enumerate(values):
             asked = ("averaging=phasewise", override, f"seed={seed}")
             leave(compose_settings("preset=mini", *asked), error)
-    unended = compose_settings("preset=mini", "averaging=learnt", "seed=2")
+    unended = compose_settings("preset=mini", "averaging=rna", "seed=2")
     leave(unended, 30.0, epochs=3)
     return ["preset=mini", f"runs_dir={tmp_path}/runs", f"records_dir={tmp_path}/records"]
 
@@ -162,7 +162,7 @@ def test_a_cell_is_all_its_seeds(cells: list[str]) -> None:
     assert "seed" not in settings.index
     assert settings.loc["averaging.weights._target_"].tolist() == [
         "phaseavg.averaging.Exponential",
-        "phaseavg.averaging.Learnt",
+        "phaseavg.averaging.RNA",
     ]
 
 

@@ -114,7 +114,7 @@ def test_their_gamma0_can_be_set() -> None:
     ten = drawing.data[drawing.data["epochs"] == 10]
     assert ten["weight"].to_numpy() == pytest.approx(closed_form(0.5, 10), rel=1e-12)
     with pytest.raises(UserError, match=r"averaging\.weights"):
-        fig4(["averaging/weights=learnt"], CONF)
+        fig4(["averaging/weights=rna"], CONF)
 
 
 ELSEWHERE = ("table=1a,1d", "column=learnt,x", "seed=0,1", "model=cnn13,resnet34", "budget=2h")

@@ -250,7 +250,7 @@ def test_the_command_makes_the_same_run(compose_settings: Callable[..., Any]) ->
     settings = compose_settings(
         *TINY,
         "optimizer=lookahead",
-        "averaging=learnt",
+        "averaging=rna",
         "averaging.weights.rho=1e-3",
         "weight_decay=0.002",
         "+schedule.divisor=2",
@@ -261,7 +261,7 @@ def test_the_command_makes_the_same_run(compose_settings: Callable[..., Any]) ->
     config = json.loads(json.dumps(settings.record()))
     overrides = Repeats(CONF).overrides_of(config, settings.run_id)
     assert overrides is not None
-    assert {"dataset=digits", "optimizer=lookahead", "averaging=learnt"} <= set(overrides)
+    assert {"dataset=digits", "optimizer=lookahead", "averaging=rna"} <= set(overrides)
     made = compose_settings(*overrides)
     assert made.run_id == settings.run_id
     assert made.record() == settings.record()

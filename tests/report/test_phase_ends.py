@@ -191,6 +191,6 @@ def test_a_damaged_record_is_named(tmp_path: Path, name: str, content: str) -> N
 def test_every_key_of_a_recipe_but_the_seed_tells_runs_apart(
     compose_settings: Callable[..., Settings],
 ) -> None:
-    settings = compose_settings(*TINY, "averaging=learnt", "optimizer=lookahead")
+    settings = compose_settings(*TINY, "averaging=rna", "optimizer=lookahead")
     columns = pd.json_normalize(settings.recipe(), sep=".").columns
     assert [name for name in columns if not name.startswith(RECIPE)] == ["seed"]

@@ -28,7 +28,7 @@ TABLE = Table(
     columns={
         "sgd": ["averaging=none"],
         "ours": ["averaging=phasewise"],
-        "learnt": ["averaging=learnt"],
+        "learnt": ["averaging=rna"],
     },
     against={"ours": "sgd", "learnt": "sgd"},
 )

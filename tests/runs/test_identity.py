@@ -61,7 +61,7 @@ def test_execution_and_spelling_leave_the_id_alone(
         "averaging=end",
         "averaging.weights.gamma0=0.95",
         "averaging=uniform",
-        "averaging/weights=learnt",
+        "averaging/weights=rna",
         "optimizer=lookahead",
         "optimizer=amsgrad",
         "optimizer_state=reset",
@@ -101,7 +101,7 @@ def test_ids_read_as_what_they_are_and_stay_what_they_were() -> None:
     ("overrides", "name"),
     [
         ([], "digits-cnn13-sgd-phasewise"),
-        (["averaging=learnt"], "digits-cnn13-sgd-phasewise_learnt"),
+        (["averaging=rna"], "digits-cnn13-sgd-phasewise_rna"),
         (["optimizer=amsgrad"], "digits-cnn13-adam_amsgrad-phasewise"),
         (["optimizer.nesterov=true"], "digits-cnn13-sgd_nesterov-phasewise"),
         (["averaging=end", "averaging/weights=uniform"], "digits-cnn13-sgd-atend_uniform"),

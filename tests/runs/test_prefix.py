@@ -39,7 +39,7 @@ SHAPES = [
 WEIGHTS = [
     {"_target_": "phaseavg.averaging.Exponential", "gamma0": 0.9},
     {"_target_": "phaseavg.averaging.Exponential", "gamma0": 0.5},
-    {"_target_": "phaseavg.averaging.Learnt", "rho": 1e-5, "window": None},
+    {"_target_": "phaseavg.averaging.RNA", "rho": 1e-5, "window": None},
 ]
 AVERAGINGS = [
     {"_target_": "phaseavg.averaging.NoAveraging"},

@@ -65,8 +65,8 @@ def trained(results: list[Any]) -> tuple[int, list[tuple[int, int]]]:
 
 
 EVERYTHING = {"atend": 5, "noaveraging": 5}
-PHASE = {"phasewise": 2, "phasewise_learnt": 2}
-PHASE_LEARNT = {"phasewise_learnt": 2}
+PHASE = {"phasewise": 2, "phasewise_rna": 2}
+PHASE_LEARNT = {"phasewise_rna": 2}
 FAMILIES = [
     (f"{AVERAGINGS} optimizer=sgd", EVERYTHING | PHASE),
     # Whose state has Adam's in it; with learning rates step by step.
@@ -87,7 +87,7 @@ FAMILIES = [
         {"noaveraging": 2, "phasewise": 2, "phasewise_uniform": 2},
     ),
     # Two that part by their own weights: the trajectory keeps the snapshots of one for itself.
-    ("averaging=learnt averaging.weights.rho=1e-5,1e-2 checkpoint_seconds=0", PHASE_LEARNT),
+    ("averaging=rna averaging.weights.rho=1e-5,1e-2 checkpoint_seconds=0", PHASE_LEARNT),
     # A window that opens on the way.
     ("averaging=end averaging.window=phase,training", {"atend": 5}),
 ]
@@ -319,7 +319,7 @@ def test_a_damaged_state_is_set_aside_and_trained_again(
     assert states[2].with_name(f"{states[2].name}.damaged").exists()
     found = outcomes(tmp_path / "runs")
     assert_equal({i: found[i] for i in expected}, expected)
-    assert inherited(tmp_path / "runs") == {"noaveraging": 2, "phasewise_learnt": 2}
+    assert inherited(tmp_path / "runs") == {"noaveraging": 2, "phasewise_rna": 2}
 
 
 def test_a_state_that_is_lost_is_trained_again_though_later_ones_are_there(
@@ -399,7 +399,7 @@ def test_the_store_may_be_removed_at_any_time(
         return meant(*given, **named)
 
     monkeypatch.setattr(*moment, removing)
-    status, out, err = prompt("-m", *SHORT, "averaging=learnt,none")
+    status, out, err = prompt("-m", *SHORT, "averaging=rna,none")
     assert status == 0, err
     assert out.splitlines()[-1] == "sweep: 2 finished, 0 there already"
 
@@ -412,7 +412,7 @@ rows:
 columns:
   short: [averaging=phasewise, "schedule.epochs=[1,1,1]"]
   usual: [averaging=phasewise, "schedule.epochs=[2,2,1]"]
-  learnt: [averaging=learnt, "schedule.epochs=[2,2,1]"]
+  learnt: [averaging=rna, "schedule.epochs=[2,2,1]"]
   sgd: [averaging=none, "schedule.epochs=[3,1,1]"]
 """
 

@@ -233,7 +233,7 @@ WATCHED = (
     "+averaging@watch.strong=phasewise",
     "watch.strong.weights.gamma0=0.99",
     "+averaging@watch.swa=uniform",
-    "+averaging@watch.rna=learnt",
+    "+averaging@watch.rna=rna",
     "+averaging@watch.polyak=end",
     "+averaging@watch.last=end",
     "watch.last.window=phase",
@@ -242,7 +242,7 @@ AS_A_RUN = {
     "ours": ["averaging=phasewise"],
     "strong": ["averaging=phasewise", "averaging.weights.gamma0=0.99"],
     "swa": ["averaging=uniform"],
-    "rna": ["averaging=learnt"],
+    "rna": ["averaging=rna"],
     "polyak": ["averaging=end"],
     "last": ["averaging=end", "averaging.window=phase"],
 }
@@ -315,7 +315,7 @@ def test_averages_that_watch_one_trajectory_are_those_of_runs_of_their_own(
 
 def test_the_coefficients_are_those_of_the_weights(compose_settings: Compose) -> None:
     settings = compose_settings(
-        *TINY, "+averaging@watch.swa=uniform", "+averaging@watch.rna=learnt"
+        *TINY, "+averaging@watch.swa=uniform", "+averaging@watch.rna=rna"
     )
     train.run(settings)
     first, second = history_of(settings)[OF_A_PHASE]
@@ -397,13 +397,13 @@ def test_a_snapshot_that_cannot_be_written_is_told_in_one_line_and_made_up_for(
 
     with monkeypatch.context() as patched:
         patched.setattr("os.fsync", full)
-        status, _, err = prompt(*TINY, "averaging=learnt", "averaging.weights.rho=0.1")
+        status, _, err = prompt(*TINY, "averaging=rna", "averaging.weights.rho=0.1")
     assert status == 1
     assert err.count("\n") == 1
     assert "/snapshots/averaging/snapshot-0002-" in err
     assert "No space left on device; once that is mended, the same command goes on" in err
     assert not list(tmp_path.rglob("*.part"))
-    status, out, _ = prompt(*TINY, "averaging=learnt", "averaging.weights.rho=0.1")
+    status, out, _ = prompt(*TINY, "averaging=rna", "averaging.weights.rho=0.1")
     assert status == 0
     assert "from step 15" in out  # one before the epoch's end, where it could not be kept
 
@@ -412,7 +412,7 @@ def test_singular_equations_are_told_and_recorded(
     compose_settings: Compose, capfd: pytest.CaptureFixture[str]
 ) -> None:
     # Without a learning rate to speak of no epoch differs from the one before.
-    overrides = ("averaging=learnt", "optimizer.lr=1e-300", "optimizer.weight_decay=0")
+    overrides = ("averaging=rna", "optimizer.lr=1e-300", "optimizer.weight_decay=0")
     settings = compose_settings(*SEEING_ONLY, *overrides)
     train.run(settings)
     assert history_of(settings)[1]["average_solved_by"] == "uniform"

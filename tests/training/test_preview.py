@@ -63,10 +63,10 @@ def test_a_dry_run_says_of_every_method_what_it_is(prompt: Prompt) -> None:
         "optimizer=lookahead",
         "schedule=decayed",
         "schedule.epochs=[2,2,1]",
-        "averaging=learnt",
+        "averaging=rna",
         "+averaging@watch.swa=uniform",
         "+averaging@watch.all=end",
-        "averaging/weights@watch.all.weights=learnt",
+        "averaging/weights@watch.all.weights=rna",
     )
     said = told(out)
     assert said["optimizer"] == (
@@ -76,7 +76,7 @@ def test_a_dry_run_says_of_every_method_what_it_is(prompt: Prompt) -> None:
     size = 4388 * 4 / 1000  # kB of a snapshot; θ_0 and two epochs, or all five
     assert re.fullmatch(
         rf"Phasewise\(weights=Learnt\(rho=1e-05\)\); takes about {3 * size:.3g} kB on files in "
-        r"runs/digits-cnn13-lookahead-phasewise_learnt-seed0-\w+/snapshots/averaging",
+        r"runs/digits-cnn13-lookahead-phasewise_rna-seed0-\w+/snapshots/averaging",
         said["averaging"],
     )
     assert said["watch.swa"].startswith("Phasewise(weights=Uniform()); takes about ")

@@ -46,13 +46,13 @@ DELICATE = [
     ("optimizer=adam optimizer_state=reset", "stepped", 17),
     ("optimizer=lookahead averaging=none optimizer_state=reset", "stepped", 16),
     ("schedule=decayed schedule.shape.per=step averaging=none", "stepped", 12),
-    ("averaging=learnt", "replaced", 1),
-    ("averaging=learnt", "before-replacing", 3),  # a snapshot
-    ("averaging=learnt", "before-replacing", 16),
-    ("averaging=learnt averaging.weights.window=1 optimizer=lookahead", "stepped", 12),
-    ("averaging=learnt execution.snapshots=memory", "stepped", 12),
-    ("averaging=end averaging/weights=learnt", "stepped", 33),
-    ("averaging=none +averaging@watch.a=learnt +averaging@watch.b=uniform", "stepped", 12),
+    ("averaging=rna", "replaced", 1),
+    ("averaging=rna", "before-replacing", 3),  # a snapshot
+    ("averaging=rna", "before-replacing", 16),
+    ("averaging=rna averaging.weights.window=1 optimizer=lookahead", "stepped", 12),
+    ("averaging=rna execution.snapshots=memory", "stepped", 12),
+    ("averaging=end averaging/weights=rna", "stepped", 33),
+    ("averaging=none +averaging@watch.a=rna +averaging@watch.b=uniform", "stepped", 12),
 ]
 
 
@@ -192,7 +192,7 @@ def test_damaged_snapshots_are_made_up_for(
     undisturbed: Callable[..., Any],
     tmp_path: Path,
 ) -> None:
-    settings = compose_settings(*TINY, "weights=final", "averaging=learnt")
+    settings = compose_settings(*TINY, "weights=final", "averaging=rna")
     in_a_victim(victims, victim.train_and_die_at, settings, "stepped", 29)
     # The phase's start, on which both checkpoints rest: all is trained anew.
     first = min(folder_of(settings).glob("snapshots/*/*-0000-*.bin"))
@@ -213,7 +213,7 @@ def test_snapshots_of_a_phase_that_is_over_are_not_missed(
     tmp_path: Path,
 ) -> None:
     settings = compose_settings(
-        *TINY, "weights=final", "averaging=learnt", "+averaging@watch.rna=learnt"
+        *TINY, "weights=final", "averaging=rna", "+averaging@watch.rna=rna"
     )
     in_a_victim(victims, victim.train_and_die_at, settings, "stepped", 17)
     for path in (folder_of(settings) / "snapshots").rglob("*.bin"):

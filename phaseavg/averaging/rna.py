@@ -1,0 +1,262 @@
+"""Weights of the epochs that are computed from the epochs: the paper's "learnt" weights."""
+
+import hashlib
+import io
+import math
+import os
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from phaseavg.averaging.average import AVERAGED_AS, Parameters
+
+PIECE = 2**16
+"""Entries of the weight vectors that are worked on at once, at most."""
+
+
+class RNA:
+    """Weights by regularised nonlinear acceleration, on which the paper's comparison rests.
+
+    With θ_0 the weights at the window's start and R = [θ_t − θ_{t−1}] for t = 1…T,
+
+        G = RᵀR / ‖RᵀR‖₂ (spectral norm), (G + ρI) z = 1, c = z / Σz, θ̄ = Σ c_t θ_t.
+
+    The c_t sum to 1 and may be negative; ρ → ∞ makes them equal. They need all of the window's
+    weights at once: T + 1 files, each of the size of the network.
+
+    Where the reference leaves a choice: c_t goes with θ_t, the newer point of its difference, as in
+    the authors' Python code and not in their MATLAB code. Only parameters count and are averaged,
+    never buffers, which that code flattens too: in R the number of batches that BatchNorm has seen
+    would drown the weights.
+
+    Args:
+        folder: where the weights of past epochs are stored; made when the first one comes.
+        rho: ρ, the regularisation.
+        window: K, how many of the latest epochs (differences) are weighted; None: all.
+
+    Raises:
+        ValueError: if `rho` is negative or not finite, or `window` not positive.
+
+    References:
+        D. Scieur, E. Oyallon, A. d'Aspremont, F. Bach, "Nonlinear acceleration of CNNs", ICLR
+        Workshop, 2018.
+    """
+
+    def __init__(self, folder: str | Path, rho: float = 1e-5, window: int | None = None) -> None:
+        if rho < 0:
+            raise ValueError(f"rho={rho} must not be negative")
+        if not math.isfinite(rho):
+            raise ValueError(f"rho={rho} must be finite")
+        if window is not None and window < 1:
+            raise ValueError(f"window={window} must be positive")
+        self._folder = Path(folder)
+        self.rho = rho
+        self.window = window
+
+
+class RNAAverage:
+    """The average θ̄ = Σ c_t θ_t with the weights c_t of `RNA`.
+
+    The weights of an epoch are a file in torch's format, one vector; all computation is in
+    float64, on the model's device, piece by piece. A file is written once, under a name with its
+    checksum, and never deleted: a checkpoint may refer to those of an earlier window. Who keeps the
+    checkpoints may delete the files that none of them refers to (`files`).
+
+    Args:
+        model: whose floating-point parameters are averaged.
+        weights: the settings.
+        trainable_only: leave out parameters that do not require a gradient now.
+
+    Raises:
+        ValueError: if a parameter is complex, or sharded over several processes.
+    """
+
+    def __init__(self, model: nn.Module, weights: RNA, trainable_only: bool = False) -> None:
+        self.weights = weights
+        self.folder = weights._folder
+        self._parameters = Parameters(model, trainable_only)
+        parameters = self._parameters.of(model)
+        if any(p.is_complex() for p in parameters):
+            raise ValueError("weights=RNA: complex parameters cannot be averaged; choose others")
+        if any(hasattr(p, "to_local") for p in model.parameters()):
+            raise ValueError("weights=RNA: sharded parameters cannot be averaged; choose others")
+        self._bytes = sum(p.numel() * p.element_size() for p in parameters)
+        # θ_0 of the next window: the weights, until they have to be written, then the file's name.
+        self._start: Tensor | str | None = None
+        # Like the Gram matrix the list is replaced and never changed, so that a failure leaves the
+        # average as it was, and a state stays what it is.
+        self._files: list[str] = []  # of θ_{t−K}…θ_t, oldest first
+        self._gram = torch.zeros(0, 0, dtype=torch.float64)  # RᵀR of those
+
+    def start(self, model: nn.Module) -> None:
+        """Take the weights of `model` as θ_0 of the next window; the present average stays.
+
+        Writes nothing: a file of these weights is made when they are first used or saved.
+        """
+        self._start = self._vector(model)
+
+    @torch.no_grad()
+    def update(self, model: nn.Module, t: int, epochs: int) -> None:
+        """Take the weights of `model` as θ_t of a window of `epochs` epochs; t = 1 opens it.
+
+        Raises:
+            OSError: if a file cannot be written or read; it names the file.
+        """
+        earlier, gram = self._files, self._gram
+        if t == 1:
+            if (start := self._start_file()) is None:
+                raise RuntimeError("call start() before the first update of a window")
+            earlier, gram = [start], gram.new_zeros(0, 0)
+        files = [*earlier, self._write(self._vector(model), t)]
+        files = files[-(min(epochs, self.weights.window or epochs) + 1) :]
+        products = torch.zeros(len(files) - 1, dtype=torch.float64, device=_device(model))
+        for _, rows in self._pieces(files, products.device):
+            differences = rows.diff(dim=0)
+            products += differences @ differences[-1]
+        kept = len(products) - 1
+        new = gram.new_empty(kept + 1, kept + 1)
+        new[:kept, :kept] = gram[len(gram) - kept :, len(gram) - kept :]
+        new[kept, :] = new[:, kept] = products.cpu()
+        self._files, self._gram = files, new
+
+    def coefficients(self, t: int, epochs: int) -> list[float]:
+        """Return c_1…c_t, which sum to 1; 0 for those that are no longer weighted."""
+        return [0.0] * (t - len(self._gram)) + self._solved()[0].tolist()
+
+    @property
+    def notes(self) -> dict[str, Any]:
+        """How the coefficients were computed: `condition` and `solved_by`; see `solve`."""
+        return self._solved()[1]
+
+    @torch.no_grad()
+    def copy_to(self, model: nn.Module) -> None:
+        """Overwrite the parameters of `model` by the average; leave its buffers alone."""
+        weights = self._solved()[0].to(_device(model))
+        average = torch.empty_like(self._vector(model))
+        for first, rows in self._pieces(self._files[1:], weights.device):
+            average[first : first + rows.shape[1]] = weights @ rows
+        parameters = self._floating(model)
+        for p, values in zip(
+            parameters, torch.split(average, [p.numel() for p in parameters]), strict=True
+        ):
+            p.copy_(values.view_as(p))
+
+    def storage(self, epochs: int) -> tuple[int, str]:
+        """Return the bytes of the files of a window of `epochs` epochs, and where they are."""
+        snapshots = min(epochs, self.weights.window or epochs) + 1
+        return snapshots * self._bytes, f"files in {self.folder}"
+
+    def files(self) -> list[Path]:
+        """Return the files that the state refers to."""
+        return [self.folder / name for name in (*self._files, self._start_file()) if name]
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return what continuing needs, as tensors and file names."""
+        return {"gram": self._gram, "files": self._files, "start": self._start_file()}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Continue from what `state_dict` returned.
+
+        Raises:
+            ValueError: if a file is missing or damaged.
+        """
+        for name in (*state["files"], state["start"]):
+            if name and not is_intact(self.folder / name):
+                raise ValueError(f"{self.folder / name} is missing or damaged")
+        self._start, self._files, self._gram = state["start"], state["files"], state["gram"].cpu()
+
+    def _solved(self) -> tuple[Tensor, dict[str, Any]]:
+        return solve(self._gram, self.weights.rho)
+
+    def _floating(self, model: nn.Module) -> list[Tensor]:
+        return [p for p in self._parameters.of(model) if p.dtype in AVERAGED_AS]
+
+    def _vector(self, model: nn.Module) -> Tensor:
+        """Return a copy of the averaged parameters as one vector on the CPU."""
+        return torch.cat([p.cpu().reshape(-1) for p in self._floating(model)])
+
+    def _start_file(self) -> str | None:
+        """Return the name of the file of θ_0, which is written now if it was not yet."""
+        if isinstance(self._start, Tensor):
+            self._start = self._write(self._start, 0)
+        return self._start
+
+    def _write(self, vector: Tensor, t: int) -> str:
+        """Write a vector to a file, whole or not at all; return the file's name."""
+        buffer = io.BytesIO()
+        torch.save(vector, buffer)
+        content = buffer.getvalue()
+        checksum = hashlib.sha256(content).hexdigest()[:16]
+        path = self.folder / f"snapshot-{t:04d}-{checksum}.pt"
+        # Of this object alone: another one, of another process too, may be writing the same.
+        temporary = path.with_name(f".{path.name}.{os.getpid()}.{id(self)}.part")
+        try:
+            self.folder.mkdir(parents=True, exist_ok=True)
+            with temporary.open("wb") as file:
+                file.write(content)
+                file.flush()
+                os.fsync(file.fileno())
+            temporary.replace(path)
+        except OSError as error:  # a write's own does not name the file
+            raise OSError(error.errno, error.strerror, str(path)) from error
+        finally:
+            temporary.unlink(missing_ok=True)
+        return path.name
+
+    def _pieces(self, files: Sequence[str], device: torch.device) -> Iterator[tuple[int, Tensor]]:
+        """Yield pieces of the vectors in files: the first entry's index, and a row per file."""
+        paths = [self.folder / name for name in files]
+        vectors = [torch.load(path, mmap=True, weights_only=True) for path in paths]
+        for first in range(0, len(vectors[0]), PIECE):
+            pieces = [vector[first : first + PIECE].to(device, torch.float64) for vector in vectors]
+            yield first, torch.stack(pieces)
+
+
+def is_intact(path: Path) -> bool:
+    """Return whether the file of an epoch's weights exists and its name has its checksum."""
+    if not path.is_file():  # reading a pipe would never end
+        return False
+    with path.open("rb") as file:
+        digest = hashlib.file_digest(file, "sha256").hexdigest()
+    return path.stem.rpartition("-")[2] == digest[:16]
+
+
+def _device(model: nn.Module) -> torch.device:
+    device = next(model.parameters()).device
+    return torch.device("cpu") if device.type == "mps" else device  # which has no float64
+
+
+def solve(gram: Tensor, rho: float) -> tuple[Tensor, dict[str, Any]]:
+    """Return c from RᵀR, and how it was found.
+
+    `solved_by` is `solve`; `least squares` where G + ρI is singular to working precision; `uniform`
+    where these determine nothing: |Σz| < 1e-10, as the authors have it, no difference at all, or
+    numbers that are not finite. `condition` is the condition number of G + ρI, None where that
+    matrix is singular or does not exist.
+
+    The authors call a matrix singular only if elimination meets a pivot of exactly 0, which depends
+    on rounding; here it is if an eigenvalue is below n ε times the largest.
+    """
+    size = len(gram)
+    uniform = torch.full((size,), 1 / max(size, 1), dtype=torch.float64)
+    notes = {"condition": None, "solved_by": "uniform"}
+    if not gram.any() or not gram.isfinite().all():
+        return uniform, notes
+    eigenvalues = torch.linalg.eigvalsh(gram)
+    norm = eigenvalues[-1]
+    matrix = gram / norm + rho * torch.eye(size, dtype=torch.float64)
+    ones = torch.ones(size, 1, dtype=torch.float64)
+    smallest, largest = (eigenvalues[[0, -1]] / norm + rho).tolist()
+    precision = size * torch.finfo(torch.float64).eps
+    if smallest > precision * largest:
+        notes = {"condition": largest / smallest, "solved_by": "solve"}
+        z = torch.linalg.solve(matrix, ones)[:, 0]
+    else:
+        notes = {"condition": None, "solved_by": "least squares"}
+        z = torch.linalg.lstsq(matrix, ones, rcond=precision, driver="gelsd").solution[:, 0]
+    if z.sum().abs() < 1e-10:
+        return uniform, notes | {"solved_by": "uniform"}
+    return z / z.sum(), notes
