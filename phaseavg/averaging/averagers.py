@@ -8,7 +8,7 @@ from typing import Any, Literal, Self
 
 import torch
 from torch import nn
-from torch.optim.lr_scheduler import LRScheduler
+from torch.optim.lr_scheduler import ChainedScheduler, LRScheduler, ReduceLROnPlateau
 
 from phaseavg.averaging.average import WeightAverage, unwrapped
 from phaseavg.averaging.batchnorm import recompute_batchnorm
@@ -314,16 +314,15 @@ def phase_lengths(scheduler: LRScheduler, total_epochs: int) -> list[int]:
     Raises:
         ValueError: see `Averager.from_scheduler`.
     """
-    if not isinstance(scheduler, LRScheduler) or isinstance(
-        scheduler, torch.optim.lr_scheduler.ReduceLROnPlateau
-    ):
+    if isinstance(scheduler, ReduceLROnPlateau):
         raise ValueError(
             f"scheduler={type(scheduler).__name__}: its rates are not known before training; "
             "give epochs=[…]"
         )
-    if scheduler.last_epoch != 0:
+    first = scheduler._schedulers[0] if isinstance(scheduler, ChainedScheduler) else scheduler
+    if first.last_epoch != 0:
         raise ValueError(
-            f"scheduler: it has been stepped {scheduler.last_epoch} times; make the averager first"
+            f"scheduler: it has been stepped {first.last_epoch} times; make the averager first"
         )
     # A copy of the scheduler with another optimizer, which has the rates and no parameters.
     stand_in = torch.optim.SGD([nn.Parameter(torch.zeros(()))])

@@ -120,7 +120,7 @@ class RNAAverage:
         new = gram.new_empty(kept + 1, kept + 1)
         new[:kept, :kept] = gram[len(gram) - kept :, len(gram) - kept :]
         new[kept, :] = new[:, kept] = products.cpu()
-        self._files, self._gram = files, new
+        self._files, self._gram, self._start = files, new, None
 
     def coefficients(self, t: int, epochs: int) -> list[float]:
         """Return c_1…c_t, which sum to 1; 0 for those that are no longer weighted."""
@@ -188,7 +188,7 @@ class RNAAverage:
         """Write a vector to a file, whole or not at all; return the file's name."""
         buffer = io.BytesIO()
         torch.save(vector, buffer)
-        content = buffer.getvalue()
+        content = buffer.getbuffer()
         checksum = hashlib.sha256(content).hexdigest()[:16]
         path = self.folder / f"snapshot-{t:04d}-{checksum}.pt"
         # Of this object alone: another one, of another process too, may be writing the same.

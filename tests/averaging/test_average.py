@@ -1,7 +1,6 @@
 """The running average: Algorithm 1 and the paper's equations, and what could spoil them."""
 
 import copy
-import io
 
 import numpy as np
 import pytest
@@ -18,7 +17,7 @@ from reference import (
 from torch import nn
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
-from phaseavg.averaging import Exponential, Uniform, WeightAverage, unwrapped
+from phaseavg.averaging import Exponential, Phasewise, Uniform, WeightAverage, unwrapped
 
 
 class Linear:
@@ -38,20 +37,18 @@ class Plain:
         return 1.0 if t == 1 else 1 - self.gamma
 
 
-def opened(model, weights, epochs):
-    average = WeightAverage(model, weights)
-    average.start(model, epochs)
-    return average
+def vector(average):
+    return np.concatenate([tensor.double().numpy().ravel() for tensor in average.tensors])
 
 
 def averaged(weights, thetas):
     """Return the average of a whole window of weight vectors."""
     model = small_network()
-    average = opened(model, weights, len(thetas))
-    for theta in thetas:
+    average = WeightAverage(model, weights)
+    for t, theta in enumerate(thetas, start=1):
         overwrite(model, theta)
-        average.observe(model)
-    return flat(average.module)
+        average.update(model, t, len(thetas))
+    return vector(average)
 
 
 @pytest.mark.parametrize("epochs", [1, 2, 30, 80, 100])
@@ -59,12 +56,12 @@ def averaged(weights, thetas):
 def test_the_average_is_algorithm_1_at_every_epoch_and_the_closed_form_at_the_end(gamma0, epochs):
     model = small_network()
     thetas = random_trajectory(model, epochs)
-    average = opened(model, Exponential(gamma0), epochs)
+    averager = Phasewise(model, [epochs], Exponential(gamma0))
     for theta, expected in zip(thetas, algorithm_1(thetas, gamma0, epochs), strict=True):
         overwrite(model, theta)
-        average.observe(model)
-        assert relative_error(flat(average.module), expected) <= 1e-12
-    assert relative_error(flat(average.module), alphas(gamma0, epochs) @ thetas) <= 1e-12
+        averager.epoch_end(model)
+        assert relative_error(flat(averager.averaged(model)), expected) <= 1e-12
+    assert relative_error(flat(model), alphas(gamma0, epochs) @ thetas) <= 1e-12
 
 
 def test_a_copy_started_moving_average_is_something_else():
@@ -80,15 +77,12 @@ def test_a_copy_started_moving_average_is_something_else():
     np.testing.assert_allclose(averaged(Exponential(0.99), thetas), 0.00818, rtol=1e-3)
 
 
-def test_uniform_weights_give_the_plain_mean():
-    thetas = random_trajectory(small_network(), 7)
-    assert relative_error(averaged(Uniform(), thetas), thetas.mean(0)) <= 1e-14
-
-
-def test_weights_of_ones_own_need_only_the_one_method():
+@pytest.mark.parametrize(
+    ("weights", "alpha"), [(Uniform(), [1 / 9] * 9), (Linear(), [t / 45 for t in range(1, 10)])]
+)
+def test_other_weights_give_their_mean(weights, alpha):
     thetas = random_trajectory(small_network(), 9)
-    expected = [2 * t / (9 * 10) for t in range(1, 10)] @ thetas
-    assert relative_error(averaged(Linear(), thetas), expected) <= 1e-14
+    assert relative_error(averaged(weights, thetas), alpha @ thetas) <= 1e-14
 
 
 def regression():
@@ -110,21 +104,20 @@ def test_equation_6_holds_on_a_recorded_trajectory(epochs):
     torch.manual_seed(0)
     model, rate, gamma0 = small_network(), 0.1, 0.9
     optimizer = torch.optim.SGD(model.parameters(), lr=rate, momentum=0.9)
-    average = opened(model, Exponential(gamma0), epochs)
+    averager = Phasewise(model, [epochs], Exponential(gamma0))
     thetas = [flat(model)]  # θ_0 and the epoch ends; an epoch has three updates
     for _ in range(epochs):
         for _ in range(3):
             descend(model, optimizer)
-        average.observe(model)
         thetas.append(flat(model))
+        averager.epoch_end(model)
     gamma = gamma0 ** (80 / epochs)
     expected = thetas[0].copy()
     for tau in range(1, epochs + 1):
         delta = (thetas[tau] - thetas[tau - 1]) / rate
         expected += (1 - gamma ** (epochs - tau + 1)) / (1 - gamma**epochs) * rate * delta
-    assert relative_error(flat(average.module), expected) <= 1e-12
-    moved = relative_error(flat(average.module), thetas[0])
-    assert moved > 1e-2  # else the identity would be that of the start
+    assert relative_error(flat(model), expected) <= 1e-12
+    assert relative_error(flat(model), thetas[0]) > 1e-2  # else the identity would be the start's
 
 
 def sgd(rates):
@@ -136,83 +129,56 @@ def sgd(rates):
     return flat(model)
 
 
-def test_injecting_the_plain_average_after_every_update_scales_the_rate_by_1_minus_gamma():
-    # Equations 7 and 8: θ̄ is started at θ_0.
-    updates, rate, gamma = 20, 0.2, 0.7
+def injected(weights, updates, rate, first=()):
+    """Return the weights where the average replaces them after every update."""
     torch.manual_seed(0)
     model = small_network()
     optimizer = torch.optim.SGD(model.parameters(), lr=rate)
-    average = opened(model, Plain(gamma), updates + 1)
-    average.observe(model)
-    for _ in range(updates):
+    average = WeightAverage(model, weights)
+    for t in first:
+        average.update(model, t, updates)
+    for t in range(1 + len(first), updates + 1 + len(first)):
         descend(model, optimizer)
-        average.observe(model)
+        average.update(model, t, updates)
         average.copy_to(model)
-    assert relative_error(flat(model), sgd([rate * (1 - gamma)] * updates)) <= 1e-12
+    return flat(model)
+
+
+def test_injecting_the_plain_average_after_every_update_scales_the_rate_by_1_minus_gamma():
+    # Equations 7 and 8: θ̄ is started at θ_0.
+    updates, rate, gamma = 20, 0.2, 0.7
+    found = injected(Plain(gamma), updates, rate, first=[1])
+    assert relative_error(found, sgd([rate * (1 - gamma)] * updates)) <= 1e-12
 
 
 def test_injecting_the_debiased_average_after_every_update_does_not():
     # θ̄_t = θ̄_{t−1} − w_t λ g: the rate is scaled by w_t = (1 − γ) / (1 − γ^t), more at first.
     updates, rate, gamma = 20, 0.2, 0.7
-    torch.manual_seed(0)
-    model = small_network()
-    optimizer = torch.optim.SGD(model.parameters(), lr=rate)
-    average = opened(model, Exponential(gamma ** (updates / 80)), updates)
-    for _ in range(updates):
-        descend(model, optimizer)
-        average.observe(model)
-        average.copy_to(model)
+    found = injected(Exponential(gamma ** (updates / 80)), updates, rate)
     scaled = [rate * (1 - gamma) / (1 - gamma**t) for t in range(1, updates + 1)]
-    assert relative_error(flat(model), sgd(scaled)) <= 1e-12
-    assert relative_error(flat(model), sgd([rate * (1 - gamma)] * updates)) > 1e-2
+    assert relative_error(found, sgd(scaled)) <= 1e-12
+    assert relative_error(found, sgd([rate * (1 - gamma)] * updates)) > 1e-2
 
 
 def test_training_on_in_place_does_not_change_the_average():
-    model = nn.Sequential(nn.Linear(3, 4), nn.BatchNorm1d(4)).double()
-    average = opened(model, Exponential(), 3)
-    for _ in range(3):  # the first weights are copied by another path than the later ones
-        average.observe(model)
-        before = copy.deepcopy(average.module.state_dict())
-        with torch.no_grad():
-            for tensor in (*model.parameters(), *model.buffers()):
-                tensor.add_(100)
-        after = average.module.state_dict()
-        assert all(torch.equal(before[name], after[name]) for name in before)
+    model = small_network()
+    average = WeightAverage(model, Exponential())
+    for t in (1, 2, 3):  # the first weights are copied by another path than the later ones
+        average.update(model, t, 3)
+        before = vector(average)
+        overwrite(model, flat(model) + 100)
+        np.testing.assert_array_equal(vector(average), before)
 
 
-def test_the_average_does_not_change_the_model():
+def test_averaging_does_not_change_the_model_before_it_replaces():
     model = small_network()
     theta = flat(model)
-    average = opened(model, Exponential(), 2)
-    average.observe(model)
+    averager = Phasewise(model, [3])
+    averager.epoch_end(model)
     overwrite(model, 2 * theta)
-    average.observe(model)
+    averager.epoch_end(model)
     np.testing.assert_array_equal(flat(model), 2 * theta)
     assert all(p.requires_grad for p in model.parameters())
-    assert not any(p.requires_grad for p in average.parameters())
-
-
-@pytest.mark.parametrize("done", range(6))
-def test_a_state_restored_in_mid_window_continues_exactly(done):
-    model = small_network()
-    thetas = random_trajectory(model, 5)
-    unbroken = opened(model, Exponential(), 5)
-    saved = io.BytesIO()
-    restored = WeightAverage(small_network(), Exponential())  # it was never told of the window
-    for t, theta in enumerate([*thetas, None]):
-        if t == done:
-            torch.save(unbroken.state_dict(), saved)
-            saved.seek(0)
-            restored.load_state_dict(torch.load(saved))
-        if theta is None:
-            continue
-        overwrite(model, theta)
-        unbroken.observe(model)
-        if t >= done:
-            restored.observe(model)
-    np.testing.assert_array_equal(flat(restored.module), flat(unbroken.module))
-    with pytest.raises(RuntimeError, match="window of 5 epochs"):
-        restored.observe(model)
 
 
 @pytest.mark.parametrize(
@@ -229,41 +195,75 @@ def test_wrapped_models_are_read_and_written_as_the_raw_one(wrap):
     wrapper = wrap(model)
     assert wrapper is not model
     assert unwrapped(wrapper) is model
-    average = opened(wrapper, Exponential(), 2)
-    assert average.module.state_dict().keys() == model.state_dict().keys()
+    averager = Phasewise(wrapper, [2])
     thetas = random_trajectory(model, 2)
     for theta in thetas:
         overwrite(model, theta)
-        average.observe(wrapper)
-    average.copy_to(wrapper)
+        averager.epoch_end(wrapper)
     assert relative_error(flat(model), alphas(0.9, 2) @ thetas) <= 1e-12
+    assert not isinstance(averager.averaged(wrapper), type(wrapper))
 
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
-def test_half_precision_models_are_averaged_in_float32(dtype):
+def test_half_precision_is_averaged_in_float32(dtype):
     # Neighbours in bfloat16, so that nothing between 1 and 1 + 2⁻⁷ can be written in it.
     values = [1.0, 1.0, 1 + 2**-7]
     model = small_network().to(dtype)
-    average = opened(model, Uniform(), 3)
+    averager = Phasewise(model, [3], Uniform())
     for value in values:
         overwrite(model, np.full(26, value))
-        average.observe(model)
-    assert {p.dtype for p in average.module.parameters()} == {torch.float32}
-    np.testing.assert_allclose(flat(average.module), 1 + 2**-7 / 3, rtol=1e-6)
-    average.copy_to(model)
+        averager.epoch_end(model)
+    assert {tensor.dtype for tensor in averager.average.tensors} == {torch.float32}
+    np.testing.assert_allclose(vector(averager.average), 1 + 2**-7 / 3, rtol=1e-6)
     assert {p.dtype for p in model.parameters()} == {dtype}
-    nearest = torch.tensor(1 + 2**-7 / 3).to(dtype).item()
-    np.testing.assert_array_equal(flat(model), nearest)
+    np.testing.assert_array_equal(flat(model), torch.tensor(1 + 2**-7 / 3).to(dtype).item())
 
 
-def test_the_average_lives_on_the_device_it_is_told_and_on_the_cpu_by_default():
-    model = small_network()
-    for average, device in (
-        (WeightAverage(model, Uniform()), "cpu"),
-        (WeightAverage(model, Uniform(), device="meta"), "meta"),
-    ):
-        tensors = [*average.parameters(), *average.buffers()]
-        assert {tensor.device.type for tensor in tensors} == {device}
+def with_parameter(tensor):
+    model = nn.Linear(1, 1, bias=False)
+    model.other = nn.Parameter(tensor, requires_grad=False)
+    return model
+
+
+@pytest.mark.parametrize("dtype", [torch.int64, torch.int8, torch.bool, torch.float8_e4m3fn])
+def test_integers_booleans_and_8_bit_floats_are_copied(dtype):
+    model = with_parameter(torch.tensor([1, 0, 1]).to(dtype))
+    averager = Phasewise(model, [3], Uniform())
+    for values in ([1, 0, 1], [0, 0, 1], [1, 1, 0]):
+        model.other.copy_(torch.tensor(values))
+        averager.epoch_end(model)
+    assert model.other.dtype == dtype
+    assert model.other.float().tolist() == [1, 1, 0]
+
+
+def test_complex_parameters_are_averaged():
+    model = with_parameter(torch.tensor([1 + 2j]))
+    averager = Phasewise(model, [2], Uniform())
+    for value in (1 + 2j, 3 - 4j):
+        model.other.fill_(value)
+        averager.epoch_end(model)
+    assert model.other.tolist() == [2 - 1j]
+
+
+def test_of_a_frozen_base_nothing_is_stored_and_nothing_changes():
+    model = nn.Sequential(nn.Linear(100, 100), nn.Linear(100, 1))
+    model[0].requires_grad_(requires_grad=False)
+    averager = Phasewise(model, [2], Uniform(), trainable_only=True)
+    assert averager.average.storage(2) == (4 * 101, "cpu")
+    base = copy.deepcopy(model[0].state_dict())
+    head = flat(model[1])
+    averager.epoch_end(model)
+    overwrite(model[1], head + 2)
+    averager.epoch_end(model)
+    np.testing.assert_allclose(flat(model[1]), head + 1, rtol=1e-6, atol=1e-6)
+    assert all(torch.equal(base[name], tensor) for name, tensor in model[0].state_dict().items())
+
+
+@pytest.mark.parametrize("device", ["cpu", "meta"])
+def test_the_average_is_stored_on_the_device_named(device):
+    average = WeightAverage(small_network(), Uniform(), device)
+    assert {tensor.device.type for tensor in average.tensors} == {device}
+    assert average.storage(80) == (8 * 26, device)
 
 
 @pytest.mark.gpu
@@ -271,116 +271,51 @@ def test_the_average_lives_on_the_device_it_is_told_and_on_the_cpu_by_default():
 def test_gpu_memory_does_not_grow_by_the_average():
     model = nn.Linear(1024, 1024).cuda()
     before = torch.cuda.memory_allocated()
-    average = opened(model, Exponential(), 3)
-    assert torch.cuda.memory_allocated() == before
     torch.cuda.reset_peak_memory_stats()
+    averager = Phasewise(model, [3])
     for _ in range(3):
-        average.observe(model)
-    assert {p.device.type for p in average.parameters()} == {"cpu"}
+        averager.epoch_end(model)
+    assert {tensor.device.type for tensor in averager.average.tensors} == {"cpu"}
     assert torch.cuda.memory_allocated() == before
     assert torch.cuda.max_memory_allocated() - before < 4096  # of 4 MB of weights: a scalar or two
 
 
-def test_buffers_are_not_averaged_but_the_latest():
-    model = nn.Sequential(nn.Linear(3, 2), nn.BatchNorm1d(2))
-    average = opened(model, Exponential(), 2)
-    for value in (1.0, 5.0):
-        model[1].running_mean.fill_(value)
-        model[1].num_batches_tracked.fill_(int(value))
-        average.observe(model)
-        assert average.module[1].running_mean.tolist() == [value, value]
-        assert average.module[1].num_batches_tracked == value
-
-
-def test_replacing_the_weights_keeps_buffers_and_the_parameters_themselves():
-    model = nn.Sequential(nn.Linear(3, 2), nn.BatchNorm1d(2)).double()
-    average = opened(model, Exponential(), 1)
-    average.observe(model)
-    theta, places = flat(model), [p.data_ptr() for p in model.parameters()]
-    overwrite(model, theta + 1)
+def test_replacing_keeps_buffers_memory_formats_and_the_parameters_themselves():
+    model = nn.Sequential(nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4)).double()
+    model = model.to(memory_format=torch.channels_last)
+    model[1].bias.requires_grad_(requires_grad=False)
+    averager = Phasewise(model, [1])
+    places = [(p.data_ptr(), p.stride(), p.requires_grad) for p in model.parameters()]
     model[1].running_mean.fill_(7)
-    average.copy_to(model)
-    np.testing.assert_array_equal(flat(model), theta)
-    assert model[1].running_mean.tolist() == [7, 7]
-    assert [p.data_ptr() for p in model.parameters()] == places  # which an optimizer holds
-    assert all(p.requires_grad for p in model.parameters())
-
-
-def test_the_average_and_the_weights_it_replaced_stay_apart():
-    model = small_network()
-    average = opened(model, Exponential(), 1)
-    average.observe(model)
-    average.copy_to(model)
-    theta = flat(average.module)
+    assert averager.epoch_end(model)
+    assert model[1].running_mean.tolist() == [7] * 4
+    assert [(p.data_ptr(), p.stride(), p.requires_grad) for p in model.parameters()] == places
+    theta = vector(averager.average)
     overwrite(model, theta + 1)
-    np.testing.assert_array_equal(flat(average.module), theta)
+    np.testing.assert_array_equal(vector(averager.average), theta)  # and stays apart from them
 
 
 @pytest.mark.parametrize("weights", [Exponential(0.7), Uniform(), Linear()])
 def test_the_coefficients_are_what_the_average_is_made_with(weights):
     model = small_network()
     thetas = random_trajectory(model, 6)
-    average = opened(model, weights, 6)
-    assert average.coefficients() == []
+    averager = Phasewise(model, [6], weights)
+    assert averager.coefficients() == []
     for t, theta in enumerate(thetas, start=1):
         overwrite(model, theta)
-        average.observe(model)
-        coefficients = average.coefficients()
+        averager.epoch_end(model)
+        coefficients = averager.coefficients()
         assert len(coefficients) == t
         assert sum(coefficients) == pytest.approx(1, rel=1e-14)
-        assert relative_error(coefficients @ thetas[:t], flat(average.module)) <= 1e-14
-    assert average.notes == {}
+        found = vector(averager.average)
+        assert relative_error(coefficients @ thetas[:t], found) <= 1e-14
 
 
-def test_the_storage_is_that_of_one_network_whatever_the_window():
-    model = nn.Sequential(nn.Linear(3, 4), nn.BatchNorm1d(4))  # 24 parameters, 9 numbers more
-    average = WeightAverage(model, Uniform())
-    size, home = average.storage(80)
-    assert home == "cpu"
-    assert 4 * (24 + 8) + 8 <= size <= 4 * (24 + 8) + 8 + 16  # and the two counters
-    assert average.storage(1) == average.storage(80)
-    assert average.files() == []
-
-
-def test_a_new_window_forgets_the_one_before():
-    model = small_network()
-    average = opened(model, Exponential(), 4)
-    first, *second = random_trajectory(model, 3)
-    overwrite(model, first)
-    average.observe(model)
-    average.start(model, 2)
-    for theta in second:
-        overwrite(model, theta)
-        average.observe(model)
-    assert relative_error(flat(average.module), alphas(0.9, 2) @ second) <= 1e-12
-
-
-def test_observing_outside_an_open_window_is_refused():
-    model = small_network()
-    average = WeightAverage(model, Exponential())
-    with pytest.raises(RuntimeError, match=r"start\(\)"):
-        average.observe(model)
-    average.start(model, 1)
-    average.observe(model)
-    theta = flat(average.module)
-    overwrite(model, theta + 1)
-    with pytest.raises(RuntimeError, match="window of 1 epochs is full"):
-        average.observe(model)
-    np.testing.assert_array_equal(flat(average.module), theta)
-
-
-def test_replacing_before_anything_was_observed_is_refused():
-    model = small_network()
-    average = WeightAverage(model, Exponential())
-    for _ in range(2):  # in a second window as in the first
-        average.start(model, 1)
-        with pytest.raises(RuntimeError, match=r"observe\(\)"):
-            average.copy_to(model)
-        average.observe(model)
-
-
-@pytest.mark.parametrize("epochs", [0, -3])
-def test_a_window_without_epochs_is_refused(epochs):
-    model = small_network()
-    with pytest.raises(ValueError, match=f"epochs={epochs} must be positive"):
-        WeightAverage(model, Exponential()).start(model, epochs)
+@pytest.mark.parametrize(
+    "other", [lambda: nn.Linear(3, 4).double(), lambda: nn.Linear(13, 2).double()]
+)
+def test_another_network_is_refused(other):
+    averager = Phasewise(small_network(), [2])
+    with pytest.raises(ValueError, match="model: its parameters differ in number or shape"):
+        averager.epoch_end(other())
+    assert averager.remaining == 2

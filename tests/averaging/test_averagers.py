@@ -1,4 +1,4 @@
-"""When the average replaces the weights."""
+"""When the average replaces the weights, and what an averager says and saves of itself."""
 
 import copy
 import io
@@ -17,17 +17,20 @@ from reference import (
     small_network,
 )
 from torch import nn
+from torch.optim import lr_scheduler
 
-from phaseavg.averaging import AtEnd, Averager, Exponential, Learnt, NoAveraging, Phasewise, Uniform
-
-ALL = [
+from phaseavg.averaging import (
+    RNA,
+    AtEnd,
+    Averager,
+    Exponential,
     NoAveraging,
     Phasewise,
-    AtEnd,
-    partial(AtEnd, window="phase"),
-    partial(Phasewise, weights=Learnt()),
-    partial(AtEnd, weights=Learnt(window=2)),
-]
+    Uniform,
+    recompute_batchnorm,
+)
+
+ALL = [NoAveraging, Phasewise, AtEnd, partial(AtEnd, window="phase")]
 EPOCHS = [2, 3, 1]
 
 
@@ -36,7 +39,7 @@ def train_epoch(model, delta):
     overwrite(model, flat(model) + delta)
 
 
-def with_epoch_end(make, epochs, deltas):
+def trained(make, epochs, deltas):
     """Return the weights after each epoch and whether they were replaced."""
     model = small_network()
     overwrite(model, np.zeros(26))
@@ -49,23 +52,6 @@ def with_epoch_end(make, epochs, deltas):
     return np.array(thetas), replaced
 
 
-def with_explicit_calls(make, epochs, deltas):
-    """Return the same from a loop that counts the phases itself."""
-    model = small_network()
-    overwrite(model, np.zeros(26))
-    averager = make(model, epochs)
-    deltas, thetas, replaced = iter(deltas), [], []
-    for phase, length in enumerate(epochs):
-        averager.start_phase(model, phase)
-        for epoch in range(length):
-            train_epoch(model, next(deltas))
-            averager.observe(model)
-            ended = epoch == length - 1 and averager.end_phase(model, phase)
-            replaced.append(ended)
-            thetas.append(flat(model))
-    return np.array(thetas), replaced
-
-
 def test_two_phases_worked_by_hand():
     # T = 2 in both phases and γ = γ0^(80/2) = ½, so that an average is ⅓ θ_1 + ⅔ θ_2.
     model = nn.Linear(1, 1, bias=False).double()
@@ -74,22 +60,17 @@ def test_two_phases_worked_by_hand():
 
     def epoch(delta):
         train_epoch(model, delta)
-        return averager.epoch_end(model)
+        return averager.epoch_end(model), model.weight.item(), flat(averager.averaged(model)).item()
 
-    assert epoch(3) is False
-    assert model.weight.item() == 3  # 0 + 3, as trained
-    assert epoch(3) is True
-    assert model.weight.item() == pytest.approx(5, rel=1e-14)  # ⅓ · 3 + ⅔ · 6
-    assert epoch(3) is False
-    assert model.weight.item() == pytest.approx(8, rel=1e-14)  # from 5 on, not from 6
-    assert averager.average.module.weight.item() == pytest.approx(8, rel=1e-14)  # nothing of 3, 6
-    assert epoch(6) is True
-    assert model.weight.item() == pytest.approx(12, rel=1e-14)  # ⅓ · 8 + ⅔ · 14
+    assert epoch(3) == (False, 3, 3)  # 0 + 3, as trained
+    assert epoch(3) == (True, pytest.approx(5), pytest.approx(5))  # ⅓ · 3 + ⅔ · 6
+    assert epoch(3) == (False, pytest.approx(8), pytest.approx(8))  # from 5 on, and nothing of 3, 6
+    assert epoch(6) == (True, pytest.approx(12), pytest.approx(12))  # ⅓ · 8 + ⅔ · 14
 
 
 def test_phases_of_any_lengths_follow_algorithm_1():
     deltas = random_trajectory(small_network(), 6)
-    thetas, _ = with_epoch_end(Phasewise, EPOCHS, deltas)
+    thetas, _ = trained(Phasewise, EPOCHS, deltas)
     theta, epoch = np.zeros(26), 0
     for length in EPOCHS:
         phase = theta + np.cumsum(deltas[epoch : epoch + length], axis=0)
@@ -99,97 +80,103 @@ def test_phases_of_any_lengths_follow_algorithm_1():
         assert length == 1 or relative_error(phase[-1], theta) > 1e-3
 
 
-@pytest.mark.parametrize("make", ALL)
-def test_own_counting_equals_the_explicit_calls(make):
-    deltas = random_trajectory(small_network(), 6)
-    thetas, replaced = with_epoch_end(make, EPOCHS, deltas)
-    explicit_thetas, explicit_replaced = with_explicit_calls(make, EPOCHS, deltas)
-    np.testing.assert_array_equal(thetas, explicit_thetas)
-    assert replaced == explicit_replaced
-
-
 @pytest.mark.parametrize(
     ("make", "expected"),
     [
         (NoAveraging, [0, 0, 0, 0, 0, 0]),
+        (Averager, [0, 0, 0, 0, 0, 0]),
         (Phasewise, [0, 1, 0, 0, 1, 1]),
         (AtEnd, [0, 0, 0, 0, 0, 1]),
         (partial(AtEnd, window="phase"), [0, 0, 0, 0, 0, 1]),
     ],
 )
 def test_the_answer_is_true_exactly_when_the_weights_are_replaced(make, expected):
-    assert with_epoch_end(make, EPOCHS, random_trajectory(small_network(), 6))[1] == expected
-
-
-@pytest.mark.parametrize("make", [Averager, NoAveraging])
-def test_no_averaging_never_changes_the_weights(make):
     deltas = random_trajectory(small_network(), 6)
-    thetas, _ = with_epoch_end(make, EPOCHS, deltas)
-    np.testing.assert_array_equal(thetas, np.cumsum(deltas, axis=0))
+    thetas, replaced = trained(make, EPOCHS, deltas)
+    assert replaced == expected
+    first = expected.index(1) if 1 in expected else len(expected)
+    np.testing.assert_array_equal(thetas[:first], np.cumsum(deltas, axis=0)[:first])
 
 
 @pytest.mark.parametrize(("window", "first"), [("training", 0), ("phase", 3)])
 def test_averaging_at_the_end_is_the_closed_form_over_its_window(window, first):
-    epochs = [1, 2, 4]
     deltas = random_trajectory(small_network(), 7)
-    thetas, _ = with_epoch_end(partial(AtEnd, window=window), epochs, deltas)
-    trained = np.cumsum(deltas, axis=0)
-    np.testing.assert_array_equal(thetas[:-1], trained[:-1])
-    expected = alphas(0.9, 7 - first) @ trained[first:]
+    thetas, _ = trained(partial(AtEnd, window=window), [1, 2, 4], deltas)
+    expected = alphas(0.9, 7 - first) @ np.cumsum(deltas, axis=0)[first:]
     assert relative_error(thetas[-1], expected) <= 1e-12
 
 
-@pytest.mark.parametrize("make", [Phasewise, AtEnd])
-def test_weights_other_than_the_papers_can_be_chosen(make):
-    deltas = random_trajectory(small_network(), 4)
-    thetas, _ = with_epoch_end(partial(make, weights=Uniform()), [4], deltas)
-    assert relative_error(thetas[-1], np.cumsum(deltas, axis=0).mean(0)) <= 1e-14
+def test_an_observer_averages_and_never_replaces():
+    model, thetas = small_network(), random_trajectory(small_network(), 6)
+    observer = Phasewise(model, EPOCHS)
+    for theta in thetas:
+        overwrite(model, theta)
+        assert observer.epoch_end(model, replace=False) is False
+        np.testing.assert_array_equal(flat(model), theta)
+        t, length = observer.observed
+        epoch = observer.ended
+        expected = algorithm_1(thetas[epoch - t : epoch], 0.9, length)[-1]
+        assert relative_error(flat(observer.averaged(model)), expected) <= 1e-12
+    assert observer.remaining == 0
 
 
-def test_learnt_weights_start_from_where_the_phase_does():
-    # θ_0 is the average of the phase before; of one epoch there is nothing to learn.
-    deltas = random_trajectory(small_network(), 3)
-    thetas, _ = with_epoch_end(partial(Phasewise, weights=Learnt(rho=1e-3)), [1, 2], deltas)
-    np.testing.assert_array_equal(thetas[0], deltas[0])
-    gram = deltas[1:] @ deltas[1:].T
-    z = np.linalg.solve(gram / np.linalg.norm(gram, 2) + 1e-3 * np.eye(2), np.ones(2))
-    first, second = deltas[0] + deltas[1], deltas[0] + deltas[1] + deltas[2]
-    assert relative_error(thetas[-1], (z[0] * first + z[1] * second) / z.sum()) <= 1e-12
-
-
-@pytest.mark.parametrize(
-    ("make", "longest"),
-    [(Phasewise, 3), (AtEnd, 6), (partial(AtEnd, window="phase"), 1)],
-)
-def test_the_longest_window_is_that_of_what_is_averaged(make, longest):
+def test_lengths_may_be_in_steps_and_depend_on_t_over_T_alone():  # noqa: N802
     model = small_network()
-    averager = make(model, EPOCHS)
-    assert averager.longest_window == longest
-    opened = []
-    averager.average.start = lambda model, epochs: opened.append(epochs)
-    for phase in range(3):
-        averager.start_phase(model, phase)
-    assert max(opened) == longest
+    thetas = random_trajectory(model, 400)
+    averager = Phasewise(model, lengths=[400])
+    for theta in thetas:
+        overwrite(model, theta)
+        replaced = averager.epoch_end(model)
+    assert replaced
+    assert relative_error(flat(model), alphas(0.9, 400) @ thetas) <= 1e-12
 
 
-def test_a_wrong_window_is_refused_with_the_choices():
-    with pytest.raises(ValueError, match="window='epoch'; choices: training, phase"):
-        AtEnd(small_network(), [2], window="epoch")
+def test_the_copy_is_right_at_any_moment_and_leaves_the_model_alone():
+    model = nn.Sequential(nn.Linear(3, 2), nn.BatchNorm1d(2), nn.Dropout(0.5)).double().train()
+    batches = [torch.randn(8, 3).double() for _ in range(3)]
+    averager = Phasewise(model, [2, 1])
+    with pytest.raises(RuntimeError, match=r"nothing has been averaged yet: call epoch_end\(\)"):
+        averager.averaged(model, batches)
+    for theta in random_trajectory(model, 3):
+        overwrite(model, theta)
+        averager.epoch_end(model)
+        before = copy.deepcopy(model.state_dict())
+        replica = averager.averaged(model, batches)
+        assert not any(module.training for module in replica.modules())
+        assert all(torch.equal(before[name], t) for name, t in model.state_dict().items())
+        expected = copy.deepcopy(model)
+        averager.copy_to(expected)
+        recompute_batchnorm(expected, batches)
+        for name, tensor in replica.state_dict().items():
+            assert torch.equal(tensor, expected.state_dict()[name])
 
 
-@pytest.mark.parametrize("make", ALL)
-@pytest.mark.parametrize("epochs", [[], [0], [2, 0], [-1]])
-def test_phases_without_epochs_are_refused(make, epochs):
-    with pytest.raises(ValueError) as error:
-        make(small_network(), epochs)
-    assert f"epochs={epochs} " in str(error.value)
+def test_what_remains_is_counted_and_a_phase_that_never_ended_is_an_error():
+    model = small_network()
+    averager = Phasewise(model, [2, 1], Uniform())
+    assert repr(averager) == (
+        "Phasewise(lengths=[2, 1], weights=Uniform()): 0 of 3 ended, phase 1 of 2"
+    )
+    for remaining in (2, 1):
+        averager.epoch_end(model)
+        assert averager.remaining == remaining
+    with pytest.raises(RuntimeError, match="after 2 of 3 epochs, inside phase 1 of 2, whose"):
+        averager.finish()
+    averager.epoch_end(model)
+    averager.finish()
+    assert repr(averager).endswith(": 3 of 3 ended, phase 2 of 2")
+    theta = flat(model) + 1
+    overwrite(model, theta)
+    with pytest.raises(RuntimeError, match="all 3 epochs of the 2 phases are over"):
+        averager.epoch_end(model)
+    np.testing.assert_array_equal(flat(model), theta)
 
 
 @pytest.mark.parametrize("done", range(7))
 @pytest.mark.parametrize("make", ALL)
 def test_a_restored_averager_continues_exactly(make, done):
     deltas = random_trajectory(small_network(), 6)
-    expected, replaced = with_epoch_end(make, EPOCHS, deltas)
+    expected, replaced = trained(make, EPOCHS, deltas)
     model = small_network()
     overwrite(model, np.zeros(26))
     averager = make(model, EPOCHS)
@@ -199,7 +186,7 @@ def test_a_restored_averager_continues_exactly(make, done):
     saved = io.BytesIO()
     torch.save((model.state_dict(), averager.state_dict()), saved)
     saved.seek(0)
-    state, averager_state = torch.load(saved)
+    state, averager_state = torch.load(saved, weights_only=True)
     model = small_network()
     averager = make(model, EPOCHS)  # made from other weights
     model.load_state_dict(state)
@@ -208,21 +195,147 @@ def test_a_restored_averager_continues_exactly(make, done):
         train_epoch(model, delta)
         assert averager.epoch_end(model) == flag
         np.testing.assert_array_equal(flat(model), theta)
-    with pytest.raises(RuntimeError):
-        averager.epoch_end(model)
+    assert averager.remaining == 0
+
+
+@pytest.mark.parametrize(
+    ("other", "message"),
+    [
+        (lambda m: Phasewise(m, [3, 2]), r"lengths=\[4, 2\]: the state was saved with lengths=\[3"),
+        (lambda m: AtEnd(m, [4, 2]), "averager=Phasewise: the state was saved with averager=AtEnd"),
+        (lambda m: NoAveraging(m, [4, 2]), "averager=Phasewise: .* averager=NoAveraging"),
+        (
+            lambda m: Phasewise(m, [4, 2], Exponential(0.5)),
+            r"weights=Exponential\(gamma0=0.9\): .* weights=Exponential\(gamma0=0.5\)",
+        ),
+        (lambda m: Phasewise(m, [4, 2], Uniform()), r"weights=Exponential.* weights=Uniform\(\)"),
+        (lambda m: Phasewise(nn.Linear(3, 4).double(), [4, 2]), "parameters of other shapes"),
+        (lambda m: Phasewise(m.float(), [4, 2]), "parameters of other shapes or types"),
+    ],
+)
+def test_the_state_of_another_averager_is_refused(other, message):
+    averager = Phasewise(small_network(), [4, 2])
+    averager.epoch_end(small_network())
+    before = flat(averager.averaged(small_network()))
+    with pytest.raises(ValueError, match=message) as caught:
+        averager.load_state_dict(other(small_network()).state_dict())
+    assert "\n" not in str(caught.value)
+    assert averager.ended == 1
+    np.testing.assert_array_equal(flat(averager.averaged(small_network())), before)
+
+
+def test_the_window_and_the_settings_of_rna_are_part_of_the_state_but_its_folder_is_not(tmp_path):
+    model = small_network()
+    saved = AtEnd(model, [2], RNA(tmp_path, rho=0.1)).state_dict()
+    with pytest.raises(ValueError, match=r"weights=RNA\(rho=1e-05, window=None\)"):
+        AtEnd(model, [2], RNA(tmp_path)).load_state_dict(saved)
+    moved = tmp_path / "moved"
+    moved.mkdir()
+    for path in tmp_path.glob("*.pt"):
+        path.rename(moved / path.name)
+    AtEnd(model, [2], RNA(moved, rho=0.1)).load_state_dict(saved)
+    saved = AtEnd(model, [1, 1]).state_dict()
+    with pytest.raises(ValueError, match=r"windows=\[\[1, 2\]\]: .* windows=\[\[0, 2\]\]"):
+        AtEnd(model, [1, 1], window="phase").load_state_dict(saved)
+
+
+def test_a_wrong_window_is_refused_with_the_choices():
+    with pytest.raises(ValueError, match="window='epoch'; choices: training, phase"):
+        AtEnd(small_network(), [2], window="epoch")
 
 
 @pytest.mark.parametrize("make", ALL)
-def test_an_epoch_after_all_phases_is_refused(make):
+@pytest.mark.parametrize("name", ["epochs", "lengths"])
+@pytest.mark.parametrize("phases", [[], [0], [2, 0], [-1]])
+def test_phases_without_epochs_are_refused(make, name, phases):
+    with pytest.raises(ValueError) as error:
+        make(small_network(), **{name: phases})
+    assert f"{name}={phases} " in str(error.value)
+
+
+@pytest.mark.parametrize("given", [{}, {"epochs": [1], "lengths": [1]}])
+def test_phases_are_given_in_one_way(given):
+    with pytest.raises(ValueError, match="give one of the two"):
+        Phasewise(small_network(), **given)
+
+
+def sgd_of(model):
+    return torch.optim.SGD(
+        [{"params": model[0].parameters()}, {"params": model[2].parameters(), "lr": 9.0}], lr=0.1
+    )
+
+
+@pytest.mark.parametrize(
+    ("scheduler", "lengths"),
+    [
+        (partial(lr_scheduler.MultiStepLR, milestones=[5, 8]), [5, 3, 2]),
+        (partial(lr_scheduler.StepLR, step_size=4), [4, 4, 2]),
+        (partial(lr_scheduler.ConstantLR, factor=1.0), [10]),
+        (partial(lr_scheduler.LambdaLR, lr_lambda=lambda e: 1 if e < 3 else 0.1), [3, 7]),
+        (partial(lr_scheduler.MultiStepLR, milestones=[50]), [10]),
+        (
+            lambda optimizer: lr_scheduler.SequentialLR(  # a warm-up ends no phase
+                optimizer,
+                [
+                    lr_scheduler.LinearLR(optimizer, total_iters=2),
+                    lr_scheduler.MultiStepLR(optimizer, [4]),
+                ],
+                milestones=[3],
+            ),
+            [7, 3],
+        ),
+        (
+            lambda optimizer: lr_scheduler.ChainedScheduler(
+                [
+                    lr_scheduler.MultiStepLR(optimizer, [6]),
+                    lr_scheduler.MultiStepLR(optimizer, [2]),
+                ]
+            ),
+            [2, 4, 4],
+        ),
+    ],
+)
+def test_phases_end_where_a_scheduler_lowers_the_rate(scheduler, lengths):
     model = small_network()
-    averager = make(model, [1, 1])
-    for _ in range(2):
-        averager.epoch_end(model)
-    theta = flat(model) + 1
-    overwrite(model, theta)
-    with pytest.raises(RuntimeError, match="all 2 epochs of the 2 phases are over"):
-        averager.epoch_end(model)
-    np.testing.assert_array_equal(flat(model), theta)
+    optimizer = sgd_of(model)
+    made = scheduler(optimizer)
+    before = copy.deepcopy(optimizer.state_dict()), copy.deepcopy(made.state_dict())
+    averager = Phasewise.from_scheduler(model, made, 10, weights=Uniform())
+    assert averager.lengths == lengths
+    assert isinstance(averager.average.weights, Uniform)
+    after = optimizer.state_dict(), made.state_dict()
+    assert repr(after) == repr(before)
+    # The scheduler itself, in a training, agrees.
+    ends, rates = [], [optimizer.param_groups[0]["lr"]]
+    for epoch in range(1, 10):
+        optimizer.step()
+        made.step()
+        rates.append(optimizer.param_groups[0]["lr"])
+        ends += [epoch] if rates[-1] < rates[-2] else []
+    assert np.cumsum(lengths).tolist() == [*ends, 10]
+
+
+@pytest.mark.parametrize(
+    ("scheduler", "steps", "message"),
+    [
+        (partial(lr_scheduler.StepLR, step_size=4), 1, "stepped 1 times; make the averager first"),
+        (lr_scheduler.ReduceLROnPlateau, 0, "ReduceLROnPlateau: its rates are not known before"),
+        (
+            partial(lr_scheduler.CosineAnnealingLR, T_max=10),
+            0,
+            "CosineAnnealingLR: it lowers the rate after every epoch",
+        ),
+    ],
+)
+def test_a_scheduler_without_phases_is_refused(scheduler, steps, message):
+    model = small_network()
+    optimizer = sgd_of(model)
+    made = scheduler(optimizer)
+    for _ in range(steps):
+        optimizer.step()
+        made.step()
+    with pytest.raises(ValueError, match=message):
+        Phasewise.from_scheduler(model, made, 10)
 
 
 def test_replacing_leaves_the_optimizer_alone_and_it_goes_on_from_the_average():

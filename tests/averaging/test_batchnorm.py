@@ -224,3 +224,115 @@ def test_layers_without_running_statistics_are_passed_over():
     assert untracked.momentum == 0.1
     # What it lets through is normalised by each batch, so the next layer sees a mean of 0.
     np.testing.assert_allclose(model[1].running_mean, 0, atol=1e-12)
+
+
+def test_a_long_pass_over_a_half_precision_network_is_as_exact_as_its_buffers():
+    # Running averages in bfloat16 would stop moving once an update is below half a digit.
+    torch.manual_seed(0)
+    layer = nn.BatchNorm1d(3).to(torch.bfloat16)
+    batches = [batch.to(torch.bfloat16) for batch in batches_of(*[16] * 400)]
+    for k, batch in enumerate(batches):
+        batch.copy_(torch.randn(16, 3) * 2 + 1 + k / 400)
+    recompute_batchnorm(layer, batches)
+    mean = np.mean([batch.double().mean(0).numpy() for batch in batches], axis=0)
+    variance = np.mean([batch.double().var(0).numpy() for batch in batches], axis=0)
+    np.testing.assert_allclose(layer.running_mean.double(), mean, rtol=2**-8)
+    np.testing.assert_allclose(layer.running_var.double(), variance, rtol=2**-8)
+
+
+def test_frozen_layers_keep_their_statistics():
+    model = two_layers().train()
+    model[0].eval()
+    before = copy.deepcopy(model[0].state_dict())
+    recompute_batchnorm(model, batches_of(6, 5))
+    assert all(torch.equal(before[name], t) for name, t in model[0].state_dict().items())
+    assert model[2].num_batches_tracked == 2
+    model.eval()  # then nothing says that it is frozen
+    recompute_batchnorm(model, batches_of(6, 5))
+    assert model[0].num_batches_tracked == 2
+
+
+class Named(nn.Module):
+    """A network on two named inputs, as those of transformers are."""
+
+    def __init__(self):
+        super().__init__()
+        self.norm = nn.BatchNorm1d(3).double()
+
+    def forward(self, left, right):
+        return {"logits": self.norm(left + right)}
+
+
+def test_batches_of_any_form_are_taken_with_a_function_of_ones_own():
+    left, right = batches_of(4, 3), batches_of(4, 3, seed=1)
+    model, plain = Named(), nn.BatchNorm1d(3).double()
+    batches = [{"left": x, "right": y} for x, y in zip(left, right, strict=True)]
+    recompute_batchnorm(model, batches, forward=lambda model, batch: model(**batch))
+    recompute_batchnorm(plain, [x + y for x, y in zip(left, right, strict=True)])
+    for name, tensor in plain.state_dict().items():
+        assert torch.equal(tensor, model.norm.state_dict()[name])
+
+
+@pytest.mark.parametrize("batch", [{"left": torch.zeros(3)}, 7, [], ("no", torch.zeros(3))])
+def test_other_batches_are_refused_in_one_sentence_and_change_nothing(batch):
+    model = two_layers()
+    before, modes = copy.deepcopy(model.state_dict()), modes_and_momenta(model)
+    with pytest.raises(TypeError, match="neither a tensor nor a sequence .* pass forward=lambda"):
+        recompute_batchnorm(model, [*batches_of(4), batch])
+    assert all(torch.equal(before[name], t) for name, t in model.state_dict().items())
+    assert modes_and_momenta(model) == modes
+
+
+def test_a_network_without_parameters_and_empty_batches_are_handled():
+    layer = nn.BatchNorm1d(3, affine=False).double()
+    batches = batches_of(4, 3)
+    empty = torch.empty(0, 3).double()
+    recompute_batchnorm(layer, [empty, batches[0], empty, batches[1]])
+    mean = weighted([batch.mean(0).numpy() for batch in batches], [4, 3])
+    np.testing.assert_allclose(layer.running_mean, mean, rtol=1e-12)
+    before = copy.deepcopy(layer.state_dict())
+    with pytest.raises(ValueError, match="batches: at least one"):
+        recompute_batchnorm(layer, [empty])
+    assert all(torch.equal(before[name], t) for name, t in layer.state_dict().items())
+
+
+def test_a_layer_that_is_not_called_keeps_its_statistics_and_one_called_twice_counts_twice():
+    class Net(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.used, self.unused = nn.BatchNorm1d(3).double(), nn.BatchNorm1d(3).double()
+
+        def forward(self, x):
+            return self.used(x), self.used(2 * x)
+
+    model = Net()
+    model.unused.running_mean.fill_(5)
+    batches = batches_of(4, 2)
+    recompute_batchnorm(model, batches)
+    assert model.unused.running_mean.tolist() == [5, 5, 5]
+    expected = 1.5 * weighted([batch.mean(0).numpy() for batch in batches], [4, 2])
+    np.testing.assert_allclose(model.used.running_mean, expected, rtol=1e-12)
+
+
+def test_instance_norms_that_track_statistics_are_treated_alike():
+    layer = nn.InstanceNorm2d(3, track_running_stats=True).double()
+    batches = batches_of(5, 2, shape=(3, 4, 4))
+    recompute_batchnorm(layer, batches)
+    images = torch.cat(batches).flatten(2)
+    np.testing.assert_allclose(layer.running_mean, images.mean(2).mean(0), rtol=1e-12)
+    np.testing.assert_allclose(layer.running_var, images.var(2).mean(0), rtol=1e-12)
+
+
+def test_the_statistics_are_those_of_a_running_mean_in_float32_but_for_its_rounding():
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Conv2d(3, 8, 3), nn.BatchNorm2d(8), nn.ReLU(), nn.Conv2d(8, 4, 3))
+    batches = [torch.randn(size, 3, 8, 8) for size in (32, 32, 32, 17)]
+    recompute_batchnorm(model, batches)
+    running, seen = nn.BatchNorm2d(8), 0
+    with torch.no_grad():
+        for batch in batches:
+            seen += len(batch)
+            running.momentum = len(batch) / seen
+            running(model[0](batch))
+    np.testing.assert_allclose(model[1].running_mean, running.running_mean, atol=1e-7)
+    np.testing.assert_allclose(model[1].running_var, running.running_var, atol=1e-7)

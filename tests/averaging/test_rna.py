@@ -1,0 +1,391 @@
+"""Regularised nonlinear acceleration: its weights, and the files of past epochs."""
+
+import io
+import json
+import os
+from concurrent.futures import ThreadPoolExecutor
+
+import numpy as np
+import pytest
+import torch
+from reference import flat, overwrite, random_trajectory, relative_error, rna, small_network
+from torch import nn
+
+from phaseavg.averaging import RNA, AtEnd, Phasewise, RNAAverage
+from phaseavg.averaging.rna import PIECE, is_intact
+
+
+@pytest.fixture
+def observed(tmp_path):
+    """Return a function to an averager after a phase of weight vectors, the first its start."""
+
+    def run(thetas, model=None, epochs=None, **settings):
+        model = model or small_network()
+        overwrite(model, thetas[0])
+        averager = Phasewise(model, [epochs or len(thetas) - 1], RNA(tmp_path, **settings))
+        for theta in thetas[1:]:
+            overwrite(model, theta)
+            averager.epoch_end(model)
+        return averager
+
+    return run
+
+
+def result(averager, like=None):
+    return flat(averager.averaged(like or small_network()))
+
+
+def convolutional():
+    """Return a float32 network with BatchNorm, its weights in channels_last, of several pieces."""
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Conv2d(3, 100, 3), nn.BatchNorm2d(100), nn.Conv2d(100, 90, 3))
+    assert sum(p.numel() for p in model.parameters()) > PIECE
+    return model.to(memory_format=torch.channels_last)
+
+
+def regression_trajectory(epochs):
+    """Return the weights before and after each epoch of ten steps of SGD with momentum."""
+    torch.manual_seed(0)
+    model = small_network()
+    inputs, targets = torch.randn(64, 3).double(), torch.randn(64, 2).double()
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1, momentum=0.9)
+    thetas = [flat(model)]
+    for _ in range(epochs):
+        for batch in torch.randint(64, (10, 8)):
+            optimizer.zero_grad()
+            nn.functional.mse_loss(model(inputs[batch]), targets[batch]).backward()
+            optimizer.step()
+        thetas.append(flat(model))
+    return np.array(thetas)
+
+
+# Random differences of 26 numbers span all 26 epochs and no more: one with 30 would be singular.
+@pytest.mark.parametrize("K", [None, 1, 5, 40])
+@pytest.mark.parametrize("rho", [0.0, 1e-5, 10.0])
+@pytest.mark.parametrize("trajectory", ["random", "trained"])
+def test_the_average_is_the_reference_at_every_epoch(trajectory, rho, K, tmp_path):  # noqa: N803
+    model, epochs = small_network(), 12
+    random = random_trajectory(model, epochs + 1)
+    thetas = {"random": random, "trained": regression_trajectory(epochs)}[trajectory]
+    overwrite(model, thetas[0])
+    averager = Phasewise(model, [epochs], RNA(tmp_path, rho, K))
+    for t in range(1, epochs + 1):
+        overwrite(model, thetas[t])
+        averager.epoch_end(model)
+        c, expected = rna(thetas[: t + 1], rho, K)
+        actual, notes = averager.coefficients(), averager.average.notes
+        assert notes["solved_by"] == "solve"
+        assert notes["condition"] < 1e9  # or the tolerances below mean little
+        tolerance = 1e-14 * notes["condition"] + 1e-13
+        assert len(actual) == t
+        assert actual[: t - len(c)] == [0.0] * (t - len(c))
+        assert relative_error(actual[t - len(c) :], c) <= tolerance
+        assert relative_error(result(averager), expected) <= tolerance
+        assert sum(actual) == pytest.approx(1, abs=1e-12 * max(1, np.abs(c).max()))
+        json.dumps(notes, allow_nan=False)
+
+
+def test_the_weights_are_not_all_positive_and_go_with_the_newer_points(observed):
+    # By hand: θ = 0, 1, 1.5 has R = [1, ½], and with ρ = 0 and two orthogonal coordinates
+    # G = diag(1, ¼) gives z ∝ (1, 4): c = (0.2, 0.8).
+    thetas = np.zeros((3, 26))
+    thetas[1:, 0] = 1
+    thetas[2, 1] = 0.5
+    averager = observed(thetas, rho=0)
+    np.testing.assert_allclose(averager.coefficients(), [0.2, 0.8], rtol=1e-14)
+    np.testing.assert_allclose(result(averager)[:2], [1, 0.4], rtol=1e-14)
+    assert averager.average.notes == {"condition": pytest.approx(4), "solved_by": "solve"}
+    # Two steps in one direction, the second shorter: the average goes beyond the last weights.
+    thetas[2] = 0
+    thetas[2, 0] = 1.5
+    thetas[1:, 2] = 1e-3
+    assert observed(thetas, rho=0).coefficients()[0] < -0.5
+
+
+def test_a_phase_starts_from_the_average_of_the_one_before(tmp_path):
+    # θ_0 is that average; of one epoch there is nothing to solve.
+    deltas = random_trajectory(small_network(), 3)
+    model = small_network()
+    overwrite(model, np.zeros(26))
+    averager = Phasewise(model, [1, 2], RNA(tmp_path, rho=1e-3))
+    for delta in deltas:
+        overwrite(model, flat(model) + delta)
+        averager.epoch_end(model)
+    gram = deltas[1:] @ deltas[1:].T
+    z = np.linalg.solve(gram / np.linalg.norm(gram, 2) + 1e-3 * np.eye(2), np.ones(2))
+    first, second = deltas[0] + deltas[1], deltas.sum(0)
+    assert relative_error(flat(model), (z[0] * first + z[1] * second) / z.sum()) <= 1e-12
+
+
+def test_an_observer_starts_from_the_weights_that_another_average_has_left(tmp_path):
+    # Beside it something replaces the weights by 7 at the end of the first phase.
+    thetas = random_trajectory(small_network(), 4)
+    model = small_network()
+    observer = Phasewise(model, [2, 2], RNA(tmp_path))
+    for epoch, theta in enumerate(thetas):
+        overwrite(model, theta)
+        assert not observer.epoch_end(model, replace=False)
+        np.testing.assert_array_equal(flat(model), theta)
+        if epoch == 1:
+            overwrite(model, np.full(26, 7.0))
+        observer.restart(model)
+    expected = rna(np.array([np.full(26, 7.0), *thetas[2:]]), 1e-5)[0]
+    assert relative_error(observer.coefficients(), expected) <= 1e-9
+
+
+def test_the_condition_number_is_that_of_the_regularised_matrix(observed):
+    thetas = random_trajectory(small_network(), 9)
+    for rho in (0.0, 1e-5, 0.1):
+        R = np.diff(thetas, axis=0).T  # noqa: N806
+        G = R.T @ R / np.linalg.norm(R.T @ R, 2)  # noqa: N806
+        expected = np.linalg.cond(G + rho * np.eye(8))
+        assert observed(thetas, rho=rho).average.notes["condition"] == pytest.approx(
+            expected, rel=1e-9
+        )
+
+
+def test_a_large_regularisation_gives_the_uniform_mean(observed):
+    thetas = random_trajectory(small_network(), 8)
+    averager = observed(thetas, rho=1e12)
+    np.testing.assert_allclose(averager.coefficients(), 1 / 7, rtol=1e-6)
+    assert relative_error(result(averager), thetas[1:].mean(0)) <= 1e-6
+
+
+def test_the_weights_depend_neither_on_scale_nor_on_place(observed):
+    thetas = random_trajectory(small_network(), 9)
+    c = observed(thetas).coefficients()
+    for scale in (1e-6, 1e6):
+        np.testing.assert_allclose(observed(scale * thetas).coefficients(), c, rtol=1e-9)
+    # Powers of two, for the differences to be exactly the same.
+    coarse = np.round(thetas * 2**20) / 2**20
+    assert observed(coarse + 8).coefficients() == observed(coarse).coefficients()
+
+
+def test_networks_of_several_pieces_are_averaged_in_float64_and_buffers_count_for_nothing(tmp_path):
+    model = convolutional()
+    thetas = random_trajectory(model, 7).astype(np.float32).astype(np.float64)
+    overwrite(model, thetas[0])
+    averager = Phasewise(model, [6], RNA(tmp_path))
+    before = [(p.data_ptr(), p.stride()) for p in model.parameters()]
+    for value, theta in enumerate(thetas[1:], start=1):
+        overwrite(model, theta)
+        model[1].running_var.fill_(100 * value)
+        model[1].num_batches_tracked.fill_(391 * value)
+        averager.epoch_end(model)
+    c, expected = rna(thetas, 1e-5)
+    assert relative_error(averager.coefficients(), c) <= 1e-11
+    np.testing.assert_array_equal(flat(model), expected.astype(np.float32))
+    assert model[1].running_var.unique().tolist() == [600]
+    assert [(p.data_ptr(), p.stride()) for p in model.parameters()] == before
+
+
+def test_parameters_of_several_types_are_each_rounded_to_their_own(observed):
+    model = nn.Sequential(nn.Linear(3, 4).to(torch.bfloat16), nn.Linear(4, 2).double())
+    thetas = random_trajectory(model, 4)
+    rounded = thetas.copy()
+    rounded[:, :16] = torch.tensor(thetas[:, :16]).to(torch.bfloat16).double().numpy()
+    observed(thetas, model)
+    assert [p.dtype for p in model.parameters()] == [torch.bfloat16] * 2 + [torch.float64] * 2
+    expected = rna(rounded, 1e-5)[1]
+    assert relative_error(flat(model)[16:], expected[16:]) <= 1e-12
+    assert relative_error(flat(model)[:16], expected[:16]) <= torch.finfo(torch.bfloat16).eps
+
+
+# The authors' module would differ on some of these: it returns the last weights for fewer than
+# three of them, and it turns to least squares only where elimination meets a pivot of exactly 0.
+@pytest.mark.parametrize(
+    ("steps", "expected", "solved_by"),
+    [
+        ([1, 1, 1], [1 / 3] * 3, "least squares"),
+        ([1, 2], [1 / 3, 2 / 3], "least squares"),  # z is the part of 1 along (1, 2)
+        ([1, -1, 2], [0.5, -0.5, 1], "least squares"),
+        ([1, 0], [1, 0], "least squares"),
+        ([0], [1], "uniform"),
+        ([0, 0, 0], [1 / 3] * 3, "uniform"),
+        ([1, -1], [0.5, 0.5], "uniform"),  # Σz = 0
+        ([np.nan, 1], [0.5, 0.5], "uniform"),
+        ([1e200, 1], [0.5, 0.5], "uniform"),  # whose square is not finite
+    ],
+)
+def test_singular_systems_without_regularisation_are_noted(observed, steps, expected, solved_by):
+    direction = np.random.default_rng(1).normal(size=26)
+    thetas = np.outer(np.cumsum([0, *steps]), direction)
+    averager = observed(thetas, rho=0)
+    np.testing.assert_allclose(averager.coefficients(), expected, rtol=1e-9, atol=1e-12)
+    assert averager.average.notes == {"condition": None, "solved_by": solved_by}
+    np.testing.assert_allclose(result(averager), expected @ thetas[1:], rtol=1e-9, atol=1e-12)
+
+
+def test_more_epochs_than_parameters_are_singular_without_regularisation_alone(observed):
+    thetas = random_trajectory(small_network(), 35)
+    unregularised = observed(thetas, rho=0)
+    assert unregularised.average.notes == {"condition": None, "solved_by": "least squares"}
+    assert sum(unregularised.coefficients()) == pytest.approx(1)
+    regularised = observed(thetas)
+    assert relative_error(regularised.coefficients(), rna(thetas, 1e-5)[0]) <= 1e-8
+
+
+def test_only_floating_point_parameters_are_averaged(tmp_path):
+    model = nn.Linear(2, 2, bias=False).double()
+    model.counts = nn.Parameter(torch.tensor([1, 2]), requires_grad=False)
+    averager = Phasewise(model, [1], RNA(tmp_path))
+    model.counts.fill_(5)
+    averager.epoch_end(model)
+    assert model.counts.tolist() == [5, 5]
+    model.waves = nn.Parameter(torch.tensor([1j]))
+    with pytest.raises(ValueError, match="weights=RNA: complex parameters cannot be averaged"):
+        Phasewise(model, [1], RNA(tmp_path))
+
+
+@pytest.mark.parametrize("K", [None, 2])
+@pytest.mark.parametrize("done", range(7))
+def test_a_state_restored_after_any_epoch_continues_exactly(done, K, tmp_path):  # noqa: N803
+    thetas = random_trajectory(small_network(), 6)
+
+    def run(averager, model, thetas):
+        for theta in thetas:
+            overwrite(model, flat(model) + theta)
+            averager.epoch_end(model)
+        return flat(model)
+
+    def fresh():
+        model = small_network()
+        overwrite(model, np.ones(26))
+        return AtEnd(model, [4, 2], RNA(tmp_path, window=K), window="phase"), model
+
+    expected = run(*fresh(), thetas)
+    averager, model = fresh()
+    run(averager, model, thetas[:done])
+    saved = io.BytesIO()
+    torch.save(averager.state_dict(), saved)
+    saved.seek(0)
+    restored = AtEnd(small_network(), [4, 2], RNA(tmp_path, window=K), window="phase")
+    restored.load_state_dict(torch.load(saved, weights_only=True))
+    assert restored.average.files() == averager.average.files()
+    np.testing.assert_array_equal(run(restored, model, thetas[done:]), expected)
+    assert all(is_intact(path) for path in restored.average.files())
+
+
+def test_a_state_stays_what_it_was_while_the_average_goes_on(observed):
+    thetas = random_trajectory(small_network(), 4)
+    averager = observed(thetas[:3], epochs=3)
+    state = averager.state_dict()["average"]
+    gram, files = state["gram"].clone(), list(state["files"])
+    averager.epoch_end(small_network())
+    assert torch.equal(state["gram"], gram)
+    assert state["files"] == files
+
+
+def test_files_are_written_once_and_their_names_show_damage(tmp_path):
+    model, folder = small_network(), tmp_path / "runs" / "snapshots"
+    thetas = random_trajectory(model, 6)
+    overwrite(model, thetas[0])
+    averager = Phasewise(model, [5], RNA(folder, window=2))
+    assert not folder.exists()  # θ_0 has not been used yet
+    seen = {}
+    for theta in thetas[1:]:
+        for path in folder.glob("*"):
+            seen.setdefault(path, (path.stat().st_mtime_ns, path.read_bytes()))
+        overwrite(model, theta)
+        averager.epoch_end(model)
+    for path, (written, content) in seen.items():
+        assert (path.stat().st_mtime_ns, path.read_bytes()) == (written, content)
+    names = sorted(path.name for path in folder.iterdir())  # those out of the window too
+    assert [name[:14] for name in names] == [f"snapshot-{t:04d}-" for t in range(6)]
+    assert [path.name for path in averager.average.files()] == names[3:]
+    for name, theta in zip(names, thetas, strict=True):
+        assert torch.load(folder / name, weights_only=True).tolist() == theta.tolist()
+        assert is_intact(folder / name)
+    state, path = averager.state_dict(), folder / names[-1]
+    content = path.read_bytes()
+    changed = content[:-99] + bytes([content[-99] ^ 1]) + content[-98:]
+    for damaged in (changed, content[:-8], b"", None):
+        path.unlink()
+        if damaged is not None:
+            path.write_bytes(damaged)
+        assert not is_intact(path)
+        with pytest.raises(ValueError, match=f"{path} is missing or damaged"):
+            averager.load_state_dict(state)
+
+
+def test_a_failing_write_leaves_the_average_and_the_folder_as_they_were(tmp_path, monkeypatch):
+    model = small_network()
+    thetas = random_trajectory(model, 4)
+    overwrite(model, thetas[0])
+    averager = Phasewise(model, [3], RNA(tmp_path))
+
+    def full(_):
+        raise OSError(28, "No space left on device")
+
+    for t, theta in enumerate(thetas[1:]):
+        overwrite(model, theta)
+        coefficients, files = averager.coefficients(), set(tmp_path.iterdir())
+        with monkeypatch.context() as patch:
+            patch.setattr(os, "fsync", full)
+            with pytest.raises(OSError, match=r"No space left on device: '.*snapshot-"):
+                averager.epoch_end(model)
+        assert set(tmp_path.iterdir()) == files
+        assert (averager.observed[0], averager.coefficients()) == (t, coefficients)
+        averager.epoch_end(model)
+    assert relative_error(flat(model), rna(thetas, 1e-5)[1]) <= 1e-9
+
+
+def test_averages_that_write_the_same_files_do_not_disturb_each_other(tmp_path):
+    thetas = random_trajectory(small_network(), 12)
+
+    def write(_):
+        model = small_network()
+        average = RNAAverage(model, RNA(tmp_path))
+        overwrite(model, thetas[0])
+        average.start(model)
+        for t, theta in enumerate(thetas[1:], start=1):
+            overwrite(model, theta)
+            average.update(model, t, 11)
+        return [path.name for path in average.files()]
+
+    with ThreadPoolExecutor(4) as pool:
+        names, *others = pool.map(write, range(4))
+    assert all(other == names for other in others)
+    assert all(is_intact(tmp_path / name) for name in names)
+    assert {path.name for path in tmp_path.iterdir()} == {*names}
+
+
+def test_the_storage_of_a_window_is_known_beforehand(tmp_path):
+    model = small_network()
+    where = f"files in {tmp_path}"
+    assert RNAAverage(model, RNA(tmp_path)).storage(80) == (81 * 26 * 8, where)
+    assert RNAAverage(model, RNA(tmp_path, window=10)).storage(80) == (11 * 26 * 8, where)
+    assert RNAAverage(model, RNA(tmp_path, window=10)).storage(4) == (5 * 26 * 8, where)
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"rho": -1e-9}, "rho=-1e-09 must not be negative"),
+        ({"rho": float("nan")}, "rho=nan must be finite"),
+        ({"rho": float("inf")}, "rho=inf must be finite"),
+        ({"window": 0}, "window=0 must be positive"),
+        ({"window": -2}, "window=-2 must be positive"),
+    ],
+)
+def test_settings_outside_their_range_are_refused(settings, message):
+    with pytest.raises(ValueError, match=message):
+        RNA("anywhere", **settings)
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs an NVIDIA GPU")
+def test_gpu_memory_does_not_grow(tmp_path):
+    model = nn.Linear(1024, 1024, bias=False)
+    thetas = random_trajectory(model, 5)
+    model.cuda()
+    before = torch.cuda.memory_allocated()
+    torch.cuda.reset_peak_memory_stats()
+    overwrite(model, thetas[0])
+    averager = Phasewise(model, [4], RNA(tmp_path))
+    for theta in thetas[1:]:
+        overwrite(model, theta)
+        averager.epoch_end(model)
+    assert torch.cuda.memory_allocated() - before < 16 * 2**20  # cuBLAS's workspace
+    # Of 4 MB of weights: 8 MB that `overwrite` takes, or pieces.
+    assert torch.cuda.max_memory_allocated() - before < 32 * 2**20
