@@ -47,7 +47,7 @@ TRAJECTORY = "trajectory"
 WRITTEN = "|".join(
     (
         r"config\.yaml|metrics\.jsonl|(result|failure|path)\.json|weights\.safetensors",
-        r"checkpoint-\d+-[0-9a-f]{16}\.pt|step-\d+\.safetensors|snapshot-\d+-[0-9a-f]{16}\.pt",
+        r"checkpoint-\d+-[0-9a-f]{16}\.pt|step-\d+\.pt|snapshot-\d+-[0-9a-f]{16}\.pt",
     )
 )
 """The names of the files that are written to a run's folder, those below it, and a trajectory's."""

@@ -186,9 +186,9 @@ class Course:
     def _take_snapshots(self, branch: Branch, found: Mapping[str, Any]) -> None:
         """Have the files that the averages refer to in the folder in which they look for them."""
         for identity in self.needs(branch.epoch).values():
-            for file in found["snapshots"][branch.averages[identity]]:
-                place = f"runs_dir={self.folder.parent}"
-                link(self.store.snapshots / file, self.folder / "snapshots" / file, place, anew=True)
+            for name in found["snapshots"][branch.averages[identity]]:
+                own, place = self.folder / "snapshots" / name, f"runs_dir={self.folder.parent}"
+                link(self.store.snapshots / name, own, place, anew=True)
 
     def _adopted(
         self, found: Mapping[str, Any], branch: Branch, state: TrainingState

@@ -1,19 +1,21 @@
-"""Weights that are kept on the way, for figures of the trajectory: a safetensors file each."""
+"""Weights that are kept on the way, for figures of the trajectory: a file of torch's each."""
 
+import io
 import shutil
-from collections.abc import Callable, Iterable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
+from pickle import UnpicklingError
+from typing import Any
 
-import safetensors
+import torch
 from torch import Tensor, nn
 
 from phaseavg.config import Settings
-from phaseavg.errors import UserError
+from phaseavg.errors import UserError, told
 from phaseavg.phases import Schedule
 from phaseavg.runs.files import write_atomically
 from phaseavg.runs.folder import TRAJECTORY
-from phaseavg.runs.weights import about, aliases_of, read, to_bytes
+from phaseavg.runs.weights import to_bytes
 
 
 def last_linear(model: nn.Module) -> str | None:
@@ -66,27 +68,24 @@ KINDS: Mapping[
 
 
 def require_writable(settings: Settings, model: nn.Module) -> None:
-    """Try to put what a run keeps of a network into the form of its files.
+    """Check that what a run keeps of a network can be written.
 
     Raises:
-        UserError: if what is to be kept is not there, or cannot be written.
+        UserError: if it is not there, or cannot be written.
     """
-    kept = {f"snapshots={settings.snapshots}": KINDS[settings.snapshots][0]}
-    kept |= {f"weights={settings.weights}": everything}
-    for asked, tensors in kept.items():
-        if asked.endswith("=none"):
-            continue
+    KINDS[settings.snapshots][0](model)
+    if settings.weights != "none":
         try:
-            to_bytes(tensors(model))
-        except UserError:
-            raise
+            to_bytes(everything(model))
         except ValueError as error:
             target = settings.model["_target_"]
-            raise UserError(f"{asked}: of the weights of model={target}, {error}") from error
+            raise UserError(
+                f"weights={settings.weights}: of the weights of model={target}, {error}"
+            ) from error
 
 
 class Snapshots:
-    """Keeps weights in `<run>/trajectory/step-<finished updates>.safetensors`.
+    """Keeps weights in `<run>/trajectory/step-<finished updates>.pt`.
 
     Args:
         settings: of the run.
@@ -110,9 +109,8 @@ class Snapshots:
     @property
     def size(self) -> int:
         """Bytes of all of them together, but for some of their names."""
-        tensors = self._kept(self._model)
-        written = [tensor for name, tensor in tensors.items() if name not in aliases_of(tensors)]
-        return len(self.steps) * sum(t.numel() * t.element_size() for t in written)
+        tensors = self._kept(self._model).values()
+        return len(self.steps) * sum(t.numel() * t.element_size() for t in tensors)
 
     def begin(self, step: int) -> None:
         """Check that there is room for those to come, and that there are those before.
@@ -145,8 +143,7 @@ class Snapshots:
 
     def _is_whole(self, step: int) -> bool:
         """Return whether what is kept of a step is of this kind, or of one that has more."""
-        with opened(self.folder, step) as file:
-            kind = about(file).get("kind")
+        kind = opened(self.folder, step)["kind"]
         kinds = list(KINDS)
         return kind in kinds and kinds.index(kind) >= kinds.index(self.kind)
 
@@ -160,14 +157,22 @@ class Snapshots:
         Raises:
             UserError: if they cannot be written.
         """
-        own = {"kind": self.kind, "last_linear": last_linear(self._model)}
-        content = to_bytes(self._kept(self._model), **own, run_id=self.folder.parent.name)
-        write_atomically(path_of(self.folder, step), content, f"runs_dir={self.folder.parents[1]}")
+        kept = self._kept(self._model)
+        content = {
+            "run_id": self.folder.parent.name,
+            "kind": self.kind,
+            "last_linear": last_linear(self._model),
+            "tensors": {name: tensor.to("cpu", copy=True) for name, tensor in kept.items()},
+        }
+        buffer = io.BytesIO()
+        torch.save(content, buffer)
+        place = f"runs_dir={self.folder.parents[1]}"
+        write_atomically(path_of(self.folder, step), buffer.getvalue(), place)
 
 
 def path_of(folder: Path, step: int) -> Path:
     """Return where the weights after `step` updates are."""
-    return folder / f"step-{step:09d}.safetensors"
+    return folder / f"step-{step:09d}.pt"
 
 
 def missing_steps(folder: Path, steps: Iterable[int]) -> list[int]:
@@ -175,31 +180,30 @@ def missing_steps(folder: Path, steps: Iterable[int]) -> list[int]:
     return [step for step in steps if not path_of(folder, step).is_file()]
 
 
-@contextmanager
-def opened(folder: Path, step: int) -> Iterator[safetensors.safe_open]:
-    """Return a context with the file of the weights after `step` updates, on the CPU.
+def opened(folder: Path, step: int) -> dict[str, Any]:
+    """Return the content of the file of the weights after `step` updates, mapped into memory.
 
     Raises:
         UserError: if it is missing, damaged, or of another run than the folder.
     """
     path, run_id = path_of(folder, step), folder.parent.name
     try:
-        if not path.is_file():  # a pipe in its place would never end
+        if not path.is_file():  # reading a pipe would never end
             raise FileNotFoundError("no such file")
-        with safetensors.safe_open(path, "pt") as file:
-            if (owner := about(file).get("run_id", run_id)) != run_id:  # older ones do not say it
-                raise UserError(f"{path}: is of another run, {owner}; move it away")
-            yield file
-    except (OSError, safetensors.SafetensorError) as error:
+        content = torch.load(path, map_location="cpu", mmap=True, weights_only=True)
+        owner = content["run_id"]
+    except (OSError, RuntimeError, LookupError, TypeError, EOFError, UnpicklingError) as error:
         raise UserError(
-            f"{path}: missing or damaged ({error}); repeat the run with force=true"
+            f"{path}: missing or damaged ({told(error)}); repeat the run with force=true"
         ) from error
+    if owner != run_id:
+        raise UserError(f"{path}: is of another run, {owner}; move it away")
+    return content
 
 
 def read_snapshot(folder: Path, step: int) -> dict[str, Tensor]:
     """Return the weights after `step` updates, by name."""
-    with opened(folder, step) as file:
-        return read(file)
+    return opened(folder, step)["tensors"]
 
 
 def read_last_weight(folder: Path, step: int) -> Tensor | None:
@@ -207,8 +211,6 @@ def read_last_weight(folder: Path, step: int) -> Tensor | None:
 
     None if the network has no such layer.
     """
-    with opened(folder, step) as file:
-        if (name := about(file).get("last_linear")) is None:
-            return None
-        weight = f"{name}.weight"
-        return file.get_tensor(about(file).get("aliases", {}).get(weight, weight))
+    content = opened(folder, step)
+    layer = content["last_linear"]
+    return None if layer is None else content["tensors"][f"{layer}.weight"]

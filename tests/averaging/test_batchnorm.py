@@ -277,7 +277,7 @@ def test_batches_of_any_form_are_taken_with_a_function_of_ones_own():
 def test_other_batches_are_refused_in_one_sentence_and_change_nothing(batch):
     model = two_layers()
     before, modes = copy.deepcopy(model.state_dict()), modes_and_momenta(model)
-    with pytest.raises(TypeError, match="neither a tensor nor a sequence .* pass forward=lambda"):
+    with pytest.raises(TypeError, match=r"neither a tensor nor a sequence .* pass forward=lambda"):
         recompute_batchnorm(model, [*batches_of(4), batch])
     assert all(torch.equal(before[name], t) for name, t in model.state_dict().items())
     assert modes_and_momenta(model) == modes

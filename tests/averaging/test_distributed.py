@@ -1,9 +1,10 @@
-"""Several processes: each has the same average and statistics, and they are those of one process."""
+"""Several processes have the same average and statistics, which are those of one process."""
 
 import json
 import os
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 import torch
@@ -88,8 +89,7 @@ def main(wrapper, rank, folder):
     )
     ends = train(WRAPPERS[wrapper], batches_of(rank))
     torch.distributed.destroy_process_group()
-    with open(f"{folder}/{rank}.json", "w") as file:
-        json.dump(ends, file)
+    Path(folder, f"{rank}.json").write_text(json.dumps(ends))
 
 
 @pytest.mark.skipif(not torch.distributed.is_available(), reason="torch without distributed")

@@ -59,14 +59,14 @@ def snapshot(folder: RunFolder, number: int) -> Path:
     """Write a file as a snapshot is written, its checksum in its name."""
     content = bytes([number]) * 1000
     checksum = hashlib.sha256(content).hexdigest()[:16]
-    path = folder.path / "snapshots" / "averaging" / f"snapshot-{number:04d}-{checksum}.bin"
+    path = folder.path / "snapshots" / f"snapshot-{number:04d}-{checksum}.pt"
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_bytes(content)
     return path
 
 
 def snapshots_of(folder: RunFolder) -> list[Path]:
-    return sorted(folder.path.rglob("*.bin"))
+    return sorted(folder.path.glob("snapshots/*.pt"))
 
 
 def test_files_go_when_no_checkpoint_refers_to_them_and_not_before(tmp_path: Path) -> None:
@@ -200,8 +200,8 @@ def test_metrics_have_no_nan_that_json_does_not_know(tmp_path: Path) -> None:
 
 
 def test_leftovers_of_a_killed_write_are_removed(tmp_path: Path) -> None:
-    own = (".result.json.123.part", f"snapshots/averaging/.snapshot-0001-{'0' * 16}.bin.1.2.part")
-    mine = (".mine.part", "mine/.result.json.123.part", "snapshots/averaging/.mine.bin.1.part")
+    own = (".result.json.123.part", f"snapshots/.snapshot-0001-{'0' * 16}.pt.1.2.part")
+    mine = (".mine.part", "mine/.result.json.123.part", "snapshots/.mine.pt.1.part")
     for name in (*own, *mine):
         (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
         (tmp_path / name).write_text("half")

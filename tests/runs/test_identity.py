@@ -26,7 +26,6 @@ def id_of(compose_settings: Compose, *overrides: str) -> str:
         "evaluation.every=7",
         "evaluation.average_every=3",
         "checkpoint_seconds=1",
-        "execution.snapshots=memory",
         "evaluation.batchnorm_every=2",
         "+averaging@watch.swa=uniform",
         "data_dir=elsewhere",

@@ -22,7 +22,7 @@ CPU, GPU = "c" * 8, "d" * 8
 def snapshot(folder: Path, content: bytes = b"weights") -> Path:
     """Return a file that is named by its checksum."""
     folder.mkdir(parents=True, exist_ok=True)
-    path = folder / f"snapshot-0001-{checksum(content)}.bin"
+    path = folder / f"snapshot-0001-{checksum(content)}.pt"
     path.write_bytes(content)
     return path
 
@@ -162,7 +162,7 @@ def test_only_what_the_store_has_made_is_read_or_set_aside(
 ) -> None:
     """A folder of the user's own files, which a state is left in, keeps them all as they are."""
     own = {"mine-1.json": "{", "1-2/a-b.json": "[]", f"{KEY}/{CPU}-0000.json": "{"}
-    own |= {f"{KEY}/{CPU}-{'0' * 16}.json": "{}", f"{KEY}/.mine.part": "", "snapshots/a.bin": ""}
+    own |= {f"{KEY}/{CPU}-{'0' * 16}.json": "{}", f"{KEY}/.mine.part": "", "snapshots/a.pt": ""}
     for name, text in own.items():
         (tmp_path / name).parent.mkdir(exist_ok=True)
         (tmp_path / name).write_text(text)
@@ -177,13 +177,13 @@ def test_only_what_the_store_has_made_is_read_or_set_aside(
     assert {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()} == before
 
 
-@pytest.mark.parametrize("name", ["../mine.bin", "/etc/hostname", f"mine-{checksum(b'')}.bin"])
+@pytest.mark.parametrize("name", ["../mine.pt", "/etc/hostname", f"mine-{checksum(b'')}.pt"])
 def test_a_state_that_refers_to_a_file_of_no_snapshot_touches_none(
     tmp_path: Path, name: str
 ) -> None:
     store = Store(tmp_path / "store")
     branch = save(store, files=[snapshot(tmp_path / "run")])
-    (mine := store.folder / "mine.bin").touch()
+    (mine := store.folder / "mine.pt").touch()
     state = torch.load(branch.path)
     state["files"] = state["description"]["files"] = branch.files[:] = [name]
     torch.save(state, branch.path)

@@ -20,7 +20,7 @@ from phaseavg.runs.files import write_atomically
 from phaseavg.runs.store import Store
 from phaseavg.training.sharing import Course
 
-AVERAGINGS = "averaging=none,phasewise,learnt,end"
+AVERAGINGS = "averaging=none,phasewise,rna,end"
 SHORT = (*TINY, "checkpoint_seconds=1000", "weights=final", "batch_size=250")
 TIMES = ("seconds", "_second")
 SAVING = "saving_seconds"  # only in lines of epochs in which a checkpoint was due
@@ -66,7 +66,7 @@ def trained(results: list[Any]) -> tuple[int, list[tuple[int, int]]]:
 
 EVERYTHING = {"atend": 5, "noaveraging": 5}
 PHASE = {"phasewise": 2, "phasewise_rna": 2}
-PHASE_LEARNT = {"phasewise_rna": 2}
+PHASE_RNA = {"phasewise_rna": 2}
 FAMILIES = [
     (f"{AVERAGINGS} optimizer=sgd", EVERYTHING | PHASE),
     # Whose state has Adam's in it; with learning rates step by step.
@@ -75,7 +75,7 @@ FAMILIES = [
         "schedule.shape.per=step schedule.epochs=[2,2,1]",
         EVERYTHING | PHASE,
     ),
-    (f"{AVERAGINGS} optimizer=adabound execution.snapshots=memory", EVERYTHING | PHASE),
+    (f"{AVERAGINGS} optimizer=adabound", EVERYTHING | PHASE),
     (f"{AVERAGINGS} optimizer=lookahead", EVERYTHING | PHASE),
     # Learning rates epoch by epoch, and one phase: all is shared, and the average over the phase is
     # the one over the training.
@@ -87,7 +87,7 @@ FAMILIES = [
         {"noaveraging": 2, "phasewise": 2, "phasewise_uniform": 2},
     ),
     # Two that part by their own weights: the trajectory keeps the snapshots of one for itself.
-    ("averaging=rna averaging.weights.rho=1e-5,1e-2 checkpoint_seconds=0", PHASE_LEARNT),
+    ("averaging=rna averaging.weights.rho=1e-5,1e-2 checkpoint_seconds=0", PHASE_RNA),
     # A window that opens on the way.
     ("averaging=end averaging.window=phase,training", {"atend": 5}),
 ]
@@ -113,7 +113,7 @@ def test_a_run_that_shares_is_the_run_alone_bit_by_bit(
 def test_runs_of_other_lengths_part_at_every_branch_point(prompt: Prompt, tmp_path: Path) -> None:
     """Each length has its own window from the same trajectory, which goes on to the longest."""
     lengths = "schedule.epochs=[1,1],[2,1],[4,1]"
-    command = ("-m", *SHORT, "schedule.factors=[1,0.1]", lengths, "averaging=none,phasewise,learnt")
+    command = ("-m", *SHORT, "schedule.factors=[1,0.1]", lengths, "averaging=none,phasewise,rna")
     status, out, err = prompt(*command)
     assert (status, err) == (0, "")
     assert "leaves its state after epoch 1, 2, 4\n" in out
@@ -134,7 +134,7 @@ def test_runs_of_other_lengths_part_at_every_branch_point(prompt: Prompt, tmp_pa
 
 def test_what_replaced_the_weights_is_shared_from_there_on(prompt: Prompt, tmp_path: Path) -> None:
     """Two phase-wise runs of which the last phase alone differs."""
-    command = ("-m", *SHORT, "schedule.epochs=[1,2,1],[1,2,2]", "averaging=phasewise,learnt")
+    command = ("-m", *SHORT, "schedule.epochs=[1,2,1],[1,2,2]", "averaging=phasewise,rna")
     status, _, err = prompt(*command)
     assert (status, err) == (0, "")
     prompt(*command, "runs_dir=alone", "share=false")
@@ -223,7 +223,7 @@ def test_rounds_of_a_budget_carry_for_each_other(
     from phaseavg.sweep.rates import Rates
 
     monkeypatch.setattr(Rates, "__call__", lambda *_: 10_000.0)
-    status, out, _ = prompt("-m", *SHORT, "averaging=phasewise,learnt", "budget=25h")
+    status, out, _ = prompt("-m", *SHORT, "averaging=phasewise,rna", "budget=25h")
     assert status == 0
     assert "next are 1 of them" in out
     assert "carries 2 averages" in out
@@ -236,7 +236,7 @@ KILLED = (
     "weights=final",
     "schedule.factors=[1,0.1]",
     "schedule.epochs=[1,1],[2,1]",
-    "averaging=none,learnt",
+    "averaging=none,rna",
 )
 DIFFERENT_STEPS = 8 * (2 + 4)
 
@@ -299,7 +299,7 @@ def of_another_run(path: Path) -> None:
 def test_a_damaged_state_is_set_aside_and_trained_again(
     prompt: Prompt, tmp_path: Path, damage: Callable[[Path], None]
 ) -> None:
-    command = ("-m", *SHORT, "averaging=none,learnt")
+    command = ("-m", *SHORT, "averaging=none,rna")
     prompt(*command)
     expected = outcomes(tmp_path / "runs")
     states = {
@@ -326,7 +326,7 @@ def test_a_state_that_is_lost_is_trained_again_though_later_ones_are_there(
     prompt: Prompt, tmp_path: Path
 ) -> None:
     lengths = ("schedule.factors=[1,0.1]", "schedule.epochs=[1,1],[3,1]")
-    command = ("-m", *SHORT, *lengths, "averaging=none,learnt")
+    command = ("-m", *SHORT, *lengths, "averaging=none,rna")
     prompt(*command)
     expected = outcomes(tmp_path / "runs")
     (first,) = (

@@ -5,8 +5,8 @@ import torch
 from torch import nn
 from torch.nn.functional import cross_entropy
 
-from phaseavg.averaging import Exponential, WeightAverage, recompute_batchnorm
-from phaseavg.training.evaluation import averaged_copy, evaluate
+from phaseavg.averaging import Phasewise
+from phaseavg.training.evaluation import evaluate
 
 
 def network() -> nn.Module:
@@ -49,42 +49,16 @@ def test_evaluating_leaves_weights_statistics_mode_and_random_state_alone() -> N
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs an NVIDIA GPU")
 def test_looking_at_an_average_takes_one_replica_and_gives_it_back() -> None:
     model = nn.Sequential(nn.Linear(1024, 1024), nn.BatchNorm1d(1024)).cuda()
-    average = WeightAverage(model, Exponential())
-    average.start(model, 1)
-    average.observe(model)
+    averager = Phasewise(model, [2])
+    averager.epoch_end(model)
     images = torch.randn(8, 1024, device="cuda")
     model(images)  # for cuBLAS to take what it takes
     before = torch.cuda.memory_allocated()
     torch.cuda.reset_peak_memory_stats()
-    copy = averaged_copy(model, average)
-    recompute_batchnorm(copy, [images])
+    copy = averager.averaged(model, [images])
     evaluate(copy, [(images, torch.zeros(8).long().cuda())])
     del copy
     assert torch.cuda.memory_allocated() == before
     grown = torch.cuda.max_memory_allocated() - before
     replica = sum(tensor.nbytes for tensor in model.state_dict().values())
     assert replica <= grown < 2 * replica
-
-
-def test_a_copy_has_the_average_and_leaves_the_model_alone() -> None:
-    model = network()
-    average = WeightAverage(model, Exponential())
-    average.start(model, 2)
-    average.observe(model)
-    model(data()[0])  # statistics that are not the average's latest
-    with torch.no_grad():
-        for parameter in model.parameters():
-            parameter.add_(1.0)
-    before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
-    copy = averaged_copy(model, average)
-    for name, tensor in model.state_dict().items():
-        assert torch.equal(tensor, before[name])
-    for parameter, averaged in zip(copy.parameters(), average.module.parameters(), strict=True):
-        assert torch.equal(parameter, averaged)
-    for buffer, own in zip(copy.buffers(), model.buffers(), strict=True):
-        assert torch.equal(buffer, own)
-    recompute_batchnorm(copy, [data()])
-    with torch.no_grad():
-        hidden = copy[0](data()[0])
-    assert torch.allclose(copy[1].running_mean, hidden.mean(0), atol=1e-6)
-    assert torch.equal(model[1].running_mean, before["1.running_mean"])

@@ -18,7 +18,7 @@ from reference import alphas
 from torch.nn.functional import cross_entropy
 
 import train
-from phaseavg.averaging import AtEnd, Averager, Phasewise, recompute_batchnorm
+from phaseavg.averaging import Averager, recompute_batchnorm
 from phaseavg.config import Settings, check
 from phaseavg.errors import Diverged, UserError
 from phaseavg.optim import Lookahead
@@ -177,27 +177,26 @@ def test_lookahead_goes_on_from_the_average_with_both_its_weights(
     """In mid-window: left behind, its slow weights would pull half of the average back."""
     settings = compose_settings(*SEEING_ONLY, "optimizer=lookahead", "schedule.epochs=[1,1,1]")
     data, schedule, state = assemble(settings, torch.device("cpu"))
-    replaced = []
-    end_phase = state.averager.end_phase
+    replaced, starts = [], []
+    epoch_end, step = state.averager.epoch_end, state.optimizer.step
 
-    def noting(model: torch.nn.Module, phase: int) -> bool:
-        done = end_phase(model, phase)
+    def noting(model: torch.nn.Module) -> bool:
+        done = epoch_end(model)
         replaced.append([p.detach().clone() for p in model.parameters()])
         return done
 
-    state.averager.end_phase = noting  # type: ignore[method-assign]
-    starts = []
-    start_phase = state.averager.start_phase
+    def looking(closure: Any = None) -> Any:
+        if state.step % state.steps_per_epoch == 0 < state.step:
+            parameters = list(state.model.parameters())
+            slow = [state.optimizer.state[p]["slow_weights"].clone() for p in parameters]
+            starts.append((slow, [p.detach().clone() for p in parameters]))
+        return step(closure)
 
-    def looking(model: torch.nn.Module, phase: int) -> None:
-        slow = [state.optimizer.state[p]["slow_weights"].clone() for p in model.parameters()]
-        starts.append((slow, [p.detach().clone() for p in model.parameters()]))
-        start_phase(model, phase)
-
-    state.averager.start_phase = looking  # type: ignore[method-assign]
+    state.averager.epoch_end = noting  # type: ignore[method-assign]
+    state.optimizer.step = looking  # type: ignore[method-assign]
     train_state(state, data, schedule, settings)
-    assert len(replaced) == len(starts) == 3
-    for average, (slow, fast) in zip(replaced[:2], starts[1:], strict=True):
+    assert len(replaced) == 3
+    for average, (slow, fast) in zip(replaced[:2], starts, strict=True):
         for theta, phi, expected in zip(fast, slow, average, strict=True):
             assert torch.equal(theta, expected)
             assert torch.equal(phi, expected)
@@ -256,17 +255,16 @@ def test_what_watching_takes_is_not_booked_as_averaging(
     now = 0
 
     def taking(seconds: int, function: Callable[..., Any]) -> Callable[..., Any]:
-        def timed(*arguments: Any) -> Any:
+        def timed(*arguments: Any, **options: Any) -> Any:
             nonlocal now
             now += seconds
-            return function(*arguments)
+            return function(*arguments, **options)
 
         return timed
 
     monkeypatch.setattr(loop, "time", SimpleNamespace(perf_counter=lambda: now, time=lambda: 0))
     monkeypatch.setattr(Step, "__call__", taking(2, Step.__call__))
-    for kind in (Averager, Phasewise, AtEnd):
-        monkeypatch.setattr(kind, "observe", taking(1, kind.observe))
+    monkeypatch.setattr(Averager, "epoch_end", taking(1, Averager.epoch_end))
     settings = compose_settings(*SEEING_ONLY, "averaging=none", *WATCHED)
     train.run(settings)
     for line in history_of(settings):
@@ -314,9 +312,7 @@ def test_averages_that_watch_one_trajectory_are_those_of_runs_of_their_own(
 
 
 def test_the_coefficients_are_those_of_the_weights(compose_settings: Compose) -> None:
-    settings = compose_settings(
-        *TINY, "+averaging@watch.swa=uniform", "+averaging@watch.rna=rna"
-    )
+    settings = compose_settings(*TINY, "+averaging@watch.swa=uniform", "+averaging@watch.rna=rna")
     train.run(settings)
     first, second = history_of(settings)[OF_A_PHASE]
     for line in (first, second):
@@ -400,7 +396,7 @@ def test_a_snapshot_that_cannot_be_written_is_told_in_one_line_and_made_up_for(
         status, _, err = prompt(*TINY, "averaging=rna", "averaging.weights.rho=0.1")
     assert status == 1
     assert err.count("\n") == 1
-    assert "/snapshots/averaging/snapshot-0002-" in err
+    assert "/snapshots/snapshot-0002-" in err
     assert "No space left on device; once that is mended, the same command goes on" in err
     assert not list(tmp_path.rglob("*.part"))
     status, out, _ = prompt(*TINY, "averaging=rna", "averaging.weights.rho=0.1")

@@ -194,7 +194,7 @@ def test_what_they_take_is_said_beforehand(prompt: Prompt) -> None:
     sizes = [p.stat().st_size for p in Path("r").glob("*/trajectory/*")]
     number, unit = said.split(", ")[1].split()[:2]
     told = float(number) * {"kB": 1e3, "MB": 1e6}[unit]
-    assert told == pytest.approx(sum(sizes), rel=0.25)  # of so small a network names take a part
+    assert told <= sum(sizes) < 2 * told  # of so small a network names take a part
 
 
 def test_a_run_that_keeps_them_trains_all_epochs_itself(prompt: Prompt) -> None:
