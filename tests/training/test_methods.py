@@ -190,7 +190,8 @@ def test_lookahead_goes_on_from_the_average_with_both_its_weights(
     start_phase = state.averager.start_phase
 
     def looking(model: torch.nn.Module, phase: int) -> None:
-        slow = [state.optimizer.state[p]["slow_weights"].clone() for p in model.parameters()]
+        kept = state.optimizer.state
+        slow = [kept.get(p, {}).get("slow_weights", p).clone() for p in model.parameters()]
         starts.append((slow, [p.detach().clone() for p in model.parameters()]))
         start_phase(model, phase)
 
