@@ -3,6 +3,8 @@
 Written from the papers and not from the package. Each has θ, its rate η, and `step(g)`.
 """
 
+import io
+
 import numpy as np
 import torch
 from torch import nn
@@ -72,33 +74,25 @@ class AdaBound(Adam):
     Algorithm 1 of the paper has no bias corrections and divides the rates by √t.
     """
 
-    def __init__(self, theta, eta, final=0.1, gamma=1e-3, amsbound=False, **kwargs):
+    def __init__(self, theta, eta, final=0.1, gamma=1e-3, **kwargs):
         super().__init__(theta, eta, **kwargs)
-        self.eta_0, self.final, self.gamma, self.amsbound = eta, final, gamma, amsbound
-        self.largest = np.zeros_like(self.theta)
+        self.eta_0, self.final, self.gamma = eta, final, gamma
 
     def change(self):
-        t, v = self.t, self.v
-        if self.amsbound:
-            v = self.largest = np.maximum(self.largest, v)
+        t = self.t
         f = self.final * self.eta / self.eta_0
         lower, upper = f * (1 - 1 / (self.gamma * t + 1)), f * (1 + 1 / (self.gamma * t))
         eta = self.eta * np.sqrt(1 - self.beta2**t) / (1 - self.beta1**t)
-        eta = eta / (np.sqrt(v) + self.epsilon)
+        eta = eta / (np.sqrt(self.v) + self.epsilon)
         self.at_lower, self.at_upper = eta < lower, eta > upper
         return np.clip(eta, lower, upper) * self.m
 
 
 class Lookahead:
-    """Algorithm 1 of Zhang et al. (2019) around one of the above, of whose θ it makes the fast one.
+    """Algorithm 1 of Zhang et al. (2019) around one of the above, whose θ are the fast weights."""
 
-    `pullback` of the momentum is the paper's interpolation; in the authors' own code the slow
-    momentum is, from the first synchronisation on, the very tensor that SGD goes on to change.
-    """
-
-    def __init__(self, inner, k=5, alpha=0.5, momentum="keep"):
-        self.inner, self.k, self.alpha, self.momentum = inner, k, alpha, momentum
-        self.phi, self.slow_m, self.steps = inner.theta, np.zeros_like(inner.theta), 0
+    def __init__(self, inner, k=5, alpha=0.5):
+        self.inner, self.k, self.alpha, self.phi, self.steps = inner, k, alpha, inner.theta, 0
 
     @property
     def theta(self):
@@ -115,14 +109,8 @@ class Lookahead:
     def step(self, g):
         self.inner.step(g)
         self.steps += 1
-        if self.steps % self.k:
-            return
-        self.phi = self.inner.theta = self.phi + self.alpha * (self.inner.theta - self.phi)
-        if self.momentum == "reset":
-            self.inner.m = np.zeros_like(self.phi)
-        elif self.momentum == "pullback":
-            self.slow_m = self.slow_m + self.alpha * (self.inner.m - self.slow_m)
-            self.inner.m = self.slow_m
+        if self.steps % self.k == 0:
+            self.phi = self.inner.theta = self.phi + self.alpha * (self.inner.theta - self.phi)
 
 
 # The problem: f(θ) = Σ_i s_i log cosh((Aθ)_i − b_i), not quadratic, and steeper in some directions.
@@ -165,16 +153,28 @@ def set_gradients(params, step):
         p.grad = piece.view_as(p).to(p.dtype)
 
 
+def params_of(optimizer):
+    """Return the parameters of all groups."""
+    return [p for group in optimizer.param_groups for p in group["params"]]
+
+
+def train(optimizer, steps):
+    """Take these steps on `parameters()`; return θ after each of them."""
+    after = []
+    for step in steps:
+        set_gradients(params_of(optimizer), step)
+        optimizer.step()
+        after.append(vector(params_of(optimizer)))
+    return np.array(after)
+
+
 def trajectory(optimizer):
     """Yield θ after each of 240 steps of a torch optimizer of `parameters()`."""
-    params = [p for group in optimizer.param_groups for p in group["params"]]
     for step in range(STEPS):
         if step == DROP:
             for group in optimizer.param_groups:
                 group["lr"] *= 0.1
-        set_gradients(params, step)
-        optimizer.step()
-        yield vector(params)
+        yield train(optimizer, [step])[0]
 
 
 def reference_trajectory(optimizer):
@@ -190,3 +190,24 @@ def largest_error(actual, expected):
     """Return the largest relative error of a trajectory's points, each measured from the start."""
     pairs = zip(actual, expected, strict=True)
     return max(np.linalg.norm(a - e) / np.linalg.norm(e - start()) for a, e in pairs)
+
+
+def scalar(value=0.0):
+    """Return a parameter that is a single number."""
+    return nn.Parameter(torch.tensor(value, dtype=torch.float64))
+
+
+def push(optimizer, *gradients):
+    """Take a step with these gradients of scalars, None for none; return where they end up."""
+    for p, gradient in zip(params_of(optimizer), gradients, strict=True):
+        p.grad = None if gradient is None else torch.full_like(p, gradient)
+    optimizer.step()
+    return [p.item() for p in params_of(optimizer)]
+
+
+def saved_and_loaded(value):
+    """Return a copy of `value`, by way of a file."""
+    file = io.BytesIO()
+    torch.save(value, file)
+    file.seek(0)
+    return torch.load(file, weights_only=True)

@@ -1,7 +1,4 @@
-"""Optimizers that the phase-wise average is compared with and that torch.optim lacks.
-
-Needs torch alone. Both are used as torch's own are: hooks, learning rate schedulers, checkpoints.
-"""
+"""Optimizers that phase-wise averaging is compared with and torch.optim lacks."""
 
 from phaseavg.optim.adabound import AdaBound
 from phaseavg.optim.lookahead import Lookahead

@@ -1,228 +1,162 @@
-"""Lookahead: slow weights that every k steps go part of the way of an inner optimizer."""
+"""Lookahead: slow weights that every k steps move part of the way to the fast weights."""
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import Any, Literal
+from typing import Any
 
 import torch
 from torch import Tensor
 from torch.optim import Optimizer
 
-MOMENTA = ("momentum_buffer", "exp_avg")
-"""What an inner optimizer's state calls its momentum: that of SGD; of Adam and its kin."""
-
-OURS = ("slow_weights", "slow_momentum")
-"""What is added to the inner optimizer's state of every parameter."""
-
 
 class Lookahead(Optimizer):
-    """φ ← φ + α (θ − φ), θ ← φ after every k steps of an inner optimizer on θ.
+    """Set φ ← φ + α (θ − φ) and θ ← φ after every k steps of an inner optimizer on θ.
 
-    θ are the parameters, the fast weights; φ are the slow weights, at first a copy of them. The
-    inner optimizer owns the parameter groups and its own state. `state_dict()` holds the slow
-    weights beside that state, and in every group the steps since its last synchronisation.
+    The parameters are the fast weights θ. The slow weights φ start as a copy of them, and are what
+    training is for: evaluate and keep these. The inner optimizer's momentum is left as it is.
+
+    `state`, `param_groups` and `defaults` are the inner optimizer's own. `state[p]` holds the
+    `slow_weights` of a parameter from its first step on; before that they are the parameter itself.
+    Each group holds `lookahead_steps`, the steps since its last synchronisation.
 
     Source: Zhang et al., Lookahead Optimizer: k steps forward, 1 step back, NeurIPS 2019.
 
     Args:
-        inner: the optimizer of the fast weights.
+        inner: optimizer of the fast weights.
         k: steps from one synchronisation to the next; positive.
-        alpha: α, the part of the way that φ goes, in [0, 1]; with 1 the inner optimizer is alone.
-        momentum: what a synchronisation does with the momentum of the inner optimizer (for Adam and
-            its kin the first moment): `keep` it; `reset` it to zero; or `pullback`: interpolate it
-            as the weights are, from a slow momentum that starts at zero.
+        alpha: α, in [0, 1]; 1 gives the inner optimizer alone.
 
     Raises:
         ValueError: if a value is out of its range, or `inner` is a Lookahead itself.
     """
 
-    def __init__(
-        self,
-        inner: Optimizer,
-        k: int = 5,
-        alpha: float = 0.5,
-        momentum: Literal["keep", "reset", "pullback"] = "keep",
-    ) -> None:
+    def __init__(self, inner: Optimizer, k: int = 5, alpha: float = 0.5) -> None:
         if isinstance(inner, Lookahead):
             raise ValueError("inner must be another optimizer than Lookahead")
         if not isinstance(k, int) or k < 1:
             raise ValueError(f"k={k} must be a positive integer")
         if not 0 <= alpha <= 1:
             raise ValueError(f"alpha={alpha} must lie in [0, 1]")
-        choices = ("keep", "reset", "pullback")
-        if momentum not in choices:
-            raise ValueError(f"momentum={momentum!r}; choices: {', '.join(choices)}")
         self.inner = inner
         self.k = k
         self.alpha = alpha
-        self.momentum = momentum
-        self._slow: dict[Tensor, dict[str, Tensor]] = {}
-        self._restarts = 0  # for `evaluation_weights` to see that there was one
-        # In place of the base class's constructor, which would set out with groups, state and
-        # defaults of its own. What else that makes (hooks, and a step that calls them) is also
-        # missing from an unpickled optimizer, and so made here.
+        self._restarts = 0
+        # Makes the hooks, as the base class's constructor does, but no state or groups.
         super().__setstate__({})
         for group in self.param_groups:
-            self._open_window(group)
+            group.setdefault("lookahead_steps", 0)
 
     @property
-    def param_groups(self) -> list[dict[str, Any]]:
-        """The inner optimizer's, so that whoever sets a learning rate sets that one's."""
+    def state(self) -> Any:  # type: ignore[override]
+        """The inner optimizer's state, which holds the slow weights."""
+        return self.inner.state
+
+    @property
+    def param_groups(self) -> Any:  # type: ignore[override]
+        """The inner optimizer's parameter groups."""
         return self.inner.param_groups
 
     @property
-    def defaults(self) -> dict[str, Any]:
-        """The inner optimizer's."""
+    def defaults(self) -> Any:  # type: ignore[override]
+        """The inner optimizer's defaults."""
         return self.inner.defaults
 
-    @property
-    def state(self) -> dict[Any, Any]:
-        """The inner optimizer's with ours beside it, joined anew each time: for reading only."""
-        joined = {p: {**self.inner.state.get(p, {}), **slow} for p, slow in self._slow.items()}
-        return {**self.inner.state, **joined}
-
     def add_param_group(self, param_group: dict[str, Any]) -> None:
-        """Add a group to the inner optimizer; its slow weights and its count of k start here."""
+        """Add a group to the inner optimizer; its first synchronisation is k steps from here."""
         self.inner.add_param_group(param_group)
-        self._open_window(self.param_groups[-1])
+        self.param_groups[-1]["lookahead_steps"] = 0
 
-    def step(self, closure: Callable[[], float] | None = None) -> float | None:
+    def step(self, closure: Callable[[], float] | None = None) -> Any:
         """Take a step of the inner optimizer, and synchronise if it is the k-th.
 
         Returns:
             What the inner optimizer returns: the loss of `closure`, if given.
         """
+        # Stored only after the step: inner optimizers fill a parameter's state if it is empty.
+        starts = {
+            p: p.detach().clone()
+            for group in self.param_groups
+            for p in group["params"]
+            if (p.requires_grad or p.grad is not None)
+            and "slow_weights" not in self.state.get(p, {})
+        }
         loss = self.inner.step(closure)
+        for p, start in starts.items():
+            if self.state.get(p) or p.grad is not None:
+                self.state[p]["slow_weights"] = start
         self.look_ahead()
         return loss
 
     def look_ahead(self) -> None:
-        """Count a step of the inner optimizer that was taken, and synchronise if it is the k-th.
+        """Count a step of the inner optimizer, and synchronise if it is the k-th.
 
-        It is what `step` does after that; for whoever has the inner optimizer step by itself, as in
-        a CUDA graph.
+        `step` does this. Call it alone only if the inner optimizer steps by itself, as in a CUDA
+        graph, and after a first `step`, which sets the slow weights.
         """
         due = []
         for group in self.param_groups:
-            # Without a count if the inner optimizer has loaded a state of its own.
+            # No count if the inner optimizer has loaded a state of its own.
             group["lookahead_steps"] = group.get("lookahead_steps", 0) + 1
             if group["lookahead_steps"] >= self.k:
                 group["lookahead_steps"] = 0
-                due += group["params"]
-        if due:
-            self._synchronise(due)
+                due.append(group)
+        fast, slow = self._weights(due)
+        if fast:
+            with torch.no_grad():
+                torch._foreach_lerp_(slow, fast, self.alpha)  # exact for α = 0 and 1
+                torch._foreach_copy_(fast, slow)
 
     @contextmanager
     def evaluation_weights(self) -> Iterator[None]:
-        """Let the parameters be the slow weights in a `with` block.
+        """Set the parameters to the slow weights within a `with` block.
 
-        Within it take no step and save no state: the fast weights are set aside. After it they are
-        the parameters again, unless `restart` or `finish` was called in it.
-        BatchNorm statistics stay those of the fast weights.
+        The fast weights return after it, unless `restart` or `finish` is called in the block. Take
+        no step and save no state there. BatchNorm statistics remain those of the fast weights.
         """
-        params = self._params()
+        params, slow = self._weights(self.param_groups)
         fast = [p.detach().clone() for p in params]
-        slow = [self._slow[p]["slow_weights"] for p in params]
         restarts = self._restarts
+        _copy(slow, params)
         try:
-            _copy(slow, params)
             yield
         finally:
             if self._restarts == restarts:
                 _copy(fast, params)
 
     def restart(self) -> None:
-        """Start from the present parameters: for whoever has changed them, as an average does.
+        """Set the slow weights to the parameters, and synchronise k steps from here.
 
-        They become the slow weights, and k steps from here are the next synchronisation. With
-        `pullback` the present momentum becomes the slow one.
+        Call it after you have changed the parameters, as averaging does.
         """
-        fast, slow = self._fast_and_slow(self._params())
-        _copy(fast, slow)
-        self._restart_counts()
-
-    def finish(self) -> None:
-        """Make the slow weights the parameters: what is kept of a training.
-
-        The fast weights since the last synchronisation are dropped, with `pullback` the momentum
-        too, and k steps from here are the next one.
-        """
-        fast, slow = self._fast_and_slow(self._params())
-        _copy(slow, fast)
-        self._restart_counts()
-
-    def __getstate__(self) -> dict[str, Any]:
-        names = ("inner", "k", "alpha", "momentum", "_slow")
-        return {name: getattr(self, name) for name in names}
-
-    def __setstate__(self, state: dict[str, Any]) -> None:
-        if "inner" in state:  # from a copy or a pickle
-            self.__dict__.update(state, _restarts=0)
-            super().__setstate__({})
-            return
-        # From load_state_dict, which has moved and cast all tensors as the parameters are.
-        slow = {}
-        for group in state["param_groups"]:
-            for p in group["params"]:
-                entries = state["state"][p]
-                slow[p] = {name: entries.pop(name) for name in OURS if name in entries}
-        names = OURS if self.momentum == "pullback" else OURS[:1]
-        if any(set(entries) != set(names) for entries in slow.values()):
-            raise ValueError(
-                f"not the state of a Lookahead with momentum={self.momentum!r}, which has "
-                f"{' and '.join(names)} for every parameter"
-            )
-        self._slow = slow
-        self.inner.__setstate__(state)
-
-    def __repr__(self) -> str:
-        return (
-            f"Lookahead (k={self.k}, alpha={self.alpha}, momentum={self.momentum!r}) "
-            f"of {self.inner!r}"
-        )
-
-    def _open_window(self, group: dict[str, Any]) -> None:
-        group["lookahead_steps"] = 0
-        for p in group["params"]:
-            self._slow[p] = {"slow_weights": p.detach().clone()}
-            if self.momentum == "pullback":
-                self._slow[p]["slow_momentum"] = torch.zeros_like(p)
-
-    @torch.no_grad()
-    def _synchronise(self, params: list[Tensor]) -> None:
-        fast, slow = self._fast_and_slow(params)
-        torch._foreach_lerp_(slow, fast, self.alpha)  # exact where α is 0 or 1
-        torch._foreach_copy_(fast, slow)
-        momenta = [momentum for _, momentum in self._momenta(params)]
-        if self.momentum == "reset" and momenta:
-            torch._foreach_zero_(momenta)
-
-    def _fast_and_slow(self, params: list[Tensor]) -> tuple[list[Tensor], list[Tensor]]:
-        """Return what is interpolated, and beside it to what: weights; with `pullback` momenta."""
-        fast = list(params)
-        slow = [self._slow[p]["slow_weights"] for p in params]
-        if self.momentum == "pullback":
-            for p, momentum in self._momenta(params):
-                fast.append(momentum)
-                slow.append(self._slow[p]["slow_momentum"])
-        return fast, slow
-
-    def _momenta(self, params: list[Tensor]) -> Iterator[tuple[Tensor, Tensor]]:
-        for p in params:
-            state = self.inner.state.get(p, {})  # none before the first gradient
-            for name in MOMENTA:
-                if state.get(name) is not None:
-                    yield p, state[name]
-
-    def _params(self) -> list[Tensor]:
-        return [p for group in self.param_groups for p in group["params"]]
-
-    def _restart_counts(self) -> None:
+        _copy(*self._weights(self.param_groups))
         self._restarts += 1
         for group in self.param_groups:
             group["lookahead_steps"] = 0
 
+    def finish(self) -> None:
+        """Set the parameters to the slow weights for good, and synchronise k steps from here."""
+        with self.evaluation_weights():
+            self.restart()
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        # Called by load_state_dict, which has cast all tensors to the parameters' type and device.
+        if not all("lookahead_steps" in group for group in state["param_groups"]):
+            raise ValueError("not the state of a Lookahead: a group has no lookahead_steps")
+        self.inner.__setstate__(state)
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return type(self), (self.inner, self.k, self.alpha)
+
+    def __repr__(self) -> str:
+        return f"Lookahead (k={self.k}, alpha={self.alpha}) of {self.inner!r}"
+
+    def _weights(self, groups: list[dict[str, Any]]) -> tuple[list[Tensor], list[Tensor]]:
+        """Return fast and slow weights; the latter are the parameter itself before a first step."""
+        fast = [p for group in groups for p in group["params"]]
+        return fast, [self.state.get(p, {}).get("slow_weights", p) for p in fast]
+
 
 @torch.no_grad()
 def _copy(sources: list[Tensor], targets: list[Tensor]) -> None:
-    torch._foreach_copy_(targets, sources)
+    if sources:
+        torch._foreach_copy_(targets, sources)

@@ -70,7 +70,7 @@ def test_a_dry_run_says_of_every_method_what_it_is(prompt: Prompt) -> None:
     )
     said = told(out)
     assert said["optimizer"] == (
-        "Lookahead: k 5, alpha 0.5, momentum keep; around SGD: lr 0.1, momentum 0.9; weight decay "
+        "Lookahead: k 5, alpha 0.5; around SGD: lr 0.1, momentum 0.9; weight decay "
         "0.0001 (coupled, L2 in the gradient) on all parameters"
     )
     size = 4388 * 4 / 1000  # kB of a snapshot; θ_0 and two epochs, or all five

@@ -42,7 +42,7 @@ DELICATE = [
     ("optimizer=lookahead", "replaced", 1),
     ("optimizer=lookahead averaging=none", "stepped", 33),
     ("optimizer=lookahead averaging=none", "stepped", 40),  # all but what is left to finish
-    ("optimizer=lookahead optimizer.momentum=pullback averaging=uniform", "stepped", 12),
+    ("optimizer=lookahead averaging=uniform", "stepped", 12),
     ("optimizer=adam optimizer_state=reset", "stepped", 17),
     ("optimizer=lookahead averaging=none optimizer_state=reset", "stepped", 16),
     ("schedule=decayed schedule.shape.per=step averaging=none", "stepped", 12),
