@@ -29,7 +29,7 @@ def timm_model(
     if name not in names:
         close = get_close_matches(name, names, n=5, cutoff=0.5)
         raise ValueError(
-            f"name={name!r}: is no model of timm; choices: "
+            f"name={name!r}: timm has no such model; choices: "
             f"{', '.join(close or ['resnet18', 'convnext_atto'])}, … (timm.list_models())"
         )
     options = {"pretrained": False, "num_classes": num_classes, "in_chans": in_channels}
