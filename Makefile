@@ -138,9 +138,10 @@ PARTS := networks determinism packing imagenet kernels
 test: .venv/installed ## run the tests
 	$(BIN)/python -m pytest -n 2 --dist worksteal
 
-lint: .venv/installed ## check style and formatting
+lint: .venv/installed ## check style, formatting and the types of what others import
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
+	$(BIN)/mypy
 
 format: .venv/installed ## mend what lint can mend
 	$(BIN)/ruff check --fix .

@@ -234,9 +234,12 @@ def check(config: DictConfig) -> Settings:
     """Return the settings of a composed config.
 
     Raises:
-        UserError: if a key is unknown or a value has the wrong type or is not among the choices.
+        UserError: if a key is unknown or a value is missing, has the wrong type or is not among the
+            choices.
     """
-    return _checked(OmegaConf.to_container(config, resolve=True, throw_on_missing=True))
+    if missing := OmegaConf.missing_keys(config):
+        raise UserError(f"{min(missing)}: is missing; add {min(missing)}=…")
+    return _checked(OmegaConf.to_container(config, resolve=True))
 
 
 def check_record(config: Mapping[str, Any], extra: Iterable[str] = ()) -> Settings:

@@ -300,20 +300,20 @@ def build(
         given: what its constructor gets in any case.
 
     Raises:
-        UserError: if a constructor refuses a value, the config has one that the program gives, or
-            something else than is needed comes out.
+        UserError: if a constructor refuses a value, the config has another value than the program
+            gives, or something else than is needed comes out.
         PartFailed: if a constructor fails in another way.
     """
     target = located(part["_target_"], name)
     parameters = signature(target).parameters
-    if clash := part.keys() & {*given, *(offered or {})}:
-        raise UserError(f"{name}.{min(clash)}: follows from the rest of the config; leave it out")
-    given |= {key: value for key, value in (offered or {}).items() if key in parameters}
+    known = {**(offered or {}), **given}
+    for key in sorted(part.keys() & known.keys()):
+        _require_equal(f"{name}.{key}", part[key], known[key])
+    arguments = {key: value for key, value in known.items() if key in {*given, *parameters}}
 
     def built(inner: Part, path: str) -> Any:
         return build(path, inner, offered=offered)
 
-    arguments = dict(given)
     for key, value in part.items():
         if key == "_target_":
             continue
@@ -339,6 +339,21 @@ def build(
     if kind is not None:
         _require(name, part, made, kind)
     return made
+
+
+def _require_equal(field: str, value: Any, known: Any) -> None:
+    """Check that a value in the config is the one that the program gives for the same argument.
+
+    Raises:
+        UserError: if not, or if what the program gives is nothing that a config can hold.
+    """
+    if not isinstance(known, bool | int | float | str):
+        raise UserError(f"{field}: follows from the rest of the config; leave it out")
+    if (type(value), value) != (type(known), known):
+        raise UserError(
+            f"{field}={value!r}: must be {known!r}, which follows from the rest of the config; "
+            "leave it out or make it equal"
+        )
 
 
 def _require(name: str, part: Part, made: Any, annotation: Any) -> None:

@@ -17,6 +17,9 @@ from phaseavg.cli import command_line
 from phaseavg.config import Settings, check
 
 REPOSITORY = Path(__file__).parents[1]
+
+NEEDED = {"timm": ["model.name=resnet18"]}
+"""Overrides without which an option of a config group is incomplete."""
 sys.path.insert(0, str(REPOSITORY))  # for train.py, and in victims too
 
 PROFILE = os.environ.get("TEST_PROFILE", "deterministic")

@@ -18,7 +18,7 @@ import hydra
 import pytest
 import torch
 import victims as victim
-from conftest import REPOSITORY, TINY, Prompt
+from conftest import NEEDED, REPOSITORY, TINY, Prompt
 from hydra.core.global_hydra import GlobalHydra
 from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
@@ -42,7 +42,9 @@ MISTAKES = [
     ("+evaluation.foo=1", "evaluation.foo", "choices: every, average_every"),
     ("+foo=1", "foo", "choices: dataset, model"),
     ("+model.depth=3", "model.depth", "choices: "),
-    ("+model.num_classes=3", "model.num_classes", "follows from the rest"),
+    ("+model.num_classes=3", "model.num_classes=3", "must be 10, which follows from the rest"),
+    ("model=timm", "model.name", "is missing; add model.name="),
+    ("model=timm model.name=resnet81", "name='resnet81'", "choices: resnet18, "),
     ("+optimizer.betas=3", "optimizer.betas", "choices: params, lr, momentum"),
     ("averaging=polyak", "averaging=polyak", "choices: end, none, phasewise, rna"),
     ("averaging._target_=phaseavg.Nothing", "averaging._target_=phaseavg.Nothing", "Nothing"),
@@ -448,7 +450,8 @@ def test_every_option_of_every_group_can_be_typed(
         only_check
     )
     GlobalHydra.instance().clear()
-    monkeypatch.setattr(sys, "argv", ["train.py", f"{group}={option}"])
+    arguments = [f"{group}={option}", *NEEDED.get(option, [])]
+    monkeypatch.setattr(sys, "argv", ["train.py", *arguments])
     assert command_line(main, train_script.CONF) == 0
     (settings,) = checked
     build("schedule", settings.schedule)
@@ -456,7 +459,7 @@ def test_every_option_of_every_group_can_be_typed(
 
 @pytest.mark.parametrize("group", OPTIONS)
 def test_all_options_of_a_group_can_be_swept(prompt: Prompt, group: str) -> None:
-    options = OPTIONS[group]
+    options = [option for option in OPTIONS[group] if option not in NEEDED]
     status, out, err = prompt("-m", f"{group}={','.join([*options, options[0]])}", "plan=true")
     assert (status, err) == (0, "")
     no_part_of_a_recipe = group in ("profile", "tracking")

@@ -3,6 +3,7 @@
 from pathlib import Path
 
 import pytest
+import torch
 from conftest import REPOSITORY, Prompt
 from hydra import compose, initialize_config_dir
 from hydra.core.global_hydra import GlobalHydra
@@ -11,7 +12,7 @@ from torch import nn
 
 from phaseavg.config import check
 from phaseavg.errors import UserError
-from phaseavg.targets import KINDS
+from phaseavg.targets import KINDS, build
 
 PLACES = [name for name in KINDS if name != "watch"]
 HARMFUL = (
@@ -81,6 +82,34 @@ def test_networks_of_others_and_of_ones_own_are_taken(
     with open_dict(changed):
         changed.model.update(arguments)
     assert check(changed).model["_target_"] == target
+
+
+def through(**options: int) -> nn.Module:
+    return nn.Linear(1, options["num_classes"])
+
+
+@pytest.mark.parametrize("target", ["test_targets.through", "torchvision.models.resnet18"])
+def test_what_the_program_knows_may_be_named_and_reaches_any_keywords(target: str) -> None:
+    part = {"_target_": target, "num_classes": 7}
+    network = build("model", part, offered={"num_classes": 7, "image_size": 8})
+    assert [*network.modules()][-1].out_features == 7
+
+
+@pytest.mark.parametrize(
+    ("argument", "told"),
+    [
+        ({"num_classes": 9}, "num_classes=9: must be 7, which follows from the rest"),
+        ({"num_classes": 7.0}, "num_classes=7.0: must be 7, "),
+        ({"image_size": True}, "image_size=True: must be 1, "),
+        ({"device": "cpu"}, "device: follows from the rest of the config; leave it out"),
+    ],
+)
+def test_what_differs_from_what_the_program_knows_is_refused(
+    argument: dict[str, object], told: str
+) -> None:
+    offered = {"num_classes": 7, "image_size": 1, "device": torch.device("cpu")}
+    with pytest.raises(UserError, match=f"^model.{told}"):
+        build("model", {"_target_": "test_targets.through", **argument}, offered=offered)
 
 
 FAILING = {

@@ -11,7 +11,8 @@ from omegaconf import OmegaConf
 from torch.utils.flop_counter import FlopCounterMode
 
 FOLDER = Path(__file__).parents[2] / "conf" / "model"
-CONFIGS = sorted(path for path in FOLDER.glob("*.yaml") if not path.stem.endswith("_digits"))
+OTHERS = ("cnn13_digits", "wrn10_digits", "timm")
+CONFIGS = sorted(path for path in FOLDER.glob("*.yaml") if path.stem not in OTHERS)
 CIFAR = {"cnn13", "resnet34", "wrn28_10", "densenet121"}
 IMAGENET = {"resnet50", "resnext50", "vgg16"}
 IMAGES = {"CIFAR": 160 * 50_000, "ImageNet": 120 * 1_281_167}

@@ -1,0 +1,42 @@
+"""Networks of timm by name."""
+
+import re
+
+import pytest
+import torch
+
+from phaseavg.models import timm_model
+
+
+@pytest.mark.parametrize(
+    ("name", "size"),
+    [("resnet18", 8), ("convnext_atto", 32), ("vit_tiny_patch16_224", 32), ("mixer_s16_224", 48)],
+)
+def test_a_network_fits_the_images_and_classes_of_the_data(name: str, size: int) -> None:
+    with torch.device("meta"):
+        model = timm_model(name, num_classes=7, in_channels=1, image_size=size)
+        assert model(torch.empty(2, 1, size, size)).shape == (2, 7)
+
+
+def test_a_seed_gives_the_same_weights_and_another_seed_others() -> None:
+    def weights(seed: int) -> torch.Tensor:
+        torch.manual_seed(seed)
+        return torch.nn.utils.parameters_to_vector(timm_model("test_resnet", 3).parameters())
+
+    assert torch.equal(weights(0), weights(0))
+    assert not torch.equal(weights(0), weights(1))
+
+
+@pytest.mark.parametrize(
+    ("name", "close"),
+    [
+        ("resnet81", "resnet18, "),
+        ("resnet18.a1_in1k", "resnet"),  # the tag of weights, which are not loaded
+        ("???", "resnet18, "),
+        ("", "resnet18, "),
+    ],
+)
+def test_another_name_is_refused_with_those_that_are_close(name: str, close: str) -> None:
+    message = f"name={name!r}: timm has no such model; choices: {close}"
+    with pytest.raises(ValueError, match=f"^{re.escape(message)}"):
+        timm_model(name, num_classes=10)
