@@ -43,8 +43,6 @@ MISTAKES = [
     ("+foo=1", "foo", "choices: dataset, model"),
     ("+model.depth=3", "model.depth", "choices: "),
     ("+model.num_classes=3", "model.num_classes=3", "must be 10, which follows from the rest"),
-    ("model=timm", "model.name", "is missing; add model.name="),
-    ("model=timm model.name=resnet81", "name='resnet81'", "choices: resnet18, "),
     ("+optimizer.betas=3", "optimizer.betas", "choices: params, lr, momentum"),
     ("averaging=polyak", "averaging=polyak", "choices: end, none, phasewise, rna"),
     ("averaging._target_=phaseavg.Nothing", "averaging._target_=phaseavg.Nothing", "Nothing"),

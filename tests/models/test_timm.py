@@ -4,6 +4,7 @@ import re
 
 import pytest
 import torch
+from conftest import Prompt
 
 from phaseavg.models import timm_model
 
@@ -40,3 +41,23 @@ def test_another_name_is_refused_with_those_that_are_close(name: str, close: str
     message = f"name={name!r}: timm has no such model; choices: {close}"
     with pytest.raises(ValueError, match=f"^{re.escape(message)}"):
         timm_model(name, num_classes=10)
+
+
+@pytest.mark.parametrize(
+    ("overrides", "told"),
+    [
+        (["model=timm"], "model.name: is missing; add model.name=…"),
+        (["model=timm", "model.name=resnet81"], "model: name='resnet81': timm has no such model; "),
+        (
+            ["model=timm", "model.name=test_resnet", "+model.num_classes=9"],
+            "model.num_classes=9: must be 10, which follows from the rest of the config; ",
+        ),
+    ],
+)
+def test_at_the_prompt_a_mistake_gets_one_line(
+    prompt: Prompt, overrides: list[str], told: str
+) -> None:
+    status, out, err = prompt("dataset=digits", "tracking=none", *overrides)
+    assert (status, out) == (2, "")
+    assert err.startswith(f"train.py: {told}")
+    assert err.count("\n") == 1
