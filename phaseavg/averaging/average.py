@@ -96,13 +96,18 @@ class WeightAverage:
     @torch.no_grad()
     def update(self, model: nn.Module, t: int, epochs: int) -> None:
         """Take the weights of `model` as θ_t of a window of `epochs` epochs; t = 1 opens it."""
-        # In float64, as Python computes it, and once for all parameters.
-        weight = 1.0 if t == 1 else self.weights.step(t, epochs)
+        weight = 1.0 if t == 1 else self.weights.step(t, epochs)  # a float64, once for all
+        averages, parameters = [], []  # that are beside each other: one call for all
         for average, parameter in zip(self.tensors, self._parameters.of(model), strict=True):
-            if t > 1 and average.dtype in AVERAGED_AS:
-                average.lerp_(parameter.to(average.device, average.dtype), weight)
-            else:
+            if t == 1 or average.dtype not in AVERAGED_AS:
                 average.copy_(parameter)
+            elif (average.device, average.dtype) == (parameter.device, parameter.dtype):
+                averages.append(average)
+                parameters.append(parameter)
+            else:  # one after the other, without memory for all
+                average.lerp_(parameter.to(average.device, average.dtype), weight)
+        if averages:
+            torch._foreach_lerp_(averages, parameters, weight)
 
     @torch.no_grad()
     def copy_to(self, model: nn.Module) -> None:

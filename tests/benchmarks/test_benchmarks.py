@@ -18,7 +18,6 @@ import torch
 from hydra.core.global_hydra import GlobalHydra
 
 from benchmarks import (
-    averages,
     averaging,
     common,
     epochs,
@@ -35,7 +34,7 @@ from phaseavg.data import ResidentImages
 from phaseavg.errors import UserError
 
 THIN = ("--width", "0.04", "--rounds", "2")
-FEW_EPOCHS = (*THIN, "--batch-size", "2", "--epochs", "5", "--models")
+FEW_EPOCHS = (*THIN, "--batch-size", "2", "--epochs", "5", "--scale", "0.001", "--models")
 
 pytestmark = pytest.mark.filterwarnings("ignore:This overload of")  # of adabound
 
@@ -77,79 +76,66 @@ def require_numbers(table: pd.DataFrame, words: set[str]) -> None:
             assert 0 < low <= median <= high < float("inf")
 
 
-def test_averaging_has_a_row_for_every_network_and_leaves_no_files(
+def test_averaging_has_a_row_for_every_network_and_size_and_leaves_no_files(
     report: Run, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     scratch = tmp_path / "scratch"
     scratch.mkdir()
     monkeypatch.setattr(tempfile, "tempdir", str(scratch))
     record = report(averaging, *FEW_EPOCHS, *averaging.NETWORKS)
-    training, rows, peers = tables(record)
-    assert tuple(training["network"]) == averaging.NETWORKS
-    assert set(training["rounds"]) == {2}
-    require_numbers(training, {"network", "parameters", "rounds"})
+    rows, peers = tables(record)
     assert list(zip(rows["network"], rows["weights"], strict=True)) == [
         ("cnn13", "exponential"),
-        ("cnn13", "learnt, files"),
-        ("cnn13", "learnt, memory"),
+        ("cnn13", "RNA"),
         *((network, "exponential") for network in averaging.NETWORKS[1:]),
     ]
-    goal = rows.columns[-1]
-    require_numbers(rows, {"network", "weights", goal})
-    assert record["goals"][0]["met"] == (set(rows[goal]) == {"met"})
-    assert tuple(peers["network"]) == averaging.NETWORKS
-    require_numbers(peers, {"network"})
-    assert [outcome["beside"] for outcome in record["goals"][1:]] == list(averaging.PEERS)
+    require_numbers(rows, {"network", "weights", "parameters"})
+    assert tuple(peers["parameters"]) == tuple(averaging.SIZES)
+    require_numbers(peers, {"parameters"})
+    packages = averaging.installed()
+    named = [name for name, (package, _) in averaging.PEERS.items() if package in packages]
+    assert named[:2] == ["torch AveragedModel", "timm ModelEmaV3"]
+    assert [outcome["beside"] for outcome in record["goals"][1:]] == named
     assert list(scratch.iterdir()) == []
-
-
-def test_learnt_weights_are_left_out_where_there_is_no_room(
-    report: Run, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(averaging, "storage_of", lambda *_: 1e9)
-    record = report(averaging, *FEW_EPOCHS, "cnn13")
-    assert list(tables(record)[1]["weights"]) == ["exponential"]
-    for store in ("files", "memory"):
-        assert f"cnn13, learnt weights, {store}: not measured" in record["how"]
 
 
 def test_no_time_is_taken_of_averages_that_differ(
     report: Run, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def other(model: torch.nn.Module, decay: float, device: torch.device) -> Any:
-        return ema(model, decay=0.99 * decay, device=device)
+    def other(model: torch.nn.Module, decay: float) -> Any:
+        return ema(model, decay=0.99 * decay)
 
-    ema = averages.ModelEmaV3
-    monkeypatch.setattr(averages, "ModelEmaV3", other)
+    ema = averaging.ModelEmaV3
+    monkeypatch.setattr(averaging, "ModelEmaV3", other)
     with pytest.raises(AssertionError, match="not close"):
         report(averaging, *FEW_EPOCHS, "cnn13")
 
 
 def test_the_goal_is_judged_by_the_dearest_epoch_of_the_dearest_round() -> None:
-    def judged(observe: list[float], end: list[float], last: list[float] | None = None) -> str:
-        seconds = {"step": [1.0, 1.0], "kind: observe": observe, "kind: end": end}
-        if last is not None:
-            seconds["kind: last observe"] = last
-        (row,) = averaging.averaging_rows("net", pd.DataFrame(seconds), steps=100, epochs=10)
-        return list(row.values())[-1]
+    def judged(end: list[float], rna: list[float]) -> tuple[bool | None, str]:
+        seconds = pd.DataFrame(
+            {
+                "step": [1.0, 1.0],
+                "exponential, at a phase's end": end,
+                "RNA, at a phase's end": rna,
+            }
+        )
+        goal = averaging.goals_of({"net": seconds}, {}, steps=100)[0]
+        return goal.met, goal.what
 
-    assert judged([0.3, 0.3], [0.1, 0.1]) == "met"  # 0.4 % of 100 s
-    assert judged([0.3, 0.3], [0.3, 0.3]) == "missed"
-    assert judged([0.3, 0.4], [0.1, 0.1]) == "missed"  # 0.5 % in one round
-    assert judged([0.3, 0.3], [0.1, 0.1], last=[0.6, 0.6]) == "missed"
-    assert judged([0.6, 0.6], [0.1, 0.1], last=[0.3, 0.3]) == "met"
+    assert judged([0.4, 0.4], [0.1, 0.1])[0] is True  # 0.4 % of 100 s
+    assert judged([0.4, 0.5], [0.1, 0.1])[0] is False  # 0.5 % in one round
+    met, what = judged([0.1, 0.1], [0.6, 0.6])
+    assert met is False
+    assert "(net, RNA)" in what
 
 
-def test_shares_of_an_epoch_and_of_a_phase_by_hand() -> None:
-    seconds = pd.DataFrame(
-        {"step": [0.5], "BatchNorm batch": [0.2], "kind: observe": [0.1], "kind: end": [0.4]}
-    )
-    training = averaging.training_row("net", seconds, epochs=10, weights=7)
-    (row,) = averaging.averaging_rows("net", seconds, steps=100, epochs=10)
-    medians = [float(cell.split()[0]) for cell in list(training.values())[3:]]
-    assert medians == [40, 4]
-    medians = [float(cell.split()[0]) for cell in list(row.values())[2:-1]]
-    assert medians == [0.2, 0.8, 1.0, 0.28]  # of an epoch of 50 s
+def test_shares_of_an_epoch_by_hand() -> None:
+    seconds = {"step": [0.5], "BatchNorm batch": [0.2], "exponential": [0.1]}
+    frame = pd.DataFrame({**seconds, "exponential, at a phase's end": [0.4]})
+    (row,) = averaging.training_rows("net", frame, steps=100)
+    medians = [float(cell.split()[0]) for cell in list(row.values())[2:]]
+    assert medians == [0.2, 0.8, 40]  # of an epoch of 50 s
 
 
 def test_optimizers_has_a_row_for_every_pair(report: Run) -> None:
