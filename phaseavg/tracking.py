@@ -268,8 +268,8 @@ class WandB(Tracking):
             log = Path(run.settings.log_internal)
             if self.mode == "offline" and log.is_file():  # it does not raise when a disk is full
                 deadline = time.monotonic() + CLOSE_SECONDS
-                # It says that it is finished while its file is still open.
-                while "stream: all finished" not in log.read_text():
+                # It returns while its file is still open; on a full disk the log may end early.
+                while "stream: all finished" not in log.read_text() and not logged_error(log):
                     if time.monotonic() > deadline:
                         break
                     time.sleep(0.02)
