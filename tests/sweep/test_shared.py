@@ -26,7 +26,7 @@ def run_of() -> MakeRun:
         base = check(compose("config", list(TINY)))
         parts = {
             name: check(compose("config", [*TINY, f"averaging={name}"])).averaging
-            for name in ("none", "phasewise", "end", "learnt")
+            for name in ("none", "phasewise", "end", "rna")
         }
 
     def made(epochs: list[int], averaging: str, seed: int = 0, *cells: tuple[str, str]) -> Run:
@@ -78,11 +78,11 @@ def test_no_run_starts_before_its_prefix_is_there(run_of: MakeRun) -> None:
 
 
 def test_a_run_that_has_gone_on_needs_nothing(run_of: MakeRun) -> None:
-    runs = [run_of([2, 1], "none"), run_of([2, 1], "phasewise"), run_of([2, 1], "learnt")]
+    runs = [run_of([2, 1], "none"), run_of([2, 1], "phasewise"), run_of([2, 1], "rna")]
     ids = [run.settings.run_id for run in runs]
     waves = arranged(runs, {}, {ids[0]: 1, ids[1]: 2, ids[2]: 3})
     assert in_words(waves) == [
-        ([[2]], ["learnt [2, 1] 0", "phasewise [2, 1] 0"]),
+        ([[2]], ["phasewise [2, 1] 0", "rna [2, 1] 0"]),
         ([], ["none [2, 1] 0"]),
     ]
     assert in_words(arranged(runs, {}, dict.fromkeys(ids, 3)))[0][0] == []
@@ -91,7 +91,7 @@ def test_a_run_that_has_gone_on_needs_nothing(run_of: MakeRun) -> None:
 
 def test_others_are_carried_for_and_not_trained(run_of: MakeRun) -> None:
     own = run_of([4, 1], "phasewise")
-    others = by_id(run_of([2, 1], "learnt"), run_of([4, 1], "end"), run_of([6, 1], "phasewise"))
+    others = by_id(run_of([2, 1], "rna"), run_of([4, 1], "end"), run_of([6, 1], "phasewise"))
     waves = arranged([own], others, {})
     assert in_words(waves) == [([[2, 4]], []), ([], ["phasewise [4, 1] 0"])]
     ((trunk, _),) = waves[0].trunks

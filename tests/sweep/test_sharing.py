@@ -419,7 +419,7 @@ columns:
 
 def carried(out: str) -> tuple[int, str]:
     """Return how many averages the first trajectory carries, and where it leaves its state."""
-    match = re.search(r"carries (\d+) averages .*; leaves its state after epoch (.*)\n", out)
+    match = re.search(r"carries (\d+) averages; leaves its state after epoch (.*)\n", out)
     assert match is not None
     return int(match[1]), match[2]
 
