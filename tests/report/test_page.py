@@ -296,7 +296,7 @@ def test_a_key_that_is_newer_than_a_record_is_no_change(
     settings = compose_settings(*TINY, "optimizer=lookahead", "execution.threads=1")
     whole = json.loads(json.dumps(settings.record()))
     older = {key: value for key, value in whole.items() if key not in ("snapshots", "weights")}
-    del older["execution"]["snapshots"], older["evaluation"]["batchnorm_every"]
+    del older["execution"]["workers"], older["evaluation"]["batchnorm_every"]
     assert Repeats(CONF).overrides_of(older, settings.run_id) == (
         Repeats(CONF).overrides_of(whole, settings.run_id)
     )
