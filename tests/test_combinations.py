@@ -102,11 +102,11 @@ def test_the_schedules_without_numbers_are_as_long_as_the_papers() -> None:
 
 def test_when_and_how_to_average_are_chosen_independently() -> None:
     for when, target in (("phasewise", "Phasewise"), ("end", "AtEnd")):
-        for how in ("exponential", "uniform", "learnt"):
+        for how in ("exponential", "uniform", "rna"):
             averaging = composed(f"averaging={when}", f"averaging/weights={how}").averaging
             assert averaging["_target_"].endswith(target)
-            assert averaging["weights"]["_target_"].endswith(how.title())
-    for how in ("uniform", "learnt"):  # for short
+            assert averaging["weights"]["_target_"].lower().endswith(how)
+    for how in ("uniform", "rna"):  # for short
         expected = composed("averaging=phasewise", f"averaging/weights={how}").averaging
         assert composed(f"averaging={how}").averaging == expected
 
