@@ -28,8 +28,8 @@ class _Statistics:
         layer.momentum = 1.0
         self._hook = layer.register_forward_hook(self._add)
 
-    def _add(self, layer: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> None:
-        size = len(inputs[0])
+    def _add(self, layer: nn.Module, inputs: tuple[Any, ...], output: Tensor) -> None:
+        size = len(output)
         self.sums[0] += size
         self.sums[1:] += size * torch.cat(self.running)
 

@@ -84,6 +84,7 @@ class RNAAverage:
         if any(hasattr(p, "to_local") for p in model.parameters()):
             raise ValueError("weights=RNA: sharded parameters cannot be averaged; choose others")
         self._bytes = sum(p.numel() * p.element_size() for p in parameters)
+        self._shapes = [tuple(p.shape) for p in parameters]
         # θ_0 of the next window: the weights, until they have to be written, then the file's name.
         self._start: Tensor | str | None = None
         # Like the Gram matrix the list is replaced and never changed, so that a failure leaves the
@@ -155,14 +156,21 @@ class RNAAverage:
 
     def state_dict(self) -> dict[str, Any]:
         """Return what continuing needs, as tensors and file names."""
-        return {"gram": self._gram, "files": self._files, "start": self._start_file()}
+        return {
+            "shapes": self._shapes,
+            "gram": self._gram,
+            "files": self._files,
+            "start": self._start_file(),
+        }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Continue from what `state_dict` returned.
 
         Raises:
-            ValueError: if a file is missing or damaged.
+            ValueError: if it is the state of another network, or a file is missing or damaged.
         """
+        if state["shapes"] != self._shapes:
+            raise ValueError("average: the state was saved for parameters of other shapes")
         for name in (*state["files"], state["start"]):
             if name and not is_intact(self.folder / name):
                 raise ValueError(f"{self.folder / name} is missing or damaged")

@@ -130,7 +130,7 @@ def train(
             return
         for inputs, labels in drawn():
             phase = schedule.phase(state.step // steps)
-            if state.step == phase.first_epoch * steps > 0:
+            if phase.index > 0 and state.step == phase.first_epoch * steps:
                 start_phase(state, settings)
 
             set_learning_rate(state.optimizer, schedule.factor(state.step, steps))

@@ -260,7 +260,7 @@ class Named(nn.Module):
         self.norm = nn.BatchNorm1d(3).double()
 
     def forward(self, left, right):
-        return {"logits": self.norm(left + right)}
+        return {"logits": self.norm(input=left + right)}
 
 
 def test_batches_of_any_form_are_taken_with_a_function_of_ones_own():

@@ -92,7 +92,6 @@ def main(wrapper, rank, folder):
     Path(folder, f"{rank}.json").write_text(json.dumps(ends))
 
 
-@pytest.mark.skipif(not torch.distributed.is_available(), reason="torch without distributed")
 @pytest.mark.parametrize("wrapper", WRAPPERS)
 def test_all_ranks_have_the_average_and_the_statistics_of_one_process(tmp_path, wrapper):
     code = f"import test_distributed as t; t.main({wrapper!r}, int({{}}), {str(tmp_path)!r})"
