@@ -3,8 +3,8 @@ PYTHON ?= python3
 BIN := .venv/bin
 
 .DEFAULT_GOAL := help
-.PHONY: help demo demo-results mini mini-cifar100 table1a table1b table1c table1d table1 table2 table3 table4 tables report records wandb-sync
-.PHONY: fig1 fig2 fig3 fig4 fig5 fig6 figures bench bench-gpu test lint format clean
+.PHONY: help demo demo-results mini mini-cifar100 table1a table1b table1c table1d table1 table2 table3 table4 tables report records
+.PHONY: fig1 fig2 fig3 fig4 fig5 fig6 figures bench bench-gpu test test-slow lint format clean
 
 help: ## list the targets
 	@grep -hE '^[a-z0-9_ -]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/; s/^(table1a).*(table4)/\1 … \2/' | expand -t 20
@@ -32,20 +32,17 @@ mini: .venv/installed ## Tables 1, 3 and 4 and the claims in miniature, from not
 	$(BIN)/python train.py -m preset=mini table=$(MINI) hydra/launcher=joblib || [ $$? = 1 ]
 	$(BIN)/python scripts/tables.py preset=mini table=all \
 		--output results/mini/tables --claims results/mini/claims.md
-	@tar --sort=name --mtime=@0 --owner=0 --group=0 --exclude=wandb --exclude=shared \
-		--exclude=.lock \
-		-cJf results/mini/records.tar.xz -C runs mini
 
-MINI := 1a,1b,1c,1d,3,4
+MINI := t1a,t1b,t1c,t1d,t3,t4
 
 # Of Table 3 what has no epoch of its own. Tables are written also if some runs failed; ARGS="seed=0"
 # narrows the runs.
-mini-cifar100: .venv/installed ## Table 1 and the open readings in miniature on CIFAR-100 in DATA=folder: results/cifar100-mini
+mini-cifar100: .venv/installed ## Table 1 and the open ablations in miniature on CIFAR-100 in DATA=folder: results/cifar100-mini
 	@mkdir -p runs/mini-cifar100
-	@$(call miniature,table=1a$(comma)1b$(comma)1c$(comma)1d$(comma)readings); \
-	$(call miniature,table=3 column=sgd-orig$(comma)sgd-ours); \
+	@$(call miniature,table=t1a$(comma)t1b$(comma)t1c$(comma)t1d$(comma)ablations); \
+	$(call miniature,table=t3 column=sgd-orig$(comma)sgd-ours); \
 	$(BIN)/python scripts/records.py runs/mini-cifar100 --records results/cifar100-mini/records && \
-	$(BIN)/python scripts/tables.py preset=mini-cifar100 table=all,readings,gamma0 model=cnn13 \
+	$(BIN)/python scripts/tables.py preset=mini-cifar100 table=all,ablations,gamma0 model=cnn13 \
 		--output results/cifar100-mini/tables --claims results/cifar100-mini/claims.md && \
 	$(BIN)/python scripts/phase_ends.py results/cifar100-mini/records $(told_apart_by) \
 		--output results/cifar100-mini/phase_ends.md && \
@@ -66,10 +63,10 @@ study = $(if $(filter 0,$(RUN)),status=0,$(BIN)/python train.py -m table=$(1) $(
 	$(BIN)/python scripts/tables.py --whole table=$(1) $(ARGS) $(2) && exit $$status
 
 table1a table1b table1c table1d table2 table3 table4: .venv/installed ## run what is missing of a table, and write it to results/tables; RUN=0 only writes
-	@$(call study,$(@:table%=%))
+	@$(call study,$(@:table%=t%))
 
 table1: .venv/installed ## the same of 1a to 1d
-	@$(call study,1a$(comma)1b$(comma)1c$(comma)1d)
+	@$(call study,t1a$(comma)t1b$(comma)t1c$(comma)t1d)
 
 tables: .venv/installed ## the same of all tables, and results/claims.md
 	@$(call study,all,--claims results/claims.md)
@@ -85,10 +82,7 @@ fig4 fig5 fig6: .venv/installed ## draw it in results/figures
 # what cannot be drawn does not stop the rest.
 figures: .venv/installed ## draw all figures from what there is, training nothing: results/figures
 	@$(call drawn,$(ARGS))$(if $(ARGS),,; $(call drawn,fig1 fig2 fig3 $(MINIATURE)); \
-	$(call drawn,$(OF_RECORDS) preset=mini-cifar100 model=cnn13); \
-	$(call drawn,fig1 fig2 fig3 preset=mini); \
-	mkdir -p runs/kept && tar -xJf results/mini/records.tar.xz -C runs/kept && \
-	$(call drawn,$(OF_RECORDS) preset=mini runs_dir=runs/kept/mini records_dir=runs/kept/mini)); \
+	$(call drawn,$(OF_RECORDS) preset=mini-cifar100 model=cnn13)); \
 	exit $${failed:-0}
 
 drawn = { $(BIN)/python scripts/figures.py $(1) || failed=$$?; test $${failed:-0} -ne 130 || exit 130; }
@@ -96,18 +90,15 @@ drawn = { $(BIN)/python scripts/figures.py $(1) || failed=$$?; test $${failed:-0
 OF_RECORDS := fig5 gamma0 phases claims sharing
 
 # The run of Figures 1 to 3 in miniature on CIFAR-100: `make fig2 ARGS="data_dir=… $(MINIATURE)"`.
-MINIATURE := preset=mini-cifar100 model.width=0.125 schedule=80-40-40 schedule.divisor=1 snapshots=steps evaluation.batchnorm_every=20
+MINIATURE := preset=mini-cifar100 model.width=0.125 schedule=80-40-40 schedule.divisor=1 save_trajectory=steps evaluation.batchnorm_every=20
 
 comma := ,
 
 report: .venv/installed ## all results as a page that opens from disk: results/index.html; ARGS="--runs runs/demo" adds runs
 	$(BIN)/python scripts/report.py $(ARGS)
 
-records: .venv/installed ## keep the records FROM=folder-or-archive in results/records; derive runs.csv
+records: .venv/installed ## copy the records of the ended runs FROM=folder to results/records; derive runs.csv
 	$(BIN)/python scripts/records.py $(FROM)
-
-wandb-sync: .venv/installed ## send offline W&B runs in DIR=folder (runs) to W&B, each once
-	@$(BIN)/python scripts/wandb_sync.py $(DIR)
 
 # TIMM names a checkout of timm's repository, DATA a folder with CIFAR-100; without them training is not
 # measured beside timm, and on noise. Small batches take averaging's largest network minutes less, and
@@ -136,7 +127,10 @@ bench-gpu: .venv/installed ## what an NVIDIA GPU makes of it, network by network
 PARTS := networks determinism packing imagenet kernels
 
 test: .venv/installed ## run the tests
-	$(BIN)/python -m pytest -n 2 --dist worksteal
+	$(BIN)/python -m pytest -n 2 --dist worksteal -m "not slow"
+
+test-slow: .venv/installed ## run the tests that kill a run at many more moments
+	$(BIN)/python -m pytest -n 2 --dist worksteal -m slow
 
 lint: .venv/installed ## check style, formatting and the types of what others import
 	$(BIN)/ruff check .

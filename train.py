@@ -4,10 +4,11 @@
     python train.py -m preset=demo averaging=none,phasewise seed=0,1,2
     python train.py --help
 
-A run is its recipe: the same command continues it if it was cut, and returns its result if not.
+The same command resumes a run that was cut, and returns the result of one that is finished.
 """
 
 import sys
+from collections.abc import Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -16,9 +17,10 @@ import hydra
 from omegaconf import DictConfig
 
 from phaseavg.cli import command_line, reporting
-from phaseavg.config import Settings, check
+from phaseavg.config import Settings, check, typed_overrides
 from phaseavg.errors import Diverged
-from phaseavg.runs.folder import RunFolder, finished_before
+from phaseavg.runs.finished import finished_before
+from phaseavg.runs.folder import RunFolder
 from phaseavg.runs.identity import NUMERICS_VERSION
 from phaseavg.runs.provenance import peak_memory_bytes, provenance, reset_peak_memory
 from phaseavg.runs.result import cost, errors, summary
@@ -28,17 +30,20 @@ from phaseavg.training.loop import train
 from phaseavg.training.parts import assemble
 from phaseavg.training.preview import opening, preview
 from phaseavg.training.progress import TrainingProgress
-from phaseavg.training.sharing import inherited, restore
-from phaseavg.training.trunk import train_trunk
+from phaseavg.training.sharing import Sharing, inherited
 
 CONF = Path(__file__).with_name("conf")
 
 
-def run(settings: Settings) -> dict[str, Any]:
-    """Train one run, unless it is finished, and return its result."""
-    for found in settings.places:
-        if not settings.force and (result := finished_before(found, settings)):
-            return result
+def run(settings: Settings, overrides: Sequence[str] = ()) -> dict[str, Any]:
+    """Train one run, unless it is finished, and return its result.
+
+    Args:
+        settings: of the run.
+        overrides: that were typed, for the record.
+    """
+    if not settings.rerun and (result := finished_before(settings)):
+        return dict(result)
 
     settings, device = prepare(settings)
     reset_peak_memory(device)
@@ -47,39 +52,47 @@ def run(settings: Settings) -> dict[str, Any]:
         print(preview(settings, data, schedule, state), flush=True)
         return {"run_id": settings.run_id, "status": "dry run"}
 
-    with RunFolder(settings.run_folder) as folder:
-        if settings.force:
+    with RunFolder(settings.run_folder, wait=bool(settings.share.keep)) as folder:
+        if settings.rerun:
             folder.reopen()
-        elif result := finished_before(folder.path, settings):  # meanwhile
-            return result
+        elif result := finished_before(settings):  # by another process, meanwhile
+            return dict(result)
         folder.write_config(settings.record())
-        restore(state, folder, settings, device)
+        sharing = Sharing(settings, device)
+        sharing.restore(state, folder)
         state.continue_with(provenance(device, settings.execution.model_dump()))
-        folder.write_metrics(state.history)
+        folder.write_metrics(state.metrics)
         print(f"{folder.path}: {opening(settings, data, schedule, state)}", flush=True)
         tracking = build(
             "tracking",
             settings.tracking,
             recipe=settings.recipe(),
             config=settings.record() | state.provenance[-1],
-            history=state.history,
-            offered={"record": settings.record(), "cells": settings.cells},
+            history=state.metrics,
+            offered={"record": settings.record()},
         )
-        result = {"run_id": settings.run_id, "status": "finished", "watch": settings.watch}
-        result |= {"numerics_version": NUMERICS_VERSION, "snapshots": settings.snapshots}
         with tracking:
             try:
                 with TrainingProgress(schedule, state) as progress:
-                    train(state, data, schedule, settings, folder, progress, tracking)
-                result |= errors(state.history, settings.watch)
-            except Diverged as outcome:
-                result |= {"status": "diverged", **outcome.outcome}
-            result |= cost(state.history) | inherited(state)
-            result |= {"peak_memory_bytes": peak_memory_bytes(device)}
-            result["provenance"] = state.provenance
-            result["date"] = datetime.now(UTC).date().isoformat()
+                    train(state, data, schedule, settings, folder, progress, tracking, sharing)
+                outcome = {"status": "finished", **errors(state.metrics, settings.observers)}
+            except Diverged as error:
+                outcome = {"status": "diverged", **error.outcome}
+            result = {
+                "run_id": settings.run_id,
+                **outcome,
+                **cost(state.metrics),
+                "recipe": settings.recipe(),
+                "numerics_version": NUMERICS_VERSION,
+                "overrides": list(overrides),
+                "save_trajectory": settings.save_trajectory,
+                "inherited": inherited(state),
+                "peak_memory_bytes": peak_memory_bytes(device),
+                "provenance": state.provenance,
+                "date": datetime.now(UTC).date().isoformat(),
+            }
             tracking.finish(result)
-        if settings.weights == "final":
+        if settings.save_weights:
             size = folder.write_weights(state.model.state_dict())
             print(f"{folder.path}/weights.safetensors: {size / 1e6:.1f} MB")
         folder.finish(result)
@@ -92,11 +105,11 @@ def run(settings: Settings) -> dict[str, Any]:
 def main(config: DictConfig) -> float | None:
     """Return the test error in % of the run that `config` describes."""
     settings = check(config)
-    result = train_trunk(settings) if settings.share.trunk else run(settings)
+    result = run(settings, typed_overrides())
     if result["status"] == "diverged":
         raise Diverged(result)
     return result.get("test_error")
 
 
 if __name__ == "__main__":
-    sys.exit(command_line(main, CONF))
+    sys.exit(command_line(main))

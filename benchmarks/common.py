@@ -15,11 +15,9 @@ from typing import Any
 import pandas as pd
 import torch
 from hydra import compose, initialize_config_dir
-from hydra.errors import HydraException
-from omegaconf.errors import OmegaConfBaseException
 
 from benchmarks.page import RESULTS, TITLES, section
-from phaseavg.cli import explained
+from phaseavg.cli import CONFIG_ERRORS, explained
 from phaseavg.config import Settings, check
 from phaseavg.errors import UserError
 from phaseavg.runs.files import write_atomically
@@ -93,7 +91,7 @@ def settings_of(model: str, width: float | None, *overrides: str) -> Settings:
     with initialize_config_dir(str(CONF), version_base="1.3"):
         try:
             return check(compose("config", [*typed, *overrides]))
-        except (HydraException, OmegaConfBaseException) as error:
+        except CONFIG_ERRORS as error:
             raise UserError(explained(error)) from error
 
 

@@ -10,12 +10,10 @@ from collections.abc import Mapping, Sequence
 
 import pandas as pd
 from hydra import compose, initialize_config_dir
-from hydra.errors import HydraException
 from omegaconf import DictConfig
-from omegaconf.errors import OmegaConfBaseException
 
 from benchmarks.common import CONF, CPU, Goal, mistaken, parser_of, report
-from phaseavg.cli import as_option, explained
+from phaseavg.cli import CONFIG_ERRORS, explained
 from phaseavg.errors import UserError
 from phaseavg.sweep.cells import read_request, runs_of
 from phaseavg.sweep.plan import COUNTS, counted
@@ -34,11 +32,10 @@ def measure(tables: Sequence[str], overrides: Sequence[str]) -> dict[str, dict[s
     def composing(overrides: Sequence[str]) -> DictConfig:
         return compose("config", list(overrides))
 
-    typed = [as_option(override, CONF) for override in overrides]
     options = [path.stem for path in (CONF / "table").glob("*.yaml")]
     try:
         with initialize_config_dir(str(CONF), version_base="1.3"):
-            request = read_request([f"table={','.join(tables)}", *typed], options, composing)
+            request = read_request([f"table={','.join(tables)}", *overrides], options, composing)
             cells = [cell for cell in request.cells if cell.dataset in DATASETS]
             found = {}
             for name in tables:
@@ -46,7 +43,7 @@ def measure(tables: Sequence[str], overrides: Sequence[str]) -> dict[str, dict[s
                 runs = runs_of(of_table, request.seeds, composing, composed)
                 found[f"table {name}"] = counted(runs)
             found["all together"] = counted(runs_of(cells, request.seeds, composing, composed))
-    except (HydraException, OmegaConfBaseException) as error:
+    except CONFIG_ERRORS as error:
         raise UserError(explained(error)) from error
     return found
 
@@ -54,7 +51,7 @@ def measure(tables: Sequence[str], overrides: Sequence[str]) -> dict[str, dict[s
 def parsed() -> Namespace:
     """Return the command line's options."""
     parser = parser_of("epochs")
-    tables = ["1a", "1b", "1c", "1d", "2", "3", "4"]
+    tables = ["t1a", "t1b", "t1c", "t1d", "t2", "t3", "t4"]
     parser.add_argument("--tables", nargs="+", default=tables, help="counted")
     parser.add_argument("--overrides", nargs="*", default=[], help="that narrow the tables")
     return parser.parse_args()

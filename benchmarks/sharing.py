@@ -12,7 +12,6 @@ is checked.
 
 import contextlib
 import io
-import json
 import sys
 import time
 from argparse import Namespace
@@ -28,6 +27,8 @@ import train
 from benchmarks.common import Goal, add_rounds, cell, mistaken, parser_of, repeated, report
 from phaseavg.cli import command_line
 from phaseavg.errors import UserError
+from phaseavg.report.headline import cost
+from phaseavg.runs.records import load_runs
 from phaseavg.training.execution import pick_device
 
 GOAL = 0.6
@@ -59,18 +60,15 @@ def swept(arguments: list[str]) -> None:
     sys.argv = ["train.py", "-m", *arguments]
     said = io.StringIO()
     with contextlib.redirect_stdout(said):
-        status = command_line(train.main, train.CONF)
+        status = command_line(train.main)
     if status:
         raise UserError(f"train.py -m {' '.join(arguments)}: ended with status {status}")
 
 
 def trained(folder: Path) -> tuple[int, dict[str, float]]:
     """Return the epochs that the runs below a folder have taken, and their errors by run id."""
-    results = [json.loads(path.read_text()) for path in folder.glob("*/*/result.json")]
-    segments = {s["prefix"]: s for r in results for s in r["inherited"]["segments"]}
-    alone = sum(r["epochs"] - r["inherited"]["epochs"] for r in results)
-    shared = sum(s["last_epoch"] - s["first_epoch"] + 1 for s in segments.values())
-    return alone + shared, {r["run_id"]: r["test_error"] for r in results}
+    runs, _ = load_runs(*folder.iterdir())
+    return cost(runs)[0], dict(zip(runs["run_id"], runs["test_error"], strict=True))
 
 
 def one_round(number: int, given: Namespace) -> dict[str, float]:
@@ -112,7 +110,7 @@ def parsed() -> Namespace:
     parser = parser_of("sharing")
     add_rounds(parser, rounds=3, seconds=600, each="all")
     parser.add_argument("--device", default="cpu", help="cpu, cuda, mps")
-    parser.add_argument("--tables", nargs="+", default=["1a", "1b", "1c", "1d"], help="swept")
+    parser.add_argument("--tables", nargs="+", default=["t1a", "t1b", "t1c", "t1d"], help="swept")
     parser.add_argument("--model", default="cnn13_digits", help="of the miniature")
     parser.add_argument("--overrides", nargs="*", default=[], help="that hold for all runs")
     return parser.parse_args()

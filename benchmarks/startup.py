@@ -52,7 +52,7 @@ def told(*arguments):
     raise KeyboardInterrupt
 
 call, Step.__call__ = Step.__call__, told
-train.command_line(train.main, train.CONF)
+train.command_line(train.main)
 """
 
 TORCH, COMPILER = "import torch", "import torch, torch._dynamo"
@@ -64,7 +64,7 @@ CIFAR = "train.py, CIFAR-100"
 def processes(given: Namespace, folder: str) -> dict[str, list[str]]:
     """Return what Python is started with, by name."""
     network = ["model.width=0.125", "execution.device=cpu"]
-    places = [f"runs_dir={folder}", f"records_dir={folder}", "force=true"]
+    places = [f"runs_dir={folder}", f"records_dir={folder}", "rerun=true"]
     common = ["-c", TELL + FIRST_STEP, *places, "tracking=none"]
     digits = [*common, "dataset=digits", "model=cnn13_digits", *network]
     found = {

@@ -57,15 +57,16 @@ from benchmarks.loops import (
     timm_epoch,
     timm_script,
 )
-from phaseavg.config import Execution, Settings
+from phaseavg.config import Settings
 from phaseavg.data import DataSet
 from phaseavg.errors import UserError
 from phaseavg.runs.folder import RunFolder
 from phaseavg.tracking import Tracking
-from phaseavg.training.execution import ask_for_determinism, keep_freed_memory, prepare
+from phaseavg.training.execution import prepare
 from phaseavg.training.loop import train
 from phaseavg.training.parts import assemble, load_data, new_model
 from phaseavg.training.progress import TrainingProgress
+from phaseavg.training.sharing import Sharing
 from phaseavg.training.step import Step
 
 GOAL = 1.5  # times as fast as timm, an epoch of the network below
@@ -79,12 +80,11 @@ SKIPPED = "skipped: no --timm"
 
 @contextmanager
 def prepared(settings: Settings) -> Iterator[Settings]:
-    """Have torch do what a run asks of it, which the peers do not."""
+    """Set torch's switches as a run does; afterwards, as the peers do."""
     try:
         yield prepare(settings)[0]
     finally:
-        ask_for_determinism(Execution(deterministic=False))
-        keep_freed_memory(keep=False)
+        torch.use_deterministic_algorithms(False)
 
 
 def our_epoch(way: str, settings: Settings) -> dict[str, float]:
@@ -97,16 +97,20 @@ def our_epoch(way: str, settings: Settings) -> dict[str, float]:
         data, schedule, state = assemble(settings, CPU)
         times = []
 
-        def trained(_: Any) -> bool:
-            times.append(processor_seconds())
-            return False
+        class Watched(Sharing):
+            def is_due(self, epochs: int) -> bool:
+                """Note when the epoch's last update is done; save nothing."""
+                times.append(processor_seconds())
+                return False
 
         quiet_console = Console(file=io.StringIO())
         progress = TrainingProgress(schedule, state, quiet_console)
         tracking = Tracking(settings.recipe(), settings.record(), state.history)
         with RunFolder(settings.run_folder) as folder, progress:
             start = processor_seconds()
-            train(state, data, schedule, settings, folder, progress, tracking, trained)
+            train(
+                state, data, schedule, settings, folder, progress, tracking, Watched(settings, CPU)
+            )
             times.append(processor_seconds())
     return {way: times[0] - start, f"{way}, {WITH_END}": times[1] - start}
 
@@ -145,6 +149,7 @@ def measure(
         "schedule.epochs=[1]",
         "schedule.factors=[1]",
         "execution.device=cpu",
+        "execution.precision=fp32",  # as the peers, also where profile=fast takes bf16
         *overrides_of(arguments.data_dir, arguments.images),
     ]
     plain = settings_of(name, width, *common)
@@ -272,7 +277,8 @@ def main() -> int:
         "the same weights. Counted is the processor's time of an epoch of training: making batches "
         "and learning them, without reading the data set at first, tests and checkpoints. Ratios "
         "are taken within a round.\n\n"
-        f"Ours is a run's own loop, as it is by default and with `profile=fast`{overrides}. "
+        "Ours is a run's own loop in float32, as it is by default and with "
+        f"`profile=fast`{overrides}. "
         f"`{WITH_END}` has also what ends a phase: "
         "averaging, BatchNorm passes, tests on a fifth as many images, and a checkpoint. "
         "Torchvision's is a loop as that of its reference scripts: PIL images behind a DataLoader, "

@@ -1,26 +1,25 @@
-"""The prompt: Hydra's and the user's errors in one line, exit status 2, no traceback."""
+"""Command lines: a mistake takes one line and exit status 2, without a traceback."""
 
 import functools
 import inspect
 import io
 import os
-import re
 import sys
 import tempfile
 import time
 import traceback
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager, redirect_stderr, redirect_stdout, suppress
 from pathlib import Path
 from typing import Any, TextIO
 
+import yaml
 from hydra.core.hydra_config import HydraConfig
 from hydra.errors import HydraException, MissingConfigException
 from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-import phaseavg.options  # noqa: F401 -- which reads Hydra's files
 from phaseavg.errors import (
     Diverged,
     Interrupted,
@@ -31,49 +30,50 @@ from phaseavg.errors import (
     UserError,
     WorkerLost,
 )
+from phaseavg.targets import unknown
 
 USER_ERROR, FAILED, INTERRUPTED = 2, 1, 130
 
+HIDDEN = ("tracking.cells", "share.keep", "share.guests", "deadline", "start_by")
+"""Overrides that a sweep adds to those that were typed."""
+
+CONFIG_ERRORS = (HydraException, OmegaConfBaseException, RecursionError, yaml.YAMLError)
+"""What composing a config raises if an override or a file of options is wrong."""
+
 
 def _scratch_folder() -> str:
-    """Where Hydra puts what it insists on writing for a sweep; all of ours is in the runs."""
+    """Return the folder for the files that Hydra insists on writing for a sweep."""
     return str(Path(tempfile.gettempdir(), f"phaseavg-{os.getuid()}"))
 
 
 OmegaConf.register_new_resolver("scratch_folder", _scratch_folder, replace=True)
 
 
-def _chain(error: BaseException) -> list[BaseException]:
-    chain = [error]
-    while chain[-1].__cause__ is not None:
-        chain.append(chain[-1].__cause__)
-    return chain
+def explained(error: BaseException) -> str:
+    """Return in one line why a config cannot be composed.
 
-
-def explained(error: Exception) -> str:
-    """Return what Hydra or OmegaConf has to say about a command line, in one line."""
-    for cause in _chain(error):
-        if isinstance(cause, MissingConfigException) and cause.options is not None:
-            group, _, choice = (cause.missing_cfg_file or "").rpartition("/")
-            return f"{group}={choice}: there is no such option; choices: {', '.join(cause.options)}"
-        if isinstance(cause, OmegaConfBaseException) and "not in struct" in str(cause):
-            parent, _, key = (cause.full_key or "").rpartition(".")
-            siblings = [] if cause.parent_node is None else [str(k) for k in cause.parent_node]
-            names = ", ".join(name for name in siblings if name not in ("hydra", "_target_"))
-            prefix = f"{parent}." if parent else ""
-            return f"{prefix}{key}: there is no such key; choices: {names}"
-        if isinstance(cause, OmegaConfBaseException) and cause.full_key:
-            return f"{cause.full_key}: {str(cause).splitlines()[0]}"
-        if isinstance(cause, RecursionError):
-            return "defaults: files of options include each other"
-    return re.sub(r"\s+", " ", str(error)).strip()
+    Args:
+        error: one of `CONFIG_ERRORS`.
+    """
+    if isinstance(error, MissingConfigException) and error.options is not None:
+        group, _, choice = (error.missing_cfg_file or "").rpartition("/")
+        return unknown(f"{group}={choice}", error.options, "option")
+    if isinstance(error, OmegaConfBaseException) and "not in struct" in str(error):
+        siblings = map(str, error.parent_node or ())
+        names = [name for name in siblings if name not in ("hydra", "_target_")]
+        return unknown(error.full_key or "", names)
+    if isinstance(error, OmegaConfBaseException) and error.full_key:
+        return f"{error.full_key}: {str(error).splitlines()[0]}"
+    if isinstance(error, RecursionError):
+        return "defaults: files of options include each other, or are nested too deeply"
+    return explained(error.__cause__) if error.__cause__ else " ".join(str(error).split())
 
 
 class _Dropping(io.FileIO):
-    """An open file that takes whatever is written and drops what it cannot store or send."""
+    """An open file that drops what it cannot write instead of raising."""
 
     def write(self, data: bytes | bytearray | memoryview) -> int:
-        """Return how many bytes are done with."""
+        """Return the number of bytes that were written or dropped."""
         written = None
         with suppress(OSError):
             written = super().write(data)
@@ -98,9 +98,9 @@ def _unfailing(stream: TextIO) -> TextIO:
 
 @contextmanager
 def unfailing_output() -> Iterator[None]:
-    """Drop, while entered, what standard output and error cannot take: neither ends a run.
+    """Drop what standard output and error cannot write, so that neither ends a run.
 
-    Their reader may have left, their disk may be full, their encoding may lack a letter.
+    A pipe may be closed, a disk full, or a letter missing from the encoding.
     """
     with ExitStack() as stack:
         for redirect, stream in ((redirect_stdout, sys.stdout), (redirect_stderr, sys.stderr)):
@@ -144,22 +144,22 @@ def script(main: Callable[[], int]) -> Callable[[], int]:
 
 
 typed: list[str] = []
-"""The command line as it was typed, before `as_option`."""
+"""The command line as it was typed."""
 
 _failures: list[Exception] | None = None
-"""What the single run of this process has raised; None where no `command_line` waits for it."""
+"""Errors of this process's single run; None outside of `command_line`."""
 
 
 def reporting(job: Callable[[DictConfig], Any]) -> Callable[[DictConfig], Any]:
-    """Wrap a Hydra job so that in a sweep it says which it is, and why it failed, at once.
+    """Wrap a Hydra job so that a job of a sweep prints its overrides and its error at once.
 
-    What it raises then can be handed from a launcher's worker process to its parent. What a single
-    run raises goes to `command_line` behind Hydra's back, which would have words of its own on it.
+    A sweep's errors become ones that can be pickled, for launchers with worker processes. A single
+    run's error goes to `command_line` directly: Hydra would print its own message about it.
     """
 
     @functools.wraps(job)
     def reported(config: DictConfig) -> Any:
-        with unfailing_output():  # in a launcher's worker, too
+        with unfailing_output():  # also in a launcher's worker process
             return _reported(job, config)
 
     return reported
@@ -169,11 +169,11 @@ def _reported(job: Callable[[DictConfig], Any], config: DictConfig) -> Any:
     hydra = HydraConfig.get()
     if hydra.mode is not RunMode.MULTIRUN:
         return _kept(job, config)
-    asked = " ".join(o for o in hydra.overrides.task if not o.startswith("cells="))
+    asked = " ".join(o for o in hydra.overrides.task if not o.lstrip("+").startswith(HIDDEN))
     print(f"{hydra.job.name}: {asked}", flush=True)
     try:
-        if (stop := config.get("stop_at")) is not None and time.time() >= stop:
-            raise OutOfTime("out of time, and not begun; the same command goes on")
+        if (latest := config.get("start_by")) is not None and time.time() >= latest:
+            raise OutOfTime("not started, for lack of time; rerun the same command to resume")
         return job(config)
     except Exception as error:
         _tell(error, f"[{asked}] ")
@@ -211,7 +211,7 @@ def _tell(error: Exception, where: str = "") -> None:
         say(where + explained(error))
     elif isinstance(error, OSError) and error.filename:
         reason = f"{error.filename}: {error.strerror}"
-        say(f"{where}{reason}; once that is mended, the same command goes on")
+        say(f"{where}{reason}; fix this and rerun the same command to resume")
     elif isinstance(error, PartFailed):
         say(f"{where}{error}")
         traceback.print_exception(error.__cause__)
@@ -221,44 +221,21 @@ def _tell(error: Exception, where: str = "") -> None:
 
 
 def _is_mistake(error: Exception) -> bool:
-    if isinstance(error, RecursionError):  # of Hydra, which reads what files of options include
+    if isinstance(error, RecursionError):  # in Hydra: files of options include each other
         return any("hydra" in frame.filename for frame in traceback.extract_tb(error.__traceback__))
-    return isinstance(error, UserError | HydraException | OmegaConfBaseException)
-
-
-def of_the_paper(tables: Iterable[str]) -> list[str]:
-    """Return those of some tables that the paper has: they alone have numbers."""
-    return sorted(name for name in tables if name[0].isdecimal())
-
-
-def as_option(argument: str, conf: Path) -> str:
-    """Return an override with the numbers among a group's options quoted.
-
-    Hydra takes `schedule=80` for a number, and a number for no option. Among tables, `all` becomes
-    those of the paper.
-    """
-    group, equals, options = argument.partition("=")
-    if not (group and equals and (conf / group).is_dir()):
-        return argument
-    names = options.split(",")
-    if group == "table" and "all" in names:
-        papers = of_the_paper(path.stem for path in (conf / group).glob("*.yaml"))
-        names = list(dict.fromkeys([*papers, *(name for name in names if name != "all")]))
-    return f"{group}=" + ",".join(f"'{name}'" if name.isdecimal() else name for name in names)
+    return isinstance(error, (UserError, *CONFIG_ERRORS))
 
 
 @unfailing_output()
-def command_line(main: Callable[[], Any], conf: Path) -> int:
+def command_line(main: Callable[[], Any]) -> int:
     """Run a Hydra entry point; return 0, or 1 failed, 2 mistake, 130/143 after a signal.
 
     Args:
         main: decorated by Hydra; reads `sys.argv`.
-        conf: the folder of its configs.
     """
     global _failures
     typed[:] = sys.argv
-    os.environ["HYDRA_FULL_ERROR"] = "1"  # Hydra hands its exceptions on instead of exiting
-    sys.argv[1:] = [as_option(argument, conf) for argument in sys.argv[1:]]
+    os.environ["HYDRA_FULL_ERROR"] = "1"  # Hydra raises instead of exiting
     _failures = []
     try:
         main()
@@ -270,7 +247,7 @@ def command_line(main: Callable[[], Any], conf: Path) -> int:
         say(str(error))
         return 128 + error.number
     except KeyboardInterrupt:
-        say("interrupted; the same command goes on from what is saved")
+        say("interrupted; rerun the same command to resume")
         return INTERRUPTED
     except Exception as error:  # before any job: while Hydra reads the command line
         if (

@@ -1,9 +1,10 @@
-"""The door: what is wrong with a config is said here, before anything is made or written.
+"""Validate a composed config, before anything is built or written.
 
-The run's own scalars are fields of `Settings`. The parts (data set, network, optimizer, schedule,
-averaging) are built by their constructors, whose signatures are their schema.
+Scalars are fields of `Settings`. The schema of a part (data set, network, optimizer, schedule,
+averaging) is its constructor's signature: see `phaseavg.targets`.
 """
 
+import json
 import os
 import re
 from collections.abc import Iterable, Mapping
@@ -23,6 +24,8 @@ from pydantic import (
     NonNegativeInt,
     PositiveInt,
     ValidationError,
+    ValidationInfo,
+    field_validator,
 )
 
 from phaseavg.errors import UserError
@@ -31,12 +34,13 @@ from phaseavg.targets import (
     KINDS,
     STRICT,
     Part,
-    choices,
     is_part,
     located,
     refused,
     require_allowed,
     typed_part,
+    unknown,
+    without_defaults,
 )
 
 
@@ -47,14 +51,14 @@ def _named(folder: Any) -> Any:
 
 
 def _from_launch(folder: Path) -> Path:
-    """Return a folder as it is called from where a job runs: hydra.job.chdir may have moved it."""
+    """Return a folder relative to where the command was typed, even under hydra.job.chdir=true."""
     if HydraConfig.initialized() and HydraConfig.get().job.chdir:
         return Path(HydraConfig.get().runtime.cwd, folder)
     return folder
 
 
 Folder = Annotated[Path, BeforeValidator(_named), AfterValidator(_from_launch), Field(strict=False)]
-"""Named relative to the folder in which the command was typed."""
+"""A path, relative to the folder in which the command was typed."""
 
 
 class Scalars(BaseModel):
@@ -64,7 +68,7 @@ class Scalars(BaseModel):
 
 
 def _wandb_mode() -> str:
-    """The mode that a W&B user has set for all programs, by either of its names."""
+    """Return W&B's mode from its environment variable; its older names are dryrun and run."""
     mode = os.environ.get("WANDB_MODE", "")
     return {"": "offline", "dryrun": "offline", "run": "online"}.get(mode, mode)
 
@@ -73,24 +77,23 @@ OmegaConf.register_new_resolver("wandb_mode", _wandb_mode, replace=True)
 
 
 MOST_THREADS = 1024
-"""Of a process, and processes of a run: more than any machine has cores."""
+"""Threads of a process, and processes of a run: more than any machine has cores."""
 
 LARGEST = 1e30
-"""Of all numbers: float32, in which torch computes, ends at 3.4e38."""
+"""Magnitude of a number: float32, in which torch computes, ends at 3.4e38."""
 
 
-def _refuse_large(value: Any, path: str) -> None:
+def _refuse_large(value: Any, path: str = "") -> None:
     """Refuse numbers that torch cannot compute with, wherever they are in a config.
 
     Raises:
         UserError: if there is one.
     """
+    if isinstance(value, list):
+        value = dict(enumerate(value))
     if isinstance(value, Mapping):
         for key, item in value.items():
             _refuse_large(item, f"{path}.{key}" if path else str(key))
-    elif isinstance(value, list):
-        for number, item in enumerate(value):
-            _refuse_large(item, f"{path}[{number}]")
     elif isinstance(value, float) and LARGEST < abs(value) < inf:
         raise UserError(f"{path}={value}: must be between -{LARGEST:g} and {LARGEST:g}")
     elif isinstance(value, int) and value.bit_length() > 63:
@@ -98,7 +101,7 @@ def _refuse_large(value: Any, path: str) -> None:
 
 
 class Execution(Scalars):
-    """Where and how fast: never part of a run's identity, always part of its record."""
+    """Where and how fast a run is computed: not part of its run id, but of its record."""
 
     device: str = "auto"
     deterministic: bool = True
@@ -112,37 +115,43 @@ class Execution(Scalars):
     workers: Annotated[int, Field(ge=0, le=MOST_THREADS)] | None = None
 
 
-def _tables(carry: Any) -> Any:
-    if isinstance(carry, list) and all(isinstance(name, str | int) for name in carry):
-        return [str(name) for name in carry]
-    if carry not in ("all", "asked"):
-        raise ValueError("is neither all nor asked nor a list of tables such as [1a,2]")
-    return carry
+class Guest(Scalars):
+    """An average of other runs that start from one of this run's prefixes.
+
+    Attributes:
+        averaging: target and arguments of its averager.
+        epochs: T_p of each phase of these runs.
+        until: epochs of the last prefix that needs it.
+    """
+
+    averaging: Part
+    epochs: list[PositiveInt]
+    until: PositiveInt
 
 
 class Share(Scalars):
-    """Whether and where runs share what they have in common, and what is kept for others."""
+    """Prefixes that runs have in common. A sweep sets the epochs and averages kept for others."""
 
     enabled: bool = True
-    carry: Annotated[Any, BeforeValidator(_tables)] = "all"
     dir: Folder = Path("runs/shared")
-    trunk: str | None = None
+    keep: list[PositiveInt] = []
+    guests: dict[str, Guest] = {}
 
 
 def _switch(share: Any) -> Any:
     if share is False:
         return {"enabled": False}
     if not isinstance(share, Mapping | Share):
-        raise ValueError("is not false, which is all that it can be set to; leave it out to share")
+        raise ValueError("must be false; leave it out to share")
     return share
 
 
-Snapshots = Literal["none", "last_layer", "epochs", "steps"]
-"""What is kept on the way; each has all that those before it have."""
+SavedTrajectory = Literal["none", "last_layer", "epochs", "steps"]
+"""Weights that a run saves during training; each choice includes those before it."""
 
 
 class EvaluationCadence(Scalars):
-    """Epochs between tests; 0 for never. The ends of phases are always tested."""
+    """Epochs between tests; 0: never. The end of each phase is always tested."""
 
     every: NonNegativeInt = 0
     average_every: NonNegativeInt = 0
@@ -151,18 +160,11 @@ class EvaluationCadence(Scalars):
 
 def _distinct(name: str) -> str:
     if not re.fullmatch(r"[a-z][a-z0-9_]*", name):
-        raise ValueError("must be small letters, digits and _, beginning with a letter")
-    if name in ("average", "bn") or "without_bn" in name:
-        raise ValueError("is a name that records use otherwise; choose another one")
+        raise ValueError("must be lower-case letters, digits and _, and begin with a letter")
     return name
 
 
-WatchName = Annotated[str, AfterValidator(_distinct)]
-"""Of an average that is watched: its errors are recorded as `<name>_test_error`."""
-
-
-CellLabel = Annotated[str, Field(pattern=r"^\S+( \S+){3}$")]
-"""Of a cell of a table: its table, data set, network and column, with blanks between them."""
+ObserverName = Annotated[str, AfterValidator(_distinct)]
 
 
 class Settings(Scalars):
@@ -173,13 +175,13 @@ class Settings(Scalars):
     optimizer: Part
     schedule: Part
     averaging: Part
-    batch_size: PositiveInt
+    batch_size: PositiveInt = 128
     batchnorm_batches: PositiveInt | None = None
     optimizer_state: Literal["keep", "reset"] = "keep"
     seed: NonNegativeInt
     weight_decay: NonNegativeFloat  # by network; the optimizer refers to it
 
-    watch: dict[WatchName, Part] = {}
+    observers: dict[ObserverName, Part] = {}
     tracking: Part = {"_target_": "phaseavg.tracking.Tracking"}
     execution: Execution = Execution()
     evaluation: EvaluationCadence = EvaluationCadence()
@@ -187,13 +189,23 @@ class Settings(Scalars):
     runs_dir: Folder = Path("runs")
     records_dir: Folder = Path("results/records")
     share: Annotated[Share, BeforeValidator(_switch)] = Share()
-    cells: list[CellLabel] = []
     checkpoint_seconds: NonNegativeFloat = 300
-    stop_at: NonNegativeFloat | None = None
-    weights: Literal["none", "final"] = "none"
-    snapshots: Snapshots = "none"
-    force: bool = False
+    deadline: NonNegativeFloat | None = None
+    start_by: NonNegativeFloat | None = None
+    save_weights: bool = False
+    save_trajectory: SavedTrajectory = "none"
+    rerun: bool = False
     dry_run: bool = False
+
+    @field_validator("dataset", "model", "optimizer", "schedule", "averaging", "tracking")
+    @classmethod
+    def _typed(cls, part: Part, info: ValidationInfo) -> Part:
+        return _typed_part(part, str(info.field_name))
+
+    @field_validator("observers")
+    @classmethod
+    def _typed_observers(cls, observers: dict[str, Part]) -> dict[str, Part]:
+        return {name: _typed_part(part, f"observers.{name}") for name, part in observers.items()}
 
     @property
     def run_id(self) -> str:
@@ -202,23 +214,40 @@ class Settings(Scalars):
 
     @property
     def run_folder(self) -> Path:
-        """Where the run leaves what it leaves."""
+        """The folder that the run writes to."""
         return self.runs_dir / self.run_id
 
     @property
     def places(self) -> tuple[Path, Path]:
-        """Where the run is looked for: among the runs, and among the records that were kept."""
+        """Folders in which the finished run may be: among the runs, and among the records."""
         return self.run_folder, self.records_dir / self.run_id
 
     def recipe(self) -> dict[str, Any]:
-        """Return what shapes the numbers of the run, and nothing else."""
-        return self.model_dump(include=set(RECIPE))
+        """Return the values that shape the run's numbers and differ from their defaults."""
+        values = self.model_dump(include=set(RECIPE))
+        fields = type(self).model_fields
+        return {
+            name: without_defaults(value, name) if is_part(value) else value
+            for name, value in values.items()
+            if name == "seed" or value != fields[name].default
+        }
 
     def record(self) -> dict[str, Any]:
         """Return the config as it is recorded: recipe and execution, without folders."""
-        folders = {"data_dir", "runs_dir", "records_dir"}
-        own = {*folders, "force", "dry_run", "tracking", "share", "cells", "stop_at"}
-        return self.model_dump(exclude=own)
+        return self.model_dump(exclude=NOT_RECORDED)
+
+
+NOT_RECORDED = {
+    *("data_dir", "runs_dir", "records_dir", "rerun", "dry_run", "tracking", "share"),
+    *("deadline", "start_by"),
+}
+"""Keys of the config that say where and when a run is trained."""
+
+
+def typed_overrides() -> list[str]:
+    """Return the overrides of the present Hydra job, without those that are not recorded."""
+    overrides = HydraConfig.get().overrides.task
+    return [o for o in overrides if re.split(r"[.=@]", o.lstrip("+~"))[0] not in NOT_RECORDED]
 
 
 SWEEPS = {
@@ -227,7 +256,7 @@ SWEEPS = {
     "plan": "add -m, or take dry_run=true to see what a single run would do",
     "budget": "add -m",
 }
-"""Keys of the config that a sweep takes for itself, with what to do where there is none."""
+"""Keys of a sweep's config, with what to do where a single run is given them."""
 
 
 def check(config: DictConfig) -> Settings:
@@ -243,33 +272,38 @@ def check(config: DictConfig) -> Settings:
 
 
 def check_record(config: Mapping[str, Any], extra: Iterable[str] = ()) -> Settings:
-    """Return the settings of a record, which may be a stranger's.
+    """Return the settings of a record, which may come from a stranger.
 
-    Nothing in it is interpolated; what it names is imported only if it is allowed.
+    Interpolations are refused, and only allowed targets are imported.
 
     Args:
-        config: from `phaseavg.runs.record.checked_config`.
+        config: from `phaseavg.runs.record.read_config`.
         extra: modules or targets that it may name beside the project's own.
 
     Raises:
-        UserError: if it names others, or is no config of today's.
+        UserError: if it names others, or is not a valid config.
     """
     require_allowed(config, extra)
+    if "${" in json.dumps(config, default=str):
+        raise UserError("a record must not have interpolations: ${…}")
     return _checked(dict(config))
 
 
 def _checked(values: dict[str, Any]) -> Settings:
-    _refuse_large(values, "")
+    _refuse_large(values)
     for key, hint in SWEEPS.items():
         given = values.pop(key, None)
         if key == "table":  # a preset may change a table's rows
             given = bool(given and "columns" in given)
         if given is not None and given is not False:
-            raise UserError(f"{key}: is of a sweep; {hint}")
+            raise UserError(f"{key}: belongs to a sweep; {hint}")
     try:
-        settings = Settings.model_validate(values)
+        return Settings.model_validate(values)
     except ValidationError as error:
         first = error.errors()[0]
+        cause = first.get("ctx", {}).get("error")
+        if isinstance(cause, UserError):  # of a part, with its field
+            raise cause from error
         *parents, _ = first["loc"]
         field = ".".join(str(key) for key in first["loc"] if key != "[key]")
         if first["type"] == "missing":
@@ -279,14 +313,12 @@ def _checked(values: dict[str, Any]) -> Settings:
         schema: Any = Settings
         for key in parents:
             schema = schema.model_fields[key].annotation
-        known = choices(schema.model_fields)
-        raise UserError(f"{field}: there is no such key; {known}") from error
-    parts = {name: value for name, value in settings if isinstance(value, dict)}
-    watched = {f"watch.{name}": part for name, part in parts.pop("watch").items()}
-    typed = {}
-    for name, part in (parts | watched).items():
-        if not is_part(part):
-            raise UserError(f"{name}._target_: is missing; choose an option of {name}")
-        typed[name] = typed_part(part, name, located(KINDS[name.partition(".")[0]]))
-    watch = {name.removeprefix("watch."): typed.pop(name) for name in watched}
-    return settings.model_copy(update={**typed, "watch": watch})
+        raise UserError(unknown(field, schema.model_fields)) from error
+
+
+def _typed_part(part: Part, name: str) -> Part:
+    if not is_part(part):
+        raise UserError(
+            f"{name}._target_: is missing; choose an option of {name.partition('.')[0]}"
+        )
+    return typed_part(part, name, located(KINDS[name.partition(".")[0]]))

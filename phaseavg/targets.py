@@ -1,7 +1,6 @@
-"""What a config's `_target_` may name, and the parts that are built of it.
+"""Check the parts of a config against their constructors, and build them.
 
-A target is imported only from a module that its reader may use, and called only if it is known
-beforehand to give the kind of object that its place takes.
+A part is a mapping of `_target_`, a class or function, and of the arguments to call it with.
 """
 
 import inspect
@@ -10,11 +9,16 @@ import sys
 import sysconfig
 import traceback
 from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import suppress
+from difflib import get_close_matches
+from functools import cache
 from importlib import import_module
 from pathlib import Path
-from types import NoneType, UnionType
-from typing import Any, Union, get_args, get_origin
+from typing import Any
 
+from hydra.errors import InstantiationException
+from hydra.utils import instantiate
+from omegaconf import AnyNode
 from pydantic import ConfigDict, TypeAdapter, ValidationError
 
 from phaseavg.errors import PartFailed, UserError
@@ -23,15 +27,14 @@ from phaseavg.runs.files import load_yaml, read_file
 Part = dict[str, Any]
 """A target and its arguments, with the types of its constructor."""
 
-
 STRICT = ConfigDict(strict=True, allow_inf_nan=False, arbitrary_types_allowed=True)
 """A number is a number: neither true nor "3", neither nan nor inf."""
 
-OWN = ("phaseavg", "torch.optim", "torchvision", "timm")
-"""Modules that a record may name."""
-
-FACTORIES = ("torchvision.models", "timm.models")
-"""Modules of others whose functions make networks, also where they do not say so."""
+OWN = (
+    *("phaseavg.averaging", "phaseavg.data", "phaseavg.models", "phaseavg.optim"),
+    *("phaseavg.phases", "torch.optim", "torchvision.models", "timm"),
+)
+"""Modules whose classes and functions a record may name."""
 
 KINDS = {
     "dataset": "phaseavg.data.DataSet",
@@ -39,10 +42,10 @@ KINDS = {
     "optimizer": "torch.optim.Optimizer",
     "schedule": "phaseavg.phases.Schedule",
     "averaging": "phaseavg.averaging.Averager",
-    "watch": "phaseavg.averaging.Averager",
+    "observers": "phaseavg.averaging.Averager",
     "tracking": "phaseavg.tracking.Tracking",
 }
-"""What the part in each place of a config has to be."""
+"""The class that each part of a config must be an instance of."""
 
 
 def is_part(node: Any) -> bool:
@@ -51,7 +54,7 @@ def is_part(node: Any) -> bool:
 
 
 def targets(node: Any) -> Iterator[str]:
-    """Yield all that a config names to be imported."""
+    """Yield all targets in a config."""
     if is_part(node):
         yield str(node["_target_"])
     if isinstance(node, Mapping):
@@ -62,7 +65,7 @@ def targets(node: Any) -> Iterator[str]:
 
 
 def option_targets(conf: Path) -> set[str]:
-    """Return what the options in a folder of configs name."""
+    """Return all targets in the options of a config folder."""
     options = [load_yaml(read_file(path)) for path in sorted(conf.rglob("*.yaml"))]
     return set(targets(options))
 
@@ -72,14 +75,14 @@ def _within(name: str, modules: Iterable[str]) -> bool:
 
 
 def require_allowed(config: Any, extra: Iterable[str]) -> None:
-    """Check that a record names nothing but the project's own parts.
+    """Check that a record names allowed targets only. Imports nothing.
 
     Args:
         config: as recorded.
-        extra: modules or targets that its reader has named beside `OWN`.
+        extra: modules or targets that are allowed beside `OWN`.
 
     Raises:
-        UserError: if it does.
+        UserError: if it names another.
     """
     for target in targets(config):
         if not _within(target, (*OWN, *extra)):
@@ -94,31 +97,34 @@ def located(target: str, path: str = "") -> Any:
 
     Args:
         target: module, a dot, and the name of a class or function in it.
-        path: of the part in its config, for messages.
+        path: field of the part in its config, for messages.
 
     Raises:
-        UserError: if there is no such target, or it is the standard library's.
-        PartFailed: if its module fails.
+        UserError: if the target does not exist or belongs to the standard library.
+        PartFailed: if importing its module fails.
     """
     module, _, name = target.rpartition(".")
     where = f"{path}._target_={target}"
     if not module or not all(part.isidentifier() for part in target.split(".")):
-        raise UserError(f"{where}: must be a module, a dot, and the name of a part in it")
-    if module.partition(".")[0] in sys.stdlib_module_names:
-        raise UserError(f"{where}: is of Python's own library, which has no such part")
+        raise UserError(f"{where}: must be a module, a dot, and the name of a class or function")
+    if _is_standard(module):
+        raise UserError(f"{where}: must not be of Python's standard library")
     try:
         found = import_module(module)
     except Exception as error:
-        if isinstance(error, ModuleNotFoundError) and _within(module, [str(error.name)]):
-            raise UserError(f"{where}: {error}") from error
-        raise failed(where, error) from error
+        missing = isinstance(error, ModuleNotFoundError) and _within(module, [str(error.name)])
+        raise (UserError(f"{where}: {error}") if missing else failed(where, error)) from error
     if not hasattr(found, name):
         raise UserError(f"{where}: module {module!r} has no attribute {name!r}")
     return getattr(found, name)
 
 
-def failed(where: str, error: Exception) -> PartFailed:
-    """Return what is said of a user's own part that raises, with the line of their file."""
+def _is_standard(module: str) -> bool:
+    return module.partition(".")[0] in sys.stdlib_module_names
+
+
+def failed(where: str, error: BaseException) -> PartFailed:
+    """Return a `PartFailed` that names the file and line of the user's code that raised."""
     if isinstance(error, SyntaxError) and error.filename:
         file, line = error.filename, error.lineno
     else:
@@ -130,87 +136,68 @@ def failed(where: str, error: Exception) -> PartFailed:
 
 
 def _is_own(file: str) -> bool:
-    """Return whether a file is neither installed nor this one, which calls the others."""
+    """Return whether a file is the user's: neither installed, nor Python's, nor this project's."""
     installed = {"site-packages", "dist-packages"} & {*Path(file).parts}
-    standard = file.startswith(("<", sysconfig.get_path("stdlib"))) and not installed
-    return not installed and not standard and file != __file__
+    others = ("<", sysconfig.get_path("stdlib"), str(Path(__file__).parent))
+    return not installed and not file.startswith(others)
 
 
-def kinds_of(annotation: Any) -> tuple[type, ...]:
-    """Return the classes that an annotation stands for; none if it leaves that open."""
-    if get_origin(annotation) in (Union, UnionType):
-        members = [kinds_of(member) for member in get_args(annotation) if member is not NoneType]
-        return sum(members, ()) if all(members) else ()
-    open_ = (Any, object, NoneType, inspect.Signature.empty)
-    return (annotation,) if isinstance(annotation, type) and annotation not in open_ else ()
+def _file(module: str) -> str:
+    """Return the file of an imported module; "<" if it has none."""
+    return getattr(sys.modules.get(module), "__file__", None) or "<"
 
 
-def require_kind(target: Any, where: str, wanted: Any, returned: Any) -> None:
-    """Check before a target is called that it gives what its place takes.
+def _require_maker(target: Any, where: str, kind: Any) -> None:
+    """Check, before a target is called, that it can make what its field takes.
 
     Args:
-        target: from `located`.
-        where: the target and its place, for messages.
-        wanted: the annotation of its place.
-        returned: what its signature says that it returns.
+        target: from `located`, which may be of another module than it is named in.
+        where: field and target, for messages.
+        kind: annotation of the field.
 
     Raises:
-        UserError: if it does not.
+        UserError: if it is neither a class of that kind nor a function of `OWN` or of the user's.
     """
     module = str(getattr(target, "__module__", None))
-    if module.partition(".")[0] in sys.stdlib_module_names or not callable(target):
-        raise UserError(f"{where}: is neither a class nor a function that makes such a part")
-    kinds = kinds_of(wanted)
-    made = (target,) if isinstance(target, type) else kinds_of(returned)
-    if (
-        made
-        and kinds
-        and not any(
-            _fits(one, kind) or (one is not target and _fits(kind, one))  # says less than it gives
-            for one in made
-            for kind in kinds
-        )
-    ):
-        names = " or ".join(kind.__name__ for kind in kinds)
-        raise UserError(f"{where}: gives a {made[0].__name__}, not {names}")
-    if isinstance(target, type) or (made and kinds):
-        return
-    file = getattr(sys.modules.get(module), "__file__", None) or "<"
-    trusted = _within(module, FACTORIES) or _is_own(file)
-    if not trusted or returned in (None, NoneType):
-        raise UserError(
-            f"{where}: does not say what it returns; call it in a class or function of your own"
-        )
+    if isinstance(target, type) and not _is_standard(module):
+        with suppress(TypeError):  # of kinds that have no subclasses, such as a generic
+            if kind not in (Any, inspect.Parameter.empty) and not issubclass(target, kind):
+                names = getattr(kind, "__name__", kind)
+                raise UserError(f"{where}: gives a {target.__name__}, not {names}")
+    elif not (_within(module, OWN) or _is_own(_file(module))):
+        raise UserError(f"{where}: must be a class, or a function of your own that calls it")
 
 
-def _fits(made: type, kind: type) -> bool:
-    """Return whether objects of a class are of a kind, as far as the class tells."""
-    if getattr(kind, "_is_protocol", False):
-        methods = [name for name, value in vars(kind).items() if inspect.isfunction(value)]
-        return all(hasattr(made, name) for name in methods if not name.startswith("_"))
-    return issubclass(made, kind)
-
-
-def choices(names: Mapping[str, Any] | list[str]) -> str:
-    """Return the names that a message offers."""
-    return f"choices: {', '.join(names) or 'none'}"
+def unknown(field: str, names: Iterable[Any], what: str = "key") -> str:
+    """Return the message about a key or option that does not exist, with the nearest that does."""
+    choices = [str(name) for name in names]
+    typed = field.rpartition("=" if "=" in field else ".")[2]
+    nearest = get_close_matches(typed, choices, 1)
+    hint = f"; did you mean {nearest[0]}?" if nearest else ""
+    return f"{field}: there is no such {what}; choices: {', '.join(choices) or 'none'}{hint}"
 
 
 def refused(field: str, value: Any, error: Mapping[str, Any]) -> str:
-    """Return what pydantic has against a value, in one line."""
-    if error["type"] == "value_error":  # raised here
-        return f"{field}={value!r} {error['ctx']['error']}"
+    """Return in one line why pydantic refuses a value."""
+    if error["type"] == "value_error":  # raised by a validator of this project
+        return f"{field}={value!r}: {error['ctx']['error']}"
     if error["type"] == "literal_error":
         return f"{field}={value!r}; choices: {error['ctx']['expected']}"
     return f"{field}={value!r}: {error['msg'][0].lower()}{error['msg'][1:]}"
 
 
 def signature(target: Any) -> inspect.Signature:
-    """Return a target's signature; annotations that only a type checker can read stay strings."""
+    """Return a target's signature; annotations that only a type checker can read stay strings.
+
+    Raises:
+        UserError: if it has none.
+    """
     try:
         return inspect.signature(target, eval_str=True)
     except NameError:
         return inspect.signature(target)
+    except (TypeError, ValueError) as error:
+        raise UserError(f"_target_={target}: {error}") from error
 
 
 def _with_parts(value: Any, path: str, function: Callable[[Part, str], Any]) -> Any:
@@ -224,61 +211,81 @@ def _with_parts(value: Any, path: str, function: Callable[[Part, str], Any]) -> 
     return value
 
 
-def _has_parts(value: Any) -> bool:
-    if isinstance(value, Mapping):
-        return is_part(value) or any(map(_has_parts, value.values()))
-    return isinstance(value, list) and any(map(_has_parts, value))
+def _typed(value: Any, field: str, annotation: Any) -> Any:
+    """Return an argument checked and converted by the annotation of its parameter."""
+    if annotation is inspect.Parameter.empty or isinstance(annotation, str):
+        return value
+    adapter = TypeAdapter(annotation, config=STRICT)
+    try:
+        if isinstance(value, list):  # in JSON's strict mode, a list may become a tuple
+            found = adapter.validate_json(json.dumps(value))
+        else:
+            found = adapter.validate_python(value)
+    except ValidationError as error:
+        raise UserError(refused(field, value, error.errors()[0])) from error
+    return value if isinstance(found, Iterator) else found  # Iterable[…] gives an iterator
 
 
-def typed_part(part: Part, path: str, wanted: Any = inspect.Parameter.empty) -> Part:
-    """Return a part with its target's arguments checked and converted by the target's signature.
+def typed_part(part: Part, path: str, kind: Any = inspect.Parameter.empty) -> Part:
+    """Return a part with its arguments checked and converted by its target's signature.
 
-    Nothing is called, and the target must be known to give what its place takes.
+    The target is imported, but not called.
 
     Args:
         part: target and arguments.
-        path: its place in the config.
-        wanted: the annotation of its place.
+        path: its field in the config.
+        kind: annotation of the field.
 
     Raises:
-        UserError: if the target is none, gives something else, or takes other arguments.
-        PartFailed: if its module fails.
+        UserError: if the target does not exist, makes something else, or takes other arguments.
+        PartFailed: if importing its module fails.
     """
-    where = f"{path}._target_={part['_target_']}"
     target = located(str(part["_target_"]), path)
-    try:
-        known = signature(target)
-    except (TypeError, ValueError) as error:
-        raise UserError(f"{where}: {error}") from error
-    require_kind(target, where, wanted, known.return_annotation)
-    parameters = known.parameters
-    result = {"_target_": part["_target_"]}
+    _require_maker(target, f"{path}._target_={part['_target_']}", kind)
+    parameters = signature(target).parameters
     takes_all = any(p.kind is inspect.Parameter.VAR_KEYWORD for p in parameters.values())
+    checked = {"_target_": part["_target_"]}
     for name, value in part.items():
+        field = f"{path}.{name}"
         if name == "_target_":
             continue
-        if name not in parameters and not takes_all:
-            raise UserError(f"{path}.{name}: there is no such key; {choices(parameters)}")
+        # Hydra's own keys, such as _partial_ and _args_, would change how the target is called.
+        if name not in parameters and (not takes_all or str(name).startswith("_")):
+            raise UserError(unknown(field, parameters))
         annotation = parameters[name].annotation if name in parameters else inspect.Parameter.empty
         if is_part(value):
-            result[name] = typed_part(value, f"{path}.{name}", annotation)
-        elif _has_parts(value):  # what they are is seen once they are built
-            result[name] = _with_parts(value, f"{path}.{name}", typed_part)
-        elif annotation is inspect.Parameter.empty or isinstance(annotation, str):
-            result[name] = value
+            checked[name] = typed_part(value, field, annotation)
+        elif any(targets(value)):
+            checked[name] = _with_parts(value, field, typed_part)
         else:
-            adapter = TypeAdapter(annotation, config=STRICT)
-            try:
-                if isinstance(value, list):  # as JSON has it: there, a tuple is one, too
-                    found = adapter.validate_json(json.dumps(value))
-                else:
-                    found = adapter.validate_python(value)
-                converted = adapter.dump_python(found)
-                # Of an iterable only an iterator would be left, which is no value.
-                result[name] = value if isinstance(converted, Iterator) else converted
-            except ValidationError as error:
-                raise UserError(refused(f"{path}.{name}", value, error.errors()[0])) from error
-    return result
+            checked[name] = _typed(value, field, annotation)
+    return checked
+
+
+@cache
+def _defaults(target: str) -> dict[str, str]:
+    """Return the default of each of a target's arguments that has one, as JSON."""
+    parameters = signature(located(target)).parameters.values()
+    return {p.name: _json(p.default) for p in parameters if p.default is not p.empty}
+
+
+def _json(value: Any) -> str:
+    return json.dumps(value, sort_keys=True, default=repr)
+
+
+def without_defaults(part: Part, path: str = "") -> Part:
+    """Return a part without the arguments that equal its constructor's defaults.
+
+    Args:
+        part: from `typed_part`.
+        path: its field in the config.
+    """
+    defaults = _defaults(str(part["_target_"]))
+    return {
+        name: _with_parts(value, f"{path}.{name}", without_defaults)
+        for name, value in part.items()
+        if name == "_target_" or _json(value) != defaults.get(name)
+    }
 
 
 def build(
@@ -289,85 +296,70 @@ def build(
     offered: Mapping[str, Any] | None = None,
     **given: Any,
 ) -> Any:
-    """Build one part of a run, and first those in it, from its config and what the program gives.
+    """Build one part of a run, with the parts in it.
 
     Args:
-        name: of the config group.
-        part: target and arguments.
-        kind: what it has to be an instance of; by default anything.
-        offered: what its constructor, and those of the parts in it, get of it is what their
-            signatures name.
-        given: what its constructor gets in any case.
+        name: its field in the config.
+        part: from `typed_part`.
+        kind: class that it must be an instance of; by default any.
+        offered: arguments for its constructor, and for those of the parts in it, as far as their
+            signatures name them.
+        given: further arguments of its constructor.
 
     Raises:
-        UserError: if a constructor refuses a value, the config has another value than the program
-            gives, or something else than is needed comes out.
+        UserError: if a constructor refuses a value, an argument is missing, the config has another
+            value than the program gives, or the result is of another kind.
         PartFailed: if a constructor fails in another way.
     """
-    target = located(part["_target_"], name)
-    parameters = signature(target).parameters
-    known = {**(offered or {}), **given}
-    for key in sorted(part.keys() & known.keys()):
-        _require_equal(f"{name}.{key}", part[key], known[key])
-    arguments = {key: value for key, value in known.items() if key in {*given, *parameters}}
-
-    def built(inner: Part, path: str) -> Any:
-        return build(path, inner, offered=offered)
-
-    for key, value in part.items():
-        if key == "_target_":
-            continue
-        arguments[key] = _with_parts(value, f"{name}.{key}", built)
-        if is_part(value) and key in parameters:
-            _require(f"{name}.{key}", value, arguments[key], parameters[key].annotation)
+    completed = _completed(part, name, offered or {}, given)
     try:
-        inspect.signature(target).bind(**arguments)
-    except TypeError as error:
-        raise UserError(f"{name}: {error}") from error
-    try:
-        made = target(**arguments)
-    except ValueError as error:
-        plain = {k: v for k, v in part.items() if k != "_target_" and not _has_parts(v)}
-        shown = ", ".join(f"{key}={value}" for key, value in plain.items())
-        message = str(error)
-        where = "" if "=" in message else f" (given: {shown})"
-        raise UserError(f"{name}: {message}{where}") from error
-    except (OSError, PartFailed):
-        raise
-    except Exception as error:
-        raise failed(f"{name}={part['_target_']}", error) from error
-    if kind is not None:
-        _require(name, part, made, kind)
+        made = instantiate({name: completed}, _convert_="all")[name]
+    except InstantiationException as error:
+        cause, field = error.__cause__, str(error).partition("\nfull_key: ")[2] or name
+        if cause is None or isinstance(cause, ValueError):
+            raise UserError(f"{field}: {cause or ' '.join(str(error).split())}") from error
+        if isinstance(cause, OSError | PartFailed):
+            raise cause from None
+        raise failed(f"{field}={part['_target_']}", cause) from cause
+    if kind is not None and not isinstance(made, kind):
+        raise UserError(
+            f"{name}._target_={part['_target_']}: gives a {type(made).__name__}, not "
+            f"{kind.__name__}"
+        )
     return made
 
 
-def _require_equal(field: str, value: Any, known: Any) -> None:
-    """Check that a value in the config is the one that the program gives for the same argument.
+def _completed(
+    part: Part, path: str, offered: Mapping[str, Any], given: Mapping[str, Any]
+) -> dict[str, Any]:
+    """Return a part, for `instantiate`, with the arguments that the program gives.
 
     Raises:
-        UserError: if not, or if what the program gives is nothing that a config can hold.
+        UserError: if an argument is missing, or the config has another value for it.
     """
-    if not isinstance(known, bool | int | float | str):
-        raise UserError(f"{field}: follows from the rest of the config; leave it out")
-    if (type(value), value) != (type(known), known):
-        raise UserError(
-            f"{field}={value!r}: must be {known!r}, which follows from the rest of the config; "
-            "leave it out or make it equal"
-        )
+    known = signature(located(part["_target_"], path))
+    program = {**offered, **given}
+    for key in sorted(part.keys() & program.keys()):
+        plain = isinstance(program[key], bool | int | float | str)
+        if not plain or (type(part[key]), part[key]) != (type(program[key]), program[key]):
+            rule = f"must be {program[key]!r}, which" if plain else "it"
+            raise UserError(
+                f"{path}.{key}={part[key]!r}: {rule} follows from the rest of the config; "
+                "leave it out"
+            )
 
+    def inner(value: Part, field: str) -> dict[str, Any]:
+        return _completed(value, field, offered, {})
 
-def _require(name: str, part: Part, made: Any, annotation: Any) -> None:
-    """Check that what a part has become is what its place takes.
-
-    Raises:
-        UserError: if not.
-    """
-    if annotation is inspect.Parameter.empty or isinstance(annotation, str):
-        return
+    arguments = part | {key: program[key] for key in program if key in {*known.parameters, *given}}
+    target = arguments.pop("_target_")
     try:
-        TypeAdapter(annotation, config=STRICT).validate_python(made)
-    except ValidationError as error:
-        wanted = getattr(annotation, "__name__", annotation)
-        raise UserError(
-            f"{name}._target_={part['_target_']}: gives a {type(made).__name__}, not {wanted}"
-        ) from error
+        known.bind(**arguments)
+    except TypeError as error:
+        raise UserError(f"{path}: {error}") from error
+    for key, value in arguments.items():
+        if key not in program and any(targets(value)):
+            arguments[key] = _with_parts(value, f"{path}.{key}", inner)
+        else:  # Hydra hands it on as it is: a tuple stays one, and nothing in a record is built
+            arguments[key] = AnyNode(value, flags={"allow_objects": True})
+    return {"_target_": target, **arguments}

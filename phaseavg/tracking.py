@@ -16,9 +16,8 @@ from typing import Any, Literal, Self
 from pydantic import ValidationError
 
 from phaseavg.config import Folder
-from phaseavg.errors import Interrupted, UserError
+from phaseavg.errors import Interrupted
 from phaseavg.runs.files import dump_yaml
-from phaseavg.runs.folder import in_progress
 from phaseavg.runs.identity import group_id, parts_of, run_id
 
 INIT_SECONDS = 8.0  # that a server has to answer: with all that W&B does beside it, 15 at most
@@ -45,30 +44,13 @@ def by_table(cells: Sequence[str]) -> dict[str, str]:
     return {table: " + ".join(rest) for table, rest in found.items()}
 
 
-def local_files(folder: Path) -> list[Path]:
-    """Return the files of the W&B runs in a folder and those below it, by run; its last start last.
-
-    Raises:
-        UserError: if there is no such folder.
-    """
-    if not folder.is_dir():
-        raise UserError(f"{folder}: there is no such folder; name one with runs, or their `wandb`")
-    found = {path.resolve(): path for path in folder.rglob("run-*.wandb")}  # latest-run is a link
-    # What comes before the date says offline or online; starts of other runs in the same second
-    # have no order.
-    return sorted(
-        found, key=lambda path: (path.parents[1], path.name, path.parent.name.partition("run-")[2])
-    )
-
-
-def run_id_of(file: Path) -> str:
-    """Return the id of the run that a file of W&B's mirrors."""
-    return file.stem.removeprefix("run-")
-
-
-def in_training(file: Path) -> bool:
-    """Return whether the run that a file of W&B's mirrors goes on, beside its `wandb` folder."""
-    return in_progress(file.parents[2] / run_id_of(file))
+def flattened(values: Mapping[str, Any], path: str = "") -> dict[str, Any]:
+    """Return nested metrics by paths with `/`, by which W&B groups its panels."""
+    found: dict[str, Any] = {}
+    for key, value in values.items():
+        inner = isinstance(value, Mapping)
+        found |= flattened(value, f"{path}{key}/") if inner else {f"{path}{key}": value}
+    return found
 
 
 def reason_of(error: BaseException) -> str | None:
@@ -234,7 +216,7 @@ class WandB(Tracking):
                 shutil.rmtree(earlier, ignore_errors=True)
 
     def _log(self, line: Mapping[str, Any]) -> None:
-        self._run.log(dict(line), step=line["epoch"], commit=True)
+        self._run.log(flattened(line), step=line["epoch"], commit=True)
 
     def log(self, line: Mapping[str, Any]) -> None:
         """Send the metrics of an epoch."""

@@ -1,8 +1,8 @@
 """Compare runs: `python scripts/compare.py RUN RUN …`.
 
 A RUN is the folder of a run or a record, finished or not, or a cell of a table with all its seeds:
-TABLE/COLUMN, TABLE/MODEL/COLUMN or TABLE/DATASET/MODEL/COLUMN, such as 1a/learnt. Overrides hold
-for the cells, as in scripts/tables.py: `preset=mini-cifar100 1b/80-40-40-sgd 1a/gamma0-0.9`. Prints
+TABLE/COLUMN, TABLE/MODEL/COLUMN or TABLE/DATASET/MODEL/COLUMN, such as t1a/learnt. Overrides hold
+for the cells, as in scripts/tables.py: `preset=mini-cifar100 t1b/80-40-40-sgd t1a/learnt`. Prints
 what the configs differ in and the errors, and draws the curves. Trains nothing.
 """
 

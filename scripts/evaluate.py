@@ -1,4 +1,4 @@
-"""Test the final weights of a run that kept them (weights=final): `evaluate.py RUN`."""
+"""Test the final weights of a run that kept them (save_weights=true): `evaluate.py RUN`."""
 
 import argparse
 import sys
@@ -14,12 +14,9 @@ from phaseavg.config import check_record
 from phaseavg.errors import UserError, told
 from phaseavg.runs.record import read_config
 from phaseavg.runs.weights import about, read
-from phaseavg.targets import option_targets
 from phaseavg.training.evaluation import Evaluation, evaluate
 from phaseavg.training.execution import autocast, prepare
 from phaseavg.training.parts import load_data, new_model
-
-ROOT = Path(__file__).parents[1]
 
 
 def evaluate_run(
@@ -38,7 +35,7 @@ def evaluate_run(
     """
     for name, remedy in (
         ("config.yaml", "name the folder of a run"),
-        ("weights.safetensors", "repeat the run with weights=final force=true"),
+        ("weights.safetensors", "repeat the run with save_weights=true rerun=true"),
     ):
         if not (folder / name).is_file():
             raise UserError(f"{folder}: there is no {name}; {remedy}")
@@ -46,11 +43,10 @@ def evaluate_run(
         recorded = read_config(folder)
     except (OSError, ValueError) as error:
         raise UserError(
-            f"{folder}/config.yaml: damaged ({told(error)}); repeat the run with force=true"
+            f"{folder}/config.yaml: damaged ({told(error)}); repeat the run with rerun=true"
         ) from error
     try:
-        extra = {*option_targets(ROOT / "conf"), *allow}
-        settings = check_record({**recorded, "data_dir": data_dir}, extra)
+        settings = check_record({**recorded, "data_dir": data_dir}, allow)
     except UserError as error:
         raise UserError(f"{folder}/config.yaml: {error}") from error
     plain = {"device": device, "graph": False, "channels_last": False}

@@ -118,7 +118,7 @@ def main() -> int:
                 if found.missing:
                     print(f"{found.name}: missing: {found.missing}", flush=True)
     except KeyboardInterrupt:
-        print("figures.py: interrupted; the same command goes on", file=sys.stderr)
+        print("figures.py: interrupted; rerun the same command to resume", file=sys.stderr)
         return INTERRUPTED
     return max(statuses)
 

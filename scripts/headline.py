@@ -27,12 +27,13 @@ def main() -> int:
     parser.add_argument("--readme", type=Path, help="file with marks for the list")
     arguments = parser.parse_args()
     paper = read_paper(ROOT / "results/paper.csv")
-    overrides = ["table=1a,1b,1c,1d", *arguments.overrides]
+    overrides = ["table=t1a,t1b,t1c,t1d", *arguments.overrides]
     study = read_study(overrides, ROOT / "conf", paper)
     model, *others = dict.fromkeys(cell.model for cell in study.request.cells)
     if others:
         raise UserError(f"model: name one; choices: {', '.join([model, *others])}")
-    runs, epochs, seconds = cost(study.runs.values())
+    runs = len(study.records)
+    epochs, seconds = cost(study.records)
     made_with = " and ".join(sorted(study.rows["execution"].unique()))
     text = headline(study.rows, model, paper) + (
         f"\n\n{runs} runs, for which {epochs:,} epochs were trained"

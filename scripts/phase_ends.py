@@ -9,8 +9,7 @@ import sys
 from pathlib import Path
 
 from phaseavg.cli import script
-from phaseavg.report.phase_ends import phase_ends
-from phaseavg.report.records import read_runs
+from phaseavg.report.phase_ends import phase_ends, read_repetitions
 from phaseavg.runs.files import write_atomically
 
 
@@ -22,8 +21,8 @@ def main() -> int:
     parser.add_argument("settings", nargs="+", help="names as in an override of train.py")
     parser.add_argument("--output", type=Path, help="file for the table, instead of the terminal")
     arguments = parser.parse_args()
-    runs = read_runs(arguments.runs)
-    table = phase_ends(runs, arguments.settings)
+    runs, metrics = read_repetitions(arguments.runs, arguments.settings)
+    table = phase_ends(metrics, arguments.settings)
     lines = ["Test error (%), mean ± sample deviation over n seeds:", ""]
     lines.append(table.to_markdown(index=False))
     diverged = runs.loc[runs["status"] == "diverged", "run_id"]

@@ -25,7 +25,7 @@ def main() -> int:
         nargs="+",
         action="extend",
         default=[],
-        help="folders or archives of other runs that it is to show",
+        help="folders of other runs that it is to show",
     )
     parser.add_argument(
         "--results", type=Path, default=Path("results"), help="folder with the figures; of the page"

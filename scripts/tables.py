@@ -1,4 +1,4 @@
-"""Write tables from records: `python scripts/tables.py table=1a model=cnn13`.
+"""Write tables from records: `python scripts/tables.py table=t1a model=cnn13`.
 
 Takes the overrides that `train.py -m` takes for a sweep, and trains nothing. Writes each table as
 Markdown, CSV, LaTeX and HTML, and with --claims the verdicts on the paper's claims, and a picture.

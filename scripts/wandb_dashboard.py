@@ -1,4 +1,4 @@
-"""Make a W&B workspace with tables: `python scripts/wandb_dashboard.py table=1a,1b model=cnn13`.
+"""Make a W&B workspace with tables: `python scripts/wandb_dashboard.py table=t1a,t1b model=cnn13`.
 
 Takes the overrides that `train.py -m` takes for a sweep, and shows the runs that it would make: a
 section per table, with curves and errors by cell, and ours beside the paper's.

@@ -1,9 +1,10 @@
-"""What several tests need: composed configs, runs of a second, and victims to kill."""
+"""Shared by several tests: composed configs, runs of a second, and processes to kill."""
 
 import multiprocessing
 import os
 import sys
 from collections.abc import Callable
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +12,7 @@ import pytest
 import torch
 from hydra import compose, initialize_config_dir
 from hydra.core.global_hydra import GlobalHydra
+from omegaconf import DictConfig
 
 import train as train_script
 from phaseavg.cli import command_line
@@ -48,17 +50,45 @@ RUN_OF_IMAGE_FILES = (  # 6 steps an epoch, on small images
 )
 
 
+def untimed(value: Any) -> Any:
+    """Return metrics without all that tells how long something took."""
+    if isinstance(value, dict):
+        return {k: untimed(v) for k, v in value.items() if k not in TIMES}
+    return [untimed(item) for item in value] if isinstance(value, list) else value
+
+
+TIMES = ("seconds", "images_per_second")
+
+
+def also_slow(*parameters: Any) -> list[Any]:
+    """Return parameters of a test that `-m "not slow"` leaves out."""
+    return [
+        pytest.param(*(one if isinstance(one, tuple) else (one,)), marks=pytest.mark.slow)
+        for one in parameters
+    ]
+
+
+@cache
+def composed(*overrides: str) -> DictConfig:
+    """Return the config of overrides, composed once per process. Copy it before a change."""
+    GlobalHydra.instance().clear()
+    with initialize_config_dir(str(REPOSITORY / "conf"), version_base="1.3"):
+        return compose("config", list(overrides))
+
+
 @pytest.fixture
 def compose_settings(tmp_path: Path) -> Callable[..., Settings]:
     """Return a function from overrides to the checked settings of a run below `tmp_path`."""
 
-    def composed(*overrides: str) -> Settings:
-        GlobalHydra.instance().clear()
-        with initialize_config_dir(str(REPOSITORY / "conf"), version_base="1.3"):
-            folders = (f"runs_dir={tmp_path}/runs", f"records_dir={tmp_path}/records")
-            return check(compose("config", [*overrides[:1], *folders, *overrides[1:]]))
+    def settings_of(*overrides: str) -> Settings:
+        config = composed(*overrides).copy()
+        typed = {override.partition("=")[0] for override in overrides}
+        for name in {"runs", "records"}:
+            if f"{name}_dir" not in typed:
+                config[f"{name}_dir"] = str(tmp_path / name)
+        return check(config)
 
-    return composed
+    return settings_of
 
 
 @pytest.fixture(autouse=True)
@@ -80,7 +110,7 @@ def prompt(
         monkeypatch.chdir(tmp_path)
         GlobalHydra.instance().clear()
         monkeypatch.setattr(sys, "argv", ["train.py", *arguments])
-        status = command_line(train_script.main, train_script.CONF)
+        status = command_line(train_script.main)
         output = capfd.readouterr()
         return status, output.out, output.err
 

@@ -2,10 +2,11 @@
 
 import json
 from pathlib import Path
+from typing import Any
 
 import yaml
 from conftest import REPOSITORY
-from made_records import configured, keep
+from made_records import change, configured, keep, line
 
 from phaseavg.report.cells import read_paper
 from phaseavg.report.page import write_page
@@ -25,23 +26,20 @@ def sources(root: Path) -> list[Source]:
         (f"runs_dir={root}/{name}", f"records_dir={root}/{name}-records")
         for name in ("runs", "thin")
     )
-    narrowed = ("table=1b", "model=cnn13", "column=80-40-40-sgd,80-40-40-ours", *folders)
-    thin = ("preset=mini", "table=1b", "model=cnn13_digits", "column=80-40-40-ours", *others)
+    narrowed = ("table=t1b", "model=cnn13", "column=80-40-40-sgd,80-40-40-ours", *folders)
+    thin = ("preset=mini", "table=t1b", "model=cnn13_digits", "column=80-40-40-ours", *others)
     return [
         Source("full", "At full size", "Two cells.", narrowed, ("make table1b",)),
         Source("mini", "In miniature", "One cell.", thin, ("make mini",), "mini"),
     ]
 
 
-def metrics(folder: Path, errors: list[float | None]) -> None:
-    """Write the metrics of a run, whose average replaces the weights at the end."""
-    lines = [
-        {"epoch": n, "phase": 1, "step": 8 * n, "test_error": error, "train_loss": 1 / n}
-        for n, error in enumerate(errors, start=1)
-    ]
-    lines[-1] |= {"replaced": True, "average_test_error": 1.23456789, "carried0_seconds": 1.0}
-    text = "".join(json.dumps(line) + "\n" for line in lines)
-    (folder / "metrics.jsonl").write_text(text)
+def metrics(errors: list[float | None]) -> list[dict[str, Any]]:
+    """Return metrics whose average replaces the weights at the end."""
+    *others, last = (line(epoch, error) for epoch, error in enumerate(errors, start=1))
+    if "weights" not in last:
+        return [*others, last]
+    return [*others, line(len(errors), last["weights"]["error"], 9.0, 1.23456789, replaced=True)]
 
 
 def fill(root: Path) -> None:
@@ -52,20 +50,24 @@ def fill(root: Path) -> None:
         for column in ("sgd", "ours")
     )
     for seed, error in enumerate((30.5, 31.5)):
-        metrics(keep(sgd[seed].settings, error), [50 + seed, 40, None, error])
-        metrics(keep(ours[seed].settings, error - 1), [50 + seed, 41, None, error - 1])
-    metrics(keep(sgd[2].settings, None), [90.0, None])
+        keep(sgd[seed].settings, error, metrics=metrics([50 + seed, 40, None, error]))
+        keep(ours[seed].settings, error - 1, metrics=metrics([50 + seed, 41, None, error - 1]))
+    keep(sgd[2].settings, None, metrics=metrics([90.0, None]))
     broken = ours[2].settings
-    metrics(keep(broken, 1.0), [60.0] * 12)
+    keep(broken, 1.0, metrics=metrics([60.0] * 12))
     (broken.run_folder / "result.json").unlink()
-    (broken.run_folder / "failure.json").write_text(json.dumps({"error": "no & disk <left>"}))
+    (broken.run_folder / "failure.json").write_text(
+        json.dumps({"run_id": broken.run_id, "error": "no & disk <left>"})
+    )
 
-    strange = keep(sgd[0].settings, 20.0, where=root / "more" / "strange")
-    metrics(strange, [20.0, 20.0])
+    strange = keep(
+        sgd[0].settings, 20.0, where=root / "more" / "strange", metrics=metrics([20.0, 20.0])
+    )
     config = yaml.safe_load((strange / "config.yaml").read_text())
     config["execution"]["device"] = NASTY.replace("1", "2")
     config["model"]["_target_"] = f"no.such.{NASTY}"
     configured(strange, config)
+    change(strange, overrides=[f"model={NASTY}"])
 
     figures = root / "results" / "figures"
     figures.mkdir(parents=True)
@@ -87,5 +89,5 @@ def build(root: Path) -> Path:
     index, _ = write_page(
         root / "results", sources(root), [root / "more"], CONF, PAPER, said.append
     )
-    assert said[0].startswith("At full size: composing and reading table=1b ")
+    assert said[0].startswith("At full size: composing and reading table=t1b ")
     return index

@@ -1,6 +1,7 @@
 """Records made by hand, for tests of what is read from them."""
 
 import json
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -19,24 +20,56 @@ EXECUTION = {
 }
 
 
+def line(
+    epoch: int,
+    weights: float | None = None,
+    bn: float | None = None,
+    average: float | None = None,
+    **others: Any,
+) -> dict[str, Any]:
+    """Return the metrics of an epoch with the test errors (%) that are given.
+
+    Args:
+        epoch: from 1.
+        weights: of the weights as the optimizer left them.
+        bn: of these after a BatchNorm pass.
+        average: of the average.
+        others: keys that are added or replaced, such as `replaced` at the end of a phase.
+    """
+    made: dict[str, Any] = {"epoch": epoch, "phase": 1, "step": 8 * epoch, "learning_rate": 0.1}
+    made["train"] = {"images": 1000, "loss": 1 / epoch, "error": 50.0}
+    errors = {"weights": weights, "bn": bn, "average": average}
+    made |= {name: {"loss": 1.0, "error": e} for name, e in errors.items() if e is not None}
+    if average is not None:
+        made["average"]["without_bn"] = {"loss": 4.0, "error": 90.0}
+    return made | {"images_per_second": 10.0, "seconds": {"train": 3.0}} | others
+
+
+PHASE_END = line(1, 5.0, 5.0, replaced=False)
+
+
 def made_result(
     name: str,
     test_error: float | None,
     bn_test_error: float | None = None,
     seconds: float = 100.0,
+    metrics: Sequence[Mapping[str, Any]] = (PHASE_END,),
+    recipe: Mapping[str, Any] | None = None,
     **execution: Any,
 ) -> dict[str, Any]:
-    """Return the result of a run, with the arguments of `keep`."""
+    """Return the result of a run of a name, with the arguments of `keep`."""
+    recipe = recipe or {"seed": 0}
     result: dict[str, Any] = {
         "run_id": name,
         "numerics_version": NUMERICS_VERSION,
-        "watch": {},
+        "recipe": recipe,
+        "overrides": ["preset=demo", f"seed={recipe['seed']}"],
+        "observers": {},
         "status": "diverged" if test_error is None else "finished",
-        "epochs": 2,
+        "epochs": len(metrics),
         "steps": 16,
-        "seconds": seconds + 11,
-        "train_seconds": seconds,
-        "averaging_seconds": 1.0,
+        "seconds": {"total": seconds + 11, "train": seconds, "averaging": 1.0},
+        "inherited": {"epochs": 0, "seconds": 0.0, "segments": []},
         "provenance": [
             {
                 "execution": EXECUTION | execution,
@@ -46,15 +79,16 @@ def made_result(
         ],
     }
     if test_error is None:
-        result |= {"reason": "nan", "step": 3, "epoch": 1, "learning_rate": 0.1}
-    else:
-        passed = test_error if bn_test_error is None else bn_test_error
-        result |= {"test_error": test_error, "best_test_error": test_error}
-        result |= {"with_bn_pass": {"test_error": passed}}
-        result |= {"best_epoch": 2, "images_per_second": 1000.0}
-        end = {"epoch": 2, "replaced": False, "test_error": test_error, "bn_test_error": passed}
-        result["phases"] = [end]
-    return result
+        return result | {"reason": "nan", "step": 3, "epoch": 1, "learning_rate": 0.1}
+    passed = test_error if bn_test_error is None else bn_test_error
+    return result | {
+        "test_error": test_error,
+        "best_test_error": test_error,
+        "with_bn_pass": {"test_error": passed},
+        "best_epoch": 2,
+        "images_per_second": 1000.0,
+        "phases": [end for end in metrics if "replaced" in end],
+    }
 
 
 def keep(
@@ -63,6 +97,7 @@ def keep(
     bn_test_error: float | None = None,
     seconds: float = 100.0,
     where: Path | None = None,
+    metrics: Sequence[Mapping[str, Any]] | None = None,
     **execution: Any,
 ) -> Path:
     """Write the record of a run, diverged if it has no error; return its folder.
@@ -73,27 +108,41 @@ def keep(
         bn_test_error: likewise, after a BatchNorm pass; by default the same.
         seconds: of training; averaging takes one more.
         where: its folder; by default where the run would leave it.
+        metrics: its epochs; by default two that end with these errors.
         execution: what is other than `EXECUTION`.
     """
     folder = where or settings.run_folder
     folder.mkdir(parents=True)
-    result = made_result(settings.run_id, test_error, bn_test_error, seconds, **execution)
+    if metrics is None:
+        passed = test_error if bn_test_error is None else bn_test_error
+        end = {} if test_error is None else {"replaced": False}
+        metrics = [line(1, test_error), line(2, test_error, passed, **end)]
+    made = (test_error, bn_test_error, seconds, metrics, settings.recipe())
+    result = made_result(settings.run_id, *made, **execution)
     (folder / "result.json").write_text(json.dumps(result))
     (folder / "config.yaml").write_text(yaml.safe_dump(settings.record(), sort_keys=False))
-    lines = [{"epoch": epoch, "test_error": test_error} for epoch in (1, 2)]
-    lines[-1] |= result.get("phases", [{}])[-1]
-    text = "".join(f"{json.dumps(line)}\n" for line in lines)
-    (folder / "metrics.jsonl").write_text(text)
+    write_lines(folder, metrics)
     return folder
+
+
+def write_lines(folder: Path, metrics: Sequence[Mapping[str, Any]]) -> None:
+    """Write the metrics of a run."""
+    (folder / "metrics.jsonl").write_text("".join(f"{json.dumps(each)}\n" for each in metrics))
+
+
+def change(folder: Path, **values: Any) -> None:
+    """Replace values of a record's result."""
+    path = folder / "result.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | values))
 
 
 def configured(folder: Path, config: dict[str, Any]) -> str:
     """Give a record another config and the run id that follows from it; return that."""
-    result = json.loads((folder / "result.json").read_text())
     recipe = {key: config[key] for key in RECIPE if key in config}
-    own = result["run_id"] = run_id(recipe, result["numerics_version"])
     (folder / "config.yaml").write_text(yaml.safe_dump(config))
-    (folder / "result.json").write_text(json.dumps(result))
+    version = json.loads((folder / "result.json").read_text())["numerics_version"]
+    own = run_id(recipe, version)
+    change(folder, recipe=recipe, run_id=own)
     return own
 
 

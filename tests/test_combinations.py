@@ -7,11 +7,10 @@ from itertools import cycle
 from pathlib import Path
 from typing import Any
 
+import conftest
 import pytest
 import torch
 from conftest import NEEDED, REPOSITORY, Prompt
-from hydra import compose, initialize_config_dir
-from hydra.core.global_hydra import GlobalHydra
 from omegaconf import OmegaConf
 from torch import nn
 
@@ -42,13 +41,7 @@ FOR_IMAGENET = ("resnet50", "resnext50", "vgg16")
 
 
 def composed(*overrides: str) -> Settings:
-    GlobalHydra.instance().clear()
-    with initialize_config_dir(str(CONF), version_base="1.3"):
-        return check(compose("config", list(overrides)))
-
-
-def chosen(group: str, option: str) -> str:
-    return f"{group}='{option}'" if option.isdecimal() else f"{group}={option}"
+    return check(conftest.composed(*overrides))
 
 
 @pytest.mark.parametrize("group", SELF_CONTAINED)
@@ -76,7 +69,7 @@ def test_every_two_options_of_the_config_groups_compose(dataset: str) -> None:
         choice = {"preset": presets[(number + count) % len(presets)]}
         choice |= {"dataset": dataset, "model": model}
         choice |= {group: next(options) for group, options in turns.items()}
-        options = [chosen(group, option) for group, option in choice.items()]
+        options = [f"{group}={option}" for group, option in choice.items()]
         settings = composed(*options, *NEEDED.get(model, []))
         for group in choice.keys() - {"preset"}:  # the user's word counts
             expected = OmegaConf.load(CONF / group / f"{choice[group]}.yaml")
@@ -87,7 +80,7 @@ def test_every_two_options_of_the_config_groups_compose(dataset: str) -> None:
 @pytest.mark.parametrize("option", [name for name in GROUPS["schedule"] if name[0].isdecimal()])
 def test_a_schedule_is_what_its_name_says(option: str) -> None:
     for dataset in ("cifar100", "imagenet"):
-        settings = composed(f"dataset={dataset}", chosen("schedule", option))
+        settings = composed(f"dataset={dataset}", f"schedule={option}")
         assert "-".join(map(str, settings.schedule["epochs"])) == option
 
 

@@ -1,40 +1,34 @@
 """Targets are called only if they give what their place takes."""
 
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
-from conftest import REPOSITORY, Prompt
-from hydra import compose, initialize_config_dir
-from hydra.core.global_hydra import GlobalHydra
+from conftest import Prompt, composed
 from omegaconf import DictConfig, open_dict
 from torch import nn
 
-from phaseavg.config import check
+from phaseavg.config import check, check_record
 from phaseavg.errors import UserError
 from phaseavg.targets import KINDS, build
 
-PLACES = [name for name in KINDS if name != "watch"]
+PLACES = [name for name in KINDS if name != "observers"]
 HARMFUL = (
     *("os.system", "builtins.print", "sys.exit", "subprocess.Popen", "shutil.rmtree", "this.d"),
     *("torch.save", "torch.hub.load", "numpy.save", "joblib.load", "pandas.read_pickle"),
     *("torchvision.utils.save_image", "phaseavg.runs.files.write_atomically"),
-    *("phaseavg.config.json.loads", "test_targets.nothing", "test_targets.a_class", "os", ""),
+    *("phaseavg.config.json.loads", "phaseavg.config.json", "test_targets.a_class", "os", ""),
+    *("timm.layers.helpers.Iterable", "torch.optim.optimizer.warnings.warn"),
 )
 
 
-def nothing() -> None:
-    raise AssertionError("called")
+a_class = Path  # the standard library's, under a name of this module
 
 
-a_class = Path  # another module's, under a name of one's own
-
-
-@pytest.fixture(scope="module")
+@pytest.fixture
 def config() -> DictConfig:
-    GlobalHydra.instance().clear()
-    with initialize_config_dir(str(REPOSITORY / "conf"), version_base="1.3"):
-        return compose("config", ["preset=demo"])
+    return composed("preset=demo")
 
 
 def with_target(config: DictConfig, place: str, target: str) -> DictConfig:
@@ -45,7 +39,7 @@ def with_target(config: DictConfig, place: str, target: str) -> DictConfig:
 
 
 @pytest.mark.parametrize("place", PLACES)
-def test_what_is_no_such_part_is_refused_in_one_line_without_being_called(
+def test_a_target_that_is_no_such_part_is_refused_in_one_line_without_being_called(
     config: DictConfig, place: str
 ) -> None:
     for target in HARMFUL:
@@ -54,12 +48,70 @@ def test_what_is_no_such_part_is_refused_in_one_line_without_being_called(
         assert "\n" not in str(refused.value)
 
 
-def test_an_inner_part_is_refused_likewise(config: DictConfig) -> None:
-    changed = config.copy()
+@pytest.mark.parametrize("inner", [lambda part: part, lambda part: [{"a": part}]])
+def test_a_harmful_target_inside_a_part_is_refused(config: DictConfig, inner: Any) -> None:
+    changed = with_target(config, "model", "torchvision.models.resnet18")
     with open_dict(changed):
-        changed.averaging.weights = {"_target_": "os.getcwd"}
-    with pytest.raises(UserError, match=r"^averaging\.weights\._target_=os\.getcwd: "):
+        changed.model.norm_layer = inner({"_target_": "os.getcwd"})
+    with pytest.raises(UserError, match=r"^model\.norm_layer.*\._target_=os\.getcwd: "):
         check(changed)
+
+
+@pytest.mark.parametrize("key", ["_args_", "_partial_", "_convert_", "_recursive_"])
+def test_keys_that_change_how_hydra_calls_a_target_are_refused(
+    config: DictConfig, key: str
+) -> None:
+    changed = with_target(config, "model", "torchvision.models.resnet18")
+    with open_dict(changed):
+        changed.model[key] = []
+    with pytest.raises(UserError, match=f"^model.{key}: there is no such key"):
+        check(changed)
+
+
+def record_of(config: DictConfig, **changes: Any) -> dict[str, Any]:
+    return {**check(config).record(), **changes}
+
+
+def test_a_record_names_allowed_targets_only(config: DictConfig) -> None:
+    assert check_record(record_of(config)).run_id == check(config).run_id
+    model = {"_target_": "test_targets.Unimportable"}
+    with pytest.raises(UserError, match="a record may only name"):
+        check_record(record_of(config, model=model))
+    with pytest.raises(UserError, match="no attribute 'Unimportable'"):
+        check_record(record_of(config, model=model), ["test_targets"])
+    for harmful in (
+        "os.system",
+        "phaseavg.runs.files.write_atomically",
+        "torchvision.io.read_file",
+    ):
+        part = {"_target_": "torchvision.models.resnet18", "norm_layer": [{"_target_": harmful}]}
+        with pytest.raises(UserError, match=f"_target_={harmful}: a record may only name"):
+            check_record(record_of(config, model=part))
+
+
+def test_nothing_in_a_record_is_interpolated(config: DictConfig) -> None:
+    with pytest.raises(UserError, match="interpolations"):
+        check_record(record_of(config, seed="${oc.env:HOME}"))
+
+
+def tuples(num_classes: int, widths: tuple[int, ...], text: str) -> nn.Module:
+    network = nn.Linear(1, num_classes)
+    network.given = widths, text
+    return network
+
+
+def test_a_constructor_gets_the_types_that_it_declares(config: DictConfig) -> None:
+    changed = with_target(config, "model", "test_targets.tuples")
+    with open_dict(changed):
+        changed.model.update({"widths": [4, 8], "text": "a"})
+    network = build("model", check(changed).model, offered={"num_classes": 7})
+    assert network.given == ((4, 8), "a")
+
+
+def test_what_a_function_returns_is_checked(config: DictConfig) -> None:
+    part = check(with_target(config, "model", "test_targets.untyped")).model
+    with pytest.raises(UserError, match=r"untyped: gives a Module, not Linear"):
+        build("model", part, nn.Linear, offered={"num_classes": 7, "in_channels": 1})
 
 
 def untyped(num_classes, in_channels):
@@ -96,19 +148,19 @@ def test_what_the_program_knows_may_be_named_and_reaches_any_keywords(target: st
 
 
 @pytest.mark.parametrize(
-    ("argument", "told"),
+    ("argument", "message"),
     [
         ({"num_classes": 9}, "num_classes=9: must be 7, which follows from the rest"),
         ({"num_classes": 7.0}, "num_classes=7.0: must be 7, "),
         ({"image_size": True}, "image_size=True: must be 1, "),
-        ({"device": "cpu"}, "device: follows from the rest of the config; leave it out"),
+        ({"device": "cpu"}, "device='cpu': it follows from the rest of the config; leave it out"),
     ],
 )
 def test_what_differs_from_what_the_program_knows_is_refused(
-    argument: dict[str, object], told: str
+    argument: dict[str, object], message: str
 ) -> None:
     offered = {"num_classes": 7, "image_size": 1, "device": torch.device("cpu")}
-    with pytest.raises(UserError, match=f"^model.{told}"):
+    with pytest.raises(UserError, match=f"^model.{message}"):
         build("model", {"_target_": "test_targets.through", **argument}, offered=offered)
 
 

@@ -16,7 +16,7 @@ from hydra.types import RunMode
 from omegaconf import OmegaConf
 
 import phaseavg.runs.files
-import phaseavg.runs.store
+import phaseavg.runs.prefixes
 import phaseavg.tracking
 import phaseavg.training.loop
 import phaseavg.training.step
@@ -84,8 +84,8 @@ def break_the_service(runs: list[Settings], said: Path, trouble: str) -> None:
     loop = phaseavg.training.loop
     end_epoch, ended = loop.end_epoch, []
 
-    def breaking(*arguments: Any) -> None:
-        end_epoch(*arguments)
+    def breaking(*arguments: Any) -> Any:
+        metrics = end_epoch(*arguments)
         ended.append(arguments)
         if len(ended) == 2:
             (service,) = services()
@@ -93,6 +93,7 @@ def break_the_service(runs: list[Settings], said: Path, trouble: str) -> None:
                 os.kill(service, signal.SIGKILL)
             else:
                 resource.prlimit(service, resource.RLIMIT_FSIZE, (4096, 4096))
+        return metrics
 
     loop.end_epoch = breaking
     phaseavg.tracking.CLOSE_SECONDS = 1000.0  # however slow the machine
@@ -237,8 +238,8 @@ def sweep_and_die(
     Args:
         folder: to work in.
         arguments: what is typed.
-        event: `stepped`, after a step's update; `left`, when a shared state is written and not yet
-            described; `called`, as `die_at_call`; `never`.
+        event: `stepped`, after a step's update; `saved`, when a prefix has been
+            written; `called`, as `die_at_call`; `never`.
         count: counted from 1.
         number: of the signal, which the whole group gets; at a call it is SIGKILL.
     """
@@ -260,10 +261,10 @@ def sweep_and_die(
     if event == "stepped":
         step = phaseavg.training.step.Step
         step.__call__ = then_die(step.__call__, lambda *_: True)
-    elif event == "left":
-        store = phaseavg.runs.store
-        store.write_atomically = then_die(
-            store.write_atomically, lambda path, *_: path.suffix == ".pt"
+    elif event == "saved":
+        prefixes = phaseavg.runs.prefixes
+        prefixes.write_atomically = then_die(
+            prefixes.write_atomically, lambda path, *_: path.suffix == ".pt"
         )
     elif event == "called":
         die_at_call(count)
@@ -279,4 +280,4 @@ def sweep_in_a_group(folder: Path, arguments: tuple[str, ...]) -> None:
     sys.stdout = sys.stderr = Path("said").open("a")  # noqa: SIM115 -- until it dies
     sys.argv = ["train.py", *arguments]
     GlobalHydra.instance().clear()
-    sys.exit(command_line(train.main, train.CONF))
+    sys.exit(command_line(train.main))

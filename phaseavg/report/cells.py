@@ -7,12 +7,9 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from phaseavg.config import Settings
-from phaseavg.errors import UserError
-from phaseavg.report.records import read_row
 from phaseavg.report.statistics import SAME, differences, interval
 from phaseavg.runs.provenance import how
-from phaseavg.runs.record import has_ended, read_result
+from phaseavg.runs.records import load_runs
 from phaseavg.sweep.cells import Cell, Run
 
 CELL = ["table", "dataset", "model", "column"]
@@ -23,7 +20,7 @@ COLUMNS = [
     *("averaging_seconds", "device", "execution", "modified", "kept", "before_averaging"),
 ]
 
-PAIRED = ["against", "paired_n", "paired_mean", "paired_low", "paired_high"]
+PAIRED = ["baseline", "paired_n", "paired_mean", "paired_low", "paired_high"]
 
 
 def key_of(cell: Cell) -> tuple[str, ...]:
@@ -37,16 +34,11 @@ def read_paper(path: Path) -> pd.DataFrame:
     return pd.read_csv(path, dtype=text).set_index(CELL)
 
 
-def record_of(settings: Settings) -> Path | None:
-    """Return where the record of a run is; None if it has none."""
-    return next((place for place in settings.places if has_ended(place)), None)
-
-
 def execution_of(row: Mapping[str, Any]) -> str:
     """Return in words how a run was computed.
 
     Args:
-        row: from `read_row`.
+        row: of the run, from `load_runs`.
     """
     threads = f"{row['threads']} {'thread' if row['threads'] == '1' else 'threads'}"
     made = [row["device_name"], row["cpu_capability"], threads]
@@ -55,20 +47,25 @@ def execution_of(row: Mapping[str, Any]) -> str:
     return ", ".join([*map(str, made), f"torch {row['torch']}"])
 
 
-def _checked_row(run: Run, path: Path) -> dict[str, Any]:
-    """Return what a record says, if it is the run's own.
+def records_of(runs: Iterable[Run]) -> tuple[pd.DataFrame, pd.DataFrame]:
+    """Return the records of runs, and their metrics; see `load_runs`.
 
-    Raises:
-        UserError: if it is damaged, or another run's.
+    Of a run with several records counts the one in its runs_dir. A column `kept` says whether its
+    records_dir has one.
+
+    Args:
+        runs: of the cells.
     """
-    row, expected = read_row(path), run.settings.run_id
-    if row["run_id"] != expected:
-        raise UserError(
-            f"{path}: a damaged record (it is not that of {expected}); move it away and repeat the "
-            "run, or see `make records`"
-        )
-    kept = has_ended(run.settings.places[1])
-    return row | {"execution": execution_of(row), "kept": kept, "before_averaging": False}
+    settings = {run.settings.run_id: run.settings for run in runs}
+    kept_in = list(dict.fromkeys(one.records_dir for one in settings.values()))
+    folders = dict.fromkeys([*(one.runs_dir for one in settings.values()), *kept_in])
+    records, metrics = load_runs(*folders)
+    records = records[records["run_id"].isin(settings.keys())]
+    in_records = records["path"].map(lambda path: path.parent in kept_in).astype(bool)
+    kept = set(records.loc[in_records, "run_id"])
+    records = records.drop_duplicates("run_id").reset_index(drop=True)
+    records["kept"] = records["run_id"].isin(kept)
+    return records, metrics[metrics["path"].isin(records["path"])]
 
 
 def averages(run: Run) -> bool:
@@ -78,28 +75,32 @@ def averages(run: Run) -> bool:
 
 def _course(run: Run, epochs: int) -> tuple[Any, ...]:
     """Return what two runs have in common whose weights after so many epochs are the same."""
-    return run.trajectory.key(epochs), run.settings.batchnorm_batches
+    return (run.prefixes.key(epochs),)
 
 
-def _ends(run: Run, row: Mapping[str, Any]) -> dict[tuple[Any, ...], dict[str, Any]]:
+def _ends(
+    run: Run, row: Mapping[str, Any], metrics: pd.DataFrame
+) -> dict[tuple[Any, ...], dict[str, Any]]:
     """Return rows of the weights that a run had at its phase ends, before an average replaced them.
 
     By `_course`, as of runs without averaging that end there.
     """
-    if row["status"] != "finished" or not run.trajectory:
+    if row["status"] != "finished":
         return {}
-    phases = read_result(row["path"]).get("phases", [])
+    ends = metrics[(metrics["run_id"] == row["run_id"]) & metrics["replaced"].notna()]
+    ends = ends[ends["epoch"] <= run.prefixes.limit]
     nothing = dict.fromkeys(("method_seconds", "averaging_seconds"), np.nan)
     return {
-        _course(run, phase["epoch"]): row
-        | {"test_error": phase["test_error"], "bn_test_error": phase.get("bn_test_error")}
-        | {"epochs": phase["epoch"], "before_averaging": True, **nothing}
-        for phase in phases
-        if "test_error" in phase
+        _course(run, epoch): row
+        | {"test_error": error, "bn_test_error": bn_error, "epochs": epoch}
+        | {"before_averaging": True, **nothing}
+        for epoch, error, bn_error in zip(
+            ends["epoch"], ends["weights.error"], ends["bn.error"], strict=True
+        )
     }
 
 
-def read_cells(runs: Iterable[Run], left_out: list[str] | None = None) -> pd.DataFrame:
+def read_cells(runs: Iterable[Run], records: pd.DataFrame, metrics: pd.DataFrame) -> pd.DataFrame:
     """Return a row per cell and seed of which there is a record.
 
     Columns: table, dataset, model, column, seed, run_id; of the record: status, test_error and
@@ -114,37 +115,30 @@ def read_cells(runs: Iterable[Run], left_out: list[str] | None = None) -> pd.Dat
 
     Args:
         runs: of the cells.
-        left_out: takes what is wrong with each damaged record, which then does not count.
-
-    Raises:
-        UserError: if a record is damaged and nothing takes that.
+        records: of these runs, from `records_of`.
+        metrics: likewise.
     """
     runs = list(runs)
-    found: dict[str, dict[str, Any]] = {}
-    for run in runs:
-        if path := record_of(run.settings):
-            try:
-                found[run.settings.run_id] = _checked_row(run, path)
-            except UserError as error:
-                if left_out is None:
-                    raise
-                left_out.append(str(error))
+    found = {
+        row["run_id"]: row | {"execution": execution_of(row), "before_averaging": False}
+        for row in records.to_dict("records")
+    }
     ends: dict[tuple[Any, ...], dict[str, Any]] = {}
     recorded = [run for run in runs if run.settings.run_id in found]
     for run in sorted(recorded, key=lambda run: found[run.settings.run_id]["epochs"]):
-        ends = _ends(run, found[run.settings.run_id]) | ends
+        ends = _ends(run, found[run.settings.run_id], metrics) | ends
     rows = []
     for run in runs:
         row = found.get(run.settings.run_id)
-        if row is None and ends and not averages(run) and run.trajectory:
-            row = ends.get(_course(run, run.trajectory.total_epochs))
+        if row is None and ends and not averages(run):
+            row = ends.get(_course(run, run.epochs))
         if row is not None:
             rows += [row | dict(zip(CELL, key_of(cell), strict=True)) for cell in run.cells]
     return pd.DataFrame(rows, columns=COLUMNS)
 
 
 def _compared(
-    frame: pd.DataFrame, rows: pd.DataFrame, against: Mapping[str, Mapping[str, str]]
+    frame: pd.DataFrame, rows: pd.DataFrame, baseline: Mapping[str, Mapping[str, str]]
 ) -> list[tuple[Any, ...]]:
     """Return of each cell what `PAIRED` names."""
     finished = rows[rows["status"] == "finished"].groupby(CELL)
@@ -152,7 +146,7 @@ def _compared(
     none = rows.iloc[:0].set_index(SAME)["test_error"]
     found: list[tuple[Any, ...]] = []
     for key in frame[CELL].itertuples(index=False, name=None):
-        other = against.get(key[0], {}).get(key[-1])
+        other = baseline.get(key[0], {}).get(key[-1])
         values = differences(errors.get(key, none), errors.get((*key[:-1], other), none))
         span = interval(values) if len(values) else (np.nan, np.nan)
         found.append((other, len(values), values.mean(), *span))
@@ -163,7 +157,7 @@ def summarised(
     cells: Iterable[Cell],
     rows: pd.DataFrame,
     paper: pd.DataFrame,
-    against: Mapping[str, Mapping[str, str]] | None = None,
+    baseline: Mapping[str, Mapping[str, str]] | None = None,
 ) -> pd.DataFrame:
     """Return a row per cell: ours, the paper's, the difference.
 
@@ -171,12 +165,12 @@ def summarised(
         cells: in their order.
         rows: from `read_cells`.
         paper: from `read_paper`; cells that are not in it have no published number.
-        against: by table, which column each is compared with.
+        baseline: by table, which column each is compared with.
 
     Returns:
         A frame with the columns `CELL`; n, seeds; error_mean, error_std (sample deviation; of one
         run none), bn_error_mean, bn_error_std; diverged, how many runs did; paper_mean, paper_std;
-        difference, of the means; against, the column that it is compared with, if it is; paired_n,
+        difference, of the means; baseline, the column that it is compared with, if it is; paired_n,
         the seeds that both have with the same execution, paired_mean, the mean of their differences
         to it, paired_low and paired_high, its 95 % t interval; executions, run_ids.
     """
@@ -199,7 +193,7 @@ def summarised(
     published = paper.rename(columns={"error_mean": "paper_mean", "error_std": "paper_std"})
     frame = frame.set_index(CELL).join([ours, others, published]).reset_index()
     frame["difference"] = frame["error_mean"] - frame["paper_mean"]
-    frame = frame.join(pd.DataFrame(_compared(frame, rows, against or {}), columns=PAIRED))
+    frame = frame.join(pd.DataFrame(_compared(frame, rows, baseline or {}), columns=PAIRED))
     for column in ("n", "diverged"):
         frame[column] = frame[column].fillna(0).astype(int)
     for column in ("executions", "run_ids"):

@@ -15,14 +15,15 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
 from phaseavg.errors import UserError
-from phaseavg.report.cells import execution_of, key_of, record_of
+from phaseavg.report.cells import execution_of, key_of
 from phaseavg.report.figures.drawing import COLOURS, new_picture, plain
 from phaseavg.report.phase_ends import ERRORS
-from phaseavg.report.records import damaged, phase_ends, read_history, read_row
+from phaseavg.report.run_cards import phase_ends
 from phaseavg.report.statistics import SAME, differences, mean_and_deviation, mean_with_interval
-from phaseavg.report.study import composing, typed
+from phaseavg.report.study import composing, without_hydra
 from phaseavg.runs.folder import in_progress, read_failure
-from phaseavg.runs.record import has_ended, read_config, read_result
+from phaseavg.runs.record import DAMAGED, damage, flattened, has_ended, read_record
+from phaseavg.runs.records import row_of
 from phaseavg.runs.result import cost, errors
 from phaseavg.sweep.cells import Cell, cells_of, read_request, runs_of
 
@@ -82,8 +83,8 @@ class Course:
     @property
     def metrics(self) -> pd.DataFrame:
         """Its metrics, a row per epoch; with the columns that are drawn in any case."""
-        drawn = ["epoch", "train_loss", "test_error", "bn_test_error", "average_test_error"]
-        frame = pd.DataFrame(self.history)
+        drawn = ["epoch", "train.loss", *ERRORS]
+        frame = pd.DataFrame([flattened(line) for line in self.history])
         return frame.reindex(columns=frame.columns.union([*drawn, "replaced"]))
 
     @property
@@ -136,26 +137,24 @@ def read_course(folder: Path) -> Course:
     Raises:
         UserError: if it is damaged.
     """
-    history = read_history(folder)
     try:
-        config = read_config(folder)
+        record = read_record(folder)
+        config, history = record.config, record.metrics
         config["schedule"], config["dataset"], config["seed"]
-        ended = has_ended(folder)
-        result = read_result(folder) if ended else {}
-        found = errors(history) if history else {}
-        seconds = cost(history)["seconds"]
-    except (OSError, ValueError, LookupError, TypeError) as error:
-        raise damaged(folder, error) from error
-    execution = execution_of(read_row(folder)) if ended else ""
-    return Course(folder, config, history, result, found, seconds, execution)
+        found = errors(history, {}) if history else {}
+        seconds = cost(history)["seconds"]["total"]
+        execution = execution_of(row_of(record)) if record.result else ""
+    except DAMAGED as error:
+        raise UserError(damage(folder, error)) from error
+    return Course(folder, config, history, record.result, found, seconds, execution)
 
 
 def read_members(arguments: Sequence[str], conf: Path) -> list[Member]:
     """Return what is to be compared, in its order.
 
     Args:
-        arguments: folders of runs or records; names of cells, such as `1a/learnt`,
-            `1a/cnn13/learnt` or `1a/cifar100/cnn13/learnt`; and overrides, which hold for all
+        arguments: folders of runs or records; names of cells, such as `t1a/learnt`,
+            `t1a/cnn13/learnt` or `t1a/cifar100/cnn13/learnt`; and overrides, which hold for all
             cells.
         conf: the folder of the configs.
 
@@ -170,7 +169,7 @@ def read_members(arguments: Sequence[str], conf: Path) -> list[Member]:
         else:
             members += _cells(name, overrides, conf)
     if not members:
-        raise UserError("RUN: is missing; name folders of runs, or cells such as 1a/learnt")
+        raise UserError("RUN: is missing; name folders of runs, or cells such as t1a/learnt")
     for number, member in enumerate(members):
         member.letter = letter(number)
     return members
@@ -219,7 +218,7 @@ def _cells(name: str, overrides: Sequence[str], conf: Path) -> list[Member]:
                 else f"{name}: is neither the folder of a run nor a cell; choices: TABLE/COLUMN or "
                 f"TABLE/MODEL/COLUMN with a table of {', '.join(tables)}"
             )
-        asked = typed([f"table={table}", *overrides], conf)
+        asked = without_hydra([f"table={table}", *overrides])
         request = read_request(asked, options, compose)
         everything = cells_of(table, request.tables[table], request.common)
         if not any(_name(cell, parts) == name for cell in everything):
@@ -230,7 +229,7 @@ def _cells(name: str, overrides: Sequence[str], conf: Path) -> list[Member]:
     found = []
     for cell in cells:
         folders = [
-            record_of(run.settings) or run.settings.run_folder
+            next(filter(has_ended, run.settings.places), run.settings.run_folder)
             for run in runs.values()
             if cell in run.cells
         ]
@@ -328,7 +327,7 @@ def at_phase_ends(members: Sequence[Member]) -> pd.DataFrame:
     rows = []
     for member in members:
         ends = [
-            {"phase": number, **end}
+            {**flattened(end), "phase": number}
             for course in member.counted
             for number, end in enumerate(course.errors.get("phases", []), start=1)
         ]
@@ -355,7 +354,7 @@ def figure(members: Sequence[Member]) -> Figure:
         single = len(member.courses) == 1
         frames = [course.metrics for course in member.courses]
         boundaries |= {end for course in member.courses for end in course.ends[:-1]}
-        for axes, key in ((above, "test_error"), (below, "train_loss")):
+        for axes, key in ((above, "weights.error"), (below, "train.loss")):
             every = [frame.set_index("epoch")[key].dropna() for frame in frames]
             drawn = [line for line in every if len(line)]
             for line in drawn:
@@ -397,4 +396,4 @@ def figure(members: Sequence[Member]) -> Figure:
     return picture
 
 
-MARKERS = {"bn_test_error": "x", "average_test_error": "o"}
+MARKERS = {"bn.error": "x", "average.error": "o"}

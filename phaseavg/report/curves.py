@@ -9,56 +9,40 @@ from typing import Any
 
 from jinja2.utils import htmlsafe_json_dumps
 
+from phaseavg.runs.record import flattened
+
 Series = dict[str, list[float | None]]
 """A value per epoch by metric; None where it was not measured."""
 
 DIGITS = 5
 """Significant ones: more than a line on a screen can show."""
 
-NO_METRICS = ("epoch", "phase", "step", "train_images", "test_images", "replaced")
-CARRIED = "carried"
-"""What the names of averages begin with that a shared trajectory carries for other runs."""
+NO_METRICS = ("epoch", "phase", "step", "train.images", "test_images", "replaced")
 
-GOING_ON = "going_on_test_error"
+GOING_ON = "going_on.error"
 """Not recorded but derived: where the average has replaced the weights, the average's error."""
+
+KINDS = {  # of tests: what a metric of them is called
+    "weights": "the optimizer's weights",
+    "bn": "the weights after a BatchNorm pass",
+    "average": "the average",
+    "average.without_bn": "the average without a BatchNorm pass",
+}
 
 METRICS = {
     GOING_ON: "Test error (%) of the weights that training goes on from",
-    "test_error": "Test error (%) of the optimizer's weights",
-    "bn_test_error": "Test error (%) after a BatchNorm pass",
-    "average_test_error": "Test error (%) of the average",
-    "average_without_bn_test_error": "Test error (%) of the average without a BatchNorm pass",
-    "train_error": "Training error (%)",
-    "test_loss": "Test loss of the optimizer's weights",
-    "bn_test_loss": "Test loss after a BatchNorm pass",
-    "average_test_loss": "Test loss of the average",
-    "average_without_bn_test_loss": "Test loss of the average without a BatchNorm pass",
-    "train_loss": "Training loss",
+    **{f"{kind}.error": f"Test error (%) of {name}" for kind, name in KINDS.items()},
+    "train.error": "Training error (%)",
+    **{f"{kind}.loss": f"Test loss of {name}" for kind, name in KINDS.items()},
+    "train.loss": "Training loss",
     "learning_rate": "Learning rate",
     "images_per_second": "Training images per second",
-    "train_seconds": "Seconds of training",
-    "averaging_seconds": "Seconds of averaging",
-    "evaluation_seconds": "Seconds of testing",
-    "watching_seconds": "Seconds of watching",
-    "saving_seconds": "Seconds of saving",
-}
-
-ENDINGS = {  # of averages that are watched, each under a name of its own
-    "_without_bn_test_error": "Test error (%) of {} without a BatchNorm pass",
-    "_without_bn_test_loss": "Test loss of {} without a BatchNorm pass",
-    "_test_error": "Test error (%) of {}",
-    "_test_loss": "Test loss of {}",
 }
 
 
 def label_of(metric: str) -> str:
-    """Return what a metric is called."""
-    if metric in METRICS:
-        return METRICS[metric]
-    for ending, text in ENDINGS.items():
-        if metric.endswith(ending):
-            return text.format(metric.removesuffix(ending))
-    return metric.replace("_", " ").capitalize()
+    """Return what a metric is called: of those without a name of their own, its path in words."""
+    return METRICS.get(metric, metric.replace(".", " "))
 
 
 def in_order(metrics: Iterable[str]) -> list[str]:
@@ -75,17 +59,11 @@ def _rounded(value: Any) -> float | None:
 
 def series(history: Sequence[Mapping[str, Any]]) -> Series:
     """Return the curves in lines of metrics, and the one that is derived from them."""
-    names = in_order(key for line in history for key in line)
-    found = {
-        name: [_rounded(line.get(name)) for line in history]
-        for name in names
-        if name not in NO_METRICS and not name.startswith(CARRIED)
-    }
-    going_on = [
-        _rounded(line.get("average_test_error" if line.get("replaced") else "test_error"))
-        for line in history
-    ]
-    found = {GOING_ON: going_on, **found}
+    lines = [flattened(line) for line in history]
+    for line in lines:
+        line[GOING_ON] = line.get("average.error" if line.get("replaced") else "weights.error")
+    names = in_order(key for line in lines for key in line if key not in NO_METRICS)
+    found = {name: [_rounded(line.get(name)) for line in lines] for name in names}
     return {n: values for n, values in found.items() if any(v is not None for v in values)}
 
 

@@ -14,11 +14,12 @@ from wandb_workspaces.expr import And
 
 from phaseavg.report.study import Study, cells_of_study
 from phaseavg.report.tables import grid, grid_as_markdown, notes_of
+from phaseavg.sweep.cells import title_of
 
 CURVES = {
-    "test_error": "Test error (%)",
-    "average_test_error": "Test error of the average (%)",
-    "train_loss": "Training loss",
+    "weights/error": "Test error (%)",
+    "average/error": "Test error of the average (%)",
+    "train/loss": "Training loss",
 }
 """What is drawn over the epochs, with its title."""
 
@@ -44,7 +45,7 @@ def workspace(study: Study, entity: str, project: str) -> ws.Workspace:
         beside = wr.MarkdownPanel(markdown=beside_the_paper(study, name, own, rows))
         panels = [beside, *panels_of(name, len(own), len(run_ids))]
         sections.append(
-            ws.Section(name=f"Table {name}: {table.title}", panels=panels, is_open=True)
+            ws.Section(name=f"{title_of(name)}: {table.title}", panels=panels, is_open=True)
         )
     return ws.Workspace(
         entity=entity,
@@ -61,7 +62,7 @@ def workspace(study: Study, entity: str, project: str) -> ws.Workspace:
 
 def title(study: Study) -> str:
     """Return what a workspace is called: its tables, and what is other than the paper's."""
-    names = ", ".join(study.request.tables)
+    names = ", ".join(title_of(table).removeprefix("Table ") for table in study.request.tables)
     called = f"{'Table' if len(study.request.tables) == 1 else 'Tables'} {names}"
     words = ". ".join(filter(None, (called, study.remark)))
     # W&B takes all symbols for emojis, the equals sign too, and refuses them.

@@ -6,7 +6,7 @@ import matplotlib
 import pandas as pd
 from matplotlib.figure import Figure
 
-from phaseavg.report.records import read_metrics, read_runs, require_repetitions
+from phaseavg.report.phase_ends import read_repetitions
 from phaseavg.report.statistics import mean_and_deviation
 
 SGD, BN, AVERAGE = "SGD", "SGD + BN pass", "average"
@@ -30,9 +30,9 @@ def phase_ends(metrics: pd.DataFrame) -> pd.DataFrame:
     averaged = ends[ends["averaging"] == "phasewise"]
     return pd.DataFrame(
         {
-            SGD: plain["test_error"],
-            BN: plain["bn_test_error"],
-            AVERAGE: averaged["average_test_error"],
+            SGD: plain["weights.error"],
+            BN: plain["bn.error"],
+            AVERAGE: averaged["average.error"],
         }
     ).dropna()
 
@@ -57,8 +57,8 @@ def figure(metrics: pd.DataFrame) -> Figure:
     picture = Figure(figsize=(8, 4.5), layout="constrained")
     axes = picture.subplots()
     for name, runs, column in (
-        (SGD, plain, "test_error"),
-        (AVERAGE, averaged, "average_test_error"),
+        (SGD, plain, "weights.error"),
+        (AVERAGE, averaged, "average.error"),
     ):
         seeds = runs.pivot_table(index="epoch", columns="seed", values=column)
         axes.plot(seeds.index, seeds, color=COLOURS[name], linewidth=0.6, alpha=0.45)
@@ -71,7 +71,7 @@ def figure(metrics: pd.DataFrame) -> Figure:
         )
     axes.scatter(
         ends["epoch"],
-        ends["bn_test_error"],
+        ends["bn.error"],
         marker="x",
         color=COLOURS[BN],
         zorder=3,
@@ -109,13 +109,11 @@ def write_demo(runs_dir: Path, output: Path) -> str:
     Files: `table.md`, `phase_ends.csv` (each seed), `runs.csv` (with what each run was made),
     `errors.png`, and `errors.svg`.
     """
-    runs = read_runs(runs_dir)
-    require_repetitions(runs, ["averaging"])
-    metrics = read_metrics(runs)
+    runs, metrics = read_repetitions(runs_dir, ["averaging"])
     errors = phase_ends(metrics)
     output.mkdir(parents=True, exist_ok=True)
     errors.round(4).to_csv(output / "phase_ends.csv")
-    runs.drop(columns="path").to_csv(output / "runs.csv", index=False)
+    runs.drop(columns=["path", "segments"]).to_csv(output / "runs.csv", index=False)
     picture = figure(metrics)
     picture.savefig(output / "errors.png", dpi=150)
     with matplotlib.rc_context({"svg.hashsalt": "demo"}):  # the same bytes for the same data

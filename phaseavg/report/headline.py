@@ -1,10 +1,7 @@
 """Table 1 of one network as a list: each method beside SGD of the same length, and what it cost."""
 
-from collections.abc import Iterable
-
 import pandas as pd
 
-from phaseavg.report.records import damaged
 from phaseavg.report.statistics import (
     SAME,
     differences,
@@ -14,30 +11,28 @@ from phaseavg.report.statistics import (
     spread,
 )
 from phaseavg.report.tables import as_markdown
-from phaseavg.runs.record import has_ended, read_result
-from phaseavg.sweep.cells import Run
 
 METHODS = {  # by length of training: what a line is about, and the table and column that have it
     "60-30-30": {
-        "SGD": ("1b", "60-30-30-sgd"),
-        "phase-wise, γ0 = 0.9": ("1b", "60-30-30-ours"),
+        "SGD": ("t1b", "60-30-30-sgd"),
+        "phase-wise, γ0 = 0.9": ("t1b", "60-30-30-ours"),
     },
     "80-40-40": {
-        "SGD": ("1b", "80-40-40-sgd"),
-        "phase-wise, γ0 = 0.99": ("1a", "gamma0-0.99"),
-        "phase-wise, γ0 = 0.95": ("1a", "gamma0-0.95"),
-        "phase-wise, γ0 = 0.9": ("1a", "gamma0-0.9"),
-        "phase-wise, γ0 = 0.8": ("1a", "gamma0-0.8"),
-        "phase-wise, γ0 = 0.5": ("1a", "gamma0-0.5"),
-        "phase-wise, learnt weights": ("1a", "learnt"),
-        "averaged at the end": ("1c", "at-the-end"),
-        "Lookahead": ("1c", "every-k"),
-        "SGD, decayed rate": ("1d", "decayed"),
-        "SGD, cosine rate": ("1d", "cosine"),
+        "SGD": ("t1b", "80-40-40-sgd"),
+        "phase-wise, γ0 = 0.99": ("t1a", "gamma0-0.99"),
+        "phase-wise, γ0 = 0.95": ("t1a", "gamma0-0.95"),
+        "phase-wise, γ0 = 0.9": ("t1a", "gamma0-0.9"),
+        "phase-wise, γ0 = 0.8": ("t1a", "gamma0-0.8"),
+        "phase-wise, γ0 = 0.5": ("t1a", "gamma0-0.5"),
+        "phase-wise, learnt weights": ("t1a", "learnt"),
+        "averaged at the end": ("t1c", "at-the-end"),
+        "Lookahead": ("t1c", "every-k"),
+        "SGD, decayed rate": ("t1d", "decayed"),
+        "SGD, cosine rate": ("t1d", "cosine"),
     },
     "100-50-50": {
-        "SGD": ("1b", "100-50-50-sgd"),
-        "phase-wise, γ0 = 0.9": ("1b", "100-50-50-ours"),
+        "SGD": ("t1b", "100-50-50-sgd"),
+        "phase-wise, γ0 = 0.9": ("t1b", "100-50-50-ours"),
     },
 }
 
@@ -90,24 +85,23 @@ def headline(rows: pd.DataFrame, model: str, paper: pd.DataFrame) -> str:
     return f"{as_markdown(pd.DataFrame(lines))}\n\n{CAPTION}"
 
 
-def cost(runs: Iterable[Run]) -> tuple[int, int, float]:
-    """Return how many runs have ended, and the epochs and the seconds of training them.
+def cost(records: pd.DataFrame) -> tuple[int, float]:
+    """Return the epochs and the seconds of training runs one after the other.
 
-    One after the other; what several runs have in common was trained once and counts once.
+    What several runs have in common was trained once, and counts once: with the run that trained it
+    if that is among them.
+
+    Args:
+        records: of the runs, from `load_runs`.
     """
-    records = {}
-    for run_id, places in {run.settings.run_id: run.settings.places for run in runs}.items():
-        path = next(filter(has_ended, places), None)
-        if path is not None:
-            try:
-                records[run_id] = read_result(path)
-            except (OSError, ValueError) as error:
-                raise damaged(path, error, "result.json") from error
-    segments, epochs, seconds = {}, 0, 0.0
-    for record in records.values():
-        inherited = record.get("inherited", {"epochs": 0, "seconds": 0.0, "segments": []})
-        epochs += record["epochs"] - inherited["epochs"]
-        seconds += record["seconds"] - inherited["seconds"]
-        segments |= {(s["trajectory"], s["prefix"]): s for s in inherited["segments"]}
-    epochs += sum(s["last_epoch"] - s["first_epoch"] + 1 for s in segments.values())
-    return len(records), epochs, seconds + sum(s["seconds"] for s in segments.values())
+    epochs = int((records["epochs"] - records["inherited_epochs"]).sum())
+    seconds = float((records["seconds"] - records["inherited_seconds"]).sum())
+    counted = set(records["run_id"])
+    shared = {
+        (s["trajectory"], s["prefix"]): s
+        for own in records["segments"]
+        for s in own
+        if s["trajectory"] not in counted
+    }
+    epochs += sum(s["last_epoch"] - s["first_epoch"] + 1 for s in shared.values())
+    return epochs, seconds + sum(s["seconds"] for s in shared.values())

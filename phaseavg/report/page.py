@@ -1,6 +1,5 @@
 """All results as one page that opens from disk: tables, claims, figures, curves, and each run."""
 
-import contextlib
 import json
 import re
 from collections import Counter
@@ -24,10 +23,10 @@ from phaseavg.report.page_sections import (
     shown_in,
     study_section,
 )
-from phaseavg.report.repeat import Repeats
 from phaseavg.report.study import Study, cells_of_study
 from phaseavg.report.tables import CAPTION, FORMATS, environment, grid, notes_of
 from phaseavg.runs.files import write_atomically
+from phaseavg.sweep.cells import title_of
 
 TEMPLATES = Path(__file__).parent / "templates"
 INDEX_PAGE, PLOTLY, ASSETS = "index.html", "plotly.min.js", ("page.css", "page.js")
@@ -61,7 +60,7 @@ def _tables(study: Study, folder: str, results: Path) -> list[dict[str, Any]]:
         found.append(
             {
                 "name": name,
-                "title": f"Table {name}: {study.request.tables[name].title}",
+                "title": f"{title_of(name)}: {study.request.tables[name].title}",
                 "columns": list(dict.fromkeys(own["column"])),
                 "networks": networks,
                 "notes": notes_of(own, rows),
@@ -151,7 +150,7 @@ def _pair(section: Section) -> list[str]:
     }
     pairs = []
     for (table, dataset, model, column, seed), key in by_cell.items():
-        other = section.study.request.tables[table].against.get(column)
+        other = section.study.request.tables[table].baseline.get(column)
         beside = by_cell.get((table, dataset, model, other, seed))
         if beside:
             pairs.append([beside, key])
@@ -178,7 +177,6 @@ def _context(sections: Sequence[Section], results: Path, paper: pd.DataFrame) ->
                 "lead": section.source.lead,
                 "commands": section.source.commands,
                 "remark": study.remark,
-                "left_out": section.left_out,
                 "tables": _tables(study, folder, results),
                 "claims": claims,
                 "figures": _figures(place_of(section.source.overrides), results),
@@ -275,30 +273,27 @@ def write_page(
     Args:
         results: the folder of all results.
         sources: the studies.
-        folders: folders or archives of other runs.
+        folders: of other runs.
         conf: the folder of the configs.
         paper: the published cells.
         say: what is being done.
 
     Raises:
-        UserError: if an archive or a folder of figures is damaged, or the page cannot be written.
+        UserError: if a folder of figures is damaged, or the page cannot be written.
     """
     _require_own(results)
-    repeats, sections = Repeats(conf), []
-    with contextlib.ExitStack() as stack:
-        # First what the user has named: a mistake in it is not to wait for the studies.
-        named = [folder_section(n, folder, conf, stack) for n, folder in enumerate(folders, 1)]
-        for source in sources:
-            say(f"{source.title}: composing and reading {' '.join(source.overrides)}")
-            sections.append(study_section(source, results, conf, paper, stack))
-        sections += named
-    known = {run_id: run for section in sections for run_id, run in section.runs.items()}
+    # First the folders that the user has named, so that a mistake does not wait for the studies.
+    named, sections = [folder_section(n, folder) for n, folder in enumerate(folders, 1)], []
+    for source in sources:
+        say(f"{source.title}: composing and reading {' '.join(source.overrides)}")
+        sections.append(study_section(source, conf, paper))
+    sections += named
     for section in sections:
-        damaged = [f"{c.folder}: {c.state}" for c in section.cards if c.damage]
-        for reason in dict.fromkeys([*section.left_out, *damaged]):
-            say(reason)
+        for card in section.cards:
+            if card.damage:
+                say(f"{card.folder}: {card.state}")
         say(f"{section.title}: {len(section.cards)} runs")
-        section.shown = shown_in(section, known | dict(section.runs), repeats, conf)
+        section.shown = shown_in(section)
     runs = [run for section in sections for run in section.shown]
     for number, run in enumerate(runs, start=1):
         run["number"] = number

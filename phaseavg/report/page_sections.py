@@ -1,9 +1,8 @@
 """What the page of all results shows: studies, folders of runs, and what it says of each run."""
 
-import contextlib
-import tempfile
+import shlex
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import groupby
 from pathlib import Path
@@ -14,10 +13,8 @@ import yaml
 
 from phaseavg.errors import UserError
 from phaseavg.report.curves import series
-from phaseavg.report.repeat import Repeats, command, of_a_table, typed
 from phaseavg.report.run_cards import RunCard, cards_in
 from phaseavg.report.study import Study, read_study
-from phaseavg.runs.archive import import_records
 from phaseavg.runs.files import checksum
 from phaseavg.sweep.cells import Cell, Run
 
@@ -33,7 +30,6 @@ class Source:
         overrides: of its cells.
         commands: that make what is missing of it.
         folder: of its tables, within that of all results.
-        archive: of its records, likewise, where they are packed.
     """
 
     key: str
@@ -42,7 +38,6 @@ class Source:
     overrides: tuple[str, ...]
     commands: tuple[str, ...]
     folder: str = "."
-    archive: str = ""
 
 
 SOURCES = (
@@ -58,19 +53,9 @@ SOURCES = (
         "In miniature, on CIFAR-100",
         "5,000 of its images to train on and all 10,000 to test on, the 13-layer network at an "
         "eighth of its width, every phase a fifth as long.",
-        ("preset=mini-cifar100", "table=all,readings,gamma0", "model=cnn13"),
+        ("preset=mini-cifar100", "table=all,ablations,gamma0", "model=cnn13"),
         ("make mini-cifar100",),
         "cifar100-mini",
-    ),
-    Source(
-        "mini",
-        "In miniature, on digits",
-        "1,000 scans of 8×8 with noisy labels to train on and 797 to test on, two thin networks, "
-        "every phase a tenth as long.",
-        ("preset=mini", "table=all"),
-        ("make mini",),
-        "mini",
-        "mini/records.tar.xz",
     ),
 )
 
@@ -87,7 +72,6 @@ class Section:
         study: None of a folder of runs.
         source: likewise.
         where: the records lie, as a user would look for them.
-        left_out: why records of its cells do not count.
         shown: of each card what the page says of it.
     """
 
@@ -98,65 +82,36 @@ class Section:
     study: Study | None = None
     source: Source | None = None
     where: tuple[str, ...] = ()
-    left_out: Sequence[str] = ()
     shown: list[dict[str, Any]] = field(default_factory=list)
 
 
-@contextlib.contextmanager
-def _unpacked(archive: Path, conf: Path) -> Iterator[Path]:
-    """Yield a folder with the records in an archive, under the run ids of today."""
-    with tempfile.TemporaryDirectory() as folder:
-        import_records(archive, Path(folder), conf)
-        yield Path(folder)
-
-
-def study_section(
-    source: Source, results: Path, conf: Path, paper: pd.DataFrame, stack: contextlib.ExitStack
-) -> Section:
+def study_section(source: Source, conf: Path, paper: pd.DataFrame) -> Section:
     """Return the section of a study, with its records read.
 
     Args:
         source: the study.
-        results: the folder of all results.
         conf: the folder of the configs.
         paper: the published cells.
-        stack: keeps what is unpacked as long as it is read.
     """
-    archive = results / source.archive
-    packed = bool(source.archive) and archive.exists()
-    overrides = list(source.overrides)
-    if packed:
-        overrides.append(f"records_dir={stack.enter_context(_unpacked(archive, conf))}")
-    left_out: list[str] = []
-    study = read_study(overrides, conf, paper, left_out=left_out)
+    study = read_study(source.overrides, conf, paper)
     settings = next(iter(study.runs.values())).settings
     places = (settings.runs_dir, settings.records_dir)
-    where = tuple(dict.fromkeys([str(settings.runs_dir), str(archive if packed else places[1])]))
-    cards = cards_in(*places)
-    return Section(source.key, source.title, cards, study.runs, study, source, where, left_out)
+    where = tuple(dict.fromkeys(map(str, places)))
+    return Section(source.key, source.title, cards_in(*places), study.runs, study, source, where)
 
 
-def folder_section(number: int, folder: Path, conf: Path, stack: contextlib.ExitStack) -> Section:
-    """Return the section of a folder or archive of runs that was named.
+def folder_section(number: int, folder: Path) -> Section:
+    """Return the section of a folder of runs that was named.
 
     Raises:
         UserError: if there is none in it.
     """
-    if not folder.exists():
-        raise UserError(f"--runs={folder}: there is no such file or folder")
-    place = folder if folder.is_dir() else stack.enter_context(_unpacked(folder, conf))
-    cards = cards_in(place)
+    if not folder.is_dir():
+        raise UserError(f"--runs={folder}: there is no such folder")
+    cards = cards_in(folder)
     if not cards:
         raise UserError(f"--runs={folder}: there is no run in it; name a folder with runs")
     return Section(f"runs{number}", f"Runs in {folder}", cards, {}, where=(str(folder),))
-
-
-def _overrides(card: RunCard, known: Mapping[str, Run], repeats: Repeats) -> list[str] | None:
-    if not repeats.knows(card.config):
-        return None
-    if card.run_id in known:
-        return of_a_table(known[card.run_id], card.config)
-    return repeats.overrides_of(card.config, card.run_id) if card.config else None
 
 
 def _places(cells: Sequence[Cell]) -> list[str]:
@@ -186,24 +141,21 @@ def _facts(card: RunCard) -> list[tuple[str, str]]:
     ]
 
 
-def shown_in(
-    section: Section, known: Mapping[str, Run], repeats: Repeats, conf: Path
-) -> list[dict[str, Any]]:
-    """Return what the page says of each run of a section, those of cells first.
+def _overrides(card: RunCard, run: Run | None) -> Sequence[str]:
+    """Return the overrides of a run; of one that has not ended, if it is of a cell."""
+    return card.result.get("overrides") or (run.overrides if run else ())
 
-    Args:
-        section: with its cards.
-        known: runs of all studies, by run id.
-        repeats: of runs that are in none.
-        conf: the folder of the configs.
-    """
+
+def shown_in(section: Section) -> list[dict[str, Any]]:
+    """Return what the page says of each run of a section, those of cells first."""
     order = {run_id: number for number, run_id in enumerate(section.runs)}
     cards = sorted(section.cards, key=lambda card: order.get(card.run_id, len(order)))
     tails = Counter(card.folder.name.rpartition("-")[2] for card in cards)
     found = []
     for card in cards:
-        overrides, run = _overrides(card, known, repeats), section.runs.get(card.run_id)
-        ended = bool(card.result or card.damage)
+        run = section.runs.get(card.run_id)
+        overrides, ended = _overrides(card, run), bool(card.result or card.damage)
+        again = ["rerun=true"] if ended else []
         tail = card.folder.name.rpartition("-")[2]
         seed = card.config.get("seed", run.settings.seed if run else None)
         if run:
@@ -213,7 +165,7 @@ def shown_in(
             name, about = f"{network}, {column}, seed {seed}", [", ".join(rest), *others]
         else:
             name = card.run_id
-            about = [" ".join(o for o in typed(overrides or [], conf) if not o.startswith("seed="))]
+            about = [" ".join(o for o in overrides if not o.startswith("seed="))]
         found.append(
             {
                 "key": f"{section.key}-{tail if tails[tail] == 1 else card.folder.name}",
@@ -230,7 +182,9 @@ def shown_in(
                 else card.state,
                 "facts": _facts(card),
                 "config": yaml.safe_dump(card.config, sort_keys=False) if card.config else "",
-                "command": "" if overrides is None else command(overrides, ended, conf),
+                "command": shlex.join(["python", "train.py", *overrides, *again])
+                if overrides
+                else "",
                 "ended": ended,
                 "history": card.history,
                 "metrics": series(card.history),

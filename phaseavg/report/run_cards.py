@@ -1,19 +1,14 @@
 """Runs as a page shows them: what has come of each, also of those that have not ended."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
+from itertools import accumulate
 from pathlib import Path
 from typing import Any
 
 from phaseavg.errors import Diverged, told
-from phaseavg.report.records import DAMAGED, phase_ends
 from phaseavg.runs.folder import in_progress, read_failure
-from phaseavg.runs.record import (
-    has_ended,
-    read_config,
-    read_lines,
-    read_result,
-    require_one_run,
-)
+from phaseavg.runs.record import DAMAGED, has_ended, read_record
 
 SIGNS = ("config.yaml", "result.json", "failure.json")
 """A folder that has one of these is a run's."""
@@ -72,8 +67,8 @@ class RunCard:
     @property
     def time(self) -> str:
         """What an outcome has cost, in words."""
-        shared = self.result.get("inherited", {"epochs": 0, "seconds": 0.0})
-        seconds = f"{self.result['seconds']:,.1f} s for {self.result['epochs']} epochs"
+        shared = self.result["inherited"]
+        seconds = f"{self.result['seconds']['total']:,.1f} s for {self.result['epochs']} epochs"
         if not shared["epochs"]:
             return seconds
         own = f"{shared['seconds']:,.1f} s, {shared['epochs']} epochs"
@@ -85,24 +80,34 @@ class RunCard:
         return " + ".join(dict.fromkeys(entries))
 
 
+def phase_ends(config: Mapping[str, Any]) -> list[int]:
+    """Return after how many epochs each phase of a recorded config ends.
+
+    Returns:
+        The ends in their order; none where `epochs` and `divisor` of its schedule do not say them.
+    """
+    schedule = config.get("schedule")
+    if not isinstance(schedule, Mapping):
+        return []
+    lengths, divisor = schedule.get("epochs"), schedule.get("divisor", 1)
+    if not isinstance(lengths, list) or type(divisor) is not int or divisor < 1:
+        return []
+    if any(type(length) is not int or length < 1 or length % divisor for length in lengths):
+        return []
+    return list(accumulate(length // divisor for length in lengths))
+
+
 def read_card(folder: Path) -> RunCard:
     """Return what a run's folder says, if only that it is damaged."""
-    card = RunCard(folder, folder.name)
     try:
-        if (folder / "config.yaml").exists():
-            card.config = read_config(folder)
-        card.history = read_lines(folder)
-        for line in card.history:
-            int(line["epoch"])
-        if (folder / "result.json").exists():
-            card.result = read_result(folder)
-            card.run_id = card.result["run_id"]
-            require_one_run(card.result, card.config)
-        else:
-            card.failure = read_failure(folder) or ""
-            card.training = in_progress(folder)
+        record = read_record(folder)
     except DAMAGED as error:
         return RunCard(folder, folder.name, damage=told(error))
+    card = RunCard(folder, folder.name, record.config, record.metrics, record.result)
+    if record.result:
+        card.run_id = record.result["run_id"]
+    else:
+        card.failure, card.training = read_failure(folder) or "", in_progress(folder)
     return card
 
 

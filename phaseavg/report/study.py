@@ -4,19 +4,18 @@ import contextlib
 import re
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 
 import pandas as pd
 from hydra import compose, initialize_config_dir
 from hydra.core.global_hydra import GlobalHydra
-from hydra.errors import HydraException
 from omegaconf import DictConfig
-from omegaconf.errors import OmegaConfBaseException
 
-from phaseavg.cli import as_option, explained
+from phaseavg.cli import CONFIG_ERRORS, explained
 from phaseavg.config import Settings, check
 from phaseavg.errors import UserError
-from phaseavg.report.cells import CELL, averages, key_of, read_cells, summarised
+from phaseavg.report.cells import CELL, averages, key_of, read_cells, records_of, summarised
 from phaseavg.report.claims_page import claims_page, judged
 from phaseavg.report.figures.claims import draw as draw_claims
 from phaseavg.report.figures.drawing import WRITTEN, rendered
@@ -38,7 +37,8 @@ class Study:
     Attributes:
         request: tables, cells, seeds.
         runs: by run id.
-        rows: from `read_cells`.
+        records: of the runs that have ended, and
+        metrics: of these, from `records_of`.
         paper: the published cells that these can be compared with. Those whose recipe is another
             than in their table alone are not in it: other settings, such as another width, hold
             for all cells.
@@ -46,8 +46,14 @@ class Study:
 
     request: Request
     runs: dict[str, Run]
-    rows: pd.DataFrame
+    records: pd.DataFrame
+    metrics: pd.DataFrame
     paper: pd.DataFrame
+
+    @cached_property
+    def rows(self) -> pd.DataFrame:
+        """The records by cell and seed; see `read_cells`."""
+        return read_cells(self.runs.values(), self.records, self.metrics)
 
     @property
     def remark(self) -> str:
@@ -78,13 +84,13 @@ def composing(conf: Path, more: Path | None = None) -> Iterator[tuple[list[str],
     try:
         with initialize_config_dir(str(conf.resolve()), version_base="1.3"):
             yield options, composed
-    except (HydraException, OmegaConfBaseException, RecursionError) as error:
+    except CONFIG_ERRORS as error:
         raise UserError(explained(error)) from error
 
 
-def typed(overrides: Sequence[str], conf: Path) -> list[str]:
-    """Return overrides as Hydra takes them, without Hydra's own."""
-    return [as_option(o, conf) for o in overrides if not o.lstrip("+~").startswith("hydra")]
+def without_hydra(overrides: Sequence[str]) -> list[str]:
+    """Return overrides without those of Hydra itself."""
+    return [o for o in overrides if not o.lstrip("+~").startswith("hydra")]
 
 
 def read_study(
@@ -93,7 +99,6 @@ def read_study(
     paper: pd.DataFrame,
     all_cells: bool = False,
     more: Path | None = None,
-    left_out: list[str] | None = None,
 ) -> Study:
     """Return the cells that are asked for, with the records that there are of them.
 
@@ -103,22 +108,20 @@ def read_study(
         paper: the published cells.
         all_cells: take whole tables, and of seeds those of the table and those asked for.
         more: another folder of configs, as --config-dir of train.py.
-        left_out: takes what is wrong with damaged records, as of `read_cells`.
 
     Raises:
-        UserError: if what is asked for does not exist, or a record is damaged and nothing takes
-            that.
+        UserError: if what is asked for does not exist.
     """
     with composing(conf, more) as (options, composed):
-        request = read_request(typed(overrides, conf), options, composed)
+        request = read_request(without_hydra(overrides), options, composed)
         if not request.tables:
-            raise UserError(f"table: is missing; choices: all, {', '.join(options)}")
+            raise UserError(f"table: is missing; choices: {', '.join(options)}")
         if all_cells:
             request = whole(request)
         runs = runs_of(request.cells, request.seeds, composed)
         others = other_recipes(request, runs.values(), paper, composed)
     beside = paper[[key not in others for key in paper.index]]
-    return Study(request, runs, read_cells(runs.values(), left_out), beside)
+    return Study(request, runs, *records_of(runs.values()), beside)
 
 
 def other_recipes(
@@ -141,8 +144,8 @@ def other_recipes(
 
 def cells_of_study(study: Study) -> pd.DataFrame:
     """Return a row per cell: what `summarised` has, and `averaged`, whether its runs average."""
-    against = {name: table.against for name, table in study.request.tables.items()}
-    cells = summarised(study.request.cells, study.rows, study.paper, against)
+    baseline = {name: table.baseline for name, table in study.request.tables.items()}
+    cells = summarised(study.request.cells, study.rows, study.paper, baseline)
     averaged = {key_of(cell): averages(run) for run in study.runs.values() for cell in run.cells}
     cells["averaged"] = [averaged[key] for key in cells[CELL].itertuples(index=False, name=None)]
     return cells

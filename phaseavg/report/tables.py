@@ -12,6 +12,7 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 from phaseavg.report.cells import CELL
 from phaseavg.report.statistics import signed, spread, with_interval
 from phaseavg.runs.files import write_atomically
+from phaseavg.sweep.cells import title_of
 
 DIFFERENCE = "paired difference"
 
@@ -147,7 +148,9 @@ def notes_of(cells: pd.DataFrame, rows: pd.DataFrame) -> list[str]:
     notes = [f"{filled} of {len(cells)} cells have runs."]
     compared = cells[cells["paired_n"] > 0].drop_duplicates("column")
     if len(compared):
-        pairs = [f"{c} − {a}" for c, a in zip(compared["column"], compared["against"], strict=True)]
+        pairs = [
+            f"{c} − {a}" for c, a in zip(compared["column"], compared["baseline"], strict=True)
+        ]
         notes.append(
             f"{DIFFERENCE}: {', '.join(pairs)}; the mean over the seeds that both have with the "
             "same execution, with its 95 % t interval from two seeds on; (n) where they are fewer."
@@ -186,7 +189,7 @@ def write_table(
     columns = list(dict.fromkeys(cells["column"]))
     lines = grid(cells)
     values = {
-        "title": f"Table {name}: {title}",
+        "title": f"{title_of(name)}: {title}",
         "caption": CAPTION,
         "columns": columns,
         "rows": lines,

@@ -5,7 +5,6 @@ import errno
 import fcntl
 import hashlib
 import json
-import lzma
 import os
 import re
 import stat
@@ -20,7 +19,7 @@ from phaseavg.errors import UserError
 MEGABYTE = 2**20
 
 LIMIT = 64 * MEGABYTE
-"""The most bytes that a file of a record may have, unpacked; real ones have a hundredth."""
+"""The most bytes that a file of a record may have; real ones have a hundredth."""
 
 YAML_LIMIT, YAML_DEPTH = MEGABYTE, 50
 """The same of a YAML file, and how deep its lists and mappings may be nested."""
@@ -58,24 +57,6 @@ def capped(file: Any, name: str, limit: int | None = LIMIT) -> bytes:
     if limit is not None and len(content) > limit:
         raise ValueError(f"{name} has more than {limit // MEGABYTE} MB")
     return content
-
-
-def unpacked(content: bytes) -> bytes:
-    """Return what `content`, in xz's format, holds.
-
-    Raises:
-        ValueError: if it is damaged, or holds more than `LIMIT`.
-    """
-    decompressor = lzma.LZMADecompressor(lzma.FORMAT_XZ, memlimit=4 * LIMIT)
-    try:
-        found = decompressor.decompress(content, LIMIT + 1)
-    except lzma.LZMAError as error:
-        raise ValueError(f"no intact xz data ({error})") from error
-    if len(found) > LIMIT:
-        raise ValueError(f"unpacks to more than {LIMIT // MEGABYTE} MB")
-    if not decompressor.eof:
-        raise ValueError("xz data that is cut off")
-    return found
 
 
 def load_json(content: bytes | str) -> Any:
@@ -161,7 +142,7 @@ def write_atomically(path: Path, content: bytes, place: str | None = None) -> No
         place = place or f"runs_dir={path.parent.parent}"
         raise UserError(
             f"{place}: {path.parent.name}/{path.name} could not be written ({error.strerror}); "
-            "make room or name another folder, and the same command goes on"
+            "make room or name another folder, and rerun the same command to resume"
         ) from error
 
 

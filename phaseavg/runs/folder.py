@@ -1,13 +1,13 @@
-"""What a run leaves in `<runs_dir>/<run_id>/`, and what it continues from.
+"""The folder of a run, `<runs_dir>/<run_id>/`: its lock, files and checkpoints.
 
-config.yaml     recipe and execution, as resolved
+config.yaml     the resolved config
 metrics.jsonl   a line per epoch
-result.json     the outcome: only a run that has ended has one
-checkpoint-*    the two latest states, until the run has ended; the name holds step and checksum
-snapshots/      weights of single epochs that these refer to, a file each, likewise
-weights.safetensors   the final weights, on request
-trajectory/     weights on the way, on request
-failure.json    why the last attempt broke off, if it did
+result.json     the outcome, once the run is finished or has diverged
+checkpoint-*    the two latest states, until then; named by step and checksum
+snapshots/      weights of single epochs that these refer to, a file each
+weights.safetensors   the final weights, with save_weights=true
+trajectory/     weights during training, with save_trajectory=
+failure.json    why the last attempt failed, if it did
 """
 
 import contextlib
@@ -20,13 +20,12 @@ import traceback
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Self, get_args
+from typing import Any, Self
 
 import torch
 from torch import Tensor
 
 from phaseavg.averaging.rna import is_intact
-from phaseavg.config import Settings, Snapshots
 from phaseavg.errors import Diverged, OutOfTime, UserError
 from phaseavg.runs import record
 from phaseavg.runs.files import (
@@ -38,8 +37,6 @@ from phaseavg.runs.files import (
     set_aside,
     write_atomically,
 )
-from phaseavg.runs.provenance import how
-from phaseavg.runs.result import summary
 from phaseavg.runs.weights import to_bytes
 
 TRAJECTORY = "trajectory"
@@ -50,16 +47,15 @@ WRITTEN = "|".join(
         r"checkpoint-\d+-[0-9a-f]{16}\.pt|step-\d+\.pt|snapshot-\d+-[0-9a-f]{16}\.pt",
     )
 )
-"""The names of the files that are written to a run's folder, those below it, and a trajectory's."""
+"""The names of the files in a run's folder and in a shared prefix's."""
 
-KEPT_CHECKPOINTS = 2  # a damaged latest one costs the time since the one before, not the run
+KEPT_CHECKPOINTS = 2  # if the latest is damaged, the run resumes from the one before
 
 
 def read_result(folder: Path) -> dict[str, Any] | None:
-    """Return the outcome recorded in a run's folder; None if it has none.
+    """Return the result in a run's folder; None if there is none.
 
-    One that is damaged, or of another run than the folder is named after, is set aside and counts
-    as none.
+    One that is damaged, or belongs to another run than the folder's name says, is set aside.
 
     Raises:
         UserError: if it cannot be read.
@@ -81,81 +77,8 @@ def read_result(folder: Path) -> dict[str, Any] | None:
     return None
 
 
-def lacking(folder: Path, result: Mapping[str, Any], settings: Settings) -> str:
-    """Return in words what a finished run does not have of what is wanted; nothing if it has all.
-
-    Args:
-        folder: of the run.
-        result: its outcome.
-        settings: of the run that is wanted: of them counts what is no part of the recipe.
-    """
-    lacks = []
-    if settings.weights == "final" and not (folder / "weights.safetensors").exists():
-        lacks.append("without its weights being kept")
-    kinds = get_args(Snapshots)
-    kept = result.get("snapshots", "none") if any((folder / TRAJECTORY).glob("step-*")) else "none"
-    if kinds.index(kept) < kinds.index(settings.snapshots):
-        lacks.append(f"without snapshots={settings.snapshots}")
-    watched = result.get("watch", {})
-    for name, part in settings.watch.items():
-        if _canonical(watched.get(name)) != _canonical(part):
-            lacks.append(f"without such an average as watch.{name}")
-    return ", ".join(lacks)
-
-
-def finished_before(folder: Path, settings: Settings) -> dict[str, Any] | None:
-    """Return the outcome recorded in a run's folder and say so; None if it has none.
-
-    Args:
-        folder: of the run.
-        settings: of the run that is wanted: it is said what of it was not kept, and what was
-            computed otherwise.
-    """
-    result = read_result(folder)
-    if result:
-        other = made_otherwise(result, settings)
-        notes = ["finished before", lacking(folder, result, settings)]
-        notes += [f"NOT as asked for ({other})"] if other else []
-        made = ", ".join(filter(None, (made_with(result), result.get("date"))))
-        again = f"{', '.join(filter(None, notes))}: {made}; rerun with force=true to repeat it"
-        print(f"{folder}: {again}\n{summary(result)}", flush=True)
-    return result
-
-
-def _execution(result: Mapping[str, Any]) -> Mapping[str, Any]:
-    """Return with what the last part of a run was computed; of records without it, nothing."""
-    made = result.get("provenance") or [{}]
-    return made[-1].get("execution", {})
-
-
-def made_with(result: Mapping[str, Any]) -> str:
-    """Return in words with what a run was computed: `bf16, CUDA graph on NVIDIA H100`."""
-    execution = _execution(result)
-    if "precision" not in execution:
-        return "on an unknown device"
-    return f"{', '.join(how(execution))} on {execution.get('device_name', execution['device'])}"
-
-
-def made_otherwise(result: Mapping[str, Any], settings: Settings) -> str:
-    """Return in words how a finished run was computed otherwise than asked for; nothing if not.
-
-    What is asked for as `auto` is left open.
-    """
-    made, asked = _execution(result), settings.execution
-    pairs = [
-        ("precision", made.get("precision"), asked.precision),
-        ("device", str(made.get("device")).partition(":")[0], asked.device.partition(":")[0]),
-        ("deterministic", made.get("deterministic"), asked.deterministic),
-    ]
-    return ", ".join(
-        f"{name} is {found}, not {wanted}"
-        for name, found, wanted in pairs
-        if wanted not in ("auto", found) and (name != "deterministic" or wanted)
-    )
-
-
 def in_progress(folder: Path) -> bool:
-    """Return whether a process is training the run of a folder."""
+    """Return whether a process holds the lock of a run's folder."""
     try:
         with (folder / ".lock").open("r+") as lock:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -167,10 +90,10 @@ def in_progress(folder: Path) -> bool:
 
 
 def read_failure(folder: Path) -> str | None:
-    """Return why the last attempt at a run broke off; None if it did not."""
+    """Return why the last attempt at a run failed; None if it did not."""
     try:
         failure = load_json(read_file(folder / "failure.json"))
-        if failure.get("run_id", folder.name) != folder.name:  # older ones do not say it
+        if failure["run_id"] != folder.name:
             return f"failure.json is of another run, {failure['run_id']}"
         return str(failure["error"])
     except FileNotFoundError:
@@ -180,13 +103,13 @@ def read_failure(folder: Path) -> str | None:
 
 
 def record_failure(folder: Path, reason: str) -> None:
-    """Record why an attempt at a run broke off that has left no account of its own.
+    """Write failure.json for a run whose process could not.
 
     Args:
-        folder: of the run; made if the run did not come so far.
+        folder: of the run; made if need be.
         reason: in one line.
     """
-    with contextlib.suppress(OSError, UserError):  # no room for it: it has been told, at least
+    with contextlib.suppress(OSError, UserError):  # no room: it is printed as well
         folder.mkdir(parents=True, exist_ok=True)
         failure = {"run_id": folder.name, "error": reason}
         write_atomically(folder / "failure.json", _json(failure).encode())
@@ -196,20 +119,16 @@ def _json(values: Any) -> str:
     return json.dumps(values, ensure_ascii=False, allow_nan=False)
 
 
-def _canonical(values: Any) -> str:
-    return json.dumps(values, sort_keys=True)
-
-
 class RunFolder:
     """The folder of one run, held by one process at a time.
 
     Args:
         path: the folder; made on entering.
-        wait: on entering, for a process that holds it; however that ends, its lock ends with it.
+        wait: on entering, for a process that holds it.
 
     Raises:
-        UserError: on entering, if it cannot be made, or another process holds it and is not to be
-            waited for.
+        UserError: on entering, if it cannot be made, or another process holds it and `wait` is
+            false.
     """
 
     def __init__(self, path: Path, wait: bool = False) -> None:
@@ -225,7 +144,7 @@ class RunFolder:
         return self
 
     def _take_lock(self) -> bool:
-        """Take the lock; return False if the folder was removed meanwhile."""
+        """Take the lock, which ends with the process; return False if the folder was removed."""
         try:
             self.path.mkdir(parents=True, exist_ok=True)
             try:
@@ -238,7 +157,7 @@ class RunFolder:
                 "name a folder that can"
             ) from error
         try:
-            fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)  # ends with the process
+            fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError as error:
             if not self.wait:
                 self._lock.close()
@@ -271,7 +190,7 @@ class RunFolder:
         write_atomically(self.path / "config.yaml", dump_yaml(config))
 
     def write_metrics(self, history: Sequence[Mapping[str, Any]]) -> None:
-        """Write all lines anew, so that a kill leaves neither a gap nor half a line."""
+        """Write all lines, so that a kill leaves neither a gap nor half a line."""
         self._write("metrics.jsonl", "".join(_json(line) + "\n" for line in history))
 
     def write_weights(self, state: Mapping[str, Tensor]) -> int:
@@ -281,13 +200,13 @@ class RunFolder:
         return len(content)
 
     def finish(self, result: Mapping[str, Any]) -> None:
-        """Write the outcome; the checkpoints have served their purpose."""
+        """Write the result and remove the checkpoints."""
         self._write("result.json", json.dumps(result, ensure_ascii=False, indent=1) + "\n")
         self.remove_checkpoints()
         (self.path / "failure.json").unlink(missing_ok=True)
 
     def reopen(self) -> None:
-        """Set the outcome aside, if there is one, so that the run is trained anew."""
+        """Set the result aside, if there is one, so that the run is trained again."""
         if read_result(self.path) is None:
             return
         self.remove_checkpoints()
@@ -300,7 +219,7 @@ class RunFolder:
         return sorted(self.path.glob("checkpoint-*.pt"), reverse=True)
 
     def remove_checkpoints(self) -> None:
-        """Remove all states, and the snapshots that they refer to."""
+        """Remove all checkpoints, and the files that they refer to."""
         for path in self._checkpoints():
             path.unlink()
         shutil.rmtree(self.path / "snapshots", ignore_errors=True)
@@ -308,13 +227,13 @@ class RunFolder:
     def save_checkpoint(
         self, step: int, state: Mapping[str, Any], files: Sequence[Path] = ()
     ) -> None:
-        """Keep the state after `step` updates; the oldest goes once this one is safe on disk.
+        """Save the state after `step` updates, then remove the oldest checkpoint.
 
         Args:
             step: finished updates.
             state: tensors, numbers and names.
-            files: in this folder, that the state refers to and does not hold. They never change,
-                and go once no state that is kept refers to them.
+            files: in this folder, that the state refers to. They never change, and are removed once
+                no checkpoint refers to them.
         """
         names = [str(path.relative_to(self.path)) for path in files]
         buffer = io.BytesIO()
@@ -326,16 +245,16 @@ class RunFolder:
             path.unlink()
         self._referred[name] = names
         kept = [self._referred.get(path.name) for path in self._checkpoints()]
-        if None not in kept:  # else of an earlier start: it is not known what it refers to
+        if None not in kept:  # None: saved by an earlier process and never read by this one
             needed = {self.path / name for names in kept for name in names}
             for path in set((self.path / "snapshots").glob("*.pt")) - needed:
                 path.unlink()
 
     def restore(self, state: Any) -> None:
-        """Continue `state`, which has a `load_state_dict`, from the latest state that is intact.
+        """Load the latest intact checkpoint, if there is one, into `state`.
 
         Raises:
-            UserError: if that is of other code or data.
+            UserError: if it was saved by other code or with other data.
         """
         checkpoint = self.load_checkpoint()
         if checkpoint is None:
@@ -345,14 +264,14 @@ class RunFolder:
         except (ValueError, LookupError, TypeError, AttributeError, RuntimeError) as error:
             reason = " ".join(str(error).split()) or repr(error)
             raise UserError(
-                f"{self.path}: its checkpoint does not fit: {reason}; bring that back, or move the "
-                "folder away to begin anew"
+                f"{self.path}: its checkpoint does not fit: {reason}; undo that change, or move "
+                "the folder away to start again"
             ) from error
 
     def load_checkpoint(self) -> dict[str, Any] | None:
-        """Return the latest state that is intact, on the CPU; None if there is none.
+        """Return the latest intact checkpoint, on the CPU; None if there is none.
 
-        Damaged ones, and those of other runs, are named and set aside. Loading never executes code.
+        Damaged ones, and those of other runs, are set aside. Loading never executes code.
         """
         for path in self._checkpoints():
             state, reason = self._intact(path)
@@ -363,7 +282,7 @@ class RunFolder:
         return None
 
     def _intact(self, path: Path) -> tuple[dict[str, Any] | None, str]:
-        """Return the state in a checkpoint, or None and why it is of no use."""
+        """Return the state in a checkpoint, or None and why it cannot be used."""
         damaged = f"{path} is damaged"
         try:
             content = read_file(path, limit=None)
@@ -383,7 +302,7 @@ class RunFolder:
 
 
 def read_state(content: bytes) -> dict[str, Any] | None:
-    """Return the state that torch saved as `content`, on the CPU; None if it is none.
+    """Return the state that torch saved as `content`, on the CPU; None if it is damaged.
 
     Loading never executes code.
     """

@@ -43,11 +43,11 @@ def _digest(recipe: Mapping[str, Any], version: int | None = None) -> str:
 
 
 def run_id(recipe: Mapping[str, Any], version: int | None = None) -> str:
-    """Return a readable name that ends in a hash of the whole recipe.
+    """Return a readable name that ends in a hash of the recipe.
 
     Args:
-        recipe: JSON-like; of its parts, `dataset`, `model`, `optimizer` and `averaging` give the
-            readable half, and `seed`.
+        recipe: JSON-like, without values that equal their defaults (`Settings.recipe`), so that a
+            new option changes no id. Its parts and its seed give the readable half.
         version: of the numerics, where it is not that of this code.
     """
     digest = _digest(recipe, version)

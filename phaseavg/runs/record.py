@@ -1,23 +1,58 @@
-"""Read the files of a record: plain data, checked, whoever wrote them.
+"""Read the record of one run: config.yaml, metrics.jsonl, result.json.
 
-Nothing that a record names is imported, called or interpolated here. All readers raise ValueError
-for a file that is damaged or of another run, and OSError for one that cannot be read.
+The files are plain data and are checked, whoever wrote them: nothing that they name is imported,
+called or interpolated. Readers raise ValueError for a file that is damaged or of another run, and
+OSError for one that cannot be read.
 """
 
-from collections.abc import Mapping, Sequence
+import sys
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Discriminator, Field, TypeAdapter, ValidationError
 
-from phaseavg.runs.files import load_json, load_yaml, read_file, unpacked
-from phaseavg.runs.identity import RECIPE, run_id
+from phaseavg.errors import told
+from phaseavg.runs.files import load_json, load_yaml, read_file
+from phaseavg.runs.identity import run_id
 
 Values = dict[str, Any]
+
+DAMAGED = (OSError, ValueError, LookupError, TypeError, AttributeError)
+"""What reading a file raises that is cut off, or was written by another program."""
+
+CONFIG, METRICS, RESULT = FILES = ("config.yaml", "metrics.jsonl", "result.json")
+"""The files of a record."""
 
 
 class _Keys(BaseModel):
     model_config = ConfigDict(strict=True)
+
+
+class _Test(_Keys):
+    loss: float | None = None
+    error: float | None = None
+
+
+class _AverageTest(_Test):
+    without_bn: _Test | None = None
+    coefficients: list[float] | None = None
+
+
+class _Line(_Keys):
+    epoch: int
+    phase: int
+    step: int
+    learning_rate: float
+    train: _Test
+    weights: _Test | None = None
+    bn: _Test | None = None
+    average: _AverageTest | None = None
+    observers: dict[str, _AverageTest] = {}
+    replaced: bool | None = None
+    images_per_second: float | None = None
+    seconds: dict[str, float] = {}
 
 
 class _Made(_Keys):
@@ -26,31 +61,46 @@ class _Made(_Keys):
     git: Values
 
 
+class _Error(_Keys):
+    error: float
+
+
 class _PhaseEnd(_Keys):
     epoch: int
     replaced: bool
-    test_error: float
-    bn_test_error: float
+    weights: _Error
+    bn: _Error
+
+
+class _Segment(_Keys):
+    trajectory: str
+    prefix: str
+    first_epoch: int
+    last_epoch: int
+    seconds: float
 
 
 class _Inherited(_Keys):
     epochs: int
     seconds: float
-    segments: list[Values]
+    segments: list[_Segment]
+
+
+class _Seconds(_Keys):
+    total: float
+    train: float = 0.0
+    averaging: float = 0.0
 
 
 class _Outcome(_Keys):
     run_id: str
     numerics_version: int
+    recipe: Values
+    overrides: list[str]
     epochs: int
-    seconds: float
-    train_seconds: float
-    averaging_seconds: float
+    seconds: _Seconds
     provenance: Annotated[list[_Made], Field(min_length=1)]
-    former_run_ids: list[str] = []  # this and the rest are not in the oldest records
-    watch: Values = {}
-    with_bn_pass: Values = {}
-    inherited: _Inherited | None = None
+    inherited: _Inherited
 
 
 class _Finished(_Outcome):
@@ -58,6 +108,8 @@ class _Finished(_Outcome):
     test_error: float
     best_test_error: float
     best_epoch: int
+    with_bn_pass: Values
+    observers: Values
     images_per_second: float
     phases: Annotated[list[_PhaseEnd], Field(min_length=1)]
 
@@ -70,39 +122,28 @@ class _Diverged(_Outcome):
     learning_rate: float
 
 
-RESULT: TypeAdapter[Any] = TypeAdapter(Annotated[_Finished | _Diverged, Discriminator("status")])
-"""The keys that the result of a run has to have, with their types; it may have more."""
+OUTCOME: TypeAdapter[Any] = TypeAdapter(Annotated[_Finished | _Diverged, Discriminator("status")])
+"""The keys that a result must have, with their types; it may have more."""
+
+LINES: TypeAdapter[Any] = TypeAdapter(list[_Line])
+"""The same for the lines of the metrics."""
 
 
-def checked_result(values: Any) -> Values:
-    """Return a result that has all the keys of `RESULT`.
+def _require(schema: TypeAdapter[Any], values: Any) -> None:
+    """Check values against a schema.
 
     Raises:
-        ValueError: if it has not.
+        ValueError: if a key is missing or has the wrong type.
     """
     try:
-        RESULT.validate_python(values)
+        schema.validate_python(values)
     except ValidationError as error:
         first = error.errors()[0]
-        field = ".".join(map(str, first["loc"])) or "status"
-        raise ValueError(f"{field}: {first['msg'].lower()}") from error
-    return dict(values)
+        where = ".".join(map(str, first["loc"])) or "status"
+        raise ValueError(f"{where}: {first['msg'].lower()}") from error
 
 
-def checked_config(content: bytes | str) -> Values:
-    """Return the config in the text of a config.yaml.
-
-    Raises:
-        ValueError: if it is no mapping, or holds an interpolation, which a resolved one never does.
-    """
-    config = load_yaml(content)
-    if not isinstance(config, Mapping):
-        raise ValueError("config.yaml holds no mapping")
-    _require_plain(config, "")
-    return dict(config)
-
-
-def _require_plain(value: Any, path: str) -> None:
+def _require_plain(value: Any, path: str = "") -> None:
     """Check that no text in a config would be interpolated.
 
     Raises:
@@ -119,87 +160,140 @@ def _require_plain(value: Any, path: str) -> None:
             _require_plain(item, f"{path}[{number}]")
 
 
-def checked_lines(content: bytes) -> list[Values]:
-    """Return the mappings in lines of JSON.
-
-    Raises:
-        ValueError: if a line is none.
-    """
-    lines = [load_json(line) for line in content.splitlines()]
-    if not all(isinstance(line, dict) for line in lines):
-        raise ValueError("a line of the metrics is no mapping")
-    return lines
-
-
-def require_one_run(
-    result: Mapping[str, Any], config: Mapping[str, Any], lines: Sequence[Values] | None = None
-) -> None:
-    """Check that the files of a record are of one run.
-
-    Args:
-        result: from `checked_result`.
-        config: from `checked_config`.
-        lines: of the metrics, if they are at hand.
-
-    Raises:
-        ValueError: if they are not.
-    """
-    recipe = {key: config[key] for key in RECIPE if key in config}  # older ones have fewer
-    try:
-        own = run_id(recipe, result["numerics_version"])
-    except (LookupError, TypeError, AttributeError) as error:
-        raise ValueError("config.yaml is not the config of a run") from error
-    if own not in (result["run_id"], *result.get("former_run_ids", [])):
-        raise ValueError(f"config.yaml is that of {own}, result.json that of {result['run_id']}")
-    if lines is None:
-        return
-    ends = {end["epoch"]: end for end in result.get("phases", [])}
-    found = {line.get("epoch"): line for line in lines}
-    if len(lines) != result["epochs"] or any(
-        end[key] != found.get(epoch, {}).get(key)
-        for epoch, end in ends.items()
-        for key in ("test_error", "bn_test_error")
-    ):
-        raise ValueError("metrics and result disagree")
+def _contains(config: Any, recipe: Any) -> bool:
+    """Return whether a config has all the values of a recipe."""
+    if isinstance(recipe, Mapping):
+        return isinstance(config, Mapping) and all(
+            key in config and _contains(config[key], value) for key, value in recipe.items()
+        )
+    return bool(config == recipe)
 
 
 def read_result(folder: Path) -> Values:
-    """Return the result in a folder, with all the keys that it has to have."""
-    return checked_result(load_json(read_file(folder / "result.json")))
+    """Return the result in a folder."""
+    result = load_json(read_file(folder / RESULT))
+    _require(OUTCOME, result)
+    return dict(result)
 
 
 def read_config(folder: Path) -> Values:
     """Return the config in a folder."""
-    return checked_config(read_file(folder / "config.yaml"))
+    config = load_yaml(read_file(folder / CONFIG))
+    if not isinstance(config, Mapping):
+        raise ValueError(f"{CONFIG} holds no mapping")
+    _require_plain(config)
+    return dict(config)
 
 
-def read_lines(folder: Path) -> list[Values]:
-    """Return the metrics in a folder, a mapping per epoch; none if it has no such file."""
+def read_metrics(folder: Path) -> list[Values]:
+    """Return the metrics in a folder, a mapping per epoch."""
+    lines = [load_json(line) for line in read_file(folder / METRICS).splitlines()]
+    _require(LINES, lines)
+    return lines
+
+
+@dataclass
+class Record:
+    """What a run has written so far.
+
+    Attributes:
+        folder: of the run.
+        config: of config.yaml; empty before the run has written it.
+        metrics: the lines of metrics.jsonl, a mapping per epoch; empty before the first epoch ends.
+        result: of result.json; empty before the run has ended.
+    """
+
+    folder: Path
+    config: Values = field(default_factory=dict)
+    metrics: list[Values] = field(default_factory=list)
+    result: Values = field(default_factory=dict)
+
+
+def read_record(folder: Path) -> Record:
+    """Return the record in a folder of a run, which need not have ended.
+
+    Raises:
+        ValueError: if a file is damaged, or the files are not all of one run.
+        OSError: if a file cannot be read, or a run has ended and one is missing.
+    """
+    ended = (folder / RESULT).exists()
+    record = Record(folder)
+    if ended:
+        record.result = read_result(folder)
+    if ended or (folder / CONFIG).exists():
+        record.config = read_config(folder)
+    if ended or (folder / METRICS).exists():
+        record.metrics = read_metrics(folder)
+    if ended:
+        _require_one_run(record)
+    return record
+
+
+def _require_one_run(record: Record) -> None:
+    """Check that the files of an ended run agree.
+
+    Raises:
+        ValueError: if they do not.
+    """
+    result, config = record.result, record.config
     try:
-        return checked_lines(read_metrics(folder))
-    except FileNotFoundError:
-        return []
-
-
-def read_metrics(folder: Path) -> bytes:
-    """Return the text of the metrics in a folder."""
-    path = metrics_file(folder)
-    content = read_file(path)
-    return unpacked(content) if path.suffix == ".xz" else content
-
-
-def metrics_file(folder: Path) -> Path:
-    """Return where a run or a record has its metrics: of records that are kept, compressed."""
-    compressed = folder / "metrics.jsonl.xz"
-    return compressed if compressed.exists() else folder / "metrics.jsonl"
+        own = run_id(result["recipe"], result["numerics_version"])
+    except (LookupError, TypeError, AttributeError) as error:
+        raise ValueError(f"{RESULT} does not hold the recipe of a run") from error
+    if own != result["run_id"]:
+        raise ValueError(f"{RESULT} is of {result['run_id']}, and its recipe that of {own}")
+    if not _contains(config, result["recipe"]):
+        raise ValueError(f"{CONFIG} is not that of {own}")
+    lines = {line["epoch"]: line for line in record.metrics}
+    ends = {
+        (end["epoch"], kind): end[kind]
+        for end in result.get("phases", [])
+        for kind in ("weights", "bn")
+    }
+    if list(lines) != list(range(1, result["epochs"] + 1)) or any(
+        lines.get(epoch, {}).get(kind) != test for (epoch, kind), test in ends.items()
+    ):
+        raise ValueError(f"{METRICS} and {RESULT} disagree")
 
 
 def has_ended(folder: Path) -> bool:
     """Return whether a run's folder has a result, intact or not."""
-    return (folder / "result.json").is_file()
+    return (folder / RESULT).is_file()
 
 
-def ended_runs(place: Path) -> list[Path]:
-    """Return the folders in `place` that have a result, by name; hidden ones are half-written."""
-    found = sorted(path.parent for path in place.glob("*/result.json"))
-    return [folder for folder in found if not folder.name.startswith(".")]
+def flattened(values: Mapping[str, Any], path: str = "") -> dict[str, Any]:
+    """Return the values in nested mappings by their keys, joined with dots."""
+    flat: dict[str, Any] = {}
+    for key, value in values.items():
+        if isinstance(value, Mapping):
+            flat |= flattened(value, f"{path}{key}.")
+        else:
+            flat[f"{path}{key}"] = value
+    return flat
+
+
+def intact_records(*folders: Path | str) -> Iterator[Record]:
+    """Yield the records of the ended runs in folders, by folder and name.
+
+    A damaged record is left out, and reported in one line on stderr.
+
+    Args:
+        folders: of runs or records; one that does not exist has none.
+    """
+    found = (path.parent for folder in folders for path in sorted(Path(folder).glob(f"*/{RESULT}")))
+    for folder in found:
+        if folder.name.startswith("."):
+            continue  # half copied
+        try:
+            record = read_record(folder)
+            if record.result["run_id"] != folder.name:
+                raise ValueError(f"result.json is of another run, {record.result['run_id']}")
+        except DAMAGED as error:
+            print(damage(folder, error), file=sys.stderr, flush=True)
+        else:
+            yield record
+
+
+def damage(folder: Path, error: Exception) -> str:
+    """Return what to say of a damaged record."""
+    return f"{folder}: a damaged record ({told(error)}); move it away and repeat the run"

@@ -1,99 +1,105 @@
-"""The outcome of a run in numbers, derived from its history."""
+"""The outcome of a run, derived from its metrics."""
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections import Counter
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
-History = Sequence[Mapping[str, Any]]
+Metrics = Mapping[str, Any]
+History = Sequence[Metrics]
 
-KINDS_OF_SECONDS = ("train", "averaging", "evaluation", "watching", "saving")
-"""Of these, `train` and `averaging` are what the method costs."""
-
-TESTED = ("test_error", "test_loss", "test_images")
+Tested = Mapping[str, Any] | None
+"""Loss and error of one test; None where there was none."""
 
 
-def last_and_best(
-    history: History, prefix: str, replaced_prefix: str | None = None
-) -> dict[str, Any]:
-    """Return the last and the best of the test errors under one name.
+def as_left(line: Metrics) -> Tested:
+    """Return the test of the weights that training goes on from."""
+    return line["average"] if line.get("replaced") else line.get("weights")
+
+
+def with_bn_pass(line: Metrics) -> Tested:
+    """Return the test of these weights after a BatchNorm pass."""
+    return line["average"] if line.get("replaced") else line.get("bn")
+
+
+def without_bn_pass(line: Metrics) -> Tested:
+    """Return the test of these weights without a BatchNorm pass."""
+    return line["average"]["without_bn"] if line.get("replaced") else line.get("weights")
+
+
+def last_and_best(history: History, test_of: Callable[[Metrics], Tested]) -> dict[str, Any]:
+    """Return the last and the best of the tests of one kind.
 
     Args:
-        history: lines of metrics.
-        prefix: what the name has before `test_error`.
-        replaced_prefix: the same where the average has replaced the weights; by default as ever.
+        history: the metrics of each epoch.
+        test_of: picks an epoch's test, or None.
 
     Returns:
         `test_error` and `test_loss`, the last; `best_test_error` and `best_epoch`; `epochs_tested`.
         Nothing if no epoch was tested.
     """
-    tested = []
-    for line in history:
-        replaced = line.get("replaced") and replaced_prefix is not None
-        name = replaced_prefix if replaced else prefix
-        if f"{name}test_error" in line:
-            tested.append((line[f"{name}test_error"], line["epoch"], line[f"{name}test_loss"]))
-    if not tested:
+    tests = [(found, line["epoch"]) for line in history if (found := test_of(line))]
+    if not tests:
         return {}
-    best_error, best_epoch, _ = min(tested, key=lambda entry: entry[:2])
-    last_error, _, last_loss = tested[-1]
+    last, _ = tests[-1]
+    best_error, best_epoch = min((test["error"], epoch) for test, epoch in tests)
     return {
-        "test_error": last_error,
-        "test_loss": last_loss,
+        "test_error": last["error"],
+        "test_loss": last["loss"],
         "best_test_error": best_error,
         "best_epoch": best_epoch,
-        "epochs_tested": len(tested),
+        "epochs_tested": len(tests),
     }
 
 
-def errors(history: History, watched: Iterable[str] = ()) -> dict[str, Any]:
-    """Return the last and the best test loss and error, and those at the end of each phase.
+def errors(history: History, observers: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the last and the best test loss and error, and the metrics of each phase end.
 
     An epoch counts with the weights that training went on from: where the average has replaced the
-    weights, with the average after its BatchNorm pass; else with the weights as the optimizer left
-    them. `best` is over the epochs that were tested.
-
-    `with_bn_pass` and `without_bn_pass` have the errors of these weights after a BatchNorm pass and
-    without one, over the epochs in which they were tested so: by default the ends of phases and
-    all. `watched` has both for each average that was watched.
+    weights, the average after its BatchNorm pass; elsewhere the weights as the optimizer left them.
+    The best is over the epochs that were tested.
 
     Args:
-        history: lines of metrics.
-        watched: names of these averages.
+        history: the metrics of each epoch.
+        observers: the config of each observer, by name.
     """
-    kept = ("phase", "epoch", "learning_rate", "train_loss", "train_error", "replaced")
+
+    def observer(name: str, test_of: Callable[[Metrics], Tested]) -> dict[str, Any]:
+        return last_and_best(history, lambda line: test_of(line["observers"][name]))
+
     return {
-        **last_and_best(history, "", "average_"),
-        "train_loss": history[-1]["train_loss"],
-        "train_error": history[-1]["train_error"],
-        "with_bn_pass": last_and_best(history, "bn_", "average_"),
-        "without_bn_pass": last_and_best(history, "", "average_without_bn_"),
-        "watched": {
+        **last_and_best(history, as_left),
+        "train_loss": history[-1]["train"]["loss"],
+        "train_error": history[-1]["train"]["error"],
+        "with_bn_pass": last_and_best(history, with_bn_pass),
+        "without_bn_pass": last_and_best(history, without_bn_pass),
+        "observers": {
             name: {
-                "with_bn_pass": last_and_best(history, f"{name}_"),
-                "without_bn_pass": last_and_best(history, f"{name}_without_bn_"),
+                "averaging": config,
+                "with_bn_pass": observer(name, lambda found: found if "error" in found else None),
+                "without_bn_pass": observer(name, lambda found: found.get("without_bn")),
             }
-            for name in watched
+            for name, config in observers.items()
         },
-        "phases": [
-            {key: value for key, value in line.items() if key in kept or key.endswith(TESTED)}
-            for line in history
-            if "replaced" in line
-        ],
+        "phases": phase_ends(history),
     }
+
+
+def phase_ends(history: Iterable[Metrics]) -> list[Metrics]:
+    """Return the metrics of the epochs that end a phase."""
+    return [line for line in history if "replaced" in line]
 
 
 def cost(history: History) -> dict[str, Any]:
-    """Return what the run took: epochs, steps, seconds by kind and in all, images per second."""
-    seconds = {
-        f"{kind}_seconds": sum(line.get(f"{kind}_seconds", 0.0) for line in history)
-        for kind in KINDS_OF_SECONDS
-    }
-    trained = sum(line["images_per_second"] * line["train_seconds"] for line in history)
+    """Return what the run took: epochs, steps, seconds by kind and in total, images per second."""
+    seconds: Counter[str] = Counter()
+    for line in history:
+        seconds.update(line["seconds"])
+    trained = sum(line["images_per_second"] * line["seconds"]["train"] for line in history)
     return {
         "epochs": len(history),
         "steps": history[-1]["step"] if history else 0,
-        "seconds": sum(seconds.values()),
-        **seconds,
-        "images_per_second": trained / seconds["train_seconds"] if history else None,
+        "seconds": {"total": sum(seconds.values()), **seconds},
+        "images_per_second": trained / seconds["train"] if history else None,
     }
 
 
@@ -101,18 +107,18 @@ def summary(result: Mapping[str, Any]) -> str:
     """Return a result in one line."""
     if result["status"] == "diverged":
         return f"diverged at step {result['step']} (epoch {result['epoch']}): {result['reason']}"
-    end = result["phases"][-1]
-    inherited = result.get("inherited", {"epochs": 0})  # which older records have not got
+    end, inherited = result["phases"][-1], result["inherited"]
     shared = (
-        f"; of these {inherited['epochs']} epochs, {inherited['seconds']:.1f} s, shared with others"
+        f"; {inherited['epochs']} of these epochs, {inherited['seconds']:.1f} s, shared with others"
         if inherited["epochs"]
         else ""
     )
-    passed = f"{end['bn_test_error']:.2f} % after a BatchNorm pass"
+    after_pass = f"{end['bn']['error']:.2f} % after a BatchNorm pass"
     if end["replaced"]:
-        passed = f"average; the weights before it {end['test_error']:.2f} %, {passed}"
+        after_pass = f"average; the weights before it {end['weights']['error']:.2f} %, {after_pass}"
     return (
-        f"test error {result['test_error']:.2f} % ({passed}), best "
+        f"test error {result['test_error']:.2f} % ({after_pass}), best "
         f"{result['best_test_error']:.2f} % at epoch {result['best_epoch']}; {result['epochs']} "
-        f"epochs in {result['seconds']:.1f} s, {result['images_per_second']:.0f} images/s{shared}"
+        f"epochs in {result['seconds']['total']:.1f} s, {result['images_per_second']:.0f} "
+        f"images/s{shared}"
     )

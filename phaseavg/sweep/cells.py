@@ -4,6 +4,7 @@ A table (conf/table/*.yaml) is rows × columns, each a list of overrides; a cell
 its runs are that list × seeds. Other overrides, such as a preset, hold for all cells.
 """
 
+import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -19,7 +20,7 @@ from pydantic import Field, ValidationError, ValidationInfo, field_validator
 
 from phaseavg.config import Scalars, Settings, check
 from phaseavg.errors import UserError
-from phaseavg.runs.prefix import Trajectory
+from phaseavg.runs.prefixes import Prefixes
 
 Compose = Callable[[Sequence[str]], DictConfig]
 """From overrides to a run's composed config."""
@@ -42,26 +43,28 @@ class Table(Scalars):
         seeds: of a cell's runs, unless others are asked for.
         rows: lists of overrides; each sets `dataset` and `model`.
         columns: lists of overrides by the column's id.
-        against: of a column, the one that it is compared with, seed by seed.
+        baseline: of a column, the one that it is compared with, seed by seed.
     """
 
     title: str
     seeds: list[int] = Field(default=[0, 1, 2], min_length=1)
     rows: list[list[str]] = Field(min_length=1)
     columns: dict[ColumnId, list[str]] = Field(min_length=1)
-    against: dict[ColumnId, ColumnId] = Field(default={})
+    baseline: dict[ColumnId, ColumnId] = Field(default={})
 
-    @field_validator("against")
+    @field_validator("baseline")
     @classmethod
-    def _columns_of_the_table(cls, against: dict[str, str], info: ValidationInfo) -> dict[str, str]:
+    def _columns_of_the_table(
+        cls, baseline: dict[str, str], info: ValidationInfo
+    ) -> dict[str, str]:
         columns = info.data.get("columns", {})
-        for name in (*against, *against.values()):
+        for name in (*baseline, *baseline.values()):
             if columns and name not in columns:
                 raise ValueError(f"{name} is no column; choices: {', '.join(columns)}")
-        for name, other in against.items():
+        for name, other in baseline.items():
             if name == other:
                 raise ValueError(f"{name} is compared with itself")
-        return against
+        return baseline
 
 
 @dataclass(frozen=True)
@@ -105,11 +108,25 @@ class Request:
     common: list[str] = field(default_factory=list)
 
 
-ONE_VALUE = ("plan", "budget", "force", "dry_run")
+ONE_VALUE = ("plan", "budget", "rerun", "dry_run")
 """What holds for a whole sweep."""
 
 MOST_VALUES = 100_000
 """Of a key in a sweep."""
+
+
+OF_THE_PAPER = re.compile(r"t\d[a-z]?")
+"""The names of the paper's tables: `t1a` is Table 1a. Hydra takes a bare number for no option."""
+
+
+def title_of(table: str) -> str:
+    """Return what readers call a table: `Table 1a`."""
+    return f"Table {table[1:] if OF_THE_PAPER.fullmatch(table) else table}"
+
+
+def of_the_paper(tables: Iterable[str]) -> list[str]:
+    """Return the paper's tables among the options of `table`: only they have numbers."""
+    return sorted(filter(OF_THE_PAPER.fullmatch, tables))
 
 
 def parsed(overrides: Iterable[str], loader: ConfigLoader | None = None) -> list[Override]:
@@ -162,7 +179,7 @@ def read_table(name: str, common: Sequence[str], compose: Compose) -> Table:
     Raises:
         UserError: if a value in it is not what a table takes.
     """
-    node = compose([*common, f"table='{name}'"]).table
+    node = compose([*common, f"table={name}"]).table
     try:
         table = Table.model_validate(OmegaConf.to_container(node, resolve=True))
         for override in chain(*table.rows, *table.columns.values()):
@@ -232,7 +249,9 @@ def read_request(
             raise UserError(f"{overrides[key].input_line}: {key} takes one value for all runs")
     common = [o.input_line for key, o in overrides.items() if key not in own]
     names = [_unquoted(v) for v in values_of(overrides["table"])] if "table" in overrides else []
-    names = list(dict.fromkeys(name for name in names if name != "none"))
+    if "all" in names:
+        names = [*of_the_paper(options), *names]
+    names = list(dict.fromkeys(name for name in names if name not in ("all", "none")))
     if not names:
         if "column" in overrides:
             raise UserError("column: is a table's; add table=…")
@@ -241,7 +260,7 @@ def read_request(
     for name in names:
         if name not in options:
             choices = ", ".join(sorted(set(options) - {"none"}))
-            raise UserError(f"table={name}: there is no such option; choices: all, {choices}")
+            raise UserError(f"table={name}: there is no such option; choices: {choices}")
     narrowed = {
         key: list(dict.fromkeys(_unquoted(value) for value in values_of(overrides[key])))
         for key in NARROWING
@@ -328,16 +347,18 @@ class Run:
     @property
     def labels(self) -> list[str]:
         """What names its cells, those of the paper's tables first and in their order."""
-        ordered = sorted(self.cells, key=lambda c: (not c.table[0].isdecimal(), c.table))
+        ordered = sorted(self.cells, key=lambda c: (not OF_THE_PAPER.fullmatch(c.table), c.table))
         return list(dict.fromkeys(cell.label for cell in ordered))
 
     @cached_property
-    def trajectory(self) -> Trajectory | None:
-        """Its course; None if its config makes none, which it will tell itself."""
-        try:
-            return Trajectory(self.settings)
-        except UserError:
-            return None
+    def prefixes(self) -> Prefixes:
+        """What it may share with other runs."""
+        return Prefixes(self.settings)
+
+    @property
+    def epochs(self) -> int:
+        """Epochs of the run."""
+        return self.prefixes.schedule.total_epochs
 
 
 def runs_of(

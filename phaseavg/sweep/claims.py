@@ -65,14 +65,14 @@ class Claim:
 
 EACH_PAIR = ("pair",)
 LENGTHS = ("60-30-30", "80-40-40", "100-50-50")
-OURS = ("2", "ours")
+OURS = ("t2", "ours")
 
 CLAIMS = (
     Claim(
         "C1",
         "a γ0 of 0.9 to 0.95 is best, or within one deviation of the best",
         tuple(
-            Pair(f"γ0 = {gamma} − {other}", ("1a", f"gamma0-{gamma}"), ("1a", f"gamma0-{other}"))
+            Pair(f"γ0 = {gamma} − {other}", ("t1a", f"gamma0-{gamma}"), ("t1a", f"gamma0-{other}"))
             for gamma in CHOSEN
             for other in OTHERS
         ),
@@ -88,18 +88,18 @@ CLAIMS = (
     Claim(
         "C2",
         "exponential weights beat learnt ones",
-        (Pair("γ0 = 0.9 − learnt", ("1a", "gamma0-0.9"), ("1a", "learnt")),),
+        (Pair("γ0 = 0.9 − learnt", ("t1a", "gamma0-0.9"), ("t1a", "learnt")),),
     ),
     Claim(
         "C3",
         "phase-wise averaging beats SGD at every length of training",
-        tuple(Pair(f"{t}: ours − SGD", ("1b", f"{t}-ours"), ("1b", f"{t}-sgd")) for t in LENGTHS),
+        tuple(Pair(f"{t}: ours − SGD", ("t1b", f"{t}-ours"), ("t1b", f"{t}-sgd")) for t in LENGTHS),
         parts=EACH_PAIR,
         beside=tuple(
             Pair(
                 f"{t}: ours − SGD after a BN pass",
-                ("1b", f"{t}-ours"),
-                ("1b", f"{t}-sgd"),
+                ("t1b", f"{t}-ours"),
+                ("t1b", f"{t}-sgd"),
                 "bn_test_error",
             )
             for t in LENGTHS
@@ -109,8 +109,8 @@ CLAIMS = (
         "C4",
         "phase-wise averaging beats averaging at the end and Lookahead",
         (
-            Pair("phase-wise − at the end", ("1c", "phase-wise"), ("1c", "at-the-end")),
-            Pair("phase-wise − Lookahead", ("1c", "phase-wise"), ("1c", "every-k")),
+            Pair("phase-wise − at the end", ("t1c", "phase-wise"), ("t1c", "at-the-end")),
+            Pair("phase-wise − Lookahead", ("t1c", "phase-wise"), ("t1c", "every-k")),
         ),
         parts=EACH_PAIR,
     ),
@@ -118,8 +118,8 @@ CLAIMS = (
         "C5",
         "phase-wise averaging beats the decayed and the cosine learning rate",
         (
-            Pair("phase-wise − decayed", ("1c", "phase-wise"), ("1d", "decayed")),
-            Pair("phase-wise − cosine", ("1c", "phase-wise"), ("1d", "cosine")),
+            Pair("phase-wise − decayed", ("t1c", "phase-wise"), ("t1d", "decayed")),
+            Pair("phase-wise − cosine", ("t1c", "phase-wise"), ("t1d", "cosine")),
         ),
         parts=EACH_PAIR,
     ),
@@ -127,23 +127,23 @@ CLAIMS = (
         "C6",
         "it beats ADAM, AMSGRAD, ADABOUND, SGD and Lookahead on every data set and network",
         tuple(
-            Pair(f"ours − {column}", OURS, ("2", column))
+            Pair(f"ours − {column}", OURS, ("t2", column))
             for column in (*ADAPTIVE, "sgd", "lookahead")
         ),
         parts=(*EACH_PAIR, "dataset", "model"),
-        beside=(Pair("ours − sgd after a BN pass", OURS, ("2", "sgd"), "bn_test_error"),),
+        beside=(Pair("ours − sgd after a BN pass", OURS, ("t2", "sgd"), "bn_test_error"),),
     ),
     Claim(
         "C7",
         "averaging the adaptive methods for 80 epochs at a constant rate beats these methods at "
         "160 epochs with decay",
-        tuple(Pair(f"{a}: averaged − 160", ("3", f"{a}-ours"), ("2", a)) for a in ADAPTIVE),
+        tuple(Pair(f"{a}: averaged − 160", ("t3", f"{a}-ours"), ("t2", a)) for a in ADAPTIVE),
         parts=EACH_PAIR,
     ),
     Claim(
         "C8",
         "more phases do not help the averaged adaptive methods further",
-        tuple(Pair(f"{a}: 80 − 160", ("3", f"{a}-ours"), ("4", a)) for a in ADAPTIVE),
+        tuple(Pair(f"{a}: 80 − 160", ("t3", f"{a}-ours"), ("t4", a)) for a in ADAPTIVE),
         margin=HELP,
         parts=EACH_PAIR,
         note=f"What the phases after the first gain has to be below {HELP} % of error, a margin "
@@ -152,7 +152,7 @@ CLAIMS = (
     Claim(
         "C9",
         "averaged SGD beats the averaged adaptive methods at 80 epochs",
-        tuple(Pair(f"SGD − {a}", ("3", "sgd-ours"), ("3", f"{a}-ours")) for a in ADAPTIVE),
+        tuple(Pair(f"SGD − {a}", ("t3", "sgd-ours"), ("t3", f"{a}-ours")) for a in ADAPTIVE),
         parts=EACH_PAIR,
     ),
     Claim(
@@ -161,15 +161,15 @@ CLAIMS = (
         tuple(
             Pair(
                 f"{t}: 1 + averaging / training",
-                ("1b", f"{t}-ours"),
-                ("1b", f"{t}-sgd"),
+                ("t1b", f"{t}-ours"),
+                ("t1b", f"{t}-sgd"),
                 "overhead",
             )
             for t in LENGTHS
         ),
         margin=COST,
         beside=tuple(
-            Pair(f"{t}: seconds, ours / SGD", ("1b", f"{t}-ours"), ("1b", f"{t}-sgd"), "wall")
+            Pair(f"{t}: seconds, ours / SGD", ("t1b", f"{t}-ours"), ("t1b", f"{t}-sgd"), "wall")
             for t in LENGTHS
         ),
         note="1 + averaging / training, of the seconds inside each run that averages; averaging "
@@ -181,6 +181,6 @@ CLAIMS = (
     Claim(
         "C11",
         "later phases improve on the average of the first (implied by the method)",
-        (Pair("160 − 80", OURS, ("3", "sgd-ours")),),
+        (Pair("160 − 80", OURS, ("t3", "sgd-ours")),),
     ),
 )

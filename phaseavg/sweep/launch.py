@@ -4,7 +4,7 @@ import contextlib
 import pickle
 import signal
 import tempfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,75 +19,79 @@ from hydra.types import HydraContext, TaskFunction
 from omegaconf import DictConfig
 
 from phaseavg.cli import say
-from phaseavg.errors import Interrupted, ProcessLost, UserError, told
+from phaseavg.errors import Interrupted, OutOfTime, ProcessLost, UserError, told
 from phaseavg.runs.folder import record_failure
 from phaseavg.sweep.cells import Run
+from phaseavg.sweep.order import Job, waves_of
 from phaseavg.sweep.outcomes import stamp_of
-from phaseavg.sweep.shared import Wave
 
 
 class Launch:
-    """The jobs of a sweep, wave after wave, by whatever launcher is set.
+    """The jobs of a sweep, wave after wave, under whatever launcher is set.
 
     Args:
         context: of Hydra.
         task: trains a run.
         config: of the sweep.
-        missing: all runs that there are to train.
+        jobs: of the sweep.
 
     Attributes:
-        stamps: when what each of them ended with before was written.
-        trunks: how many shared trajectories were handed to the launcher.
-        begun: ids of those that were handed to the launcher.
+        stamps: when the result and the failure of each job's run were written before.
+        begun: ids of the runs that were handed to the launcher.
         errors: what runs have raised, by run id.
         returned: by the launcher, of all jobs.
     """
 
     def __init__(
-        self, context: HydraContext, task: TaskFunction, config: DictConfig, missing: Sequence[Run]
+        self, context: HydraContext, task: TaskFunction, config: DictConfig, jobs: Sequence[Job]
     ) -> None:
         self._notes = tempfile.TemporaryDirectory(prefix="phaseavg-")
         noted = Noted(task, Path(self._notes.name))
         self.launcher = Plugins.instance().instantiate_launcher(context, noted, config)
-        self._jobs = 0  # that the launcher was handed, those that it was handed again counted each
-        self.missing = missing
-        self.stamps = [stamp_of(run) for run in missing]
-        self.trunks = 0
+        self._jobs = 0  # handed to the launcher, those handed over again counted each time
+        self.jobs = jobs
+        self.stamps = [stamp_of(job.run) for job in jobs]
         self.begun: list[str] = []
         self.errors: dict[str, Any] = {}
         self.returned: list[JobReturn] = []
 
-    def run(self, waves: Sequence[Wave], deadline: float | None) -> None:
-        """Launch waves, each once the one before is over.
+    def run(self, timing: Callable[[Job], list[str]]) -> None:
+        """Launch the jobs; each starts once the one whose prefix it needs is over.
+
+        A job whose prefix was interrupted is left for the next time: trained alone it would repeat
+        the prefix's epochs.
 
         Args:
-            waves: jobs.
-            deadline: when they have to stop, in seconds since 1970.
+            timing: returns the overrides that say until when a job may start and run.
         """
-        stop = [] if deadline is None else [f"stop_at={deadline:.0f}"]
-        trunks = self.trunks + sum(len(wave.trunks) for wave in waves)
-        for wave in waves:
-            jobs = []
-            for trunk, overrides in wave.trunks:
-                self.trunks += 1
-                name = f"hydra.job.name='shared trajectory {self.trunks} of {trunks}'"
-                jobs.append([*overrides, f"share.trunk='{trunk.id}'", *stop, name])
-            for run in wave.runs:
-                self.begun.append(run.settings.run_id)
-                name = f"hydra.job.name='run {len(self.begun)} of {len(self.missing)}'"
-                jobs.append([*run.overrides, *cells_override(run), *stop, name])
-            if not jobs:
-                continue
-            names = [*(trunk.name for trunk, _ in wave.trunks)]
-            names += [run.settings.run_id for run in wave.runs]
-            with terminable():
-                returned = self._launched(jobs, names)
-            self.returned += returned
-            for run, job in zip(wave.runs, returned[len(wave.trunks) :], strict=False):
-                if job.status is JobStatus.FAILED:
-                    self.errors[run.settings.run_id] = job._return_value
-                if isinstance(job._return_value, ProcessLost):
-                    record_failure(run.settings.run_folder, str(job._return_value))
+        left: set[int] = set()
+        for wave in waves_of(self.jobs):
+            left |= {id(job) for job in wave if self._must_wait(job, left)}
+            ready = [job for job in wave if id(job) not in left]
+            if ready:
+                self._launch_wave(ready, timing)
+
+    def _must_wait(self, job: Job, left: set[int]) -> bool:
+        if job.parent is None:
+            return False
+        error = self.errors.get(job.parent.run.settings.run_id)
+        return id(job.parent) in left or isinstance(error, OutOfTime)
+
+    def _launch_wave(self, jobs: Sequence[Job], timing: Callable[[Job], list[str]]) -> None:
+        launched = []
+        for job in jobs:
+            self.begun.append(job.run.settings.run_id)
+            name = f"hydra.job.name='run {len(self.begun)} of {len(self.jobs)}'"
+            launched.append([*job.overrides, *cells_override(job.run), *timing(job), name])
+        with terminable():
+            returned = self._launched(launched, [job.run.settings.run_id for job in jobs])
+        self.returned += returned
+        for job, outcome in zip(jobs, returned, strict=False):
+            settings = job.run.settings
+            if outcome.status is JobStatus.FAILED:
+                self.errors[settings.run_id] = outcome._return_value
+            if isinstance(outcome._return_value, ProcessLost):
+                record_failure(settings.run_folder, str(outcome._return_value))
 
     def _launched(self, jobs: Sequence[list[str]], names: Sequence[str]) -> list[JobReturn]:
         """Launch jobs; where the system ends a launcher's process, go on with the others.
@@ -134,10 +138,6 @@ class Launch:
         status = JobStatus.COMPLETED if error is None else JobStatus.FAILED
         return JobReturn(status=status, _return_value=error)
 
-    def not_begun(self) -> list[Run]:
-        """Return the runs that no launcher was handed."""
-        return [run for run in self.missing if run.settings.run_id not in self.begun]
-
 
 @dataclass(frozen=True)
 class Noted:
@@ -167,11 +167,12 @@ class Noted:
 
 
 def cells_override(run: Run) -> list[str]:
-    """Return the override that tells a run its cells, whatever a column is called; none of none."""
+    """Return the override that names a run's cells for its tracking, if that takes them."""
     labels = [QuotedString(label, Quote.single).with_quotes() for label in run.labels]
     # OmegaConf would look up what looks like an interpolation.
     escaped = [label.replace("${", "\\${") for label in labels]
-    return [f"cells=[{','.join(escaped)}]"] if labels else []
+    tracked = "cells" in run.settings.tracking
+    return [f"tracking.cells=[{','.join(escaped)}]"] if labels and tracked else []
 
 
 @contextmanager
@@ -179,7 +180,7 @@ def terminable() -> Iterator[None]:
     """Let SIGTERM end what a launcher does as Ctrl-C does, so that it stops its processes."""
 
     def interrupt(number: int, frame: FrameType | None) -> None:
-        raise Interrupted(number, "interrupted; the same command goes on from what is saved")
+        raise Interrupted(number, "interrupted; rerun the same command to resume")
 
     previous = signal.signal(signal.SIGTERM, interrupt)
     try:

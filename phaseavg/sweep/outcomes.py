@@ -6,13 +6,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from phaseavg.runs.folder import (
-    in_progress,
-    lacking,
-    made_otherwise,
-    read_failure,
-    read_result,
-)
+from phaseavg.runs.finished import lacking, made_otherwise
+from phaseavg.runs.folder import in_progress, read_failure, read_result
 from phaseavg.sweep.cells import Run
 from phaseavg.training.parts import missing_data
 
@@ -30,15 +25,16 @@ def sorted_out(runs: Mapping[str, Run]) -> tuple[dict[str, Outcome], list[Run], 
 
     Of these, runs that failed when last tried come last.
     """
-    there, held, missing = {}, [], []
+    finished, held, missing = {}, [], []
     otherwise: Counter[str] = Counter()
     for run_id, run in runs.items():
-        result = None if run.settings.force else result_of(run)
+        result = None if run.settings.rerun else result_of(run)
         if result:
-            there[run_id] = result
+            finished[run_id] = result
             otherwise[made_otherwise(result, run.settings)] += 1
             if lacks := lacking(run.settings.run_folder, result, run.settings):
-                print(f"{run_id}: finished before, {lacks} (force=true repeats it)", flush=True)
+                missing_parts = ", ".join(lacks)
+                print(f"{run_id}: finished before, {missing_parts}; rerun=true repeats it")
         elif in_progress(run.settings.run_folder):
             held.append(run)
             print(f"{run_id}: another process is training it", flush=True)
@@ -49,7 +45,7 @@ def sorted_out(runs: Mapping[str, Run]) -> tuple[dict[str, Outcome], list[Run], 
             print(f"{count} finished before, NOT as asked for: {other}", flush=True)
     # One that has ended its process would end others' again.
     missing.sort(key=lambda run: read_failure(run.settings.run_folder) is not None)
-    return there, held, missing
+    return finished, held, missing
 
 
 def without_data(runs: Sequence[Run]) -> dict[str, list[Run]]:
@@ -84,7 +80,7 @@ def changed_at(path: Path) -> int | None:
 def outcomes(runs: Sequence[Run], before: Sequence[Stamp]) -> list[Outcome | None]:
     """Return the outcomes that runs have come to since they were stamped; None where none.
 
-    With `force=true` there may be one from before.
+    With `rerun=true` there may be one from before.
     """
     return [
         read_result(run.settings.run_folder)
@@ -96,7 +92,7 @@ def outcomes(runs: Sequence[Run], before: Sequence[Stamp]) -> list[Outcome | Non
 
 def counted(
     results: Sequence[Outcome | None],
-    there: Mapping[str, Outcome],
+    finished: Mapping[str, Outcome],
     held: Sequence[Run],
     failed: int = 0,
 ) -> str:
@@ -104,19 +100,19 @@ def counted(
 
     Args:
         results: of the runs that it was to train.
-        there: outcomes that there were before.
+        finished: results of runs that were finished before.
         held: runs that another process trains.
         failed: how many of those without result have failed; the others were not run.
     """
     statuses = Counter("left" if result is None else result["status"] for result in results)
     parts = {
         "finished": statuses["finished"],
-        "there already": len(there),
-        "of these diverged": sum(result["status"] == "diverged" for result in there.values()),
+        "finished before": len(finished),
+        "of these diverged": sum(result["status"] == "diverged" for result in finished.values()),
         "diverged": statuses["diverged"],
         "failed": failed,
         "not run, or in training by another process": statuses["left"] - failed + len(held),
     }
     return ", ".join(
-        f"{n} {what}" for what, n in parts.items() if n or what in ("finished", "there already")
+        f"{n} {what}" for what, n in parts.items() if n or what in ("finished", "finished before")
     )

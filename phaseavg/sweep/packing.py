@@ -1,7 +1,7 @@
 """Several runs at a time on one device: processes side by side, by Hydra's joblib launcher.
 
-    python train.py -m table=1c hydra/launcher=packed
-    python train.py -m table=1c hydra/launcher=packed hydra.launcher.runs_at_once=4
+    python train.py -m table=t1c hydra/launcher=packed
+    python train.py -m table=t1c hydra/launcher=packed hydra.launcher.runs_at_once=4
 
 A run's numbers are those of the run alone: its process has as many threads as that would have. On
 CUDA the processes share the card by NVIDIA's Multi-Process Service (here always in full, for `mps`
@@ -137,7 +137,7 @@ def launch(
         signals = stack.enter_context(StopSignals(then=packed.stop.touch))
         returned = launcher.launch(jobs, first)
     if signals.received is not None:
-        raise Interrupted(signals.received, "interrupted; the same command goes on")
+        raise Interrupted(signals.received, "interrupted; rerun the same command to resume")
     return returned
 
 

@@ -1,24 +1,22 @@
-"""How far a sweep is, and when it will be over, by what its runs leave: so under any launcher."""
+"""How far a sweep is, by the files that its runs write: the same under any launcher."""
 
 import contextlib
 import threading
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from types import TracebackType
 from typing import Self
 
 from phaseavg.errors import UserError
-from phaseavg.runs.folder import read_result
-from phaseavg.sweep.budget import Work, in_words
-from phaseavg.sweep.cells import Run
+from phaseavg.runs.record import METRICS
+from phaseavg.sweep.order import Job
 from phaseavg.sweep.outcomes import changed_at, stamp_of
-from phaseavg.sweep.rates import epochs_done, epochs_there, epochs_trained
+from phaseavg.sweep.rates import epochs_saved, epochs_trained, in_words
 
 EVERY_SECONDS = 60
 MOST_OF_THE_TIME = 0.01
-"""The share of the time that may go into looking."""
+"""The share of the time that may go into reading files."""
 
 
 @dataclass(frozen=True)
@@ -26,8 +24,8 @@ class Standing:
     """Where a sweep is.
 
     Attributes:
-        left: epochs that are left to train.
-        trained: epochs that have been, of runs that did not fail or diverge.
+        left: epochs left to train.
+        trained: epochs trained since the sweep was entered.
         ended: runs that have finished or diverged.
         failed: runs that have failed.
     """
@@ -39,31 +37,28 @@ class Standing:
 
 
 class SweepProgress:
-    """While entered, says every minute how many runs have ended and what is left.
+    """While entered, prints every minute how many runs have ended, and the time left.
 
-    The time left is by the epochs that have been trained since it was entered, whoever trains them,
-    and how many at a time.
+    The time left follows from the epochs trained since it was entered, whoever trains them.
 
     Args:
-        runs: that are to be trained.
-        shared: whether what they have in common is trained once.
-        called: what the line begins with.
+        jobs: of the sweep.
     """
 
-    def __init__(self, runs: Sequence[Run], shared: bool, called: str = "sweep") -> None:
-        self._runs = {run.settings.run_id: run for run in runs}
-        self._shared = shared
-        self._called = called
+    def __init__(self, jobs: Sequence[Job]) -> None:
+        self._jobs = jobs
         self._over = threading.Event()
-        self._thread = threading.Thread(target=self._watch, daemon=True)
+        self._thread = threading.Thread(target=self._print, daemon=True)
 
     def __enter__(self) -> Self:
         self._began = time.monotonic()
-        self._before = {run_id: stamp_of(run) for run_id, run in self._runs.items()}
-        metrics = [run.settings.run_folder / "metrics.jsonl" for run in self._runs.values()]
-        self._metrics = {path: changed_at(path) for path in metrics}
-        self._everything = Work(self._runs, epochs_there(self._runs), self._shared)
-        self._said = self._everything.epochs(self._runs)
+        self._before = [stamp_of(job.run) for job in self._jobs]
+        folders = [job.run.settings.run_folder for job in self._jobs]
+        self._done = [
+            max(j.start, epochs_saved(f)) for j, f in zip(self._jobs, folders, strict=True)
+        ]
+        self._metrics = [changed_at(folder / METRICS) for folder in folders]
+        self._shown = -1
         self._thread.start()
         return self
 
@@ -76,45 +71,42 @@ class SweepProgress:
         self._over.set()
         self._thread.join(timeout=5)  # it may wait for a disk, and has nothing to lose
 
-    def _epochs(self, folder: Path) -> int:
-        """Return the epochs that a run has trained; of its last attempt, those it goes on from."""
-        path = folder / "metrics.jsonl"
-        same = path in self._metrics and changed_at(path) == self._metrics[path]
-        return epochs_done(folder) if same else epochs_trained(folder)
-
     def look(self) -> Standing:
         """Return where the sweep is."""
-        now = {run_id: stamp_of(run) for run_id, run in self._runs.items()}
-        ended, failed = (
-            {i for i, stamp in now.items() if stamp[name] != self._before[i][name]}
-            for name in ("result.json", "failure.json")
-        )
-        results = {i: read_result(self._runs[i].settings.run_folder) for i in ended}
-        finished = {i for i, result in results.items() if result and result["status"] == "finished"}
-        failed -= ended
-        rest = {i: run for i, run in self._runs.items() if i not in ended | failed}
-        left = Work(rest, epochs_there(rest, self._epochs), self._shared).epochs(rest)
-        trained = self._everything.epochs([*finished, *rest]) - left
-        return Standing(left, trained, len(ended), len(failed))
+        left = trained = ended = failed = 0
+        entered = zip(self._jobs, self._before, self._metrics, self._done, strict=True)
+        for job, before, metrics, done in entered:
+            now, total, folder = stamp_of(job.run), job.run.epochs, job.run.settings.run_folder
+            if now["result.json"] != before["result.json"]:
+                ended += 1
+                trained += total - done
+            elif now["failure.json"] != before["failure.json"]:
+                failed += 1
+            else:
+                same = changed_at(folder / METRICS) == metrics  # of an earlier attempt
+                epochs = done if same else max(done, epochs_trained(folder))
+                left += total - epochs
+                trained += epochs - done
+        return Standing(left, trained, ended, failed)
 
     def described(self) -> str | None:
         """Return where the sweep is, in words; None if nothing was trained since the last time."""
         now = self.look()
-        if now.left == self._said or now.trained <= 0:
+        if now.left == self._shown or now.trained <= 0:
             return None
-        self._said = now.left
+        self._shown = now.left
         seconds = (time.monotonic() - self._began) / now.trained * now.left
-        trouble = f", {now.failed} failed" if now.failed else ""
+        failed = f", {now.failed} failed" if now.failed else ""
         left = (
-            f"{now.left:,} epochs left, about {in_words(seconds)}" if now.left else "tests are left"
+            f"{now.left:,} epochs left, about {in_words(seconds)}" if now.left else "no epoch left"
         )
-        return f"{self._called}: {now.ended} of {len(self._runs)} runs have ended{trouble}; {left}"
+        return f"sweep: {now.ended} of {len(self._jobs)} runs have ended{failed}; {left}"
 
-    def _watch(self) -> None:
-        pause = EVERY_SECONDS
+    def _print(self) -> None:
+        pause: float = EVERY_SECONDS
         while not self._over.wait(pause):
             began = time.monotonic()
-            with contextlib.suppress(OSError, UserError):  # of a file that goes as it is read
+            with contextlib.suppress(OSError, UserError):  # a file may be removed while it is read
                 if text := self.described():
                     print(text, flush=True)
             pause = max(EVERY_SECONDS, (time.monotonic() - began) / MOST_OF_THE_TIME)

@@ -1,87 +1,62 @@
-"""What of a sweep is done already, and how long an epoch takes."""
+"""How far runs are, and how long an epoch takes by the records of finished runs."""
 
 import json
+import re
 from collections import defaultdict
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from statistics import median
 from typing import Any, NamedTuple
 
 from phaseavg.config import Settings
+from phaseavg.errors import UserError
+from phaseavg.runs.files import read_file
 from phaseavg.runs.provenance import device_name, how
-from phaseavg.runs.record import (
-    ended_runs,
-    read_config,
-    read_lines,
-    read_metrics,
-    read_result,
-)
-from phaseavg.runs.store import Branch
-from phaseavg.sweep.cells import Run
+from phaseavg.runs.record import METRICS, intact_records, read_metrics
 from phaseavg.training.execution import decided, pick_device
-from phaseavg.training.sharing import shares, store_of
+
+UNITS = {"h": 3600, "m": 60, "s": 1}
 
 
-def epochs_done(folder: Path) -> int:
-    """Return the epochs that a run need not train again when it goes on."""
+def seconds_of(budget: str | float) -> float:
+    """Return the seconds of a budget such as 25m or 1h30m.
+
+    Raises:
+        UserError: if it is no time.
+    """
+    found = re.findall(r"(\d+(?:\.\d+)?)([hms])", str(budget))
+    if not found or "".join(n + unit for n, unit in found) != str(budget):
+        raise UserError(f"budget={budget}: must be a time such as 90s, 25m, 2h or 1h30m")
+    return sum(float(number) * UNITS[unit] for number, unit in found)
+
+
+def in_words(seconds: float) -> str:
+    """Return a time in its largest fitting unit."""
+    for size, unit in ((86400, "days"), (3600, "h")):
+        if seconds >= 2 * size:
+            return f"{seconds / size:.1f} {unit}"
+    return f"{seconds:.0f} s" if seconds < 120 else f"{seconds / 60:.0f} min"
+
+
+def epochs_saved(folder: Path) -> int:
+    """Return the epochs of a run that its latest checkpoint has."""
     steps = [int(path.name.split("-")[1]) for path in folder.glob("checkpoint-*.pt")]
     try:
-        return sum(line["step"] <= max(steps, default=0) for line in read_lines(folder))
-    except (OSError, ValueError, LookupError, TypeError):
-        return 0
-
-
-def epochs_trained(folder: Path) -> int:
-    """Return the epochs that a run has trained, whether or not it has saved its state since."""
-    try:
-        return read_metrics(folder).count(b"\n")
+        return sum(line["step"] <= max(steps, default=0) for line in read_metrics(folder))
     except (OSError, ValueError):
         return 0
 
 
-def epochs_there(
-    runs: Mapping[str, Run], of: Callable[[Path], int] = epochs_done
-) -> dict[str, int]:
-    """Return the epochs that each run need not train, for itself or another one has trained them.
-
-    Whether a shared trajectory was trained with the same execution as the run will have is seen
-    only there: here any counts.
-
-    Args:
-        runs: by run id.
-        of: tells it of a run by its folder.
-    """
-    done = {run_id: of(run.settings.run_folder) for run_id, run in runs.items()}
-    branches: dict[Path, list[Branch]] = {}
-    training: dict[Path, list[tuple[int, str]]] = {}
-    for run in runs.values():
-        if shares(run.settings) and run.settings.share.dir not in branches:
-            store = store_of(run.settings)
-            branches[run.settings.share.dir] = store.branches()
-            training[run.settings.share.dir] = [
-                (epochs, keys[str(epochs)])
-                for home, keys in store.in_training()
-                if str(epochs := of(home)) in keys
-            ]
-    for run_id, run in runs.items():
-        trajectory = run.trajectory if shares(run.settings) else None
-        if trajectory is None:
-            continue
-        for branch in branches[run.settings.share.dir]:
-            if (
-                done[run_id] < branch.epoch <= trajectory.total_epochs
-                and branch.key == trajectory.key(branch.epoch)
-                and branch.holds(trajectory.needs(branch.epoch).values(), trajectory.looks)
-            ):
-                done[run_id] = branch.epoch
-        for epochs, key in training[run.settings.share.dir]:
-            if done[run_id] < epochs <= trajectory.total_epochs and trajectory.key(epochs) == key:
-                done[run_id] = epochs
-    return done
+def epochs_trained(folder: Path) -> int:
+    """Return the epochs that a run has trained, saved or not."""
+    try:
+        return read_file(folder / METRICS).count(b"\n")
+    except (OSError, ValueError):
+        return 0
 
 
 class Rate(NamedTuple):
-    """How long an epoch takes, with all that is tested and averaged, as records have it."""
+    """Seconds of an epoch with its tests and averages, the number of runs, and where they ran."""
 
     seconds: float
     runs: int
@@ -95,34 +70,31 @@ def workload(config: Mapping[str, Any]) -> str:
 
 
 def place_of(settings: Settings) -> str:
-    """Return on what a run is trained, and how, in words."""
+    """Return in words on which device a run is trained, and how."""
     device = pick_device(settings.execution.device)
     execution = decided(settings.execution, device).model_dump()
     return ", ".join([device_name(device), *how(execution)])
 
 
 def measured_rates(folders: Sequence[Path], place: str) -> dict[str, Rate]:
-    """Return the median seconds per epoch by workload, from the finished runs below `folders`.
+    """Return the median seconds per epoch by workload, from the finished runs in folders.
 
     Args:
         folders: of runs or records.
-        place: where and how to train (`place_of`). A workload that has never been measured there
-            gets the rate of the place where it has been most often, on the same device if it can.
+        place: from `place_of`. A workload that was never measured there gets the rate of the place
+            where it was measured most often, on the same device if possible.
     """
     device = place.partition(", ")[0]
     seconds: dict[str, dict[str, list[float]]] = defaultdict(lambda: defaultdict(list))
-    for folder in folders:
-        for path in ended_runs(folder):
-            try:
-                result, config = read_result(path), read_config(path)
-                (name,) = {
-                    ", ".join([p["execution"]["device_name"], *how(p["execution"])])
-                    for p in result["provenance"]
-                }
-                rate = result["seconds"] / result["epochs"]
-                seconds[workload(config)][name].append(rate)
-            except (OSError, ValueError, LookupError, TypeError, ZeroDivisionError):
-                continue  # of two devices, or damaged: it is no rate
+    for record in intact_records(*folders):
+        result = record.result
+        names = {
+            ", ".join([made["execution"]["device_name"], *how(made["execution"])])
+            for made in result["provenance"]
+        }
+        if len(names) == 1 and result["epochs"]:  # two devices have no rate in common
+            rate = result["seconds"]["total"] / result["epochs"]
+            seconds[workload(record.config)][names.pop()].append(rate)
     rates = {}
     for work, places in seconds.items():
         order = {p: (p == place, p.partition(", ")[0] == device, len(places[p])) for p in places}
@@ -131,32 +103,7 @@ def measured_rates(folders: Sequence[Path], place: str) -> dict[str, Rate]:
     return rates
 
 
-class Rates:
-    """Seconds per epoch of runs: by records of the same place, or else by a few of their steps.
-
-    Args:
-        runs: whose folders have records.
-    """
-
-    def __init__(self, runs: Sequence[Run]) -> None:
-        self._known: dict[str, float] = {}
-        if runs:
-            places = {
-                folder
-                for run in runs
-                for folder in (run.settings.runs_dir, run.settings.records_dir)
-            }
-            here = place_of(runs[0].settings)
-            rates = measured_rates(sorted(places), here)
-            known = {work: rate.seconds for work, rate in rates.items() if rate.place == here}
-            self._known = known
-
-    def __call__(self, run: Run) -> float:
-        """Return the seconds of an epoch of a run, with its tests."""
-        work = workload(run.settings.recipe())
-        if work not in self._known:
-            from phaseavg.training.preview import seconds_per_epoch  # which loads what trains
-
-            print(f"{run.settings.run_id}: its rate is not known", end="; ", flush=True)
-            self._known[work] = seconds_per_epoch(run.settings)
-        return self._known[work]
+def rates_for(settings: Sequence[Settings]) -> dict[str, Rate]:
+    """Return the measured rates of runs by workload, from their folders of runs and records."""
+    folders = {folder for one in settings for folder in (one.runs_dir, one.records_dir)}
+    return measured_rates(sorted(folders), place_of(settings[0])) if settings else {}

@@ -1,6 +1,6 @@
 """The Hydra sweeper: runs what is asked for and is not finished, under any launcher.
 
-    python train.py -m table=1a,1c model=cnn13 seed=0,1
+    python train.py -m table=t1a,t1c model=cnn13 seed=0,1
     python train.py -m averaging=none,phasewise seed=0,1,2
 
 Equal runs are one, finished ones are left out, a run that fails stops no other, and the same
@@ -10,7 +10,7 @@ command goes on wherever it was cut.
 import shlex
 import sys
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Sequence
 from contextlib import nullcontext
 from math import prod
 
@@ -25,12 +25,9 @@ from phaseavg import cli
 from phaseavg.config import check
 from phaseavg.errors import Diverged, OutOfTime, SweepFailed, UserError
 from phaseavg.runs.folder import in_progress, record_failure
-from phaseavg.runs.store import GIGABYTE
-from phaseavg.sweep.budget import Work, affordable, in_words, seconds_of
 from phaseavg.sweep.cells import (
     ONE_VALUE,
     Compose,
-    Composed,
     Request,
     Run,
     parsed,
@@ -39,11 +36,11 @@ from phaseavg.sweep.cells import (
     values_of,
 )
 from phaseavg.sweep.launch import Launch
-from phaseavg.sweep.outcomes import counted, outcomes, result_of, sorted_out, stamp_of, without_data
+from phaseavg.sweep.order import Job, arranged, is_stored
+from phaseavg.sweep.outcomes import Stamp, counted, outcomes, sorted_out, stamp_of, without_data
 from phaseavg.sweep.progress import SweepProgress
-from phaseavg.sweep.rates import Rates, epochs_done, epochs_there
-from phaseavg.sweep.shared import Wave, arranged, neighbours
-from phaseavg.training.sharing import shares, store_of
+from phaseavg.sweep.rates import epochs_saved, rates_for, seconds_of, workload
+from phaseavg.training.sharing import shares
 
 MANY = 20
 """Cells that take some seconds to compose."""
@@ -79,12 +76,12 @@ def plain_runs(overrides: list[Override], compose: Compose) -> dict[str, Run]:
 
 
 def asked_for(
-    request: Request, compose: Compose, loader: ConfigLoader, composed: Composed
+    request: Request, compose: Compose, loader: ConfigLoader
 ) -> tuple[dict[str, Run], int]:
     """Return the runs of a request by run id, and how many it asks for, equal ones counted each."""
     if request.tables:
         asked = sum(len(request.seeds[cell.table]) for cell in request.cells)
-        return runs_of(request.cells, request.seeds, compose, composed), asked
+        return runs_of(request.cells, request.seeds, compose), asked
     overrides = parsed(request.common, loader)
     asked = prod(len(values_of(override)) for override in overrides)
     return plain_runs(overrides, compose), asked
@@ -104,7 +101,7 @@ def sweep(
 
     Raises:
         UserError: if what is asked for does not exist, or the data of all runs is missing.
-        SweepFailed: once all is over, if a run failed or diverged.
+        SweepFailed: at the end, if a run failed or diverged.
     """
     began = time.time()
     if missing := sorted({*ONE_VALUE} - {*config}):
@@ -113,139 +110,122 @@ def sweep(
         raise UserError(f"plan={config.plan}: choices: true, false")
     budget = None if config.budget is None else seconds_of(config.budget)
     compose = composer(context, config)
-    options = context.config_loader.get_group_options("table")
     loader = context.config_loader
-    request = read_request(arguments, options, compose, loader)
+    request = read_request(arguments, loader.get_group_options("table"), compose, loader)
     if len(request.cells) > MANY and not config.plan:
         print(f"composing {len(request.cells)} cells …", flush=True)
-    composed: Composed = {}
-    runs, asked = asked_for(request, compose, loader, composed)
+    runs, asked = asked_for(request, compose, loader)
     if config.plan:
         from phaseavg.sweep.plan import plan  # needs what a bare host that trains may lack
 
-        print(plan(request, runs, asked, result_of, budget), flush=True)
+        print(plan(request, runs, asked), flush=True)
         return []
 
-    there, held, missing = sorted_out(runs)
+    finished, held, missing_runs = sorted_out(runs)
     elsewhere = f", {len(held)} in training by another process" if held else ""
     print(
-        f"{asked} runs asked for, {len(runs)} different ones: {len(there)} there already"
-        f"{elsewhere}, {len(missing)} to train",
+        f"{asked} runs asked for, {len(runs)} different ones: {len(finished)} finished before"
+        f"{elsewhere}, {len(missing_runs)} to train",
         flush=True,
     )
     unfit: set[str] = set()
-    for reason, some in without_data(missing).items():
+    for reason, some in without_data(missing_runs).items():
         unfit |= {run.settings.run_id for run in some}
-        if len(unfit) == len(missing):
+        if len(unfit) == len(missing_runs):
             raise UserError(f"{reason}: no run can be trained without it")
         cli.say(f"{reason}: {len(some)} runs cannot be trained without it")
-    missing = [run for run in missing if run.settings.run_id not in unfit]
-    settings = missing[0].settings if missing else None
-    sharing = settings is not None and shares(settings) and not settings.dry_run
-    others: dict[str, Run] = {}
-    if sharing:
-        near = neighbours(request, options, settings.share.carry, compose, composed)
-        others = {i: run for i, run in near.items() if i not in runs and not result_of(run)}
-        for run_id in near.keys() & runs.keys():  # which may be part of tables not asked for
-            runs[run_id].cells += near[run_id].cells
-
-    launch = Launch(context, task, config, missing)
-    deadline = None if budget is None else began + budget
+    todo = [run for run in missing_runs if run.settings.run_id not in unfit]
+    jobs = jobs_for(todo, held)
+    launch = Launch(context, task, config, jobs)
+    trouble = ""
     try:
-        # With a budget as long as more fits into what is left of it: launchers work side by side.
-        while todo := launch.not_begun():
-            if deadline is not None:
-                todo = within(deadline - time.time(), todo, sharing)
-            if not todo:
-                break
-            later = {r.settings.run_id: r for r in launch.not_begun() if r not in todo}
-            waves = waves_of(todo, others | later) if sharing else [Wave(runs=todo)]
-            called = "sweep" if deadline is None else "of these"
-            with nullcontext() if config.dry_run else SweepProgress(todo, sharing, called):
-                launch.run(waves, deadline)
-        trouble = ""
+        with nullcontext() if config.dry_run else SweepProgress(jobs):
+            launch.run(timing(jobs, began, budget))
     except KeyboardInterrupt:
-        counts = counted(outcomes(missing, launch.stamps), there, held)
-        print(f"sweep: {counts}; {command()} goes on", flush=True)
+        counts = counted(outcomes(todo, stamps_of(todo, launch)), finished, held)
+        print(f"sweep: {counts}; to resume: {command()}", flush=True)
         raise
-    except UserError:  # of the store, say: nothing has been launched with it
+    except UserError:  # for example of the folder of prefixes; no run has started
         raise
-    except Exception as error:  # of the launcher: one of its processes was killed, for example
+    except Exception as error:  # of the launcher, for example one of its processes was killed
         trouble = f"the launcher failed: {' '.join(repr(error).split())}"
-        if [stamp_of(run) for run in missing] == launch.stamps:
+        if [stamp_of(job.run) for job in jobs] == launch.stamps:
             raise SweepFailed(f"{trouble}; nothing was run") from error
 
     if config.dry_run:
         if failures := len(launch.errors):
-            raise SweepFailed(f"sweep: {failures} of {len(missing)} would fail; see above")
+            raise SweepFailed(f"sweep: {failures} of {len(jobs)} would fail; see above")
         return launch.returned
 
-    if settings is not None and sharing and launch.trunks:
-        store = store_of(settings)
-        print(
-            f"{store.folder}: {store.used() / GIGABYTE:.3g} GB for runs to go on from; removing it "
-            "costs epochs, nothing else",
-            flush=True,
-        )
-
     reasons = {}
-    results = outcomes(missing, launch.stamps)
-    for run, result, stamp in zip(missing, results, launch.stamps, strict=True):
-        run_id, folder = run.settings.run_id, run.settings.run_folder
+    for job, stamp in zip(jobs, launch.stamps, strict=True):
+        run_id, folder = job.run.settings.run_id, job.run.settings.run_folder
         error = launch.errors.get(run_id)
         if (run_id not in launch.begun and not trouble) or isinstance(error, OutOfTime):
             continue
-        if result is None and not in_progress(folder):  # which another process may have begun
-            reasons[run_id] = str(error or trouble or "it did not end as runs do")
-            if stamp_of(run)["failure.json"] == stamp["failure.json"]:
+        (result,) = outcomes([job.run], [stamp])
+        if result is None and not in_progress(folder):  # another process may have started it
+            reasons[run_id] = str(error or trouble or "exited without writing a result")
+            if stamp_of(job.run)["failure.json"] == stamp["failure.json"]:
                 record_failure(folder, reasons[run_id])
-    ended = there | {r.settings.run_id: o for r, o in zip(missing, results, strict=True) if o}
+    results = outcomes(todo, stamps_of(todo, launch))
+    ended = finished | {r.settings.run_id: o for r, o in zip(todo, results, strict=True) if o}
     diverged = {i: str(Diverged(o)) for i, o in ended.items() if o["status"] == "diverged"}
     failed = len(reasons) + len(unfit)
-    summary = f"sweep: {counted([*results, *[None] * len(unfit)], there, held, failed=failed)}"
+    summary = f"sweep: {counted([*results, *[None] * len(unfit)], finished, held, failed=failed)}"
     if failed or diverged:
         lines = [f"{run_id}: {reason}" for run_id, reason in (reasons | diverged).items()]
-        raise SweepFailed("\n".join([*lines, f"{summary}; to go on: {command()}"]))
+        raise SweepFailed("\n".join([*lines, f"{summary}; to resume: {command()}"]))
     if budget is not None and None in results:
-        summary += f"; no more fits into budget={config.budget}, the same command goes on"
+        summary += f"; budget={config.budget} is over, rerun the same command to resume"
     print(summary, flush=True)
     return launch.returned
 
 
-def waves_of(runs: Sequence[Run], others: Mapping[str, Run]) -> list[Wave]:
-    """Return the waves of runs that share what they have in common, and write down its jobs."""
-    done = {run.settings.run_id: epochs_done(run.settings.run_folder) for run in runs}
-    waves = arranged(runs, others, done)
-    for wave in waves:
-        for trunk, _ in wave.trunks:
-            trunk.write(store_of(runs[0].settings))
-    return waves
+def jobs_for(runs: Sequence[Run], held: Sequence[Run]) -> list[Job]:
+    """Return the jobs that train runs, in their order.
 
-
-def within(seconds: float, runs: Sequence[Run], sharing: bool) -> list[Run]:
-    """Return those of some runs to train next if there is so much time, the cheapest cells first.
-
-    They take half of it, or are one bundle: what follows is chosen by what they will really have
-    taken, and no time is spent on beginnings of what has no time to end.
+    Args:
+        runs: to train.
+        held: that another process trains; one that others start from is waited for.
     """
-    if seconds <= 0:
-        return []
-    by_id = {run.settings.run_id: run for run in runs}
-    work = Work(by_id, epochs_there(by_id), sharing)
-    found = affordable(by_id, work, Rates(runs), seconds)
-    total = sum(len(run_ids) for run_ids, _ in found)
-    chosen, spent = [], 0.0
-    for run_ids, cost in found:
-        if chosen and spent + cost > seconds / 2:
-            break
-        chosen += run_ids
-        spent += cost
-    print(
-        f"{total} of {len(runs)} runs fit into the {in_words(seconds)} that are left; next are "
-        f"{len(chosen)} of them, about {in_words(spent)}",
-        flush=True,
-    )
-    return [by_id[run_id] for run_id in chosen]
+    if not runs or not all(shares(r.settings) and not r.settings.dry_run for r in runs):
+        return [Job(run) for run in runs]
+    done = {run.settings.run_id: epochs_saved(run.settings.run_folder) for run in runs}
+    jobs = arranged([*held, *runs], done, is_stored)
+    elsewhere = {run.settings.run_id for run in held}
+    return [job for job in jobs if job.run.settings.run_id not in elsewhere or job.keep]
+
+
+def stamps_of(runs: Sequence[Run], launch: Launch) -> list[Stamp]:
+    """Return when the files of runs had been written before they were launched."""
+    stamps = zip(launch.jobs, launch.stamps, strict=True)
+    by_id = {job.run.settings.run_id: stamp for job, stamp in stamps}
+    return [by_id[run.settings.run_id] for run in runs]
+
+
+def timing(jobs: Sequence[Job], began: float, budget: float | None) -> Callable[[Job], list[str]]:
+    """Return what returns the overrides that keep a job within a budget.
+
+    A job stops at the deadline, and does not start if it cannot end by then at the rate of finished
+    runs.
+
+    Args:
+        jobs: of the sweep.
+        began: when the sweep began, in seconds since 1970.
+        budget: in seconds; None: as long as it takes.
+    """
+    if budget is None:
+        return lambda job: []
+    deadline = began + budget
+    rates = rates_for([job.run.settings for job in jobs])
+
+    def overrides(job: Job) -> list[str]:
+        rate = rates.get(workload(job.run.settings.record()))
+        needed = job.epochs * rate.seconds if rate else 0.0
+        return [f"deadline={deadline:.0f}", f"start_by={deadline - needed:.0f}"]
+
+    return overrides
 
 
 def command() -> str:

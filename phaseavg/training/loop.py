@@ -1,10 +1,12 @@
-"""The training loop: Algorithm 1 of the paper, flat over steps, resumable from any of them."""
+"""The training loop: Algorithm 1 of the paper, resumable from any step."""
 
 import math
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import AbstractContextManager, contextmanager
 from copy import deepcopy
-from typing import Any
+from itertools import islice
+from typing import Any, TypeVar
 
 import torch
 from torch import nn
@@ -12,7 +14,6 @@ from torch import nn
 from phaseavg.averaging import Averager, recompute_batchnorm
 from phaseavg.config import Settings
 from phaseavg.data import DataSet
-from phaseavg.data.interface import Draw
 from phaseavg.errors import Diverged, Interrupted, OutOfTime
 from phaseavg.phases import Phase, Schedule
 from phaseavg.runs.folder import RunFolder
@@ -28,10 +29,15 @@ from phaseavg.training.optimizers import (
     weights_replaced,
 )
 from phaseavg.training.progress import TrainingProgress
+from phaseavg.training.sharing import Sharing
 from phaseavg.training.signals import StopSignals
-from phaseavg.training.snapshots import Snapshots
-from phaseavg.training.state import TrainingState
+from phaseavg.training.state import Stopwatch, TrainingState
 from phaseavg.training.step import new_step
+from phaseavg.training.trajectory import TrajectoryWriter
+
+Item = TypeVar("Item")
+
+Metrics = dict[str, Any]
 
 
 def train(
@@ -42,102 +48,91 @@ def train(
     folder: RunFolder,
     progress: TrainingProgress,
     tracking: Tracking,
-    branch: Callable[[TrainingState], bool] | None = None,
+    sharing: Sharing,
 ) -> None:
     """Train from `state.step` to the end of the schedule.
 
     Args:
-        state: the run, maybe with updates already done.
+        state: the run, possibly with updates already done.
         data: its data set.
         schedule: its phases.
         settings: of the run.
-        folder: where it leaves metrics and checkpoints.
-        progress: shows where it is.
-        tracking: hears of each epoch.
-        branch: called after each epoch's last update, while the epoch is open: what other runs go
-            on from is taken there. True ends the training.
+        folder: receives metrics and checkpoints.
+        progress: shows them.
+        tracking: logs them.
+        sharing: saves the prefixes that other runs start from.
 
     Raises:
         Diverged: at the end of an epoch in which the loss was not finite.
         Interrupted: after a signal, once the state is saved.
-        OutOfTime: likewise, when it is `settings.stop_at`.
+        OutOfTime: after `settings.deadline`, likewise.
     """
-    steps, model = state.steps_per_epoch, state.model
+    steps, total_steps = state.steps_per_epoch, schedule.total_epochs * state.steps_per_epoch
     step = new_step(state, data, settings)
-    snapshots = Snapshots(settings, schedule, model, steps)
-    snapshots.begin(state.step)
-    watch = Stopwatch(data.device, state)
-    model.train()
+    trajectory = TrajectoryWriter(settings, schedule, state)
+    clock = Stopwatch(data.device, state.seconds)
 
-    def keep_snapshot() -> None:
-        if snapshots.is_due(state.step):
-            watch.lap("train")
-            with evaluation_weights(state.optimizer):
-                snapshots.take(state.step)
-            watch.lap("saving")
+    def save() -> None:
+        clock.lap("train")
+        folder.save_checkpoint(state.step, state.state_dict(), state.files())
+        clock.saved()
 
-    def after_step() -> bool:
-        """Do what is due after a step; return whether the training is over before its time."""
-        phase = schedule.phase((state.step - 1) // steps)
-        over = False
-        keep_snapshot()
-        if state.epoch_is_open and branch is not None:
-            watch.lap("train")
-            over = branch(state)
-            watch.lap("saving")
-        if state.epoch_is_open and not over:
-            metrics = training_metrics(state)
-            with evaluation_weights(state.optimizer):
-                end_epoch(state, phase, data, settings, metrics, watch)
-            folder.write_metrics(state.history)
-            progress.epoch(state.history[-1])
-            tracking.log(state.history[-1])
-        progress.step(state.step, lambda: train_error_so_far(state))
-
-        # Saving comes last: a checkpoint always stands for a finished step.
-        late = settings.stop_at is not None and time.time() >= settings.stop_at
-        done = state.step == schedule.total_epochs * steps
-        stopping = signals.received or (late and not done and not over)
-        phase_ended = state.step == phase.end * steps
-        if not over and (
-            phase_ended or stopping or watch.since_saving() >= settings.checkpoint_seconds
-        ):
-            watch.lap("train")
-            folder.save_checkpoint(state.step, state.state_dict(), state.files())
-            watch.saved()
-        if stopping:
-            where = (
-                f"saved after step {state.step} (epoch {state.step / steps:.2f} of "
-                f"{schedule.total_epochs}) in {folder.path}; the same command goes on"
-            )
-            if signals.received:
-                raise Interrupted(signals.received, f"interrupted and {where}")
-            raise OutOfTime(f"out of time and {where}")
-        return over
-
-    def drawn() -> Iterator[Draw]:
-        """Yield the steps' data; should there be no more, all finished steps are saved."""
-        try:
-            yield from step.draws(state.step, schedule.total_epochs * steps)
-        except Exception:
-            folder.save_checkpoint(state.step, state.state_dict(), state.files())
-            raise
-
-    with StopSignals() as signals:
-        if state.step == 0:
-            keep_snapshot()
-        if state.epoch_is_open and after_step():
+    def stop_if_asked() -> None:
+        """Save and stop after a signal or the deadline, which the last step ignores."""
+        late = settings.deadline is not None and time.time() >= settings.deadline
+        if not (signals.received or (late and state.step < total_steps)):
             return
-        for inputs, labels in drawn():
-            phase = schedule.phase(state.step // steps)
-            if phase.index > 0 and state.step == phase.first_epoch * steps:
-                start_phase(state, settings)
+        save()
+        where = (
+            f"after step {state.step} (epoch {state.step / steps:.2f} of {schedule.total_epochs}); "
+            f"saved in {folder.path}; rerun the same command to resume"
+        )
+        if signals.received:
+            raise Interrupted(signals.received, f"interrupted {where}")
+        raise OutOfTime(f"out of time {where}")
 
-            set_learning_rate(state.optimizer, schedule.factor(state.step, steps))
-            step(inputs, labels)
-            if after_step():
-                return
+    state.model.train()
+    trajectory.begin()
+    with StopSignals() as signals:
+        batches = saving_on_failure(step.draws(state.step, total_steps), save)
+        for epoch in range(len(state.history), schedule.total_epochs):
+            for inputs, labels in islice(batches, (epoch + 1) * steps - state.step):
+                set_learning_rate(state.optimizer, schedule.factor(state.step, steps))
+                step(inputs, labels)
+                if trajectory.is_due(state.step):
+                    with clock.booked("saving"):
+                        trajectory.save(state.step)
+                progress.step(state.step, lambda: train_error_so_far(state))
+                if state.step % steps:  # an epoch's last step is followed by its end
+                    stop_if_asked()
+                    if clock.since_saving() >= settings.checkpoint_seconds:
+                        save()
+            if sharing.is_due(epoch + 1):
+                with clock.booked("saving"):
+                    sharing.save(state)
+            phase = schedule.phase(epoch)
+            state.history.append(end_epoch(state, phase, data, settings, clock))
+            state.seconds.clear()
+            if state.step == phase.end * steps < total_steps:
+                start_phase(state, settings)
+            folder.write_metrics(state.metrics)
+            progress.epoch(state.metrics[-1])
+            tracking.log(state.metrics[-1])
+            stop_if_asked()
+            if state.step == phase.end * steps or (
+                clock.since_saving() >= settings.checkpoint_seconds
+            ):
+                save()
     finish(state.optimizer)
+
+
+def saving_on_failure(items: Iterable[Item], save: Callable[[], None]) -> Iterator[Item]:
+    """Yield items; if the next one cannot be had, save the finished steps before it raises."""
+    try:
+        yield from items
+    except Exception:
+        save()
+        raise
 
 
 def start_phase(state: TrainingState, settings: Settings) -> None:
@@ -148,98 +143,135 @@ def start_phase(state: TrainingState, settings: Settings) -> None:
 
 
 def end_epoch(
-    state: TrainingState,
-    phase: Phase,
-    data: DataSet,
-    settings: Settings,
-    metrics: Mapping[str, float],
-    watch: "Stopwatch",
-) -> None:
-    """Test, average, replace the weights if it is time to, and add a line to the history."""
-    model, cadence = state.model, settings.evaluation
-    epoch = state.step // state.steps_per_epoch  # finished ones
+    state: TrainingState, phase: Phase, data: DataSet, settings: Settings, clock: Stopwatch
+) -> Metrics:
+    """Update the averages, test what is due, and at a phase end replace the weights.
+
+    Returns:
+        The epoch's metrics.
+
+    Raises:
+        Diverged: if the epoch's losses or the weights are not finite.
+    """
+    model, averager, cadence = state.model, state.averager, settings.evaluation
+    epoch = state.step // state.steps_per_epoch
     phase_ended = epoch == phase.end
-    line: dict[str, Any] = {
+    average_due = phase_ended or is_due(epoch, cadence.average_every)
+    test = Tester(data, settings, epoch, clock)
+    metrics: Metrics = {
         "epoch": epoch,
         "phase": phase.index + 1,
         "step": state.step,
         "learning_rate": learning_rate(state.optimizer),
-        **metrics,
+        "train": training_metrics(state),
     }
-    watch.lap("train")
+    clock.lap("train")
+    with evaluation_weights(state.optimizer):
+        if phase_ended or is_due(epoch, cadence.every):
+            metrics["weights"] = test(model)
+        if phase_ended or is_due(epoch, cadence.batchnorm_every):
+            metrics["bn"] = test.after_batchnorm(deepcopy(model))
 
-    def passes(function: Callable[..., Any], *arguments: Any) -> Any:
-        # A context for each: autocast caches weights, and they are about to be replaced.
-        with torch.inference_mode(), autocast(data.device, settings.execution.precision):
-            return function(*arguments)
+        for group, kind in (("observers", "observers"), ("guests", "shared")):
+            for name, observer in getattr(state, group).items():
+                before = clock.spent(kind)
+                observer.epoch_end(model, replace=False)
+                averaging = clock.lap(kind)
+                found = test.average(observer, model, phase_ended, kind) if average_due else {}
+                evaluation = clock.spent(kind) - before - averaging
+                seconds = {"averaging": averaging, "evaluation": evaluation}
+                metrics.setdefault(group, {})[name] = found | {"seconds": seconds}
 
-    def batchnorm_pass(network: nn.Module, kind: str = "evaluation") -> None:
-        batches = data.batchnorm_batches(epoch, settings.batchnorm_batches)
-        passes(recompute_batchnorm, network, batches)
-        watch.lap(kind)
-
-    def test(network: nn.Module, prefix: str = "", kind: str = "evaluation") -> None:
-        found = passes(evaluate, network, data.test_batches())
-        loss = found.loss if math.isfinite(found.loss) else None  # JSON has neither inf nor nan
-        line.update({f"{prefix}test_loss": loss, f"{prefix}test_error": found.error})
-        line["test_images"] = found.images
-        watch.lap(kind)
-
-    def test_average(name: str, averager: Averager, kind: str = "evaluation") -> None:
-        if averager.observed[0] == 0:
-            return
-        replica = averager.averaged(model)
-        if phase_ended:
-            test(replica, f"{name}_without_bn_", kind)
-        batchnorm_pass(replica, kind)
-        test(replica, f"{name}_", kind)
-
-    if phase_ended or is_due(epoch, cadence.every):
-        test(model)
-    if phase_ended or is_due(epoch, cadence.batchnorm_every):
-        replica = deepcopy(model)
-        batchnorm_pass(replica)
-        test(replica, "bn_")
-
-    averages_are_due = phase_ended or is_due(epoch, cadence.average_every)
-    for name, observer in state.watching.items():
-        observer.epoch_end(model, replace=False)
-        watch.lap(state.booked(name, "averaging"))
-        if averages_are_due:
-            test_average(name, observer, state.booked(name, "evaluation"))
-    replaced = state.averager.epoch_end(model)
+        replaced = averager.epoch_end(model)
+        clock.lap("averaging")
+        if replaced:
+            weights_replaced(state.optimizer)
+            for observer in state.observers.values():
+                observer.restart(model)
+            metrics["average"] = {
+                "without_bn": test(model),
+                **test.after_batchnorm(model, "averaging"),
+                **described(averager),
+            }
+        elif average_due and (found := test.average(averager, model, phase_ended)):
+            metrics["average"] = found
     if phase_ended:
-        line["replaced"] = replaced
-        line |= coefficients(state)
-    watch.lap("averaging")
-    if replaced:
-        weights_replaced(state.optimizer)
-        for observer in state.watching.values():
-            observer.restart(model)
-        test(model, "average_without_bn_")
-        batchnorm_pass(model, "averaging")
-        test(model, "average_")
-    elif averages_are_due:
-        test_average("average", state.averager)
-
-    line["images_per_second"] = line["train_images"] / state.seconds["train"]
-    line |= {f"{kind}_seconds": seconds for kind, seconds in state.seconds.items()}
-    state.seconds = {}
-    state.history.append(line)
+        metrics["replaced"] = replaced
+    if test.images:
+        metrics["test_images"] = test.images
+    metrics["images_per_second"] = metrics["train"]["images"] / clock.spent("train")
+    metrics["seconds"] = dict(state.seconds)
+    return metrics
 
 
-def coefficients(state: TrainingState) -> dict[str, Any]:
-    """Return the weights of the epochs in the averages that have begun, and notes on them."""
-    found: dict[str, Any] = {}
-    for name, averager in state.averagers.items():
-        if averager.average is not None and (weights := averager.coefficients()):
-            found[f"{name}_coefficients"] = weights
-            found |= {f"{name}_{key}": note for key, note in averager.average.notes.items()}
-    return found
+class Tester:
+    """Tests models at the end of an epoch.
+
+    Args:
+        data: with the test images, and the training images for BatchNorm passes.
+        settings: of the run.
+        epoch: finished epochs, which select the images of a partial BatchNorm pass.
+        clock: books the time, as `evaluation` unless told otherwise.
+
+    Attributes:
+        images: that a model was tested on; 0 before the first test.
+    """
+
+    def __init__(self, data: DataSet, settings: Settings, epoch: int, clock: Stopwatch) -> None:
+        self._data, self._settings, self._epoch, self._clock = data, settings, epoch, clock
+        self.images = 0
+
+    def __call__(self, model: nn.Module, kind: str = "evaluation") -> Metrics:
+        """Return loss (None if it is not finite, which JSON cannot say) and error (%)."""
+        with self._forward_only():
+            found = evaluate(model, self._data.test_batches())
+        self._clock.lap(kind)
+        self.images = found.images
+        loss = found.loss if math.isfinite(found.loss) else None
+        return {"loss": loss, "error": found.error}
+
+    def after_batchnorm(
+        self, model: nn.Module, booked: str = "evaluation", kind: str = "evaluation"
+    ) -> Metrics:
+        """Recompute the BatchNorm statistics of `model`, and test it."""
+        batches = self._data.batchnorm_batches(self._epoch, self._settings.batchnorm_batches)
+        with self._forward_only():
+            recompute_batchnorm(model, batches)
+        self._clock.lap(booked)
+        return self(model, kind)
+
+    def average(
+        self, averager: Averager, model: nn.Module, phase_ended: bool, kind: str = "evaluation"
+    ) -> Metrics:
+        """Test a copy of `model` with the average; at a phase end also without a BatchNorm pass."""
+        if averager.observed[0] == 0:
+            return {}
+        replica = averager.averaged(model)
+        found: Metrics = {"without_bn": self(replica, kind)} if phase_ended else {}
+        found |= self.after_batchnorm(replica, kind, kind)
+        return found | (described(averager) if phase_ended else {})
+
+    def _forward_only(self) -> AbstractContextManager[None]:
+        # A context for each pass: autocast caches weights, which may be replaced in between.
+        return forward_only(self._data.device, self._settings.execution.precision)
 
 
-def training_metrics(state: TrainingState) -> dict[str, float]:
-    """Return the number of images in the batches of the epoch, and loss and error (%) over them.
+@contextmanager
+def forward_only(device: torch.device, precision: str) -> Iterator[None]:
+    """Keep no gradients, and compute in `precision`."""
+    with torch.inference_mode(), autocast(device, precision):
+        yield
+
+
+def described(averager: Averager) -> Metrics:
+    """Return the weights of the epochs in an average that has begun, and notes on them."""
+    if averager.average is None or not (coefficients := averager.coefficients()):
+        return {}
+    return {"coefficients": coefficients, **averager.average.notes}
+
+
+def training_metrics(state: TrainingState) -> Metrics:
+    """Return the number of images in the epoch's batches, and loss and error (%) over them.
 
     Raises:
         Diverged: if a loss is not finite, or if the weights are not after the epoch's last update,
@@ -258,15 +290,12 @@ def training_metrics(state: TrainingState) -> dict[str, float]:
         epoch = state.step // state.steps_per_epoch
         raise Diverged({"reason": reason, "step": step, "epoch": epoch, "learning_rate": rate})
     images = int(state.sizes.sum())
-    return {
-        "train_images": images,
-        "train_loss": (losses @ state.sizes.double()).item() / images,
-        "train_error": 100 * wrong.sum().item() / images,
-    }
+    loss = (losses @ state.sizes.double()).item() / images
+    return {"images": images, "loss": loss, "error": 100 * wrong.sum().item() / images}
 
 
 def train_error_so_far(state: TrainingState) -> float:
-    """Return the training error (%) over the epoch under way, or the one that has just ended."""
+    """Return the training error (%) over the present epoch's batches so far."""
     batches = (state.step - 1) % state.steps_per_epoch + 1
     return 100 * state.wrong[:batches].sum().item() / int(state.sizes[:batches].sum())
 
@@ -277,31 +306,5 @@ def is_due(epoch: int, every: int) -> bool:
 
 
 def all_finite(model: nn.Module) -> bool:
-    """Return whether every parameter is, read from the device in one go."""
+    """Return whether every parameter is finite, read from the device at once."""
     return bool(torch.stack([p.isfinite().all() for p in model.parameters()]).all())
-
-
-class Stopwatch:
-    """Adds the time since the last look to one kind of the state's seconds."""
-
-    def __init__(self, device: torch.device, state: TrainingState) -> None:
-        self._device = device
-        self._state = state
-        self._looked = self._saved = time.perf_counter()
-
-    def lap(self, kind: str) -> None:
-        """Book the time since the last call as `kind`."""
-        if self._device.type != "cpu":
-            torch.accelerator.synchronize(self._device)
-        now = time.perf_counter()
-        self._state.seconds[kind] = self._state.seconds.get(kind, 0.0) + now - self._looked
-        self._looked = now
-
-    def since_saving(self) -> float:
-        """Return the seconds since the last checkpoint."""
-        return time.perf_counter() - self._saved
-
-    def saved(self) -> None:
-        """Book the time since the last call as saving, and count from here to the next."""
-        self.lap("saving")
-        self._saved = self._looked

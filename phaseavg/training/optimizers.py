@@ -10,7 +10,6 @@ from torch.optim import Optimizer
 from phaseavg.config import Settings
 from phaseavg.errors import UserError
 from phaseavg.targets import build
-from phaseavg.training.compiler import leave_compiler_out
 
 # Lookahead trains other weights than those that count. An optimizer of that kind has the methods
 # `evaluation_weights`, `restart` and `finish`, and, for its steps to be recorded as a CUDA graph,
@@ -25,8 +24,6 @@ AS_SET = "lr_as_set"
 
 def new_optimizer(settings: Settings, model: nn.Module) -> Optimizer:
     """Return the run's optimizer over all parameters of `model`, in its first state."""
-    if not settings.execution.compile:
-        leave_compiler_out()
     params = list(model.parameters())
     return build("optimizer", settings.optimizer, Optimizer, offered={"params": params})
 
@@ -87,8 +84,6 @@ def make_recordable(optimizer: Optimizer, device: torch.device) -> None:
     for state in inner.state.values():
         if "step" in state:
             state["step"] = state["step"].to(device)
-    # So that torch does not warn of the steps that are taken before one is recorded.
-    inner._warned_capturable_if_run_uncaptured = True
 
 
 def recordable_part(optimizer: Optimizer) -> Optimizer:

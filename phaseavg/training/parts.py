@@ -2,7 +2,6 @@
 
 from collections.abc import Sequence
 from copy import deepcopy
-from pathlib import Path
 
 import torch
 from hydra.utils import get_object
@@ -18,19 +17,16 @@ from phaseavg.randomness import seed_for
 from phaseavg.targets import Part, build, signature
 from phaseavg.training.execution import laid_out, pick_device
 from phaseavg.training.optimizers import learning_rate, new_optimizer
-from phaseavg.training.snapshots import require_writable
 from phaseavg.training.state import TrainingState
+from phaseavg.training.trajectory import require_writable
 
 
-def assemble(
-    settings: Settings, device: torch.device, folder: Path | None = None
-) -> tuple[DataSet, Schedule, TrainingState]:
+def assemble(settings: Settings, device: torch.device) -> tuple[DataSet, Schedule, TrainingState]:
     """Return data set and schedule of a run, and its state before the first step.
 
     Args:
         settings: of the run.
         device: that it is trained on.
-        folder: that holds its snapshots; by default the run's.
 
     Raises:
         UserError: if a part refuses a value, or does not fit another.
@@ -47,17 +43,22 @@ def assemble(
             f"must be at most {LARGEST:g}"
         )
     epochs = schedule.epochs
-    averager = new_averager("averaging", settings.averaging, settings, model, epochs, folder)
-    watching = {
-        name: new_averager(f"watch.{name}", part, settings, model, epochs, folder)
-        for name, part in settings.watch.items()
+    averager = new_averager("averaging", settings.averaging, settings, model, epochs)
+    observers = {
+        name: new_averager(f"observers.{name}", part, settings, model, epochs)
+        for name, part in settings.observers.items()
     }
-    for name, watcher in watching.items():
-        if watcher.average is None:
-            raise UserError(f"watch.{name}={settings.watch[name]['_target_']}: averages nothing")
+    for name, observer in observers.items():
+        if observer.average is None:
+            target = settings.observers[name]["_target_"]
+            raise UserError(f"observers.{name}={target}: averages nothing")
     steps, images = data.steps_per_epoch, data.train_size
+    guests = {
+        name: new_averager(f"share.guests.{name}", one.averaging, settings, model, one.epochs)
+        for name, one in settings.share.guests.items()
+    }
     state = TrainingState(
-        model, optimizer, averager, steps, images, watching=watching, watch=settings.watch
+        model, optimizer, averager, steps, images, observers=observers, guests=guests
     )
     return data, schedule, state
 
@@ -68,7 +69,6 @@ def new_averager(
     settings: Settings,
     model: nn.Module,
     epochs: Sequence[int],
-    folder: Path | None = None,
 ) -> Averager:
     """Return one averager of a run, before its first phase.
 
@@ -78,10 +78,9 @@ def new_averager(
         settings: of the run.
         model: the network in training.
         epochs: T_p of each phase.
-        folder: that holds `snapshots`, the weights of past epochs; by default the run's.
     """
     home = pick_device(settings.execution.average_device, "execution.average_device")
-    offered = {"device": home, "folder": (folder or settings.run_folder) / "snapshots"}
+    offered = {"device": home, "folder": settings.run_folder / "snapshots"}
     return build(name, part, Averager, offered=offered, model=model, epochs=epochs)
 
 

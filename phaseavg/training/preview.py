@@ -1,4 +1,4 @@
-"""What a run will do and take, said before it does it."""
+"""Describe a run before it starts: its steps, and an estimate of its time."""
 
 import math
 import time
@@ -23,19 +23,19 @@ from phaseavg.training.execution import autocast, prepare
 from phaseavg.training.loop import is_due
 from phaseavg.training.optimizers import learning_rate, set_learning_rate
 from phaseavg.training.parts import assemble
-from phaseavg.training.snapshots import Snapshots
 from phaseavg.training.state import TrainingState
 from phaseavg.training.step import new_step
+from phaseavg.training.trajectory import TrajectoryWriter
 
-WARM_UP = 5  # steps before time is taken; a CUDA graph is recorded in the fourth
-LEAST, MOST, ENOUGH_SECONDS = 2, 50, 3.0  # steps that are timed, and when they are enough
+WARM_UP = 5  # untimed steps; a CUDA graph is recorded in the fourth
+LEAST, MOST, ENOUGH_SECONDS = 2, 50, 3.0  # timed steps, and seconds after which they suffice
 BATCHES = 3  # of a test and of a BatchNorm pass
 
-FORWARD_AND_BACKWARD = 3  # times the operations of a forward pass
+FORWARD_AND_BACKWARD = 3  # operations of both passes, as a multiple of the forward pass
 
 
 def describe_optimizer(optimizer: Optimizer) -> str:
-    """Return an optimizer's settings in words, the kind of its weight decay among them."""
+    """Return an optimizer's settings in words, including the kind of weight decay."""
     if isinstance(inner := getattr(optimizer, "inner", None), Optimizer):
         own = {k: v for k, v in vars(optimizer).items() if k[0] != "_" and v is not inner}
         words = ", ".join(f"{key} {value}" for key, value in own.items())
@@ -54,7 +54,7 @@ def describe_optimizer(optimizer: Optimizer) -> str:
         elif type(optimizer).__module__.startswith(("torch.", "phaseavg.")):
             kind = "coupled, L2 in the gradient"
         else:
-            kind = f"of the kind that {type(optimizer).__name__} has"
+            kind = f"as {type(optimizer).__name__} defines it"
         count = len(group["params"])
         on = "all parameters" if count == everything else f"{count} of {everything} tensors"
         if decay := group.get("weight_decay", 0):
@@ -78,7 +78,7 @@ def _with_prefix(count: float, unit: str) -> str:
 
 
 def _time(seconds: float) -> str:
-    """Return an estimate in two digits: more would be false."""
+    """Return an estimated time in two digits."""
     for unit, length in (("days", 86400), ("h", 3600), ("min", 60)):
         if seconds >= 2 * length:
             return f"{float(f'{seconds / length:.2g}'):g} {unit}"
@@ -91,16 +91,16 @@ def parameters_of(model: nn.Module) -> int:
 
 
 def opening(settings: Settings, data: DataSet, schedule: Schedule, state: TrainingState) -> str:
-    """Return the first words of a run: how long, from where, with what."""
+    """Return what is printed before a run: its length, its first step, its optimizer."""
     last = state.inherited[-1]["last_epoch"] if state.inherited else 0
-    shared = f", {last} epochs being shared with other runs" if last else ""
-    kept = described_snapshots(settings, schedule, state)
+    shared = f", {last} epochs shared with other runs" if last else ""
+    kept = described_trajectory(settings, schedule, state)
     lines = [
         f"{schedule.total_epochs} epochs of {data.steps_per_epoch} steps in "
         f"{len(schedule.phases)} phases, from step {state.step}{shared}; "
         f"{parameters_of(state.model):,} parameters; {data.device}",
         describe_optimizer(state.optimizer),
-        *([f"snapshots={settings.snapshots}: {kept}"] if kept else []),
+        *([f"save_trajectory={settings.save_trajectory}: {kept}"] if kept else []),
     ]
     return "\n".join(lines)
 
@@ -116,18 +116,18 @@ def training_flops(model: nn.Module, data: DataSet) -> int:
     return FORWARD_AND_BACKWARD * counter.get_total_flops()
 
 
-def looks(schedule: Schedule, settings: Settings, averages: int) -> tuple[int, int]:
-    """Return how many tests and BatchNorm passes a run makes, at most.
+def count_tests(schedule: Schedule, settings: Settings, averages: int) -> tuple[int, int]:
+    """Return how many tests and BatchNorm passes a run makes at most.
 
     Args:
         schedule: of the run.
         settings: of the run, for the cadence of its tests.
-        averages: how many it keeps.
+        averages: number of averages it keeps, those of observers included.
     """
     ends = {phase.end for phase in schedule.phases}
 
     def epochs(every: int) -> int:
-        """Return how many epochs end a phase or are due."""
+        """Return how many epochs end a phase or are tested by the cadence."""
         every_epoch = range(1, schedule.total_epochs + 1)
         return sum(epoch in ends or is_due(epoch, every) for epoch in every_epoch)
 
@@ -139,9 +139,12 @@ def looks(schedule: Schedule, settings: Settings, averages: int) -> tuple[int, i
 def measured(
     data: DataSet, schedule: Schedule, settings: Settings, state: TrainingState
 ) -> dict[str, float]:
-    """Return the seconds of a training step, of a test and of a BatchNorm pass, and `steps`, timed.
+    """Measure a training step, a test and a BatchNorm pass.
 
-    Trains `state` for some steps, so it is of no further use.
+    Trains `state` for some steps, so it cannot be used afterwards.
+
+    Returns:
+        Seconds of `step`, `test` and `pass`, and the number of timed `steps`.
     """
 
     def synchronized() -> float:
@@ -149,7 +152,7 @@ def measured(
             torch.accelerator.synchronize(data.device)
         return time.perf_counter()
 
-    def seconds_per_image(batches: Iterator[Batch], look: Callable[..., Any]) -> float:
+    def seconds_per_image(batches: Iterator[Batch], run: Callable[..., Any]) -> float:
         images = 0
 
         def counted() -> Iterator[Batch]:
@@ -159,22 +162,22 @@ def measured(
                 yield batch
 
         with torch.inference_mode(), autocast(data.device, settings.execution.precision):
-            look(state.model, [next(batches)])  # workers have to start, and memory to be found
+            run(state.model, [next(batches)])  # warm-up: workers start, memory is allocated
             start = synchronized()
-            look(state.model, counted())
+            run(state.model, counted())
             return (synchronized() - start) / images
 
     step = new_step(state, data, settings)
     state.model.train()
     set_learning_rate(state.optimizer, schedule.factor(0, state.steps_per_epoch))
-    steps, looked = [], synchronized()
+    steps, now = [], synchronized()
     for number, drawn in enumerate(step.draws(0, WARM_UP + MOST)):
         step(*drawn)
-        looked, before = synchronized(), looked
-        # An epoch's last batch has another size, for which there may be something to compile.
+        now, before = synchronized(), now
+        # An epoch's last batch has another size, and may be compiled for.
         last = (number + 1) % data.steps_per_epoch == 0 and data.steps_per_epoch > 1
         if number >= WARM_UP and not last:
-            steps.append(looked - before)
+            steps.append(now - before)
         if len(steps) >= LEAST and sum(steps) > ENOUGH_SECONDS:
             break
 
@@ -183,25 +186,25 @@ def measured(
     passes = chain(data.batchnorm_batches(0), data.batchnorm_batches(1))
     return {
         "steps": len(steps),
-        "step": fmean(steps),  # reading files comes in bursts, which a median would not see
+        "step": fmean(steps),  # the mean includes bursts of reading files
         "test": data.test_size * seconds_per_image(tests, evaluate),
         "pass": min(pass_images, data.train_size) * seconds_per_image(passes, recompute_batchnorm),
     }
 
 
 def seconds_per_epoch(settings: Settings) -> float:
-    """Return what an epoch of a run takes with its tests, by a few steps; averaging not counted."""
+    """Estimate the seconds of an epoch with its tests, without averaging, from a few steps."""
     settings, device = prepare(settings)
     data, schedule, state = assemble(settings, device)
     print("measuring a few steps …", flush=True)
     seconds = measured(data, schedule, settings, state)
-    tests, passes = looks(schedule, settings, state.averages)
-    looking = tests * seconds["test"] + passes * seconds["pass"]
-    return data.steps_per_epoch * seconds["step"] + looking / schedule.total_epochs
+    tests, passes = count_tests(schedule, settings, state.averages)
+    testing = tests * seconds["test"] + passes * seconds["pass"]
+    return data.steps_per_epoch * seconds["step"] + testing / schedule.total_epochs
 
 
 def described_averaging(part: Part, averager: Averager) -> str:
-    """Return an averaging in words, with what its average takes and where."""
+    """Return an averager in words, with the memory of its average."""
     if averager.average is None:
         return f"{type(averager).__name__}: nothing is averaged"
     longest = max(map(len, averager.windows or averager.phases))
@@ -209,15 +212,15 @@ def described_averaging(part: Part, averager: Averager) -> str:
     return f"{_words(part)}; takes about {_with_prefix(size, 'B')} on {home}"
 
 
-def described_snapshots(settings: Settings, schedule: Schedule, state: TrainingState) -> str:
-    """Return how many snapshots a run keeps, what they take and where; nothing if it keeps none."""
-    kept = Snapshots(settings, schedule, state.model, state.steps_per_epoch)
+def described_trajectory(settings: Settings, schedule: Schedule, state: TrainingState) -> str:
+    """Return how many files a run saves of its trajectory, their size and folder; none: nothing."""
+    kept = TrajectoryWriter(settings, schedule, state)
     size = _with_prefix(kept.size, "B")
     return f"{len(kept.steps)} files, {size} in {kept.folder}" if kept.steps else ""
 
 
 def rates_of(schedule: Schedule, state: TrainingState) -> list[list[float]]:
-    """Return of each phase its learning rate; the first and the last where it changes."""
+    """Return each phase's learning rate; the first and the last where it changes."""
     set_learning_rate(state.optimizer, 1)
     rate, steps = learning_rate(state.optimizer), state.steps_per_epoch
     rates = []
@@ -229,7 +232,7 @@ def rates_of(schedule: Schedule, state: TrainingState) -> list[list[float]]:
 
 
 def preview(settings: Settings, data: DataSet, schedule: Schedule, state: TrainingState) -> str:
-    """Return what a run would do and take, after a short measurement on its device.
+    """Return the steps, tests, memory and estimated time of a run, for `dry_run=true`.
 
     Args:
         settings: of the run.
@@ -242,7 +245,7 @@ def preview(settings: Settings, data: DataSet, schedule: Schedule, state: Traini
     steps = schedule.total_epochs * state.steps_per_epoch
     images = schedule.total_epochs * data.train_size
     last_batch = data.train_size - (data.steps_per_epoch - 1) * data.batch_size
-    tests, passes = looks(schedule, settings, state.averages)
+    tests, passes = count_tests(schedule, settings, state.averages)
     rates = rates_of(schedule, state)
     print("measuring a few steps …", flush=True)
     seconds = measured(data, schedule, settings, state)
@@ -254,7 +257,7 @@ def preview(settings: Settings, data: DataSet, schedule: Schedule, state: Traini
     folder = settings.run_folder
     begun = any(folder.glob("checkpoint-*.pt"))
     lines = {
-        "run": f"{folder} ({'begun: would go on' if begun else 'not begun'})",
+        "run": f"{folder} ({'started: would resume' if begun else 'not started'})",
         "data": f"{_words(settings.dataset)}: {data.train_size:,} images to train and "
         f"{data.test_size:,} to test, {data.channels}×{data.image_size}×{data.image_size}, "
         f"{data.num_classes} classes",
@@ -263,10 +266,10 @@ def preview(settings: Settings, data: DataSet, schedule: Schedule, state: Traini
         "optimizer": describe_optimizer(state.optimizer),
         "averaging": described_averaging(settings.averaging, state.averager),
     }
-    for watched, averager in state.watching.items():
-        lines[f"watch.{watched}"] = described_averaging(settings.watch[watched], averager)
-    if kept := described_snapshots(settings, schedule, state):
-        lines["snapshots"] = kept
+    for name, averager in state.observers.items():
+        lines[f"observers.{name}"] = described_averaging(settings.observers[name], averager)
+    if kept := described_trajectory(settings, schedule, state):
+        lines["trajectory"] = kept
     for phase in schedule.phases:
         first, last = phase.first_epoch + 1, phase.end
         lines[f"phase {phase.index + 1}"] = (

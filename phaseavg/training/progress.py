@@ -21,42 +21,31 @@ from phaseavg.training.state import TrainingState
 
 REFRESH_SECONDS = 0.25
 
-SHOWN = {  # errors in the order in which they are shown, with what the reader calls them
-    "train_error": "train",
-    "test_error": "test",
-    "bn_test_error": "test after BN pass",
-    "average_test_error": "average",
+SHOWN = {  # tests in the order in which they are shown, with what the reader calls them
+    "train": "train",
+    "weights": "test",
+    "bn": "test after BN pass",
+    "average": "average",
 }
 
-CARRIED = "carried_"
-"""What the names of averages begin with that a shared trajectory carries for others."""
-
-HOW = {"least squares": "their least-squares solution", "uniform": "uniform"}
+SOLUTIONS = {"least squares": "their least-squares solution", "uniform": "uniform"}
 
 
 def described(line: Mapping[str, Any]) -> str:
-    """Return the errors (%) in a line of metrics, those of averages that are watched last.
-
-    Those that a shared trajectory carries for others have no name that says anything.
-    """
-    watched = {
-        key: key.removesuffix("_test_error")
-        for key in line
-        if key.endswith("_test_error") and key not in SHOWN and "without_bn" not in key
-        if not key.startswith(CARRIED)
-    }
-    shown = {**SHOWN, **watched}
-    return "  ".join(f"{label} {line[key]:.2f}" for key, label in shown.items() if key in line)
+    """Return the errors (%) in an epoch's metrics, those of observers last."""
+    tests = {label: line[name] for name, label in SHOWN.items() if name in line}
+    tests |= line.get("observers", {})
+    return "  ".join(f"{k} {test['error']:.2f}" for k, test in tests.items() if "error" in test)
 
 
-def troubles(line: Mapping[str, Any]) -> list[str]:
-    """Return what to say of averages whose learnt weights were not to be had as they should."""
-    ending = "_solved_by"
+def singular(line: Mapping[str, Any]) -> list[str]:
+    """Return a warning for each average whose learnt weights could not be solved for."""
+    averages = {"average": line.get("average", {})} | line.get("observers", {})
     return [
-        f"{key.removesuffix(ending)}: the equations of the learnt weights are singular at the end "
-        f"of epoch {line['epoch']}; the weights are {HOW[value]}"
-        for key, value in line.items()
-        if key.endswith(ending) and value in HOW
+        f"{name}: the equations of the learnt weights are singular at the end of epoch "
+        f"{line['epoch']}; the weights are {SOLUTIONS[average['solved_by']]}"
+        for name, average in averages.items()
+        if average.get("solved_by") in SOLUTIONS
     ]
 
 
@@ -67,7 +56,6 @@ class TrainingProgress:
         schedule: of the whole training.
         state: the run, maybe with updates already done.
         console: where to; standard output by default.
-        epochs: that are trained, where it is not the whole schedule.
     """
 
     def __init__(
@@ -75,10 +63,9 @@ class TrainingProgress:
         schedule: Schedule,
         state: TrainingState,
         console: Console | None = None,
-        epochs: int | None = None,
     ) -> None:
         self.console = console or Console(highlight=False, soft_wrap=True)
-        self.epochs = epochs or schedule.total_epochs
+        self.epochs = schedule.total_epochs
         self.phases = len(schedule.phases)
         self.steps_per_epoch = state.steps_per_epoch
         self._first_step: int | None = None
@@ -154,12 +141,12 @@ class TrainingProgress:
         )
 
     def epoch(self, line: Mapping[str, Any]) -> None:
-        """Show a line of metrics: in the bar, and below the others in a log or at a phase's end."""
+        """Show an epoch's metrics in the bar; print them in a log, or at a phase end."""
         last = f"phase {line['phase']}/{self.phases}  {described(line)}"
         self._errors = f", last epoch: {last}"
-        for trouble in troubles(line):
-            self.console.print(trouble)
-        if self.console.is_terminal and "bn_test_error" not in line:
+        for warning in singular(line):
+            self.console.print(warning)
+        if self.console.is_terminal and "replaced" not in line:
             return
         pace, left = self._seconds_per_step(line["step"]), ""
         if pace is not None:

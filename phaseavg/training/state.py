@@ -1,5 +1,8 @@
-"""All that a run is at the end of a step: saved and loaded as one."""
+"""The state of a run between two steps, saved and loaded as one."""
 
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -20,24 +23,22 @@ class TrainingState:
         model: the raw network, neither compiled nor wrapped.
         optimizer: over its parameters.
         averager: decides when the average replaces the weights.
-        watching: further averagers by name, whose averages are looked at and replace nothing.
-        watch: what each of these is, as in the config.
+        observers: averagers by name whose averages are tested but never applied.
+        guests: likewise, of other runs, that start from one of this run's prefixes.
         steps_per_epoch: updates in an epoch.
         train_size: images in an epoch.
         step: finished updates.
-        losses: mean training loss of each batch of the epoch under way, float32 (steps_per_epoch,)
-            on the model's device; read once an epoch.
+        losses: mean training loss of each batch of the present epoch, float32 (steps_per_epoch,) on
+            the model's device; read once an epoch.
         wrong: misclassified training images of each of these batches, likewise.
         sizes: images in each of these batches, (steps_per_epoch,) on the CPU.
-        seconds: spent in the epoch under way, by kind.
-        history: a line of metrics for every finished epoch.
-        provenance: with what the steps were computed: an entry for each different device, software
-            or code that the run has been continued with, in order; of most runs a single one.
-        inherited: the epochs that were not trained here but taken over from a shared trajectory:
-            segments of it, in order, with the prefix key at the end of each.
-        inherited_seconds: of what the history and `seconds` have, those that were spent there.
-        carrying: whether `watching` has averages of other runs, for which this is their trajectory.
-            Their time is then booked one by one.
+        seconds: spent in the present epoch, by kind.
+        history: the metrics of every finished epoch.
+        provenance: device, software and code that computed the steps: an entry for each that the
+            run was continued with, in order; usually a single one.
+        inherited: the epochs that come from a shared prefix: its segments, in order, with the
+            prefix key at the end of each.
+        inherited_seconds: seconds in the history and in `seconds` that were spent there.
     """
 
     model: nn.Module
@@ -45,8 +46,8 @@ class TrainingState:
     averager: Averager
     steps_per_epoch: int
     train_size: int
-    watching: dict[str, Averager] = field(default_factory=dict)
-    watch: dict[str, Any] = field(default_factory=dict)
+    observers: dict[str, Averager] = field(default_factory=dict)
+    guests: dict[str, Averager] = field(default_factory=dict)
     step: int = 0
     losses: Tensor = field(init=False)
     wrong: Tensor = field(init=False)
@@ -56,7 +57,6 @@ class TrainingState:
     provenance: list[dict[str, Any]] = field(default_factory=list)
     inherited: list[dict[str, Any]] = field(default_factory=list)
     inherited_seconds: float = 0.0
-    carrying: bool = False
 
     def __post_init__(self) -> None:
         device = next(self.model.parameters()).device
@@ -66,8 +66,8 @@ class TrainingState:
 
     @property
     def averagers(self) -> dict[str, Averager]:
-        """All of them, by the names under which their averages are recorded."""
-        return {**self.watching, "average": self.averager}
+        """The averager, the observers and the guests, by name."""
+        return {**self.observers, **self.guests, "average": self.averager}
 
     @property
     def averages(self) -> int:
@@ -75,16 +75,12 @@ class TrainingState:
         return sum(averager.average is not None for averager in self.averagers.values())
 
     @property
-    def epoch_is_open(self) -> bool:
-        """Whether the last step ended an epoch that the history has not yet got a line of."""
-        return self.step // self.steps_per_epoch > len(self.history)
-
-    def booked(self, name: str, kind: str) -> str:
-        """Return what the time for a watched average is booked as."""
-        return f"{name}_{kind}" if self.carrying else "watching"
+    def metrics(self) -> list[dict[str, Any]]:
+        """The history without guests, as the run's record has it."""
+        return [{k: v for k, v in line.items() if k != "guests"} for line in self.history]
 
     def files(self) -> list[Path]:
-        """Return the files that the state refers to and does not hold."""
+        """Return the files that the state refers to."""
         averages = [a.average for a in self.averagers.values() if a.average is not None]
         return [path for average in averages for path in average.files()]
 
@@ -94,7 +90,6 @@ class TrainingState:
             "model": self.model.state_dict(),
             "optimizer": self.optimizer.state_dict(),
             "averagers": {name: one.state_dict() for name, one in self.averagers.items()},
-            "watch": self.watch,
             "train_size": self.train_size,
             "step": self.step,
             "losses": self.losses,
@@ -111,21 +106,26 @@ class TrainingState:
         """Continue from what `state_dict` returned.
 
         Raises:
-            ValueError: if it is of another version of the code, of other data, or was kept without
-                an average that is to be watched.
+            ValueError: if it is of another version of the code, of other data, or of other
+                observers.
         """
         if missing := self.state_dict().keys() - state.keys():
-            raise ValueError(f"it is of another version of the code, without {min(missing)}")
+            raise ValueError(f"it was saved by another version of the code, without {min(missing)}")
         if state["train_size"] != self.train_size:
             raise ValueError(
-                f"it is of {state['train_size']:,} training images, and now there are "
+                f"it was saved with {state['train_size']:,} training images, and now there are "
                 f"{self.train_size:,}"
             )
-        for name, part in self.watch.items():
-            if part != state["watch"].get(name):
-                raise ValueError(f"watch.{name} is not what has been watched from the start")
+        for name in self.guests.keys() - state["averagers"].keys():  # it began without them
+            del self.guests[name]
         for name, averager in self.averagers.items():
-            averager.load_state_dict(state["averagers"][name])
+            if name not in state["averagers"]:
+                raise ValueError(f"observers.{name}: the run was begun without it")
+            try:
+                averager.load_state_dict(state["averagers"][name])
+            except ValueError as error:
+                field = f"observers.{name}" if name in self.observers else "averaging"
+                raise ValueError(f"{field}: {error}") from error
         self.model.load_state_dict(state["model"])
         load_state(self.optimizer, state["optimizer"])
         self.step = state["step"]
@@ -139,6 +139,48 @@ class TrainingState:
         self.inherited_seconds = state["inherited_seconds"]
 
     def continue_with(self, provenance: dict[str, Any]) -> None:
-        """Take note of what the steps from here on are computed with."""
+        """Add the provenance of the steps from here on."""
         if provenance not in self.provenance:
             self.provenance.append(provenance)
+
+
+class Stopwatch:
+    """Books the time since the last call as one kind of seconds.
+
+    Args:
+        device: whose work is waited for.
+        seconds: by kind; changed in place.
+    """
+
+    def __init__(self, device: torch.device, seconds: dict[str, float]) -> None:
+        self._device, self._seconds = device, seconds
+        self._last = self._saved = time.perf_counter()
+
+    def lap(self, kind: str) -> float:
+        """Book the time since the last call as `kind`, and return it."""
+        if self._device.type != "cpu":
+            torch.accelerator.synchronize(self._device)
+        elapsed = time.perf_counter() - self._last
+        self._last += elapsed
+        self._seconds[kind] = self.spent(kind) + elapsed
+        return elapsed
+
+    def spent(self, kind: str) -> float:
+        """Return the seconds that are booked as `kind`."""
+        return self._seconds.get(kind, 0.0)
+
+    @contextmanager
+    def booked(self, kind: str) -> Iterator[None]:
+        """Book the time before as training, and that within the context as `kind`."""
+        self.lap("train")
+        yield
+        self.lap(kind)
+
+    def since_saving(self) -> float:
+        """Return the seconds since the last checkpoint."""
+        return time.perf_counter() - self._saved
+
+    def saved(self) -> None:
+        """Book the time since the last call as saving, and count from here to the next."""
+        self.lap("saving")
+        self._saved = self._last

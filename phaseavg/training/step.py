@@ -4,21 +4,31 @@ from collections.abc import Callable, Iterator
 from typing import Protocol
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 from torch.optim import Optimizer
 
-from phaseavg.config import Settings
+from phaseavg.config import Execution, Settings
 from phaseavg.data import DataSet
 from phaseavg.data.interface import Draw
 from phaseavg.errors import UserError
 from phaseavg.randomness import seed_for
-from phaseavg.training.compiler import compiled
 from phaseavg.training.execution import autocast
 from phaseavg.training.optimizers import after_replay, make_recordable, recordable_part
 from phaseavg.training.state import TrainingState
 
-WARM_UP = 3  # steps before one is recorded, in which libraries choose and prepare what they use
+WARM_UP = 3  # steps before the recorded one, in which libraries choose and prepare kernels
+
+COMPILE_MODES = {True: "default", "max-autotune": "max-autotune-no-cudagraphs"}
+"""torch.compile's mode for each `execution.compile`; `execution.graph` makes the CUDA graphs."""
+
+
+def compiled(model: nn.Module, execution: Execution) -> Callable[[Tensor], Tensor]:
+    """Return the forward pass in training, compiled if the execution says so."""
+    if not execution.compile:
+        return model
+    # An epoch's last batch is smaller. A graph per size is faster than one for both.
+    return torch.compile(model, mode=COMPILE_MODES[execution.compile], dynamic=False)
 
 
 class Step:

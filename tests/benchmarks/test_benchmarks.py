@@ -164,7 +164,7 @@ def test_sharing_is_measured_beside_its_absence(report: Run) -> None:
     """By hand: of 3 times 4 epochs 2 of SGD are in common, and `end` trains none of its own."""
     short = ("column=no,at-the-end,phase-wise", "schedule.divisor=40", "batch_size=500")
     overrides = ("--overrides", "model.width=0.03", "evaluation.every=0", *short)
-    record = report(sharing, "--tables", "1c", "--rounds", "1", "--threads", "1", *overrides)
+    record = report(sharing, "--tables", "t1c", "--rounds", "1", "--threads", "1", *overrides)
     (table,) = tables(record)
     assert list(table[""]) == list(sharing.WAYS)
     assert list(table["epochs trained"]) == ["12", "12", "6"]
@@ -332,9 +332,9 @@ def test_the_goals_of_training_are_judged_by_the_slowest_round() -> None:
 def test_epochs_are_those_of_the_plan(report: Run) -> None:
     """By hand: 160 epochs a run; SGD and `end` are one training, `ours` has 80 epochs of it."""
     narrow = ("dataset=cifar100", "model=cnn13", "seed=0")
-    record = report(epochs, "--tables", "1c", "--overrides", *narrow)
+    record = report(epochs, "--tables", "t1c", "--overrides", *narrow)
     (table,) = tables(record)
-    assert list(table[""]) == ["table 1c", "all together"]
+    assert list(table[""]) == ["table t1c", "all together"]
     counts = [list(table[column]) for column in epochs.COUNTS]
     assert counts == [["640", "640"], ["640", "640"], ["400", "400"]]
     assert record["goals"][0]["measured"] == "0.625 (400 of 640)"

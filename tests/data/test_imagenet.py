@@ -371,7 +371,7 @@ def test_a_run_on_image_files_counts_what_it_skips(damaged_tree, compose_setting
     train_script.run(settings)
     lines = metrics(settings)
     assert [line["epoch"] for line in lines] == [1, 2, 3, 4, 5]
-    assert {line["train_images"] for line in lines} == {TRAIN - 1}
+    assert {line["train"]["images"] for line in lines} == {TRAIN - 1}
     assert {line["test_images"] for line in lines if "test_images" in line} == {8}
 
 
@@ -384,7 +384,7 @@ def test_a_run_does_not_go_on_with_other_images(tree, compose_settings, victims,
     process.start()
     process.join()
     (tmp_path / "imagenet/train/ant/ant_3.JPEG").unlink()
-    with pytest.raises(UserError, match="it is of 21 training images, and now there are 20"):
+    with pytest.raises(UserError, match="saved with 21 training images, and now there are 20"):
         train_script.run(settings)
 
 
@@ -401,6 +401,6 @@ def test_ctrl_c_reaches_the_workers_too_and_the_run_saves_and_goes_on(
     process.start()
     process.join()
     assert process.exitcode == 0
-    assert "interrupted and saved after step" in said.read_text()
+    assert "interrupted after step" in said.read_text()
     train_script.run(settings)
     assert metrics(settings) == metrics(undisturbed)

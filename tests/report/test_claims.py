@@ -76,7 +76,7 @@ def test_where_the_paper_is_within_one_deviation() -> None:
 def c3(errors: dict[tuple[str, int], tuple[float, float]], length: str = "60-30-30") -> list[tuple]:
     """Return rows of SGD and ours, by network and seed."""
     return [
-        ("1b", "cifar100", model, f"{length}-{which}", seed, error)
+        ("t1b", "cifar100", model, f"{length}-{which}", seed, error)
         for (model, seed), pair in errors.items()
         for which, error in zip(("sgd", "ours"), pair, strict=True)
     ]
@@ -120,9 +120,9 @@ def c4(lookahead: float, at_the_end: float = -5.0) -> list[tuple]:
         for model in ("cnn13", "resnet34", "wrn28_10", "densenet121")
         for seed, noise in enumerate(NOISE)
         for table, column, error in (
-            ("1c", "phase-wise", 20.0 + 2 * noise),
-            ("1c", "every-k", 20.0 - lookahead),
-            ("1c", "at-the-end", 20.0 - at_the_end),
+            ("t1c", "phase-wise", 20.0 + 2 * noise),
+            ("t1c", "every-k", 20.0 - lookahead),
+            ("t1c", "at-the-end", 20.0 - at_the_end),
         )
     ]
 
@@ -145,10 +145,10 @@ def c6(worse: float, noise: tuple[float, ...] = NOISE) -> pd.DataFrame:
     """Return rows of Table 2: ours worse than SGD and Lookahead, far better than the others."""
     columns = {"ours": 20.0, "sgd": 20.0 - worse, "lookahead": 20.0 - worse}
     columns |= dict.fromkeys(("adam", "amsgrad", "adabound"), 40.0)
-    networks = [(c.dataset, c.model) for c in CELLS if (c.table, c.column) == ("2", "ours")]
+    networks = [(c.dataset, c.model) for c in CELLS if (c.table, c.column) == ("t2", "ours")]
     return rows(
         *(
-            ("2", *network, column, seed, error + (of_ours if column == "ours" else 0.0))
+            ("t2", *network, column, seed, error + (of_ours if column == "ours" else 0.0))
             for network in networks
             for column, error in columns.items()
             for seed, of_ours in enumerate(noise)
@@ -175,7 +175,7 @@ GAMMAS = ("0.99", "0.95", "0.9", "0.8", "0.5")
 def c1(errors: dict[str, np.ndarray], model: str = "cnn13") -> list[tuple]:
     """Return rows of Table 1a, by γ0 the errors of the seeds."""
     return [
-        ("1a", "cifar100", model, f"gamma0-{gamma}", seed, error)
+        ("t1a", "cifar100", model, f"gamma0-{gamma}", seed, error)
         for gamma, values in errors.items()
         for seed, error in enumerate(values)
     ]
@@ -231,7 +231,7 @@ def test_a_gain_of_further_phases_counts_only_above_its_margin() -> None:
     entries = [
         (table, "svhn", "cnn13", column, seed, error)
         for seed in (0, 1, 2)
-        for table, column, error in (("3", "adam-ours", 3.0 + seed / 50), ("4", "adam", 2.9))
+        for table, column, error in (("t3", "adam-ours", 3.0 + seed / 50), ("t4", "adam", 2.9))
     ]
     result = judged("C8", rows(*entries))
     part, word = result.parts["adam: 80 − 160",]
@@ -250,7 +250,7 @@ def test_cost_is_what_averaging_adds_inside_a_run() -> None:
         for which, seconds, averaging in (("sgd", 300.0 * seed + 1, 0.0), ("ours", 103.0, 3.0)):
             made_with = {"method_seconds": seconds, "averaging_seconds": averaging}
             made_with |= {"device": "cuda" if seed else "cpu"}
-            entries.append(("1b", "cifar100", "cnn13", f"80-40-40-{which}", seed, 20.0, made_with))
+            entries.append(("t1b", "cifar100", "cnn13", f"80-40-40-{which}", seed, 20.0, made_with))
     frame = rows(*entries)
     result = found("C10", frame)
     assert result.values == pytest.approx([1.03, 1.03, 1.03])

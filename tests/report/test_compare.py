@@ -1,7 +1,6 @@
 """Runs beside each other: their settings, errors and curves, by hand and of a trained run."""
 
 import json
-import lzma
 import shutil
 import sys
 from collections.abc import Callable
@@ -10,12 +9,11 @@ from typing import Any
 
 import pytest
 from conftest import REPOSITORY, TINY, Prompt
-from made_records import keep
+from made_records import keep, line
 
 from phaseavg.config import Settings
 from phaseavg.errors import UserError
 from phaseavg.report.compare import (
-    Member,
     at_phase_ends,
     differing,
     figure,
@@ -27,30 +25,24 @@ from phaseavg.report.compare import (
 from scripts import compare as script
 
 CONF = REPOSITORY / "conf"
-ONE = "1a/digits/cnn13_digits"
+ONE = "t1a/digits/cnn13_digits"
 
 
 def history(error: float, epochs: int = 5) -> list[dict[str, Any]]:
     """Return metrics of phases of 2, 2 and 1 epochs, whose averages are 1 % better."""
     lines = []
     for epoch in range(1, epochs + 1):
-        line = {"epoch": epoch, "step": epoch, "train_loss": 1 / epoch, "train_error": 50.0}
-        line |= {"learning_rate": 0.1, "images_per_second": 10.0, "train_seconds": 3.0}
         now = error + 5 - epoch + 1
-        line |= {"phase": (epoch + 1) // 2, "test_error": now, "test_loss": 1.0}
-        if epoch in (2, 4, 5):
-            line |= {"bn_test_error": now - 0.5, "bn_test_loss": 1.0, "replaced": True}
-            for name in ("average", "average_without_bn"):
-                line |= {f"{name}_test_error": now - 1, f"{name}_test_loss": 1.0}
-        lines.append(line)
+        end = epoch in (2, 4, 5)
+        tests = (now, now - 0.5, now - 1) if end else (now,)
+        others = {"phase": (epoch + 1) // 2, **({"replaced": True} if end else {})}
+        lines.append(line(epoch, *tests, **others))
     return lines
 
 
 def leave(settings: Settings, error: float, epochs: int = 5, **execution: Any) -> Path:
     """Write a run that has come so far, with a result if that is all of it; return its folder."""
-    folder = keep(settings, error, **execution)
-    lines = "".join(f"{json.dumps(line)}\n" for line in history(error, epochs))
-    (folder / "metrics.jsonl").write_text(lines)
+    folder = keep(settings, error, metrics=history(error, epochs), **execution)
     if epochs < 5:
         (folder / "result.json").unlink()
     return folder
@@ -101,9 +93,8 @@ def test_how_far_a_run_has_come_is_said(compose_settings: Callable[..., Settings
     whole = leave(compose_settings(*TINY), 20.0)
     half = leave(compose_settings(*TINY, "seed=1"), 20.0, epochs=3)
     failed = leave(compose_settings(*TINY, "seed=2"), 20.0, epochs=1)
-    (failed / "failure.json").write_text('{"error": "no room"}')
-    diverged = keep(compose_settings(*TINY, "seed=3"), None)
-    (diverged / "metrics.jsonl").write_text("")
+    (failed / "failure.json").write_text(json.dumps({"run_id": failed.name, "error": "no room"}))
+    diverged = keep(compose_settings(*TINY, "seed=3"), None, metrics=[])
     begun = leave(compose_settings(*TINY, "seed=4"), 20.0, epochs=0)
     (begun / "metrics.jsonl").unlink()
     members = read_members([str(p) for p in (whole, half, failed, diverged, begun)], CONF)
@@ -148,7 +139,7 @@ def cells(compose_settings: Callable[..., Settings], tmp_path: Path) -> list[str
 
 
 def test_a_cell_is_all_its_seeds(cells: list[str]) -> None:
-    members = read_members(["1a/gamma0-0.9", *cells, "1a/cnn13_digits/learnt"], CONF)
+    members = read_members(["t1a/gamma0-0.9", *cells, "t1a/cnn13_digits/learnt"], CONF)
     assert [member.name for member in members] == [f"{ONE}/gamma0-0.9", f"{ONE}/learnt"]
     status = list(listed(members)["status"])
     assert status == ["3 finished", "2 finished; 1 not finished, epoch 3 of 16"]
@@ -185,18 +176,15 @@ def test_the_curves_are_the_metrics_with_their_mean(cells: list[str]) -> None:
 def test_a_trained_run_has_the_numbers_of_its_result(prompt: Prompt, tmp_path: Path) -> None:
     assert prompt(*TINY, "schedule.epochs=[2,1]", "schedule.factors=[1,0.1]")[0] == 0
     (folder,) = (tmp_path / "runs").glob("digits-*")
-    packed = tmp_path / "packed"
-    shutil.copytree(folder, packed)
-    metrics = (packed / "metrics.jsonl").read_bytes()
-    (packed / "metrics.jsonl.xz").write_bytes(lzma.compress(metrics))
-    (packed / "metrics.jsonl").unlink()
+    copied = tmp_path / "copied"
+    shutil.copytree(folder, copied)
     result = json.loads((folder / "result.json").read_text())
-    members = read_members([str(folder), str(packed)], CONF)
+    members = read_members([str(folder), str(copied)], CONF)
     for member in members:
         (course,) = member.courses
         for key in ("test_error", "best_test_error", "with_bn_pass", "phases"):
             assert course.errors[key] == result[key]
-        assert course.seconds == pytest.approx(result["seconds"])
+        assert course.seconds == pytest.approx(result["seconds"]["total"])
     assert summarised(members)["last − a"].tolist() == ["", "+0.00 (1)"]
     assert differing(members).empty
 
@@ -228,14 +216,17 @@ def test_tables_and_picture_at_the_prompt(
 @pytest.mark.parametrize(
     ("arguments", "told"),
     [
-        (["1a/gamma0-09"], "1a/gamma0-09: there is no such cell; choices: 1a/gamma0-0.99, "),
-        (["1a/cnn31/learnt"], "1a/cnn31/learnt: there is no such cell; choices: 1a/cnn13"),
+        (["t1a/gamma0-09"], "t1a/gamma0-09: there is no such cell; choices: t1a/gamma0-0.99, "),
+        (["t1a/cnn31/learnt"], "t1a/cnn31/learnt: there is no such cell; choices: t1a/cnn13"),
         (["9z/learnt"], "9z/learnt: is neither the folder of a run nor a cell; choices: TABLE/"),
-        (["1a"], "1a: is neither the folder of a run nor a cell"),
-        (["1a/cnn13/learnt", "nothing=1"], "nothing"),
-        (["1b/cnn13/80-40-40-sgd"], "1b/cnn13/80-40-40-sgd: there is no run of it yet; python"),
-        (["preset=mini"], "RUN: is missing; name folders of runs, or cells such as 1a/learnt"),
-        (["1a/learnt", "--output", "x.gif"], "--output=x.gif: must end in one of .png, .svg, .pdf"),
+        (["t1a"], "t1a: is neither the folder of a run nor a cell"),
+        (["t1a/cnn13/learnt", "nothing=1"], "nothing"),
+        (["t1b/cnn13/80-40-40-sgd"], "t1b/cnn13/80-40-40-sgd: there is no run of it yet; python"),
+        (["preset=mini"], "RUN: is missing; name folders of runs, or cells such as t1a/learnt"),
+        (
+            ["t1a/learnt", "--output", "x.gif"],
+            "--output=x.gif: must end in one of .png, .svg, .pdf",
+        ),
     ],
 )
 def test_mistakes_get_one_line(
@@ -271,17 +262,5 @@ def test_a_damaged_run_is_named(
 ) -> None:
     folder = leave(compose_settings(*TINY), 20.0)
     (folder / name).write_text(content)
-    if (name, content) == ("metrics.jsonl", ""):
-        (member,) = read_members([str(folder)], CONF)
-        assert isinstance(member, Member)  # nothing of it is there, which is no damage
-        return
     with pytest.raises(UserError, match=f"^{folder}: a damaged record"):
-        read_members([str(folder)], CONF)
-
-
-def test_truncated_metrics_of_a_record_are_named(compose_settings: Callable[..., Settings]) -> None:
-    folder = leave(compose_settings(*TINY), 20.0)
-    metrics = lzma.compress((folder / "metrics.jsonl").read_bytes())
-    (folder / "metrics.jsonl.xz").write_bytes(metrics[: len(metrics) // 2])
-    with pytest.raises(UserError, match=r"damaged record \(metrics\.jsonl\.xz: .*cut off"):
         read_members([str(folder)], CONF)

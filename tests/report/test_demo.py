@@ -13,33 +13,29 @@ import train
 from phaseavg.config import Settings
 from phaseavg.errors import UserError
 from phaseavg.report.demo import AVERAGE, BN, SGD, figure, phase_ends, summary_table, write_demo
-from phaseavg.report.records import read_runs
-from phaseavg.runs.archive import import_records
 from scripts import demo as script
+from scripts.records import keep_records
 
 
 def line(averaging: str, seed: int, epoch: int, **values: float) -> dict:
     return {
-        "averaging": averaging,
-        "seed": seed,
-        "epoch": epoch,
-        "phase": 1,
-        "learning_rate": 0.1,
-        "replaced": None,
-        **values,
+        **{"averaging": averaging, "seed": seed, "epoch": epoch, "phase": 1},
+        **{"learning_rate": 0.1, "replaced": None},
+        **{f"{name}.error": value for name, value in values.items() if name != "replaced"},
+        **({"replaced": values["replaced"]} if "replaced" in values else {}),
     }
 
 
 METRICS = pd.DataFrame(
     [
-        line("noaveraging", 0, 1, test_error=50.0),
-        line("noaveraging", 0, 2, test_error=10.0, bn_test_error=8.0, replaced=False),
-        line("noaveraging", 1, 2, test_error=12.0, bn_test_error=9.0, replaced=False),
-        line("phasewise", 0, 1, test_error=50.0, average_test_error=49.0),
-        line("phasewise", 0, 2, test_error=10.0, average_test_error=4.0, replaced=True),
-        line("phasewise", 1, 2, test_error=12.0, average_test_error=7.0, replaced=True),
+        line("noaveraging", 0, 1, weights=50.0),
+        line("noaveraging", 0, 2, weights=10.0, bn=8.0, replaced=False),
+        line("noaveraging", 1, 2, weights=12.0, bn=9.0, replaced=False),
+        line("phasewise", 0, 1, weights=50.0, average=49.0),
+        line("phasewise", 0, 2, weights=10.0, average=4.0, replaced=True),
+        line("phasewise", 1, 2, weights=12.0, average=7.0, replaced=True),
         # A seed of one method alone has no pair and is left out.
-        line("phasewise", 2, 2, test_error=11.0, average_test_error=1.0, replaced=True),
+        line("phasewise", 2, 2, weights=11.0, average=1.0, replaced=True),
     ]
 )
 
@@ -95,7 +91,7 @@ def test_from_runs_to_files(
     files = {"table.md", "phase_ends.csv", "runs.csv", "errors.png", "errors.svg"}
     assert {path.name for path in output.iterdir()} == files
     # From kept records all is made again, and beside the runs themselves.
-    import_records(tmp_path / "runs", tmp_path / "records", REPOSITORY / "conf")
+    keep_records(tmp_path / "runs", tmp_path / "records")
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(sys, "argv", ["demo.py", "runs"])
     for source in ("records", "runs", "runs"):
@@ -128,8 +124,3 @@ def test_runs_with_other_settings_are_not_mixed_in(
         train.run(compose_settings(*TINY, "schedule.epochs=[1,1,1]", "seed=1", override))
     with pytest.raises(UserError, match="differ in batch_size"):
         write_demo(tmp_path / "runs", tmp_path)
-
-
-def test_no_runs_is_said(tmp_path: Path) -> None:
-    with pytest.raises(UserError, match="no finished run"):
-        read_runs(tmp_path)

@@ -1,9 +1,6 @@
 """The numbers in the figures that need no training: by hand, and from what a run has seen."""
 
-import json
-import lzma
 import math
-from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -12,11 +9,11 @@ import numpy as np
 import pandas as pd
 import pytest
 from conftest import REPOSITORY, TINY, Prompt
-from made_records import keep
+from made_records import keep, line
 
 from phaseavg.averaging.weights import Exponential, coefficients
 from phaseavg.errors import UserError
-from phaseavg.report.cells import read_cells, read_paper
+from phaseavg.report.cells import read_paper, records_of
 from phaseavg.report.figures.drawing import write
 from phaseavg.report.figures.gamma import draw as draw_gamma
 from phaseavg.report.figures.of_cells import command
@@ -26,20 +23,19 @@ from phaseavg.report.figures.phases import draw as draw_phases
 from phaseavg.report.figures.schedules import fig6
 from phaseavg.report.figures.sharing import ALL, RECORDED
 from phaseavg.report.figures.sharing import draw as draw_sharing
-from phaseavg.report.figures.weights import LENGTHS, fig4, fig5, first_coefficients
-from phaseavg.report.records import read_history
-from phaseavg.report.study import Study, composing, typed
+from phaseavg.report.figures.weights import LENGTHS, fig4, fig5
+from phaseavg.report.study import Study, composing
 from phaseavg.sweep.cells import read_request, runs_of
 
 CONF = REPOSITORY / "conf"
 PAPER = read_paper(REPOSITORY / "results/paper.csv")
 LEARNT = {0: [0.5, -0.25, 0.75], 1: [0.25, 0.0, 0.75]}
 ERRORS = {  # by table and column: of each seed
-    ("1a", "gamma0-0.9"): {0: 26.0, 1: 25.0},
-    ("1a", "gamma0-0.5"): {0: 27.0},
-    ("1a", "learnt"): {0: 30.0, 1: 31.0},
-    ("1b", "80-40-40-sgd"): {0: 28.0, 1: 29.0},
-    ("1d", "cosine"): {0: 24.0},
+    ("t1a", "gamma0-0.9"): {0: 26.0, 1: 25.0},
+    ("t1a", "gamma0-0.5"): {0: 27.0},
+    ("t1a", "learnt"): {0: 30.0, 1: 31.0},
+    ("t1b", "80-40-40-sgd"): {0: 28.0, 1: 29.0},
+    ("t1d", "cosine"): {0: 24.0},
 }
 
 
@@ -56,22 +52,20 @@ def unrun(tmp_path_factory: pytest.TempPathFactory) -> Study:
     folder = tmp_path_factory.mktemp("study")
     places = (f"runs_dir={folder}/runs", f"records_dir={folder}/records")
     with composing(CONF) as (options, compose):
-        asked = typed(["table=1a,1b,1c,1d", "model=cnn13", *places], CONF)
+        asked = ["table=t1a,t1b,t1c,t1d", "model=cnn13", *places]
         request = read_request(asked, options, compose)
         runs = runs_of(request.cells, request.seeds, compose)
-    return Study(request, runs, read_cells([]), PAPER)
+    return Study(request, runs, *records_of([]), PAPER)
 
 
-def phases_of(error: float, averaged: bool, phases: int) -> Iterator[dict[str, Any]]:
-    """Give the ends of phases of a record: the error falls by 10 from one to the next."""
+def metrics_of(error: float, averaged: bool, phases: int) -> list[dict[str, Any]]:
+    """Return metrics of phases of 3 epochs: the error falls by 10 from one's end to the next's."""
+    lines = [line(epoch) for epoch in range(1, 3 * phases + 1)]
     for number in range(1, phases + 1):
         now = error + 10 * (phases - number)
-        end = {"epoch": 10 * number, "phase": number, "replaced": averaged}
-        if averaged:  # what it ends with is the average
-            end |= {"test_error": now + 2, "bn_test_error": now + 1, "average_test_error": now}
-        else:
-            end |= {"test_error": now, "bn_test_error": now - 0.5}
-        yield end
+        errors = (now + 2, now + 1, now) if averaged else (now, now - 0.5)
+        lines[3 * number - 1] = line(3 * number, *errors, phase=number, replaced=averaged)
+    return lines
 
 
 @pytest.fixture(scope="module")
@@ -81,17 +75,14 @@ def study(unrun: Study) -> Study:
         for run in unrun.runs.values():
             seed = run.settings.seed
             if seed in errors and any((c.table, c.column) == (table, column) for c in run.cells):
-                path = keep(run.settings, errors[seed])
                 averaged = "NoAveraging" not in run.settings.averaging["_target_"]
-                ends = list(phases_of(errors[seed], averaged, 1 if column == "cosine" else 3))
-                result = json.loads((path / "result.json").read_text()) | {"phases": ends}
-                (path / "result.json").write_text(json.dumps(result))
-                lines = [{"epoch": 1}, {"epoch": 2, "replaced": averaged}]
+                lines = metrics_of(errors[seed], averaged, 1 if column == "cosine" else 3)
                 if column == "learnt":
-                    lines[1]["average_coefficients"] = LEARNT[seed]
-                    lines.append({"epoch": 3, "replaced": True, "average_coefficients": [1.0]})
-                (path / "metrics.jsonl").write_text("".join(f"{json.dumps(x)}\n" for x in lines))
-    return replace(unrun, rows=read_cells(unrun.runs.values()))
+                    lines[2]["average"]["coefficients"] = LEARNT[seed]
+                    lines[5]["average"]["coefficients"] = [1.0]
+                keep(run.settings, errors[seed], metrics=lines)
+    records, metrics = records_of(unrun.runs.values())
+    return replace(unrun, records=records, metrics=metrics)
 
 
 def test_exponential_weights_sum_to_one_and_are_the_closed_form() -> None:
@@ -117,13 +108,14 @@ def test_their_gamma0_can_be_set() -> None:
         fig4(["averaging/weights=rna"], CONF)
 
 
-ELSEWHERE = ("table=1a,1d", "column=learnt,x", "seed=0,1", "model=cnn13,resnet34", "budget=2h")
+ELSEWHERE = ("table=t1a,t1d", "column=learnt,x", "seed=0,1", "model=cnn13,resnet34", "budget=2h")
 """What narrows the figures of records."""
 
 
 def test_overrides_of_other_figures_do_not_change_the_weights() -> None:
     (plain,) = fig4([], CONF)
-    asked = ["preset=mini", "schedule=80,cosine", "schedule.divisor=10", "snapshots=steps"]
+    asked = ["preset=mini", "schedule=constant-80,cosine", "schedule.divisor=10"]
+    asked += ["save_trajectory=steps"]
     (drawing,) = fig4([*asked, *ELSEWHERE, "data_dir='a b'"], CONF)
     pd.testing.assert_frame_equal(drawing.data, plain.data)
 
@@ -131,11 +123,11 @@ def test_overrides_of_other_figures_do_not_change_the_weights() -> None:
 @pytest.mark.parametrize(
     "own",
     [
-        ["schedule=80"],
-        ["+schedule=80"],
+        ["schedule=constant-80"],
+        ["+schedule=constant-80"],
         ["schedule=decayed", "schedule.shape.per=step"],
         ["schedule.epochs=[3]", "schedule.factors=[1]"],
-        ["snapshots=steps", "data_dir='a b'"],
+        ["save_trajectory=steps", "data_dir='a b'"],
         ELSEWHERE,
     ],
 )
@@ -174,31 +166,14 @@ def test_learnt_weights_are_those_of_the_records(study: Study) -> None:
         assert weights == pytest.approx(expected, rel=1e-12)
     (axes,) = drawing.picture.axes
     assert list(axes.get_lines()[-1].get_ydata()) == [0.375, -0.125, 0.75]  # their mean
-    assert "1a/cifar100/cnn13/learnt (seeds 2)" in drawing.missing
-
-
-@pytest.mark.parametrize("kind", ["truncated", "missing", "nothing replaced", "no weights"])
-def test_metrics_without_learnt_weights_are_named(tmp_path: Path, kind: str) -> None:
-    folder = tmp_path / "record"
-    folder.mkdir()
-    text = "".join(f"{json.dumps(line)}\n" for line in ({"epoch": 1}, {"epoch": 2}))
-    name = "metrics.jsonl"
-    if kind == "truncated":
-        name = "metrics.jsonl.xz"
-        (folder / name).write_bytes(lzma.compress(text.encode())[:-9])
-    elif kind == "nothing replaced":
-        (folder / name).write_text(text)
-    elif kind == "no weights":
-        (folder / name).write_text('{"epoch": 1, "replaced": true}\n')
-    with pytest.raises(UserError, match=rf"^{folder}: a damaged record \({name}: .*\); move it"):
-        first_coefficients(folder)
+    assert "t1a/cifar100/cnn13/learnt (seeds 2)" in drawing.missing
 
 
 def test_more_columns_than_colours_are_all_drawn(study: Study) -> None:
-    table = study.request.tables["1a"]
+    table = study.request.tables["t1a"]
     gammas = [number / 20 for number in range(1, 20)]
     more = {f"g-{g}": ["averaging=phasewise", f"averaging.weights.gamma0={g}"] for g in gammas}
-    tables = study.request.tables | {"1a": table.model_copy(update={"columns": more})}
+    tables = study.request.tables | {"t1a": table.model_copy(update={"columns": more})}
     (drawing,) = fig5(replace(study, request=replace(study.request, tables=tables)))
     assert set(drawing.data["weights"]) == {"learnt", *more}
     (axes,) = drawing.picture.axes
@@ -212,47 +187,26 @@ def test_all_lengths_are_drawn(monkeypatch: pytest.MonkeyPatch) -> None:
     assert all(len(axes.get_lines()) == 12 for axes in drawing.picture.axes)
 
 
-def test_history_has_the_exact_numbers(tmp_path: Path) -> None:
-    assert read_history(tmp_path) == []
-    lines = [{"epoch": 1, "train_loss": 0.1 + 0.2}, {"epoch": 2, "train_loss": 1e-17}]
-    text = "".join(f"{json.dumps(line)}\n" for line in lines)
-    (tmp_path / "metrics.jsonl").write_text(text)
-    assert read_history(tmp_path) == lines
-    (tmp_path / "metrics.jsonl.xz").write_bytes(lzma.compress(text.encode()))
-    assert read_history(tmp_path) == lines
-
-
-@pytest.mark.parametrize("content", [None, "{", "{}", '{"phases": [{"epoch": 1}]}'])
-def test_results_without_phase_ends_are_named(
-    study: Study, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, content: str | None
-) -> None:
-    monkeypatch.setattr("phaseavg.report.figures.phases.record_of", lambda _: tmp_path)
-    if content is not None:
-        (tmp_path / "result.json").write_text(content)
-    with pytest.raises(UserError, match=rf"^{tmp_path}: a damaged record \(result\.json: "):
-        draw_phases(study)
-
-
 @pytest.mark.parametrize(
     ("asked", "told"),
     [
-        (["table=1a"], "table=1a dataset=cifar100 model=cnn13"),
+        (["table=t1a"], "table=t1a dataset=cifar100 model=cnn13"),
         (
-            ["table=1a", "seed=0", "column=gamma0-0.9,learnt"],
-            "table=1a dataset=cifar100 model=cnn13 column=gamma0-0.9,learnt seed=0",
+            ["table=t1a", "seed=0", "column=gamma0-0.9,learnt"],
+            "table=t1a dataset=cifar100 model=cnn13 column=gamma0-0.9,learnt seed=0",
         ),
-        (["table=1a", "seed=2,1,0"], "table=1a dataset=cifar100 model=cnn13 seed=2,1,0"),
+        (["table=t1a", "seed=2,1,0"], "table=t1a dataset=cifar100 model=cnn13 seed=2,1,0"),
         (
-            ["table=1a,1d", "column=learnt,cosine"],
-            "table=1a,1d dataset=cifar100 model=cnn13 column=learnt,cosine",
+            ["table=t1a,t1d", "column=learnt,cosine"],
+            "table=t1a,t1d dataset=cifar100 model=cnn13 column=learnt,cosine",
         ),
-        (["table=1d,1a"], "table=1d,1a dataset=cifar100 model=cnn13"),
+        (["table=t1d,t1a"], "table=t1d,t1a dataset=cifar100 model=cnn13"),
     ],
 )
 def test_the_told_command_trains_what_is_asked_for(asked: list[str], told: str) -> None:
     with composing(CONF) as (options, compose):
-        request = read_request(typed([*asked, "model=cnn13"], CONF), options, compose)
-        study = Study(request, {}, read_cells([]), PAPER)
+        request = read_request([*asked, "model=cnn13"], options, compose)
+        study = Study(request, {}, *records_of([]), PAPER)
         command_line = command(study, request.cells)
         prefix = "python train.py -m "
         assert command_line == prefix + told
@@ -267,7 +221,7 @@ def test_errors_by_gamma0_are_those_of_the_records_and_the_paper(study: Study) -
     assert rows == {(0.9, 0, 26.0), (0.9, 1, 25.0), (0.5, 0, 27.0)}
     theirs = drawing.data[drawing.data["whose"] == "the paper's"].set_index("gamma0")
     assert theirs["test_error"].to_dict() == {
-        g: PAPER["error_mean"]["1a", "cifar100", "cnn13", f"gamma0-{g}"]
+        g: PAPER["error_mean"]["t1a", "cifar100", "cnn13", f"gamma0-{g}"]
         for g in (0.5, 0.8, 0.9, 0.95, 0.99)
     }
     assert theirs["deviation"][0.9] == 0.08
@@ -282,7 +236,7 @@ def test_errors_by_gamma0_are_those_of_the_records_and_the_paper(study: Study) -
         "0.95",
         "0.99",
     ]
-    assert "1a/cifar100/cnn13/gamma0-0.99, " in drawing.missing
+    assert "t1a/cifar100/cnn13/gamma0-0.99, " in drawing.missing
 
 
 def test_errors_at_phase_ends_are_those_of_the_records(study: Study) -> None:
@@ -292,14 +246,14 @@ def test_errors_at_phase_ends_are_those_of_the_records(study: Study) -> None:
         (row.method, row.seed, row.phase): row.test_error for row in data.itertuples(index=False)
     }
     expected = {}
-    for seed, error in ERRORS["1b", "80-40-40-sgd"].items():
+    for seed, error in ERRORS["t1b", "80-40-40-sgd"].items():
         for phase, more in ((1, 20), (2, 10), (3, 0)):
             expected["SGD", seed, phase] = error + more
             expected[AFTER, seed, phase] = error + more - 0.5
     names = {"gamma0-0.9": "phase-wise, γ0 = 0.9", "gamma0-0.5": "phase-wise, γ0 = 0.5"}
     names["learnt"] = "phase-wise, learnt weights"
     for column, name in names.items():
-        for seed, error in ERRORS["1a", column].items():
+        for seed, error in ERRORS["t1a", column].items():
             for phase, more in ((1, 20), (2, 10), (3, 0)):
                 expected[name, seed, phase] = error + more  # of the average
     expected["SGD, cosine rate", 0, 1] = 24.0
@@ -330,8 +284,8 @@ def test_sharing_has_the_numbers_of_the_readme(study: Study) -> None:
     assert f"| Table 1, a network | {' | '.join(f'{n:,}' for n in numbers)} |" in readme
     recorded = lines.loc[RECORDED]
     assert recorded["runs"] == sum(map(len, ERRORS.values()))
-    # Made records have two epochs each, and nothing in common.
-    assert recorded["trained"] == 2 * recorded["runs"]
+    # Seven made records of three phases of three epochs, and the cosine's of one.
+    assert recorded["trained"] == 7 * 9 + 3
     # γ0 = 0.9 is a cell of 1a and of 1b, SGD of 80-40-40 one of 1b, 1c and 1d.
     assert recorded["equal runs merged"] == 8 * 160
     assert recorded["asked for"] == sum(
@@ -364,12 +318,11 @@ def test_rates_are_those_that_the_optimizer_had(prompt: Prompt, tmp_path: Path) 
 def test_without_a_record_it_says_so(unrun: Study, study: Study, name: str, tmp_path: Path) -> None:
     none = replace(
         unrun,
-        rows=study.rows.iloc[:0],
         runs={i: r for i, r in unrun.runs.items() if not r.settings.run_folder.exists()},
     )
     for drawing in OF_RECORDS[name].draw(none):
         assert "python train.py -m runs_dir=" in drawing.missing
-        assert "table=1a" in drawing.missing
+        assert "table=t1a" in drawing.missing
         assert len(drawing.data) == (2 if name == "sharing" else 0)
         assert (tmp_path / f"{drawing.name}.png") in write(drawing, tmp_path)
 

@@ -1,6 +1,5 @@
 """The list of Table 1 and its cost, by hand."""
 
-import json
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -8,13 +7,14 @@ from typing import Any
 
 import pytest
 from conftest import REPOSITORY, TINY
-from made_records import keep, rows
+from made_records import change, keep, line, rows
 
 from phaseavg.report.cells import read_paper
 from phaseavg.report.headline import METHODS, cost, headline
-from phaseavg.sweep.cells import Run
+from phaseavg.runs.records import load_runs
 
 PAPER = read_paper(REPOSITORY / "results/paper.csv")
+END = line(5, 20.0, 20.0, replaced=False)
 
 
 def lines(text: str) -> list[list[str]]:
@@ -23,9 +23,9 @@ def lines(text: str) -> list[list[str]]:
 
 def test_each_method_is_beside_sgd_of_the_same_length() -> None:
     sgd, ours, at_the_end = (
-        ("1b", "mini", "cnn13", "80-40-40-sgd"),
-        ("1a", "mini", "cnn13", "gamma0-0.9"),
-        ("1c", "mini", "cnn13", "at-the-end"),
+        ("t1b", "mini", "cnn13", "80-40-40-sgd"),
+        ("t1a", "mini", "cnn13", "gamma0-0.9"),
+        ("t1c", "mini", "cnn13", "at-the-end"),
     )
     frame = rows(
         *(
@@ -34,9 +34,9 @@ def test_each_method_is_beside_sgd_of_the_same_length() -> None:
         ),
         *((*ours, seed, error) for seed, error in ((0, 29.0), (1, 30.0), (2, 31.0))),
         (*at_the_end, 0, 30.5),
-        ("1c", "mini", "cnn13", "every-k", 0, 30.1, {"bn_test_error": 29.7}),
-        ("1b", "mini", "cnn13", "60-30-30-sgd", 0, 40.0),
-        ("1b", "mini", "other", "60-30-30-ours", 0, 10.0),
+        ("t1c", "mini", "cnn13", "every-k", 0, 30.1, {"bn_test_error": 29.7}),
+        ("t1b", "mini", "cnn13", "60-30-30-sgd", 0, 40.0),
+        ("t1b", "mini", "other", "60-30-30-ours", 0, 10.0),
     )
     table, _, caption = headline(frame, "cnn13", PAPER).partition("\n\n")
     head, _, *found = lines(table)
@@ -63,15 +63,15 @@ def test_what_runs_have_in_common_costs_once(
     compose_settings: Callable[..., Any], tmp_path: Path
 ) -> None:
     segment = {"trajectory": "t", "prefix": "p", "first_epoch": 1, "last_epoch": 2, "seconds": 30.0}
-    runs = [Run([], compose_settings(*TINY, f"seed={seed}")) for seed in range(4)]
-    for run in runs[:3]:
-        path = keep(run.settings, 20.0) / "result.json"
-        result = json.loads(path.read_text()) | {"epochs": 5, "seconds": 100.0}
-        result["inherited"] = {"epochs": 0, "seconds": 0.0, "segments": []}
-        if run is not runs[2]:
-            result["inherited"] = {"epochs": 2, "seconds": 25.0, "segments": [segment]}
-        path.write_text(json.dumps(result))
-    assert cost(runs) == (3, 3 + 3 + 5 + 2, 75 + 75 + 100 + 30)
+    for seed in range(3):
+        settings = compose_settings(*TINY, f"seed={seed}")
+        folder = keep(settings, 20.0, metrics=[line(n) for n in range(1, 5)] + [END])
+        change(folder, seconds={"total": 100.0})
+        if seed < 2:
+            change(folder, inherited={"epochs": 2, "seconds": 25.0, "segments": [segment]})
+    runs, _ = load_runs(settings.runs_dir)
+    assert cost(runs) == (3 + 3 + 5 + 2, 75 + 75 + 100 + 30)
+    assert cost(load_runs(tmp_path / "none")[0]) == (0, 0)
 
 
 def test_it_goes_between_the_marks_of_a_file(
@@ -93,4 +93,4 @@ def test_it_goes_between_the_marks_of_a_file(
     readme.write_text("no marks")
     assert typed("preset=mini-cifar100", "model=cnn13", "--readme", str(readme)) == 2
     assert typed("preset=mini-cifar100", "model=nothing") == 2
-    assert "model=nothing: table=1a,1b,1c,1d has no such model" in capsys.readouterr().err
+    assert "model=nothing: table=t1a,t1b,t1c,t1d has no such model" in capsys.readouterr().err

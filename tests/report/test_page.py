@@ -1,12 +1,10 @@
 """The page of all results has what the records say, escaped, and its blanks."""
 
-import dataclasses
 import html
 import json
 import re
 import shutil
 import sys
-import tarfile
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -22,7 +20,6 @@ from phaseavg.report import page as page_module
 from phaseavg.report.compare import figure, read_members
 from phaseavg.report.curves import GOING_ON, label_of, script, series
 from phaseavg.report.page import write_page
-from phaseavg.report.repeat import Repeats, changes, command, of_a_table
 from phaseavg.report.run_cards import cards_in, read_card
 from phaseavg.report.study import read_study
 
@@ -56,16 +53,14 @@ def test_runs_that_diverged_or_broke_off_are_shown_as_such(page: Path) -> None:
 
 def test_of_each_run_is_said_how_it_was_made_and_how_it_is_repeated(page: Path) -> None:
     text = text_of(page.read_text())
-    assert "cifar100 cnn13, 1b 80-40-40-ours, seed 0" in text
+    assert "cifar100 cnn13, t1b 80-40-40-ours, seed 0" in text
     assert "device a GPU, AVX2, 1 thread" in text
     assert "time 111.0 s for 2 epochs" in text
     assert f"commit {'0' * 40} repeat it" in text
-    told = (
-        "python train.py dataset=cifar100 model=cnn13 schedule=80-40-40 averaging=phasewise seed="
-    )
-    assert f"repeat it {told}0 force=true Learning" in text
-    assert f"go on with it {told}2 Learning" in text
-    assert "No command can be told: its config is none that today's options make." in text
+    assert "repeat it python train.py preset=demo seed=0 rerun=true Learning" in text
+    cell = "dataset=cifar100 model=cnn13 schedule=80-40-40 averaging=phasewise seed=2"
+    assert re.search(f"go on with it python train.py [^ ]* ?[^ ]* ?{cell} Learning", text)
+    assert "repeat it python train.py 'model=<script>alert(1)</script>' rerun=true" in text
 
 
 def test_figures_have_their_captions_or_what_is_missing(page: Path) -> None:
@@ -179,7 +174,7 @@ def test_mistakes_and_damage_are_named(
 
     assert typed("--runs", "nowhere") == (
         2,
-        "report.py: --runs=nowhere: there is no such file or folder\n",
+        "report.py: --runs=nowhere: there is no such folder\n",
     )
     (tmp_path / "empty").mkdir()
     status, error = typed("--runs", "empty")
@@ -214,96 +209,21 @@ def test_a_damaged_run_is_shown_as_such_and_the_others_too(
     said: list[str] = []
     index, _ = write_page(tmp_path / "results", [full], [], CONF, PAPER, said.append)
     text = text_of(index.read_text())
-    assert f"A record does not count. {folder}: a damaged record (" in text
     assert "n = 1" in text
     assert "finished: test error 25.00 %" in text
     assert "Mark object" not in text
-    assert any(line.startswith(f"{folder}: a damaged record (") for line in said)
+    assert any(line.startswith(f"{folder}: damaged: ") for line in said)
     assert all("\n" not in line for line in said)
     assert "damaged: " in text
     assert "1 damaged, 1 finished" in text
-    assert "seed=0 force=true" in text
+    assert "seed=0 rerun=true" in text
 
 
-def test_archives_and_damaged_figures(tmp_path: Path) -> None:
-    thin = dataclasses.replace(sources(tmp_path)[1], archive="packed.tar.xz")
-    (run, *_) = read_study(thin.overrides, CONF, PAPER).runs.values()
-    keep(run.settings, 25.0)
-    results = tmp_path / "results"
-    results.mkdir()
-    with tarfile.open(archive := results / "packed.tar.xz", "w:xz") as packed:
-        packed.add(run.settings.run_folder, f"some/{run.settings.run_id}")
-    shutil.rmtree(run.settings.runs_dir)
-    index, _ = write_page(results, [thin], [archive], CONF, PAPER, silent)
-    text = text_of(index.read_text())
-    assert "1 of the 1 cells" in text
-    assert f"Runs in {archive} " in text
-    told = "python train.py preset=mini dataset=digits model=cnn13_digits schedule=80-40-40"
-    assert text.count(f"{told} averaging=phasewise seed=0 force=true") == 2
-    (results / "figures" / "mini").mkdir(parents=True)
-    (results / "figures" / "mini" / "figures.json").write_text('{"a": {"title": "t"}}')
+def test_damaged_figures_are_named(tmp_path: Path) -> None:
+    (tmp_path / "figures" / "mini").mkdir(parents=True)
+    (tmp_path / "figures" / "mini" / "figures.json").write_text('{"a": {"title": "t"}}')
     with pytest.raises(UserError, match=r"figures.json: is damaged .* draw the figures anew"):
-        write_page(results, [thin], [], CONF, PAPER, silent)
-
-
-def test_the_command_makes_the_same_run(compose_settings: Callable[..., Any]) -> None:
-    settings = compose_settings(
-        *TINY,
-        "optimizer=lookahead",
-        "averaging=rna",
-        "averaging.weights.rho=1e-3",
-        "weight_decay=0.002",
-        "+schedule.divisor=2",
-        "+averaging@watch.swa=uniform",
-        "execution.threads=1",
-        "seed=7",
-    )
-    config = json.loads(json.dumps(settings.record()))
-    overrides = Repeats(CONF).overrides_of(config, settings.run_id)
-    assert overrides is not None
-    assert {"dataset=digits", "optimizer=lookahead", "averaging=rna"} <= set(overrides)
-    made = compose_settings(*overrides)
-    assert made.run_id == settings.run_id
-    assert made.record() == settings.record()
-    assert command(["schedule='80'", "runs_dir=x", "seed=0"], False, CONF) == (
-        "python train.py schedule=80 seed=0"
-    )
-
-
-def test_what_differs_from_a_composed_config_becomes_overrides() -> None:
-    own = {"a": {"b": 1, "c": [1, 0.1]}, "d": None, "e": "x y", "f": "fp32", "new": {"k": "null"}}
-    other = {
-        "a": {"b": 2, "c": [1, 0.1]},
-        "d": True,
-        "e": "z",
-        "f": "auto",
-        "model": {"gone": 1},
-        "newer": 1,
-        "seed": 3,
-    }
-    assert changes(own, other) == [
-        "a.b=1",
-        "d=null",
-        "e='x y'",
-        "~model.gone",
-        "+new.k='null'",
-    ]
-
-
-def test_a_key_that_is_newer_than_a_record_is_no_change(
-    compose_settings: Callable[..., Any],
-) -> None:
-    settings = compose_settings(*TINY, "optimizer=lookahead", "execution.threads=1")
-    whole = json.loads(json.dumps(settings.record()))
-    older = {key: value for key, value in whole.items() if key not in ("snapshots", "weights")}
-    del older["execution"]["workers"], older["evaluation"]["batchnorm_every"]
-    assert Repeats(CONF).overrides_of(older, settings.run_id) == (
-        Repeats(CONF).overrides_of(whole, settings.run_id)
-    )
-    (cell, *_) = read_study(sources(Path("none"))[0].overrides, CONF, PAPER).runs.values()
-    record = json.loads(json.dumps(cell.settings.record()))
-    assert record.pop("snapshots") == "none"
-    assert of_a_table(cell, record) == list(cell.overrides)
+        write_page(tmp_path, sources(tmp_path)[1:], [], CONF, PAPER, silent)
 
 
 @pytest.fixture
@@ -320,45 +240,35 @@ def test_reading_a_record_executes_nothing_that_it_names(
     compose_settings: Callable[..., Any], trap: Path, nested: bool
 ) -> None:
     folder = keep(compose_settings(*TINY), 20.0)
-    (folder / "metrics.jsonl").write_text("")
     config = yaml.safe_load((folder / "config.yaml").read_text())
     command = {"_target_": "os.system", "command": f"touch {trap}"}
     module = {"_target_": "trapped.Part"}
     bad = config | {"schedule": command, "model": module}
     if nested:
-        bad = config | {"watch": {"mine": {**module, "of": [command]}}}
+        bad = config | {"observers": {"mine": {**module, "of": [command]}}}
     configured(folder, bad)
     card = read_card(folder)
     assert card.epochs == (sum(config["schedule"]["epochs"]) if nested else None)
     (member,) = read_members([str(folder)], CONF)
     assert member.courses[0].ends[-1:] == ([card.epochs] if nested else [])
     assert figure([member]).axes
-    repeats = Repeats(CONF)
-    assert not repeats.knows(bad)
-    assert repeats.overrides_of(bad, card.run_id) is None
-    for change in (
-        {"averaging": {"_target_": "${oc.decode:trapped.Part}"}},
-        {"model._target_": "trapped.Part"},
-        {"hydra": {"searchpath": ["pkg://trapped"]}},
-    ):
-        assert repeats.overrides_of(config | change, card.run_id) is None
     assert not trap.exists()
 
 
 def test_curves_are_rounded_and_have_gaps() -> None:
-    history = [
-        {"epoch": 1, "test_error": 50.123456, "train_loss": float("nan"), "replaced": False},
-        {"epoch": 2, "test_error": None, "carried0_seconds": 3.0},
-        {"epoch": 3, "test_error": 40, "average_test_error": 30, "replaced": True, "mine_x": 1},
+    lines = [
+        {"epoch": 1, "weights": {"error": 50.123456}, "train": {"loss": float("nan")}},
+        {"epoch": 2, "weights": {"error": None}, "seconds": {"train": 3.0}},
+        {"epoch": 3, "weights": {"error": 40}, "average": {"error": 30}, "replaced": True},
     ]
-    assert series(history) == {
+    assert series(lines) == {
         GOING_ON: [50.123, None, 30.0],
-        "test_error": [50.123, None, 40.0],
-        "average_test_error": [None, None, 30.0],
-        "mine_x": [None, None, 1.0],
+        "weights.error": [50.123, None, 40.0],
+        "average.error": [None, None, 30.0],
+        "seconds.train": [None, 3.0, None],
     }
-    assert label_of("swa_without_bn_test_error") == "Test error (%) of swa without a BatchNorm pass"
-    assert label_of("mine_x") == "Mine x"
+    assert label_of("average.error") == "Test error (%) of the average"
+    assert label_of("observers.swa_1.error") == "observers swa_1 error"
 
 
 def test_a_run_that_ended_elsewhere_is_preferred(page: Path, tmp_path: Path) -> None:
@@ -374,5 +284,5 @@ def test_a_run_that_ended_elsewhere_is_preferred(page: Path, tmp_path: Path) -> 
     assert found[ended.run_id].status == "finished"
     early = tmp_path / "early"
     early.mkdir()
-    (early / "failure.json").write_text('{"error": "no GPU"}')
+    (early / "failure.json").write_text(json.dumps({"run_id": early.name, "error": "no GPU"}))
     assert read_card(early).state == "0 of unknown epochs; broke off: no GPU"

@@ -62,14 +62,14 @@ def test_it_opens_from_disk_and_asks_for_nothing_else(browser: Browser, page: Pa
         ([1, 2, 4], [50, 40, 1.2346]),
         ([1, 2, 4], [50, 41, 1.2346]),
     ]  # a pair that the table compares, before anything is chosen
-    opened.page.locator("#metric").select_option("test_error")
+    opened.page.locator("#metric").select_option("weights.error")
     opened.choose("80-40-40-sgd, seed 1")
     drawn = opened.page.evaluate(DRAWN)
     assert [y[-1] for _, _, y in drawn] == [30.5, 31.5, 29.5]
     rows = opened.page.locator("#values tbody tr")
     assert rows.count() == 3
     assert rows.nth(1).inner_text().split("\t")[1:5] == [
-        "cifar100 cnn13, 1b 80-40-40-sgd, seed 1",
+        "cifar100 cnn13, t1b 80-40-40-sgd, seed 1",
         "31.5",
         "4",
         "31.5",
@@ -85,7 +85,7 @@ def test_the_address_keeps_the_choice(browser: Browser, page: Path) -> None:
     opened.page.get_by_role("button", name="Choose none").click()
     opened.wait_for(1)
     opened.choose("80-40-40-ours, seed 2")
-    opened.page.locator("#metric").select_option("train_loss")
+    opened.page.locator("#metric").select_option("train.loss")
     opened.page.get_by_label("to epoch").fill("6")
     opened.page.get_by_label("to epoch").press("Tab")
     opened.page.wait_for_url("**&to=6&**")

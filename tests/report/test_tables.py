@@ -1,6 +1,5 @@
 """Tables from records: by hand, and against stored files."""
 
-import json
 import re
 import shutil
 import subprocess
@@ -12,10 +11,9 @@ import pytest
 from conftest import REPOSITORY
 from hydra import compose, initialize_config_dir
 from hydra.core.global_hydra import GlobalHydra
-from made_records import keep
+from made_records import keep, line
 
-from phaseavg.errors import UserError
-from phaseavg.report.cells import CELL, read_cells, read_paper, summarised
+from phaseavg.report.cells import CELL, read_cells, read_paper, records_of, summarised
 from phaseavg.report.study import Study, read_study, write_tables
 from phaseavg.report.tables import as_tex, grid, letters_of, notes_of
 from phaseavg.sweep.cells import Request, Run, Table, cells_of, runs_of
@@ -30,7 +28,7 @@ TABLE = Table(
         "ours": ["averaging=phasewise"],
         "learnt": ["averaging=rna"],
     },
-    against={"ours": "sgd", "learnt": "sgd"},
+    baseline={"ours": "sgd", "learnt": "sgd"},
 )
 
 PAPER = pd.DataFrame(
@@ -51,7 +49,8 @@ def study(tmp_path: Path) -> Study:
         folders = [f"runs_dir={tmp_path}/runs", f"records_dir={tmp_path}/records"]
         cells = cells_of("t", TABLE, folders)
         runs = runs_of(cells, {"t": [0, 1, 2]}, lambda overrides: compose("config", overrides))
-    return Study(Request({"t": TABLE}, cells, {"t": [0, 1, 2]}), runs, pd.DataFrame(), PAPER)
+    request = Request({"t": TABLE}, cells, {"t": [0, 1, 2]})
+    return Study(request, runs, *records_of([]), PAPER)
 
 
 def runs_in(study: Study, dataset: str, column: str) -> list[Run]:
@@ -60,6 +59,12 @@ def runs_in(study: Study, dataset: str, column: str) -> list[Run]:
         for run in study.runs.values()
         if (run.cells[0].dataset, run.cells[0].column) == (dataset, column)
     ]
+
+
+def read(study: Study) -> None:
+    """Read the records of a study's runs anew."""
+    study.records, study.metrics = records_of(study.runs.values())
+    vars(study).pop("rows", None)
 
 
 def fill(study: Study, mixed: bool = True) -> None:
@@ -73,11 +78,11 @@ def fill(study: Study, mixed: bool = True) -> None:
     keep(learnt[0].settings, None)
     run = runs_in(study, "svhn", "ours")[1]
     keep(run.settings, 2.5, where=run.settings.records_dir / run.settings.run_id)
-    study.rows = read_cells(study.runs.values())
+    read(study)
 
 
 def summary(study: Study) -> pd.DataFrame:
-    against = {"t": TABLE.against}
+    against = {"t": TABLE.baseline}
     cells = summarised(study.request.cells, study.rows, PAPER, against)
     return cells.set_index(["dataset", "column"])
 
@@ -101,9 +106,9 @@ def test_means_deviations_blanks_and_differences_by_hand(study: Study) -> None:
     assert (single["n"], single["error_mean"]) == (1, 2.5)
     assert pd.isna(single["error_std"])
     assert single["difference"] == pytest.approx(-0.15)
-    assert (ours["against"], ours["paired_n"]) == ("sgd", 1)  # the other was made elsewhere
+    assert (ours["baseline"], ours["paired_n"]) == ("sgd", 1)  # the other was made elsewhere
     assert ours["paired_mean"] == pytest.approx(-0.5)
-    assert pd.isna(sgd["against"])
+    assert pd.isna(sgd["baseline"])
     assert cells.loc["cifar100", "learnt"]["paired_n"] == 0
     diverged = cells.loc["cifar100", "learnt"]
     assert (diverged["n"], diverged["diverged"]) == (0, 1)
@@ -126,12 +131,10 @@ def test_differences_are_paired_by_seed_and_execution(study: Study) -> None:
 def keep_phases(run: Run, *phases: tuple[int, float, float, float | None]) -> None:
     """Keep a record with its phase ends: epoch, error as trained, after a pass, of an average."""
     epoch, trained, passed, average = phases[-1]
-    path = keep(run.settings, trained if average is None else average, passed) / "result.json"
-    ends = [
-        {"epoch": e, "test_error": one, "bn_test_error": bn, "replaced": of_average is not None}
-        for e, one, bn, of_average in phases
-    ]
-    path.write_text(json.dumps(json.loads(path.read_text()) | {"epochs": epoch, "phases": ends}))
+    lines = {number: line(number) for number in range(1, epoch + 1)}
+    for end, *errors in phases:
+        lines[end] = line(end, *errors, replaced=errors[-1] is not None)
+    keep(run.settings, trained if average is None else average, passed, metrics=[*lines.values()])
 
 
 def test_errors_before_averaging_are_those_of_the_run_without(tmp_path: Path) -> None:
@@ -140,13 +143,13 @@ def test_errors_before_averaging_are_those_of_the_run_without(tmp_path: Path) ->
         title="t",
         rows=[["dataset=cifar100", "model=cnn13"]],
         columns={
-            "orig": ["schedule='80'", "averaging=none"],
-            "ours": ["schedule='80'", "averaging=phasewise"],
+            "orig": ["schedule=constant-80", "averaging=none"],
+            "ours": ["schedule=constant-80", "averaging=phasewise"],
             "sgd": ["averaging=none"],
             "end": ["averaging=end"],
             "phase-wise": ["averaging=phasewise"],
         },
-        against={"ours": "orig"},
+        baseline={"ours": "orig"},
     )
     GlobalHydra.instance().clear()
     with initialize_config_dir(str(REPOSITORY / "conf"), version_base="1.3"):
@@ -159,14 +162,14 @@ def test_errors_before_averaging_are_those_of_the_run_without(tmp_path: Path) ->
     keep_phases(by_place["end", 2], (80, 36.0, 34.0, None), (160, 26.0, 25.5, 25.0))
     keep_phases(by_place["ours", 2], (80, 40.0, 34.0, 24.5))
     keep_phases(by_place["orig", 2], (80, 36.5, 34.5, None))  # its own counts
-    found = read_cells(runs.values())
+    found = read_cells(runs.values(), *records_of(runs.values()))
     by_column = {name: rows.set_index("seed") for name, rows in found.groupby("column")}
     assert by_column["orig"]["test_error"].to_dict() == {0: 34.0, 1: 35.0, 2: 36.5}
     assert by_column["orig"]["bn_test_error"].to_dict() == {0: 32.0, 1: 33.0, 2: 34.5}
     assert by_column["orig"]["before_averaging"].to_dict() == {0: True, 1: True, 2: False}
     assert by_column["sgd"]["test_error"].to_dict() == {2: 26.0}
     assert by_column["sgd"]["method_seconds"].isna().all()  # it was not timed
-    summary = summarised(cells, found, PAPER, {"t": table.against}).set_index("column")
+    summary = summarised(cells, found, PAPER, {"t": table.baseline}).set_index("column")
     assert summary["n"].to_dict() == {"orig": 3, "ours": 2, "sgd": 1, "end": 1, "phase-wise": 2}
     assert summary.loc["ours", "paired_mean"] == pytest.approx((-10.0 - 12.0) / 2)
     notes = " ".join(notes_of(summary.reset_index(), found))
@@ -184,7 +187,7 @@ def test_the_files_are_as_they_were_stored(study: Study, tmp_path: Path, state: 
     if state == "filled":
         fill(study)
     else:
-        study.rows = read_cells(study.runs.values())
+        read(study)
     written = write_tables(study, tmp_path / "tables")
     assert [path.name for path in written] == ["t.md", "t.csv", "t.tex", "t.html"]
     for path in written:
@@ -200,20 +203,23 @@ def test_a_single_execution_gets_no_letters(study: Study) -> None:
     assert "[" not in texts["ours"]
     fill_other = runs_in(study, "svhn", "learnt")[0]
     keep(fill_other.settings, 2.0, precision="bf16")
-    study.rows = read_cells(study.runs.values())
+    read(study)
     cells = summary(study).reset_index().assign(averaged=True)
     assert list(letters_of(cells).values()) == ["a", "b"]
 
 
-def test_a_damaged_record_and_another_runs_are_named(study: Study) -> None:
-    first, second, third = runs_in(study, "cifar100", "sgd")
+def test_a_damaged_record_is_reported_and_does_not_count(
+    study: Study, capsys: pytest.CaptureFixture[str]
+) -> None:
+    first, second, _ = runs_in(study, "cifar100", "sgd")
     folder = keep(first.settings, 20.0)
     (folder / "result.json").write_text('{"status": "fini')
-    with pytest.raises(UserError, match=f"{folder}: a damaged record .*; move it away"):
-        read_cells([first])
-    other = keep(second.settings, 20.0, where=third.settings.run_folder)
-    with pytest.raises(UserError, match=f"{other}: a damaged record .it is not that of"):
-        read_cells([third])
+    keep(second.settings, 21.0)
+    read(study)
+    assert study.rows["run_id"].tolist() == [second.settings.run_id]
+    error = capsys.readouterr().err
+    assert error.startswith(f"{folder}: a damaged record ")
+    assert error.count("\n") == 1
 
 
 def test_text_in_latex() -> None:
@@ -246,16 +252,16 @@ def test_the_script_writes_blanks_where_nothing_ran(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    arguments = ("table=1d", "model=cnn13", "hydra/launcher=joblib", f"runs_dir={tmp_path}/runs")
+    arguments = ("table=t1d", "model=cnn13", "hydra/launcher=joblib", f"runs_dir={tmp_path}/runs")
     assert typed(monkeypatch, "--whole", *arguments, "--claims", "claims.md") == 0
     assert (tmp_path / "claims.md").exists()
-    text = (tmp_path / "results/tables/1d.md").read_text()
+    text = (tmp_path / "results/tables/t1d.md").read_text()
     assert "0 of 8 cells have runs." in text  # whole, whatever it was narrowed to
     assert "26.74 ± 0.14" in text  # a folder is no other recipe
     assert typed(monkeypatch, *arguments, "--output", "narrowed") == 0
-    assert "0 of 2 cells have runs." in (tmp_path / "narrowed/1d.md").read_text()
+    assert "0 of 2 cells have runs." in (tmp_path / "narrowed/t1d.md").read_text()
     assert typed(monkeypatch, *arguments, "model.width=0.5", "--output", "thin") == 0
-    thin = (tmp_path / "thin/1d.md").read_text()
+    thin = (tmp_path / "thin/t1d.md").read_text()
     assert "model.width=0.5" in thin.splitlines()[0]
     assert "26.74" not in thin  # of another network
     capsys.readouterr()
@@ -264,11 +270,11 @@ def test_the_script_writes_blanks_where_nothing_ran(
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["table=9"], "table=9: there is no such option; choices: all, 1a, "),
-        (["table=1a", "column=x"], "column=x: table=1a has no such column; choices: gamma0-0.99"),
-        (["seed=0"], "table: is missing; choices: all, 1a, "),
-        (["table=1a", "preset=maxi"], "preset=maxi: there is no such option; choices: demo, mini"),
-        (["table=1a", "model.widht=1"], "model.widht: there is no such key; choices: width"),
+        (["table=9"], "table=9: there is no such option; choices: ablations, all, "),
+        (["table=t1a", "column=x"], "column=x: table=t1a has no such column; choices: gamma0-0.99"),
+        (["seed=0"], "table: is missing; choices: ablations, all, "),
+        (["table=t1a", "preset=maxi"], "preset=maxi: there is no such option; choices: demo, mini"),
+        (["table=t1a", "model.widht=1"], "model.widht: there is no such key; choices: width"),
     ],
 )
 def test_mistakes_get_one_line_and_status_2(
@@ -288,7 +294,7 @@ def test_mistakes_get_one_line_and_status_2(
 
 def test_more_seeds_than_the_tables_are_in_whole_tables() -> None:
     paper = read_paper(REPOSITORY / "results/paper.csv")
-    study = read_study(["table=1d", "model=cnn13", "seed=0,7"], REPOSITORY / "conf", paper, True)
-    assert study.request.seeds == {"1d": [0, 1, 2, 7]}
+    study = read_study(["table=t1d", "model=cnn13", "seed=0,7"], REPOSITORY / "conf", paper, True)
+    assert study.request.seeds == {"t1d": [0, 1, 2, 7]}
     assert len(study.request.cells) == 8
     assert study.paper.equals(paper)  # nothing else is set

@@ -1,4 +1,4 @@
-"""Writing whole files or none, and telling what is damaged."""
+"""A run's folder: files are written whole or not at all, and damaged ones are set aside."""
 
 import hashlib
 import io
@@ -42,7 +42,9 @@ def test_a_checkpoint_comes_back_as_it_was(tmp_path: Path) -> None:
     assert loaded == {**state, "run_id": "run", "files": []}
 
 
-def test_the_two_latest_checkpoints_are_kept_and_the_older_is_the_fallback(tmp_path: Path) -> None:
+def test_the_two_latest_checkpoints_are_kept_and_the_older_one_is_the_fallback(
+    tmp_path: Path,
+) -> None:
     with RunFolder(tmp_path) as folder:
         for step in (9, 10, 100):
             folder.save_checkpoint(step, {"step": step})
@@ -69,7 +71,7 @@ def snapshots_of(folder: RunFolder) -> list[Path]:
     return sorted(folder.path.glob("snapshots/*.pt"))
 
 
-def test_files_go_when_no_checkpoint_refers_to_them_and_not_before(tmp_path: Path) -> None:
+def test_files_are_removed_when_no_checkpoint_refers_to_them(tmp_path: Path) -> None:
     with RunFolder(tmp_path) as folder:
         paths = [snapshot(folder, number) for number in range(4)]
         folder.save_checkpoint(1, {"step": 1}, paths[:2])
@@ -85,7 +87,7 @@ def test_files_go_when_no_checkpoint_refers_to_them_and_not_before(tmp_path: Pat
         assert snapshots_of(folder) == []
 
 
-def test_a_new_start_keeps_the_files_of_checkpoints_that_it_has_not_read(tmp_path: Path) -> None:
+def test_a_new_process_keeps_the_files_of_checkpoints_that_it_has_not_read(tmp_path: Path) -> None:
     with RunFolder(tmp_path) as folder:
         paths = [snapshot(folder, 0)]
         folder.save_checkpoint(1, {"step": 1}, paths)
@@ -150,7 +152,7 @@ UNUSABLE = {
 
 
 @pytest.mark.parametrize("content", UNUSABLE.values(), ids=UNUSABLE)
-def test_a_result_that_is_not_the_runs_own_counts_as_none(
+def test_an_unusable_result_is_set_aside(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], content: str
 ) -> None:
     folder = tmp_path / "run"
@@ -161,7 +163,7 @@ def test_a_result_that_is_not_the_runs_own_counts_as_none(
     assert [path.name for path in folder.iterdir()] == ["result.json.damaged"]
 
 
-def test_a_pipe_in_place_of_a_file_is_refused_and_not_waited_for(tmp_path: Path) -> None:
+def test_a_pipe_in_place_of_a_file_is_refused_at_once(tmp_path: Path) -> None:
     with RunFolder(tmp_path / "run") as folder:
         for name in ("result.json", "failure.json", f"checkpoint-000000001-{16 * '0'}.pt"):
             os.mkfifo(folder.path / name)
@@ -171,7 +173,7 @@ def test_a_pipe_in_place_of_a_file_is_refused_and_not_waited_for(tmp_path: Path)
         assert folder.load_checkpoint() is None
 
 
-def test_the_failure_of_another_run_is_not_told_as_this_ones(tmp_path: Path) -> None:
+def test_the_failure_of_another_run_is_named_as_such(tmp_path: Path) -> None:
     record_failure(tmp_path / "a", "no room")
     assert read_failure(tmp_path / "a") == "no room"
     (tmp_path / "a").rename(tmp_path / "b")

@@ -1,4 +1,4 @@
-"""The same recipe has the same id; execution has no part in it."""
+"""Run ids: the same recipe has the same id, however it is executed or spelled."""
 
 import re
 from collections.abc import Callable
@@ -6,6 +6,7 @@ from collections.abc import Callable
 import pytest
 from conftest import TINY
 
+from phaseavg import averaging, targets
 from phaseavg.config import Settings
 from phaseavg.runs import identity
 from phaseavg.runs.identity import run_id
@@ -14,7 +15,7 @@ Compose = Callable[..., Settings]
 
 
 def id_of(compose_settings: Compose, *overrides: str) -> str:
-    return run_id(compose_settings(*TINY, *overrides).recipe())
+    return compose_settings(*TINY, *overrides).run_id
 
 
 @pytest.mark.parametrize(
@@ -27,12 +28,12 @@ def id_of(compose_settings: Compose, *overrides: str) -> str:
         "evaluation.average_every=3",
         "checkpoint_seconds=1",
         "evaluation.batchnorm_every=2",
-        "+averaging@watch.swa=uniform",
+        "+averaging@observers.swa=uniform",
         "data_dir=elsewhere",
         "runs_dir=elsewhere",
-        "weights=final",
-        "force=true",
-        "model.width=3e-2",  # the same number, otherwise written
+        "save_weights=true",
+        "rerun=true",
+        "model.width=3e-2",  # another spelling of the same number
         "schedule.factors=[1.0,0.1,0.01]",
         "weight_decay=0.0001",
     ],
@@ -43,32 +44,50 @@ def test_execution_and_spelling_leave_the_id_alone(
     assert id_of(compose_settings, override) == id_of(compose_settings)
 
 
-@pytest.mark.parametrize(
-    "override",
-    [
-        "seed=1",
-        "batch_size=64",
-        "batchnorm_batches=2",
-        "dataset.label_noise=0.1",
-        "model.width=0.04",
-        "optimizer.lr=0.05",
-        "optimizer.momentum=0.8",
-        "weight_decay=5e-4",
-        "schedule.epochs=[2,1,2]",
-        "schedule.factors=[1,0.1,0.02]",
-        "averaging=none",
-        "averaging=end",
-        "averaging.weights.gamma0=0.95",
-        "averaging=uniform",
-        "averaging/weights=rna",
-        "optimizer=lookahead",
-        "optimizer=amsgrad",
-        "optimizer_state=reset",
-        "schedule=decayed",
+CHANGES = {  # other values of each key of the recipe, its parts' arguments among them
+    "dataset": ["dataset=cifar10", "dataset.label_noise=0.1"],
+    "model": ["model=resnet34", "model.width=0.04"],
+    "optimizer": [
+        *("optimizer=amsgrad", "optimizer=lookahead"),
+        *("optimizer.lr=0.05", "optimizer.momentum=0.8", "optimizer.nesterov=true"),
+        "weight_decay=5e-4",  # which the optimizer refers to
     ],
-)
-def test_every_part_of_the_recipe_changes_the_id(compose_settings: Compose, override: str) -> None:
-    assert id_of(compose_settings, override) != id_of(compose_settings)
+    "schedule": ["schedule=decayed", "schedule.epochs=[2,1,2]", "schedule.factors=[1,0.1,0.02]"],
+    "averaging": [
+        *("averaging=none", "averaging=end", "averaging=uniform"),
+        *("averaging/weights=rna", "averaging.weights.gamma0=0.95"),
+    ],
+    "batch_size": ["batch_size=64"],
+    "batchnorm_batches": ["batchnorm_batches=2"],
+    "optimizer_state": ["optimizer_state=reset"],
+    "seed": ["seed=1"],
+}
+
+
+def test_every_other_value_of_the_recipe_changes_the_id(compose_settings: Compose) -> None:
+    assert CHANGES.keys() == set(identity.RECIPE)
+    overrides = [override for of_key in CHANGES.values() for override in of_key]
+    ids = [id_of(compose_settings, *override) for override in ((), *((o,) for o in overrides))]
+    assert len(set(ids)) == len(ids)
+
+
+def test_a_new_option_changes_no_id_until_it_is_used(
+    compose_settings: Compose, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    before = compose_settings(*TINY).run_id
+
+    class Exponential(averaging.Exponential):
+        def __init__(self, gamma0: float = 0.9, newer: float = 0.5) -> None:
+            super().__init__(gamma0)
+
+    monkeypatch.setattr(averaging, "Exponential", Exponential)
+    targets._defaults.cache_clear()
+    try:
+        assert id_of(compose_settings) == before
+        assert id_of(compose_settings, "+averaging.weights.newer=0.5") == before
+        assert id_of(compose_settings, "+averaging.weights.newer=0.4") != before
+    finally:
+        targets._defaults.cache_clear()
 
 
 def test_the_numerics_version_changes_the_id(
@@ -79,20 +98,11 @@ def test_the_numerics_version_changes_the_id(
     assert id_of(compose_settings) != before
 
 
-def test_ids_read_as_what_they_are_and_stay_what_they_were() -> None:
-    """A change of this id orphans everybody's runs: bump NUMERICS_VERSION on purpose, not here."""
-    parts = {
-        name: {"_target_": target}
-        for name, target in {
-            "dataset": "phaseavg.data.cifar100",
-            "model": "phaseavg.models.resnet34",
-            "optimizer": "torch.optim.SGD",
-            "schedule": "phaseavg.phases.Schedule",
-            "averaging": "phaseavg.averaging.Phasewise",
-        }.items()
-    }
-    recipe = {**parts, "batch_size": 128, "batchnorm_batches": None, "seed": 2}
-    assert run_id(recipe) == "cifar100-resnet34-sgd-phasewise-seed2-336bd2143e"
+def test_ids_stay_what_they_were(compose_settings: Compose) -> None:
+    """A change of this id orphans everybody's runs: bump NUMERICS_VERSION on purpose instead."""
+    settings = compose_settings("dataset=cifar100", "seed=2")
+    assert settings.run_id == "cifar100-resnet34-sgd-phasewise-seed2-634fb6e484"
+    recipe = settings.recipe()
     assert run_id(dict(reversed(recipe.items()))) == run_id(recipe)
 
 
@@ -111,7 +121,7 @@ def test_ids_read_as_what_they_are_and_stay_what_they_were() -> None:
         ),
     ],
 )
-def test_an_id_names_the_parts_in_a_part_unless_they_are_the_usual(
+def test_an_id_names_unusual_parts_of_a_part(
     compose_settings: Compose, overrides: list[str], name: str
 ) -> None:
     assert re.fullmatch(f"{name}-seed0-[0-9a-f]{{10}}", id_of(compose_settings, *overrides))

@@ -11,7 +11,7 @@ NOWHERE = "/proc/nowhere"
 RECORDS = str(REPOSITORY / "results/demo/records")
 ONE_RECORD = str(next(Path(RECORDS).iterdir()))
 
-CELL = ("preset=mini", "table=1a", "model=cnn13_digits", "column=learnt", "seed=0")
+CELL = ("preset=mini", "table=t1a", "model=cnn13_digits", "column=learnt", "seed=0")
 
 TYPED = {
     "demo": (RECORDS, NOWHERE),
@@ -20,7 +20,7 @@ TYPED = {
     "tables --claims": (*CELL, "--output", "tables", "--claims", f"{NOWHERE}/a.md"),
     "compare": (ONE_RECORD, "--output", f"{NOWHERE}/a.png"),
     "phase_ends": (RECORDS, "averaging", "--output", f"{NOWHERE}/a.md"),
-    "schedule": ("schedule=80", "--steps", "1", "--output", f"{NOWHERE}/a.png"),
+    "schedule": ("schedule=constant-80", "--steps", "1", "--output", f"{NOWHERE}/a.png"),
     "records": ("--records", NOWHERE),
 }
 

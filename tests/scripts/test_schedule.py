@@ -18,7 +18,7 @@ def typed(monkeypatch: pytest.MonkeyPatch, *arguments: str) -> int:
 
 
 def test_the_rates_are_those_of_the_steps() -> None:
-    curves = ["schedule=80 optimizer=adam", "schedule=60-30-30 optimizer=lookahead"]
+    curves = ["schedule=constant-80 optimizer=adam", "schedule=60-30-30 optimizer=lookahead"]
     found = schedules(curves, 2, script.CONF).groupby("curve")
     adam, lookahead = (found.get_group(curve) for curve in curves)
     assert list(adam["learning_rate"]) == 160 * [1e-3]
@@ -31,7 +31,12 @@ def test_the_rates_are_those_of_the_steps() -> None:
 def test_a_notebooks_backend_is_not_needed(tmp_path: Path) -> None:
     """Which a shell inherits that was started from one; so for every script that draws."""
     done = subprocess.run(
-        [sys.executable, "scripts/schedule.py", "schedule=80", f"--output={tmp_path}/a.png"],
+        [
+            sys.executable,
+            "scripts/schedule.py",
+            "schedule=constant-80",
+            f"--output={tmp_path}/a.png",
+        ],
         cwd=REPOSITORY,
         env={**os.environ, "MPLBACKEND": "module://no_such.backend"},
         capture_output=True,
@@ -43,7 +48,11 @@ def test_a_notebooks_backend_is_not_needed(tmp_path: Path) -> None:
 def test_a_picture_has_a_curve_for_each(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    curves = ["schedule=80-40-40", "schedule=80", "schedule=cosine schedule.shape.per=step"]
+    curves = [
+        "schedule=80-40-40",
+        "schedule=constant-80",
+        "schedule=cosine schedule.shape.per=step",
+    ]
     output = tmp_path / "schedules.svg"
     assert typed(monkeypatch, *curves, "--steps", "2", "--output", str(output)) == 0
     assert capsys.readouterr().out == f"{output}: 3 curves\n"
@@ -60,13 +69,16 @@ def test_a_picture_has_a_curve_for_each(
     [
         (["schedule=polynomial"], "schedule=polynomial: there is no such option; choices: 100-50"),
         (["schedule=cosine schedule.shape.per=hour"], "schedule.shape.per='hour'; choices: "),
-        (["schedule=80", "--steps", "0"], "--steps=0: must be positive"),
+        (["schedule=constant-80", "--steps", "0"], "--steps=0: must be positive"),
         (
-            ["schedule=80", "--steps", "10000000000"],
+            ["schedule=constant-80", "--steps", "10000000000"],
             "--steps=10000000000: makes 800,000,000,0",
         ),
-        (["schedule=80", "--output", "/dev/null/x.png"], "--output=/dev/null/x.png: "),
-        (["schedule=80", "--output", "x.txt"], "--output=x.txt: Format 'txt' is not supported"),
+        (["schedule=constant-80", "--output", "/dev/null/x.png"], "--output=/dev/null/x.png: "),
+        (
+            ["schedule=constant-80", "--output", "x.txt"],
+            "--output=x.txt: Format 'txt' is not supported",
+        ),
     ],
 )
 def test_mistakes_get_one_line(

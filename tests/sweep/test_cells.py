@@ -11,11 +11,9 @@ from hydra import compose, initialize_config_dir
 from hydra.core.global_hydra import GlobalHydra
 from omegaconf import DictConfig
 
-from phaseavg.cli import of_the_paper
 from phaseavg.errors import UserError
 from phaseavg.report.cells import CELL, key_of, read_paper
 from phaseavg.runs.identity import parts_of
-from phaseavg.runs.prefix import Trajectory, different_epochs
 from phaseavg.sweep.cells import (
     Cell,
     Request,
@@ -23,12 +21,13 @@ from phaseavg.sweep.cells import (
     Table,
     cells_of,
     narrow,
+    of_the_paper,
     read_request,
     read_table,
     runs_of,
 )
+from phaseavg.sweep.order import Job, arranged
 from phaseavg.sweep.plan import epochs_of
-from phaseavg.sweep.shared import Tree, arranged
 
 CONF = REPOSITORY / "conf"
 
@@ -94,26 +93,26 @@ def test_the_294_published_cells_are_our_cells_one_to_one(composed) -> None:
     assert len(keys) == len(set(keys)) == 294
     assert sorted(keys) == sorted(published.itertuples(index=False, name=None))
     assert Counter(cell.table for cell in request.cells) == {
-        **{"1a": 24, "1b": 24, "1c": 16, "1d": 8},
-        **{"2": 90, "3": 96, "4": 36},
+        **{"t1a": 24, "t1b": 24, "t1c": 16, "t1d": 8},
+        **{"t2": 90, "t3": 96, "t4": 36},
     }
     for cell in request.cells:
         assert not set(cell.column) & set("= ,")
 
 
-@pytest.mark.parametrize("name", sorted(set(OPTIONS) - {"none"}))
+@pytest.mark.parametrize("name", sorted(set(OPTIONS) - {"none", "all"}))
 def test_what_a_table_compares_is_in_it(composed, name: str) -> None:
     table = read_table(name, (), composed)
-    assert table.against.keys() | set(table.against.values()) <= table.columns.keys()
-    assert not {column for column, other in table.against.items() if column == other}
+    assert table.baseline.keys() | set(table.baseline.values()) <= table.columns.keys()
+    assert not {column for column, other in table.baseline.items() if column == other}
 
 
 READINGS = {  # columns of the tables beside the paper's, and the paper's with the same runs
-    "phase-wise": ("1c", "phase-wise"),
-    "end-of-training": ("1c", "at-the-end"),
-    "learnt-1e-5": ("1a", "learnt"),
-    "60-30-30-0.9": ("1b", "60-30-30-ours"),
-    "80-40-40-0.5": ("1a", "gamma0-0.5"),
+    "phase-wise": ("t1c", "phase-wise"),
+    "end-of-training": ("t1c", "at-the-end"),
+    "learnt-1e-5": ("t1a", "learnt"),
+    "60-30-30-0.9": ("t1b", "60-30-30-ours"),
+    "80-40-40-0.5": ("t1a", "gamma0-0.5"),
     **dict.fromkeys(["optimizer-reset", "end-of-phase", "learnt-1e-2", "60-30-30-0.5"]),
 }
 
@@ -122,7 +121,7 @@ def test_tables_beside_the_papers_have_its_defaults_in_common_with_it(
     composed, all_runs: dict[str, Run]
 ) -> None:
     columns = f"column={','.join(READINGS)}"
-    request = request_for(composed, "table=readings,gamma0", columns, "model=cnn13", "seed=0")
+    request = request_for(composed, "table=ablations,gamma0", columns, "model=cnn13", "seed=0")
     runs = runs_of(request.cells, request.seeds, composed)
     found = {}
     for run_id, run in runs.items():
@@ -142,27 +141,27 @@ def test_what_a_column_is_compared_with_is_another_of_the_table(
 ) -> None:
     def other(overrides: Sequence[str]) -> DictConfig:
         config = composed(overrides)
-        config.table.against = {"learnt": column}
+        config.table.baseline = {"learnt": column}
         return config
 
-    with pytest.raises(UserError, match=rf"table=1a: table\.against.*{why}"):
-        read_table("1a", (), other)
+    with pytest.raises(UserError, match=rf"table=t1a: table\.baseline.*{why}"):
+        read_table("t1a", (), other)
 
 
 def test_the_published_numbers_are_the_papers() -> None:
     paper = read_paper(REPOSITORY / "results/paper.csv")
     expected = {
-        ("1a", "cifar100", "wrn28_10", "gamma0-0.95"): (18.25, 0.10),
-        ("1b", "cifar100", "cnn13", "100-50-50-ours"): (25.15, 0.07),
-        ("1c", "cifar100", "resnet34", "every-k"): (22.12, 0.66),
-        ("1d", "cifar100", "densenet121", "cosine"): (20.20, 0.27),
-        ("2", "svhn", "resnet34", "adabound"): (3.00, 0.08),
-        ("3", "cifar10", "densenet121", "sgd-orig"): (15.90, 1.60),
-        ("4", "svhn", "cnn13", "amsgrad"): (3.46, 0.07),
+        ("t1a", "cifar100", "wrn28_10", "gamma0-0.95"): (18.25, 0.10),
+        ("t1b", "cifar100", "cnn13", "100-50-50-ours"): (25.15, 0.07),
+        ("t1c", "cifar100", "resnet34", "every-k"): (22.12, 0.66),
+        ("t1d", "cifar100", "densenet121", "cosine"): (20.20, 0.27),
+        ("t2", "svhn", "resnet34", "adabound"): (3.00, 0.08),
+        ("t3", "cifar10", "densenet121", "sgd-orig"): (15.90, 1.60),
+        ("t4", "svhn", "cnn13", "amsgrad"): (3.46, 0.07),
     }
     for key, numbers in expected.items():
         assert tuple(paper.loc[key]) == numbers
-    assert paper.loc[("2", "imagenet", "vgg16", "ours"), "error_mean"] == 24.67
+    assert paper.loc[("t2", "imagenet", "vgg16", "ours"), "error_mean"] == 24.67
     imagenet = paper.index.get_level_values("dataset") == "imagenet"
     assert paper["error_std"][imagenet].isna().all()  # one run
     assert paper["error_std"][~imagenet].notna().all()
@@ -195,9 +194,9 @@ def test_cells_compose_and_the_same_cell_in_several_tables_is_the_same_runs(
     for run_id, run in runs.items():
         for cell in run.cells:
             ids.setdefault(key_of(cell), set()).add(run_id)
-            epochs = epochs_of(run.settings)
+            epochs = run.epochs
             asked += epochs * (cell.model == "cnn13")
-            of_table_1 += epochs * (cell.table.startswith("1") and cell.model == "cnn13")
+            of_table_1 += epochs * (cell.table.startswith("t1") and cell.model == "cnn13")
     assert all(len(found) == 3 for found in ids.values())
     whole = [key for key in ids if key[2] in WHOLE]
     assert len(whole) == 35 + 17 + 17 + 6
@@ -208,11 +207,11 @@ def test_cells_compose_and_the_same_cell_in_several_tables_is_the_same_runs(
     def cell(table: str, column: str) -> frozenset[str]:
         return frozenset(ids[table, "cifar100", "cnn13", column])
 
-    sgd = {cell("1b", "80-40-40-sgd"), cell("1c", "no"), cell("2", "sgd")}
-    ours = {cell("1a", "gamma0-0.9"), cell("1b", "80-40-40-ours"), cell("1c", "phase-wise")}
+    sgd = {cell("t1b", "80-40-40-sgd"), cell("t1c", "no"), cell("t2", "sgd")}
+    ours = {cell("t1a", "gamma0-0.9"), cell("t1b", "80-40-40-ours"), cell("t1c", "phase-wise")}
     assert len(sgd) == 1
-    assert len(ours | {cell("2", "ours")}) == 1
-    assert cell("1c", "every-k") == cell("2", "lookahead")
+    assert len(ours | {cell("t2", "ours")}) == 1
+    assert cell("t1c", "every-k") == cell("t2", "lookahead")
     found = {
         network: {i for key in whole if key[2] == network for i in ids[key]} for network in WHOLE
     }
@@ -254,28 +253,24 @@ def test_cells_of_a_column_differ_in_their_network_alone(all_runs: dict[str, Run
 def test_epochs_that_cells_have_in_common_are_counted_by_their_keys(
     all_runs: dict[str, Run],
 ) -> None:
-    trajectories = {run_id: Trajectory(run.settings) for run_id, run in all_runs.items()}
-
     def different(wanted: Callable[[Cell, int], bool]) -> int:
-        return different_epochs(
-            [
-                trajectories[run_id]
-                for run_id, run in all_runs.items()
-                if any(wanted(cell, run.settings.seed) for cell in run.cells)
-            ]
+        return epochs_of(
+            run
+            for run in all_runs.values()
+            if any(wanted(cell, run.settings.seed) for cell in run.cells)
         )
 
     def own(cell: Cell, dataset: str) -> bool:
         return (cell.dataset, cell.model) == (dataset, "cnn13")
 
-    assert different(lambda c, s: c.table[0] == "1" and (c.model, s) == ("cnn13", 1)) == 1460
+    assert different(lambda c, s: c.table.startswith("t1") and (c.model, s) == ("cnn13", 1)) == 1460
     # By hand: 1,460 + 3 · 240 of the adaptive methods per network and seed of CIFAR-100; of the two
     # other data sets SGD's 160, our method's 80, Lookahead's 160, and the same 720.
     assert different(lambda c, _: own(c, "cifar100")) == 3 * (1460 + 720)
     assert different(lambda c, _: own(c, "svhn")) == 3 * (160 + 80 + 160 + 720)
     assert 4 * different(lambda c, _: c.model == "cnn13") == 53_040
-    merged = [trajectories[i] for i, r in all_runs.items() if r.cells[0].model == "cnn13"]
-    assert 4 * sum(trajectory.total_epochs for trajectory in merged) == 97_920
+    merged = [run for run in all_runs.values() if run.cells[0].model == "cnn13"]
+    assert 4 * sum(run.epochs for run in merged) == 97_920
     # Networks have nothing in common.
     for model in OTHERS:
         apart = [different(lambda c, _, m=m: c.model == m) for m in ("cnn13", model)]
@@ -283,65 +278,58 @@ def test_epochs_that_cells_have_in_common_are_counted_by_their_keys(
 
 
 SHARED = {
-    ("sgd", 60): "1b/60-30-30-ours 1b/60-30-30-sgd",
-    ("sgd", 80): "1a/gamma0-0.5 1a/gamma0-0.8 1a/gamma0-0.9 1a/gamma0-0.95 1a/gamma0-0.99 "
-    "1a/learnt 1b/80-40-40-ours 1c/phase-wise 2/ours 3/sgd-orig 3/sgd-ours",
-    ("sgd", 100): "1b/100-50-50-ours 1b/100-50-50-sgd",
-    ("sgd", 160): "1b/80-40-40-sgd 1c/at-the-end 1c/no 2/sgd",
-    **{(a, 80): f"2/{a} 3/{a}-orig 3/{a}-ours 4/{a}" for a in ("adam", "amsgrad", "adabound")},
-    ("alone", 0): "1c/every-k 1d/cosine 1d/decayed 2/lookahead",
+    ("sgd", 60): "t1b/60-30-30-ours",
+    ("sgd", 80): "t1a/gamma0-0.5 t1a/gamma0-0.8 t1a/gamma0-0.9 t1a/gamma0-0.95 t1a/gamma0-0.99 "
+    "t1a/learnt t1b/80-40-40-ours t1c/phase-wise t2/ours t3/sgd-ours",
+    ("sgd", 100): "t1b/100-50-50-ours",
+    ("sgd", 160): "t1c/at-the-end",
+    **{(a, 80): f"t3/{a}-ours t4/{a}" for a in ("adam", "amsgrad", "adabound")},
 }
-"""Which cells leave the trajectory that they share after which epoch."""
+"""Which cells start from the SGD or adaptive run of their network after which epoch."""
 
 
 def test_which_cells_of_tables_1_to_4_share_what(all_runs: dict[str, Run]) -> None:
     own = ("cifar100", "cnn13")
-    runs = {
-        run_id: run
-        for run_id, run in all_runs.items()
+    runs = [
+        run
+        for run in all_runs.values()
         if run.settings.seed == 0 and (run.cells[0].dataset, run.cells[0].model) == own
-    }
-    tree = Tree(runs)
+    ]
+    jobs = arranged(runs)
+    assert all(job.asked for job in jobs)  # every prefix is a cell of a table
     found: dict[tuple[str, int], list[str]] = {}
-    for run_id, run in runs.items():
-        node = tree.leaves_at(run_id)
-        optimizer = parts_of(run.settings.recipe())["optimizer"].replace("adam_", "")
-        place = (optimizer, node[0]) if node else ("alone", 0)
-        found.setdefault(place, []).extend(f"{cell.table}/{cell.column}" for cell in run.cells)
+    for job in jobs:
+        if job.parent and not job.prefixes.averages_nothing:
+            optimizer = parts_of(job.run.settings.recipe())["optimizer"].replace("adam_", "")
+            cells = found.setdefault((optimizer, job.start), [])
+            cells.extend(f"{cell.table}/{cell.column}" for cell in job.run.cells)
     assert {place: " ".join(sorted(cells)) for place, cells in found.items()} == SHARED
 
-    waves = arranged(runs.values(), {}, {})
-    trunks = [sorted((trunk.name, trunk.points) for trunk, _ in wave.trunks) for wave in waves]
-    adaptive = [f"cifar100-cnn13-{a}-seed0-epoch80" for a in ("adabound", "adam", "adam_amsgrad")]
-    assert trunks == [
-        [
-            *((name, [80]) for name in adaptive),
-            ("cifar100-cnn13-sgd-seed0-epoch100", [60, 80, 100]),
-        ],
-        [("cifar100-cnn13-sgd-seed0-epoch160", [160])],
-        [],
+    def through(job: Job) -> set[int]:
+        return set() if job.parent is None else {job.start} | through(job.parent)
+
+    sgd = [
+        job for job in jobs if job.prefixes.averages_nothing and "-sgd-" in job.run.settings.run_id
     ]
-    sgd = waves[0].trunks[-1][0]
-    carried = [(c.averaging["_target_"], c.averaging["weights"], c.epochs) for c in sgd.carry]
-    gammas = sorted((w["gamma0"], e[0]) for _, w, e in carried if "gamma0" in w)
+    epochs = [set(job.prefixes.schedule.epochs[:1]) | through(job) for job in sgd]
+    assert {60, 80, 100} <= set().union(*epochs)
+    kept = [(epoch, job) for job in sgd for epoch in job.keep]
+    assert sorted(epoch for epoch, _ in kept if epoch in (60, 100, 160)) == [60, 100, 160]
     # Five γ0 at T = 80, 0.9 at T = 60 and 100, learnt, and the one over the whole training.
-    assert gammas == [
-        (0.5, 80),
-        (0.8, 80),
-        *[(0.9, t) for t in (60, 80, 80, 100)],
-        (0.95, 80),
-        (0.99, 80),
-    ]
-    assert [e for _, w, e in carried if "rho" in w] == [[80, 40, 40]]
-    assert len(carried) == 9
+    guests = {name: guest for job in sgd for name, (guest, _) in job.guests.items()}
+    weights = [(g.part["weights"], g.epochs[0]) for g in guests.values()]
+    gammas = sorted((w["gamma0"], e) for w, e in weights if "gamma0" in w)
+    one = [(0.9, t) for t in (60, 80, 80, 100)]
+    assert gammas == [(0.5, 80), (0.8, 80), *one, (0.95, 80), (0.99, 80)]
+    assert len(weights) - len(gammas) == 1
 
 
 NARROWED = [
-    (("table=1a", "model=cnn13"), 6),
-    (("table=1a,1c,2", "model=cnn13", "dataset=cifar100"), 16),
-    (("table=1a", "column=learnt,gamma0-0.9", "model=cnn13,resnet34"), 4),
-    (("table=1a,1d", "column=cosine"), 4),
-    (("table=2", "dataset=svhn"), 24),
+    (("table=t1a", "model=cnn13"), 6),
+    (("table=t1a,t1c,t2", "model=cnn13", "dataset=cifar100"), 16),
+    (("table=t1a", "column=learnt,gamma0-0.9", "model=cnn13,resnet34"), 4),
+    (("table=t1a,t1d", "column=cosine"), 4),
+    (("table=t2", "dataset=svhn"), 24),
 ]
 
 
@@ -351,20 +339,23 @@ def test_tables_are_narrowed(composed, arguments: tuple[str, ...], count: int) -
 
 
 def test_seeds_are_the_tables_or_those_asked_for(composed) -> None:
-    assert request_for(composed, "table=1d").seeds == {"1d": [0, 1, 2]}
-    assert request_for(composed, "table=1d", "seed=range(7,9)").seeds == {"1d": [7, 8]}
+    assert request_for(composed, "table=t1d").seeds == {"t1d": [0, 1, 2]}
+    assert request_for(composed, "table=t1d", "seed=range(7,9)").seeds == {"t1d": [7, 8]}
 
 
 REFUSED = [
-    (("table=9",), "table=9: there is no such option; choices: all, 1a, 1b, 1c, 1d, 2, 3, 4"),
-    (("table=1a,5",), "table=5: there is no such option"),
-    (("table=1a", "column=cosine"), "column=cosine: table=1a has no such column; choices: gamma0-"),
-    (("table=1a", "model=vgg16"), "model=vgg16: table=1a has no such model; choices: wrn28_10, "),
-    (("table=1a,1b", "dataset=svhn"), "dataset=svhn: table=1a,1b has no such dataset"),
-    (("table=2", "dataset=imagenet", "model=cnn13"), "dataset=imagenet model=cnn13: no cell of "),
+    (("table=t9",), "table=t9: there is no such option; choices: ablations, all"),
+    (("table=t1a,5",), "table=5: there is no such option"),
+    (
+        ("table=t1a", "column=cosine"),
+        "column=cosine: table=t1a has no such column; choices: gamma0-",
+    ),
+    (("table=t1a", "model=vgg16"), "model=vgg16: table=t1a has no such model; choices: wrn28_10, "),
+    (("table=t1a,t1b", "dataset=svhn"), "dataset=svhn: table=t1a,t1b has no such dataset"),
+    (("table=t2", "dataset=imagenet", "model=cnn13"), "dataset=imagenet model=cnn13: no cell of "),
     (("column=ours",), "column: is a table's; add table=…"),
-    (("table=1a", "optimizer.lr=0.1,0.2"), "optimizer.lr takes one value"),
-    (("table=1a", "averaging=end"), "averaging=end: table 1a sets averaging itself"),
+    (("table=t1a", "optimizer.lr=0.1,0.2"), "optimizer.lr takes one value"),
+    (("table=t1a", "averaging=end"), "averaging=end: table t1a sets averaging itself"),
 ]
 
 
@@ -404,12 +395,12 @@ def test_cells_that_are_equal_are_one_run(composed) -> None:
 
 
 def test_a_seed_counts_once_and_a_row_is_there_once(composed) -> None:
-    assert request_for(composed, "table=1d", "seed=1,1").seeds == {"1d": [1]}
+    assert request_for(composed, "table=t1d", "seed=1,1").seeds == {"t1d": [1]}
     twice = TINY.model_copy(update={"rows": [*TINY.rows, [*TINY.rows[0], "model.width=0.2"]]})
     with pytest.raises(UserError, match="there is such a row already"):
         cells_of("twice", twice)
-    with pytest.raises(UserError, match=r"\+\+averaging\.weights\.gamma0=0\.5: table 1a sets"):
-        request_for(composed, "table=1a", "++averaging.weights.gamma0=0.5")
+    with pytest.raises(UserError, match=r"\+\+averaging\.weights\.gamma0=0\.5: table t1a sets"):
+        request_for(composed, "table=t1a", "++averaging.weights.gamma0=0.5")
 
 
 def test_a_row_has_to_say_which_network_it_is() -> None:
@@ -419,13 +410,13 @@ def test_a_row_has_to_say_which_network_it_is() -> None:
 
 
 def test_a_preset_may_have_rows_of_its_own(composed) -> None:
-    request = request_for(composed, "table=1a,3", "preset=mini")
+    request = request_for(composed, "table=t1a,t3", "preset=mini")
     assert {(cell.dataset, cell.model) for cell in request.cells} == {
         ("digits", "cnn13_digits"),
         ("digits", "wrn10_digits"),
     }
     runs = runs_of(request.cells, request.seeds, composed)
-    assert {epochs_of(run.settings) for run in runs.values()} == {16, 8}
+    assert {run.epochs for run in runs.values()} == {16, 8}
     assert {run.settings.runs_dir for run in runs.values()} == {Path("runs/mini")}
 
 

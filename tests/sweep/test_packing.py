@@ -47,8 +47,8 @@ def test_each_run_of_a_packed_sweep_is_the_run_alone_bit_by_bit(
     status, out, err = prompt(*command, *PACKED, "batch_size=250,1001")
     assert status == 1
     assert out.count("packed: 2 runs at once") == 2  # trajectories; what goes on from there
-    assert err.splitlines()[-1].startswith("sweep: 2 finished, 0 there already, 2 failed")
-    assert inherited(tmp_path / "runs") == {"noaveraging": 2, "phasewise": 2}
+    assert err.splitlines()[-1].startswith("sweep: 2 finished, 0 finished before, 2 failed")
+    assert inherited(tmp_path / "runs") == {"noaveraging": 0, "phasewise": 2}
     lines = [line for line in out.splitlines() if "epoch 5/5" in line]
     assert len(lines) == len({line.split(": ")[0] for line in lines}) == 2
     assert all(re.match(r"run [1-4] of 4: epoch 5/5 ", line) for line in lines)
@@ -90,7 +90,7 @@ def test_a_signal_makes_all_runs_save_and_the_same_command_goes_on(
         process.join()
         said = (tmp_path / "said").read_text()
         assert process.exitcode == status, said
-        assert "sweep: 0 finished, 0 there already, 3 not run" in said.splitlines()[-2]
+        assert "sweep: 0 finished, 0 finished before, 3 not run" in said.splitlines()[-2]
         assert len(steps_saved()) == 2  # the third had not begun
         assert all(steps_saved()[run] // 8 == n for run, n in epochs().items())
         assert all(n > trained.get(run, 0) for run, n in epochs().items())
@@ -123,7 +123,7 @@ def test_a_run_whose_process_is_killed_is_named_and_the_others_finish(
     assert status == 1
     *_, named, last = err.splitlines()
     assert re.match(r"train\.py: \S+-seed1-\w+: its process was ended by the system", named)
-    assert last.startswith("sweep: 2 finished, 0 there already, 1 failed; to go on: python ")
+    assert last.startswith("sweep: 2 finished, 0 finished before, 1 failed; to resume: python ")
     (failure,) = tmp_path.glob("runs/*/failure.json")
     assert "-seed1-" in failure.parent.name
     assert "ended by the system" in json.loads(failure.read_text())["error"]

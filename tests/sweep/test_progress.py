@@ -11,11 +11,11 @@ from typing import Any
 import pytest
 import torch
 from conftest import TINY, Prompt
-from made_records import made_result
+from made_records import line, made_result
 
-from phaseavg.runs.prefix import Trajectory
 from phaseavg.sweep import progress
 from phaseavg.sweep.cells import Run
+from phaseavg.sweep.order import arranged
 from phaseavg.sweep.progress import Standing, SweepProgress
 from phaseavg.training.progress import TrainingProgress
 
@@ -33,7 +33,7 @@ def runs(compose_settings: Callable[..., Any]) -> list[Run]:
 def train(run: Run, epochs: int, ended: str | None = None) -> None:
     folder = run.settings.run_folder
     folder.mkdir(parents=True, exist_ok=True)
-    lines = "".join(json.dumps({"step": 8 * n}) + "\n" for n in range(1, epochs + 1))
+    lines = "".join(json.dumps(line(n)) + "\n" for n in range(1, epochs + 1))
     write(folder / "metrics.jsonl", lines + '{"st')  # a line that is being written
     if ended:
         write(folder / ended, json.dumps(made_result(folder.name, 5.0)))
@@ -55,14 +55,14 @@ def test_epochs_left_and_the_time_for_them(
     clock = [0.0]
     monkeypatch.setattr(progress.time, "monotonic", lambda: clock[0])
     train(runs[0], 0, "failure.json")  # of the last attempt
-    with SweepProgress(runs, shared=True) as shown:
+    with SweepProgress(arranged(runs)) as shown:
         assert shown.look() == Standing(left=16, trained=0, ended=0, failed=0)
         assert shown.described() is None  # nothing trained yet
         train(runs[0], 4)
         clock[0] = 100.0
-        # Of seed 0 one epoch of one run is left, and all of the other, which has them by itself.
-        assert shown.look() == Standing(left=1 + 5 + 8, trained=2, ended=0, failed=0)
-        assert shown.described() == ("sweep: 0 of 4 runs have ended; 14 epochs left, about 12 min")
+        # Of seed 0 one epoch of SGD is left, and three of the run that starts from it.
+        assert shown.look() == Standing(left=1 + 3 + 8, trained=4, ended=0, failed=0)
+        assert shown.described() == "sweep: 0 of 4 runs have ended; 12 epochs left, about 5 min"
         assert shown.described() is None  # nothing new
         train(runs[0], 5, "result.json")
         train(runs[1], 2, "failure.json")
@@ -74,23 +74,22 @@ def test_epochs_left_and_the_time_for_them(
         )
         for run in runs[2:]:
             train(run, 5)
-        assert shown.described() == "sweep: 1 of 4 runs have ended, 1 failed; tests are left"
+        assert shown.described() == "sweep: 1 of 4 runs have ended, 1 failed; no epoch left"
 
 
 def test_what_an_earlier_attempt_left_is_not_trained_now(runs: list[Run]) -> None:
     """A finished run that is repeated has all its metrics, and no epoch that it goes on from."""
     train(runs[0], 5, "result.json")
-    with SweepProgress(runs[:1], shared=True) as shown:
+    with SweepProgress(arranged(runs[:1])) as shown:
         assert shown.look() == Standing(left=5, trained=0, ended=0, failed=0)
 
 
 def test_looking_draws_no_random_number(runs: list[Run]) -> None:
     """It happens while a run in the same process draws its own."""
-    with SweepProgress(runs, shared=True) as shown:
+    with SweepProgress(arranged(runs)) as shown:
         before = torch.get_rng_state()
         shown.look()
-        for run in runs:
-            Trajectory(run.settings)
+        arranged(runs)
         assert torch.equal(torch.get_rng_state(), before)
 
 

@@ -4,22 +4,27 @@ import fcntl
 import json
 import random
 import re
-import shlex
 import signal
 import subprocess
 import sys
 import time
+from collections.abc import Sequence
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
 import pytest
 import victims as victim
+import yaml
 from conftest import REPOSITORY, TINY, Prompt
 from hydra.core.plugins import Plugins
+from sweep.test_sharing import without_times
 
+from phaseavg.config import Settings
 from phaseavg.runs.folder import record_failure
+from phaseavg.sweep import sweeper
 from phaseavg.sweep.outcomes import sorted_out
+from phaseavg.sweep.rates import Rate, in_words, workload
 from phaseavg.training.step import Step
 
 TABLE = """\
@@ -44,22 +49,26 @@ def mine(tmp_path: Path) -> str:
     return str(tmp_path / "mine")
 
 
+def texts(folder: Path) -> list[str]:
+    return [path.read_text() for path in sorted(folder.glob("*/result.json"))]
+
+
+def configs(folder: Path) -> list[dict[str, Any]]:
+    paths = sorted(folder.glob("*/result.json"))
+    return [yaml.safe_load(path.with_name("config.yaml").read_text()) for path in paths]
+
+
 def results(folder: Path) -> dict[str, Any]:
     """Return the outcomes of the runs below a folder by run id, without what depends on time."""
     found = {}
     for path in folder.glob("*/result.json"):
         result = json.loads(path.read_text())
-        timing = ("seconds", "images_per_second", "peak_memory_bytes", "provenance")
-        found[path.parent.name] = {
-            key: value for key, value in result.items() if not key.endswith(timing)
-        }
-        inherited = result["inherited"]
-        found[path.parent.name]["inherited"] = [s["prefix"] for s in inherited["segments"]]
+        segments = result["inherited"]["segments"]
         lines = path.with_name("metrics.jsonl").read_text().splitlines()
-        found[path.parent.name]["metrics"] = [
-            {k: v for k, v in json.loads(line).items() if not k.endswith(("seconds", "_second"))}
-            for line in lines
-        ]
+        found[path.parent.name] = without_times(result) | {
+            "inherited": [segment["prefix"] for segment in segments],
+            "metrics": [without_times(json.loads(line)) for line in lines],
+        }
     return found
 
 
@@ -67,16 +76,16 @@ def test_a_table_is_swept_narrowed_and_continued(prompt: Prompt, tmp_path: Path,
     command = ("--config-dir", mine, "-m", *SHORT, "table=tiny")
     status, out, err = prompt(*command, "column=plain,again", "seed=1")
     assert (status, err) == (0, "")
-    assert "2 runs asked for, 1 different ones: 0 there already, 1 to train" in out
-    assert out.splitlines()[-1] == "sweep: 1 finished, 0 there already"
+    assert "2 runs asked for, 1 different ones: 0 finished before, 1 to train" in out
+    assert out.splitlines()[-1] == "sweep: 1 finished, 0 finished before"
     status, out, _ = prompt(*command)
     assert status == 0
-    assert "6 runs asked for, 4 different ones: 1 there already, 3 to train" in out
+    assert "6 runs asked for, 4 different ones: 1 finished before, 3 to train" in out
     assert len(re.findall(r"^run \d of 3: ", out, re.MULTILINE)) == 3
-    assert out.splitlines()[-1] == "sweep: 3 finished, 1 there already"
+    assert out.splitlines()[-1] == "sweep: 3 finished, 1 finished before"
     assert len(results(tmp_path / "runs")) == 4
     status, out, _ = prompt(*command)
-    assert (status, out.splitlines()[-1]) == (0, "sweep: 0 finished, 4 there already")
+    assert (status, out.splitlines()[-1]) == (0, "sweep: 0 finished, 4 finished before")
 
 
 def test_a_plain_sweep_goes_the_same_way(prompt: Prompt, tmp_path: Path) -> None:
@@ -85,35 +94,35 @@ def test_a_plain_sweep_goes_the_same_way(prompt: Prompt, tmp_path: Path) -> None
     before = results(tmp_path / "runs")
     status, out, err = prompt(*command, "seed=0,1,1", "execution.precision=fp32,fp32")
     assert (status, err) == (0, "")
-    assert "12 runs asked for, 4 different ones: 2 there already, 2 to train" in out
+    assert "12 runs asked for, 4 different ones: 2 finished before, 2 to train" in out
     after = results(tmp_path / "runs")
     assert before.items() <= after.items()
     assert len(after) == 4
-    status, out, _ = prompt(*command, "seed=0", "weights=final")
-    assert out.count("finished before, without its weights being kept (force=true repeats it)") == 2
-    status, out, _ = prompt(*command, "seed=0", "force=true")
-    assert (status, out.splitlines()[-1]) == (0, "sweep: 2 finished, 0 there already")
+    status, out, _ = prompt(*command, "seed=0", "save_weights=true")
+    assert out.count("finished before, without its final weights; rerun=true repeats it") == 2
+    status, out, _ = prompt(*command, "seed=0", "rerun=true")
+    assert (status, out.splitlines()[-1]) == (0, "sweep: 2 finished, 0 finished before")
 
 
 MISTAKES = [
-    ("-m table=9", "table=9: there is no such option; choices: "),
-    ("-m table=1a,9", "table=9: there is no such option; choices: all, 1a, 1b, 1c, 1d, 2, 3, 4"),
+    ("-m table=t9", "table=t9: there is no such option; choices: "),
+    ("-m table=t1a,9", "table=9: there is no such option; choices: ablations, all"),
     (
-        "-m table=1a column=cosine",
-        "column=cosine: table=1a has no such column; choices: gamma0-0.99",
+        "-m table=t1a column=cosine",
+        "column=cosine: table=t1a has no such column; choices: gamma0-0.99",
     ),
-    ("-m table=1a model=vgg16", "model=vgg16: table=1a has no such model; choices: wrn28_10"),
-    ("-m table=2 dataset=imagenet model=cnn13", "no cell of table=2 has all of these"),
+    ("-m table=t1a model=vgg16", "model=vgg16: table=t1a has no such model; choices: wrn28_10"),
+    ("-m table=t2 dataset=imagenet model=cnn13", "no cell of table=t2 has all of these"),
     ("-m column=ours", "column: is a table's; add table=…"),
-    ("-m table=1a optimizer.lr=0.1,0.2", "optimizer.lr takes one value"),
-    ("-m table=1a averaging=end", "averaging=end: table 1a sets averaging itself"),
-    ("-m table=1d model=cnn13 seed=a", "seed='a': "),
+    ("-m table=t1a optimizer.lr=0.1,0.2", "optimizer.lr takes one value"),
+    ("-m table=t1a averaging=end", "averaging=end: table t1a sets averaging itself"),
+    ("-m table=t1d model=cnn13 seed=a", "seed='a': "),
     ("-m averaging=none,nothing", "averaging=nothing: there is no such option; choices: end"),
     ("-m seed=0,-1", "seed=-1: input should be greater than or equal to 0"),
     ("-m model.width=interval(0,1)", "model.width=interval(0,1): a sweep takes lists, ranges"),
-    ("table=1a", "table: is of a sweep; add -m to run the cells of a table"),
-    ("column=ours", "column: is of a sweep; add -m and table=…"),
-    ("plan=true", "plan: is of a sweep; add -m, or take dry_run=true"),
+    ("table=t1a", "table: belongs to a sweep; add -m to run the cells of a table"),
+    ("column=ours", "column: belongs to a sweep; add -m and table=…"),
+    ("plan=true", "plan: belongs to a sweep; add -m, or take dry_run=true"),
 ]
 
 
@@ -148,65 +157,52 @@ def test_a_plan_runs_nothing_and_counts_what_is_left(
     row = r"\| table tiny +\| +3 \| +6 \| +4 \| +0 \| +18 \| +12 \| +10 \| +10 \|"
     assert re.search(row, out)
     assert "not measured" in out
-    assert "10 epochs whose rate has not been measured" in out
-    (hint,) = re.findall(r"^python train.py (.*)$", out, re.MULTILINE)  # how to measure it
-    status, told, _ = prompt(*shlex.split(hint))
-    assert status == 0
-    assert re.search(r"^time +about .* by \d+ steps", told, re.MULTILINE)
-    assert not (tmp_path / "runs").exists()
+    assert "10 epochs whose rate no finished run has measured" in out
+    assert "prefixes that runs share take about 0.0" in out
     _, out, _ = prompt(*command, "plan=true", "share=false")
     assert re.search(row.replace("10", "12"), out)
     prompt(*command, "seed=0")
     status, out, _ = prompt(*command, "plan=true")
     assert re.search(r"\| in all +\| +3 \| +6 \| +4 \| +2 \| +18 \| +12 \| +10 \| +5 \|", out)
     # By hand: the median of both runs' seconds per epoch, times the epochs that are left.
-    took = [json.loads(p.read_text())["seconds"] for p in tmp_path.glob("runs/*/result.json")]
-    assert f"about {5 * (sum(took) / 2 / 3) / 3600:.3g} hours" in out
+    took = [r["seconds"]["total"] for r in map(json.loads, texts(tmp_path / "runs"))]
+    assert f"about {in_words(5 * sum(took) / 2 / 3)}, one run after the other" in out
     assert "2 runs on" in out
     prompt(*command)
     status, out, _ = prompt(*command, "plan=true")
     assert "nothing is left to train" in out
-    # Averaging at the end is SGD's trajectory; what is there of it has not carried the average.
-    status, out, _ = prompt("-m", *SHORT, "averaging=none,end", "plan=true")
-    assert re.search(r"\| in all +\| +\| +2 \| +2 \| +1 \| +6 \| +6 \| +3 \| +3 \|", out)
 
 
-def test_a_budget_starts_what_fits_and_the_same_command_goes_on(
+def test_a_budget_starts_what_can_end_and_the_same_command_goes_on(
     prompt: Prompt, tmp_path: Path, mine: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """An epoch is said to take two seconds with one seed, and hours with the other."""
-    from phaseavg.sweep.rates import Rates
+    """An epoch takes hours with one seed's batch size, as far as records say."""
 
-    monkeypatch.setattr(Rates, "__call__", lambda _, run: 2.0 + 1e5 * run.settings.seed)
-    command = ("--config-dir", mine, "-m", *SHORT, "table=tiny", "seed=0,1")
-    status, out, err = prompt(*command, "budget=5h", "plan=true")
-    assert (status, err) == (0, "")
-    assert "of these, 2 runs fit into 5.0 h, and will take about 10 s:\ndigits" in out
-    status, out, err = prompt(*command, "budget=5h")
-    assert (status, err) == (0, "")
-    assert re.search(r"2 of 4 runs fit into the [45].\d h that are left; next are 2 of them", out)
-    assert {run_id.split("-")[4] for run_id in results(tmp_path / "runs")} == {"seed0"}
-    assert out.splitlines()[-1] == (
-        "sweep: 2 finished, 0 there already, 2 not run, or in training by another process; no "
-        "more fits into budget=5h, the same command goes on"
-    )
+    def rates(settings: Sequence[Settings]) -> dict[str, Rate]:
+        return {
+            workload(s.record()): Rate(1e5 * (s.batch_size == 100), 1, "here") for s in settings
+        }
+
+    monkeypatch.setattr(sweeper, "rates_for", rates)
+    command = ("-m", *SHORT, "batch_size=100,200")
+    status, _, err = prompt(*command, "budget=5h")
+    assert status == 0
+    assert "not started, for lack of time" in err
+    assert [r["batch_size"] for r in configs(tmp_path / "runs")] == [200]
     status, out, err = prompt(*command)
     assert (status, err) == (0, "")
-    assert out.splitlines()[-1] == "sweep: 2 finished, 2 there already"
+    assert out.splitlines()[-1] == "sweep: 1 finished, 1 finished before"
     status, _, err = prompt(*command, "budget=soon")
     assert (status, err) == (
         2,
-        "train.py: budget=soon: is no time; write 90s, 25m, 2h or 1h30m\n",
+        "train.py: budget=soon: must be a time such as 90s, 25m, 2h or 1h30m\n",
     )
 
 
 def test_a_sweep_that_is_out_of_time_has_saved_what_it_has_begun(
     prompt: Prompt, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Rates promise too much; what is running stops, the rest is not begun, nothing has failed."""
-    from phaseavg.sweep.rates import Rates
-
-    monkeypatch.setattr(Rates, "__call__", lambda *_: 0.0)
+    """No rate is known; what is running stops, the rest is not started, nothing has failed."""
     now, steps, step = time.time, [], Step.__call__
 
     def counted(*arguments: Any) -> None:
@@ -218,15 +214,15 @@ def test_a_sweep_that_is_out_of_time_has_saved_what_it_has_begun(
     command = ("-m", *TINY, "seed=0,1", "checkpoint_seconds=1000")
     status, out, err = prompt(*command, "budget=2h")
     assert status == 0
-    assert "out of time and saved after step 13 (epoch" in err
-    assert re.search(r"out of time, and not begun; the same command goes on", err)
-    assert "0 finished, 0 there already, 2 not run" in out.splitlines()[-1]
+    assert "out of time after step 13 (epoch" in err
+    assert "not started, for lack of time" in err
+    assert "0 finished, 0 finished before, 2 not run" in out.splitlines()[-1]
     assert not list(tmp_path.glob("runs/*/failure.json"))
     assert len(list(tmp_path.glob("runs/*/checkpoint-*.pt"))) == 1
-    status, out, err = prompt(*TINY, "stop_at=1", "seed=0")
+    status, out, err = prompt(*TINY, "deadline=1", "seed=0")
     assert status == 130
     assert "from step 13;" in out
-    assert "out of time and saved after step 14" in err
+    assert "out of time after step 14" in err
 
 
 def test_a_run_that_fails_is_recorded_and_told_and_stops_no_other(
@@ -251,7 +247,7 @@ def test_a_run_that_fails_is_recorded_and_told_and_stops_no_other(
         r"train\.py: digits-cnn13-sgd-phasewise-seed1-\w+: RuntimeError\('a part", reason
     )
     assert last.startswith(
-        "sweep: 2 finished, 0 there already, 1 failed; to go on: python train.py -m"
+        "sweep: 2 finished, 0 finished before, 1 failed; to resume: python train.py -m"
     )
     assert last.endswith("'schedule.epochs=[1,1,1]' checkpoint_seconds=1000 seed=0,1,2")
     assert len(results(tmp_path / "runs")) == 2
@@ -261,14 +257,14 @@ def test_a_run_that_fails_is_recorded_and_told_and_stops_no_other(
     assert re.search(r"failed when last tried:\n\S+seed1\S+: RuntimeError\('a part broke'\)", out)
     status, out, err = prompt(*command)
     assert (status, err) == (0, "")
-    assert out.splitlines()[-1] == "sweep: 1 finished, 2 there already"
+    assert out.splitlines()[-1] == "sweep: 1 finished, 2 finished before"
     assert not failure.exists()
 
 
 def test_runs_that_failed_when_last_tried_come_last(tmp_path: Path) -> None:
     folders = {name: tmp_path / name for name in ("first", "second", "third")}
     settings = {
-        n: SimpleNamespace(run_folder=f, places=[f], force=False) for n, f in folders.items()
+        n: SimpleNamespace(run_folder=f, places=[f], rerun=False) for n, f in folders.items()
     }
     runs = {name: SimpleNamespace(settings=one) for name, one in settings.items()}
     record_failure(folders["first"], "its process was ended")
@@ -306,7 +302,7 @@ def test_runs_whose_data_set_is_there_are_trained_without_the_others(
         "train.py: dataset: data_dir=data: imagenet/train must hold a folder of images per class: "
         "2 runs cannot be trained without it"
     )
-    assert last.startswith("train.py: sweep: 2 finished, 0 there already, 2 failed; to go on: ")
+    assert last.startswith("train.py: sweep: 2 finished, 0 finished before, 2 failed; to resume: ")
     assert len(list(tmp_path.glob("runs/*"))) == 2
 
 
@@ -315,8 +311,8 @@ def test_a_run_that_diverges_is_an_outcome_that_counts_as_failed(
 ) -> None:
     command = ("-m", *SHORT, "optimizer.lr=1e20,0.1")
     for counts in (
-        "1 finished, 0 there already, 1 diverged",
-        "0 finished, 2 there already, 1 of these",
+        "1 finished, 0 finished before, 1 diverged",
+        "0 finished, 2 finished before, 1 of these",
     ):
         status, _, err = prompt(*command)
         assert status == 1
@@ -342,7 +338,7 @@ def test_a_launcher_that_fails_is_told(
     assert status == 1
     failures = list(tmp_path.glob("runs/*/failure.json"))
     if begun:
-        assert "sweep: 1 finished, 0 there already, 1 failed" in err.splitlines()[-1]
+        assert "sweep: 1 finished, 0 finished before, 1 failed" in err.splitlines()[-1]
         (failure,) = failures
         assert "the launcher failed: OSError" in json.loads(failure.read_text())["error"]
     else:
@@ -362,7 +358,7 @@ def test_a_run_that_another_process_trains_is_left_to_it(prompt: Prompt, tmp_pat
     assert (status, err) == (0, "")
     assert f"{folder.name}: another process is training it" in out
     assert out.splitlines()[-1] == (
-        "sweep: 1 finished, 0 there already, 1 not run, or in training by another process"
+        "sweep: 1 finished, 0 finished before, 1 not run, or in training by another process"
     )
 
 
@@ -389,7 +385,7 @@ def test_all_launchers_give_the_same_records(
     monkeypatch.setenv("PYTHONPATH", str(REPOSITORY))  # where worker processes find train.py
     command = ("--config-dir", mine, "-m", *SHORT, "table=tiny", "seed=0")
     scratch = f"hydra.sweep.dir={tmp_path}/scratch"
-    last = "sweep: 2 finished, 0 there already, 1 diverged; to go on: python "
+    last = "sweep: 2 finished, 0 finished before, 1 diverged; to resume: python "
 
     status, _, err = prompt(*command, "runs_dir=basic")
     assert status == 1
@@ -405,7 +401,7 @@ def test_all_launchers_give_the_same_records(
     submitit = ("hydra/launcher=submitit_local", "hydra.launcher.cpus_per_task=1", scratch)
     alone = ("column=ours", "share=false", "runs_dir=submitit")
     status, out, err = prompt(*command, *submitit, *alone)
-    assert (status, out.splitlines()[-1]) == (0, "sweep: 1 finished, 0 there already"), err
+    assert (status, out.splitlines()[-1]) == (0, "sweep: 1 finished, 0 finished before"), err
 
     found = results(tmp_path / "basic")
     assert len(found) == 3
@@ -418,6 +414,7 @@ def test_all_launchers_give_the_same_records(
 SEVERAL = ("-m", *SHORT, "averaging=none,end,phasewise", "checkpoint_seconds=0")
 
 
+@pytest.mark.slow
 def test_a_sweep_killed_at_five_random_moments_ends_as_if_nothing_had_happened(
     victims: Any, tmp_path: Path
 ) -> None:
@@ -453,8 +450,8 @@ def test_ctrl_c_and_sigterm_stop_a_sweep_which_goes_on(victims: Any, tmp_path: P
     for number, status in ((signal.SIGINT, 130), (signal.SIGTERM, 143)):
         assert swept("stepped", 13, number) == status
         said = (tmp_path / "said").read_text()
-        assert "sweep: 0 finished, 0 there already, 2 not run, or in training" in said
+        assert "sweep: 0 finished, 0 finished before, 2 not run, or in training" in said
     assert swept("never", 0) == 0
     said = (tmp_path / "said").read_text()
     assert said.count(" from step 0;") == 2  # the first run's first start, and the second run's
-    assert said.splitlines()[-1] == "sweep: 2 finished, 0 there already"
+    assert said.splitlines()[-1] == "sweep: 2 finished, 0 finished before"

@@ -16,8 +16,7 @@ from torch.nn.functional import cross_entropy
 import train
 from phaseavg.averaging import recompute_batchnorm
 from phaseavg.config import Settings
-from phaseavg.runs.identity import run_id
-from phaseavg.training.evaluation import evaluate
+from phaseavg.training.evaluation import Evaluation, evaluate
 from phaseavg.training.optimizers import set_learning_rate
 from phaseavg.training.parts import load_data, new_model
 
@@ -25,11 +24,11 @@ Compose = Callable[..., Settings]
 
 
 def history_of(settings: Settings) -> list[dict]:
-    path = settings.runs_dir / run_id(settings.recipe()) / "metrics.jsonl"
-    return [json.loads(line) for line in path.read_text().splitlines()]
+    lines = (settings.run_folder / "metrics.jsonl").read_text().splitlines()
+    return [json.loads(line) for line in lines]
 
 
-def algorithm_1(settings: Settings) -> tuple[torch.nn.Module, list[dict[str, float]]]:
+def algorithm_1(settings: Settings) -> tuple[torch.nn.Module, list[dict[str, Evaluation]]]:
     """Train as the paper's Algorithm 1 says, line by line: a zero-started average in float64."""
     data = load_data(settings, torch.device("cpu"))
     model = new_model(settings, data)
@@ -58,10 +57,9 @@ def algorithm_1(settings: Settings) -> tuple[torch.nn.Module, list[dict[str, flo
         recompute_batchnorm(model, data.batchnorm_batches(epoch))
         ends.append(
             {
-                "test_error": plain.error,
-                "bn_test_error": evaluate(recalibrated, data.test_batches()).error,
-                "average_test_error": evaluate(model, data.test_batches()).error,
-                "average_test_loss": evaluate(model, data.test_batches()).loss,
+                "weights": plain,
+                "bn": evaluate(recalibrated, data.test_batches()),
+                "average": evaluate(model, data.test_batches()),
             }
         )
     return model, ends
@@ -69,7 +67,7 @@ def algorithm_1(settings: Settings) -> tuple[torch.nn.Module, list[dict[str, flo
 
 def test_a_phasewise_run_is_algorithm_1(compose_settings: Compose) -> None:
     # Wide enough to be well conditioned: rounding of the average grows by training on from it.
-    settings = compose_settings(*TINY, "model.width=0.125", "weights=final")
+    settings = compose_settings(*TINY, "model.width=0.125", "save_weights=true")
     result = train.run(settings)
     expected, ends = algorithm_1(settings)
     data = load_data(settings, torch.device("cpu"))
@@ -77,11 +75,11 @@ def test_a_phasewise_run_is_algorithm_1(compose_settings: Compose) -> None:
         evaluate(expected, data.test_batches()).error, abs=0.3
     )
     first, *_ = result["phases"]
-    assert first["test_error"] == ends[0]["test_error"]
-    assert first["bn_test_error"] == ends[0]["bn_test_error"]
+    assert first["weights"]["error"] == ends[0]["weights"].error
+    assert first["bn"]["error"] == ends[0]["bn"].error
     for phase, end in zip(result["phases"], ends, strict=True):
-        assert phase["average_test_loss"] == pytest.approx(end["average_test_loss"], rel=1e-3)
-        assert phase["average_test_error"] == pytest.approx(end["average_test_error"], abs=0.3)
+        assert phase["average"]["loss"] == pytest.approx(end["average"].loss, rel=1e-3)
+        assert phase["average"]["error"] == pytest.approx(end["average"].error, abs=0.3)
 
 
 def test_without_averaging_the_first_phase_is_that_of_the_phasewise_run(
@@ -92,25 +90,19 @@ def test_without_averaging_the_first_phase_is_that_of_the_phasewise_run(
     for settings in runs.values():
         train.run(settings)
     none, phasewise, end = (history_of(runs[kind]) for kind in kinds)
-    shown = ("train_loss", "train_error", "test_loss", "test_error", "bn_test_error")
-    for epoch in (0, 1):
-        for key in shown:
-            values = {line.get(key) for line in (none[epoch], phasewise[epoch], end[epoch])}
-            assert len(values) == 1
-    assert none[2]["train_loss"] != phasewise[2]["train_loss"]
-    # The average at the end changes nothing on the way: the same SGD run to its last step.
-    for epoch in range(5):
-        for key in shown:
-            assert none[epoch].get(key) == end[epoch].get(key)
+    for key in ("train", "weights", "bn"):
+        column = [[line.get(key) for line in history] for history in (none, phasewise, end)]
+        assert column[0][:2] == column[1][:2]
+        assert column[0] == column[2]  # before its last step, averaging at the end is plain SGD
+    assert none[2]["train"] != phasewise[2]["train"]
     assert [line.get("replaced") for line in none] == [None, False, None, False, False]
     assert [line.get("replaced") for line in phasewise] == [None, True, None, True, True]
     assert [line.get("replaced") for line in end] == [None, False, None, False, True]
-    assert "average_test_error" not in none[-1]
-    # At the first phase's end the average of the whole training is looked at, not yet taken.
-    assert "average_test_error" in end[1]
+    assert "average" not in none[-1]
+    assert "average" in end[1]  # is tested at every phase end, and applied at the last one
 
 
-def test_every_epoch_is_recorded_with_rate_errors_and_seconds(compose_settings: Compose) -> None:
+def test_every_epoch_is_recorded(compose_settings: Compose) -> None:
     settings = compose_settings(*TINY, "evaluation.every=2", "evaluation.average_every=1")
     train.run(settings)
     history = history_of(settings)
@@ -121,11 +113,10 @@ def test_every_epoch_is_recorded_with_rate_errors_and_seconds(compose_settings: 
         [0.1, 0.1, 0.01, 0.01, 0.001]
     )
     for line in history:
-        for key in ("train_loss", "train_error", "train_seconds", "images_per_second"):
-            assert line[key] > 0
-        assert "average_test_error" in line
-    assert ["test_error" in line for line in history] == [False, True, False, True, True]
-    assert ["bn_test_error" in line for line in history] == [False, True, False, True, True]
+        assert min(*line["train"].values(), line["seconds"]["train"], line["images_per_second"]) > 0
+        assert line["average"].keys() >= {"loss", "error"}
+    for key in ("weights", "bn"):
+        assert [key in line for line in history] == [False, True, False, True, True]
 
 
 def test_the_training_loss_is_the_mean_over_all_images(compose_settings: Compose) -> None:
@@ -144,9 +135,10 @@ def test_the_training_loss_is_the_mean_over_all_images(compose_settings: Compose
         optimizer.zero_grad()
         loss.backward()
         optimizer.step()
-    first = history_of(settings)[0]
-    assert first["train_loss"] == pytest.approx(total / 1000, rel=1e-6)
-    assert first["train_error"] == pytest.approx(100 * wrong / 1000)
+    first = history_of(settings)[0]["train"]
+    assert first["images"] == 1000
+    assert first["loss"] == pytest.approx(total / 1000, rel=1e-6)
+    assert first["error"] == pytest.approx(100 * wrong / 1000)
 
 
 def test_the_rate_is_that_of_each_group_times_the_factor() -> None:
@@ -158,7 +150,7 @@ def test_the_rate_is_that_of_each_group_times_the_factor() -> None:
         assert rates == pytest.approx([0.01 * factor, 1.0 * factor])
 
 
-def test_compiled_and_autocast_runs_train_and_say_so(
+def test_a_compiled_run_with_autocast_trains_and_records_both(
     compose_settings: Compose, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     # Everything but the generated code, which takes a minute to make.
@@ -189,10 +181,10 @@ def test_a_record_names_what_made_the_numbers(compose_settings: Compose, tmp_pat
     folder = settings.runs_dir / result["run_id"]
     assert json.loads((folder / "result.json").read_text()) == result
     assert result["status"] == "finished"
-    assert result["test_error"] == result["phases"][-1]["average_test_error"]
+    assert result["test_error"] == result["phases"][-1]["average"]["error"]
     assert result["best_test_error"] <= result["test_error"]
     assert (result["epochs"], result["steps"]) == (5, 40)
-    assert result["seconds"] >= result["train_seconds"] > 0
+    assert result["seconds"]["total"] >= result["seconds"]["train"] > 0
     assert result["images_per_second"] > 0
     assert result["peak_memory_bytes"] > 1e7
     (made,) = result["provenance"]

@@ -1,4 +1,4 @@
-"""Every method the paper compares, as a run: against loops written out, and together."""
+"""Every method of the paper as a run, against loops written out."""
 
 import copy
 import json
@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 import safetensors.torch
 import torch
-from conftest import REPOSITORY, TINY, Prompt
+from conftest import REPOSITORY, TINY, Prompt, untimed
 from omegaconf import OmegaConf
 from reference import alphas
 from torch.nn.functional import cross_entropy
@@ -24,16 +24,17 @@ from phaseavg.errors import Diverged, UserError
 from phaseavg.optim import Lookahead
 from phaseavg.runs.folder import RunFolder
 from phaseavg.tracking import Tracking
-from phaseavg.training import loop
+from phaseavg.training import state as state_module
 from phaseavg.training.evaluation import evaluate
 from phaseavg.training.loop import train as train_loop
 from phaseavg.training.parts import assemble, load_data, new_model
 from phaseavg.training.progress import TrainingProgress
+from phaseavg.training.sharing import Sharing
 from phaseavg.training.step import Step
 
 Compose = Callable[..., Settings]
 
-SEEING_ONLY = (*TINY, "checkpoint_seconds=1000")  # which saves the time of saving
+UNSAVED = (*TINY, "checkpoint_seconds=1000")  # no checkpoints within phases
 
 OPTIMIZERS, AVERAGINGS = (
     sorted(path.stem for path in (REPOSITORY / "conf" / group).glob("*.yaml"))
@@ -61,10 +62,9 @@ PAIRS = [
     for averaging in AVERAGINGS
     if averaging == "phasewise" or optimizer in ("sgd", "lookahead")
 ]
-"""All optimizers beside what replaces their weights, all averagings beside SGD and Lookahead.
+"""All optimizers with one averaging, all averagings with SGD and Lookahead.
 
-An average replaces weights and asks the optimizer to go on from there. Of optimizers, Lookahead
-alone has weights of its own, so that to the others all averagings are one.
+Only Lookahead has weights of its own, which an average must replace as well.
 """
 
 
@@ -80,7 +80,7 @@ def test_every_optimizer_and_every_averaging_learns(
     compose_settings: Compose, optimizer: str, averaging: str
 ) -> None:
     settings = compose_settings(
-        *SEEING_ONLY,
+        *UNSAVED,
         "model.width=0.125",
         "batch_size=50",
         "schedule.epochs=[3,1,1]",
@@ -90,14 +90,13 @@ def test_every_optimizer_and_every_averaging_learns(
     )
     result = train.run(settings)
     first, *_, last = history_of(settings)
-    assert last["train_loss"] < first["train_loss"] - 0.02
+    assert last["train"]["loss"] < first["train"]["loss"] - 0.02
     assert result["test_error"] < 85
     for kind in ("with_bn_pass", "without_bn_pass"):  # of every method, last and best
         assert result[kind]["best_test_error"] <= result[kind]["test_error"]
-    averaged = averaging != "none"
-    assert ("average_coefficients" in last) == averaged
-    if averaged:
-        assert sum(last["average_coefficients"]) == pytest.approx(1, abs=1e-9)
+    assert ("average" in last) == (averaging != "none")
+    if "average" in last:
+        assert sum(last["average"]["coefficients"]) == pytest.approx(1, abs=1e-9)
 
 
 def by_hand(
@@ -147,10 +146,10 @@ def lookahead(params: Any) -> Lookahead:
 def test_a_run_without_averaging_is_the_loop_that_everybody_writes(
     compose_settings: Compose, overrides: list[str], new_optimizer: Any, reset: bool
 ) -> None:
-    settings = compose_settings(*SEEING_ONLY, "averaging=none", "weights=final", *overrides)
+    settings = compose_settings(*UNSAVED, "averaging=none", "save_weights=true", *overrides)
     result = train.run(settings)
     model, errors = by_hand(settings, new_optimizer, reset)
-    assert [line["test_error"] for line in history_of(settings)] == errors
+    assert [line["weights"]["error"] for line in history_of(settings)] == errors
     assert result["test_error"] == errors[-1]
     found = weights_of(settings)
     for name, tensor in model.state_dict().items():
@@ -161,21 +160,21 @@ def test_resetting_the_optimizer_changes_the_second_phase_and_not_the_first(
     compose_settings: Compose,
 ) -> None:
     runs = [
-        compose_settings(*SEEING_ONLY, "averaging=none", f"optimizer_state={state}")
+        compose_settings(*UNSAVED, "averaging=none", f"optimizer_state={state}")
         for state in ("keep", "reset")
     ]
     for settings in runs:
         train.run(settings)
-    kept, reset = ([line["train_loss"] for line in history_of(settings)] for settings in runs)
+    kept, reset = ([line["train"] for line in history_of(settings)] for settings in runs)
     assert kept[:2] == reset[:2]
     assert kept[2] != reset[2]
 
 
-def test_lookahead_goes_on_from_the_average_with_both_its_weights(
+def test_an_average_replaces_both_weights_of_lookahead(
     compose_settings: Compose,
 ) -> None:
-    """In mid-window: left behind, its slow weights would pull half of the average back."""
-    settings = compose_settings(*SEEING_ONLY, "optimizer=lookahead", "schedule.epochs=[1,1,1]")
+    """Even in mid-window, after which old slow weights would undo half of the average."""
+    settings = compose_settings(*UNSAVED, "optimizer=lookahead", "schedule.epochs=[1,1,1]")
     data, schedule, state = assemble(settings, torch.device("cpu"))
     replaced, starts = [], []
     epoch_end, step = state.averager.epoch_end, state.optimizer.step
@@ -205,12 +204,13 @@ def test_lookahead_goes_on_from_the_average_with_both_its_weights(
 def train_state(state: Any, data: Any, schedule: Any, settings: Settings) -> None:
     tracking = Tracking(settings.recipe(), settings.record(), [])
     with RunFolder(settings.run_folder) as folder, TrainingProgress(schedule, state) as progress:
-        train_loop(state, data, schedule, settings, folder, progress, tracking)
+        sharing = Sharing(settings, data.device)
+        train_loop(state, data, schedule, settings, folder, progress, tracking, sharing)
 
 
-def test_fast_weights_that_are_no_longer_finite_are_seen(compose_settings: Compose) -> None:
-    """Lookahead's: the slow ones, which are tested, would hide them until the next window ends."""
-    settings = compose_settings(*SEEING_ONLY, "optimizer=lookahead", "averaging=none")
+def test_a_run_whose_fast_weights_are_not_finite_has_diverged(compose_settings: Compose) -> None:
+    """Lookahead's slow weights, which are tested, stay finite until the next window ends."""
+    settings = compose_settings(*UNSAVED, "optimizer=lookahead", "averaging=none")
     data, schedule, state = assemble(settings, torch.device("cpu"))
     step = state.optimizer.inner.step
 
@@ -227,15 +227,15 @@ def test_fast_weights_that_are_no_longer_finite_are_seen(compose_settings: Compo
     assert diverged.value.outcome["epoch"] == 1
 
 
-WATCHED = (
-    "+averaging@watch.ours=phasewise",
-    "+averaging@watch.strong=phasewise",
-    "watch.strong.weights.gamma0=0.99",
-    "+averaging@watch.swa=uniform",
-    "+averaging@watch.rna=rna",
-    "+averaging@watch.polyak=end",
-    "+averaging@watch.last=end",
-    "watch.last.window=phase",
+OBSERVERS = (
+    "+averaging@observers.ours=phasewise",
+    "+averaging@observers.strong=phasewise",
+    "observers.strong.weights.gamma0=0.99",
+    "+averaging@observers.swa=uniform",
+    "+averaging@observers.rna=rna",
+    "+averaging@observers.polyak=end",
+    "+averaging@observers.last=end",
+    "observers.last.window=phase",
 )
 AS_A_RUN = {
     "ours": ["averaging=phasewise"],
@@ -245,13 +245,12 @@ AS_A_RUN = {
     "polyak": ["averaging=end"],
     "last": ["averaging=end", "averaging.window=phase"],
 }
-ERRORS = ("test_error", "test_loss", "without_bn_test_error", "coefficients")
 
 
-def test_what_watching_takes_is_not_booked_as_averaging(
+def test_seconds_on_observers_are_not_booked_as_averaging(
     compose_settings: Compose, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """By a clock on which a step takes two seconds, an observation one, and the rest nothing."""
+    """By a clock on which a step takes two seconds, an average one, and the rest nothing."""
     now = 0
 
     def taking(seconds: int, function: Callable[..., Any]) -> Callable[..., Any]:
@@ -262,123 +261,117 @@ def test_what_watching_takes_is_not_booked_as_averaging(
 
         return timed
 
-    monkeypatch.setattr(loop, "time", SimpleNamespace(perf_counter=lambda: now, time=lambda: 0))
+    monkeypatch.setattr(state_module, "time", SimpleNamespace(perf_counter=lambda: now))
     monkeypatch.setattr(Step, "__call__", taking(2, Step.__call__))
     monkeypatch.setattr(Averager, "epoch_end", taking(1, Averager.epoch_end))
-    settings = compose_settings(*SEEING_ONLY, "averaging=none", *WATCHED)
+    settings = compose_settings(*UNSAVED, "averaging=none", *OBSERVERS)
     train.run(settings)
     for line in history_of(settings):
-        assert (line["train_seconds"], line["averaging_seconds"]) == (16, 1)
-        assert line["watching_seconds"] == len(AS_A_RUN)
+        seconds = {kind: spent for kind, spent in line["seconds"].items() if spent}
+        assert seconds == {"train": 16, "averaging": 1, "observers": len(AS_A_RUN)}
 
 
-def test_averages_that_watch_one_trajectory_are_those_of_runs_of_their_own(
+def test_an_observer_is_the_average_of_a_run_of_its_own_and_changes_nothing(
     compose_settings: Compose,
 ) -> None:
-    alone = compose_settings(*SEEING_ONLY, "averaging=none", "weights=final")
-    watching = compose_settings(*SEEING_ONLY, "averaging=none", "weights=final", *WATCHED)
-    watching = in_folder(watching, "watching")
-    for settings in (alone, watching):
+    plain = compose_settings(*UNSAVED, "averaging=none", "save_weights=true")
+    observed = compose_settings(*UNSAVED, "averaging=none", "save_weights=true", *OBSERVERS)
+    observed = in_folder(observed, "observed")
+    for settings in (plain, observed):
         train.run(settings)
+    history = history_of(observed)
+    observers = [untimed(line.pop("observers")) for line in history]
+    assert untimed(history) == untimed(history_of(plain))
+    weights = weights_of(observed)
+    assert all(torch.equal(weights[name], tensor) for name, tensor in weights_of(plain).items())
 
-    # The trajectory is none the wiser.
-    for name, tensor in weights_of(alone).items():
-        assert torch.equal(weights_of(watching)[name], tensor)
-    watched = history_of(watching)
-    for line, more in zip(history_of(alone), watched, strict=True):
-        known = {key: value for key, value in line.items() if "second" not in key}
-        assert known.items() <= {k: v for k, v in more.items() if k in known}.items()
-
-    # At the end of the first phase all are what they would have been, and at the end of training
-    # those that replace nothing before.
-    result = json.loads((watching.run_folder / "result.json").read_text())
+    # At the first phase end all are as in their own runs; at the end of training, those are that
+    # replace nothing before.
+    result = json.loads((observed.run_folder / "result.json").read_text())
+    assert result["observers"].keys() == AS_A_RUN.keys()
     for name, overrides in AS_A_RUN.items():
-        own = compose_settings(*SEEING_ONLY, *overrides)
+        own = compose_settings(*UNSAVED, *overrides)
         own_result = train.run(own)
-        for epoch in (2, 5) if name in ("polyak", "last") else (2,):
-            expected, found = history_of(own)[epoch - 1], watched[epoch - 1]
-            present = [key for key in ERRORS if f"average_{key}" in expected]
-            assert len(present) in (0, len(ERRORS))
-            assert present or name == "last"
-            for key in present:
-                assert found[f"{name}_{key}"] == expected[f"average_{key}"], (name, epoch, key)
-        if name in ("polyak", "last"):
-            entry = result["watched"][name]["with_bn_pass"]
-            assert entry["test_error"] == own_result["test_error"]
-            assert entry["test_loss"] == own_result["test_loss"]
-    assert result["watched"].keys() == AS_A_RUN.keys()
-    assert result["watched"]["ours"]["with_bn_pass"]["epochs_tested"] == 3
-    assert result["watched"]["last"]["with_bn_pass"]["epochs_tested"] == 1
+        at_end = own.averaging["_target_"].endswith("AtEnd")
+        for epoch in (2, 5) if at_end else (2,):
+            expected = history_of(own)[epoch - 1].get("average", {})
+            assert expected or (name, epoch) == ("last", 2)  # whose window has not begun
+            assert observers[epoch - 1][name] == expected, (name, epoch)
+        found = result["observers"][name]["with_bn_pass"]
+        assert found["epochs_tested"] == (1 if name == "last" else 3)
+        if at_end:
+            assert found["test_error"] == own_result["test_error"]
 
 
 def test_the_coefficients_are_those_of_the_weights(compose_settings: Compose) -> None:
-    settings = compose_settings(*TINY, "+averaging@watch.swa=uniform", "+averaging@watch.rna=rna")
+    observers = ("+averaging@observers.swa=uniform", "+averaging@observers.rna=rna")
+    settings = compose_settings(*UNSAVED, *observers)
     train.run(settings)
-    first, second = history_of(settings)[OF_A_PHASE]
-    for line in (first, second):
-        assert line["average_coefficients"] == pytest.approx(alphas(0.9, 2).tolist(), rel=1e-12)
-        assert line["swa_coefficients"] == [0.5, 0.5]
-        assert sum(line["rna_coefficients"]) == pytest.approx(1)
-        assert line["rna_solved_by"] == "solve"
-        assert line["rna_condition"] > 1
-    assert first["rna_coefficients"] != second["rna_coefficients"]
+    learnt = []
+    for line in history_of(settings)[OF_A_PHASE]:
+        swa, rna = line["observers"]["swa"], line["observers"]["rna"]
+        expected = alphas(0.9, 2).tolist()
+        assert line["average"]["coefficients"] == pytest.approx(expected, rel=1e-12)
+        assert swa["coefficients"] == [0.5, 0.5]
+        assert sum(rna["coefficients"]) == pytest.approx(1)
+        assert rna["solved_by"] == "solve"
+        assert rna["condition"] > 1
+        learnt.append(rna["coefficients"])
+    assert learnt[0] != learnt[1]
 
 
-def test_what_is_watched_is_looked_at_as_often_as_the_average(compose_settings: Compose) -> None:
+def test_observers_are_tested_as_often_as_the_average(compose_settings: Compose) -> None:
     options = ("evaluation.average_every=1", "evaluation.batchnorm_every=1")
-    settings = compose_settings(
-        *SEEING_ONLY, "averaging=none", "+averaging@watch.swa=uniform", *options
-    )
+    observer = "+averaging@observers.swa=uniform"
+    settings = compose_settings(*UNSAVED, "averaging=none", observer, *options)
     result = train.run(settings)
-    history = history_of(settings)
-    assert all("swa_test_error" in line and "bn_test_error" in line for line in history)
-    assert ["swa_without_bn_test_error" in line for line in history] == [
-        "replaced" in line for line in history
-    ]
-    assert result["watched"]["swa"]["with_bn_pass"]["epochs_tested"] == 5
+    for line in history_of(settings):
+        swa = line["observers"]["swa"]
+        assert "error" in swa
+        assert "error" in line["bn"]
+        assert ("without_bn" in swa) == ("coefficients" in swa) == ("replaced" in line)
+    assert result["observers"]["swa"]["with_bn_pass"]["epochs_tested"] == 5
     assert result["with_bn_pass"]["epochs_tested"] == 5
 
 
 def test_the_average_without_a_pass_has_the_statistics_of_the_weights_before_it(
     compose_settings: Compose,
 ) -> None:
-    settings = compose_settings(*SEEING_ONLY, "schedule.epochs=[1]", "schedule.factors=[1]")
+    settings = compose_settings(*UNSAVED, "schedule.epochs=[1]", "schedule.factors=[1]")
     train.run(settings)
     (line,) = history_of(settings)
-    # An average of one epoch is that epoch: only the pass tells them apart.
-    assert line["average_without_bn_test_error"] == line["test_error"]
-    assert line["average_without_bn_test_loss"] == line["test_loss"]
-    assert line["average_test_loss"] == line["bn_test_loss"] != line["test_loss"]
+    # The average of one epoch has its weights: only the BatchNorm statistics may differ.
+    assert line["average"]["without_bn"] == line["weights"]
+    assert line["average"]["loss"] == line["bn"]["loss"] != line["weights"]["loss"]
 
 
-@pytest.mark.parametrize("name", ["average", "bn", "SWA", "a.b", "2nd", "x_without_bn_y"])
-def test_names_that_records_could_not_tell_apart_are_refused(
-    compose_settings: Compose, name: str
-) -> None:
-    settings = compose_settings(*SEEING_ONLY).model_dump(mode="json")
-    watch = {name: {"_target_": "phaseavg.averaging.Phasewise"}}
-    with pytest.raises(UserError, match=f"watch.*{name}.* (must be small letters|is a name)"):
-        check(OmegaConf.create({**settings, "watch": watch}))
+@pytest.mark.parametrize("name", ["SWA", "a.b", "2nd"])
+def test_names_of_observers_are_lower_case_words(compose_settings: Compose, name: str) -> None:
+    settings = compose_settings(*UNSAVED).model_dump(mode="json")
+    observers = {name: {"_target_": "phaseavg.averaging.Phasewise"}}
+    with pytest.raises(UserError, match=rf"observers\.{name}.*letters, digits and _"):
+        check(OmegaConf.create({**settings, "observers": observers}))
 
 
-def test_a_run_cannot_begin_to_watch_in_the_middle(
+def test_a_run_under_way_takes_no_other_observers(
     prompt: Prompt, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     with monkeypatch.context() as broken:
         broken.setattr("phaseavg.training.progress.TrainingProgress.epoch", lambda *_: 1 / 0)
-        assert prompt(*TINY, "+averaging@watch.swa=uniform")[0] == 1
+        assert prompt(*TINY, "+averaging@observers.swa=uniform")[0] == 1
     assert list(tmp_path.glob("runs/*/checkpoint-*"))
-    for changed in ("+averaging@watch.swa=end", "+averaging@watch.other=uniform"):
+    for changed in ("+averaging@observers.swa=end", "+averaging@observers.other=uniform"):
         status, _, err = prompt(*TINY, changed)
         assert status == 2
-        assert f"{changed.partition('=')[0].partition('@')[2]} is not what has been watched" in err
+        assert changed.partition("=")[0].partition("@")[2] in err
         assert err.count("\n") == 1
-    assert prompt(*TINY)[0] == 0  # without it there is nothing to miss
-    _, out, _ = prompt(*TINY, "+averaging@watch.swa=uniform")
-    assert "finished before, without such an average as watch.swa: " in out
+    assert prompt(*TINY)[0] == 0  # without observers, nothing is missing
+    _, out, _ = prompt(*TINY, "+averaging@observers.swa=uniform")
+    assert "finished before" in out
+    assert "without observers.swa" in out
 
 
-def test_a_snapshot_that_cannot_be_written_is_told_in_one_line_and_made_up_for(
+def test_a_run_resumes_after_a_snapshot_could_not_be_written(
     prompt: Prompt, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     real, left = os.fsync, 3
@@ -397,37 +390,34 @@ def test_a_snapshot_that_cannot_be_written_is_told_in_one_line_and_made_up_for(
     assert status == 1
     assert err.count("\n") == 1
     assert "/snapshots/snapshot-0002-" in err
-    assert "No space left on device; once that is mended, the same command goes on" in err
+    assert "No space left on device" in err
     assert not list(tmp_path.rglob("*.part"))
     status, out, _ = prompt(*TINY, "averaging=rna", "averaging.weights.rho=0.1")
     assert status == 0
-    assert "from step 15" in out  # one before the epoch's end, where it could not be kept
+    assert "from step 15" in out  # the last one before the epoch's end
 
 
-def test_singular_equations_are_told_and_recorded(
+def test_singular_equations_are_reported_and_recorded(
     compose_settings: Compose, capfd: pytest.CaptureFixture[str]
 ) -> None:
-    # Without a learning rate to speak of no epoch differs from the one before.
+    # With hardly any learning rate, all epochs have the same weights.
     overrides = ("averaging=rna", "optimizer.lr=1e-300", "optimizer.weight_decay=0")
-    settings = compose_settings(*SEEING_ONLY, *overrides)
+    settings = compose_settings(*UNSAVED, *overrides)
     train.run(settings)
-    assert history_of(settings)[1]["average_solved_by"] == "uniform"
-    assert history_of(settings)[1]["average_condition"] is None
-    said = capfd.readouterr().out
-    assert (
-        "average: the equations of the learnt weights are singular at the end of epoch 2; the "
-        "weights are uniform" in said
-    )
+    average = history_of(settings)[1]["average"]
+    assert (average["solved_by"], average["condition"]) == ("uniform", None)
+    assert "average: " in (out := capfd.readouterr().out)
+    assert "singular at the end of epoch 2" in out
 
 
-def test_watched_averages_after_a_batchnorm_pass_are_the_loops_own(
+def test_the_average_of_an_observer_is_the_mean_of_two_epochs(
     compose_settings: Compose,
 ) -> None:
-    """The average of two epochs, by hand from two runs that end where it looks."""
-    options = ("averaging=none", "weights=final", "schedule.factors=[1]", "evaluation.every=0")
+    """By hand, from two runs that end after one and two epochs."""
+    options = ("averaging=none", "save_weights=true", "schedule.factors=[1]", "evaluation.every=0")
     one, two = (
-        compose_settings(*SEEING_ONLY, *options, f"schedule.epochs=[{epochs}]", *more)
-        for epochs, more in ((1, ()), (2, ("+averaging@watch.swa=uniform",)))
+        compose_settings(*UNSAVED, *options, f"schedule.epochs=[{epochs}]", *more)
+        for epochs, more in ((1, ()), (2, ("+averaging@observers.swa=uniform",)))
     )
     for settings in (one, two):
         train.run(settings)
@@ -438,10 +428,8 @@ def test_watched_averages_after_a_batchnorm_pass_are_the_loops_own(
     with torch.no_grad():
         for name, parameter in model.named_parameters():
             parameter.copy_((parameter.double() + earlier[name].double()) / 2)
-    last = history_of(two)[-1]
-    without = evaluate(model, data.test_batches())
-    assert last["swa_without_bn_test_loss"] == pytest.approx(without.loss, rel=1e-5)
+    swa = history_of(two)[-1]["observers"]["swa"]
+    without_bn = evaluate(model, data.test_batches())
+    assert swa["without_bn"]["loss"] == pytest.approx(without_bn.loss, rel=1e-5)
     recompute_batchnorm(model, data.batchnorm_batches(2))
-    assert last["swa_test_loss"] == pytest.approx(
-        evaluate(model, data.test_batches()).loss, rel=1e-5
-    )
+    assert swa["loss"] == pytest.approx(evaluate(model, data.test_batches()).loss, rel=1e-5)

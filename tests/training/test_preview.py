@@ -1,4 +1,4 @@
-"""What is said of a run before it is made, against what it then does."""
+"""A dry run, against what the run then does."""
 
 import json
 import re
@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 import torch
-from conftest import TINY, Prompt
+from conftest import TINY, Prompt, untimed
 from torch import nn
 
 import train as train_script
@@ -19,28 +19,26 @@ from phaseavg.training.parts import assemble
 from phaseavg.training.preview import (
     _time,
     _with_prefix,
+    count_tests,
     describe_optimizer,
-    looks,
     training_flops,
 )
 
 
-def told(out: str) -> dict[str, str]:
+def lines_of(out: str) -> dict[str, str]:
     """Return the lines of a dry run by their first words."""
     first, *lines = out.splitlines()
     assert first == "measuring a few steps …"
     return dict(re.split(r"  +", line, maxsplit=1) for line in lines)
 
 
-def test_a_dry_run_says_what_the_run_would_do_and_leaves_nothing(
-    prompt: Prompt, tmp_path: Path
-) -> None:
+def test_a_dry_run_describes_the_run_and_writes_nothing(prompt: Prompt, tmp_path: Path) -> None:
     status, out, err = prompt(*TINY, "dry_run=true")
     assert (status, err) == (0, "")
     assert not list(tmp_path.iterdir())
-    said = told(out)
+    said = lines_of(out)
     assert said["run"].startswith("runs/digits-cnn13-sgd-phasewise-seed0-")
-    assert said["run"].endswith("(not begun)")
+    assert said["run"].endswith("(not started)")
     assert "1,000 images to train and 797 to test, 1×8×8, 10 classes" in said["data"]
     assert "CNN13(width=0.03, pools=1): 4,388 parameters" in said["network"]
     assert "Phasewise(weights=Exponential(gamma0=0.9))" in said["averaging"]
@@ -56,7 +54,7 @@ def test_a_dry_run_says_what_the_run_would_do_and_leaves_nothing(
     assert re.match(times, said["time"])
 
 
-def test_a_dry_run_says_of_every_method_what_it_is(prompt: Prompt) -> None:
+def test_a_dry_run_describes_every_method(prompt: Prompt) -> None:
     _, out, _ = prompt(
         *TINY,
         "dry_run=true",
@@ -64,11 +62,11 @@ def test_a_dry_run_says_of_every_method_what_it_is(prompt: Prompt) -> None:
         "schedule=decayed",
         "schedule.epochs=[2,2,1]",
         "averaging=rna",
-        "+averaging@watch.swa=uniform",
-        "+averaging@watch.all=end",
-        "averaging/weights@watch.all.weights=rna",
+        "+averaging@observers.swa=uniform",
+        "+averaging@observers.all=end",
+        "averaging/weights@observers.all.weights=rna",
     )
-    said = told(out)
+    said = lines_of(out)
     assert said["optimizer"] == (
         "Lookahead: k 5, alpha 0.5; around SGD: lr 0.1, momentum 0.9; weight decay "
         "0.0001 (coupled, L2 in the gradient) on all parameters"
@@ -79,9 +77,9 @@ def test_a_dry_run_says_of_every_method_what_it_is(prompt: Prompt) -> None:
         r"runs/digits-cnn13-lookahead-phasewise_rna-seed0-\w+/snapshots",
         said["averaging"],
     )
-    assert said["watch.swa"].startswith("Phasewise(weights=Uniform()); takes about ")
-    assert f"takes about {6 * size:.3g} kB on files in " in said["watch.all"]
-    assert said["watch.all"].endswith("/snapshots")
+    assert said["observers.swa"].startswith("Phasewise(weights=Uniform()); takes about ")
+    assert f"takes about {6 * size:.3g} kB on files in " in said["observers.all"]
+    assert said["observers.all"].endswith("/snapshots")
     # γ = γ0^(80/2): the second of two epochs at (1 − γ) / (1 − γ²) = 1 / (1 + γ) of the rate.
     assert said["phase 1"].endswith(f"at learning rate 0.1 to {0.1 / (1 + 0.9**40):.3g}")
     assert said["phase 3"].endswith("8 steps at learning rate 0.001")
@@ -90,8 +88,7 @@ def test_a_dry_run_says_of_every_method_what_it_is(prompt: Prompt) -> None:
 def test_a_dry_run_changes_nothing_of_the_run_that_follows(prompt: Prompt, tmp_path: Path) -> None:
     def metrics(folder: str) -> list[dict[str, Any]]:
         (path,) = tmp_path.glob(f"{folder}/*/metrics.jsonl")
-        lines = [json.loads(line) for line in path.read_text().splitlines()]
-        return [{k: v for k, v in line.items() if "second" not in k} for line in lines]
+        return untimed([json.loads(line) for line in path.read_text().splitlines()])
 
     prompt(*TINY, "runs_dir=undisturbed")
     prompt(*TINY, "dry_run=true")
@@ -106,17 +103,17 @@ def test_a_dry_run_of_a_finished_run_says_so(prompt: Prompt) -> None:
     assert "finished before" in out
 
 
-def test_a_dry_run_sees_that_a_run_has_begun(
+def test_a_dry_run_says_that_a_run_would_resume(
     prompt: Prompt, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     with monkeypatch.context() as broken:
         broken.setattr("phaseavg.training.loop.learning_rate", lambda *_: 1 / 0)
         prompt(*TINY)
     _, out, _ = prompt(*TINY, "dry_run=true")
-    assert told(out)["run"].endswith("(begun: would go on)")
+    assert lines_of(out)["run"].endswith("(started: would resume)")
 
 
-WATCHING = ["+averaging@watch.a=uniform", "+averaging@watch.b=end"]
+OBSERVERS = ["+averaging@observers.a=uniform", "+averaging@observers.b=end"]
 
 
 @pytest.mark.parametrize(
@@ -128,8 +125,8 @@ WATCHING = ["+averaging@watch.a=uniform", "+averaging@watch.b=end"]
         ("phasewise", 3, 2, [], 1),
         ("end", 1, 1, [], 1),
         ("none", 0, 0, ["evaluation.batchnorm_every=2"], 0),
-        ("none", 1, 2, WATCHING, 2),
-        ("phasewise", 1, 1, [*WATCHING, "evaluation.batchnorm_every=1"], 3),
+        ("none", 1, 2, OBSERVERS, 2),
+        ("phasewise", 1, 1, [*OBSERVERS, "evaluation.batchnorm_every=1"], 3),
     ],
 )
 def test_tests_and_batchnorm_passes_are_counted_as_they_happen(
@@ -164,7 +161,7 @@ def test_tests_and_batchnorm_passes_are_counted_as_they_happen(
         monkeypatch.setattr(loop, name, counted(name))
     train_script.run(settings)
     tests, passes = happened.values()
-    assert looks(Schedule([3, 2, 1], [1, 0.1, 0.01]), settings, averages) == (tests, passes)
+    assert count_tests(Schedule([3, 2, 1], [1, 0.1, 0.01]), settings, averages) == (tests, passes)
 
 
 def test_operations_are_three_forward_passes_a_multiply_add_being_two(
@@ -210,7 +207,7 @@ OPTIMIZERS = [
     (
         Elsewhere,
         {"lr": 0.1, "weight_decay": 1e-4},
-        "Elsewhere: lr 0.1; weight decay 0.0001 (of the kind that Elsewhere has) on all parameters",
+        "Elsewhere: lr 0.1; weight decay 0.0001 (as Elsewhere defines it) on all parameters",
     ),
 ]
 
@@ -222,7 +219,7 @@ def test_an_optimizer_is_described_with_its_kind_of_weight_decay(
     assert describe_optimizer(make(nn.Linear(2, 3).parameters(), **options)) == words
 
 
-def test_weight_decay_is_told_by_parameter_group() -> None:
+def test_weight_decay_is_described_by_parameter_group() -> None:
     model = nn.Linear(2, 3)
     groups = [
         {"params": [model.weight], "weight_decay": 1e-4},
@@ -233,7 +230,7 @@ def test_weight_decay_is_told_by_parameter_group() -> None:
     )
 
 
-def test_a_run_opens_with_its_optimizer(prompt: Prompt) -> None:
+def test_a_run_begins_by_describing_its_optimizer(prompt: Prompt) -> None:
     _, out, _ = prompt(*TINY, "schedule.epochs=[1,1,1]")
     assert (
         "weight decay 0.0001 (coupled, L2 in the gradient) on all parameters"

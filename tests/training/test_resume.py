@@ -1,4 +1,4 @@
-"""A run cut anywhere ends as if it had not been."""
+"""A run that is killed anywhere and resumed ends bit-identical."""
 
 import json
 import os
@@ -13,50 +13,48 @@ import pytest
 import safetensors.torch
 import torch
 import victims as victim
-from conftest import TINY
+from conftest import TINY, also_slow, untimed
 
 from phaseavg.config import Settings
-from phaseavg.runs.identity import run_id
 
 SHORT = "schedule.epochs=[2,2,1]"  # once more, for another schedule has epochs of its own
 
-EVENTS = [
-    ("half-written", 12),  # a checkpoint, in mid-epoch
-    ("half-written", 21),  # around the first phase's end
-    ("before-replacing", 11),  # metrics.jsonl at the first epoch's end
-    ("before-replacing", 21),
-    ("replaced", 1),
-    ("replaced", 2),
-    ("stepped", 9),  # an epoch's first step
-    ("stepped", 16),  # a phase's last step
-    ("stepped", 17),  # a phase's first step
-]
-DELICATE = [
-    *(("averaging=phasewise", event, count) for event, count in EVENTS),
-    ("averaging=end", "replaced", 1),
-    ("averaging=end", "stepped", 17),
-    ("averaging=none", "stepped", 16),
-    # Steps 12 and 33 are within an epoch, a phase and a window of Lookahead's. Adam's state is a
-    # part of AMSGrad's, and below it is reset; Lookahead's goes on at 12 with two averages.
-    *((f"optimizer={name}", "stepped", 12) for name in ("amsgrad", "adabound")),
-    ("optimizer=lookahead", "replaced", 1),
-    ("optimizer=lookahead averaging=none", "stepped", 33),
-    ("optimizer=lookahead averaging=none", "stepped", 40),  # all but what is left to finish
-    ("optimizer=lookahead averaging=uniform", "stepped", 12),
-    ("optimizer=adam optimizer_state=reset", "stepped", 17),
-    ("optimizer=lookahead averaging=none optimizer_state=reset", "stepped", 16),
-    ("schedule=decayed schedule.shape.per=step averaging=none", "stepped", 12),
-    ("averaging=rna", "replaced", 1),
+MOMENTS = [
+    ("averaging=phasewise", "replaced", 1),
     ("averaging=rna", "before-replacing", 3),  # a snapshot
-    ("averaging=rna", "before-replacing", 16),
-    ("averaging=rna averaging.weights.window=1 optimizer=lookahead", "stepped", 12),
-    ("averaging=end averaging/weights=rna", "stepped", 33),
-    ("averaging=none +averaging@watch.a=rna +averaging@watch.b=uniform", "stepped", 12),
+    ("optimizer=lookahead averaging=uniform", "stepped", 12),  # in mid-epoch and mid-window
+    *also_slow(
+        ("averaging=phasewise", "half-written", 12),  # a checkpoint, in mid-epoch
+        ("averaging=phasewise", "half-written", 21),  # around the first phase's end
+        ("averaging=phasewise", "before-replacing", 11),  # metrics.jsonl at the first epoch's end
+        ("averaging=phasewise", "before-replacing", 21),
+        ("averaging=phasewise", "replaced", 2),
+        ("averaging=phasewise", "stepped", 9),  # an epoch's first step
+        ("averaging=phasewise", "stepped", 16),  # a phase's last step
+        ("averaging=phasewise", "stepped", 17),  # a phase's first step
+        ("averaging=end", "replaced", 1),
+        ("averaging=end", "stepped", 17),
+        ("averaging=none", "stepped", 16),
+        ("optimizer=amsgrad", "stepped", 12),
+        ("optimizer=adabound", "stepped", 12),
+        ("optimizer=lookahead", "replaced", 1),
+        ("optimizer=lookahead averaging=none", "stepped", 33),
+        ("optimizer=lookahead averaging=none", "stepped", 40),  # the last step
+        ("optimizer=adam optimizer_state=reset", "stepped", 17),
+        ("optimizer=lookahead averaging=none optimizer_state=reset", "stepped", 16),
+        ("schedule=decayed schedule.shape.per=step averaging=none", "stepped", 12),
+        ("averaging=rna", "replaced", 1),
+        ("averaging=rna", "before-replacing", 16),
+        ("averaging=rna averaging.weights.window=1 optimizer=lookahead", "stepped", 12),
+        ("averaging=end averaging/weights=rna", "stepped", 33),
+        ("averaging=none +averaging@observers.a=rna +averaging@observers.b=uniform", "stepped", 12),
+    ),
 ]
+"""Recipes, and when the run is killed, as `train_and_die_at` has it."""
 
 
 def folder_of(settings: Settings) -> Path:
-    return settings.runs_dir / run_id(settings.recipe())
+    return settings.run_folder
 
 
 def in_a_victim(victims: Any, target: Callable[..., None], *arguments: Any) -> Any:
@@ -66,16 +64,12 @@ def in_a_victim(victims: Any, target: Callable[..., None], *arguments: Any) -> A
     return process
 
 
-def without_seconds(line: dict[str, Any]) -> dict[str, Any]:
-    return {key: value for key, value in line.items() if "second" not in key}
-
-
 def outcome(settings: Settings) -> tuple[dict[str, torch.Tensor], list[dict[str, Any]]]:
-    """Return the final weights and the metrics, less what took how long."""
+    """Return the final weights and the metrics, without times."""
     folder = folder_of(settings)
     weights = safetensors.torch.load_file(folder / "weights.safetensors")
     lines = (folder / "metrics.jsonl").read_text().splitlines()
-    return weights, [without_seconds(json.loads(line)) for line in lines]
+    return weights, [untimed(json.loads(line)) for line in lines]
 
 
 def assert_same_outcome(settings: Settings, expected: tuple[Any, Any]) -> None:
@@ -94,11 +88,11 @@ def assert_same_outcome(settings: Settings, expected: tuple[Any, Any]) -> None:
 def undisturbed(
     victims: Any, tmp_path_factory: pytest.TempPathFactory
 ) -> Iterator[Callable[[Settings], Any]]:
-    """Return a function from settings to the outcome of the same run, left in peace."""
+    """Return a function from settings to the outcome of the same run, never interrupted."""
     known: dict[str, Any] = {}
 
     def trained(settings: Settings) -> Any:
-        name = f"{run_id(settings.recipe())} {settings.watch}"  # which is no part of the recipe
+        name = f"{settings.run_id} {settings.observers}"  # which are no part of the recipe
         if name not in known:
             elsewhere = settings.model_copy(
                 update={
@@ -113,12 +107,13 @@ def undisturbed(
     return trained
 
 
+@pytest.mark.slow
 def test_a_run_killed_at_12_random_moments_ends_bit_identical(
     victims: Any,
     compose_settings: Callable[..., Settings],
     undisturbed: Callable[..., Any],
 ) -> None:
-    settings = compose_settings(*TINY, "weights=final")
+    settings = compose_settings(*TINY, "save_weights=true")
     expected = undisturbed(settings)
     moments = random.Random(0)
     for _ in range(12):
@@ -130,11 +125,11 @@ def test_a_run_killed_at_12_random_moments_ends_bit_identical(
     said = (settings.runs_dir / "said").read_text()
     starts = [int(step) for step in re.findall(r" from step (\d+);", said)]
     assert len(starts) == 13
-    assert len(set(starts)) > 3  # they went on from where they were, not from the start
+    assert len(set(starts)) > 3  # they resumed, and did not start anew
 
 
-@pytest.mark.parametrize(("kind", "event", "count"), DELICATE)
-def test_a_run_killed_at_a_delicate_point_ends_bit_identical(
+@pytest.mark.parametrize(("kind", "event", "count"), MOMENTS)
+def test_a_killed_run_ends_bit_identical(
     victims: Any,
     compose_settings: Callable[..., Settings],
     undisturbed: Callable[..., Any],
@@ -142,7 +137,7 @@ def test_a_run_killed_at_a_delicate_point_ends_bit_identical(
     event: str,
     count: int,
 ) -> None:
-    settings = compose_settings(*TINY, "weights=final", *kind.split(), SHORT)
+    settings = compose_settings(*TINY, "save_weights=true", *kind.split(), SHORT)
     expected = undisturbed(settings)
     died = in_a_victim(victims, victim.train_and_die_at, settings, event, count)
     assert died.exitcode == -signal.SIGKILL
@@ -152,29 +147,29 @@ def test_a_run_killed_at_a_delicate_point_ends_bit_identical(
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
-def test_a_signal_saves_and_leaves_with_a_clear_line(
+def test_a_signal_saves_and_stops_with_one_line(
     victims: Any,
     compose_settings: Callable[..., Settings],
     undisturbed: Callable[..., Any],
     tmp_path: Path,
     number: int,
 ) -> None:
-    settings = compose_settings(*TINY, "weights=final")
+    settings = compose_settings(*TINY, "save_weights=true")
     rarely_saving = settings.model_copy(update={"checkpoint_seconds": 1000.0})
     said = tmp_path / "said"
     how = (rarely_saving, said, 12, os.kill, number)
     assert in_a_victim(victims, victim.train_and_be_signalled, *how).exitcode == 0
-    assert said.read_text().startswith(f"{128 + number} interrupted and saved after step 12 ")
-    assert "the same command goes on" in said.read_text()
+    assert said.read_text().startswith(f"{128 + number} interrupted after step 12 ")
+    assert "rerun the same command to resume" in said.read_text()
     assert list(folder_of(settings).glob("checkpoint-*"))
     assert in_a_victim(victims, victim.train_quietly, settings).exitcode == 0
     assert_same_outcome(settings, undisturbed(settings))
 
 
-def test_a_damaged_checkpoint_is_set_aside_and_made_up_for(
+def test_a_damaged_checkpoint_is_set_aside(
     victims: Any, compose_settings: Callable[..., Settings], undisturbed: Callable[..., Any]
 ) -> None:
-    settings = compose_settings(*TINY, "weights=final")
+    settings = compose_settings(*TINY, "save_weights=true")
     in_a_victim(victims, victim.train_and_die_at, settings, "stepped", 20)
     latest = max(folder_of(settings).glob("checkpoint-*"))
     content = bytearray(latest.read_bytes())
@@ -185,15 +180,15 @@ def test_a_damaged_checkpoint_is_set_aside_and_made_up_for(
     assert_same_outcome(settings, undisturbed(settings))
 
 
-def test_damaged_snapshots_are_made_up_for(
+def test_after_a_damaged_snapshot_the_run_starts_anew(
     victims: Any,
     compose_settings: Callable[..., Settings],
     undisturbed: Callable[..., Any],
     tmp_path: Path,
 ) -> None:
-    settings = compose_settings(*TINY, "weights=final", "averaging=rna")
+    settings = compose_settings(*TINY, "save_weights=true", "averaging=rna")
     in_a_victim(victims, victim.train_and_die_at, settings, "stepped", 29)
-    # The phase's start, on which both checkpoints rest: all is trained anew.
+    # The snapshot of the phase's start, which both checkpoints need.
     first = min(folder_of(settings).glob("snapshots/*-0000-*.pt"))
     content = bytearray(first.read_bytes())
     content[-1] ^= 1
@@ -206,7 +201,7 @@ def test_damaged_snapshots_are_made_up_for(
 
 
 @pytest.mark.parametrize("precisions", [["fp32"], ["fp32", "bf16"]])
-def test_a_record_names_all_that_a_run_was_continued_with(
+def test_a_record_names_every_execution_of_a_run(
     victims: Any, compose_settings: Callable[..., Settings], precisions: list[str]
 ) -> None:
     settings = compose_settings(*TINY)
@@ -218,15 +213,15 @@ def test_a_record_names_all_that_a_run_was_continued_with(
     assert [made["execution"]["precision"] for made in result["provenance"]] == precisions
 
 
-@pytest.mark.parametrize("count", [1, 2, 3, 12, 25])
-def test_a_failing_write_says_so_in_one_line_and_leaves_nothing_half_written(
+@pytest.mark.parametrize("count", [1, 12, *also_slow(2, 3, 25)])
+def test_a_failing_write_is_reported_and_leaves_nothing_half_written(
     victims: Any,
     compose_settings: Callable[..., Settings],
     undisturbed: Callable[..., Any],
     tmp_path: Path,
     count: int,
 ) -> None:
-    settings = compose_settings(*TINY, "weights=final")
+    settings = compose_settings(*TINY, "save_weights=true")
     said = tmp_path / "said"
     in_a_victim(victims, victim.fail_to_write, settings, count, said)
     message = said.read_text()
@@ -238,18 +233,18 @@ def test_a_failing_write_says_so_in_one_line_and_leaves_nothing_half_written(
     assert_same_outcome(settings, undisturbed(settings))
 
 
-def test_evaluating_never_or_at_every_step_gives_the_same_weights(
+def test_the_cadence_of_tests_changes_no_weights(
     victims: Any, compose_settings: Callable[..., Settings]
 ) -> None:
     # One batch is the whole training set: every step ends an epoch.
-    one_step = (*TINY, "batch_size=1000", "schedule.epochs=[4,3,3]", "weights=final")
+    one_step = (*TINY, "batch_size=1000", "schedule.epochs=[4,3,3]", "save_weights=true")
     never = compose_settings(*one_step, "evaluation.every=0", "evaluation.average_every=0")
     always = compose_settings(*one_step, "evaluation.every=1", "evaluation.average_every=1")
-    assert run_id(never.recipe()) == run_id(always.recipe())
+    assert never.run_id == always.run_id
     always = always.model_copy(update={"runs_dir": always.runs_dir / "always"})
     for settings in (never, always):
         assert in_a_victim(victims, victim.train_quietly, settings).exitcode == 0
-    tested = [sum("test_error" in line for line in outcome(s)[1]) for s in (never, always)]
+    tested = [sum("weights" in line for line in outcome(s)[1]) for s in (never, always)]
     assert tested == [3, 10]
     for name, tensor in outcome(never)[0].items():
         assert torch.equal(outcome(always)[0][name], tensor), name

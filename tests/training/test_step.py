@@ -285,7 +285,7 @@ def test_a_run_of_replayed_steps_goes_on_as_if_it_had_not_been_cut(
     overrides: list[str],
 ) -> None:
     monkeypatch.setattr(loop, "new_step", graphed)
-    settings = compose_settings(*TINY, "weights=final", "share.enabled=false", *overrides)
+    settings = compose_settings(*TINY, "save_weights=true", "share.enabled=false", *overrides)
     assert_a_cut_changes_nothing(settings, monkeypatch)
     # A whole run, one that was cut and one that went on; with a new optimizer in each phase.
     anew = "optimizer_state=reset" in overrides
@@ -328,7 +328,7 @@ def test_a_cuda_graph_replays_the_launched_steps_bit_by_bit(
 def test_a_run_of_cuda_graphs_goes_on_as_if_it_had_not_been_cut(
     compose_settings: Compose, monkeypatch: pytest.MonkeyPatch, optimizer: str
 ) -> None:
-    overrides = ("weights=final", "share.enabled=false", f"optimizer={optimizer}")
+    overrides = ("save_weights=true", "share.enabled=false", f"optimizer={optimizer}")
     on_gpu = ("execution.device=cuda", "execution.graph=true", "execution.average_device=cuda")
     settings = compose_settings(*TINY, *overrides, *on_gpu)
     assert_a_cut_changes_nothing(settings, monkeypatch)

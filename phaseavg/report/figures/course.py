@@ -9,7 +9,7 @@ from sklearn.decomposition import PCA
 
 from phaseavg.report.figures.drawing import COLOURS, Drawing, blank, new_picture, plain
 from phaseavg.report.figures.trajectories import Trajectory, read_numbers
-from phaseavg.training.snapshots import missing_steps, read_last_weight
+from phaseavg.training.trajectory import missing_steps, read_last_weight
 
 COLUMNS = [
     *("run_id", "phase", "epoch", "learning_rate", "train_loss", "test_loss"),
@@ -52,7 +52,9 @@ def numbers(run: Trajectory) -> pd.DataFrame:
     variance; delay1, delay2, the distances of these weights from those one and two epochs before,
     of the latter from the phase's second epoch on. NaN where there are no snapshots.
     """
-    frame = run.metrics.assign(run_id=run.settings.run_id).reindex(columns=COLUMNS)
+    losses = {"train.loss": "train_loss", "weights.loss": "test_loss"}
+    frame = run.metrics.rename(columns=losses).assign(run_id=run.settings.run_id)
+    frame = frame.reindex(columns=COLUMNS)
     steps = run.steps_per_epoch
     for phase in run.schedule.phases:
         epochs = range(phase.first_epoch, min(phase.end, run.epochs) + 1)

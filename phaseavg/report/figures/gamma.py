@@ -17,7 +17,7 @@ from phaseavg.report.figures.of_cells import (
 )
 from phaseavg.report.study import Study
 
-TABLE = "1a"
+TABLE = "t1a"
 PAPERS = "cifar100"
 """What the paper's Table 1 is about; of other data its curve is for the shape alone."""
 

@@ -25,7 +25,7 @@ from phaseavg.training.evaluation import evaluate
 from phaseavg.training.execution import autocast, prepare
 from phaseavg.training.parts import load_data, new_model
 from phaseavg.training.preview import FORWARD_AND_BACKWARD
-from phaseavg.training.snapshots import path_of, read_snapshot
+from phaseavg.training.trajectory import path_of, read_weights_after
 
 
 @cache
@@ -50,7 +50,7 @@ class Point:
 
     def weights(self, folder: Path) -> dict[str, Tensor]:
         """Return the weights; of whole numbers, which cannot be between, the second's."""
-        ends = read_snapshot(folder, self.first), read_snapshot(folder, self.second)
+        ends = read_weights_after(folder, self.first), read_weights_after(folder, self.second)
         return {
             name: torch.lerp(ends[0][name], second, self.fraction)
             if second.is_floating_point()
@@ -230,10 +230,10 @@ def cost(found: pd.DataFrame) -> str:
 
 def recorded(run: Trajectory, point: Point) -> float:
     """Return the test loss after a BatchNorm pass that a run has recorded at a point, or NaN."""
-    if point.fraction not in (0.0, 1.0) or "bn_test_loss" not in run.metrics:
+    if point.fraction not in (0.0, 1.0) or "bn.loss" not in run.metrics:
         return math.nan
     at = point.second if point.fraction else point.first
-    losses = run.metrics.loc[run.metrics["step"] == at, "bn_test_loss"]
+    losses = run.metrics.loc[run.metrics["step"] == at, "bn.loss"]
     return float(losses.iloc[0]) if len(losses) else math.nan
 
 

@@ -37,11 +37,11 @@ class OfSettings:
     about: str
 
 
-PAPERS = ("1a", "1b", "1c", "1d", "2", "3", "4")
+PAPERS = ("t1a", "t1b", "t1c", "t1d", "t2", "t3", "t4")
 
 OF_RECORDS = {
-    "fig5": OfRecords(weights.fig5, ("1a",), "learnt weights of the first phase, and exponential"),
-    "gamma0": OfRecords(gamma.draw, ("1a",), "test error by γ0, ours and the paper's"),
+    "fig5": OfRecords(weights.fig5, ("t1a",), "learnt weights of the first phase, and exponential"),
+    "gamma0": OfRecords(gamma.draw, ("t1a",), "test error by γ0, ours and the paper's"),
     "phases": OfRecords(phases.draw, phases.TABLES, "errors at the ends of phases, by method"),
     "claims": OfRecords(claims.draw, PAPERS, "differences that the claims are about, seed by seed"),
     "sharing": OfRecords(sharing.draw, PAPERS, "epochs that sharing saves, and what was trained"),

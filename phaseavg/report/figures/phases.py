@@ -3,15 +3,12 @@
 import pandas as pd
 from matplotlib.lines import Line2D
 
-from phaseavg.report.cells import record_of
 from phaseavg.report.figures.drawing import COLOURS, Drawing, blank, new_picture, plain
 from phaseavg.report.figures.of_cells import cells_in, finished, lacking, networks_in
 from phaseavg.report.headline import METHODS
-from phaseavg.report.records import damaged
 from phaseavg.report.study import Study
-from phaseavg.runs.record import read_result
 
-TABLES = ("1a", "1b", "1c", "1d")
+TABLES = ("t1a", "t1b", "t1c", "t1d")
 AFTER = "SGD after a BN pass"
 ROW_INCHES = 0.25
 AVERAGED, TRAINED, PASSED = "the average", "as the optimizer left it", "after a BN pass"
@@ -24,33 +21,25 @@ def errors_at_ends(study: Study, network: tuple[str, str]) -> pd.DataFrame:
     Columns: schedule, method; seed; phase, counted from 1, and of how many; epoch; weights, which
     they are: the average where it has taken over, else as trained, and of SGD also after a BN pass;
     test_error (%).
-
-    Raises:
-        UserError: if a record is damaged.
     """
     rows = finished(study, cells_in(study, TABLES, network)).set_index(["table", "column"])
+    ends_of = dict(list(study.metrics[study.metrics["replaced"].notna()].groupby("run_id")))
     found = []
     for schedule, methods in METHODS.items():
         for method, cell in methods.items():
             if cell not in rows.index:
                 continue
             for row in rows.loc[[cell]].itertuples():
-                folder = record_of(study.runs[row.run_id].settings)
-                try:
-                    phases = read_result(folder)["phases"]
-                    ends = phases
-                    if row.before_averaging:
-                        ends = [end for end in phases if end["epoch"] <= row.epochs]
-                    for number, end in enumerate(ends, start=1):
-                        place = (row.seed, number, len(ends), end["epoch"])
-                        replaced = end["replaced"] and not row.before_averaging
-                        key = "average_test_error" if replaced else "test_error"
-                        weights = AVERAGED if replaced else TRAINED
-                        found.append((schedule, method, *place, weights, end[key]))
-                        if method == "SGD":
-                            found.append((schedule, AFTER, *place, PASSED, end["bn_test_error"]))
-                except (OSError, ValueError, LookupError, TypeError) as error:
-                    raise damaged(folder, error, "result.json") from error
+                ends = ends_of[row.run_id]
+                ends = ends[ends["epoch"] <= row.epochs]  # fewer where the row is of a longer run
+                for number, end in enumerate(ends.to_dict("records"), start=1):
+                    place = (row.seed, number, len(ends), end["epoch"])
+                    replaced = end["replaced"] and not row.before_averaging
+                    key = "average.error" if replaced else "weights.error"
+                    weights = AVERAGED if replaced else TRAINED
+                    found.append((schedule, method, *place, weights, end[key]))
+                    if method == "SGD":
+                        found.append((schedule, AFTER, *place, PASSED, end["bn.error"]))
     columns = ["schedule", "method", "seed", "phase", "phases", "epoch", "weights", "test_error"]
     return pd.DataFrame(found, columns=columns)
 

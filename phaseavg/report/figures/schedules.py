@@ -12,7 +12,7 @@ from phaseavg.errors import UserError
 from phaseavg.phases import Schedule
 from phaseavg.report.figures.drawing import COLOURS, Drawing, new_picture, plain
 from phaseavg.report.figures.of_cells import without
-from phaseavg.report.study import composing, typed
+from phaseavg.report.study import composing, without_hydra
 from phaseavg.sweep.cells import Compose
 from phaseavg.targets import build
 from phaseavg.training.optimizers import learning_rate, new_optimizer, set_learning_rate
@@ -75,7 +75,7 @@ def schedules(curves: Sequence[str], steps_per_epoch: int, conf: Path) -> pd.Dat
         UserError: if overrides are not understood.
     """
     with composing(conf) as (_, compose):
-        asked = {curve: typed(curve.split(), conf) for curve in curves}
+        asked = {curve: without_hydra(curve.split()) for curve in curves}
         return _rates_of(asked, steps_per_epoch, compose)
 
 
@@ -127,7 +127,7 @@ def fig6(overrides: Sequence[str], conf: Path) -> list[Drawing]:
         UserError: if they are not understood.
     """
     with composing(conf) as (_, compose):
-        asked = without(typed(overrides, conf), "schedule", "schedule.divisor")
+        asked = without(without_hydra(overrides), "schedule", "schedule.divisor")
         curves = {name: [f"schedule={option}", *asked] for option, name in FIGURE_6.items()}
         data = _rates_of(curves, 1, compose)
     caption = (

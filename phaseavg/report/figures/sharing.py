@@ -4,7 +4,6 @@ from collections.abc import Mapping
 
 import pandas as pd
 
-from phaseavg.report.cells import record_of
 from phaseavg.report.figures.drawing import COLOURS, Drawing, blank, new_picture, plain
 from phaseavg.report.figures.of_cells import command
 from phaseavg.report.headline import cost
@@ -15,12 +14,16 @@ from phaseavg.sweep.plan import COUNTS, counted
 ALL, RECORDED, TRAINED = "all cells", "runs with a record", "trained"
 
 
-def counts(runs: Mapping[str, Run]) -> pd.DataFrame:
+def counts(runs: Mapping[str, Run], records: pd.DataFrame) -> pd.DataFrame:
     """Return the epochs of runs by data set and network.
 
     Columns: dataset, model; what, all cells or the runs with a record; runs, how many different
     ones; by `COUNTS`, as asked for, after merging equal runs, shared; trained, what the records say
     (NaN of all cells).
+
+    Args:
+        runs: by run id.
+        records: of these that have ended, from `load_runs`.
     """
     by_network: dict[tuple[str, str], dict[str, Run]] = {}
     for run_id, run in runs.items():
@@ -28,11 +31,12 @@ def counts(runs: Mapping[str, Run]) -> pd.DataFrame:
         by_network.setdefault(network, {})[run_id] = run
     rows = []
     for network, members in by_network.items():
-        ended = {i: run for i, run in members.items() if record_of(run.settings)}
+        own = records[records["run_id"].isin(members.keys())]
+        ended = {run_id: members[run_id] for run_id in own["run_id"]}
         for what, some in ((ALL, members), (RECORDED, ended)):
             line = dict(zip(("dataset", "model"), network, strict=True))
             line |= {"what": what, "runs": len(some), **counted(some)}
-            rows.append(line | ({} if what == ALL else {TRAINED: cost(some.values())[1]}))
+            rows.append(line | ({} if what == ALL else {TRAINED: cost(own)[0]}))
     return pd.DataFrame(rows, columns=["dataset", "model", "what", "runs", *COUNTS, TRAINED])
 
 
@@ -41,7 +45,7 @@ def draw(study: Study) -> list[Drawing]:
     name, title = "sharing", "Epochs that sharing saves"
     if not study.runs:
         return [blank(name, title, "there are no cells")]
-    data = counts(study.runs)
+    data = counts(study.runs, study.records)
     recorded = data[(data["what"] == RECORDED) & (data["runs"] > 0)]
     missing = "" if len(recorded) else f"no records; {command(study, study.request.cells)}"
     shown = {ALL: data[data["what"] == ALL]} | ({RECORDED: recorded} if len(recorded) else {})

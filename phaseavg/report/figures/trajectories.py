@@ -9,20 +9,17 @@ from pathlib import Path
 import pandas as pd
 from hydra import compose, initialize_config_dir
 from hydra.core.global_hydra import GlobalHydra
-from hydra.errors import HydraException
 from omegaconf import OmegaConf
-from omegaconf.errors import OmegaConfBaseException
 
-from phaseavg.cli import as_option, explained
+from phaseavg.cli import CONFIG_ERRORS, explained
 from phaseavg.config import Settings, check
 from phaseavg.errors import UserError
 from phaseavg.phases import Schedule
-from phaseavg.report.records import read_history
 from phaseavg.runs.folder import TRAJECTORY
-from phaseavg.runs.record import metrics_file
+from phaseavg.runs.record import DAMAGED, damage, flattened, read_record
 from phaseavg.sweep.cells import key_of, parsed
 from phaseavg.targets import build
-from phaseavg.training.snapshots import missing_steps
+from phaseavg.training.trajectory import missing_steps
 
 SIZE = ("model=wrn28_10",)
 """What the paper draws, unless another network, or a preset with one, is asked for."""
@@ -73,13 +70,13 @@ class Trajectory:
         """A row per finished epoch; none if it has not begun.
 
         Raises:
-            UserError: if the file is damaged.
+            UserError: if the record is damaged.
         """
         folder = self.settings.run_folder
-        found = pd.DataFrame(read_history(folder))
-        if not found.empty and not {"epoch", "step", "phase"} <= set(found):
-            raise UserError(f"{metrics_file(folder)}: damaged; repeat the run with force=true")
-        return found
+        try:
+            return pd.DataFrame([flattened(line) for line in read_record(folder).metrics])
+        except DAMAGED as error:
+            raise UserError(damage(folder, error)) from error
 
     @property
     def epochs(self) -> int:
@@ -94,7 +91,7 @@ class Trajectory:
     @property
     def command(self) -> str:
         """What trains it."""
-        again = ["force=true"] if (self.settings.run_folder / "result.json").exists() else []
+        again = ["rerun=true"] if (self.settings.run_folder / "result.json").exists() else []
         return shlex.join(["python", "train.py", *self.overrides, *again])
 
     def lacks(self, steps: Sequence[int]) -> str:
@@ -120,9 +117,8 @@ def read_trajectory(overrides: Sequence[str], own: Sequence[str], conf: Path) ->
     try:
         whole = with_defaults(overrides, own)
         with initialize_config_dir(str(conf.resolve()), version_base="1.3"):
-            typed = [as_option(override, conf) for override in whole]
-            config = compose("config", typed, return_hydra_config=True)
-    except (HydraException, OmegaConfBaseException, RecursionError) as error:
+            config = compose("config", whole, return_hydra_config=True)
+    except CONFIG_ERRORS as error:
         raise UserError(explained(error)) from error
     chosen = config.hydra.runtime.choices
     name = f"{chosen['dataset']}-{chosen['model']}"

@@ -10,7 +10,6 @@ import pandas as pd
 from phaseavg.averaging.weights import Exponential, Weights, coefficients
 from phaseavg.config import check
 from phaseavg.errors import UserError
-from phaseavg.report.cells import record_of
 from phaseavg.report.figures.drawing import COLOURS, Drawing, blank, new_picture, plain
 from phaseavg.report.figures.of_cells import (
     cells_in,
@@ -20,15 +19,13 @@ from phaseavg.report.figures.of_cells import (
     networks_in,
     without,
 )
-from phaseavg.report.records import damaged, read_history
-from phaseavg.report.study import Study, composing, typed
-from phaseavg.runs.record import metrics_file
+from phaseavg.report.study import Study, composing, without_hydra
 from phaseavg.targets import build
 
 LENGTHS = (10, 20, 40, 80, 160)
 """Epochs of the windows in Figure 4: the paper's phases, a miniature's, the whole training."""
 
-TABLE, LEARNT = "1a", "learnt"
+TABLE, LEARNT = "t1a", "learnt"
 
 
 def fig4(overrides: Sequence[str], conf: Path) -> list[Drawing]:
@@ -42,7 +39,7 @@ def fig4(overrides: Sequence[str], conf: Path) -> list[Drawing]:
         UserError: if they are not understood, or the weights follow from the training.
     """
     with composing(conf) as (_, compose):
-        asked = without(typed(overrides, conf), "schedule")
+        asked = without(without_hydra(overrides), "schedule")
         settings = check(compose(["averaging=phasewise", *asked]))
     part = settings.averaging.get("weights")
     if part is None:
@@ -79,20 +76,6 @@ def fig4(overrides: Sequence[str], conf: Path) -> list[Drawing]:
     return [Drawing("fig4", "Weights of the epochs (Figure 4)", caption, picture, data)]
 
 
-def first_coefficients(folder: Path) -> list[float]:
-    """Return the weights of the first phase's epochs in the average, from a run's metrics.
-
-    Raises:
-        UserError: if the file is damaged, missing, or says of no average that it has taken over.
-    """
-    history = read_history(folder)
-    ends = [line.get("average_coefficients") for line in history if line.get("replaced")]
-    if not ends or not ends[0]:
-        error = LookupError("no weights of the first phase's average")
-        raise damaged(folder, error, metrics_file(folder).name)
-    return ends[0]
-
-
 def fig5(study: Study) -> list[Drawing]:
     """Return of each network the learnt weights of the first phase beside exponential ones."""
     networks = [n for n in networks_in(study, [TABLE]) if _learnt(study, n)]
@@ -112,12 +95,9 @@ def _fig5(study: Study, network: tuple[str, str], title: str) -> Drawing:
     rows, missing = finished(study, cells).sort_values("seed"), lacking(study, cells)
     if rows.empty:
         return blank(name, title, missing)
-    learnt = pd.DataFrame(
-        {
-            row.seed: first_coefficients(record_of(study.runs[row.run_id].settings))
-            for row in rows.itertuples()
-        }
-    )
+    ends = study.metrics[(study.metrics["phase"] == 1) & (study.metrics["replaced"] == True)]  # noqa: E712
+    weights_of = ends.set_index("run_id")["average.coefficients"]
+    learnt = pd.DataFrame({row.seed: weights_of[row.run_id] for row in rows.itertuples()})
     epochs = np.arange(1, len(learnt) + 1)
     picture = new_picture(8, 4.5)
     axes = plain(picture.subplots())

@@ -24,10 +24,10 @@ from phaseavg.report.figures.trajectories import Trajectory, read_trajectory
 from phaseavg.runs.files import read_json
 from phaseavg.training.execution import prepare
 from phaseavg.training.parts import load_data, new_model
-from phaseavg.training.snapshots import read_snapshot
+from phaseavg.training.trajectory import read_weights_after
 
 STEPS, PHASES = 8, ((1, 5), (6, 8), (9, 9))
-SHORT = ("schedule.epochs=[5,3,1]", "evaluation.batchnorm_every=1", "snapshots=steps")
+SHORT = ("schedule.epochs=[5,3,1]", "evaluation.batchnorm_every=1", "save_trajectory=steps")
 
 
 def described(folder: Path, *more: str) -> Trajectory:
@@ -45,11 +45,11 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> Trajectory:
 
 def recorded_by(run: Trajectory) -> pd.DataFrame:
     lines = (run.settings.run_folder / "metrics.jsonl").read_text().splitlines()
-    return pd.DataFrame(map(json.loads, lines))
+    return pd.json_normalize([json.loads(line) for line in lines])
 
 
 def last_weights(run: Trajectory, epoch: int) -> np.ndarray:
-    state = read_snapshot(run.folder, epoch * STEPS)
+    state = read_weights_after(run.folder, epoch * STEPS)
     (name,) = [n for n, t in state.items() if n.endswith(".weight") and t.ndim == 2]
     return state[name].double().numpy().ravel()
 
@@ -87,11 +87,12 @@ def test_delays_are_distances_within_the_phase(run: Trajectory) -> None:
 def test_losses_are_those_of_the_record(run: Trajectory, tmp_path: Path) -> None:
     drawing = course.draw(run, tmp_path)
     recorded = recorded_by(run)
-    for column in ("train_loss", "test_loss", "learning_rate", "phase"):
-        assert drawing.data[column].tolist() == recorded[column].tolist()
+    columns = {"train_loss": "train.loss", "test_loss": "weights.loss", "phase": "phase"}
+    for column, key in columns.items():
+        assert drawing.data[column].tolist() == recorded[key].tolist()
     assert drawing.missing == "snapshots of 1 phases"  # of one epoch there is no plane
     axes = drawing.picture.axes
-    assert axes[0].lines[0].get_ydata().tolist() == recorded["train_loss"].tolist()
+    assert axes[0].lines[0].get_ydata().tolist() == recorded["train.loss"].tolist()
     assert len(axes) == 1 + 2 * len(PHASES)
 
 
@@ -101,7 +102,7 @@ def test_ends_of_segments_have_the_losses_that_the_run_recorded(
     drawing = segments.draw(run, tmp_path)
     found = drawing.data
     recorded = recorded_by(run)
-    recorded = recorded.set_index("step")["bn_test_loss"]
+    recorded = recorded.set_index("step")["bn.loss"]
     ends = found[found["fraction"].isin((0.0, 1.0))]
     steps = ends["second"].tolist()
     assert steps == [STEPS * epoch for epoch in (1, 2, 4, 5)]  # quarters of 5, rounded
@@ -127,7 +128,7 @@ def test_the_anchors_of_the_papers_phase_are_its_own(tmp_path: Path) -> None:
 
 
 def test_points_are_on_the_segment(run: Trajectory) -> None:
-    ends = [read_snapshot(run.folder, step) for step in (8, 40)]
+    ends = [read_weights_after(run.folder, step) for step in (8, 40)]
     for fraction in (0.0, 0.3, 0.5, 1.0):
         found = losses.Point(8, 40, fraction).weights(run.folder)
         assert found.keys() == ends[0].keys()
@@ -148,7 +149,7 @@ def test_the_interval_of_one_epoch_is_the_average_of_two(run: Trajectory, tmp_pa
     row = found[found["interval_epochs"] == 1].iloc[0]
     assert (row["first"], row["second"], row["fraction"]) == (32, 40, 0.5)
     recorded = recorded_by(run)
-    alone = recorded.loc[recorded["epoch"] == 5, "bn_test_loss"].item()
+    alone = recorded.loc[recorded["epoch"] == 5, "bn.loss"].item()
     assert found["test_loss"].iloc[0] == alone
 
 
@@ -271,14 +272,14 @@ def test_what_was_measured_of_other_weights_is_measured_anew(
 
 def test_losses_half_way_are_those_of_the_average_that_a_run_has_recorded(tmp_path: Path) -> None:
     """Of two epochs the uniform average is half way between them."""
-    two = ("schedule.epochs=[2]", "schedule.factors=[1]", "+averaging@watch.half=uniform")
+    two = ("schedule.epochs=[2]", "schedule.factors=[1]", "+averaging@observers.half=uniform")
     found = described(tmp_path, *two)
     train.run(found.settings)
     row = intervals.draw(found, tmp_path).data.iloc[-1]
     assert row["interval_epochs"] == 1
     last = recorded_by(found).iloc[-1]
-    assert row["test_loss"] == pytest.approx(last["half_test_loss"], rel=1e-6)
-    assert row["test_error"] == pytest.approx(last["half_test_error"], abs=0.13)  # an image
+    assert row["test_loss"] == pytest.approx(last["observers.half.loss"], rel=1e-6)
+    assert row["test_error"] == pytest.approx(last["observers.half.error"], abs=0.13)  # an image
     # The training loss by a plain loop over the pass's own images.
     settings, device = prepare(found.settings)
     data = load_data(settings, device)
@@ -303,7 +304,10 @@ def test_what_is_not_said_of_a_run_is_the_papers(tmp_path: Path) -> None:
     assert first.name == second.name == "cifar100-wrn28_10"
     assert first.schedule.epochs == [80, 40, 40]
     assert second.schedule.epochs == [80]
-    assert (first.settings.snapshots, second.settings.snapshots) == ("last_layer", "steps")
+    assert (first.settings.save_trajectory, second.settings.save_trajectory) == (
+        "last_layer",
+        "steps",
+    )
     assert of("fig3").settings.run_id == second.settings.run_id
     assert first.settings.averaging["_target_"].endswith("NoAveraging")
     small = of("fig2", "preset=mini", "schedule=60-30-30")
@@ -354,7 +358,7 @@ def test_the_script_trains_what_is_missing_and_draws_it(script: Script, tmp_path
     short = (*TINY, "schedule.epochs=[3]", "schedule.factors=[1]")
     status, out, err = script("fig1", "fig4", *short, "--train")
     assert (status, err) == (0, "")
-    assert "snapshots=last_layer: 4 files" in out
+    assert "save_trajectory=last_layer: 4 files" in out
     assert "missing" not in out
     made = {path.name for path in (tmp_path / "results/figures/demo").iterdir()}
     kinds = ("csv", "png", "svg")

@@ -1,0 +1,93 @@
+"""Read the records of many runs as two pandas frames."""
+
+import shlex
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+
+from phaseavg.runs.identity import group_id, parts_of
+from phaseavg.runs.record import Record, flattened, intact_records
+
+RUNS = [
+    *("run_id", "group", "seed", "status", "test_error", "bn_test_error", "epochs", "seconds"),
+    *("inherited_epochs", "inherited_seconds", "segments", "overrides", "path"),
+]
+METRICS = [
+    *("run_id", "path", "epoch", "phase", "learning_rate", "train.loss", "weights.error"),
+    *("bn.error", "average.error", "average.coefficients", "replaced"),
+]
+"""Columns that the frames have in any case; METRICS also where no run was tested so."""
+
+
+def load_runs(*folders: Path | str) -> tuple[pd.DataFrame, pd.DataFrame]:
+    """Return the ended runs in folders, and their metrics.
+
+    Damaged records are left out, and reported on stderr. Nothing that a record names is executed.
+
+    Args:
+        folders: of runs or records. A run that is in two of them has rows for both.
+
+    Returns:
+        runs: a row per run. Columns: run_id; group, which runs that differ in their seed alone
+            have in common; dataset, model, optimizer, averaging (short names, as in run ids); seed;
+            of the result: numerics_version, status, test_error, best_test_error and bn_test_error
+            (%, of the last weights after a BatchNorm pass), epochs, seconds, of these
+            inherited_epochs and inherited_seconds, that were trained for several runs at once,
+            method_seconds (training and averaging), of these averaging_seconds; segments, the parts
+            of what was inherited; with what the run was computed: device, device_name,
+            cpu_capability, threads, precision, torch, commit, modified (with ` + ` between them
+            where a run was continued with another); overrides, as typed; path, the run's folder;
+            and the whole config, by the names that an override has.
+        metrics: a row per run and epoch. Columns: run_id, path, and the keys of metrics.jsonl,
+            nested ones joined with dots (`weights.error`).
+    """
+    records = list(intact_records(*folders))
+    lines = [
+        {"run_id": record.result["run_id"], "path": record.folder, **flattened(line)}
+        for record in records
+        for line in record.metrics
+    ]
+    runs = pd.DataFrame([row_of(record) for record in records], columns=None if records else RUNS)
+    metrics = pd.DataFrame(lines)
+    return runs, metrics.reindex(columns=list(dict.fromkeys([*metrics, *METRICS])))
+
+
+def row_of(record: Record) -> dict[str, Any]:
+    """Return the row of an ended run in `load_runs`."""
+    result, config = record.result, record.config
+    settings = {key: value for key, value in flattened(config).items() if key != "seed"}
+
+    def made_with(kind: str, key: str) -> str:
+        entries = (str(entry[kind].get(key)) for entry in result["provenance"])
+        return " + ".join(dict.fromkeys(entries))
+
+    return {
+        "run_id": result["run_id"],
+        "group": group_id(result["recipe"]),
+        **parts_of(config),
+        "seed": config["seed"],
+        "numerics_version": result["numerics_version"],
+        "status": result["status"],
+        "test_error": result.get("test_error"),
+        "best_test_error": result.get("best_test_error"),
+        "bn_test_error": result.get("with_bn_pass", {}).get("test_error"),
+        "epochs": result["epochs"],
+        "seconds": result["seconds"]["total"],
+        "inherited_epochs": result["inherited"]["epochs"],
+        "inherited_seconds": result["inherited"]["seconds"],
+        "method_seconds": sum(result["seconds"].get(kind, 0.0) for kind in ("train", "averaging")),
+        "averaging_seconds": result["seconds"].get("averaging", 0.0),
+        "segments": result["inherited"]["segments"],
+        "device": made_with("execution", "device"),
+        "device_name": made_with("execution", "device_name"),
+        "cpu_capability": made_with("execution", "cpu_capability"),
+        "threads": made_with("execution", "threads"),
+        "precision": made_with("execution", "precision"),
+        "torch": made_with("versions", "torch"),
+        "commit": made_with("git", "commit"),
+        "modified": made_with("git", "modified"),
+        "overrides": shlex.join(result["overrides"]),
+        "path": record.folder,
+        **{key: str(item) if isinstance(item, list) else item for key, item in settings.items()},
+    }

@@ -1,0 +1,224 @@
+"""Prefixes: keys are equal exactly as long as the epochs are, and damaged files are not used."""
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import hypothesis.strategies as st
+import pytest
+import torch
+from conftest import REPOSITORY, TINY
+from hydra import compose, initialize_config_dir
+from hydra.core.global_hydra import GlobalHydra
+from hypothesis import given
+from hypothesis import settings as hypothesis_settings
+
+from phaseavg.config import Settings, check
+from phaseavg.phases import Schedule
+from phaseavg.runs.files import checksum
+from phaseavg.runs.prefixes import Average, Prefixes, execution_key, load, save, saved
+from phaseavg.targets import build
+
+STEPS = 3
+"""In an epoch of the reference."""
+
+
+@pytest.fixture(scope="module")
+def base() -> Settings:
+    GlobalHydra.instance().clear()
+    with initialize_config_dir(str(REPOSITORY / "conf"), version_base="1.3"):
+        return check(compose("config", list(TINY)))
+
+
+PHASES = "phaseavg.phases"
+SHAPES = [
+    None,
+    {"_target_": f"{PHASES}.Decayed", "gamma0": 0.9, "per": "epoch"},
+    {"_target_": f"{PHASES}.Decayed", "gamma0": 0.99, "per": "step"},
+    {"_target_": f"{PHASES}.Cosine", "per": "epoch"},
+    {"_target_": f"{PHASES}.Cosine", "per": "step"},
+]
+WEIGHTS = [
+    {"_target_": "phaseavg.averaging.Exponential", "gamma0": 0.9},
+    {"_target_": "phaseavg.averaging.Exponential", "gamma0": 0.5},
+    {"_target_": "phaseavg.averaging.RNA", "rho": 1e-5, "window": None},
+]
+AVERAGINGS = [
+    {"_target_": "phaseavg.averaging.NoAveraging"},
+    *({"_target_": "phaseavg.averaging.Phasewise", "weights": w} for w in WEIGHTS),
+    *(
+        {"_target_": "phaseavg.averaging.AtEnd", "weights": WEIGHTS[0], "window": window}
+        for window in ("training", "phase")
+    ),
+]
+SHORT = st.integers(1, 3)
+
+
+@st.composite
+def changes(draw: Callable[..., Any]) -> dict[str, Any]:
+    """Return what differs from the base: few choices, so that prefixes are often equal."""
+    epochs = draw(st.lists(SHORT, min_size=1, max_size=3))
+    factors = [draw(st.sampled_from([1.0, 0.1])) for _ in epochs]
+    schedule = {"_target_": f"{PHASES}.Schedule", "epochs": epochs, "factors": factors}
+    if shape := draw(st.sampled_from(SHAPES)):
+        schedule["shape"] = shape
+    return {
+        "schedule": schedule,
+        "averaging": draw(st.sampled_from(AVERAGINGS)),
+        "optimizer_state": draw(st.sampled_from(["keep", "reset"])),
+        "batchnorm_batches": draw(st.sampled_from([None, 2])),
+        "seed": draw(st.sampled_from([0, 0, 0, 1])),
+        "weight_decay": draw(st.sampled_from([0.0, 1.0])),  # is in the recipe with the optimizer
+        "observers": draw(st.sampled_from([{}, {"ours": AVERAGINGS[1]}])),
+    }
+
+
+def epochs_of(settings: Settings, epochs: int) -> list[Any]:
+    """Return what happens in each epoch up to its last update, step by step: the reference."""
+    schedule = build("schedule", settings.schedule, Schedule)
+    fixed = (settings.dataset, settings.model, settings.optimizer, settings.batch_size)
+    tested = settings.batchnorm_batches
+    found = []
+    for epoch in range(epochs):
+        rates = [schedule.factor(epoch * STEPS + step, STEPS) for step in range(STEPS)]
+        phase = schedule.phase(epoch)
+        before = []  # between the last epoch's last update and this one's first
+        if epoch == phase.first_epoch and phase.index > 0:
+            before.append(("phase", settings.optimizer_state))
+        found.append((settings.seed, fixed, tested, before, rates))
+    return found
+
+
+@hypothesis_settings(max_examples=400, derandomize=True, deadline=None, database=None)
+@given(one=changes(), other=changes(), own_optimizer=st.sampled_from([0.1, 0.1, 0.2]))
+def test_keys_are_equal_exactly_when_the_epochs_are(
+    base: Settings, one: dict[str, Any], other: dict[str, Any], own_optimizer: float
+) -> None:
+    left = base.model_copy(update=one)
+    optimizer = {**base.optimizer, "lr": own_optimizer}
+    right = base.model_copy(update={**other, "optimizer": optimizer})
+    left_run, right_run = Prefixes(left), Prefixes(right)
+    for epochs in range(1, min(left_run.limit, right_run.limit) + 1):
+        equal = epochs_of(left, epochs) == epochs_of(right, epochs)
+        assert (left_run.key(epochs) == right_run.key(epochs)) == equal, epochs
+
+
+def test_keys_of_prefixes_of_one_run_all_differ(base: Settings) -> None:
+    prefixes = Prefixes(base.model_copy(update={"averaging": AVERAGINGS[0]}))
+    keys = [prefixes.key(epoch) for epoch in range(1, prefixes.limit + 1)]
+    assert len(set(keys)) == len(keys) == 5
+    for wrong in (0, 6):
+        with pytest.raises(ValueError, match=f"epochs={wrong}: must be from 1 to 5"):
+            prefixes.key(wrong)
+
+
+@pytest.mark.parametrize(
+    ("averaging", "limit"), [*zip(AVERAGINGS, [5, 2, 2, 2, 5, 5], strict=True)]
+)
+def test_a_run_shares_until_its_weights_are_replaced(
+    base: Settings, averaging: dict[str, Any], limit: int
+) -> None:
+    assert Prefixes(base.model_copy(update={"averaging": averaging})).limit == limit
+
+
+@pytest.mark.parametrize("name", ["dataset", "model", "optimizer"])
+def test_every_argument_of_a_part_counts(base: Settings, name: str) -> None:
+    part = getattr(base, name)
+    for key, value in part.items():
+        changed = base.model_copy(update={name: {**part, key: f"not {value}"}})
+        assert Prefixes(changed).key(1) != Prefixes(base).key(1), key
+
+
+def test_an_average_is_the_same_one_in_runs_that_give_it_the_same_window() -> None:
+    ours, end, phase = AVERAGINGS[1], *AVERAGINGS[4:]
+    assert Average(ours, [80]).identity(80) == Average(ours, [80, 40, 40]).identity(60)
+    assert Average(ours, [80]).identity(60) != Average(ours, [60, 30, 30]).identity(60)
+    assert Average(ours, [80]).identity(80) != Average(AVERAGINGS[2], [80]).identity(80)
+    assert Average(end, [80, 40, 40]).identity(80) != Average(end, [80]).identity(80)
+    assert Average(end, [80, 40, 40]).identity(1) == Average(end, [80, 40, 40]).identity(160)
+    assert Average(phase, [80, 40, 40]).identity(120) is None
+    assert Average(phase, [80, 40, 40]).identity(121) is not None
+    assert Average(AVERAGINGS[0], [80]).identity(80) is None
+
+
+def test_a_run_whose_averager_is_not_known_beforehand_shares_nothing(base: Settings) -> None:
+    part = {"_target_": "phaseavg.averaging.Averager"}
+    assert Prefixes(base.model_copy(update={"averaging": part})).limit == 0
+    assert Prefixes(base.model_copy(update={"observers": {"mine": part}})).limit == 0
+
+
+def test_the_execution_counts_and_where_it_is_told_does_not(base: Settings) -> None:
+    cpu = torch.device("cpu")
+
+    def key(**execution: Any) -> str:
+        changed = base.execution.model_copy(update=execution)
+        return execution_key(base.model_copy(update={"execution": changed}), cpu)
+
+    assert key() == key(workers=3) == key(device="cpu")
+    changes = [{"precision": "bf16"}, {"compile": True}, {"average_device": "cuda"}]
+    others = {key(), *(key(**change) for change in changes)}
+    assert len(others) == 4
+    torch.set_num_threads(2)
+    try:
+        assert key() not in others
+    finally:
+        torch.set_num_threads(1)
+
+
+KEY = "0123456789abcdef"
+
+
+def saved_in(folder: Path) -> Path:
+    """Save a prefix with a snapshot, and return its file."""
+    content = b"weights of an epoch"
+    snapshot = folder / f"run/snapshots/snapshot-0001-{checksum(content)}.pt"
+    snapshot.parent.mkdir(parents=True)
+    snapshot.write_bytes(content)
+    state = {"step": 8, "weights": torch.arange(3.0)}
+    save(folder / "shared", KEY, 2, "execute1", state, {"identity": "average"}, [snapshot])
+    (path,) = (folder / "shared").glob("*.pt")
+    return path
+
+
+def test_a_saved_prefix_is_found_by_its_key_and_execution(tmp_path: Path) -> None:
+    path = saved_in(tmp_path)
+    (found,) = saved(tmp_path / "shared", KEY, 2, "execute1")
+    assert (found.path, found.averages) == (path, {"identity": "average"})
+    state = load(found)
+    assert state is not None
+    assert torch.equal(state["weights"], torch.arange(3.0))
+    assert not list(saved(tmp_path / "shared", KEY, 2, "execute2"))
+    assert not list(saved(tmp_path / "shared", KEY, 3))
+    assert not list(saved(tmp_path / "nowhere", KEY, 2))
+
+
+def flip(path: Path) -> None:
+    content = bytearray(path.read_bytes())
+    content[len(content) // 2] ^= 1
+    path.write_bytes(content)
+
+
+def truncate(path: Path) -> None:
+    path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
+
+
+@pytest.mark.parametrize("damage", [flip, truncate])
+@pytest.mark.parametrize("file", ["prefix", "snapshot"])
+def test_a_damaged_prefix_is_reported_and_set_aside(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], damage: Callable[[Path], None], file: str
+) -> None:
+    path = saved_in(tmp_path)
+    (snapshot,) = (tmp_path / "shared/snapshots").iterdir()
+    damaged = path if file == "prefix" else snapshot
+    damage(damaged)
+    assert [load(found) for found in saved(tmp_path / "shared", KEY, 2)] in ([], [None])
+    assert f"{damaged}: damaged" in capsys.readouterr().out
+    assert damaged.with_name(f"{damaged.name}.damaged").exists()
+    assert not list(saved(tmp_path / "shared", KEY, 2))
+
+
+def test_a_prefix_that_is_removed_while_it_is_used_counts_as_none(tmp_path: Path) -> None:
+    path = saved_in(tmp_path)
+    (found,) = saved(tmp_path / "shared", KEY, 2)
+    path.unlink()
+    assert load(found) is None

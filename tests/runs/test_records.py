@@ -1,0 +1,289 @@
+"""Records of others are read as plain data: intact ones load, damaged ones are reported."""
+
+import json
+import os
+import shutil
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import pandas as pd
+import pytest
+import yaml
+from conftest import REPOSITORY
+from made_records import change, configured, keep, line, write_lines
+
+from phaseavg.config import Settings, check
+from phaseavg.errors import UserError
+from phaseavg.report.study import composing
+from phaseavg.runs.files import dump_yaml, load_json, load_yaml, read_file
+from phaseavg.runs.identity import run_id
+from phaseavg.runs.records import load_runs
+from phaseavg.sweep.cells import Run
+from phaseavg.sweep.outcomes import result_of
+from scripts import records as script
+
+Composed = Callable[..., Settings]
+
+BOMB = "a: &a [x, x]\n" + "".join(
+    f"{chr(n + 1)}: &{chr(n + 1)} [*{chr(n)}, *{chr(n)}]\n" for n in range(97, 121)
+)
+HARMFUL = {
+    "aliases": (load_yaml, BOMB, "alias"),
+    "nested YAML": (load_yaml, "[" * 100 + "]" * 100, "nested"),
+    "objects": (load_yaml, "!!python/object/apply:os.getcwd []", "plain data"),
+    "long YAML": (load_yaml, "a" * 2_000_000, "more than 1 MB"),
+    "nested JSON": (load_json, "[" * 100_000, "nested"),
+}
+
+
+@pytest.mark.parametrize(("read", "content", "said"), HARMFUL.values(), ids=HARMFUL)
+def test_what_would_exhaust_the_reader_is_refused(
+    read: Callable[..., object], content: str, said: str
+) -> None:
+    with pytest.raises(ValueError, match=said):
+        read(content)
+
+
+def test_values_are_written_without_aliases() -> None:
+    shared = [1, 2]
+    values = {"b": shared, "a": {"c": shared}}
+    assert load_yaml(dump_yaml(values)) == values
+
+
+def test_only_regular_files_of_a_sensible_size_are_read(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "pipe")
+    for path in (tmp_path / "pipe", tmp_path, Path("/dev/zero")):
+        with pytest.raises(OSError, match="no regular file"):
+            read_file(path)
+    (tmp_path / "file").write_bytes(b"abc")
+    assert read_file(tmp_path / "file", limit=3) == b"abc"
+    with pytest.raises(ValueError, match="file has more than"):
+        read_file(tmp_path / "file", limit=2)
+
+
+@pytest.fixture
+def two(compose_settings: Composed) -> list[Settings]:
+    """Return the settings of two runs that differ in their seed alone."""
+    return [compose_settings("preset=demo", f"seed={seed}") for seed in (0, 1)]
+
+
+def test_records_load_with_their_exact_numbers(
+    two: list[Settings], capsys: pytest.CaptureFixture[str]
+) -> None:
+    nested = {"swa": {"loss": 1.0, "error": 7.5, "without_bn": {"loss": 2.0, "error": 9.5}}}
+    end = line(2, 0.1 + 0.2, 5.5, 4.5, replaced=True, observers=nested)
+    keep(two[0], 4.5, metrics=[line(1), end])
+    keep(two[1], None)
+    elsewhere = two[0].records_dir
+    keep(two[1], 6.0, where=elsewhere / two[1].run_id)
+    (two[0].runs_dir / "begun").mkdir()
+    (two[0].runs_dir / "begun" / "config.yaml").write_text("seed: 0\n")
+    shutil.copytree(two[0].run_folder, two[0].runs_dir / ".half.part")
+    runs, metrics = load_runs(two[0].runs_dir, elsewhere)
+    assert capsys.readouterr().err == ""
+    assert set(runs["run_id"]) == {settings.run_id for settings in two}
+    assert runs["group"].nunique() == 1
+    assert sorted(runs["status"]) == ["diverged", "finished", "finished"]
+    first = runs.set_index("path").loc[two[0].run_folder]
+    assert (first["test_error"], first["seed"], first["model.width"]) == (4.5, 0, 0.125)
+    assert (first["averaging"], first["averaging._target_"].split(".")[-1]) == (
+        ("phasewise", "Phasewise")
+    )
+    assert first["overrides"] == "preset=demo seed=0"
+    own = metrics[metrics["path"] == two[0].run_folder]
+    assert own["epoch"].tolist() == [1, 2]
+    last = own.iloc[-1]
+    assert last["weights.error"] == 0.1 + 0.2
+    assert last["average.without_bn.error"] == 90.0
+    assert (last["observers.swa.error"], last["observers.swa.without_bn.error"]) == (7.5, 9.5)
+    assert last["seconds.train"] == 3.0
+    assert (own["replaced"].isna().tolist(), last["replaced"]) == ([True, False], True)
+
+
+def test_folders_without_a_run_give_empty_frames(tmp_path: Path) -> None:
+    runs, metrics = load_runs(tmp_path, tmp_path / "none")
+    assert runs.empty
+    assert metrics.empty
+    assert {"run_id", "path", "test_error"} <= set(runs)
+    assert {"run_id", "epoch", "weights.error", "replaced"} <= set(metrics)
+
+
+def rewrite(name: str, content: str) -> Callable[[Path, Path], None]:
+    """Return what puts a content into a file of a record."""
+    return lambda folder, _: (folder / name).write_text(content) and None
+
+
+def remove(name: str) -> Callable[[Path, Path], None]:
+    """Return what removes a file of a record."""
+    return lambda folder, _: (folder / name).unlink()
+
+
+def swap(name: str) -> Callable[[Path, Path], None]:
+    """Return what puts the file of another record in the place of a record's own."""
+    return lambda folder, other: shutil.copy(other / name, folder) and None
+
+
+def pipe(name: str) -> Callable[[Path, Path], None]:
+    """Return what puts a pipe, which blocks its reader, in the place of a file."""
+
+    def replace(folder: Path, _: Path) -> None:
+        (folder / name).unlink()
+        os.mkfifo(folder / name)
+
+    return replace
+
+
+def reconfigure(**values: object) -> Callable[[Path, Path], None]:
+    """Return what changes a record's config."""
+
+    def write(folder: Path, _: Path) -> None:
+        config = yaml.safe_load((folder / "config.yaml").read_text())
+        (folder / "config.yaml").write_text(yaml.safe_dump(config | values))
+
+    return write
+
+
+DAMAGE = {
+    "half a result": rewrite("result.json", '{"status": "fini'),
+    "a list as result": rewrite("result.json", "[]"),
+    "a result without its keys": rewrite("result.json", '{"status": "finished", "epochs": 2}'),
+    "a result of wrong types": lambda folder, _: change(folder, test_error="low"),
+    "a result of another status": lambda folder, _: change(folder, status="begun"),
+    "a recipe of another run": lambda folder, _: change(folder, recipe={"seed": 3}),
+    "no config": remove("config.yaml"),
+    "a list as config": rewrite("config.yaml", "- 1\n"),
+    "a config of aliases": rewrite("config.yaml", BOMB),
+    "a config that would be interpolated": reconfigure(data_dir="${oc.env:HOME}"),
+    "a config of another recipe": reconfigure(seed=7),
+    "no metrics": remove("metrics.jsonl"),
+    "half the metrics": rewrite("metrics.jsonl", f"{json.dumps(line(1))}\n"),
+    "half a line of metrics": rewrite("metrics.jsonl", '{"epoch": 1, "ph'),
+    "bytes as metrics": rewrite("metrics.jsonl", "\x00\x01"),
+    "a list as metrics": rewrite("metrics.jsonl", "[]\n[]\n"),
+    "metrics of wrong types": lambda folder, _: write_lines(folder, [line(1, weights="low")]),
+    "metrics that disagree with the result": lambda folder, _: write_lines(
+        folder, [line(1, 5.0), line(2, 4.0, 4.0, replaced=False)]
+    ),
+    **{f"another run's {name}": swap(name) for name in ("config.yaml", "result.json")},
+    **{f"a pipe as {name}": pipe(name) for name in ("config.yaml", "metrics.jsonl", "result.json")},
+}
+
+
+@pytest.mark.parametrize("damage", DAMAGE.values(), ids=DAMAGE)
+def test_a_damaged_record_is_reported_and_the_others_load(
+    two: list[Settings],
+    capsys: pytest.CaptureFixture[str],
+    damage: Callable[[Path, Path], None],
+) -> None:
+    whole, folder = (keep(settings, 5.0 + settings.seed) for settings in two)
+    damage(folder, whole)
+    runs, metrics = load_runs(two[0].runs_dir)
+    error = capsys.readouterr().err
+    assert error.startswith(f"{folder}: a damaged record (")
+    assert error.count("\n") == 1
+    assert runs["path"].tolist() == [whole]
+    assert set(metrics["path"]) == {whole}
+
+
+def test_a_record_under_another_runs_name_is_reported(
+    two: list[Settings], capsys: pytest.CaptureFixture[str]
+) -> None:
+    keep(two[0], 5.0, where=two[1].run_folder)
+    runs, _ = load_runs(two[0].runs_dir)
+    assert runs.empty
+    assert f"is of another run, {two[0].run_id}" in capsys.readouterr().err
+
+
+def test_nothing_that_a_record_names_is_imported(
+    two: list[Settings], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    sprung = tmp_path / "sprung"
+    (tmp_path / "trapped.py").write_text(f"open({str(sprung)!r}, 'w').close()\nPart = dict\n")
+    monkeypatch.syspath_prepend(tmp_path)
+    folder = keep(two[0], 5.0)
+    config = yaml.safe_load((folder / "config.yaml").read_text())
+    command = {"_target_": "os.system", "command": f"touch {sprung}"}
+    bad = config | {"model": {"_target_": "trapped.Part"}, "schedule": command}
+    folder.rename(two[0].runs_dir / configured(folder, bad))
+    runs, _ = load_runs(two[0].runs_dir)
+    assert runs["model._target_"].tolist() == ["trapped.Part"]
+    assert not sprung.exists()
+
+
+def test_records_of_other_numerics_load_under_their_own_id(two: list[Settings]) -> None:
+    folder = keep(two[0], 5.0)
+    own = run_id(two[0].recipe(), 0)
+    change(folder, numerics_version=0, run_id=own)
+    folder.rename(two[0].runs_dir / own)
+    assert load_runs(two[0].runs_dir)[0]["run_id"].tolist() == [own] != [two[0].run_id]
+
+
+def typed(monkeypatch: pytest.MonkeyPatch, *arguments: str) -> int:
+    monkeypatch.setattr(sys, "argv", ["records.py", *arguments])
+    return script.main()
+
+
+def test_ended_runs_are_kept_once_and_count_as_finished(
+    two: list[Settings], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for settings in two:
+        (keep(settings, 5.0 + settings.seed) / "weights.safetensors").write_bytes(b"large")
+    unended = two[0].runs_dir / "begun"
+    unended.mkdir()
+    (unended / "config.yaml").write_text("seed: 0\n")
+    runs, records = two[0].runs_dir, two[0].records_dir
+    for _ in range(2):
+        assert typed(monkeypatch, str(runs), "--records", str(records)) == 0
+    assert sorted(path.name for path in records.iterdir()) == sorted(s.run_id for s in two)
+    for settings in two:
+        files = sorted(path.name for path in (records / settings.run_id).iterdir())
+        assert files == ["config.yaml", "metrics.jsonl", "result.json"]
+    csv = pd.read_csv(tmp_path / "runs.csv")
+    assert dict(zip(csv["run_id"], csv["test_error"], strict=True)) == {
+        two[0].run_id: 5.0,
+        two[1].run_id: 6.0,
+    }
+    shutil.rmtree(runs)
+    assert result_of(Run([], two[0]))["test_error"] == 5.0
+
+
+def test_a_run_that_was_kept_with_other_numbers_stops_the_copying(
+    two: list[Settings], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    runs, records = two[0].runs_dir, two[0].records_dir
+    keep(two[0], 5.0, seconds=99.0, where=records / two[0].run_id)
+    for settings in two:
+        keep(settings, 5.0)
+    assert typed(monkeypatch, str(runs), "--records", str(records)) == 2
+    error = capsys.readouterr().err
+    assert f"{two[0].run_folder}: differs from {records / two[0].run_id}" in error
+    assert [path.name for path in records.iterdir()] == [two[0].run_id]
+
+
+@pytest.mark.parametrize("name", ["nowhere", "empty"])
+def test_a_folder_without_runs_is_named(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], name: str
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "empty").mkdir()
+    assert typed(monkeypatch, name) == 2
+    assert capsys.readouterr().err.startswith(f"records.py: {name}: holds no ended run")
+    assert [path.name for path in tmp_path.iterdir()] == ["empty"]
+
+
+STUDIES = sorted((REPOSITORY / "results").glob("**/records"))
+
+
+@pytest.mark.parametrize("study", STUDIES, ids=lambda path: path.parent.name)
+def test_the_records_in_the_repository_are_intact_and_can_be_repeated(
+    study: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    runs, _ = load_runs(study)
+    assert len(runs) == len(list(study.iterdir()))
+    assert capsys.readouterr().err == ""
+    with composing(REPOSITORY / "conf") as (_, compose):
+        for run in (runs.iloc[0], runs.iloc[-1]):
+            assert check(compose(run["overrides"].split())).run_id == run["run_id"]
+    with pytest.raises(UserError):
+        script.keep_records(study / "none", study)

@@ -1,0 +1,243 @@
+"""Weights saved during training."""
+
+import json
+import re
+import shutil
+from collections import namedtuple
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import safetensors.torch
+import torch
+import victims as victim
+from conftest import TINY, Prompt, also_slow, untimed
+from hydra import compose, initialize_config_dir
+from hydra.core.global_hydra import GlobalHydra
+from torch import nn
+
+import train
+from phaseavg.config import Settings, check
+from phaseavg.errors import UserError
+from phaseavg.training.execution import pick_device
+from phaseavg.training.parts import assemble, load_data, new_model
+from phaseavg.training.trajectory import (
+    TrajectoryWriter,
+    last_layer,
+    path_of,
+    read_last_weight,
+    read_weights_after,
+)
+
+STEPS = 8  # of an epoch of TINY, which has phases of 2, 2 and 1 epochs
+ENDS = [STEPS * epoch for epoch in range(6)]
+
+
+def folder_of(settings: Settings) -> Path:
+    return settings.run_folder / "trajectory"
+
+
+def saved_steps(settings: Settings) -> list[int]:
+    return sorted(int(path.stem.partition("-")[2]) for path in folder_of(settings).iterdir())
+
+
+def contents(settings: Settings) -> dict[str, bytes]:
+    return {path.name: path.read_bytes() for path in folder_of(settings).iterdir()}
+
+
+def metrics_of(settings: Settings) -> list[dict[str, Any]]:
+    lines = (settings.run_folder / "metrics.jsonl").read_text().splitlines()
+    return untimed([json.loads(line) for line in lines])
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Settings]:
+    """Return a function that trains a run once and returns its settings."""
+    known: dict[tuple[str, ...], Settings] = {}
+
+    def run(*overrides: str) -> Settings:
+        if overrides not in known:
+            folder = tmp_path_factory.mktemp("runs")
+            GlobalHydra.instance().clear()
+            with initialize_config_dir(str(train.CONF), version_base="1.3"):
+                where = (f"runs_dir={folder}", f"records_dir={folder}", "save_weights=true")
+                known[overrides] = check(compose("config", [*TINY, *where, *overrides]))
+            train.run(known[overrides])
+        return known[overrides]
+
+    return run
+
+
+def test_the_weights_of_every_epoch_are_saved(
+    trained: Callable[..., Settings],
+) -> None:
+    settings = trained("averaging=none", "save_trajectory=epochs")
+    assert saved_steps(settings) == ENDS
+    first = new_model(settings, load_data(settings, pick_device("cpu"))).state_dict()
+    last = safetensors.torch.load_file(settings.run_folder / "weights.safetensors")
+    for step, expected in ((0, first), (ENDS[-1], last)):
+        found = read_weights_after(folder_of(settings), step)
+        assert found.keys() == expected.keys()
+        assert all(torch.equal(found[name], tensor) for name, tensor in expected.items())
+
+
+def test_saving_weights_changes_nothing(trained: Callable[..., Settings]) -> None:
+    plain, keeping = trained("averaging=none"), trained("averaging=none", "save_trajectory=epochs")
+    weights = [(s.run_folder / "weights.safetensors").read_bytes() for s in (plain, keeping)]
+    assert plain.run_id == keeping.run_id
+    assert weights[0] == weights[1]
+    assert metrics_of(plain) == metrics_of(keeping)
+    assert not folder_of(plain).exists()
+
+
+def test_the_last_layer_is_a_part_of_all_weights(trained: Callable[..., Settings]) -> None:
+    alone = trained("averaging=none", "save_trajectory=last_layer")
+    whole = trained("averaging=none", "save_trajectory=epochs")
+    assert saved_steps(alone) == ENDS
+    for step in ENDS:
+        found = read_weights_after(folder_of(alone), step)
+        everything = read_weights_after(folder_of(whole), step)
+        assert {name.rpartition(".")[2] for name in found} == {"weight", "bias"}
+        assert all(torch.equal(everything[name], tensor) for name, tensor in found.items())
+        weight = read_last_weight(folder_of(whole), step)
+        assert weight.shape[0] == 10
+        assert torch.equal(weight, read_last_weight(folder_of(alone), step))
+
+
+def test_single_steps_are_saved_before_phase_ends(trained: Callable[..., Settings]) -> None:
+    settings = trained("averaging=none", "save_trajectory=steps")
+    before = [end - back for end in (16, 32, 40) for back in (1, 2, 4)]
+    assert saved_steps(settings) == sorted([*ENDS, *before])
+
+
+def test_weights_at_a_phase_end_are_saved_before_the_average_replaces_them(
+    trained: Callable[..., Settings],
+) -> None:
+    plain = trained("averaging=none", "save_trajectory=epochs")
+    averaged = trained("averaging=phasewise", "save_trajectory=epochs")
+    end = 16  # of the first phase
+    found, expected = (read_weights_after(folder_of(s), end) for s in (averaged, plain))
+    assert all(torch.equal(found[name], tensor) for name, tensor in expected.items())
+    after = [read_weights_after(folder_of(s), end + STEPS) for s in (averaged, plain)]
+    assert any(not torch.equal(after[0][name], tensor) for name, tensor in after[1].items())
+
+
+def test_of_lookahead_the_tested_weights_are_saved(
+    trained: Callable[..., Settings],
+) -> None:
+    settings = trained("averaging=none", "optimizer=lookahead", "save_trajectory=epochs")
+    last = safetensors.torch.load_file(settings.run_folder / "weights.safetensors")
+    found = read_weights_after(folder_of(settings), 16)  # 5 does not divide it
+    live = trained(
+        "averaging=none", "optimizer=lookahead", "schedule.epochs=[2]", "schedule.factors=[1]"
+    )
+    tested = safetensors.torch.load_file(live.run_folder / "weights.safetensors")
+    for name, tensor in tested.items():
+        assert torch.equal(found[name], tensor)
+    assert any(not torch.equal(last[name], tensor) for name, tensor in found.items())
+
+
+@pytest.mark.parametrize(
+    ("event", "count"), [("stepped", 16), *also_slow(("stepped", 12), ("before-replacing", 3))]
+)
+def test_a_killed_run_ends_with_the_same_trajectory(
+    event: str,
+    count: int,
+    victims: Any,
+    trained: Callable[..., Settings],
+    compose_settings: Callable[..., Settings],
+) -> None:
+    settings = compose_settings(*TINY, "averaging=none", "save_trajectory=steps")
+    for target, arguments in (
+        (victim.train_and_die_at, (settings, event, count)),
+        (victim.train_quietly, (settings,)),
+    ):
+        process = victims.Process(target=target, args=arguments)
+        process.start()
+        process.join()
+    assert process.exitcode == 0
+    assert contents(settings) == contents(trained("averaging=none", "save_trajectory=steps"))
+
+
+@pytest.mark.parametrize("before", ["none", "last_layer"])
+def test_a_run_that_saved_less_is_not_resumed(
+    before: str, victims: Any, compose_settings: Callable[..., Settings]
+) -> None:
+    settings = compose_settings(*TINY, "averaging=none", f"save_trajectory={before}")
+    process = victims.Process(target=victim.train_and_die_at, args=(settings, "stepped", 12))
+    process.start()
+    process.join()
+    with pytest.raises(UserError, match=r"save_trajectory=epochs: .* step 0"):
+        train.run(settings.model_copy(update={"save_trajectory": "epochs"}))
+
+
+def test_a_trajectory_that_does_not_fit_on_the_disk_is_refused(
+    monkeypatch: pytest.MonkeyPatch, compose_settings: Callable[..., Settings]
+) -> None:
+    usage = namedtuple("usage", "free")
+    monkeypatch.setattr(shutil, "disk_usage", lambda _: usage(10_000))
+    settings = compose_settings(*TINY, "averaging=none", "save_trajectory=epochs")
+    with pytest.raises(UserError, match=r"save_trajectory=epochs: needs .* GB, .* has"):
+        train.run(settings)
+    assert not list(folder_of(settings).iterdir())
+
+
+def test_the_size_of_a_trajectory_is_printed_beforehand(prompt: Prompt) -> None:
+    status, out, _ = prompt(*TINY, "averaging=none", "save_trajectory=epochs", "dry_run=true")
+    (line,) = [line for line in out.splitlines() if line.startswith("trajectory")]
+    assert status == 0
+    assert "6 files, " in line
+    assert line.endswith("/trajectory")
+    status, out, _ = prompt(*TINY, "averaging=none", "save_trajectory=epochs", "runs_dir=r")
+    number, unit = re.search(r"save_trajectory=epochs: 6 files, (\S+) (\w+)", out).groups()
+    estimate = float(number) * {"kB": 1e3, "MB": 1e6}[unit]
+    size = sum(path.stat().st_size for path in Path("r").glob("*/trajectory/*"))
+    assert estimate <= size < 2 * estimate  # names take up space beside so small a network
+
+
+def test_a_run_that_saves_its_trajectory_trains_all_epochs_itself(prompt: Prompt) -> None:
+    here = (*TINY, "runs_dir=r", "records_dir=r")
+    assert prompt("-m", *here, "averaging=none,phasewise")[0] == 0
+    shutil.rmtree(next(Path("r").glob("*noaveraging*")))
+    status, out, _ = prompt(*here, "averaging=none", "save_trajectory=last_layer")
+    assert status == 0
+    assert "from step 0;" in out
+    assert len(list(Path("r").glob("*/trajectory/*"))) == len(ENDS)
+
+
+def test_a_finished_run_without_the_trajectory_says_so(prompt: Prompt) -> None:
+    here = (*TINY, "averaging=none", "runs_dir=r", "records_dir=r", "share=false")
+    assert prompt(*here, "save_trajectory=last_layer")[0] == 0
+    assert "finished before: " in prompt(*here, "save_trajectory=last_layer")[1]
+    assert "without save_trajectory=epochs" in prompt(*here, "save_trajectory=epochs")[1]
+    (result,) = Path("r").glob("*/result.json")
+    result.write_text(result.read_text().replace('"last_layer"', '"steps"'))
+    assert "finished before: " in prompt(*here, "save_trajectory=epochs")[1]
+    shutil.rmtree(next(Path("r").glob("*/trajectory")))
+    assert "without save_trajectory=last_layer" in prompt(*here, "save_trajectory=last_layer")[1]
+    assert prompt(*here, "save_trajectory=epochs", "rerun=true")[0] == 0
+    assert len(list(Path("r").glob("*/trajectory/*"))) == len(ENDS)
+
+
+def test_weights_that_cannot_be_saved_or_read_are_refused(
+    tmp_path: Path, compose_settings: Callable[..., Settings]
+) -> None:
+    convolution = nn.Conv2d(1, 10, 3)
+    with pytest.raises(UserError, match="no linear layer"):
+        last_layer(convolution)
+    settings = compose_settings(*TINY, "save_trajectory=epochs")
+    _, schedule, state = assemble(settings, torch.device("cpu"))
+    state.model = convolution
+    TrajectoryWriter(settings, schedule, state).begin()
+    assert read_last_weight(folder_of(settings), 0) is None
+    path = path_of(folder_of(settings), 0)
+    other = path_of(tmp_path / "other" / "trajectory", 0)
+    other.parent.mkdir(parents=True)
+    shutil.copy(path, other)
+    with pytest.raises(UserError, match=f"is of another run, {settings.run_id}"):
+        read_weights_after(other.parent, 0)
+    path.write_bytes(path.read_bytes()[:-8])
+    for step in (0, 1):
+        with pytest.raises(UserError, match="missing or damaged"):
+            read_weights_after(folder_of(settings), step)
