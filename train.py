@@ -52,13 +52,13 @@ def run(settings: Settings, overrides: Sequence[str] = ()) -> dict[str, Any]:
         print(preview(settings, data, schedule, state), flush=True)
         return {"run_id": settings.run_id, "status": "dry run"}
 
+    sharing = Sharing(settings, device)
     with RunFolder(settings.run_folder, wait=bool(settings.share.keep)) as folder:
         if settings.rerun:
             folder.reopen()
         elif result := finished_before(settings):  # by another process, meanwhile
             return dict(result)
         folder.write_config(settings.record())
-        sharing = Sharing(settings, device)
         sharing.restore(state, folder)
         state.continue_with(provenance(device, settings.execution.model_dump()))
         folder.write_metrics(state.metrics)

@@ -128,6 +128,11 @@ class Guest(Scalars):
     epochs: list[PositiveInt]
     until: PositiveInt
 
+    @field_validator("averaging")
+    @classmethod
+    def _typed(cls, part: Part) -> Part:
+        return _typed_part(part, "averaging")
+
 
 class Share(Scalars):
     """Prefixes that runs have in common. A sweep sets the epochs and averages kept for others."""
@@ -161,6 +166,8 @@ class EvaluationCadence(Scalars):
 def _distinct(name: str) -> str:
     if not re.fullmatch(r"[a-z][a-z0-9_]*", name):
         raise ValueError("must be lower-case letters, digits and _, and begin with a letter")
+    if name == "average":
+        raise ValueError("is the name of the average that may be applied; choose another")
     return name
 
 

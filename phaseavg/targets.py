@@ -22,7 +22,6 @@ from omegaconf import AnyNode
 from pydantic import ConfigDict, TypeAdapter, ValidationError
 
 from phaseavg.errors import PartFailed, UserError
-from phaseavg.runs.files import load_yaml, read_file
 
 Part = dict[str, Any]
 """A target and its arguments, with the types of its constructor."""
@@ -62,12 +61,6 @@ def targets(node: Any) -> Iterator[str]:
     if isinstance(node, list):
         for item in node:
             yield from targets(item)
-
-
-def option_targets(conf: Path) -> set[str]:
-    """Return all targets in the options of a config folder."""
-    options = [load_yaml(read_file(path)) for path in sorted(conf.rglob("*.yaml"))]
-    return set(targets(options))
 
 
 def _within(name: str, modules: Iterable[str]) -> bool:

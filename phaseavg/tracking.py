@@ -19,6 +19,7 @@ from phaseavg.config import Folder
 from phaseavg.errors import Interrupted
 from phaseavg.runs.files import dump_yaml
 from phaseavg.runs.identity import group_id, parts_of, run_id
+from phaseavg.runs.record import flattened
 
 INIT_SECONDS = 8.0  # that a server has to answer: with all that W&B does beside it, 15 at most
 FINISH_SECONDS = 60.0  # that an upload may take when a run is over; `wandb sync` sends the rest
@@ -42,15 +43,6 @@ def by_table(cells: Sequence[str]) -> dict[str, str]:
         table, _, rest = cell.partition(" ")
         found.setdefault(table, []).append(rest)
     return {table: " + ".join(rest) for table, rest in found.items()}
-
-
-def flattened(values: Mapping[str, Any], path: str = "") -> dict[str, Any]:
-    """Return nested metrics by paths with `/`, by which W&B groups its panels."""
-    found: dict[str, Any] = {}
-    for key, value in values.items():
-        inner = isinstance(value, Mapping)
-        found |= flattened(value, f"{path}{key}/") if inner else {f"{path}{key}": value}
-    return found
 
 
 def reason_of(error: BaseException) -> str | None:
@@ -216,7 +208,8 @@ class WandB(Tracking):
                 shutil.rmtree(earlier, ignore_errors=True)
 
     def _log(self, line: Mapping[str, Any]) -> None:
-        self._run.log(flattened(line), step=line["epoch"], commit=True)
+        # W&B groups its panels by what is before the first slash.
+        self._run.log(flattened(line, "/"), step=line["epoch"], commit=True)
 
     def log(self, line: Mapping[str, Any]) -> None:
         """Send the metrics of an epoch."""

@@ -22,7 +22,8 @@ from phaseavg import tracking
 from phaseavg.config import Settings
 from phaseavg.errors import UserError
 from phaseavg.runs.identity import group_id, run_id
-from phaseavg.tracking import WandB, flattened
+from phaseavg.runs.record import flattened
+from phaseavg.tracking import WandB
 
 TRACKED = (*TINY, "tracking=wandb", "tracking.mode=offline")
 SECRET = "0123456789abcdef" * 2 + "secretly"  # as long as a key of W&B's
@@ -66,7 +67,7 @@ def exit_code_of(records: dict[str, list[dict[str, Any]]]) -> int:
 def lines_of(folder: Path) -> list[dict[str, Any]]:
     """Return the metrics of a run as W&B has them."""
     lines = (folder / "metrics.jsonl").read_text().splitlines()
-    return [flattened(json.loads(line)) for line in lines]
+    return [flattened(json.loads(line), "/") for line in lines]
 
 
 def mirrored(runs: Path) -> list[Path]:

@@ -68,22 +68,10 @@ def records_of(runs: Iterable[Run]) -> tuple[pd.DataFrame, pd.DataFrame]:
     return records, metrics[metrics["path"].isin(records["path"])]
 
 
-def averages(run: Run) -> bool:
-    """Return whether an average ever replaces a run's weights."""
-    return not run.settings.averaging["_target_"].endswith("NoAveraging")
-
-
-def _course(run: Run, epochs: int) -> tuple[Any, ...]:
-    """Return what two runs have in common whose weights after so many epochs are the same."""
-    return (run.prefixes.key(epochs),)
-
-
-def _ends(
-    run: Run, row: Mapping[str, Any], metrics: pd.DataFrame
-) -> dict[tuple[Any, ...], dict[str, Any]]:
+def _ends(run: Run, row: Mapping[str, Any], metrics: pd.DataFrame) -> dict[str, dict[str, Any]]:
     """Return rows of the weights that a run had at its phase ends, before an average replaced them.
 
-    By `_course`, as of runs without averaging that end there.
+    By the key of the prefix, as of runs without averaging that end there.
     """
     if row["status"] != "finished":
         return {}
@@ -91,7 +79,7 @@ def _ends(
     ends = ends[ends["epoch"] <= run.prefixes.limit]
     nothing = dict.fromkeys(("method_seconds", "averaging_seconds"), np.nan)
     return {
-        _course(run, epoch): row
+        run.prefixes.key(epoch): row
         | {"test_error": error, "bn_test_error": bn_error, "epochs": epoch}
         | {"before_averaging": True, **nothing}
         for epoch, error, bn_error in zip(
@@ -107,11 +95,11 @@ def read_cells(runs: Iterable[Run], records: pd.DataFrame, metrics: pd.DataFrame
     bn_test_error (%, without and with a BatchNorm pass where nothing is averaged), epochs,
     method_seconds (training and averaging), of these averaging_seconds; device; execution, in
     words; modified, whether the code had uncommitted changes; kept, whether it is among the records
-    that are kept; before_averaging: whether the row is of another run of the same trajectory.
+    that are kept; before_averaging: whether the row is of another run that begins alike.
 
-    A run without averaging that has no record is the course of others up to a phase end of theirs:
-    the errors of their weights before an average replaces them are its own. Of several runs the
-    shortest counts.
+    A run without averaging that has no record may be a prefix of others, up to a phase end of
+    theirs: the errors of their weights before an average replaces them are its own. Of several
+    runs the shortest counts.
 
     Args:
         runs: of the cells.
@@ -123,15 +111,15 @@ def read_cells(runs: Iterable[Run], records: pd.DataFrame, metrics: pd.DataFrame
         row["run_id"]: row | {"execution": execution_of(row), "before_averaging": False}
         for row in records.to_dict("records")
     }
-    ends: dict[tuple[Any, ...], dict[str, Any]] = {}
+    ends: dict[str, dict[str, Any]] = {}
     recorded = [run for run in runs if run.settings.run_id in found]
     for run in sorted(recorded, key=lambda run: found[run.settings.run_id]["epochs"]):
         ends = _ends(run, found[run.settings.run_id], metrics) | ends
     rows = []
     for run in runs:
         row = found.get(run.settings.run_id)
-        if row is None and ends and not averages(run):
-            row = ends.get(_course(run, run.epochs))
+        if row is None and ends and run.prefixes.averages_nothing and run.prefixes.limit:
+            row = ends.get(run.prefixes.key(run.epochs))
         if row is not None:
             rows += [row | dict(zip(CELL, key_of(cell), strict=True)) for cell in run.cells]
     return pd.DataFrame(rows, columns=COLUMNS)

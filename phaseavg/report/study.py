@@ -15,7 +15,7 @@ from omegaconf import DictConfig
 from phaseavg.cli import CONFIG_ERRORS, explained
 from phaseavg.config import Settings, check
 from phaseavg.errors import UserError
-from phaseavg.report.cells import CELL, averages, key_of, read_cells, records_of, summarised
+from phaseavg.report.cells import CELL, key_of, read_cells, records_of, summarised
 from phaseavg.report.claims_page import claims_page, judged
 from phaseavg.report.figures.claims import draw as draw_claims
 from phaseavg.report.figures.drawing import WRITTEN, rendered
@@ -146,7 +146,11 @@ def cells_of_study(study: Study) -> pd.DataFrame:
     """Return a row per cell: what `summarised` has, and `averaged`, whether its runs average."""
     baseline = {name: table.baseline for name, table in study.request.tables.items()}
     cells = summarised(study.request.cells, study.rows, study.paper, baseline)
-    averaged = {key_of(cell): averages(run) for run in study.runs.values() for cell in run.cells}
+    averaged = {
+        key_of(cell): not run.prefixes.averages_nothing
+        for run in study.runs.values()
+        for cell in run.cells
+    }
     cells["averaged"] = [averaged[key] for key in cells[CELL].itertuples(index=False, name=None)]
     return cells
 

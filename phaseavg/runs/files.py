@@ -2,13 +2,12 @@
 
 import contextlib
 import errno
-import fcntl
 import hashlib
 import json
 import os
 import re
 import stat
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -107,17 +106,6 @@ def load_yaml(content: bytes | str) -> Any:
         raise ValueError(f"no YAML of plain data ({' '.join(str(error).split())})") from error
 
 
-@contextlib.contextmanager
-def alone_in(folder: Path) -> Iterator[None]:
-    """Hold a folder against other processes that hold it; the lock ends with the process."""
-    held = os.open(folder, os.O_RDONLY)
-    try:
-        fcntl.flock(held, fcntl.LOCK_EX)
-        yield
-    finally:
-        os.close(held)
-
-
 def write_atomically(path: Path, content: bytes, place: str | None = None) -> None:
     """Write `content` to `path`: whoever looks finds the old file or the new one, whole.
 
@@ -197,11 +185,3 @@ def link(source: Path, target: Path, place: str, anew: bool = False) -> None:
 def checksum(content: bytes) -> str:
     """Return what the name of a file says of its content: 16 digits of its SHA-256."""
     return hashlib.sha256(content).hexdigest()[:16]
-
-
-def read_json(path: Path) -> dict[str, Any]:
-    """Return the mapping in a file; an empty one if there is none."""
-    try:
-        return dict(load_json(read_file(path)))
-    except (OSError, ValueError, TypeError):
-        return {}

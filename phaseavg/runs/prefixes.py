@@ -55,18 +55,22 @@ class Average:
     epochs: list[int]
 
     @cached_property
-    def windows(self) -> list[range] | None:
-        """The epochs that each average is over; None if that is not known before training."""
+    def averager(self) -> Averager:
+        """The averager, of a network of one parameter; one that needs a real network knows less."""
         network = nn.Module()
         network.weight = nn.Parameter(torch.zeros(1))
+        given: dict[str, Any] = {"model": network, "epochs": self.epochs}
         offered = {"device": "cpu", "folder": Path()}
         try:
-            averager: Averager = build(
-                "averaging", self.part, Averager, offered=offered, model=network, epochs=self.epochs
-            )
-        except Exception:  # a user's averager that needs its real network
-            return None
-        return None if averager.windows is None else list(averager.windows)
+            return build("averaging", self.part, Averager, offered=offered, **given)
+        except Exception:  # of a user's own constructor
+            return Averager(**given)
+
+    @property
+    def windows(self) -> list[range] | None:
+        """The epochs that each average is over; None if that is not known before training."""
+        windows = self.averager.windows
+        return None if windows is None else list(windows)
 
     def identity(self, epochs: int) -> str | None:
         """Return a hash of what the average is made of in the first `epochs` epochs.

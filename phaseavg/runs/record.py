@@ -261,12 +261,12 @@ def has_ended(folder: Path) -> bool:
     return (folder / RESULT).is_file()
 
 
-def flattened(values: Mapping[str, Any], path: str = "") -> dict[str, Any]:
-    """Return the values in nested mappings by their keys, joined with dots."""
+def flattened(values: Mapping[str, Any], joint: str = ".", path: str = "") -> dict[str, Any]:
+    """Return the values in nested mappings by their keys, joined with dots or another sign."""
     flat: dict[str, Any] = {}
     for key, value in values.items():
         if isinstance(value, Mapping):
-            flat |= flattened(value, f"{path}{key}.")
+            flat |= flattened(value, joint, f"{path}{key}{joint}")
         else:
             flat[f"{path}{key}"] = value
     return flat

@@ -12,7 +12,6 @@ from typing import Any
 
 from hydra.core.override_parser.types import Quote, QuotedString
 
-from phaseavg.averaging import NoAveraging
 from phaseavg.config import Settings
 from phaseavg.runs.prefixes import OWN, Average, Prefixes, digest, saved
 from phaseavg.sweep.cells import Run, key_of, parsed
@@ -37,7 +36,7 @@ def is_stored(settings: Settings, node: Node, needs: Iterable[str]) -> bool:
     )
 
 
-NOTHING = f"{NoAveraging.__module__.rpartition('.')[0]}.{NoAveraging.__name__}"
+NOTHING = "phaseavg.averaging.NoAveraging"
 """Target of `averaging=none`."""
 
 
@@ -63,7 +62,7 @@ class Job:
 
     @property
     def prefixes(self) -> Prefixes:
-        """Those of the run."""
+        """The prefixes of the run."""
         return self.run.prefixes
 
     @property
@@ -100,12 +99,7 @@ class Job:
             guest, until = self.guests.get(name, (average, 0))
             self.guests[name] = guest, max(until, epochs)
         if self.parent is not None and self.start:
-            self.parent.serve(self.start, [*averages_of(self.prefixes), *averages])
-
-
-def averages_of(prefixes: Prefixes) -> list[Average]:
-    """Return all averages of a run."""
-    return list(prefixes.averages.values())
+            self.parent.serve(self.start, [*self.prefixes.averages.values(), *averages])
 
 
 def literal(value: Any) -> str:
@@ -173,7 +167,7 @@ def arranged(
                 break
             if (parent := trained.get((epochs, key))) is not None:
                 job.start, job.parent = epochs, parent
-                parent.serve(epochs, averages_of(run.prefixes))
+                parent.serve(epochs, run.prefixes.averages.values())
                 break
         else:
             job.start = finished

@@ -7,7 +7,9 @@ from functools import cache
 import torch
 from tabulate import tabulate
 from torch import nn
+from torch.optim import Optimizer
 
+from phaseavg.averaging import RNAAverage
 from phaseavg.runs.folder import read_failure
 from phaseavg.sweep.cells import Request, Run
 from phaseavg.sweep.order import Job, arranged, is_stored
@@ -122,20 +124,35 @@ def time_left(jobs: Sequence[Job]) -> str:
 
 
 def prefix_bytes(job: Job) -> int:
-    """Return about how many bytes the prefixes take that a job saves."""
+    """Return about how many bytes the prefixes take that a job saves.
+
+    Each has the weights, the optimizer's state and the averages. An RNA average refers to a file for
+    every epoch instead, which all of them share.
+    """
     settings = job.run.settings
-    vectors = 2 + ("Adam" in str(settings.optimizer)) + len(settings.observers)  # with momentum
-    states = sum(
-        vectors + sum(until >= epochs for _, until in job.guests.values()) for epochs in job.keep
+    networks = 1 + moments(json.dumps(settings.optimizer)) + len(settings.observers)
+    guests = job.guests.values()
+    copies = [until for guest, until in guests if not isinstance(guest.averager.average, RNAAverage)]
+    files = [until for guest, until in guests if isinstance(guest.averager.average, RNAAverage)]
+    states = sum(networks + sum(until >= epochs for until in copies) for epochs in job.keep)
+    vectors = states + max(files, default=job.start) - job.start
+    image_size = settings.dataset.get("image_size", 32)
+    return 4 * vectors * parameters_of(json.dumps(settings.model), image_size)
+
+
+@cache
+def moments(optimizer: str) -> int:
+    """Return how many numbers an optimizer keeps of each parameter, from its config as JSON."""
+    parameter = nn.Parameter(torch.ones(2, 3))
+    built: Optimizer = build(
+        "optimizer", json.loads(optimizer), Optimizer, offered={"params": [parameter]}
     )
-    # RNA averages of one prefix refer to the same files, whatever their options.
-    rna = (until - job.start for g, until in job.guests.values() if "RNA" in str(g.part))
-    files = max(rna, default=0)
-    return (
-        4
-        * (states + files)
-        * parameters_of(json.dumps(settings.model), settings.dataset.get("image_size", 32))
-    )
+    parameter.grad = torch.ones_like(parameter)
+    built.step()
+    states = (*built.state.values(), *getattr(built, "inner", built).state.values())
+    kept = [value for state in states for value in state.values()]
+    alike = {id(value) for value in kept if getattr(value, "shape", None) == parameter.shape}
+    return len(alike)
 
 
 @cache

@@ -171,9 +171,10 @@ def sweep(
     results = outcomes(todo, stamps_of(todo, launch))
     ended = finished | {r.settings.run_id: o for r, o in zip(todo, results, strict=True) if o}
     diverged = {i: str(Diverged(o)) for i, o in ended.items() if o["status"] == "diverged"}
-    failed = len(reasons) + len(unfit)
+    asked_runs = {run.settings.run_id for run in todo}
+    failed = len(reasons.keys() & asked_runs) + len(unfit)
     summary = f"sweep: {counted([*results, *[None] * len(unfit)], finished, held, failed=failed)}"
-    if failed or diverged:
+    if reasons or unfit or diverged:
         lines = [f"{run_id}: {reason}" for run_id, reason in (reasons | diverged).items()]
         raise SweepFailed("\n".join([*lines, f"{summary}; to resume: {command()}"]))
     if budget is not None and None in results:

@@ -172,13 +172,13 @@ def end_epoch(
         if phase_ended or is_due(epoch, cadence.batchnorm_every):
             metrics["bn"] = test.after_batchnorm(deepcopy(model))
 
-        for group, kind in (("observers", "observers"), ("guests", "shared")):
-            for name, observer in getattr(state, group).items():
-                before = clock.spent(kind)
+        for group, members in (("observers", state.observers), ("guests", state.guests)):
+            for name, observer in members.items():
+                before = clock.spent(group)
                 observer.epoch_end(model, replace=False)
-                averaging = clock.lap(kind)
-                found = test.average(observer, model, phase_ended, kind) if average_due else {}
-                evaluation = clock.spent(kind) - before - averaging
+                averaging = clock.lap(group)
+                found = test.average(observer, model, phase_ended, group) if average_due else {}
+                evaluation = clock.spent(group) - before - averaging
                 seconds = {"averaging": averaging, "evaluation": evaluation}
                 metrics.setdefault(group, {})[name] = found | {"seconds": seconds}
 

@@ -19,10 +19,9 @@ from phaseavg.phases import Schedule
 from phaseavg.runs.provenance import device_name, peak_memory_bytes
 from phaseavg.targets import Part
 from phaseavg.training.evaluation import evaluate
-from phaseavg.training.execution import autocast, prepare
+from phaseavg.training.execution import autocast
 from phaseavg.training.loop import is_due
 from phaseavg.training.optimizers import learning_rate, set_learning_rate
-from phaseavg.training.parts import assemble
 from phaseavg.training.state import TrainingState
 from phaseavg.training.step import new_step
 from phaseavg.training.trajectory import TrajectoryWriter
@@ -190,17 +189,6 @@ def measured(
         "test": data.test_size * seconds_per_image(tests, evaluate),
         "pass": min(pass_images, data.train_size) * seconds_per_image(passes, recompute_batchnorm),
     }
-
-
-def seconds_per_epoch(settings: Settings) -> float:
-    """Estimate the seconds of an epoch with its tests, without averaging, from a few steps."""
-    settings, device = prepare(settings)
-    data, schedule, state = assemble(settings, device)
-    print("measuring a few steps …", flush=True)
-    seconds = measured(data, schedule, settings, state)
-    tests, passes = count_tests(schedule, settings, state.averages)
-    testing = tests * seconds["test"] + passes * seconds["pass"]
-    return data.steps_per_epoch * seconds["step"] + testing / schedule.total_epochs
 
 
 def described_averaging(part: Part, averager: Averager) -> str:

@@ -1,6 +1,7 @@
 """A run that starts from a shared prefix, and one that saves prefixes for other runs."""
 
 from collections.abc import Mapping
+from functools import cached_property
 from typing import Any
 
 import torch
@@ -28,11 +29,25 @@ class Sharing:
     Args:
         settings: of the run, with nothing of its execution left open.
         device: that it is trained on.
+
+    Raises:
+        UserError: if it is to keep a prefix that it does not have.
     """
 
     def __init__(self, settings: Settings, device: torch.device) -> None:
         self.settings, self.device = settings, device
-        self.folder = settings.share.dir
+        self.folder, self.keep = settings.share.dir, settings.share.keep
+        if self.keep and max(self.keep) > self._prefixes.limit:
+            raise UserError(
+                f"share.keep={self.keep}: must be at most {self._prefixes.limit}, after which this "
+                "run shares nothing"
+            )
+        guests = settings.share.guests.items()
+        self._guests = {name: Average(one.averaging, one.epochs) for name, one in guests}
+
+    @cached_property
+    def _prefixes(self) -> Prefixes:
+        return Prefixes(self.settings)
 
     def restore(self, state: TrainingState, folder: RunFolder) -> None:
         """Resume a run from its latest checkpoint, or from a shared prefix that goes beyond it.
@@ -47,12 +62,11 @@ class Sharing:
         folder.restore(state)
         if not (shares(self.settings) and self.folder.is_dir()):
             return
-        prefixes = Prefixes(self.settings)
         execution = execution_key(self.settings, self.device)
         started = -(-state.step // state.steps_per_epoch)  # epochs, the present one included
-        for epochs in range(prefixes.limit, started, -1):
-            needs = self._needs(prefixes, epochs)
-            for prefix in saved(self.folder, prefixes.key(epochs), epochs, execution):
+        for epochs in range(self._prefixes.limit, started, -1):
+            needs = self._needs(epochs)
+            for prefix in saved(self.folder, self._prefixes.key(epochs), epochs, execution):
                 if not set(needs.values()) <= prefix.averages.keys():
                     continue
                 if (found := load(prefix)) and self._link_files(prefix, found, needs):
@@ -61,15 +75,15 @@ class Sharing:
 
     def is_due(self, epochs: int) -> bool:
         """Return whether the state after the last update of an epoch is saved for other runs."""
-        return epochs in self.settings.share.keep
+        return epochs in self.keep
 
     def save(self, state: TrainingState) -> None:
         """Save the state for runs that start from it, and drop averages that no later one needs.
 
         If it cannot be written, that is reported, and these runs are trained alone.
         """
-        epochs, prefixes = state.step // state.steps_per_epoch, Prefixes(self.settings)
-        needs = self._needs(prefixes, epochs, state.guests)
+        epochs = state.step // state.steps_per_epoch
+        needs = self._needs(epochs, state.guests)
         averages = {n: a.average for n, a in state.averagers.items() if n in needs and a.average}
         content = state.state_dict() | {
             "run_id": self.settings.run_id,
@@ -78,7 +92,7 @@ class Sharing:
         try:
             save(
                 self.folder,
-                prefixes.key(epochs),
+                self._prefixes.key(epochs),
                 epochs,
                 execution_key(self.settings, self.device),
                 content,
@@ -91,22 +105,18 @@ class Sharing:
             if guest.until <= epochs:
                 state.guests.pop(name, None)
 
-    def _needs(
-        self, prefixes: Prefixes, epochs: int, guests: Mapping[str, Averager] | None = None
-    ) -> dict[str, str]:
+    def _needs(self, epochs: int, guests: Mapping[str, Averager] | None = None) -> dict[str, str]:
         """Return the identities of the averages after `epochs` epochs, those of guests included.
 
         Args:
-            prefixes: of the run.
             epochs: finished epochs.
             guests: that count; by default all that are needed at this epoch or later.
         """
-        asked = self.settings.share.guests
-        found = prefixes.needs(epochs)
-        for name, guest in asked.items():
-            wanted = guest.until >= epochs if guests is None else name in guests
-            identity = Average(guest.averaging, guest.epochs).identity(epochs)
-            if wanted and identity:
+        until = {name: guest.until for name, guest in self.settings.share.guests.items()}
+        found = self._prefixes.needs(epochs)
+        for name, average in self._guests.items():
+            wanted = until[name] >= epochs if guests is None else name in guests
+            if wanted and (identity := average.identity(epochs)):
                 found[name] = identity
         return found
 
@@ -141,7 +151,7 @@ class Sharing:
             for own, averager in state.averagers.items()
         }
         history = [as_own(line, names, state) for line in found["history"]]
-        seconds = {k: v for k, v in found["seconds"].items() if k not in ("saving", "shared")}
+        seconds = {k: v for k, v in found["seconds"].items() if k not in ("saving", "guests")}
         spent = sum(sum(line["seconds"].values()) for line in history) + sum(seconds.values())
         before = found["inherited"][-1]["last_epoch"] if found["inherited"] else 0
         everything = sum(sum(line["seconds"].values()) for line in found["history"])
@@ -196,8 +206,7 @@ def as_own(
         for name in members:
             average, spent = average_of(name)
             found.setdefault(group, {})[name] = average | {"seconds": spent}
-            kind = "observers" if group == "observers" else "shared"
-            seconds[kind] = seconds.get(kind, 0.0) + sum(spent.values())
+            seconds[group] = seconds.get(group, 0.0) + sum(spent.values())
     return found | {"seconds": seconds}
 
 

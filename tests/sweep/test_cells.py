@@ -1,7 +1,7 @@
 """The cells of the tables, and what narrows them."""
 
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
 import pandas as pd
@@ -9,30 +9,20 @@ import pytest
 from conftest import REPOSITORY
 from hydra import compose, initialize_config_dir
 from hydra.core.global_hydra import GlobalHydra
+from made_cells import CONF, OPTIONS, OTHERS, TABLES, WHOLE, request_for
 from omegaconf import DictConfig
 
 from phaseavg.errors import UserError
 from phaseavg.report.cells import CELL, key_of, read_paper
-from phaseavg.runs.identity import parts_of
 from phaseavg.sweep.cells import (
     Cell,
-    Request,
     Run,
     Table,
     cells_of,
     narrow,
-    of_the_paper,
-    read_request,
     read_table,
     runs_of,
 )
-from phaseavg.sweep.order import Job, arranged
-from phaseavg.sweep.plan import epochs_of
-
-CONF = REPOSITORY / "conf"
-
-OPTIONS = sorted(path.stem for path in (CONF / "table").glob("*.yaml"))
-TABLES = of_the_paper(OPTIONS)
 
 
 @pytest.fixture
@@ -40,50 +30,6 @@ def composed():
     GlobalHydra.instance().clear()
     with initialize_config_dir(str(CONF), version_base="1.3"):
         yield lambda overrides: compose("config", list(overrides))
-
-
-WHOLE = ("cnn13", "resnet50")
-"""A network of CIFAR and SVHN and one of ImageNet of which all cells are composed."""
-
-OTHERS = ("wrn28_10", "resnet34", "densenet121")
-
-
-def chosen(cells: Sequence[Cell]) -> list[Cell]:
-    """Return all cells of two networks, and of each other row of a table one, column by column.
-
-    A table is rows × columns: that a column is the same in each row is tested of all cells, that
-    the other networks' runs differ from these in the network alone, of those that are left.
-    """
-    rows: dict[str, list[tuple[str, str]]] = {}
-    columns: dict[str, list[str]] = {}
-    for cell in cells:
-        for known, new in ((rows, (cell.dataset, cell.model)), (columns, cell.column)):
-            if new not in known.setdefault(cell.table, []):
-                known[cell.table].append(new)
-
-    def has_its_turn(cell: Cell) -> bool:
-        of_its_table = columns[cell.table]
-        turn = rows[cell.table].index((cell.dataset, cell.model)) % len(of_its_table)
-        return of_its_table[turn] == cell.column
-
-    return [cell for cell in cells if cell.model in WHOLE or has_its_turn(cell)]
-
-
-@pytest.fixture(scope="module")
-def all_runs() -> dict[str, Run]:
-    """Return the runs of chosen cells with three seeds by run id, which take long to compose."""
-    GlobalHydra.instance().clear()
-    with initialize_config_dir(str(CONF), version_base="1.3"):
-
-        def composed(overrides: Sequence[str]) -> DictConfig:
-            return compose("config", list(overrides))
-
-        request = request_for(composed, f"table={','.join(TABLES)}", "seed=0,1,2")
-        return runs_of(chosen(request.cells), request.seeds, composed)
-
-
-def request_for(composed, *arguments: str) -> Request:
-    return read_request(arguments, OPTIONS, composed)
 
 
 def test_the_294_published_cells_are_our_cells_one_to_one(composed) -> None:
@@ -248,80 +194,6 @@ def test_cells_of_a_column_differ_in_their_network_alone(all_runs: dict[str, Run
         count += model not in WHOLE
     assert count == 3 * (3 * 7 + 6 * 3 + 2)
     assert len({str(model) for model in models.values()}) == len(models) == 7
-
-
-def test_epochs_that_cells_have_in_common_are_counted_by_their_keys(
-    all_runs: dict[str, Run],
-) -> None:
-    def different(wanted: Callable[[Cell, int], bool]) -> int:
-        return epochs_of(
-            run
-            for run in all_runs.values()
-            if any(wanted(cell, run.settings.seed) for cell in run.cells)
-        )
-
-    def own(cell: Cell, dataset: str) -> bool:
-        return (cell.dataset, cell.model) == (dataset, "cnn13")
-
-    assert different(lambda c, s: c.table.startswith("t1") and (c.model, s) == ("cnn13", 1)) == 1460
-    # By hand: 1,460 + 3 · 240 of the adaptive methods per network and seed of CIFAR-100; of the two
-    # other data sets SGD's 160, our method's 80, Lookahead's 160, and the same 720.
-    assert different(lambda c, _: own(c, "cifar100")) == 3 * (1460 + 720)
-    assert different(lambda c, _: own(c, "svhn")) == 3 * (160 + 80 + 160 + 720)
-    assert 4 * different(lambda c, _: c.model == "cnn13") == 53_040
-    merged = [run for run in all_runs.values() if run.cells[0].model == "cnn13"]
-    assert 4 * sum(run.epochs for run in merged) == 97_920
-    # Networks have nothing in common.
-    for model in OTHERS:
-        apart = [different(lambda c, _, m=m: c.model == m) for m in ("cnn13", model)]
-        assert different(lambda c, _, m=model: c.model in ("cnn13", m)) == sum(apart)
-
-
-SHARED = {
-    ("sgd", 60): "t1b/60-30-30-ours",
-    ("sgd", 80): "t1a/gamma0-0.5 t1a/gamma0-0.8 t1a/gamma0-0.9 t1a/gamma0-0.95 t1a/gamma0-0.99 "
-    "t1a/learnt t1b/80-40-40-ours t1c/phase-wise t2/ours t3/sgd-ours",
-    ("sgd", 100): "t1b/100-50-50-ours",
-    ("sgd", 160): "t1c/at-the-end",
-    **{(a, 80): f"t3/{a}-ours t4/{a}" for a in ("adam", "amsgrad", "adabound")},
-}
-"""Which cells start from the SGD or adaptive run of their network after which epoch."""
-
-
-def test_which_cells_of_tables_1_to_4_share_what(all_runs: dict[str, Run]) -> None:
-    own = ("cifar100", "cnn13")
-    runs = [
-        run
-        for run in all_runs.values()
-        if run.settings.seed == 0 and (run.cells[0].dataset, run.cells[0].model) == own
-    ]
-    jobs = arranged(runs)
-    assert all(job.asked for job in jobs)  # every prefix is a cell of a table
-    found: dict[tuple[str, int], list[str]] = {}
-    for job in jobs:
-        if job.parent and not job.prefixes.averages_nothing:
-            optimizer = parts_of(job.run.settings.recipe())["optimizer"].replace("adam_", "")
-            cells = found.setdefault((optimizer, job.start), [])
-            cells.extend(f"{cell.table}/{cell.column}" for cell in job.run.cells)
-    assert {place: " ".join(sorted(cells)) for place, cells in found.items()} == SHARED
-
-    def through(job: Job) -> set[int]:
-        return set() if job.parent is None else {job.start} | through(job.parent)
-
-    sgd = [
-        job for job in jobs if job.prefixes.averages_nothing and "-sgd-" in job.run.settings.run_id
-    ]
-    epochs = [set(job.prefixes.schedule.epochs[:1]) | through(job) for job in sgd]
-    assert {60, 80, 100} <= set().union(*epochs)
-    kept = [(epoch, job) for job in sgd for epoch in job.keep]
-    assert sorted(epoch for epoch, _ in kept if epoch in (60, 100, 160)) == [60, 100, 160]
-    # Five γ0 at T = 80, 0.9 at T = 60 and 100, learnt, and the one over the whole training.
-    guests = {name: guest for job in sgd for name, (guest, _) in job.guests.items()}
-    weights = [(g.part["weights"], g.epochs[0]) for g in guests.values()]
-    gammas = sorted((w["gamma0"], e) for w, e in weights if "gamma0" in w)
-    one = [(0.9, t) for t in (60, 80, 80, 100)]
-    assert gammas == [(0.5, 80), (0.8, 80), *one, (0.95, 80), (0.99, 80)]
-    assert len(weights) - len(gammas) == 1
 
 
 NARROWED = [

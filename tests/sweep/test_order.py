@@ -6,10 +6,12 @@ import pytest
 from conftest import REPOSITORY, TINY
 from hydra import compose, initialize_config_dir
 from hydra.core.global_hydra import GlobalHydra
+from made_cells import OTHERS
 
 from phaseavg.config import check
+from phaseavg.runs.identity import parts_of
 from phaseavg.runs.prefixes import OWN
-from phaseavg.sweep.cells import Run
+from phaseavg.sweep.cells import Cell, Run
 from phaseavg.sweep.order import Job, arranged, ending_with, nodes_of, waves_of
 from phaseavg.sweep.plan import epochs_of
 
@@ -141,3 +143,77 @@ def test_epochs_are_counted_once_by_hand(run_of: MakeRun) -> None:
     """SGD of 2 + 3 epochs, an average at its end, one that leaves after 2, and a stranger."""
     runs = [run_of([2, 3], "none"), run_of([2, 3], "end"), run_of([2, 1], "phasewise")]
     assert epochs_of([*runs, run_of([3, 1], "none"), run_of([3, 1], "none", 1)]) == 5 + 1 + 2 + 4
+
+
+def test_epochs_that_cells_have_in_common_are_counted_by_their_keys(
+    all_runs: dict[str, Run],
+) -> None:
+    def different(wanted: Callable[[Cell, int], bool]) -> int:
+        return epochs_of(
+            run
+            for run in all_runs.values()
+            if any(wanted(cell, run.settings.seed) for cell in run.cells)
+        )
+
+    def own(cell: Cell, dataset: str) -> bool:
+        return (cell.dataset, cell.model) == (dataset, "cnn13")
+
+    assert different(lambda c, s: c.table.startswith("t1") and (c.model, s) == ("cnn13", 1)) == 1460
+    # By hand: 1,460 + 3 · 240 of the adaptive methods per network and seed of CIFAR-100; of the two
+    # other data sets SGD's 160, our method's 80, Lookahead's 160, and the same 720.
+    assert different(lambda c, _: own(c, "cifar100")) == 3 * (1460 + 720)
+    assert different(lambda c, _: own(c, "svhn")) == 3 * (160 + 80 + 160 + 720)
+    assert 4 * different(lambda c, _: c.model == "cnn13") == 53_040
+    merged = [run for run in all_runs.values() if run.cells[0].model == "cnn13"]
+    assert 4 * sum(run.epochs for run in merged) == 97_920
+    # Networks have nothing in common.
+    for model in OTHERS:
+        apart = [different(lambda c, _, m=m: c.model == m) for m in ("cnn13", model)]
+        assert different(lambda c, _, m=model: c.model in ("cnn13", m)) == sum(apart)
+
+
+SHARED = {
+    ("sgd", 60): "t1b/60-30-30-ours",
+    ("sgd", 80): "t1a/gamma0-0.5 t1a/gamma0-0.8 t1a/gamma0-0.9 t1a/gamma0-0.95 t1a/gamma0-0.99 "
+    "t1a/learnt t1b/80-40-40-ours t1c/phase-wise t2/ours t3/sgd-ours",
+    ("sgd", 100): "t1b/100-50-50-ours",
+    ("sgd", 160): "t1c/at-the-end",
+    **{(a, 80): f"t3/{a}-ours t4/{a}" for a in ("adam", "amsgrad", "adabound")},
+}
+"""Which cells start from the SGD or adaptive run of their network after which epoch."""
+
+
+def test_which_cells_of_tables_1_to_4_share_what(all_runs: dict[str, Run]) -> None:
+    own = ("cifar100", "cnn13")
+    runs = [
+        run
+        for run in all_runs.values()
+        if run.settings.seed == 0 and (run.cells[0].dataset, run.cells[0].model) == own
+    ]
+    jobs = arranged(runs)
+    assert all(job.asked for job in jobs)  # every prefix is a cell of a table
+    found: dict[tuple[str, int], list[str]] = {}
+    for job in jobs:
+        if job.parent and not job.prefixes.averages_nothing:
+            optimizer = parts_of(job.run.settings.recipe())["optimizer"].replace("adam_", "")
+            cells = found.setdefault((optimizer, job.start), [])
+            cells.extend(f"{cell.table}/{cell.column}" for cell in job.run.cells)
+    assert {place: " ".join(sorted(cells)) for place, cells in found.items()} == SHARED
+
+    def through(job: Job) -> set[int]:
+        return set() if job.parent is None else {job.start} | through(job.parent)
+
+    sgd = [
+        job for job in jobs if job.prefixes.averages_nothing and "-sgd-" in job.run.settings.run_id
+    ]
+    epochs = [set(job.prefixes.schedule.epochs[:1]) | through(job) for job in sgd]
+    assert {60, 80, 100} <= set().union(*epochs)
+    kept = [(epoch, job) for job in sgd for epoch in job.keep]
+    assert sorted(epoch for epoch, _ in kept if epoch in (60, 100, 160)) == [60, 100, 160]
+    # Five γ0 at T = 80, 0.9 at T = 60 and 100, learnt, and the one over the whole training.
+    guests = {name: guest for job in sgd for name, (guest, _) in job.guests.items()}
+    weights = [(g.part["weights"], g.epochs[0]) for g in guests.values()]
+    gammas = sorted((w["gamma0"], e) for w, e in weights if "gamma0" in w)
+    one = [(0.9, t) for t in (60, 80, 80, 100)]
+    assert gammas == [(0.5, 80), (0.8, 80), *one, (0.95, 80), (0.99, 80)]
+    assert len(weights) - len(gammas) == 1

@@ -3,7 +3,9 @@
 import json
 import shutil
 import signal
+import time
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -15,7 +17,8 @@ from conftest import TINY, Prompt, also_slow
 import phaseavg.training.step
 from phaseavg.errors import UserError
 from phaseavg.runs.files import write_atomically
-from phaseavg.training import sharing
+from phaseavg.training import loop, sharing
+from phaseavg.training.sharing import Sharing
 
 AVERAGINGS = "averaging=none,phasewise,rna,end"
 SHORT = (*TINY, "checkpoint_seconds=1000", "save_weights=true", "batch_size=250")
@@ -279,12 +282,36 @@ def test_the_folder_of_prefixes_may_be_removed_at_any_time(
     assert out.splitlines()[-1].startswith("sweep: 2 finished")
 
 
-def test_a_prefix_that_ran_out_of_time_is_not_trained_again_by_its_runs(
-    prompt: Prompt, tmp_path: Path, steps: list[int]
+def test_runs_whose_prefix_is_out_of_time_wait_for_it(
+    prompt: Prompt, tmp_path: Path, steps: list[int], monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    """Alone they would train its epochs again."""
     command = ("-m", *SHORT, "averaging=none,phasewise,rna")
-    status, out, _ = prompt(*command, "budget=0.001s")
-    assert (status, len(steps)) == (0, 0)
+    with monkeypatch.context() as later:
+        # Only a run in training sees that the time is over: none that is not started does.
+        clock = SimpleNamespace(time=lambda: time.time() + 3 * 3600 * (len(steps) >= 3))
+        later.setattr(loop, "time", clock)
+        status, out, _ = prompt(*command, "budget=2h")
+    assert (status, len(steps)) == (0, 3)
     assert "sweep: 0 finished" in out
     status, out, _ = prompt(*command)
     assert (status, len(steps)) == (0, STEPS * (5 + 3 + 3))
+
+
+def test_a_prefix_that_fails_is_named_and_its_runs_are_trained_alone(
+    prompt: Prompt, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def broken(self: Sharing, *_: Any) -> None:
+        if self.keep:
+            raise RuntimeError("no prefix today")
+        restore(self, *_)
+
+    restore = Sharing.restore
+    monkeypatch.setattr(Sharing, "restore", broken)
+    status, _, err = prompt("-m", *SHORT, "averaging=phasewise,rna")
+    assert status == 1
+    assert "noaveraging-seed0" in err
+    assert "no prefix today" in err
+    # The prefix is no run that was asked for.
+    assert "sweep: 2 finished, 0 finished before; to resume: " in err.splitlines()[-1]
+    assert inherited(tmp_path / "runs") == {"phasewise": 0, "phasewise_rna": 0}

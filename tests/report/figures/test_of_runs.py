@@ -21,7 +21,6 @@ from phaseavg.report.figures import course, intervals, losses, segments
 from phaseavg.report.figures.drawing import Drawing, write
 from phaseavg.report.figures.of_runs import OF_A_RUN
 from phaseavg.report.figures.trajectories import Trajectory, read_trajectory
-from phaseavg.runs.files import read_json
 from phaseavg.training.execution import prepare
 from phaseavg.training.parts import load_data, new_model
 from phaseavg.training.trajectory import read_weights_after
@@ -209,7 +208,7 @@ def test_without_anything_a_figure_says_what_is_missing(name: str, tmp_path: Pat
     assert "no such run has begun; python train.py " in drawing.missing
     files = write(drawing, tmp_path)
     assert sorted(path.suffix for path in files) == [".png", ".svg"]
-    (noted,) = read_json(tmp_path / "figures.json").values()
+    (noted,) = json.loads((tmp_path / "figures.json").read_text()).values()
     assert noted["missing"] == drawing.missing
 
 

@@ -1,0 +1,110 @@
+"""A finished run is found again, says how it was made, and is repeated only if asked."""
+
+import json
+import re
+from pathlib import Path
+from typing import Any
+
+import pytest
+from conftest import TINY, Prompt
+
+import train as train_script
+from phaseavg.runs.folder import RunFolder
+
+
+def test_a_finished_run_is_not_run_again_unless_forced(prompt: Prompt, tmp_path: Path) -> None:
+    status, out, err = prompt(*TINY)
+    assert (status, err) == (0, "")
+    assert "test error" in out.splitlines()[-1]
+    (result,) = tmp_path.glob("runs/*/result.json")
+    before = result.read_bytes()
+    status, again, _ = prompt(*TINY)
+    assert status == 0
+    assert "finished before" in again
+    assert again.splitlines()[-1] == out.splitlines()[-1]
+    assert result.read_bytes() == before
+    _, wanted, _ = prompt(*TINY, "save_weights=true")
+    assert "finished before, without its final weights: fp32 on " in wanted
+    assert "; rerun=true repeats it" in wanted
+    status, forced, _ = prompt(*TINY, "rerun=true")
+    assert status == 0
+    first, second = (re.match(r"test error \S+", text.splitlines()[-1]) for text in (out, forced))
+    assert first.group() == second.group()
+    assert result.with_name("result.json.previous").read_bytes() == before
+
+
+def test_a_finished_run_says_how_it_was_computed_and_where_that_is_not_as_asked(
+    prompt: Prompt, tmp_path: Path
+) -> None:
+    prompt(*TINY)
+    (path,) = tmp_path.glob("runs/*/result.json")
+    result = json.loads(path.read_text())
+    assert re.fullmatch(r"\d{4}-\d\d-\d\d", result["date"])
+    result["date"] = "2026-11-26"
+    execution = result["provenance"][-1]["execution"]
+    execution |= {"device": "cuda:0", "device_name": "NVIDIA H100", "precision": "bf16"}
+    execution |= {"deterministic": False, "channels_last": False}
+    path.write_text(json.dumps(result))
+    made = ": bf16, not deterministic on NVIDIA H100, 2026-11-26; rerun=true repeats it"
+    free = ("execution.device=auto", "execution.deterministic=false", "execution.precision=auto")
+    assert f"finished before{made}" in prompt(*TINY, *free)[1]
+    other = "NOT as asked for (precision is bf16, not fp32, device is cuda, not cpu)"
+    asked = (*free[1:2], "execution.precision=fp32", "execution.device=cpu")
+    assert f"finished before, {other}{made}" in prompt(*TINY, *asked)[1]
+    _, out, _ = prompt(
+        "-m", *TINY, "seed=0", "execution.deterministic=true", "execution.device=cpu"
+    )
+    assert "1 finished before, NOT as asked for: " in out
+    assert "deterministic is False, not True" in out
+
+
+def test_force_begins_anew_whatever_an_ended_run_has_left(prompt: Prompt, tmp_path: Path) -> None:
+    prompt(*TINY, "save_weights=true")
+    (folder,) = (tmp_path / "runs").iterdir()
+    with RunFolder(folder) as run:  # killed before it could remove its checkpoints
+        run.save_checkpoint(40, {"step": 40})
+    status, out, _ = prompt(*TINY, "rerun=true")
+    assert status == 0
+    assert "from step 0;" in out
+    assert not (folder / "weights.safetensors").exists()  # of the run before
+
+
+def test_a_run_that_another_process_finishes_meanwhile_is_not_repeated(
+    prompt: Prompt, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    prompt(*TINY)
+    (result,) = tmp_path.glob("runs/*/result.json")
+    content = result.read_bytes()
+    result.unlink()
+    assemble = train_script.assemble
+
+    def slow_to_load(*arguments: Any) -> Any:
+        result.write_bytes(content)  # by the other process
+        return assemble(*arguments)
+
+    monkeypatch.setattr(train_script, "assemble", slow_to_load)
+    status, out, _ = prompt(*TINY)
+    assert status == 0
+    assert "finished before" in out
+    assert result.read_bytes() == content
+
+
+def test_a_run_is_also_found_among_the_records(prompt: Prompt, tmp_path: Path) -> None:
+    prompt(*TINY)
+    (folder,) = (tmp_path / "runs").iterdir()
+    (tmp_path / "kept").mkdir()
+    folder.rename(tmp_path / "kept" / folder.name)
+    status, out, _ = prompt(*TINY, "records_dir=kept")
+    assert status == 0
+    assert f"kept/{folder.name}: finished before" in out
+
+
+def test_a_damaged_result_is_set_aside_and_the_run_repeated(prompt: Prompt, tmp_path: Path) -> None:
+    prompt(*TINY)
+    (result,) = tmp_path.glob("runs/*/result.json")
+    good = json.loads(result.read_text())
+    result.write_text('{"status": "fini')
+    status, out, _ = prompt(*TINY)
+    assert status == 0
+    assert re.search(r"is damaged \(.*\): set aside", out)
+    assert json.loads(result.read_text())["test_error"] == good["test_error"]
