@@ -126,14 +126,14 @@ def time_left(jobs: Sequence[Job]) -> str:
 def prefix_bytes(job: Job) -> int:
     """Return about how many bytes the prefixes take that a job saves.
 
-    Each has the weights, the optimizer's state and the averages. An RNA average refers to a file for
-    every epoch instead, which all of them share.
+    Each has the weights, the optimizer's state and the averages. RNA averages have a file for every
+    epoch instead, and share them.
     """
     settings = job.run.settings
     networks = 1 + moments(json.dumps(settings.optimizer)) + len(settings.observers)
-    guests = job.guests.values()
-    copies = [until for guest, until in guests if not isinstance(guest.averager.average, RNAAverage)]
-    files = [until for guest, until in guests if isinstance(guest.averager.average, RNAAverage)]
+    copies, files = [], []
+    for guest, until in job.guests.values():
+        (files if isinstance(guest.averager.average, RNAAverage) else copies).append(until)
     states = sum(networks + sum(until >= epochs for until in copies) for epochs in job.keep)
     vectors = states + max(files, default=job.start) - job.start
     image_size = settings.dataset.get("image_size", 32)
