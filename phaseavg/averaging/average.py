@@ -42,19 +42,27 @@ class Parameters:
         self._chosen = [p.requires_grad or not trainable_only for p in parameters]
         self._shapes = [p.shape for p in parameters]
 
-    def of(self, model: nn.Module) -> list[Tensor]:
-        """Return them, detached; of sharded ones (DTensor) the part that this process holds.
+    def named(self, model: nn.Module) -> dict[str, Tensor]:
+        """Return them by name, detached; of sharded ones (DTensor) this process's part.
 
         Raises:
             ValueError: if `model` is another network.
         """
-        parameters = list(unwrapped(model).parameters())
-        if [p.shape for p in parameters] != self._shapes:
+        parameters = dict(unwrapped(model).named_parameters())
+        if [p.shape for p in parameters.values()] != self._shapes:
             raise ValueError(
                 "model: its parameters differ in number or shape from those of the averaged model"
             )
-        chosen = [p.detach() for p, c in zip(parameters, self._chosen, strict=True) if c]
-        return [p.to_local() if hasattr(p, "to_local") else p for p in chosen]
+        chosen = {
+            name: p.detach()
+            for (name, p), chosen in zip(parameters.items(), self._chosen, strict=True)
+            if chosen
+        }
+        return {n: p.to_local() if hasattr(p, "to_local") else p for n, p in chosen.items()}
+
+    def of(self, model: nn.Module) -> list[Tensor]:
+        """Return the same without names, in the order of the model's parameters."""
+        return list(self.named(model).values())
 
 
 class WeightAverage:

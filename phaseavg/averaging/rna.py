@@ -1,9 +1,6 @@
 """Weights of the epochs that are computed from the epochs: the paper's "learnt" weights."""
 
-import hashlib
-import io
 import math
-import os
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -12,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from phaseavg.averaging.average import AVERAGED_AS, Parameters
+from phaseavg.averaging.snapshots import is_intact, read, to_bytes, write_with_checksum
 
 PIECE = 2**16
 """Entries of the weight vectors that are worked on at once, at most."""
@@ -60,10 +58,10 @@ class RNA:
 class RNAAverage:
     """The average θ̄ = Σ c_t θ_t with the weights c_t of `RNA`.
 
-    The weights of an epoch are a file in torch's format, one vector; all computation is in
-    float64, on the model's device, piece by piece. A file is written once, under a name with its
-    checksum, and never deleted: a checkpoint may refer to those of an earlier window. Who keeps the
-    checkpoints may delete the files that none of them refers to (`files`).
+    The weights of an epoch are a snapshot (`phaseavg.averaging.snapshots`), a file that is written
+    once, under a name with its checksum, and never deleted: a checkpoint may refer to those of an
+    earlier window. Delete the files that no checkpoint refers to (`files`) yourself. Products and
+    sums are in float64, on the model's device, piece by piece.
 
     Args:
         model: whose floating-point parameters are averaged.
@@ -78,15 +76,15 @@ class RNAAverage:
         self.weights = weights
         self.folder = weights._folder
         self._parameters = Parameters(model, trainable_only)
-        parameters = self._parameters.of(model)
-        if any(p.is_complex() for p in parameters):
+        parameters = self._floating(model)
+        if any(p.is_complex() for p in parameters.values()):
             raise ValueError("weights=RNA: complex parameters cannot be averaged; choose others")
         if any(hasattr(p, "to_local") for p in model.parameters()):
             raise ValueError("weights=RNA: sharded parameters cannot be averaged; choose others")
-        self._bytes = sum(p.numel() * p.element_size() for p in parameters)
-        self._shapes = [tuple(p.shape) for p in parameters]
+        self._bytes = sum(p.numel() * p.element_size() for p in parameters.values())
+        self._shapes = {name: tuple(p.shape) for name, p in parameters.items()}
         # θ_0 of the next window: the weights, until they have to be written, then the file's name.
-        self._start: Tensor | str | None = None
+        self._start: bytes | str | None = None
         # Like the Gram matrix the list is replaced and never changed, so that a failure leaves the
         # average as it was, and a state stays what it is.
         self._files: list[str] = []  # of θ_{t−K}…θ_t, oldest first
@@ -97,7 +95,7 @@ class RNAAverage:
 
         Writes nothing: a file of these weights is made when they are first used or saved.
         """
-        self._start = self._vector(model)
+        self._start = to_bytes(self._floating(model))
 
     @torch.no_grad()
     def update(self, model: nn.Module, t: int, epochs: int) -> None:
@@ -111,12 +109,14 @@ class RNAAverage:
             if (start := self._start_file()) is None:
                 raise RuntimeError("call start() before the first update of a window")
             earlier, gram = [start], gram.new_zeros(0, 0)
-        files = [*earlier, self._write(self._vector(model), t)]
+        files = [*earlier, self._write(to_bytes(self._floating(model)), t)]
         files = files[-(min(epochs, self.weights.window or epochs) + 1) :]
+        snapshots = [read(self.folder / name) for name in files]
         products = torch.zeros(len(files) - 1, dtype=torch.float64, device=_device(model))
-        for _, rows in self._pieces(files, products.device):
-            differences = rows.diff(dim=0)
-            products += differences @ differences[-1]
+        for name in self._shapes:
+            for rows in _pieces([s[name] for s in snapshots], products.device):
+                differences = rows.diff(dim=0)
+                products += differences @ differences[-1]
         kept = len(products) - 1
         new = gram.new_empty(kept + 1, kept + 1)
         new[:kept, :kept] = gram[len(gram) - kept :, len(gram) - kept :]
@@ -136,14 +136,11 @@ class RNAAverage:
     def copy_to(self, model: nn.Module) -> None:
         """Overwrite the parameters of `model` by the average; leave its buffers alone."""
         weights = self._solved()[0].to(_device(model))
-        average = torch.empty_like(self._vector(model))
-        for first, rows in self._pieces(self._files[1:], weights.device):
-            average[first : first + rows.shape[1]] = weights @ rows
-        parameters = self._floating(model)
-        for p, values in zip(
-            parameters, torch.split(average, [p.numel() for p in parameters]), strict=True
-        ):
-            p.copy_(values.view_as(p))
+        snapshots = [read(self.folder / name) for name in self._files[1:]]
+        for name, parameter in self._floating(model).items():
+            pieces = _pieces([s[name] for s in snapshots], weights.device)
+            average = torch.cat([weights @ rows for rows in pieces])
+            parameter.copy_(average.view(parameter.shape))
 
     def storage(self, epochs: int) -> tuple[int, str]:
         """Return the bytes of the files of a window of `epochs` epochs, and where they are."""
@@ -170,7 +167,7 @@ class RNAAverage:
             ValueError: if it is the state of another network, or a file is missing or damaged.
         """
         if state["shapes"] != self._shapes:
-            raise ValueError("average: the state was saved for parameters of other shapes")
+            raise ValueError("average: the state was saved for other parameters")
         for name in (*state["files"], state["start"]):
             if name and not is_intact(self.folder / name):
                 raise ValueError(f"{self.folder / name} is missing or damaged")
@@ -179,57 +176,26 @@ class RNAAverage:
     def _solved(self) -> tuple[Tensor, dict[str, Any]]:
         return solve(self._gram, self.weights.rho)
 
-    def _floating(self, model: nn.Module) -> list[Tensor]:
-        return [p for p in self._parameters.of(model) if p.dtype in AVERAGED_AS]
-
-    def _vector(self, model: nn.Module) -> Tensor:
-        """Return a copy of the averaged parameters as one vector on the CPU."""
-        return torch.cat([p.cpu().reshape(-1) for p in self._floating(model)])
+    def _floating(self, model: nn.Module) -> dict[str, Tensor]:
+        named = self._parameters.named(model)
+        return {name: p for name, p in named.items() if p.dtype in AVERAGED_AS}
 
     def _start_file(self) -> str | None:
         """Return the name of the file of θ_0, which is written now if it was not yet."""
-        if isinstance(self._start, Tensor):
+        if isinstance(self._start, bytes):
             self._start = self._write(self._start, 0)
         return self._start
 
-    def _write(self, vector: Tensor, t: int) -> str:
-        """Write a vector to a file, whole or not at all; return the file's name."""
-        buffer = io.BytesIO()
-        torch.save(vector, buffer)
-        content = buffer.getbuffer()
-        checksum = hashlib.sha256(content).hexdigest()[:16]
-        path = self.folder / f"snapshot-{t:04d}-{checksum}.pt"
-        # Of this object alone: another one, of another process too, may be writing the same.
-        temporary = path.with_name(f".{path.name}.{os.getpid()}.{id(self)}.part")
-        try:
-            self.folder.mkdir(parents=True, exist_ok=True)
-            with temporary.open("wb") as file:
-                file.write(content)
-                file.flush()
-                os.fsync(file.fileno())
-            temporary.replace(path)
-        except OSError as error:  # a write's own does not name the file
-            raise OSError(error.errno, error.strerror, str(path)) from error
-        finally:
-            temporary.unlink(missing_ok=True)
-        return path.name
-
-    def _pieces(self, files: Sequence[str], device: torch.device) -> Iterator[tuple[int, Tensor]]:
-        """Yield pieces of the vectors in files: the first entry's index, and a row per file."""
-        paths = [self.folder / name for name in files]
-        vectors = [torch.load(path, mmap=True, weights_only=True) for path in paths]
-        for first in range(0, len(vectors[0]), PIECE):
-            pieces = [vector[first : first + PIECE].to(device, torch.float64) for vector in vectors]
-            yield first, torch.stack(pieces)
+    def _write(self, content: bytes, t: int) -> str:
+        return write_with_checksum(self.folder, f"snapshot-{t:04d}", content)
 
 
-def is_intact(path: Path) -> bool:
-    """Return whether the file of an epoch's weights exists and its name has its checksum."""
-    if not path.is_file():  # reading a pipe would never end
-        return False
-    with path.open("rb") as file:
-        digest = hashlib.file_digest(file, "sha256").hexdigest()
-    return path.stem.rpartition("-")[2] == digest[:16]
+def _pieces(tensors: Sequence[Tensor], device: torch.device) -> Iterator[Tensor]:
+    """Yield the entries of tensors of one shape in float64, `PIECE` at a time, a row per tensor."""
+    vectors = [tensor.flatten() for tensor in tensors]
+    for first in range(0, max(len(vectors[0]), 1), PIECE):
+        rows = [vector[first : first + PIECE].to(device, torch.float64) for vector in vectors]
+        yield torch.stack(rows)
 
 
 def _device(model: nn.Module) -> torch.device:

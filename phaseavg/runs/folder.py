@@ -25,7 +25,7 @@ from typing import Any, Self
 import torch
 from torch import Tensor
 
-from phaseavg.averaging.rna import is_intact
+from phaseavg.averaging.snapshots import is_intact
 from phaseavg.errors import Diverged, OutOfTime, UserError
 from phaseavg.runs import record
 from phaseavg.runs.files import (

@@ -20,7 +20,7 @@ import torch
 from torch import nn
 
 from phaseavg.averaging import Averager
-from phaseavg.averaging.rna import is_intact
+from phaseavg.averaging.snapshots import is_intact
 from phaseavg.config import Settings
 from phaseavg.errors import UserError
 from phaseavg.phases import Schedule

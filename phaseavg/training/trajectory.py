@@ -1,15 +1,14 @@
-"""Weights saved during training, for Figures 1 to 3: a file in torch's format each."""
+"""Snapshots saved during training, for Figures 1 to 3."""
 
-import io
 import shutil
 from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from pickle import UnpicklingError
-from typing import Any
 
-import torch
 from torch import Tensor, nn
 
+from phaseavg.averaging.snapshots import read
+from phaseavg.averaging.snapshots import to_bytes as snapshot_bytes
 from phaseavg.config import Settings
 from phaseavg.errors import UserError, told
 from phaseavg.phases import Schedule
@@ -20,25 +19,19 @@ from phaseavg.training.optimizers import evaluation_weights
 from phaseavg.training.state import TrainingState
 
 
-def last_linear(model: nn.Module) -> str | None:
-    """Return the name of a network's last linear layer; None if it has none."""
-    layers = [name for name, module in model.named_modules() if isinstance(module, nn.Linear)]
-    return layers[-1] if layers else None
-
-
 def last_layer(model: nn.Module) -> dict[str, Tensor]:
     """Return weight and bias of the last linear layer, under their names in the network.
 
     Raises:
         UserError: if there is none.
     """
-    name = last_linear(model)
-    if name is None:
+    linear = [name for name, module in model.named_modules() if isinstance(module, nn.Linear)]
+    if not linear:
         raise UserError(
             "save_trajectory=last_layer: the network has no linear layer; choices: epochs, steps"
         )
-    layer = model.get_submodule(name)
-    return {f"{name}.{key}": value for key, value in layer.state_dict().items()}
+    layer = model.get_submodule(linear[-1])
+    return {f"{linear[-1]}.{key}": value for key, value in layer.state_dict().items()}
 
 
 def everything(model: nn.Module) -> dict[str, Tensor]:
@@ -142,10 +135,9 @@ class TrajectoryWriter:
             self.save(0)
 
     def _is_whole(self, step: int) -> bool:
-        """Return whether what is kept of a step is of this kind, or of one that has more."""
-        kind = opened(self.folder, step)["kind"]
-        kinds = list(KINDS)
-        return kind in kinds and kinds.index(kind) >= kinds.index(self.kind)
+        """Return whether the snapshot of a step has all that is to be saved."""
+        saved = read_weights_after(self.folder, step)
+        return self._saved(self._state.model).keys() <= saved.keys()
 
     def is_due(self, step: int) -> bool:
         """Return whether the weights after `step` updates are to be saved."""
@@ -157,19 +149,10 @@ class TrajectoryWriter:
         Raises:
             UserError: if they cannot be written.
         """
-        model = self._state.model
         with evaluation_weights(self._state.optimizer):
-            tensors = {k: v.to("cpu", copy=True) for k, v in self._saved(model).items()}
-        content = {
-            "run_id": self.folder.parent.name,
-            "kind": self.kind,
-            "last_linear": last_linear(model),
-            "tensors": tensors,
-        }
-        buffer = io.BytesIO()
-        torch.save(content, buffer)
+            content = snapshot_bytes(self._saved(self._state.model))
         place = f"runs_dir={self.folder.parents[1]}"
-        write_atomically(path_of(self.folder, step), buffer.getvalue(), place)
+        write_atomically(path_of(self.folder, step), content, place)
 
 
 def path_of(folder: Path, step: int) -> Path:
@@ -182,30 +165,19 @@ def missing_steps(folder: Path, steps: Iterable[int]) -> list[int]:
     return [step for step in steps if not path_of(folder, step).is_file()]
 
 
-def opened(folder: Path, step: int) -> dict[str, Any]:
-    """Return the content of the file of the weights after `step` updates, mapped into memory.
+def read_weights_after(folder: Path, step: int) -> dict[str, Tensor]:
+    """Return the weights after `step` updates, by name, mapped into memory.
 
     Raises:
-        UserError: if it is missing, damaged, or of another run than the folder.
+        UserError: if they are missing or damaged.
     """
-    path, run_id = path_of(folder, step), folder.parent.name
+    path = path_of(folder, step)
     try:
-        if not path.is_file():  # reading a pipe would never end
-            raise FileNotFoundError("no such file")
-        content = torch.load(path, map_location="cpu", mmap=True, weights_only=True)
-        owner = content["run_id"]
-    except (OSError, RuntimeError, LookupError, TypeError, EOFError, UnpicklingError) as error:
+        return read(path)
+    except (OSError, RuntimeError, EOFError, UnpicklingError) as error:
         raise UserError(
             f"{path}: missing or damaged ({told(error)}); repeat the run with rerun=true"
         ) from error
-    if owner != run_id:
-        raise UserError(f"{path}: is of another run, {owner}; move it away")
-    return content
-
-
-def read_weights_after(folder: Path, step: int) -> dict[str, Tensor]:
-    """Return the weights after `step` updates, by name."""
-    return opened(folder, step)["tensors"]
 
 
 def read_last_weight(folder: Path, step: int) -> Tensor | None:
@@ -213,6 +185,6 @@ def read_last_weight(folder: Path, step: int) -> Tensor | None:
 
     None if the network has no such layer.
     """
-    content = opened(folder, step)
-    layer = content["last_linear"]
-    return None if layer is None else content["tensors"][f"{layer}.weight"]
+    tensors = read_weights_after(folder, step)
+    matrices = [t for name, t in tensors.items() if name.endswith("weight") and t.ndim == 2]
+    return matrices[-1] if matrices else None

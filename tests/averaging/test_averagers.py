@@ -230,7 +230,7 @@ def test_the_window_and_the_settings_of_rna_are_part_of_the_state_but_its_folder
     with pytest.raises(ValueError, match=r"weights=RNA\(rho=1e-05, window=None\)"):
         AtEnd(model, [2], RNA(tmp_path)).load_state_dict(saved)
     other = Phasewise(nn.Linear(3, 4), [2], RNA(tmp_path))
-    with pytest.raises(ValueError, match="average: the state was saved for parameters of other"):
+    with pytest.raises(ValueError, match="average: the state was saved for other parameters"):
         Phasewise(model, [2], RNA(tmp_path)).load_state_dict(other.state_dict())
     moved = tmp_path / "moved"
     moved.mkdir()
