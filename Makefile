@@ -62,14 +62,14 @@ study = $(if $(filter 0,$(RUN)),status=0,$(BIN)/python train.py -m table=$(1) $(
 	test $$status -le 1 || exit $$status; \
 	$(BIN)/python scripts/tables.py --whole table=$(1) $(ARGS) $(2) && exit $$status
 
-table1a table1b table1c table1d table2 table3 table4: .venv/installed ## run what is missing of a table, and write it to results/tables; RUN=0 only writes
+table1a table1b table1c table1d table2 table3 table4: .venv/installed ## run what is missing of a table, and write it to results/full/tables; RUN=0 only writes
 	@$(call study,$(@:table%=t%))
 
 table1: .venv/installed ## the same of 1a to 1d
 	@$(call study,t1a$(comma)t1b$(comma)t1c$(comma)t1d)
 
-tables: .venv/installed ## the same of all tables, and results/claims.md
-	@$(call study,all,--claims results/claims.md)
+tables: .venv/installed ## the same of all tables, and results/full/claims.md
+	@$(call study,all,--claims results/full/claims.md)
 
 # Figures 1 to 3 are of a run, which is trained if it is missing.
 fig1 fig2 fig3: .venv/installed ## draw it in results/figures, training its run if that is missing; RUN=0 only draws, ARGS= another run
@@ -97,7 +97,7 @@ comma := ,
 report: .venv/installed ## all results as a page that opens from disk: results/index.html; ARGS="--runs runs/demo" adds runs
 	$(BIN)/python scripts/report.py $(ARGS)
 
-records: .venv/installed ## copy the records of the ended runs FROM=folder to results/records; derive runs.csv
+records: .venv/installed ## copy the records of the ended runs FROM=folder to results/full/records; derive runs.csv
 	$(BIN)/python scripts/records.py $(FROM)
 
 # TIMM names a checkout of timm's repository, DATA a folder with CIFAR-100; without them training is not

@@ -194,7 +194,7 @@ class Settings(Scalars):
     evaluation: EvaluationCadence = EvaluationCadence()
     data_dir: Folder = Path("data")
     runs_dir: Folder = Path("runs")
-    records_dir: Folder = Path("results/records")
+    records_dir: Folder = Path("results/full/records")
     share: Annotated[Share, BeforeValidator(_switch)] = Share()
     checkpoint_seconds: NonNegativeFloat = 300
     deadline: NonNegativeFloat | None = None

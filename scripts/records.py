@@ -68,7 +68,7 @@ def main() -> int:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("runs", type=Path, nargs="?", help="folder of runs; none: runs.csv alone")
-    parser.add_argument("--records", type=Path, default=Path("results/records"), help="folder")
+    parser.add_argument("--records", type=Path, default=Path("results/full/records"), help="folder")
     arguments = parser.parse_args()
     if arguments.runs:
         new, known = keep_records(arguments.runs, arguments.records)

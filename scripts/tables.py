@@ -21,7 +21,7 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("overrides", nargs="+", help="table=…, and others as for train.py -m")
     parser.add_argument("--config-dir", type=Path, help="with tables of your own")
-    parser.add_argument("--output", type=Path, default=Path("results/tables"), help="folder")
+    parser.add_argument("--output", type=Path, default=Path("results/full/tables"), help="folder")
     parser.add_argument(
         "--whole", action="store_true", help="all cells, not only those narrowed to"
     )

@@ -37,7 +37,7 @@ class Source:
     lead: str
     overrides: tuple[str, ...]
     commands: tuple[str, ...]
-    folder: str = "."
+    folder: str = "full"
 
 
 SOURCES = (

@@ -255,7 +255,7 @@ def test_the_script_writes_blanks_where_nothing_ran(
     arguments = ("table=t1d", "model=cnn13", "hydra/launcher=joblib", f"runs_dir={tmp_path}/runs")
     assert typed(monkeypatch, "--whole", *arguments, "--claims", "claims.md") == 0
     assert (tmp_path / "claims.md").exists()
-    text = (tmp_path / "results/tables/t1d.md").read_text()
+    text = (tmp_path / "results/full/tables/t1d.md").read_text()
     assert "0 of 8 cells have runs." in text  # whole, whatever it was narrowed to
     assert "26.74 ± 0.14" in text  # a folder is no other recipe
     assert typed(monkeypatch, *arguments, "--output", "narrowed") == 0
