@@ -29,7 +29,7 @@ mini: .venv/installed ## Tables 1, 3 and 4 and the claims in miniature, from not
 	@mkdir -p results/mini
 	$(BIN)/python train.py -m preset=mini table=$(MINI) plan=true > results/mini/plan.md
 	@cat results/mini/plan.md
-	$(BIN)/python train.py -m preset=mini table=$(MINI) hydra/launcher=joblib || [ $$? = 1 ]
+	$(BIN)/python train.py -m preset=mini table=$(MINI) hydra/launcher=local || [ $$? = 1 ]
 	$(BIN)/python scripts/tables.py preset=mini table=all \
 		--output results/mini/tables --claims results/mini/claims.md
 
@@ -52,7 +52,7 @@ mini-cifar100: .venv/installed ## Table 1 and the open ablations in miniature on
 told_apart_by = model averaging averaging.weights.gamma0 averaging.weights.rho averaging.window \
 	schedule.epochs schedule.divisor schedule.shape._target_ optimizer optimizer_state
 
-miniature = $(BIN)/python train.py -m preset=mini-cifar100 model=cnn13 $(1) hydra/launcher=packed \
+miniature = $(BIN)/python train.py -m preset=mini-cifar100 model=cnn13 $(1) hydra/launcher=local \
 	$(if $(DATA),data_dir=$(DATA)) $(ARGS) || failed=$$?; test $${failed:-0} -le 1 || exit $$failed
 
 # Trains what is missing, or nothing with RUN=0; then writes tables from all records there are, also
@@ -124,7 +124,7 @@ bench-gpu: .venv/installed ## what an NVIDIA GPU makes of it, network by network
 		done; \
 	done; $(BIN)/python -m benchmarks.page && exit $$status
 
-PARTS := networks determinism packing imagenet kernels
+PARTS := networks determinism imagenet kernels
 
 test: .venv/installed ## run the tests
 	$(BIN)/python -m pytest -n 2 --dist worksteal -m "not slow"

@@ -2,7 +2,6 @@
 
 * `networks`: the CIFAR networks, plain and in each of the ways that are faster
 * `determinism`: what deterministic algorithms cost
-* `packing`: several runs at once on the card (`hydra/launcher=packed` goes by it)
 * `imagenet`: the ImageNet networks on synthetic images of 224×224
 * `kernels`: where the time goes, by torch's profiler
 
@@ -13,17 +12,14 @@ that it can be measured network by network (`--models`), and cut short. `--devic
 
 import gc
 import json
-import multiprocessing
 import os
 import sys
 import time
 from argparse import ArgumentParser, Namespace
 from collections.abc import Callable, Mapping, Sequence
-from contextlib import ExitStack
 from itertools import islice
 from pathlib import Path
 from statistics import median
-from tempfile import TemporaryDirectory
 from typing import Any
 
 import pandas as pd
@@ -38,7 +34,6 @@ from benchmarks.roofline import least_seconds
 from phaseavg.config import Settings
 from phaseavg.errors import UserError
 from phaseavg.runs.provenance import peak_memory_bytes, reset_peak_memory
-from phaseavg.sweep.service import multi_process_service
 from phaseavg.targets import build
 from phaseavg.training.evaluation import evaluate
 from phaseavg.training.execution import autocast, pick_device, prepare
@@ -218,69 +213,6 @@ def determinism(name: str, given: Namespace) -> list[dict[str, Any]]:
     return of_ways(name, given, DETERMINISM)
 
 
-def packing(name: str, given: Namespace) -> list[dict[str, Any]]:
-    """Return a row for each number of runs at once, with one service for all and without."""
-    rows = []
-    for service in (True, False):
-        with ExitStack() as stack:
-            if service:
-                if pick_device(given.device).type != "cuda":
-                    continue
-                folder = Path(stack.enter_context(TemporaryDirectory(prefix="phaseavg-")))
-                if not stack.enter_context(multi_process_service(given.device, folder)):
-                    continue
-            for runs in given.runs:
-                print(f"{name}, {runs} at once …", file=sys.stderr, flush=True)
-                try:
-                    found = side_by_side(name, given, runs)
-                except UserError as error:  # there may be no room for more
-                    print(f"{error}", file=sys.stderr, flush=True)
-                    break
-                rows.append({"network": name, "runs": runs, "service": service, **found})
-    return rows
-
-
-def side_by_side(name: str, given: Namespace, runs: int) -> dict[str, float]:
-    """Return what runs in processes of their own do together in the same while."""
-    context = multiprocessing.get_context("spawn")
-    ready, told = context.Barrier(runs), context.SimpleQueue()
-    processes = [
-        context.Process(target=one_of_several, args=(name, given, ready, told)) for _ in range(runs)
-    ]
-    for process in processes:
-        process.start()
-    for process in processes:
-        process.join()
-    if any(process.exitcode for process in processes):
-        raise UserError(f"--runs={runs}: not all of {runs} processes with {name} got to their end")
-    found = [told.get() for _ in processes]
-    return {
-        "images_per_second": sum(one["images_per_second"] for one in found),
-        "peak_memory_bytes": max(one["peak_memory_bytes"] for one in found),
-    }
-
-
-def one_of_several(name: str, given: Namespace, ready: Any, told: Any) -> None:
-    """Train beside others, and tell how fast while all of them do."""
-    try:
-        # As much memory as a run: with an epoch's last, smaller batch, and with a test.
-        training = Training(run_settings(name, given, ["execution.threads=1"]))
-        training.first_steps()
-        training.tail_and_test()
-        ready.wait(timeout=300)
-        start, count = time.perf_counter(), 0
-        while count == 0 or time.perf_counter() - start < given.seconds:
-            training.steps(CHUNK)
-            count += CHUNK
-        rate = count * training.data.batch_size / (time.perf_counter() - start)
-        memory = peak_memory_bytes(training.device)
-        ready.wait(timeout=300)
-    except BaseException:
-        ready.abort()
-        raise
-    told.put({"images_per_second": rate, "peak_memory_bytes": memory})
-
-
 def kernels(name: str, given: Namespace) -> list[dict[str, Any]]:
     """Return a row for each of the kernels that take the most time."""
     # Else later profiles of CUDA graphs in a process may come out empty.
@@ -317,7 +249,6 @@ def kernels(name: str, given: Namespace) -> list[dict[str, Any]]:
 PARTS: dict[str, Callable[[str, Namespace], list[dict[str, Any]]]] = {
     "networks": networks,
     "determinism": determinism,
-    "packing": packing,
     "imagenet": networks,
     "kernels": kernels,
 }
@@ -329,8 +260,6 @@ HOW = {
     "networks": "The least time of an epoch is that of eager kernels at the card's own ceilings, "
     "measured beside (benchmarks/roofline.py); the first steps compile and record.",
     "determinism": "Ratios are to the first row of a network.",
-    "packing": "Each run is a process of its own; the images/s are those of all together in the "
-    "same while. `one service`: under NVIDIA's Multi-Process Service, if it started.",
     "imagenet": "As for the networks for CIFAR; images of 224×224, epochs of 1,281,167.",
     "kernels": "By torch's profiler, over ten steps with profile=fast; `all` is the time in which "
     "the device works, as a share of the step.",
@@ -351,7 +280,6 @@ def parsed() -> Namespace:
     parser.add_argument("part", choices=list(PARTS))
     parser.add_argument("--models", nargs="+", choices=[*CIFAR, *IMAGENET], help="networks")
     parser.add_argument("--ways", nargs="+", choices=list(WAYS), default=USUAL_WAYS)
-    parser.add_argument("--runs", nargs="+", type=positive, default=[1, 2, 3, 4], help="at once")
     parser.add_argument("--seconds", type=float, default=3.0, help="that each is timed for")
     parser.add_argument("--device", default="cuda")
     parser.add_argument("--width", type=float, default=1.0, help="factor on channels (CIFAR)")

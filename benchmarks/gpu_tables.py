@@ -1,4 +1,4 @@
-"""What gpu.py has measured, as it is read: a row for each way, number of runs or kernel."""
+"""What gpu.py has measured, as it is read: a row for each way or kernel."""
 
 from collections.abc import Callable
 
@@ -46,20 +46,6 @@ def network_row(row: pd.Series, of_network: pd.DataFrame) -> dict[str, str]:
     }
 
 
-def packing_row(row: pd.Series, of_network: pd.DataFrame) -> dict[str, str]:
-    """Return a number of runs beside one."""
-    alike = of_network[of_network["service"] == row["service"]]
-    one = alike["images_per_second"].iloc[0]
-    return {
-        "network": row["network"],
-        "runs at once": f"{row['runs']}",
-        "one service": "yes" if row["service"] else "no",
-        "images/s": f"{row['images_per_second']:,.0f}",
-        f"times that of {alike['runs'].iloc[0]}": f"{row['images_per_second'] / one:.2f}",
-        "memory of a run (GB)": f"{row['peak_memory_bytes'] / 1e9:.2f}",
-    }
-
-
 def kernel_row(row: pd.Series, _: pd.DataFrame) -> dict[str, str]:
     """Return a kernel."""
     return {
@@ -74,7 +60,6 @@ def kernel_row(row: pd.Series, _: pd.DataFrame) -> dict[str, str]:
 TABLES: dict[str, Callable[[pd.Series, pd.DataFrame], dict[str, str]]] = {
     "networks": network_row,
     "determinism": way_row,
-    "packing": packing_row,
     "imagenet": network_row,
     "kernels": kernel_row,
 }

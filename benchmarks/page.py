@@ -31,7 +31,6 @@ TITLES = {  # of the benchmarks, in the order of the pages
     "startup": "What starting takes, to the first step",
     "gpu-networks": "Networks on a GPU",
     "gpu-determinism": "What determinism costs on a GPU",
-    "gpu-packing": "Several runs at once on a GPU",
     "gpu-imagenet": "Networks for ImageNet on a GPU",
     "gpu-kernels": "Where the time goes on a GPU",
 }

@@ -26,7 +26,6 @@ import train as train_script
 from phaseavg.cli import command_line, reporting, script, unfailing_output
 from phaseavg.errors import Diverged, Interrupted, UserError
 from phaseavg.report.study import composing
-from phaseavg.sweep.packing import Packed
 
 MISTAKES = {
     "unknown key": ("datset=digits", "datset: there is no such key", "did you mean dataset?"),
@@ -258,7 +257,6 @@ def test_output_is_dropped_likewise_in_a_launchers_worker_and_in_scripts(
     job = reporting(loud)
     with unfit_output(kind):
         assert job(OmegaConf.create()) == 3
-        assert Packed(loud, tmp_path / "stop")(OmegaConf.create()) == 3
         assert script(loud)() == 3
 
 

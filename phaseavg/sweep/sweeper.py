@@ -137,7 +137,6 @@ def sweep(
     todo = [run for run in missing_runs if run.settings.run_id not in unfit]
     jobs = jobs_for(todo, held)
     launch = Launch(context, task, config, jobs)
-    trouble = ""
     try:
         with nullcontext() if config.dry_run else SweepProgress(jobs):
             launch.run(timing(jobs, began, budget))
@@ -145,12 +144,6 @@ def sweep(
         counts = counted(outcomes(todo, stamps_of(todo, launch)), finished, held)
         print(f"sweep: {counts}; to resume: {command()}", flush=True)
         raise
-    except UserError:  # for example of the folder of prefixes; no run has started
-        raise
-    except Exception as error:  # of the launcher, for example one of its processes was killed
-        trouble = f"the launcher failed: {' '.join(repr(error).split())}"
-        if [stamp_of(job.run) for job in jobs] == launch.stamps:
-            raise SweepFailed(f"{trouble}; nothing was run") from error
 
     if config.dry_run:
         if failures := len(launch.errors):
@@ -161,11 +154,11 @@ def sweep(
     for job, stamp in zip(jobs, launch.stamps, strict=True):
         run_id, folder = job.run.settings.run_id, job.run.settings.run_folder
         error = launch.errors.get(run_id)
-        if (run_id not in launch.begun and not trouble) or isinstance(error, OutOfTime):
+        if run_id not in launch.begun or isinstance(error, OutOfTime):
             continue
         (result,) = outcomes([job.run], [stamp])
         if result is None and not in_progress(folder):  # another process may have started it
-            reasons[run_id] = str(error or trouble or "exited without writing a result")
+            reasons[run_id] = str(error or "exited without writing a result")
             if stamp_of(job.run)["failure.json"] == stamp["failure.json"]:
                 record_failure(folder, reasons[run_id])
     results = outcomes(todo, stamps_of(todo, launch))

@@ -4,7 +4,6 @@ import contextlib
 import os
 import signal
 import threading
-from collections.abc import Callable
 from types import FrameType, TracebackType
 from typing import Self
 
@@ -12,15 +11,10 @@ STDERR = 2
 
 
 class StopSignals:
-    """While entered, the first SIGINT or SIGTERM is noted in `received`; a second one kills.
+    """While entered, the first SIGINT or SIGTERM is noted in `received`; a second one kills."""
 
-    Args:
-        then: called when the first one has come.
-    """
-
-    def __init__(self, then: Callable[[], object] | None = None) -> None:
+    def __init__(self) -> None:
         self.received: int | None = None
-        self._then = then
 
     def __enter__(self) -> Self:
         self._previous = {}
@@ -36,8 +30,6 @@ class StopSignals:
         # the terminal may be gone.
         with contextlib.suppress(OSError):
             os.write(STDERR, b"stopping after this step; once more to stop at once\n")
-        if self._then is not None:
-            self._then()
 
     def _restore(self) -> None:
         for number, handler in self._previous.items():

@@ -13,7 +13,6 @@ from torch import nn
 
 from benchmarks import gpu, roofline
 from benchmarks.page import TITLES
-from phaseavg.sweep import packing
 
 SMALL = ("--width", "0.0625", "--images", "100", "--batch-size", "20", "--matrix", "64")
 REHEARSAL = ("--device", "cpu", "--seconds", "0", *SMALL)
@@ -106,18 +105,6 @@ def test_after_a_failure_on_the_device_no_more_is_measured_there(
     assert [row["way"] for row in record["rounds"]["determinism"]] == ["profile=fast"]
     assert "failed, and so no more of cnn13: the device is gone" in capsys.readouterr().err
     assert len(done) == 2
-
-
-def test_runs_side_by_side_are_counted_together(rehearsed: Any, tmp_path: Path) -> None:
-    record = rehearsed("packing", "--models", "cnn13", "--runs", "2")
-    rows = record["rounds"]["packing"]
-    assert [row["runs"] for row in rows] == [2]
-    assert all(row["images_per_second"] > 0 and row["peak_memory_bytes"] > 0 for row in rows)
-    # And the launcher reads it.
-    name, free = record["machine"]["device_name"], 1 << 60
-    known = packing.measured(tmp_path / "gpu-packing.json")
-    fastest = max(rows, key=lambda row: row["images_per_second"])["runs"]
-    assert packing.fastest(known[name], "cnn13", free) == fastest
 
 
 def test_kernels_are_named_with_their_share(rehearsed: Any) -> None:

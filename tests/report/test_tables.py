@@ -252,7 +252,7 @@ def test_the_script_writes_blanks_where_nothing_ran(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    arguments = ("table=t1d", "model=cnn13", "hydra/launcher=joblib", f"runs_dir={tmp_path}/runs")
+    arguments = ("table=t1d", "model=cnn13", "hydra/launcher=local", f"runs_dir={tmp_path}/runs")
     assert typed(monkeypatch, "--whole", *arguments, "--claims", "claims.md") == 0
     assert (tmp_path / "claims.md").exists()
     text = (tmp_path / "results/full/tables/t1d.md").read_text()

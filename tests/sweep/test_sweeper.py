@@ -343,8 +343,8 @@ def test_a_launcher_that_fails_is_told(
         assert "the launcher failed: OSError" in json.loads(failure.read_text())["error"]
     else:
         assert err.count("\n") == 1
-        assert "the launcher failed: OSError('a worker" in err
-        assert err.endswith("nothing was run\n")
+        assert "the launcher failed: OSError: a worker" in err
+        assert err.endswith("no run has finished\n")
         assert failures == []
 
 

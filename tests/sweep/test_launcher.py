@@ -1,0 +1,222 @@
+"""Several runs at a time: each is the run alone, and a signal costs none of them anything."""
+
+import contextlib
+import json
+import os
+import re
+import signal
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+import victims as victim
+from conftest import REPOSITORY, TINY, Prompt
+from omegaconf import OmegaConf
+from sweep.test_sharing import SHORT, assert_equal, inherited, outcomes
+
+from phaseavg.errors import UserError
+from phaseavg.sweep import launcher
+from phaseavg.sweep.launcher import slots_for
+
+
+def processes_in(group: int) -> list[str]:
+    """Return the processes of a process group that have not ended."""
+    found = []
+    for path in Path("/proc").glob("[0-9]*/stat"):
+        with contextlib.suppress(OSError):
+            state, _, of = path.read_text().rpartition(")")[2].split()[:3]
+            if int(of) == group and state != "Z":
+                found.append(path.parent.name)
+    return found
+
+
+LOCAL = ("hydra/launcher=local", "hydra.launcher.runs_per_device=2")
+
+
+def test_each_run_is_the_run_alone_bit_by_bit(
+    prompt: Prompt, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Also after a shared trajectory, beside runs that fail, where processes begin otherwise."""
+    monkeypatch.setenv("PYTHONPATH", f"{REPOSITORY}")  # where worker processes find train.py
+    for name in ("OMP_NUM_THREADS", "MKL_NUM_THREADS"):
+        monkeypatch.setenv(name, "2")  # of new processes; this one has a thread
+    command = ("-m", *SHORT, "averaging=none,phasewise", f"hydra.sweep.dir={tmp_path}/scratch")
+    status, out, err = prompt(*command, *LOCAL, "batch_size=250,1001")
+    assert status == 1
+    assert out.count("local: 2 runs at a time on cpu, 1 thread each") == 2  # prefixes first
+    assert err.splitlines()[-1].startswith("sweep: 2 finished, 0 finished before, 2 failed")
+    assert inherited(tmp_path / "runs") == {"noaveraging": 0, "phasewise": 2}
+    lines = [line for line in out.splitlines() if "epoch 5/5" in line]
+    assert len(lines) == len({line.split(": ")[0] for line in lines}) == 2
+    assert all(re.match(r"run [1-4] of 4: epoch 5/5 ", line) for line in lines)
+    for path in tmp_path.glob("runs/*/result.json"):
+        (made,) = json.loads(path.read_text())["provenance"]
+        assert made["execution"]["threads"] == 1
+
+    status, _, err = prompt(*command, "share=false", "runs_dir=alone")
+    assert (status, err) == (0, "")
+    assert_equal(outcomes(tmp_path / "runs"), outcomes(tmp_path / "alone"))
+
+
+def test_a_signal_makes_all_runs_save_and_the_same_command_goes_on(
+    victims: Any, tmp_path: Path
+) -> None:
+    """Ctrl-C reaches all processes, the SIGTERM of a scheduler maybe only the first."""
+    tiny = (*TINY, "schedule.epochs=[100000,1,1]", "checkpoint_seconds=1000", "share=false")
+    arguments = ("-m", *tiny, "seed=0,1,2", *LOCAL, f"hydra.sweep.dir={tmp_path}/scratch")
+
+    def epochs() -> dict[str, int]:
+        found = tmp_path.glob("runs/*/metrics.jsonl")
+        return {path.parent.name: path.read_text().count("\n") for path in found}
+
+    def steps_saved() -> dict[str, int]:
+        paths = sorted(tmp_path.glob("runs/*/checkpoint-*.pt"))
+        return {path.parent.name: int(path.name.split("-")[1]) for path in paths}
+
+    trained = {}
+    for kill, number, status in (
+        (os.killpg, signal.SIGINT, 130),
+        (os.kill, signal.SIGTERM, 143),
+    ):
+        process = victims.Process(target=victim.sweep_in_a_group, args=(tmp_path, arguments))
+        process.start()
+        while sum(n > trained.get(run, 0) for run, n in epochs().items()) < 2:
+            process.join(0.05)
+            assert process.exitcode is None
+        kill(process.pid, number)
+        process.join()
+        said = (tmp_path / "said").read_text()
+        assert process.exitcode == status, said
+        assert "sweep: 0 finished, 0 finished before, 3 not run" in said.splitlines()[-2]
+        assert len(steps_saved()) == 2  # the third had not begun
+        assert all(steps_saved()[run] // 8 == n for run, n in epochs().items())
+        assert all(n > trained.get(run, 0) for run, n in epochs().items())
+        trained = epochs()
+        while processes_in(process.pid):
+            time.sleep(0.1)
+
+
+def test_runs_save_and_end_when_their_sweep_is_killed(victims: Any, tmp_path: Path) -> None:
+    tiny = (*TINY, "schedule.epochs=[100000,1,1]", "checkpoint_seconds=1000", "share=false")
+    arguments = ("-m", *tiny, "seed=0,1", *LOCAL, f"hydra.sweep.dir={tmp_path}/scratch")
+    process = victims.Process(target=victim.sweep_in_a_group, args=(tmp_path, arguments))
+    process.start()
+    while len(list(tmp_path.glob("runs/*/metrics.jsonl"))) < 2:
+        process.join(0.05)
+        assert process.exitcode is None
+    process.kill()
+    process.join()
+    while processes_in(process.pid):
+        time.sleep(0.1)
+    assert len({path.parent for path in tmp_path.glob("runs/*/checkpoint-*.pt")}) == 2
+
+
+DEADLY = """\
+import os, signal
+from phaseavg.data.digits import digits as real
+
+def digits(batch_size, seed, device="cpu", **options):
+    if seed == 1:
+        os.kill(os.getpid(), signal.SIGKILL)
+    return real(batch_size=batch_size, seed=seed, device=device, **options)
+"""
+
+
+def test_a_run_whose_process_is_killed_is_named_and_the_others_finish(
+    prompt: Prompt, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "deadly.py").write_text(DEADLY)
+    monkeypatch.syspath_prepend(tmp_path)
+    tiny = (*TINY, "schedule.epochs=[1,1,1]", "share=false", "dataset._target_=deadly.digits")
+    command = ("-m", *tiny, "seed=0,1,2", *LOCAL, f"hydra.sweep.dir={tmp_path}/scratch")
+    status, _, err = prompt(*command)
+    assert status == 1
+    *_, named, last = err.splitlines()
+    assert re.match(r"train\.py: \S+-seed1-\w+: its process was ended by the system", named)
+    assert last.startswith("sweep: 2 finished, 0 finished before, 1 failed; to resume: python ")
+    (failure,) = tmp_path.glob("runs/*/failure.json")
+    assert "-seed1-" in failure.parent.name
+    assert "ended by the system" in json.loads(failure.read_text())["error"]
+
+
+def test_under_joblib_a_killed_process_leaves_a_sweep_that_can_be_resumed(
+    prompt: Prompt, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "deadly.py").write_text(DEADLY)
+    monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.setenv("PYTHONPATH", f"{REPOSITORY}:{tmp_path}")  # of worker processes
+    tiny = (*TINY, "schedule.epochs=[1,1,1]", "share=false", "dataset._target_=deadly.digits")
+    joblib = ("hydra/launcher=joblib", "hydra.launcher.n_jobs=2")
+    command = ("-m", *tiny, *joblib, f"hydra.sweep.dir={tmp_path}/scratch")
+    status, _, err = prompt(*command, "seed=0,1,2")
+    assert status == 1
+    assert "the launcher failed: TerminatedWorkerError" in err
+    assert prompt(*command, "seed=0,2")[0] == 0
+
+
+@pytest.mark.parametrize("value", ["0", "many", "1.5", "true"])
+def test_a_wrong_number_of_runs_is_one_line(prompt: Prompt, tmp_path: Path, value: str) -> None:
+    options = ("hydra/launcher=local", f"hydra.launcher.runs_per_device={value}")
+    status, _, err = prompt("-m", *TINY, "seed=0,1", *options)
+    assert status == 2
+    assert err.lower() == (
+        f"train.py: hydra.launcher.runs_per_device={value}: choices: auto, or a number from 1 on\n"
+    )
+    assert not (tmp_path / "runs").exists()
+
+
+def execution(device: str, threads: int | None) -> Any:
+    return OmegaConf.create({"device": device, "threads": threads})
+
+
+def test_every_gpu_has_its_own_slots(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
+    monkeypatch.setattr(launcher, "cpu_count", lambda: 8)
+    monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
+    found = slots_for(execution("auto", None), 2)
+    assert [slot.variables["CUDA_VISIBLE_DEVICES"] for slot in found] == ["0", "1", "0", "1"]
+    assert [slot.threads for slot in found] == [2] * 4
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "3,GPU-5a")
+    found = slots_for(execution("cuda", 3), "auto")
+    assert [slot.variables["CUDA_VISIBLE_DEVICES"] for slot in found] == ["3", "GPU-5a"]
+    assert [slot.threads for slot in found] == [3, 3]
+    with pytest.raises(UserError, match=r"cuda:1: .* CUDA_VISIBLE_DEVICES=1"):
+        slots_for(execution("cuda:1", None), "auto")
+
+
+def test_the_cpu_has_as_many_slots_as_its_cores_are_enough_for(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(launcher, "cpu_count", lambda: 7)
+    assert len(slots_for(execution("cpu", 2), "auto")) == 3
+    assert len(slots_for(execution("cpu", 8), "auto")) == 1
+    assert len(slots_for(execution("cpu", 8), 4)) == 4
+
+
+ENVIRONMENT = """\
+import os, pathlib
+from phaseavg.data.digits import digits as real
+
+def digits(batch_size, seed, device="cpu", **options):
+    pathlib.Path(f"gpu-{seed}").write_text(os.environ["CUDA_VISIBLE_DEVICES"])
+    return real(batch_size=batch_size, seed=seed, device=device, **options)
+"""
+
+
+def test_a_process_sees_its_own_gpu_alone(
+    prompt: Prompt, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "seeing.py").write_text(ENVIRONMENT)
+    monkeypatch.syspath_prepend(tmp_path)
+    slots = [launcher.Slot(f"GPU {n}", 1, {"CUDA_VISIBLE_DEVICES": str(n)}) for n in (4, 6)]
+    monkeypatch.setattr(launcher, "slots_for", lambda *_: slots)
+    tiny = (*TINY, "schedule.epochs=[1,1,1]", "share=false", "dataset._target_=seeing.digits")
+    status, out, _ = prompt("-m", *tiny, "seed=0,1", *LOCAL, f"hydra.sweep.dir={tmp_path}/scratch")
+    assert status == 0
+    assert "local: 2 runs at a time on GPU 4, GPU 6, 1 thread each" in out
+    assert {path.name: path.read_text() for path in tmp_path.glob("gpu-*")} == {
+        "gpu-0": "4",
+        "gpu-1": "6",
+    }
