@@ -4,7 +4,7 @@ BIN := .venv/bin
 
 .DEFAULT_GOAL := help
 .PHONY: help demo demo-results mini mini-cifar100 table1a table1b table1c table1d table1 table2 table3 table4 tables report records
-.PHONY: fig1 fig2 fig3 fig4 fig5 fig6 figures bench bench-gpu test test-slow lint format clean
+.PHONY: fig1 fig2 fig3 fig4 fig5 fig6 figures bench bench-gpu test test-slow test-slurm lint format clean
 
 help: ## list the targets
 	@grep -hE '^[a-z0-9_ -]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/; s/^(table1a).*(table4)/\1 … \2/' | expand -t 20
@@ -127,10 +127,15 @@ bench-gpu: .venv/installed ## what an NVIDIA GPU makes of it, network by network
 PARTS := networks determinism imagenet kernels
 
 test: .venv/installed ## run the tests
-	$(BIN)/python -m pytest -n 2 --dist worksteal -m "not slow"
+	$(BIN)/python -m pytest -n 2 --dist worksteal -m "not slow and not slurm"
 
 test-slow: .venv/installed ## run the tests that kill a run at many more moments
 	$(BIN)/python -m pytest -n 2 --dist worksteal -m slow
+
+# A Slurm of two nodes on this host, started for the test; the packages are Debian's.
+test-slurm: .venv/installed ## run the tests of hydra/launcher=slurm on a Slurm of their own; needs root
+	command -v slurmctld munged || apt-get install --yes --no-install-recommends slurm-wlm munge
+	$(BIN)/python -m pytest -m slurm tests/sweep/test_slurm.py
 
 lint: .venv/installed ## check style, formatting and the types of what others import
 	$(BIN)/ruff check .

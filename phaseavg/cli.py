@@ -24,6 +24,7 @@ from phaseavg.errors import (
     Diverged,
     Interrupted,
     JobFailed,
+    NotStarted,
     OutOfTime,
     PartFailed,
     SweepFailed,
@@ -41,12 +42,19 @@ CONFIG_ERRORS = (HydraException, OmegaConfBaseException, RecursionError, yaml.YA
 """What composing a config raises if an override or a file of options is wrong."""
 
 
-def _scratch_folder() -> str:
-    """Return the folder for the files that Hydra insists on writing for a sweep."""
-    return str(Path(tempfile.gettempdir(), f"phaseavg-{os.getuid()}"))
+NOT_SEARCHING = ("phaseavg", "basic")
+"""Sweepers that keep nothing in their folder."""
 
 
-OmegaConf.register_new_resolver("scratch_folder", _scratch_folder, replace=True)
+def _sweep_folder(now: str, *, _root_: DictConfig) -> str:
+    """Return where Hydra writes about a sweep; what a sweeper has found stays with the runs."""
+    sweeper = _root_.hydra.runtime.choices["hydra/sweeper"]
+    if sweeper in NOT_SEARCHING:
+        return str(Path(tempfile.gettempdir(), f"phaseavg-{os.getuid()}"))
+    return str(Path(_root_.runs_dir, f".{sweeper}", now))
+
+
+OmegaConf.register_new_resolver("sweep_folder", _sweep_folder, replace=True)
 
 
 def explained(error: BaseException) -> str:
@@ -173,7 +181,7 @@ def _reported(job: Callable[[DictConfig], Any], config: DictConfig) -> Any:
     print(f"{hydra.job.name}: {asked}", flush=True)
     try:
         if (latest := config.get("start_by")) is not None and time.time() >= latest:
-            raise OutOfTime("not started, for lack of time; rerun the same command to resume")
+            raise NotStarted("not started, for lack of time; rerun the same command to resume")
         return job(config)
     except Exception as error:
         _tell(error, f"[{asked}] ")

@@ -58,6 +58,10 @@ class OutOfTime(RuntimeError):  # noqa: N818 -- as it is said
     """A run has saved its state because its time was over; it has not failed."""
 
 
+class NotStarted(OutOfTime):
+    """A run of a sweep that could not have ended in time, or came after an interrupt."""
+
+
 class WorkerLost(RuntimeError):  # noqa: N818 -- as it is said
     """A process that reads data has ended: killed by the system, most likely."""
 

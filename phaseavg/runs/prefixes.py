@@ -12,7 +12,7 @@ import io
 import json
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cache, cached_property
 from pathlib import Path
 from typing import Any
 
@@ -54,17 +54,10 @@ class Average:
     part: Part
     epochs: list[int]
 
-    @cached_property
+    @property
     def averager(self) -> Averager:
         """The averager, of a network of one parameter; one that needs a real network knows less."""
-        network = nn.Module()
-        network.weight = nn.Parameter(torch.zeros(1))
-        given: dict[str, Any] = {"model": network, "epochs": self.epochs}
-        offered = {"device": "cpu", "folder": Path()}
-        try:
-            return build("averaging", self.part, Averager, offered=offered, **given)
-        except Exception:  # of a user's own constructor
-            return Averager(**given)
+        return _averager(json.dumps(self.part), tuple(self.epochs))
 
     @property
     def windows(self) -> list[range] | None:
@@ -84,6 +77,25 @@ class Average:
         return digest({"averaging": self.part, "windows": begun}) if begun else None
 
 
+@cache
+def _averager(part: str, epochs: tuple[int, ...]) -> Averager:
+    """Return an averager of a part as JSON; many runs of a sweep have the same."""
+    network = nn.Module()
+    network.weight = nn.Parameter(torch.zeros(1))
+    given: dict[str, Any] = {"model": network, "epochs": list(epochs)}
+    offered = {"device": "cpu", "folder": Path()}
+    try:
+        return build("averaging", json.loads(part), Averager, offered=offered, **given)
+    except Exception:  # of a user's own constructor
+        return Averager(**given)
+
+
+@cache
+def _schedule(config: str) -> Schedule:
+    """Return the schedule of a config as JSON; many runs of a sweep have the same."""
+    return build("schedule", json.loads(config), Schedule)
+
+
 class Prefixes:
     """The prefixes of one run.
 
@@ -101,7 +113,7 @@ class Prefixes:
 
     def __init__(self, settings: Settings) -> None:
         self.settings = settings
-        self.schedule: Schedule = build("schedule", settings.schedule, Schedule)
+        self.schedule = _schedule(json.dumps(settings.schedule))
         parts = {**settings.observers, OWN: settings.averaging}
         self.averages = {n: Average(part, self.schedule.epochs) for n, part in parts.items()}
         windows = [average.windows for average in self.averages.values()]

@@ -27,6 +27,11 @@ from phaseavg.sweep.order import Job, waves_of
 from phaseavg.sweep.outcomes import stamp_of
 
 
+def failed(error: Exception) -> JobReturn:
+    """Return what a job that raised `error` returns."""
+    return JobReturn(status=JobStatus.FAILED, _return_value=error)
+
+
 class Launch:
     """The jobs of a sweep, wave after wave, under whatever launcher is set.
 
@@ -56,8 +61,8 @@ class Launch:
     def run(self, timing: Callable[[Job], list[str]]) -> None:
         """Launch the jobs; each starts once the one whose prefix it needs is over.
 
-        A job whose prefix was interrupted is left for the next time: trained alone it would repeat
-        the prefix's epochs.
+        A run that another sweep has finished meanwhile is left out. A job whose prefix was
+        interrupted is left for the next time: trained alone it would repeat the prefix's epochs.
 
         Args:
             timing: returns the overrides that say until when a job may start and run.
@@ -68,9 +73,13 @@ class Launch:
         left: set[int] = set()
         for wave in waves_of(self.jobs):
             left |= {id(job) for job in wave if self._must_wait(job, left)}
-            ready = [job for job in wave if id(job) not in left]
+            ready = [job for job in wave if id(job) not in left and not self._has_ended(job)]
             if ready:
                 self._launch_wave(ready, timing)
+
+    def _has_ended(self, job: Job) -> bool:
+        before = self.stamps[self.jobs.index(job)]
+        return stamp_of(job.run)["result.json"] != before["result.json"]
 
     def _must_wait(self, job: Job, left: set[int]) -> bool:
         if job.parent is None:
@@ -109,7 +118,7 @@ class Launch:
             if [stamp_of(job.run) for job in self.jobs] == before == self.stamps:
                 raise SweepFailed(f"{reason}; no run has finished") from error
             say(reason)
-            return [JobReturn(status=JobStatus.FAILED, _return_value=JobFailed(reason))] * len(jobs)
+            return [failed(JobFailed(reason))] * len(jobs)
 
 
 def cells_override(run: Run) -> list[str]:

@@ -26,13 +26,14 @@ import cloudpickle
 import torch
 from hydra.core.hydra_config import HydraConfig
 from hydra.core.singleton import Singleton
-from hydra.core.utils import JobReturn, JobStatus, run_job, setup_globals
+from hydra.core.utils import JobReturn, run_job, setup_globals
 from hydra.types import HydraContext, TaskFunction
 from joblib import cpu_count
 from omegaconf import DictConfig, open_dict
 
 from phaseavg.cli import unfailing_output
-from phaseavg.errors import Interrupted, JobFailed, OutOfTime, ProcessLost, UserError
+from phaseavg.errors import Interrupted, JobFailed, NotStarted, OutOfTime, ProcessLost, UserError
+from phaseavg.sweep.launch import failed
 from phaseavg.training.execution import own_threads, pick_device
 from phaseavg.training.signals import StopSignals
 
@@ -84,11 +85,6 @@ class Slot:
         executor, self._executor, self._pid = self._executor, None, None
         if executor is not None:
             executor.shutdown()
-
-
-def failed(error: Exception) -> JobReturn:
-    """Return what a job that raised `error` returns."""
-    return JobReturn(status=JobStatus.FAILED, _return_value=error)
 
 
 def slots_for(execution: DictConfig, runs_per_device: Any) -> list[Slot]:
@@ -164,13 +160,13 @@ def launch(
         slot = free.get()
         try:
             if signals.received is not None:
-                return failed(OutOfTime("interrupted before it started"))
+                return failed(NotStarted("interrupted before it started"))
             returned = slot.run(payload, number, overrides)
         finally:
             free.put(slot)
         error = returned._return_value
         if isinstance(error, ProcessLost) and signals.received is not None:
-            return failed(OutOfTime("interrupted while it started"))
+            return failed(NotStarted("interrupted while it started"))
         return returned
 
     with StopSignals() as signals, ThreadPoolExecutor(len(slots)) as pool:

@@ -95,6 +95,7 @@ def counted(
     finished: Mapping[str, Outcome],
     held: Sequence[Run],
     failed: int = 0,
+    interrupted: int = 0,
 ) -> str:
     """Return in words how many of a sweep's runs have ended how.
 
@@ -102,7 +103,8 @@ def counted(
         results: of the runs that it was to train.
         finished: results of runs that were finished before.
         held: runs that another process trains.
-        failed: how many of those without result have failed; the others were not run.
+        failed: how many of those without result have failed.
+        interrupted: how many of these have saved their state; the others were not run.
     """
     statuses = Counter("left" if result is None else result["status"] for result in results)
     parts = {
@@ -111,7 +113,10 @@ def counted(
         "of these diverged": sum(result["status"] == "diverged" for result in finished.values()),
         "diverged": statuses["diverged"],
         "failed": failed,
-        "not run, or in training by another process": statuses["left"] - failed + len(held),
+        "interrupted": interrupted,
+        "not run, or in training by another process": (
+            statuses["left"] - failed - interrupted + len(held)
+        ),
     }
     return ", ".join(
         f"{n} {what}" for what, n in parts.items() if n or what in ("finished", "finished before")

@@ -38,11 +38,17 @@ def in_words(seconds: float) -> str:
     return f"{seconds:.0f} s" if seconds < 120 else f"{seconds / 60:.0f} min"
 
 
+def step_saved(folder: Path) -> int:
+    """Return the step of a run's latest checkpoint; 0 if it has none."""
+    steps = [int(path.name.split("-")[1]) for path in folder.glob("checkpoint-*.pt")]
+    return max(steps, default=0)
+
+
 def epochs_saved(folder: Path) -> int:
     """Return the epochs of a run that its latest checkpoint has."""
-    steps = [int(path.name.split("-")[1]) for path in folder.glob("checkpoint-*.pt")]
+    saved = step_saved(folder)
     try:
-        return sum(line["step"] <= max(steps, default=0) for line in read_metrics(folder))
+        return sum(line["step"] <= saved for line in read_metrics(folder))
     except (OSError, ValueError):
         return 0
 

@@ -23,7 +23,7 @@ from omegaconf import DictConfig, open_dict
 
 from phaseavg import cli
 from phaseavg.config import check
-from phaseavg.errors import Diverged, OutOfTime, SweepFailed, UserError
+from phaseavg.errors import Diverged, NotStarted, OutOfTime, SweepFailed, UserError
 from phaseavg.runs.folder import in_progress, record_failure
 from phaseavg.sweep.cells import (
     ONE_VALUE,
@@ -37,7 +37,16 @@ from phaseavg.sweep.cells import (
 )
 from phaseavg.sweep.launch import Launch
 from phaseavg.sweep.order import Job, arranged, is_stored
-from phaseavg.sweep.outcomes import Stamp, counted, outcomes, sorted_out, stamp_of, without_data
+from phaseavg.sweep.outcomes import (
+    Outcome,
+    Stamp,
+    counted,
+    outcomes,
+    result_of,
+    sorted_out,
+    stamp_of,
+    without_data,
+)
 from phaseavg.sweep.progress import SweepProgress
 from phaseavg.sweep.rates import epochs_saved, rates_for, seconds_of, workload
 from phaseavg.training.sharing import shares
@@ -141,6 +150,7 @@ def sweep(
         with nullcontext() if config.dry_run else SweepProgress(jobs):
             launch.run(timing(jobs, began, budget))
     except KeyboardInterrupt:
+        finished, held = counted_anew(finished, held)
         counts = counted(outcomes(todo, stamps_of(todo, launch)), finished, held)
         print(f"sweep: {counts}; to resume: {command()}", flush=True)
         raise
@@ -150,24 +160,35 @@ def sweep(
             raise SweepFailed(f"sweep: {failures} of {len(jobs)} would fail; see above")
         return launch.returned
 
-    reasons = {}
+    reasons: dict[str, str] = {}
+    interrupted: set[str] = set()
     for job, stamp in zip(jobs, launch.stamps, strict=True):
         run_id, folder = job.run.settings.run_id, job.run.settings.run_folder
         error = launch.errors.get(run_id)
-        if run_id not in launch.begun or isinstance(error, OutOfTime):
-            continue
         (result,) = outcomes([job.run], [stamp])
-        if result is None and not in_progress(folder):  # another process may have started it
+        if result is not None or run_id not in launch.begun:
+            continue
+        if isinstance(error, OutOfTime):
+            if not isinstance(error, NotStarted):
+                interrupted.add(run_id)
+        elif not in_progress(folder):  # another process may have started it
             reasons[run_id] = str(error or "exited without writing a result")
             if stamp_of(job.run)["failure.json"] == stamp["failure.json"]:
                 record_failure(folder, reasons[run_id])
     results = outcomes(todo, stamps_of(todo, launch))
+    finished, held = counted_anew(finished, held)
     ended = finished | {r.settings.run_id: o for r, o in zip(todo, results, strict=True) if o}
     diverged = {i: str(Diverged(o)) for i, o in ended.items() if o["status"] == "diverged"}
     asked_runs = {run.settings.run_id for run in todo}
-    failed = len(reasons.keys() & asked_runs) + len(unfit)
-    summary = f"sweep: {counted([*results, *[None] * len(unfit)], finished, held, failed=failed)}"
-    if reasons or unfit or diverged:
+    counts = counted(
+        [*results, *[None] * len(unfit)],
+        finished,
+        held,
+        failed=len(reasons.keys() & asked_runs) + len(unfit),
+        interrupted=len(interrupted & asked_runs),
+    )
+    summary = f"sweep: {counts}"
+    if reasons or unfit or diverged or (interrupted and budget is None):
         lines = [f"{run_id}: {reason}" for run_id, reason in (reasons | diverged).items()]
         raise SweepFailed("\n".join([*lines, f"{summary}; to resume: {command()}"]))
     if budget is not None and None in results:
@@ -189,6 +210,15 @@ def jobs_for(runs: Sequence[Run], held: Sequence[Run]) -> list[Job]:
     jobs = arranged([*held, *runs], done, is_stored)
     elsewhere = {run.settings.run_id for run in held}
     return [job for job in jobs if job.run.settings.run_id not in elsewhere or job.keep]
+
+
+def counted_anew(
+    finished: dict[str, Outcome], held: Sequence[Run]
+) -> tuple[dict[str, Outcome], list[Run]]:
+    """Return both, with the runs that another process has finished meanwhile among the first."""
+    results = {run.settings.run_id: result_of(run) for run in held}
+    done = {run_id: result for run_id, result in results.items() if result}
+    return finished | done, [run for run in held if run.settings.run_id not in done]
 
 
 def stamps_of(runs: Sequence[Run], launch: Launch) -> list[Stamp]:

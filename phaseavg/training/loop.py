@@ -14,7 +14,7 @@ from torch import nn
 from phaseavg.averaging import Averager, recompute_batchnorm
 from phaseavg.config import Settings
 from phaseavg.data import DataSet
-from phaseavg.errors import Diverged, Interrupted, OutOfTime
+from phaseavg.errors import Diverged, OutOfTime
 from phaseavg.phases import Phase, Schedule
 from phaseavg.runs.folder import RunFolder
 from phaseavg.tracking import Tracking
@@ -88,7 +88,7 @@ def train(
             f"saved in {folder.path}; rerun the same command to resume"
         )
         if signals.received:
-            raise Interrupted(signals.received, f"interrupted {where}")
+            signals.stop(where)
         raise OutOfTime(f"out of time {where}")
 
     state.model.train()

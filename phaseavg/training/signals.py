@@ -1,25 +1,43 @@
-"""Ctrl-C and the scheduler's SIGTERM as a wish that the loop fulfils at the end of a step."""
+"""Signals that ask a run to stop: it finishes the current step, saves and stops."""
 
 import contextlib
 import os
 import signal
 import threading
+import time
+from collections.abc import Callable
 from types import FrameType, TracebackType
-from typing import Self
+from typing import Any, NoReturn, Self
+
+from phaseavg.errors import Interrupted, OutOfTime
 
 STDERR = 2
 
+Handler = Callable[[int, FrameType | None], Any]
+
+
+def submitit_handler(number: int) -> Handler | None:
+    """Return submitit's own handler of a signal: it requeues a job that is about to time out."""
+    handler = signal.getsignal(number)
+    if callable(handler) and getattr(handler, "__module__", "").startswith("submitit."):
+        return handler
+    return None
+
 
 class StopSignals:
-    """While entered, the first SIGINT or SIGTERM is noted in `received`; a second one kills."""
+    """While entered, the first SIGINT or SIGTERM is noted in `received`; a second one kills.
+
+    In a Slurm job of submitit, so is the signal that Slurm sends before the job's time is over.
+    """
 
     def __init__(self) -> None:
         self.received: int | None = None
 
     def __enter__(self) -> Self:
-        self._previous = {}
+        self._previous: dict[int, Any] = {}
         if threading.current_thread() is threading.main_thread():  # only there can it be done
-            for number in (signal.SIGINT, signal.SIGTERM):
+            warnings = [n for n in (signal.SIGUSR1, signal.SIGUSR2) if submitit_handler(n)]
+            for number in (signal.SIGINT, signal.SIGTERM, *warnings):
                 self._previous[number] = signal.signal(number, self._note)
         return self
 
@@ -30,6 +48,31 @@ class StopSignals:
         # the terminal may be gone.
         with contextlib.suppress(OSError):
             os.write(STDERR, b"stopping after this step; once more to stop at once\n")
+
+    def stop(self, where: str) -> NoReturn:
+        """Stop a run whose state is saved, as the sender of the signal expects.
+
+        SIGTERM in a Slurm job: Slurm is about to end the job, and to requeue it if it was preempted
+        but not if it was cancelled. Exiting first would make it a failed one, so wait for the end.
+
+        Args:
+            where: at which step the run was saved, and where.
+
+        Raises:
+            Interrupted: after SIGINT, or SIGTERM outside of Slurm.
+            OutOfTime: if the time of a Slurm job is over and submitit does not requeue it.
+            SystemExit: if submitit has requeued the job.
+        """
+        number = signal.Signals(self.received or 0)
+        if number in (signal.SIGUSR1, signal.SIGUSR2):
+            with contextlib.suppress(Exception):  # "not requeued", as its settings say
+                self._previous[number](number, None)
+            raise OutOfTime(f"out of time {where}")
+        if number == signal.SIGTERM and os.environ.get("SUBMITIT_EXECUTOR") == "slurm":
+            print(f"interrupted {where}; waiting for Slurm to end this job", flush=True)
+            while True:
+                time.sleep(1)
+        raise Interrupted(number, f"interrupted {where}")
 
     def _restore(self) -> None:
         for number, handler in self._previous.items():

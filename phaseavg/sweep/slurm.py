@@ -1,0 +1,185 @@
+"""`hydra/launcher=slurm`: a Slurm job per run, submitted by submitit.
+
+    python train.py -m table=t1a hydra/launcher=slurm hydra.launcher.partition=gpu
+
+Assumes of the file system that submitting host and nodes share: `runs_dir` and `submitit_folder`
+are the same folders everywhere, a rename is atomic, a new file is seen everywhere within
+`SEEN_AFTER_SECONDS`, and `flock` holds between nodes (NFS since version 4, Lustre with `-o flock`).
+
+Which jobs are still in the queue is asked of `squeue`, so that no accounting (`sacct`) is needed.
+"""
+
+import subprocess
+import time
+from collections.abc import Container, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from hydra.core.singleton import Singleton
+from hydra.core.utils import JobReturn, JobStatus
+from hydra_plugins.hydra_submitit_launcher.config import BaseQueueConf
+from hydra_plugins.hydra_submitit_launcher.submitit_launcher import SlurmLauncher
+from omegaconf import OmegaConf, open_dict
+from submitit import AutoExecutor, Job
+
+from phaseavg.cli import say
+from phaseavg.config import Settings, check
+from phaseavg.errors import OutOfTime, ProcessLost, UserError
+from phaseavg.sweep.launch import failed
+from phaseavg.sweep.rates import step_saved
+
+POLL_SECONDS = 5
+SEEN_AFTER_SECONDS = 60
+
+FAULTS = ("FAILED", "OUT_OF_MEMORY", "BOOT_FAIL")
+"""States that come of the run itself; after any other one it is started again."""
+
+
+USUAL = ("Priority", "Resources", "BeginTime", "Cleaning")
+"""Why jobs wait that start in time; another reason, such as PartitionTimeLimit, is printed."""
+
+
+@dataclass
+class Submitted:
+    """A run and its job.
+
+    Attributes:
+        settings: of the run.
+        job: of submitit.
+        gone_since: when the job was first seen to have left the queue without a result.
+    """
+
+    settings: Settings
+    job: Job[JobReturn]
+    gone_since: float | None = None
+
+
+def launch(launcher: SlurmLauncher, jobs: Sequence[Sequence[str]], first: int) -> list[JobReturn]:
+    """Submit a job per run and wait until each has a result or has left the queue.
+
+    Args:
+        launcher: submitit's own, which a job calls to train its run.
+        jobs: overrides of each.
+        first: index of the first one.
+
+    Raises:
+        UserError: if Slurm refuses the first job.
+    """
+    executor = executor_of(launcher.params)
+    submitted: list[Submitted] = []
+    try:
+        for number, overrides in enumerate(jobs, start=first):
+            settings = settings_of(launcher, overrides)
+            executor.update_parameters(name=settings.run_id)
+            arguments = (list(overrides), "hydra.sweep.dir", number, f"job {number}")
+            job = executor.submit(launcher, *arguments, Singleton.get_state())
+            submitted.append(Submitted(settings, job))
+            print(f"{settings.run_id}: Slurm job {job.job_id}, log {job.paths.stdout}", flush=True)
+    except Exception as error:
+        if submitted:
+            raise
+        raise UserError(f"hydra/launcher=slurm: no job could be submitted: {error}") from error
+    returned: dict[int, JobReturn] = {}
+    told = {"None", *USUAL}
+    try:
+        while len(returned) < len(submitted):
+            queued = jobs_in_queue()
+            for reason in {queued.get(s.job.job_id, "None") for s in submitted} if queued else ():
+                if reason not in told:
+                    print(f"Slurm: jobs wait ({reason})", flush=True)
+                    told.add(reason)
+            for number, one in enumerate(submitted):
+                if number not in returned and (outcome := ended(one, queued)):
+                    returned[number] = outcome
+            if len(returned) < len(submitted):
+                time.sleep(POLL_SECONDS)
+    except KeyboardInterrupt:
+        left = [s.job.job_id for n, s in enumerate(submitted) if n not in returned]
+        say(f"these Slurm jobs go on; to end them: scancel {' '.join(left)}")
+        raise
+    return [returned[number] for number in range(len(submitted))]
+
+
+def executor_of(options: Mapping[str, Any]) -> AutoExecutor:
+    """Return what submits jobs, with the options of `hydra/launcher=submitit_slurm`."""
+    general = OmegaConf.structured(BaseQueueConf).keys()
+    executor = AutoExecutor(
+        folder=options["submitit_folder"],
+        cluster="slurm",
+        slurm_max_num_timeout=options["max_num_timeout"],
+    )
+    executor.update_parameters(
+        **{
+            name if name in general else f"slurm_{name}": value
+            for name, value in options.items()
+            if name not in ("submitit_folder", "max_num_timeout", "name")
+        }
+    )
+    return executor
+
+
+def settings_of(launcher: SlurmLauncher, overrides: Sequence[str]) -> Settings:
+    """Return the settings of the run that a job trains."""
+    config = launcher.hydra_context.config_loader.load_sweep_config(
+        launcher.config, list(overrides)
+    )
+    with open_dict(config):
+        del config["hydra"]
+    return check(config)
+
+
+def jobs_in_queue() -> dict[str, str] | None:
+    """Return why each of the user's jobs waits, by its id; None if Slurm cannot say now.
+
+    The reason is `None` if the job runs.
+    """
+    command = ["squeue", "--me", "--noheader", "--format=%A %r"]
+    try:
+        done = subprocess.run(command, capture_output=True, text=True, timeout=60, check=True)  # noqa: S603
+    except (OSError, subprocess.SubprocessError):
+        return None
+    lines = [line.split(maxsplit=1) for line in done.stdout.splitlines()]
+    return {line[0]: line[-1] for line in lines if line}
+
+
+def state_of(job_id: str) -> str:
+    """Return the last state of a job that has left the queue, as long as Slurm remembers it."""
+    command = ["scontrol", "--oneliner", "show", "job", job_id]
+    try:
+        done = subprocess.run(command, capture_output=True, text=True, timeout=60, check=True)  # noqa: S603
+    except (OSError, subprocess.SubprocessError):
+        return "UNKNOWN"
+    found = [w.partition("=")[2] for w in done.stdout.split() if w.startswith("JobState=")]
+    return found[0] if found else "UNKNOWN"
+
+
+def ended(submitted: Submitted, queued: Container[str] | None) -> JobReturn | None:
+    """Return what a job came to; None if it is not over.
+
+    Args:
+        submitted: the job.
+        queued: from `jobs_in_queue`.
+    """
+    run_id, job = submitted.settings.run_id, submitted.job
+    if job.paths.result_pickle.exists():
+        try:
+            outcome = job.result()
+        except Exception as error:  # of submitit, for example that a module is missing on the node
+            reason = str(error).strip().splitlines()[-1]
+            outcome = failed(ProcessLost(f"{reason}; log: {job.paths.stderr}"))
+        if outcome.status is JobStatus.FAILED and isinstance(outcome._return_value, OutOfTime):
+            say(f"{run_id}: {outcome._return_value}")
+        return outcome
+    if queued is None or job.job_id in queued:
+        submitted.gone_since = None
+        return None
+    submitted.gone_since = submitted.gone_since or time.monotonic()
+    if time.monotonic() - submitted.gone_since < SEEN_AFTER_SECONDS:
+        return None
+    state, step = state_of(job.job_id), step_saved(submitted.settings.run_folder)
+    about = f"its Slurm job {job.job_id} ended without a result (state {state})"
+    if state in FAULTS:
+        return failed(ProcessLost(f"{about}; log: {job.paths.stderr}"))
+    saved = f"interrupted, saved after step {step:,}" if step else "interrupted, nothing saved"
+    say(f"{run_id}: {saved}: {about}; rerun the same command to resume")
+    return failed(OutOfTime(f"{saved}: {about}"))

@@ -1,0 +1,209 @@
+"""A sweep as jobs of a real Slurm: two nodes on this host, started here (`make test-slurm`)."""
+
+import json
+import os
+import re
+import shutil
+import socket
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import ExitStack
+from pathlib import Path
+
+import pytest
+from conftest import REPOSITORY, TINY
+from sweep.test_sharing import assert_equal, outcomes
+
+pytestmark = [pytest.mark.slurm, pytest.mark.timeout(3600)]
+
+LONG = (*TINY, "schedule.epochs=[300,100,50]", "checkpoint_seconds=1000", "save_weights=true")
+TWELVE = (*LONG, "averaging=none,phasewise,uniform,end", "seed=0,1,2", "execution.threads=1")
+"""Twelve runs: of each seed, one trains the prefixes that the other three start from."""
+
+
+def until(what: Callable[[], object]) -> None:
+    """Wait for something; the test's own limit ends it."""
+    while not what():
+        time.sleep(0.2)
+
+
+@pytest.fixture(scope="module")
+def slurm() -> Iterator[Callable[..., str]]:
+    """Start a Slurm; return a function that calls its commands."""
+    folder = Path(tempfile.mkdtemp(prefix="slurm-", dir="/tmp"))
+    folder.chmod(0o755)
+    for name in ("state", "spool/n1", "spool/n2", "munge"):
+        (folder / name).mkdir(parents=True)
+    text = (Path(__file__).parent / "slurm.conf").read_text()
+    host = socket.gethostname().partition(".")[0]
+    config = folder / "slurm.conf"
+    config.write_text(text.replace("DIR", str(folder)).replace("HOST", host))
+    (folder / "munge/key").write_bytes(os.urandom(128))
+    (folder / "munge/key").chmod(0o400)
+    for path in (folder / "munge", folder / "munge/key"):
+        shutil.chown(path, "munge", "munge")
+    munge = {"socket": "socket", "key-file": "key", "pid-file": "pid", "seed-file": "seed"}
+    options = [f"--{name}={folder}/munge/{file}" for name, file in munge.items()]
+    options += [f"--log-file={folder}/munge/log", "--foreground"]
+    environment = {**os.environ, "SLURM_CONF": str(config)}
+
+    def call(*command: str) -> str:
+        return subprocess.run(
+            command, env=environment, capture_output=True, text=True, check=True
+        ).stdout
+
+    def idle() -> bool:
+        try:
+            return set(call("sinfo", "--noheader", "--format=%t").split()) == {"idle"}
+        except subprocess.CalledProcessError:
+            return False
+
+    with ExitStack() as stack:
+        for command in (
+            ["runuser", "-u", "munge", "--", "munged", *options],
+            ["slurmctld", "-D"],
+            ["slurmd", "-D", "-N", "n1"],
+            ["slurmd", "-D", "-N", "n2"],
+        ):
+            if command[0] == "slurmctld":
+                until((folder / "munge/socket").exists)
+            process = subprocess.Popen(
+                command, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
+            )
+            stack.callback(process.wait)
+            stack.callback(process.terminate)
+        until(idle)
+        call.environment = environment  # type: ignore[attr-defined]
+        yield call
+        call("scancel", "--user", "root")
+        until(lambda: not call("squeue", "--noheader"))
+    shutil.rmtree(folder, ignore_errors=True)
+
+
+class Sweep:
+    """`train.py -m …` in a process, whose output is read while it goes on."""
+
+    def __init__(
+        self,
+        folder: Path,
+        slurm: Callable[..., str],
+        *options: str,
+        environment: Mapping[str, str] | None = None,
+    ) -> None:
+        self.folder = folder
+        self.output = folder / f"said-{len(list(folder.glob('said-*')))}"
+        command = [sys.executable, str(REPOSITORY / "train.py"), "-m", *options]
+        with self.output.open("w") as stream:
+            self.process = subprocess.Popen(
+                command,
+                cwd=folder,
+                env={**slurm.environment, **(environment or {})},  # type: ignore[attr-defined]
+                stdout=stream,
+                stderr=subprocess.STDOUT,
+            )
+
+    @property
+    def said(self) -> str:
+        return self.output.read_text()
+
+    def job(self, run: str, after: int = 0) -> tuple[str, Path]:
+        """Return the id of the job of a run, and the run's folder, once it trains.
+
+        Args:
+            run: the end of its name, as a regular expression.
+            after: epochs that it has not trained itself.
+        """
+        pattern = rf"^(digits-\S*-{run}-\w+): Slurm job (\d+),"
+        until(lambda: re.search(pattern, self.said, re.MULTILINE) or self.process.poll())
+        run_id, number = re.findall(pattern, self.said, re.MULTILINE)[-1]
+        folder = self.folder / "runs" / run_id
+        until(lambda: (folder / "metrics.jsonl").exists() and epochs(folder) > after)
+        return number, folder
+
+
+def epochs(folder: Path) -> int:
+    return (folder / "metrics.jsonl").read_text().count("\n")
+
+
+def saved(folder: Path) -> int:
+    return max((int(p.name.split("-")[1]) for p in folder.glob("checkpoint-*.pt")), default=0)
+
+
+def test_of_twelve_jobs_some_are_cancelled_requeued_and_preempted(
+    slurm: Callable[..., str], tmp_path: Path
+) -> None:
+    options = (*TWELVE, "hydra/launcher=slurm", "hydra.launcher.timeout_min=50")
+    sweep = Sweep(tmp_path, slurm, *options)
+    cancelled, folder = sweep.job("noaveraging-seed0")
+    slurm("scancel", cancelled)
+    requeued, _ = sweep.job("noaveraging-seed1")
+    slurm("scontrol", "requeue", requeued)
+    preempted, other = sweep.job("noaveraging-seed2")
+    node = slurm("squeue", "--noheader", "--format=%N", "--jobs", preempted).strip()
+    slurm("sbatch", "--partition=urgent", f"--nodelist={node}", "--output=/dev/null", "--wrap=:")
+    until(lambda: "waiting for Slurm" in (tmp_path / log_of(preempted)).read_text())
+    assert saved(other)
+    # Less time than was asked for: submitit requeues the job once its run is saved.
+    shortened, _ = sweep.job("phasewise-seed[12]", after=300)
+    slurm("scontrol", "update", f"JobId={shortened}", "TimeLimit=1")
+    sweep.process.wait()
+
+    last = sweep.said.splitlines()[-1]
+    assert sweep.process.returncode == 1
+    # Of seed 0 the prefix was cancelled, and three runs start from it.
+    assert "sweep: 8 finished, 0 finished before, 1 interrupted, 3 not run" in last
+    assert re.search(rf"{folder.name}: interrupted, saved after step [\d,]+: ", sweep.said)
+    assert f"its Slurm job {cancelled} ended without a result (state CANCELLED)" in sweep.said
+    assert saved(folder)
+    assert (
+        "Requeued job"
+        in (tmp_path / f"runs/.submitit/{shortened}").joinpath(f"{shortened}_0_log.out").read_text()
+    )
+    assert not list(tmp_path.glob("runs/*/failure.json"))
+
+    again = Sweep(tmp_path, slurm, *options)
+    again.process.wait()
+    assert again.process.returncode == 0, again.said
+    assert again.said.splitlines()[-1] == "sweep: 4 finished, 8 finished before"
+    for path in tmp_path.glob("runs/*/result.json"):
+        shared = json.loads(path.read_text())["inherited"]["epochs"]
+        assert bool(shared) == ("noaveraging" not in path.parent.name)
+    log = "".join(path.read_text() for path in tmp_path.glob("runs/.submitit/*/*.out"))
+    assert len(re.findall(r"from step 0;", log)) == 3  # each prefix is trained once
+
+    alone = Sweep(tmp_path, slurm, *TWELVE, "runs_dir=alone", "hydra/launcher=local")
+    alone.process.wait()
+    assert_equal(outcomes(tmp_path / "runs"), outcomes(tmp_path / "alone"))
+
+
+def test_a_run_whose_time_is_over_is_saved_and_not_failed(
+    slurm: Callable[..., str], tmp_path: Path
+) -> None:
+    options = ("schedule.epochs=[1000000,1,1]", "hydra/launcher=slurm", "seed=0")
+    limits = ("timeout_min=1", "signal_delay_s=30", "max_num_timeout=0")
+    sweep = Sweep(tmp_path, slurm, *LONG, *options, *(f"hydra.launcher.{x}" for x in limits))
+    _, folder = sweep.job("phasewise-seed0")
+    sweep.process.wait()
+    assert sweep.process.returncode == 1
+    assert re.search(rf"{folder.name}: out of time after step \d+ ", sweep.said)
+    assert "sweep: 0 finished, 0 finished before, 1 interrupted; to resume" in sweep.said
+    assert saved(folder) >= 8 * epochs(folder)
+    assert not (folder / "failure.json").exists()
+
+
+def test_a_job_that_fails_names_its_log(slurm: Callable[..., str], tmp_path: Path) -> None:
+    (tmp_path / "deadly.py").write_text("def digits(**_):\n    raise SystemExit(3)\n")
+    options = (*LONG, "hydra/launcher=slurm", "seed=0", "dataset._target_=deadly.digits")
+    environment = {"PYTHONPATH": str(tmp_path)}
+    sweep = Sweep(tmp_path, slurm, *options, environment=environment)
+    sweep.process.wait()
+    assert sweep.process.returncode == 1
+    assert "ended without a result (state FAILED); log: " in sweep.said
+    assert "1 failed" in sweep.said.splitlines()[-1]
+
+
+def log_of(job: str) -> str:
+    return f"runs/.submitit/{job}/{job}_0_log.out"
