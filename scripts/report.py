@@ -1,6 +1,6 @@
 """Write the page of all results: `python scripts/report.py --runs runs/demo`.
 
-It is results/index.html, which opens from disk, and what it loads, in results/page. Trains nothing.
+It is results/index.html, which opens from disk. Trains and computes nothing.
 """
 
 import argparse
@@ -8,32 +8,17 @@ import sys
 from pathlib import Path
 
 from phaseavg.cli import script
-from phaseavg.report.cells import read_paper
 from phaseavg.report.page import write_page
-from phaseavg.report.page_sections import SOURCES
-
-ROOT = Path(__file__).parents[1]
 
 
 @script
 def main() -> int:
     """Write the page and name it."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument(
-        "--runs",
-        type=Path,
-        nargs="+",
-        action="extend",
-        default=[],
-        help="folders of other runs that it is to show",
-    )
-    parser.add_argument(
-        "--results", type=Path, default=Path("results"), help="folder with the figures; of the page"
-    )
+    parser.add_argument("--runs", type=Path, nargs="+", default=[], help="folders of more runs")
+    parser.add_argument("--results", type=Path, default=Path("results"), help="folder of the page")
     arguments = parser.parse_args()
-    paper = read_paper(ROOT / "results/paper.csv")
-    written = write_page(arguments.results, SOURCES, arguments.runs, ROOT / "conf", paper)
-    for path in written:
+    for path in write_page(arguments.results, arguments.runs):
         print(path)
     return 0
 

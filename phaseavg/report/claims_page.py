@@ -147,15 +147,13 @@ def judged(
     return pages
 
 
-def claims_page(pages: Sequence[dict[str, Any]], remark: str = "", picture: str = "") -> str:
-    """Return the verdicts as Markdown.
+def summary_of(pages: Sequence[dict[str, Any]]) -> pd.DataFrame:
+    """Return a row per claim, in words.
 
     Args:
         pages: from `judged`.
-        remark: on the runs behind them.
-        picture: the name of a file beside the page; none by default.
     """
-    summary = pd.DataFrame(
+    return pd.DataFrame(
         {
             "": page["claim"].name,
             "claim": page["claim"].text,
@@ -169,9 +167,19 @@ def claims_page(pages: Sequence[dict[str, Any]], remark: str = "", picture: str 
         }
         for page in pages
     )
+
+
+def claims_page(pages: Sequence[dict[str, Any]], remark: str = "", picture: str = "") -> str:
+    """Return the verdicts as Markdown.
+
+    Args:
+        pages: from `judged`.
+        remark: on the runs behind them.
+        picture: the name of a file beside the page; none by default.
+    """
     template = environment("md").get_template("claims.md.j2")
     return template.render(
-        summary=as_markdown(summary),
+        summary=as_markdown(summary_of(pages)),
         remark=remark,
         picture=picture,
         pages=[

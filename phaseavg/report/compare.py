@@ -4,9 +4,9 @@ import difflib
 import json
 import re
 import shlex
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from itertools import cycle
+from itertools import accumulate, cycle
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +18,6 @@ from phaseavg.errors import UserError
 from phaseavg.report.cells import execution_of, key_of
 from phaseavg.report.figures.drawing import COLOURS, new_picture, plain
 from phaseavg.report.phase_ends import ERRORS
-from phaseavg.report.run_cards import phase_ends
 from phaseavg.report.statistics import SAME, differences, mean_and_deviation, mean_with_interval
 from phaseavg.report.study import composing, without_hydra
 from phaseavg.runs.folder import in_progress, read_failure
@@ -39,6 +38,23 @@ NEAREST = 6
 """Of the choices that are named where there are more."""
 
 SHAPES = ("-", "--", "-.", ":")
+
+
+def phase_ends(config: Mapping[str, Any]) -> list[int]:
+    """Return after how many epochs each phase of a recorded config ends.
+
+    Returns:
+        The ends in their order; none where `epochs` and `divisor` of its schedule do not say them.
+    """
+    schedule = config.get("schedule")
+    if not isinstance(schedule, Mapping):
+        return []
+    lengths, divisor = schedule.get("epochs"), schedule.get("divisor", 1)
+    if not isinstance(lengths, list) or type(divisor) is not int or divisor < 1:
+        return []
+    if any(type(length) is not int or length < 1 or length % divisor for length in lengths):
+        return []
+    return list(accumulate(length // divisor for length in lengths))
 
 
 @dataclass

@@ -1,304 +1,160 @@
-"""All results as one page that opens from disk: tables, claims, figures, curves, and each run."""
+"""All results as one page that opens from disk: tables, verdicts, figures, runs, curves.
+
+It is put together from what `make tables`, `make figures` and runs have written; nothing is
+computed anew.
+"""
 
 import json
 import re
-from collections import Counter
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
-from urllib.parse import quote
 
 import pandas as pd
+from markupsafe import Markup
 from plotly.offline import get_plotlyjs
 
 from phaseavg.errors import UserError
-from phaseavg.report.cells import CELL
-from phaseavg.report.claims_page import judged
-from phaseavg.report.curves import in_order, label_of, script
-from phaseavg.report.figures.drawing import COLOURS, INDEX, place_of
-from phaseavg.report.page_sections import (
-    Section,
-    Source,
-    folder_section,
-    shown_in,
-    study_section,
-)
-from phaseavg.report.study import Study, cells_of_study
-from phaseavg.report.tables import CAPTION, FORMATS, environment, grid, notes_of
+from phaseavg.report.figures.drawing import INDEX
+from phaseavg.report.tables import environment
 from phaseavg.runs.files import write_atomically
-from phaseavg.sweep.cells import title_of
+from phaseavg.runs.records import load_runs
 
-TEMPLATES = Path(__file__).parent / "templates"
-INDEX_PAGE, PLOTLY, ASSETS = "index.html", "plotly.min.js", ("page.css", "page.js")
+STUDIES = {
+    "full": "At the paper's full size: its data sets, networks and 160 epochs.",
+    "cifar100-mini": "In miniature: 5,000 images of CIFAR-100 to train on and all 10,000 to test "
+    "on, the 13-layer network at an eighth of its width, every phase a fifth as long.",
+}
+"""What lies in the folders of results; any other with tables or verdicts is shown after them."""
 
-MANIFEST = "page/written.json"
-"""What a page consists of: only these files are ever replaced or removed by the next one."""
+CURVES = {
+    "weights.error": "Test error (%) of the optimizer's weights",
+    "bn.error": "Test error (%) after a BatchNorm pass",
+    "average.error": "Test error (%) of the average",
+    "train.error": "Training error (%)",
+    "train.loss": "Training loss",
+}
+"""What the page draws, by column of `load_runs`."""
 
-OWN = re.compile(r"index\.html|page/(plotly\.min\.js|page\.css|page\.js|curves/[0-9a-f]{16}\.js)")
-"""The names of a page's files."""
-
-
-def _tables(study: Study, folder: str, results: Path) -> list[dict[str, Any]]:
-    cells = cells_of_study(study)
-    found = []
-    for name in study.request.tables:
-        own, rows = (frame[frame["table"] == name] for frame in (cells, study.rows))
-        lines = [
-            line
-            for line in grid(own)
-            if line["kind"] == "ours" or any(map(str.strip, line["texts"]))
-        ]
-        networks = [
-            {"name": f"{own_lines[0]['dataset']} {own_lines[0]['model']}", "lines": own_lines}
-            for own_lines in _by_network(lines)
-        ]
-        files = [
-            {"kind": kind, "href": quote(f"{folder}/tables/{name}.{kind}")}
-            for kind in FORMATS
-            if kind != "html" and (results / folder / "tables" / f"{name}.{kind}").exists()
-        ]
-        found.append(
-            {
-                "name": name,
-                "title": f"{title_of(name)}: {study.request.tables[name].title}",
-                "columns": list(dict.fromkeys(own["column"])),
-                "networks": networks,
-                "notes": notes_of(own, rows),
-                "files": files,
-                "coverage": _coverage(own),
-            }
-        )
-    return found
+COLUMNS = {
+    "run_id": "run",
+    "place": "in",
+    "status": "status",
+    "test_error": "test error (%)",
+    "best_test_error": "best (%)",
+    "epochs": "epochs",
+    "seconds": "seconds",
+    "device_name": "device",
+    "precision": "precision",
+    "torch": "torch",
+    "command": "command",
+}
+"""Of the list of runs, by column of `load_runs`."""
 
 
-def _by_network(lines: Sequence[dict[str, Any]]) -> list[list[dict[str, Any]]]:
-    groups: list[list[dict[str, Any]]] = []
-    for line in lines:
-        if line["first"]:
-            groups.append([])
-        groups[-1].append(line)
-    return groups
+def _tables(folder: Path) -> list[Markup]:
+    """Return the bodies of a study's tables, as `make tables` has written them."""
+    texts = [path.read_text() for path in sorted((folder / "tables").glob("*.html"))]
+    bodies = [text.partition("<body>")[2].partition("</body>")[0] for text in texts]
+    # Their own heading becomes one of the page; the template has escaped what is in them.
+    return [Markup(re.sub(r"(</?)h1>", r"\1h4>", body)) for body in bodies]  # noqa: S704
 
 
-def _coverage(cells: pd.DataFrame) -> dict[str, Any]:
-    """Return how many cells of a table have runs, of how many seeds, and how many runs diverged."""
-    filled = cells.loc[cells["n"] > 0, "n"]
-    n = "" if filled.empty else "–".join(map(str, dict.fromkeys([filled.min(), filled.max()])))
-    return {
-        "filled": len(filled),
-        "cells": len(cells),
-        "n": n,
-        "diverged": int(cells["diverged"].sum()),
-    }
+def _verdicts(folder: Path) -> Markup:
+    """Return a study's verdicts, as `make tables` has written them; nothing if it has not."""
+    path = folder / "claims.csv"
+    if not path.exists():
+        return Markup()
+    found = pd.read_csv(path, dtype=str, keep_default_na=False)
+    return Markup(found.to_html(index=False, border=0))  # noqa: S704 -- pandas escapes
 
 
-def _figures(folder: Path, results: Path) -> list[dict[str, Any]]:
-    """Return the figures in a folder of the results, in the order of their index.
+def _figures(results: Path) -> list[dict[str, str]]:
+    """Return the figures that have been drawn.
 
     Raises:
-        UserError: if the index is damaged.
+        UserError: if the index of a folder is damaged.
     """
-    index = results / folder / INDEX
-    if not index.exists():
-        return []
-    found = []
-    try:
-        for name, entry in dict(json.loads(index.read_text())).items():
-            files = {
-                kind: quote(f"{folder}/{name}.{kind}")
-                for kind in ("svg", "png", "csv")
-                if (index.parent / f"{name}.{kind}").exists()
-            }
-            if entry["missing"] and "csv" not in files:  # blank: its picture says so, and no more
-                files = {}
-            picture = files.get("svg") or files.get("png") or ""
-            missing = entry["missing"] or ("" if picture else f"{name}.svg is not there.")
-            found.append(
-                {
-                    "title": entry["title"],
-                    "caption": entry["caption"],
-                    "missing": missing,
-                    "picture": picture,
-                    "files": files,
-                }
-            )
-    except (OSError, ValueError, LookupError, TypeError) as error:
-        raise UserError(
-            f"{index}: is damaged ({error!r}); remove it and draw the figures anew"
-        ) from error
-    return found
-
-
-def _pair(section: Section) -> list[str]:
-    """Return the keys of two finished runs of one seed that a table compares; or none.
-
-    Of two that average and do not, if there are such.
-    """
-    if section.study is None:
-        return []
-    finished = {run["run_id"]: run["key"] for run in section.shown if run["status"] == "finished"}
-    by_cell = {
-        (*(getattr(cell, key) for key in CELL), run.settings.seed): finished[run_id]
-        for run_id, run in section.runs.items()
-        if run_id in finished
-        for cell in run.cells
-    }
-    plain = {
-        finished.get(run_id)
-        for run_id, run in section.runs.items()
-        if run.settings.averaging["_target_"].endswith("NoAveraging")
-    }
-    pairs = []
-    for (table, dataset, model, column, seed), key in by_cell.items():
-        other = section.study.request.tables[table].baseline.get(column)
-        beside = by_cell.get((table, dataset, model, other, seed))
-        if beside:
-            pairs.append([beside, key])
-    apart = [pair for pair in pairs if pair[0] in plain and pair[1] not in plain]
-    return next(iter([*apart, *pairs]), [])
-
-
-def _context(sections: Sequence[Section], results: Path, paper: pd.DataFrame) -> dict[str, Any]:
-    """Return what the template is filled with."""
-    shown = []
-    for section in sections:
-        entry: dict[str, Any] = {
-            "key": section.key,
-            "title": section.title,
-            "where": section.where,
-            "runs": section.shown,
-            "counts": Counter(run["status"] for run in section.shown),
-            "study": None,
-        }
-        if section.study and section.source:
-            study, folder = section.study, section.source.folder
-            claims = judged(study.request.cells, study.rows, paper, study.paper)
-            entry["study"] = {
-                "lead": section.source.lead,
-                "commands": section.source.commands,
-                "remark": study.remark,
-                "tables": _tables(study, folder, results),
-                "claims": claims,
-                "figures": _figures(place_of(section.source.overrides), results),
-                "figures_folder": (results / place_of(section.source.overrides)).as_posix(),
-            }
-        shown.append(entry)
-    studies = [entry for entry in shown if entry["study"]]
-    names = dict.fromkeys(t["name"] for entry in studies for t in entry["study"]["tables"])
-    by_name = {e["key"]: {t["name"]: t["coverage"] for t in e["study"]["tables"]} for e in studies}
-    metrics = in_order(m for entry in shown for run in entry["runs"] for m in run["metrics"])
-    pairs = [pair for section in sections if (pair := _pair(section))]
-    return {
-        "title": "Phase-wise weight averaging: results",
-        "caption": CAPTION,
-        "sections": shown,
-        "studies": studies,
-        "coverage": [(name, [by_name[e["key"]].get(name) for e in studies]) for name in names],
-        "totals": [
-            {
-                "filled": sum(c["filled"] for c in by_name[e["key"]].values()),
-                "cells": sum(c["cells"] for c in by_name[e["key"]].values()),
-            }
-            for e in studies
-        ],
-        "metrics": [(metric, label_of(metric)) for metric in metrics],
-        "colours": COLOURS,
-        "chosen": pairs[0] if pairs else [],
-    }
-
-
-def _written(results: Path) -> set[str]:
-    """Return the files in a folder that an earlier page consists of, as its manifest names them."""
-    try:
-        names = json.loads((results / MANIFEST).read_text())
-        return {name for name in names if OWN.fullmatch(name)}
-    except (OSError, ValueError, TypeError):
-        return set()
-
-
-def _require_own(results: Path) -> None:
-    """Check that no file is in the page's way that no earlier page was made of.
-
-    Raises:
-        UserError: if one is.
-    """
-    for name in (INDEX_PAGE, *(f"page/{asset}" for asset in (PLOTLY, *ASSETS))):
-        if (results / name).exists() and name not in _written(results):
+    figures = []
+    for index in sorted(results.glob(f"figures/**/{INDEX}")):
+        try:
+            for name, entry in dict(json.loads(index.read_text())).items():
+                picture = index.parent / f"{name}.svg"
+                blank = entry["missing"] and not picture.with_suffix(".csv").exists()
+                if picture.exists() and not blank:
+                    about = {key: entry[key] for key in ("title", "caption", "missing")}
+                    figures.append({"src": picture.relative_to(results).as_posix(), **about})
+        except (OSError, ValueError, LookupError, TypeError) as error:
             raise UserError(
-                f"{results / name}: is in the way, and {results / MANIFEST} does not name it as a "
-                "file of an earlier page; move it away or name another folder with --results"
-            )
+                f"{index}: is damaged ({error!r}); remove it and draw the figures anew"
+            ) from error
+    return figures
 
 
-def _write(results: Path, html: str, scripts: Mapping[str, str]) -> list[Path]:
-    """Write the page and what it loads; what an earlier one loaded goes last.
-
-    Whenever this is cut off, the page that is there loads the curves of its own runs or none.
-    """
-    place = f"--results={results}"
-    content = {f"page/{PLOTLY}": get_plotlyjs().encode()}
-    content |= {f"page/{name}": (TEMPLATES / name).read_bytes() for name in ASSETS}
-    content |= {f"page/curves/{name}.js": text.encode() for name, text in scripts.items()}
-    content |= {INDEX_PAGE: html.encode()}
-    earlier = _written(results)
-
-    def note(names: Iterable[str]) -> None:
-        write_atomically(results / MANIFEST, json.dumps(sorted(names), indent=1).encode(), place)
-
-    try:
-        (results / "page/curves").mkdir(parents=True, exist_ok=True)
-        note(earlier | content.keys())
-        for name, text in content.items():
-            write_atomically(results / name, text, place)
-        for name in earlier - content.keys():
-            (results / name).unlink(missing_ok=True)
-        note(content)
-    except OSError as error:
-        raise UserError(f"{place}: the page could not be written ({error})") from error
-    return [results / INDEX_PAGE, results / "page"]
+def _runs(folders: Sequence[Path]) -> tuple[pd.DataFrame, dict[str, Any]]:
+    """Return the ended runs in folders with `COLUMNS`, and the points of their curves by run."""
+    runs, metrics = load_runs(*folders)
+    runs = runs.drop_duplicates("run_id")
+    runs["place"] = [path.parent.as_posix() for path in runs["path"]]
+    runs["command"] = "python train.py " + runs["overrides"].astype(str)
+    metrics = metrics[metrics["path"].isin(runs["path"])].drop_duplicates(["path", "epoch"])
+    curves = {
+        run_id: {
+            "epoch": points["epoch"].tolist(),
+            # JSON has no NaN; five digits are more than a line on a screen can show.
+            **{
+                name: [None if pd.isna(y) else float(f"{y:.5g}") for y in points[name]]
+                for name in CURVES
+                if name in points
+            },
+        }
+        for run_id, points in metrics.groupby("run_id")
+    }
+    shown = runs.reindex(columns=list(COLUMNS)).rename(columns=COLUMNS)
+    return shown, curves
 
 
-def write_page(
-    results: Path,
-    sources: Sequence[Source],
-    folders: Sequence[Path],
-    conf: Path,
-    paper: pd.DataFrame,
-    say: Callable[[str], None] = print,
-) -> list[Path]:
-    """Write the page `index.html` and the folder `page` beside it; return both.
-
-    The same records give the same bytes.
+def write_page(results: Path, folders: Sequence[Path]) -> list[Path]:
+    """Write `index.html`, and plotly's script beside it; return both.
 
     Args:
         results: the folder of all results.
-        sources: the studies.
-        folders: of other runs.
-        conf: the folder of the configs.
-        paper: the published cells.
-        say: what is being done.
+        folders: of other runs that it shows.
 
     Raises:
-        UserError: if a folder of figures is damaged, or the page cannot be written.
+        UserError: if a folder is missing, an index of figures is damaged, or the page cannot be
+            written.
     """
-    _require_own(results)
-    # First the folders that the user has named, so that a mistake does not wait for the studies.
-    named, sections = [folder_section(n, folder) for n, folder in enumerate(folders, 1)], []
-    for source in sources:
-        say(f"{source.title}: composing and reading {' '.join(source.overrides)}")
-        sections.append(study_section(source, conf, paper))
-    sections += named
-    for section in sections:
-        for card in section.cards:
-            if card.damage:
-                say(f"{card.folder}: {card.state}")
-        say(f"{section.title}: {len(section.cards)} runs")
-        section.shown = shown_in(section)
-    runs = [run for section in sections for run in section.shown]
-    for number, run in enumerate(runs, start=1):
-        run["number"] = number
-    scripts = {r["curves"]: script(r["curves"], r["history"]) for r in runs if r["metrics"]}
-    template = environment("html").get_template("page.html.j2")
-    html = template.render(_context(sections, results, paper))
-    results.mkdir(parents=True, exist_ok=True)
-    return _write(results, html, scripts)
+    for folder in folders:
+        if not folder.is_dir():
+            raise UserError(f"--runs={folder}: there is no such folder")
+    found = {path.parent.name for path in [*results.glob("*/tables"), *results.glob("*/records")]}
+    names = [*(n for n in STUDIES if n in found), *sorted(found - STUDIES.keys())]
+    studies = [
+        {
+            "name": name,
+            "lead": STUDIES.get(name, ""),
+            "tables": _tables(results / name),
+            "verdicts": _verdicts(results / name),
+        }
+        for name in names
+    ]
+    places = [results / name / "records" for name in names]
+    runs, curves = _runs([*(place for place in places if place.is_dir()), *folders])
+    html = (
+        environment("html")
+        .get_template("page.html.j2")
+        .render(
+            studies=studies,
+            figures=_figures(results),
+            runs=runs.to_dict("records"),
+            columns=list(COLUMNS.values()),
+            curves=curves,
+            metrics=CURVES,
+        )
+    )
+    written = {results / "index.html": html, results / "page/plotly.min.js": get_plotlyjs()}
+    (results / "page").mkdir(parents=True, exist_ok=True)
+    for path, text in written.items():
+        write_atomically(path, text.encode(), f"--results={results}")
+    return list(written)

@@ -16,7 +16,7 @@ from phaseavg.cli import CONFIG_ERRORS, explained
 from phaseavg.config import Settings, check
 from phaseavg.errors import UserError
 from phaseavg.report.cells import CELL, key_of, read_cells, records_of, summarised
-from phaseavg.report.claims_page import claims_page, judged
+from phaseavg.report.claims_page import claims_page, judged, summary_of
 from phaseavg.report.figures.claims import draw as draw_claims
 from phaseavg.report.figures.drawing import WRITTEN, rendered
 from phaseavg.report.tables import write_table
@@ -168,7 +168,8 @@ def write_tables(study: Study, output: Path) -> list[Path]:
 def write_claims(study: Study, paper: pd.DataFrame, path: Path) -> list[Path]:
     """Write the verdicts on the paper's claims, as far as the study's cells go; return the files.
 
-    Beside them, under the same name, is a picture of the differences, once there are any.
+    Beside them, under the same name, are a CSV with a line per claim and a picture of the
+    differences, once there are any.
 
     Args:
         study: from `read_study`.
@@ -182,9 +183,12 @@ def write_claims(study: Study, paper: pd.DataFrame, path: Path) -> list[Path]:
     remark = study.remark and f"{study.remark}."
     text = claims_page(pages, remark, "" if empty else path.with_suffix(".svg").name)
     write_atomically(path, text.encode(), f"--claims={path}")
+    frame = path.with_suffix(".csv")
+    lines = summary_of(pages).rename(columns={"": "id"}).to_csv(index=False, lineterminator="\n")
+    write_atomically(frame, lines.encode(), f"--claims={path}")
     if empty:
-        return [path]
+        return [path, frame]
     pictures = [path.with_suffix(f".{kind}") for kind in WRITTEN]
     for kind, picture in zip(WRITTEN, pictures, strict=True):
         write_atomically(picture, rendered(drawing.picture, "claims", kind), f"--claims={path}")
-    return [path, *pictures]
+    return [path, frame, *pictures]
