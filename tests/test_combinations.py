@@ -24,7 +24,8 @@ CONF = REPOSITORY / "conf"
 GROUPS = {
     folder.name: sorted(path.stem for path in folder.glob("*.yaml"))
     for folder in CONF.iterdir()
-    if folder.is_dir() and folder.name not in ("table", "profile")  # see tests/sweep, training
+    if folder.is_dir()
+    and folder.name not in ("table", "profile", "hydra")  # see tests/sweep, training
 }
 SELF_CONTAINED = ("optimizer", "averaging", "schedule", "tracking")  # set nothing but themselves
 ENTANGLED = tuple(sorted(GROUPS.keys() - {*SELF_CONTAINED}))

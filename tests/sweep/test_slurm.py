@@ -24,6 +24,12 @@ TWELVE = (*LONG, "averaging=none,phasewise,uniform,end", "seed=0,1,2", "executio
 """Twelve runs: of each seed, one trains the prefixes that the other three start from."""
 
 
+SLURM = (
+    *("hydra/launcher=slurm", "hydra.launcher.timeout_min=50"),
+    "hydra.launcher.signal_delay_s=30",  # less than a minute, the least that Slurm limits a job to
+)
+
+
 def until(what: Callable[[], object]) -> None:
     """Wait for something; the test's own limit ends it."""
     while not what():
@@ -135,7 +141,7 @@ def saved(folder: Path) -> int:
 def test_of_twelve_jobs_some_are_cancelled_requeued_and_preempted(
     slurm: Callable[..., str], tmp_path: Path
 ) -> None:
-    options = (*TWELVE, "hydra/launcher=slurm", "hydra.launcher.timeout_min=50")
+    options = (*TWELVE, *SLURM)
     sweep = Sweep(tmp_path, slurm, *options)
     cancelled, folder = sweep.job("noaveraging-seed0")
     slurm("scancel", cancelled)
@@ -182,7 +188,7 @@ def test_of_twelve_jobs_some_are_cancelled_requeued_and_preempted(
 def test_a_run_whose_time_is_over_is_saved_and_not_failed(
     slurm: Callable[..., str], tmp_path: Path
 ) -> None:
-    options = ("schedule.epochs=[1000000,1,1]", "hydra/launcher=slurm", "seed=0")
+    options = ("schedule.epochs=[900000,1,1]", "hydra/launcher=slurm", "seed=0")
     limits = ("timeout_min=1", "signal_delay_s=30", "max_num_timeout=0")
     sweep = Sweep(tmp_path, slurm, *LONG, *options, *(f"hydra.launcher.{x}" for x in limits))
     _, folder = sweep.job("phasewise-seed0")
@@ -196,7 +202,7 @@ def test_a_run_whose_time_is_over_is_saved_and_not_failed(
 
 def test_a_job_that_fails_names_its_log(slurm: Callable[..., str], tmp_path: Path) -> None:
     (tmp_path / "deadly.py").write_text("def digits(**_):\n    raise SystemExit(3)\n")
-    options = (*LONG, "hydra/launcher=slurm", "seed=0", "dataset._target_=deadly.digits")
+    options = (*LONG, *SLURM, "seed=0", "dataset._target_=deadly.digits")
     environment = {"PYTHONPATH": str(tmp_path)}
     sweep = Sweep(tmp_path, slurm, *options, environment=environment)
     sweep.process.wait()

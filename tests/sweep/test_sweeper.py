@@ -216,7 +216,7 @@ def test_a_sweep_that_is_out_of_time_has_saved_what_it_has_begun(
     assert status == 0
     assert "out of time after step 13 (epoch" in err
     assert "not started, for lack of time" in err
-    assert "0 finished, 0 finished before, 2 not run" in out.splitlines()[-1]
+    assert "0 finished, 0 finished before, 1 interrupted, 1 not run" in out.splitlines()[-1]
     assert not list(tmp_path.glob("runs/*/failure.json"))
     assert len(list(tmp_path.glob("runs/*/checkpoint-*.pt"))) == 1
     status, out, err = prompt(*TINY, "deadline=1", "seed=0")
