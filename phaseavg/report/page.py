@@ -80,8 +80,7 @@ def _figures(results: Path) -> list[dict[str, str]]:
         try:
             for name, entry in dict(json.loads(index.read_text())).items():
                 picture = index.parent / f"{name}.svg"
-                blank = entry["missing"] and not picture.with_suffix(".csv").exists()
-                if picture.exists() and not blank:
+                if picture.exists():
                     about = {key: entry[key] for key in ("title", "caption", "missing")}
                     figures.append({"src": picture.relative_to(results).as_posix(), **about})
         except (OSError, ValueError, LookupError, TypeError) as error:

@@ -324,7 +324,7 @@ def test_without_a_record_it_says_so(unrun: Study, study: Study, name: str, tmp_
         assert "python train.py -m runs_dir=" in drawing.missing
         assert "table=t1a" in drawing.missing
         assert len(drawing.data) == (2 if name == "sharing" else 0)
-        assert (tmp_path / f"{drawing.name}.png") in write(drawing, tmp_path)
+        assert bool(write(drawing, tmp_path)) == (name == "sharing")
 
 
 @pytest.mark.parametrize("name", OF_RECORDS)

@@ -39,11 +39,9 @@ def results(tmp_path: Path, compose_settings: Callable[..., Any]) -> Path:
     (folder / "full/tables/t1b.html").write_text(TABLE)
     (folder / "full/claims.csv").write_text("claim,verdict\nbetter & <faster>,open\n")
     (folder / "figures/mini").mkdir(parents=True)
-    for name in ("drawn", "blank"):
-        (folder / f"figures/mini/{name}.svg").write_text(
-            "<svg xmlns='http://www.w3.org/2000/svg' width='900' height='90'/>"
-        )
-    (folder / "figures/mini/drawn.csv").write_text("x\n1\n")
+    (folder / "figures/mini/drawn.svg").write_text(
+        "<svg xmlns='http://www.w3.org/2000/svg' width='900' height='90'/>"
+    )
     entry = {"title": "A square & more", "caption": "What it <shows>.", "missing": "seed 2"}
     index = {"drawn": entry, "blank": {"title": "Nothing", "caption": "", "missing": "no runs"}}
     (folder / "figures/mini/figures.json").write_text(json.dumps(index))
@@ -69,7 +67,7 @@ def test_it_shows_what_was_written(results: Path, capsys: pytest.CaptureFixture[
     assert "better & <faster> open" in text
     assert '<img src="figures/mini/drawn.svg"' in markup
     assert "A square & more Missing: seed 2" in text
-    assert "Nothing" not in text  # it has no numbers yet
+    assert "Nothing" not in text  # it is not there
     assert "2 runs." in text
     assert "damaged" in capsys.readouterr().err
     assert f"python train.py 'model={NASTY}'" in text

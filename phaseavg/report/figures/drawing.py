@@ -42,7 +42,7 @@ class Drawing:
         name: of its files.
         title: what it shows, in a few words.
         caption: how to read it, from what it was made, and what it has cost.
-        picture: the figure.
+        picture: the figure; None if there is nothing to draw.
         data: all numbers in it.
         missing: what there was nothing of, and how to have it; nothing if it is whole.
     """
@@ -50,7 +50,7 @@ class Drawing:
     name: str
     title: str
     caption: str
-    picture: Figure
+    picture: Figure | None
     data: pd.DataFrame = field(default_factory=pd.DataFrame)
     missing: str = ""
 
@@ -73,10 +73,8 @@ def plain(axes: Axes) -> Axes:
 
 
 def blank(name: str, title: str, missing: str) -> Drawing:
-    """Return a figure that says what there is nothing of, and how to have it."""
-    picture = new_picture(8, 2)
-    picture.text(0.5, 0.5, f"Nothing to draw yet: {missing}", ha="center", va="center", wrap=True)
-    return Drawing(name, title, "", picture, missing=missing)
+    """Return a figure that cannot be drawn yet, with what it lacks and how to have it."""
+    return Drawing(name, title, "", None, missing=missing)
 
 
 def rendered(picture: Figure, name: str, kind: str) -> bytes:
@@ -96,11 +94,13 @@ def rendered(picture: Figure, name: str, kind: str) -> bytes:
 def write(drawing: Drawing, output: Path) -> list[Path]:
     """Write a figure as SVG and PNG, its numbers as CSV, a note in `INDEX`; return the files.
 
-    The same numbers give the same bytes.
+    The same numbers give the same bytes. Of a figure without data nothing is written.
 
     Raises:
         UserError: if they cannot be written.
     """
+    if drawing.picture is None:
+        return []
     output.mkdir(parents=True, exist_ok=True)
     place, files = f"--output={output}", []
     for kind in WRITTEN:
