@@ -78,7 +78,8 @@ def launch(launcher: SlurmLauncher, jobs: Sequence[Sequence[str]], first: int) -
     except Exception as error:
         if submitted:
             raise
-        raise UserError(f"hydra/launcher=slurm: no job could be submitted: {error}") from error
+        reason = str(error).strip().splitlines()[-1]
+        raise UserError(f"hydra/launcher=slurm: no job could be submitted: {reason}") from error
     returned: dict[int, JobReturn] = {}
     told = {"None", *USUAL}
     try:
