@@ -78,7 +78,7 @@ def launch(launcher: SlurmLauncher, jobs: Sequence[Sequence[str]], first: int) -
     except Exception as error:
         if submitted:
             raise
-        reason = str(error).strip().splitlines()[-1]
+        reason = (str(error).strip() or repr(error)).splitlines()[-1]
         raise UserError(f"hydra/launcher=slurm: no job could be submitted: {reason}") from error
     returned: dict[int, JobReturn] = {}
     told = {"None", *USUAL}
@@ -166,7 +166,7 @@ def ended(submitted: Submitted, queued: Container[str] | None) -> JobReturn | No
         try:
             outcome = job.result()
         except Exception as error:  # of submitit, for example that a module is missing on the node
-            reason = str(error).strip().splitlines()[-1]
+            reason = (str(error).strip() or repr(error)).splitlines()[-1]
             outcome = failed(ProcessLost(f"{reason}; log: {job.paths.stderr}"))
         if outcome.status is JobStatus.FAILED and isinstance(outcome._return_value, OutOfTime):
             say(f"{run_id}: {outcome._return_value}")
