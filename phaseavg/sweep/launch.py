@@ -54,6 +54,7 @@ class Launch:
         self.launcher = Plugins.instance().instantiate_launcher(context, task, config)
         self.jobs = jobs
         self.stamps = [stamp_of(job.run) for job in jobs]
+        self._stamps = {id(job): stamp for job, stamp in zip(jobs, self.stamps, strict=True)}
         self.begun: list[str] = []
         self.errors: dict[str, Any] = {}
         self.returned: list[JobReturn] = []
@@ -78,8 +79,7 @@ class Launch:
                 self._launch_wave(ready, timing)
 
     def _has_ended(self, job: Job) -> bool:
-        before = self.stamps[self.jobs.index(job)]
-        return stamp_of(job.run)["result.json"] != before["result.json"]
+        return stamp_of(job.run)["result.json"] != self._stamps[id(job)]["result.json"]
 
     def _must_wait(self, job: Job, left: set[int]) -> bool:
         if job.parent is None:

@@ -24,7 +24,7 @@ from submitit import AutoExecutor, Job
 
 from phaseavg.cli import say
 from phaseavg.config import Settings, check
-from phaseavg.errors import OutOfTime, ProcessLost, UserError
+from phaseavg.errors import NotStarted, OutOfTime, ProcessLost, UserError
 from phaseavg.sweep.launch import failed
 from phaseavg.sweep.rates import step_saved
 
@@ -62,27 +62,24 @@ def launch(launcher: SlurmLauncher, jobs: Sequence[Sequence[str]], first: int) -
         jobs: overrides of each.
         first: index of the first one.
 
+    If Slurm refuses a job, for example because the user may have no more, that one and those after
+    it are not started; the others go on.
+
     Raises:
-        UserError: if Slurm refuses the first job.
+        UserError: if no job could be submitted.
     """
-    executor = executor_of(launcher.params)
     submitted: list[Submitted] = []
-    try:
-        for number, overrides in enumerate(jobs, start=first):
-            settings = settings_of(launcher, overrides)
-            executor.update_parameters(name=settings.run_id)
-            arguments = (list(overrides), "hydra.sweep.dir", number, f"job {number}")
-            job = executor.submit(launcher, *arguments, Singleton.get_state())
-            submitted.append(Submitted(settings, job))
-            print(f"{settings.run_id}: Slurm job {job.job_id}, log {job.paths.stdout}", flush=True)
-    except Exception as error:
-        if submitted:
-            raise
-        reason = (str(error).strip() or repr(error)).splitlines()[-1]
-        raise UserError(f"hydra/launcher=slurm: no job could be submitted: {reason}") from error
     returned: dict[int, JobReturn] = {}
     told = {"None", *USUAL}
     try:
+        try:
+            submit(launcher, jobs, first, submitted)
+        except Exception as error:
+            reason = (str(error).strip() or repr(error)).splitlines()[-1]
+            if not submitted:
+                raise UserError(f"hydra/launcher=slurm: no job was submitted: {reason}") from error
+            rest = len(jobs) - len(submitted)
+            say(f"{rest} runs were not submitted ({reason}); rerun the same command to resume")
         while len(returned) < len(submitted):
             queued = jobs_in_queue()
             for reason in {queued.get(s.job.job_id, "None") for s in submitted} if queued else ():
@@ -96,9 +93,28 @@ def launch(launcher: SlurmLauncher, jobs: Sequence[Sequence[str]], first: int) -
                 time.sleep(POLL_SECONDS)
     except KeyboardInterrupt:
         left = [s.job.job_id for n, s in enumerate(submitted) if n not in returned]
-        say(f"these Slurm jobs go on; to end them: scancel {' '.join(left)}")
+        if left:
+            say(f"these Slurm jobs go on; to end them: scancel {' '.join(left)}")
         raise
-    return [returned[number] for number in range(len(submitted))]
+    refused = [failed(NotStarted("not submitted"))] * (len(jobs) - len(submitted))
+    return [*(returned[number] for number in range(len(submitted))), *refused]
+
+
+def submit(
+    launcher: SlurmLauncher,
+    jobs: Sequence[Sequence[str]],
+    first: int,
+    submitted: list[Submitted],
+) -> None:
+    """Submit a job per run, each under the run's name, and add it to those submitted."""
+    executor = executor_of(launcher.params)
+    for number, overrides in enumerate(jobs, start=first):
+        settings = settings_of(launcher, overrides)
+        executor.update_parameters(name=settings.run_id)
+        arguments = (list(overrides), "hydra.sweep.dir", number, f"job {number}")
+        job = executor.submit(launcher, *arguments, Singleton.get_state())
+        submitted.append(Submitted(settings, job))
+        print(f"{settings.run_id}: Slurm job {job.job_id}, log {job.paths.stdout}", flush=True)
 
 
 def executor_of(options: Mapping[str, Any]) -> AutoExecutor:

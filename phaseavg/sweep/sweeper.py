@@ -162,6 +162,7 @@ def sweep(
 
     reasons: dict[str, str] = {}
     interrupted: set[str] = set()
+    stopped = False
     for job, stamp in zip(jobs, launch.stamps, strict=True):
         run_id, folder = job.run.settings.run_id, job.run.settings.run_folder
         error = launch.errors.get(run_id)
@@ -169,6 +170,7 @@ def sweep(
         if result is not None or run_id not in launch.begun:
             continue
         if isinstance(error, OutOfTime):
+            stopped = True
             if not isinstance(error, NotStarted):
                 interrupted.add(run_id)
         elif not in_progress(folder):  # another process may have started it
@@ -188,7 +190,7 @@ def sweep(
         interrupted=len(interrupted & asked_runs),
     )
     summary = f"sweep: {counts}"
-    if reasons or unfit or diverged or (interrupted and budget is None):
+    if reasons or unfit or diverged or (stopped and budget is None):
         lines = [f"{run_id}: {reason}" for run_id, reason in (reasons | diverged).items()]
         raise SweepFailed("\n".join([*lines, f"{summary}; to resume: {command()}"]))
     if budget is not None and None in results:

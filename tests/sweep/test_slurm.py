@@ -191,7 +191,8 @@ def test_a_run_whose_time_is_over_is_saved_and_not_failed(
     options = ("schedule.epochs=[900000,1,1]", "hydra/launcher=slurm", "seed=0")
     limits = ("timeout_min=1", "signal_delay_s=30", "max_num_timeout=0")
     sweep = Sweep(tmp_path, slurm, *LONG, *options, *(f"hydra.launcher.{x}" for x in limits))
-    _, folder = sweep.job("phasewise-seed0")
+    job, folder = sweep.job("phasewise-seed0")
+    assert slurm("squeue", "--noheader", "--format=%j", "--jobs", job).strip() == folder.name
     sweep.process.wait()
     assert sweep.process.returncode == 1
     assert re.search(rf"{folder.name}: out of time after step \d+ ", sweep.said)
