@@ -20,10 +20,10 @@ from phaseavg.report.compare import (
     differing,
     figure,
     listed,
-    read_members,
     summarised,
 )
 from phaseavg.report.figures.drawing import FORMATS, rendered
+from phaseavg.report.members import read_members
 from phaseavg.runs.files import write_atomically
 
 CONF = Path(__file__).parents[1] / "conf"

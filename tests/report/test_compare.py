@@ -17,11 +17,10 @@ from phaseavg.report.compare import (
     at_phase_ends,
     differing,
     figure,
-    letter,
     listed,
-    read_members,
     summarised,
 )
+from phaseavg.report.members import letter, read_members
 from scripts import compare as script
 
 CONF = REPOSITORY / "conf"
