@@ -127,7 +127,8 @@ def write_page(results: Path, folders: Sequence[Path]) -> list[Path]:
     for folder in folders:
         if not folder.is_dir():
             raise UserError(f"--runs={folder}: there is no such folder")
-    found = {path.parent.name for path in [*results.glob("*/tables"), *results.glob("*/records")]}
+    written = [*results.glob("*/tables"), *results.glob("*/claims.csv")]
+    found = {path.parent.name for path in written}
     names = [*(n for n in STUDIES if n in found), *sorted(found - STUDIES.keys())]
     studies = [
         {
@@ -138,7 +139,9 @@ def write_page(results: Path, folders: Sequence[Path]) -> list[Path]:
         }
         for name in names
     ]
-    places = [results / name / "records" for name in names]
+    # Figures and the demo have records, too; the studies' come first.
+    others = {path.parent.name for path in results.glob("*/records")} - {*names}
+    places = [results / name / "records" for name in [*names, *sorted(others)]]
     runs, curves = _runs([*(place for place in places if place.is_dir()), *folders])
     html = (
         environment("html")
@@ -152,8 +155,8 @@ def write_page(results: Path, folders: Sequence[Path]) -> list[Path]:
             metrics=CURVES,
         )
     )
-    written = {results / "index.html": html, results / "page/plotly.min.js": get_plotlyjs()}
+    files = {results / "index.html": html, results / "page/plotly.min.js": get_plotlyjs()}
     (results / "page").mkdir(parents=True, exist_ok=True)
-    for path, text in written.items():
+    for path, text in files.items():
         write_atomically(path, text.encode(), f"--results={results}")
-    return list(written)
+    return list(files)

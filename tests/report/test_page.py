@@ -45,11 +45,12 @@ def results(tmp_path: Path, compose_settings: Callable[..., Any]) -> Path:
     entry = {"title": "A square & more", "caption": "What it <shows>.", "missing": "seed 2"}
     index = {"drawn": entry, "blank": {"title": "Nothing", "caption": "", "missing": "no runs"}}
     (folder / "figures/mini/figures.json").write_text(json.dumps(index))
-    for seed, errors in enumerate(([50.0, 40.0, 30.5], [50.0, None, 9.25], [1.0])):
+    runs = (("full", [50.0, 40.0, 30.5]), ("figures", [50.0, None, 9.25]), ("full", [1.0]))
+    for seed, (study, errors) in enumerate(runs):
         lines = [line(epoch, error) for epoch, error in enumerate(errors, start=1)]
         lines[-1] = line(len(errors), errors[-1], 9.0, 8.0, replaced=True)
         settings = compose_settings(*TINY, f"seed={seed}")
-        where = folder / "full/records" / settings.run_id
+        where = folder / study / "records" / settings.run_id
         keep(settings, errors[-1], where=where, metrics=lines)
         if seed == 1:
             change(where, overrides=[f"model={NASTY}"])
@@ -69,6 +70,7 @@ def test_it_shows_what_was_written(results: Path, capsys: pytest.CaptureFixture[
     assert "A square & more Missing: seed 2" in text
     assert "Nothing" not in text  # it is not there
     assert "2 runs." in text
+    assert re.findall(r'<h2 id="([^"]+)', markup) == ["full", "figures", "all-runs", "curves"]
     assert "damaged" in capsys.readouterr().err
     assert f"python train.py 'model={NASTY}'" in text
     assert NASTY not in markup
