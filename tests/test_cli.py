@@ -17,7 +17,7 @@ import victims as victim
 from conftest import NEEDED, REPOSITORY, TINY, Prompt
 
 from phaseavg.errors import Diverged, Interrupted, UserError
-from phaseavg.report.study import composing
+from phaseavg.sweep.composing import composing
 
 MISTAKES = {
     "unknown key": ("datset=digits", "datset: there is no such key", "did you mean dataset?"),

@@ -56,7 +56,7 @@ def records_of(runs: Iterable[Run]) -> tuple[pd.DataFrame, pd.DataFrame]:
     Args:
         runs: of the cells.
     """
-    settings = {run.settings.run_id: run.settings for run in runs}
+    settings = {run.run_id: run.settings for run in runs}
     kept_in = list(dict.fromkeys(one.records_dir for one in settings.values()))
     folders = dict.fromkeys([*(one.runs_dir for one in settings.values()), *kept_in])
     records, metrics = load_runs(*folders)
@@ -112,12 +112,12 @@ def read_cells(runs: Iterable[Run], records: pd.DataFrame, metrics: pd.DataFrame
         for row in records.to_dict("records")
     }
     ends: dict[str, dict[str, Any]] = {}
-    recorded = [run for run in runs if run.settings.run_id in found]
-    for run in sorted(recorded, key=lambda run: found[run.settings.run_id]["epochs"]):
-        ends = _ends(run, found[run.settings.run_id], metrics) | ends
+    recorded = [run for run in runs if run.run_id in found]
+    for run in sorted(recorded, key=lambda run: found[run.run_id]["epochs"]):
+        ends = _ends(run, found[run.run_id], metrics) | ends
     rows = []
     for run in runs:
-        row = found.get(run.settings.run_id)
+        row = found.get(run.run_id)
         if row is None and ends and run.prefixes.averages_nothing and run.prefixes.limit:
             row = ends.get(run.prefixes.key(run.epochs))
         if row is not None:

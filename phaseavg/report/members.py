@@ -15,12 +15,13 @@ import pandas as pd
 from phaseavg.errors import UserError
 from phaseavg.report.cells import execution_of, key_of
 from phaseavg.report.phase_ends import ERRORS
-from phaseavg.report.study import composing, without_hydra
+from phaseavg.report.study import without_hydra
 from phaseavg.runs.folder import in_progress, read_failure
 from phaseavg.runs.record import DAMAGED, damage, flattened, has_ended, read_record
 from phaseavg.runs.records import row_of
 from phaseavg.runs.result import cost, errors
 from phaseavg.sweep.cells import Cell, cells_of, read_request, runs_of
+from phaseavg.sweep.composing import composing
 
 OVERRIDE = re.compile(r"[+~]{0,2}[\w.@/]+=.*")
 

@@ -1,18 +1,13 @@
 """From overrides to the files of tables and claims."""
 
-import contextlib
 import re
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 
 import pandas as pd
-from hydra import compose, initialize_config_dir
-from hydra.core.global_hydra import GlobalHydra
-from omegaconf import DictConfig
 
-from phaseavg.cli import CONFIG_ERRORS, explained
 from phaseavg.config import Settings, check
 from phaseavg.errors import UserError
 from phaseavg.report.cells import CELL, key_of, read_cells, records_of, summarised
@@ -21,7 +16,8 @@ from phaseavg.report.figures.claims import draw as draw_claims
 from phaseavg.report.figures.drawing import WRITTEN, rendered
 from phaseavg.report.tables import write_table
 from phaseavg.runs.files import write_atomically
-from phaseavg.sweep.cells import Cell, Compose, Request, Run, read_request, runs_of, whole
+from phaseavg.sweep.cells import Cell, Request, Run, read_request, runs_of, whole
+from phaseavg.sweep.composing import Compose, cached, composing
 
 SHAPING = {
     *("dataset", "model", "optimizer", "schedule", "averaging", "preset"),
@@ -62,32 +58,6 @@ class Study:
         return f"With {' '.join(shown)}" if shown else ""
 
 
-@contextlib.contextmanager
-def composing(conf: Path, more: Path | None = None) -> Iterator[tuple[list[str], Compose]]:
-    """Give the names of all tables, and what composes a config from overrides.
-
-    Args:
-        conf: the folder of the configs.
-        more: another one, as --config-dir of train.py.
-
-    Raises:
-        UserError: within it, if what is composed does not exist.
-    """
-    GlobalHydra.instance().clear()
-    folders = [conf, more] if more else [conf]
-    options = sorted(path.stem for f in folders for path in (f / "table").glob("*.yaml"))
-    search = [f"hydra.searchpath=[file://{more.resolve()}]"] if more else []
-
-    def composed(overrides: Sequence[str]) -> DictConfig:
-        return compose("config", [*search, *overrides])
-
-    try:
-        with initialize_config_dir(str(conf.resolve()), version_base="1.3"):
-            yield options, composed
-    except CONFIG_ERRORS as error:
-        raise UserError(explained(error)) from error
-
-
 def without_hydra(overrides: Sequence[str]) -> list[str]:
     """Return overrides without those of Hydra itself."""
     return [o for o in overrides if not o.lstrip("+~").startswith("hydra")]
@@ -112,7 +82,8 @@ def read_study(
     Raises:
         UserError: if what is asked for does not exist.
     """
-    with composing(conf, more) as (options, composed):
+    folders = [conf, more] if more else [conf]
+    with composing(conf, more) as (options, compose), cached(compose, folders) as composed:
         request = read_request(without_hydra(overrides), options, composed)
         if not request.tables:
             raise UserError(f"table: is missing; choices: {', '.join(options)}")

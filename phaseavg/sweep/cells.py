@@ -5,7 +5,7 @@ its runs are that list × seeds. Other overrides, such as a preset, hold for all
 """
 
 import re
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from itertools import chain
@@ -15,18 +15,13 @@ from hydra.core.config_loader import ConfigLoader
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import Override, RangeSweep
 from hydra.errors import HydraException
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import OmegaConf
 from pydantic import Field, ValidationError, ValidationInfo, field_validator
 
 from phaseavg.config import Scalars, Settings, check
 from phaseavg.errors import UserError
 from phaseavg.runs.prefixes import Prefixes
-
-Compose = Callable[[Sequence[str]], DictConfig]
-"""From overrides to a run's composed config."""
-
-Composed = dict[tuple[str, ...], DictConfig]
-"""Configs by the overrides that they were composed from."""
+from phaseavg.sweep.composing import Compose
 
 ColumnId = Annotated[str, Field(pattern=r"^[^\s=,]+$")]
 """What `column=` takes: without blanks, commas and equals signs."""
@@ -344,6 +339,11 @@ class Run:
     settings: Settings
     cells: list[Cell] = field(default_factory=list)
 
+    @cached_property
+    def run_id(self) -> str:
+        """Its name; see `Settings.run_id`."""
+        return self.settings.run_id
+
     @property
     def labels(self) -> list[str]:
         """What names its cells, those of the paper's tables first and in their order."""
@@ -365,7 +365,6 @@ def runs_of(
     cells: Sequence[Cell],
     seeds: Mapping[str, Sequence[Any]],
     compose: Compose,
-    composed: Composed | None = None,
 ) -> dict[str, Run]:
     """Return the runs of cells by run id; those that are equal are one.
 
@@ -373,20 +372,16 @@ def runs_of(
         cells: of any tables.
         seeds: by table.
         compose: to compose a run's config.
-        composed: configs by overrides, which is added to: composing is what takes the time.
 
     Raises:
         UserError: if a config is not one of a run.
     """
-    composed = {} if composed is None else composed
     runs: dict[str, Run] = {}
     for cell in cells:
-        config = composed.get(cell.overrides)
-        if config is None:
-            config = composed[cell.overrides] = compose(cell.overrides)
+        config = compose(cell.overrides)
         for seed in seeds[cell.table]:
             config.seed = seed
             settings = check(config)
-            run = runs.setdefault(settings.run_id, Run([*cell.overrides, f"seed={seed}"], settings))
-            run.cells.append(cell)
+            run = Run([*cell.overrides, f"seed={seed}"], settings)
+            runs.setdefault(run.run_id, run).cells.append(cell)
     return runs

@@ -84,20 +84,20 @@ class Launch:
     def _must_wait(self, job: Job, left: set[int]) -> bool:
         if job.parent is None:
             return False
-        error = self.errors.get(job.parent.run.settings.run_id)
+        error = self.errors.get(job.parent.run.run_id)
         return id(job.parent) in left or isinstance(error, OutOfTime)
 
     def _launch_wave(self, jobs: Sequence[Job], timing: Callable[[Job], list[str]]) -> None:
         launched, first = [], len(self.begun)
         for job in jobs:
-            self.begun.append(job.run.settings.run_id)
+            self.begun.append(job.run.run_id)
             name = f"hydra.job.name='run {len(self.begun)} of {len(self.jobs)}'"
             launched.append([*job.overrides, *cells_override(job.run), *timing(job), name])
         with terminable():
             returned = self._launched(launched, first)
         self.returned += returned
         for job, outcome in zip(jobs, returned, strict=True):
-            run_id = job.run.settings.run_id
+            run_id = job.run.run_id
             if outcome.status is JobStatus.FAILED:
                 self.errors[run_id] = outcome._return_value
             if isinstance(outcome._return_value, ProcessLost):

@@ -145,18 +145,15 @@ def arranged(
     done = done or {}
     nodes = nodes_of(runs)
     passing: Counter[Node] = Counter(
-        node
-        for run in runs
-        for node in nodes[id(run)]
-        if node[0] > done.get(run.settings.run_id, 0)
+        node for run in runs for node in nodes[id(run)] if node[0] > done.get(run.run_id, 0)
     )
     trained: dict[Node, Job] = {}
     jobs: dict[str, Job] = {}
 
     def add(run: Run, own: Sequence[Node], asked: bool = True) -> None:
         """Add a job that starts from the longest prefix there is."""
-        job = jobs[run.settings.run_id] = Job(run, asked=asked)
-        finished = done.get(run.settings.run_id, 0)
+        job = jobs[run.run_id] = Job(run, asked=asked)
+        finished = done.get(run.run_id, 0)
         for epochs, key in reversed(own):
             if epochs <= finished:
                 job.start = finished
@@ -181,14 +178,14 @@ def arranged(
             add(run, nodes[id(run)])
     rest = [run for run in runs if not run.prefixes.averages_nothing]
     for run in sorted(rest, key=lambda run: -run.prefixes.limit):
-        finished = done.get(run.settings.run_id, 0)
+        finished = done.get(run.run_id, 0)
         shared = [n for n in nodes[id(run)] if passing[n] > 1 and n[0] > finished]
         if not shared or shared[-1] in trained:
             continue
         if stored(run.settings, shared[-1], run.prefixes.needs(shared[-1][0]).values()):
             continue
         prefix = ending_with(run, shared[-1])
-        if prefix is not None and prefix.settings.run_id not in jobs:
+        if prefix is not None and prefix.run_id not in jobs:
             add(prefix, [n for n in nodes[id(run)] if n[0] <= shared[-1][0]], asked=False)
     for run in rest:
         add(run, nodes[id(run)])

@@ -54,10 +54,10 @@ def plan(request: Request, runs: Mapping[str, Run], asked: int) -> str:
 
     def jobs_of(members: Iterable[str]) -> list[Job]:
         todo = [runs[run_id] for run_id in members if run_id not in ended]
-        done = {r.settings.run_id: epochs_saved(r.settings.run_folder) for r in todo}
+        done = {r.run_id: epochs_saved(r.settings.run_folder) for r in todo}
         if sharing:
             return arranged(todo, done, is_stored)
-        return [Job(run, start=done[run.settings.run_id]) for run in todo]
+        return [Job(run, start=done[run.run_id]) for run in todo]
 
     def row(name: str, members: Mapping[str, int], cells: int | str) -> list[int | str]:
         """Return a line of the table; `members` has how often each run is asked for."""
@@ -103,7 +103,7 @@ def time_left(jobs: Sequence[Job]) -> str:
     rates = rates_for([job.run.settings for job in jobs])
     works: dict[tuple[str, str], list[Job]] = {}
     for job in jobs:
-        name = " ".join(job.run.settings.run_id.split("-")[:2])
+        name = " ".join(job.run.run_id.split("-")[:2])
         works.setdefault((workload(job.run.settings.record()), name), []).append(job)
     rows, hours, unknown = [], 0.0, 0
     for (work, name), members in works.items():

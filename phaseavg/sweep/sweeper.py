@@ -19,7 +19,7 @@ from hydra.core.config_loader import ConfigLoader
 from hydra.core.override_parser.types import Override
 from hydra.core.utils import JobReturn
 from hydra.types import HydraContext, TaskFunction
-from omegaconf import DictConfig, open_dict
+from omegaconf import DictConfig
 
 from phaseavg import cli
 from phaseavg.config import check
@@ -27,7 +27,6 @@ from phaseavg.errors import Diverged, NotStarted, OutOfTime, SweepFailed, UserEr
 from phaseavg.runs.folder import in_progress, record_failure
 from phaseavg.sweep.cells import (
     ONE_VALUE,
-    Compose,
     Request,
     Run,
     parsed,
@@ -35,6 +34,7 @@ from phaseavg.sweep.cells import (
     runs_of,
     values_of,
 )
+from phaseavg.sweep.composing import Compose, cached, composer, config_folders
 from phaseavg.sweep.launch import Launch
 from phaseavg.sweep.order import Job, arranged, is_stored
 from phaseavg.sweep.outcomes import (
@@ -55,18 +55,6 @@ MANY = 20
 """Cells that take some seconds to compose."""
 
 
-def composer(context: HydraContext, master: DictConfig) -> Compose:
-    """Return what composes a run's config as the launchers do."""
-
-    def compose(overrides: Sequence[str]) -> DictConfig:
-        config = context.config_loader.load_sweep_config(master, list(overrides))
-        with open_dict(config):
-            del config["hydra"]
-        return config
-
-    return compose
-
-
 def plain_runs(overrides: list[Override], compose: Compose) -> dict[str, Run]:
     """Return the runs of all combinations of the values of `overrides`, by run id."""
     runs: dict[str, Run] = {}
@@ -80,7 +68,8 @@ def plain_runs(overrides: list[Override], compose: Compose) -> dict[str, Run]:
         for seed in parsed(o for o in combination if o.startswith("seed=")):
             config.seed = seed.value()
         settings = check(config)
-        runs.setdefault(settings.run_id, Run(combination, settings))
+        run = Run(combination, settings)
+        runs.setdefault(run.run_id, run)
     return runs
 
 
@@ -118,12 +107,13 @@ def sweep(
     if not isinstance(config.plan, bool):
         raise UserError(f"plan={config.plan}: choices: true, false")
     budget = None if config.budget is None else seconds_of(config.budget)
-    compose = composer(context, config)
-    loader = context.config_loader
-    request = read_request(arguments, loader.get_group_options("table"), compose, loader)
-    if len(request.cells) > MANY and not config.plan:
-        print(f"composing {len(request.cells)} cells …", flush=True)
-    runs, asked = asked_for(request, compose, loader)
+    loader, compose = context.config_loader, composer(context, config)
+    with cached(compose, config_folders(context, config)) as compose_cached:
+        options = loader.get_group_options("table")
+        request = read_request(arguments, options, compose_cached, loader)
+        if len(request.cells) > MANY and not config.plan:
+            print(f"composing {len(request.cells)} cells …", flush=True)
+        runs, asked = asked_for(request, compose_cached if request.tables else compose, loader)
     if config.plan:
         from phaseavg.sweep.plan import plan  # needs what a bare host that trains may lack
 
@@ -139,11 +129,11 @@ def sweep(
     )
     unfit: set[str] = set()
     for reason, some in without_data(missing_runs).items():
-        unfit |= {run.settings.run_id for run in some}
+        unfit |= {run.run_id for run in some}
         if len(unfit) == len(missing_runs):
             raise UserError(f"{reason}: no run can be trained without it")
         cli.say(f"{reason}: {len(some)} runs cannot be trained without it")
-    todo = [run for run in missing_runs if run.settings.run_id not in unfit]
+    todo = [run for run in missing_runs if run.run_id not in unfit]
     jobs = jobs_for(todo, held)
     launch = Launch(context, task, config, jobs)
     try:
@@ -164,7 +154,7 @@ def sweep(
     interrupted: set[str] = set()
     stopped = False
     for job, stamp in zip(jobs, launch.stamps, strict=True):
-        run_id, folder = job.run.settings.run_id, job.run.settings.run_folder
+        run_id, folder = job.run.run_id, job.run.settings.run_folder
         error = launch.errors.get(run_id)
         (result,) = outcomes([job.run], [stamp])
         if result is not None or run_id not in launch.begun:
@@ -179,9 +169,9 @@ def sweep(
                 record_failure(folder, reasons[run_id])
     results = outcomes(todo, stamps_of(todo, launch))
     finished, held = counted_anew(finished, held)
-    ended = finished | {r.settings.run_id: o for r, o in zip(todo, results, strict=True) if o}
+    ended = finished | {r.run_id: o for r, o in zip(todo, results, strict=True) if o}
     diverged = {i: str(Diverged(o)) for i, o in ended.items() if o["status"] == "diverged"}
-    asked_runs = {run.settings.run_id for run in todo}
+    asked_runs = {run.run_id for run in todo}
     counts = counted(
         [*results, *[None] * len(unfit)],
         finished,
@@ -208,26 +198,26 @@ def jobs_for(runs: Sequence[Run], held: Sequence[Run]) -> list[Job]:
     """
     if not runs or not all(shares(r.settings) and not r.settings.dry_run for r in runs):
         return [Job(run) for run in runs]
-    done = {run.settings.run_id: epochs_saved(run.settings.run_folder) for run in runs}
+    done = {run.run_id: epochs_saved(run.settings.run_folder) for run in runs}
     jobs = arranged([*held, *runs], done, is_stored)
-    elsewhere = {run.settings.run_id for run in held}
-    return [job for job in jobs if job.run.settings.run_id not in elsewhere or job.keep]
+    elsewhere = {run.run_id for run in held}
+    return [job for job in jobs if job.run.run_id not in elsewhere or job.keep]
 
 
 def counted_anew(
     finished: dict[str, Outcome], held: Sequence[Run]
 ) -> tuple[dict[str, Outcome], list[Run]]:
     """Return both, with the runs that another process has finished meanwhile among the first."""
-    results = {run.settings.run_id: result_of(run) for run in held}
+    results = {run.run_id: result_of(run) for run in held}
     done = {run_id: result for run_id, result in results.items() if result}
-    return finished | done, [run for run in held if run.settings.run_id not in done]
+    return finished | done, [run for run in held if run.run_id not in done]
 
 
 def stamps_of(runs: Sequence[Run], launch: Launch) -> list[Stamp]:
     """Return when the files of runs had been written before they were launched."""
     stamps = zip(launch.jobs, launch.stamps, strict=True)
-    by_id = {job.run.settings.run_id: stamp for job, stamp in stamps}
-    return [by_id[run.settings.run_id] for run in runs]
+    by_id = {job.run.run_id: stamp for job, stamp in stamps}
+    return [by_id[run.run_id] for run in runs]
 
 
 def timing(jobs: Sequence[Job], began: float, budget: float | None) -> Callable[[Job], list[str]]:

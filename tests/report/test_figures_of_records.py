@@ -24,8 +24,9 @@ from phaseavg.report.figures.schedules import fig6
 from phaseavg.report.figures.sharing import ALL, RECORDED
 from phaseavg.report.figures.sharing import draw as draw_sharing
 from phaseavg.report.figures.weights import LENGTHS, fig4, fig5
-from phaseavg.report.study import Study, composing
+from phaseavg.report.study import Study
 from phaseavg.sweep.cells import read_request, runs_of
+from phaseavg.sweep.composing import composing
 
 CONF = REPOSITORY / "conf"
 PAPER = read_paper(REPOSITORY / "results/paper.csv")

@@ -12,8 +12,8 @@ from phaseavg.errors import UserError
 from phaseavg.phases import Schedule
 from phaseavg.report.figures.drawing import COLOURS, Drawing, new_picture, plain
 from phaseavg.report.figures.of_cells import without
-from phaseavg.report.study import composing, without_hydra
-from phaseavg.sweep.cells import Compose
+from phaseavg.report.study import without_hydra
+from phaseavg.sweep.composing import Compose, composing
 from phaseavg.targets import build
 from phaseavg.training.optimizers import learning_rate, new_optimizer, set_learning_rate
 

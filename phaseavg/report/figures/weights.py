@@ -19,7 +19,8 @@ from phaseavg.report.figures.of_cells import (
     networks_in,
     without,
 )
-from phaseavg.report.study import Study, composing, without_hydra
+from phaseavg.report.study import Study, without_hydra
+from phaseavg.sweep.composing import composing
 from phaseavg.targets import build
 
 LENGTHS = (10, 20, 40, 80, 160)

@@ -1,0 +1,104 @@
+"""Composed configs of tables are cached by the content of the config folders."""
+
+import json
+import shutil
+from collections.abc import Sequence
+from pathlib import Path
+
+import pytest
+from conftest import REPOSITORY
+from omegaconf import DictConfig, OmegaConf
+
+from phaseavg.config import check
+from phaseavg.sweep.cells import read_request, runs_of
+from phaseavg.sweep.composing import KEPT, cache_folder, cached, composing
+
+
+@pytest.fixture
+def conf(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Return a copy of the config folder, with an empty cache."""
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    shutil.copytree(REPOSITORY / "conf", tmp_path / "conf")
+    return tmp_path / "conf"
+
+
+def composed(conf: Path, overrides: Sequence[str]) -> tuple[DictConfig, int]:
+    """Return the config of overrides through the cache, and how often Hydra had to compose it."""
+    calls = []
+    with composing(conf) as (_, compose):
+
+        def counting(overrides: Sequence[str]) -> DictConfig:
+            calls.append(overrides)
+            return compose(overrides)
+
+        with cached(counting, [conf]) as from_cache:
+            return from_cache(overrides), len(calls)
+
+
+def test_the_runs_of_a_table_are_the_same_from_the_cache(conf: Path) -> None:
+    ids = []
+    for folders in (None, [conf], [conf]):  # without a cache, into it, from it
+        with composing(conf) as (options, compose), cached(compose, folders) as from_cache:
+            request = read_request(["table=t1d", "model=cnn13"], options, from_cache)
+            ids.append(list(runs_of(request.cells, request.seeds, from_cache)))
+    assert ids[0] == ids[1] == ids[2]
+    assert len(ids[0]) == 6
+
+
+def test_a_config_is_composed_once_until_a_file_changes(conf: Path) -> None:
+    first, calls = composed(conf, ["model=cnn13"])
+    assert calls == 1
+    again, calls = composed(conf, ["model=cnn13"])
+    assert calls == 0
+    assert OmegaConf.to_container(again) == OmegaConf.to_container(first)
+    path = conf / "schedule" / "80-40-40.yaml"
+    path.write_text(path.read_text().replace("80", "81", 1))
+    changed, calls = composed(conf, ["model=cnn13"])
+    assert calls == 1
+    assert check(changed).schedule["epochs"] != check(first).schedule["epochs"]
+
+
+def test_a_config_from_the_cache_is_a_copy(conf: Path) -> None:
+    composed(conf, ["model=cnn13"])
+    with composing(conf) as (_, compose), cached(compose, [conf]) as from_cache:
+        from_cache(["model=cnn13"]).batch_size = 1
+        assert from_cache(["model=cnn13"]).batch_size != 1
+
+
+@pytest.mark.parametrize("content", [b"", b"[]", b'{"a": ', b"\xff"])
+def test_a_damaged_cache_is_composed_again(conf: Path, content: bytes) -> None:
+    composed(conf, ["model=cnn13"])
+    (path,) = cache_folder().glob("*.json")
+    path.write_bytes(content)
+    _, calls = composed(conf, ["model=cnn13"])
+    assert calls == 1
+    assert len(json.loads(path.read_bytes())) == 1
+
+
+def test_what_depends_on_the_environment_is_not_cached(conf: Path) -> None:
+    (conf / "model" / "mine.yaml").write_text("name: ${oc.env:NAME}\n")
+    for _ in range(2):
+        _, calls = composed(conf, ["model=cnn13"])
+        assert calls == 1
+    assert not cache_folder().exists()
+
+
+def test_what_json_would_change_is_not_cached(conf: Path) -> None:
+    for _ in range(2):
+        config, calls = composed(conf, ["+model.sizes={1:2}"])
+        assert (config.model.sizes, calls) == ({1: 2}, 1)
+
+
+def test_old_cache_files_are_removed(conf: Path) -> None:
+    cache_folder().mkdir(parents=True)
+    for number in range(KEPT + 3):
+        (cache_folder() / f"{number}.json").write_text("{}")
+    composed(conf, ["model=cnn13"])
+    assert len(list(cache_folder().glob("*.json"))) == KEPT
+
+
+def test_a_cache_that_cannot_be_written_is_no_error(conf: Path) -> None:
+    cache_folder().parent.mkdir(parents=True)
+    cache_folder().write_text("a file where the folder should be")
+    _, calls = composed(conf, ["model=cnn13"])
+    assert calls == 1
