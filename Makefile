@@ -1,13 +1,14 @@
 # Every target installs what it needs into .venv first; `make help` lists them.
 PYTHON ?= python3
 BIN := .venv/bin
+TRAIN := $(BIN)/python train.py
 
 .DEFAULT_GOAL := help
-.PHONY: help demo demo-results mini mini-cifar100 table1a table1b table1c table1d table1 table2 table3 table4 tables report records
+.PHONY: help demo mini mini-cifar100 table1a table1b table1c table1d table1 table2 table3 table4 tables report
 .PHONY: fig1 fig2 fig3 fig4 fig5 fig6 figures bench bench-gpu test test-slow test-slurm lint format clean
 
 help: ## list the targets
-	@grep -hE '^[a-z0-9_ -]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/; s/^(table1a).*(table4)/\1 … \2/' | expand -t 20
+	@sed -nE 's/^([a-z0-9 -]+):.*## /  \1\t/p; s/^## (.*)/\n\1/p' $(MAKEFILE_LIST) | expand -t 26
 
 # The environment: this project and its tested versions. Remade when either file changes.
 .venv/installed: pyproject.toml constraints.txt
@@ -16,120 +17,66 @@ help: ## list the targets
 	$(BIN)/uv pip install --quiet --compile-bytecode --python $(BIN)/python --constraint constraints.txt --editable '.[dev]'
 	@touch $@
 
-demo: .venv/installed ## two methods, four seeds, on embedded data: table and picture in runs/demo
-	$(BIN)/python train.py -m preset=demo averaging=none,phasewise seed=0,1,2,3 runs_dir=runs/demo
-	$(BIN)/python scripts/demo.py runs/demo
+# A sweep some of whose runs failed ends with status 1, which `-` ignores: the tables are written from the others.
 
-demo-results: demo ## the same, and what is committed of it anew: results/demo
-	rm -rf results/demo/records
-	$(BIN)/python scripts/records.py runs/demo --records results/demo/records
-	$(BIN)/python scripts/demo.py results/demo/records results/demo
+## Train, and write what comes of it; ARGS="model=cnn13 seed=0" narrows the runs or says how they run
 
-mini: .venv/installed ## Tables 1, 3 and 4 and the claims in miniature, from nothing: results/mini
-	@mkdir -p results/mini
-	$(BIN)/python train.py -m preset=mini table=$(MINI) plan=true > results/mini/plan.md
-	@cat results/mini/plan.md
-	$(BIN)/python train.py -m preset=mini table=$(MINI) hydra/launcher=local || [ $$? = 1 ]
-	$(BIN)/python scripts/tables.py preset=mini table=all \
-		--output results/mini/tables --claims results/mini/claims.md
+demo: .venv/installed ## 8 runs on embedded data in two minutes; tables and picture in runs/demo
+	$(TRAIN) -m preset=demo averaging=none,phasewise seed=0,1,2,3 runs_dir=runs/demo
+	$(BIN)/python scripts/compare.py runs/demo --output runs/demo/errors
 
-MINI := t1a,t1b,t1c,t1d,t3,t4
+table1a table1b table1c table1d table2 table3 table4: .venv/installed ## a table: results/full/tables
+	-$(TRAIN) -m table=$(@:table%=t%) $(ARGS)
+	$(BIN)/python scripts/tables.py --whole table=$(@:table%=t%) $(ARGS)
 
-# Of Table 3 what has no epoch of its own. Tables are written also if some runs failed; ARGS="seed=0"
-# narrows the runs.
-mini-cifar100: .venv/installed ## Table 1 and the open ablations in miniature on CIFAR-100 in DATA=folder: results/cifar100-mini
-	@mkdir -p runs/mini-cifar100
-	@$(call miniature,table=t1a$(comma)t1b$(comma)t1c$(comma)t1d$(comma)ablations); \
-	$(call miniature,table=t3 column=sgd-orig$(comma)sgd-ours); \
-	$(BIN)/python scripts/records.py runs/mini-cifar100 --records results/cifar100-mini/records && \
+table1: table1a table1b table1c table1d ## all parts of Table 1
+
+mini: .venv/installed ## Tables 1, 3 and 4 on embedded data, in minutes: results/mini
+	-$(TRAIN) -m preset=mini table=t1a,t1b,t1c,t1d,t3,t4 hydra/launcher=local $(ARGS)
+	$(BIN)/python scripts/tables.py preset=mini table=all --output results/mini/tables --claims results/mini/claims.md
+
+# Of Table 3 the columns that have no epoch of their own.
+mini-cifar100: .venv/installed ## Table 1 and ablations on 5,000 images of CIFAR-100: results/cifar100-mini
+	-$(TRAIN) -m preset=mini-cifar100 model=cnn13 table=t1a,t1b,t1c,t1d,ablations hydra/launcher=local $(ARGS)
+	-$(TRAIN) -m preset=mini-cifar100 model=cnn13 table=t3 column=sgd-orig,sgd-ours hydra/launcher=local $(ARGS)
+	$(BIN)/python scripts/records.py runs/mini-cifar100 --records results/cifar100-mini/records
 	$(BIN)/python scripts/tables.py preset=mini-cifar100 table=all,ablations,gamma0 model=cnn13 \
-		--output results/cifar100-mini/tables --claims results/cifar100-mini/claims.md && \
-	$(BIN)/python scripts/phase_ends.py results/cifar100-mini/records $(told_apart_by) \
-		--output results/cifar100-mini/phase_ends.md && \
-	$(BIN)/python scripts/headline.py preset=mini-cifar100 model=cnn13 --readme README.md && \
-	exit $${failed:-0}
+		--output results/cifar100-mini/tables --claims results/cifar100-mini/claims.md
 
-told_apart_by = model averaging averaging.weights.gamma0 averaging.weights.rho averaging.window \
-	schedule.epochs schedule.divisor schedule.shape._target_ optimizer optimizer_state
+fig1 fig2 fig3: .venv/installed ## a figure of one run: results/figures
+	$(BIN)/python scripts/figures.py $@ --train $(ARGS)
 
-miniature = $(BIN)/python train.py -m preset=mini-cifar100 model=cnn13 $(1) hydra/launcher=local \
-	$(if $(DATA),data_dir=$(DATA)) $(ARGS) || failed=$$?; test $${failed:-0} -le 1 || exit $$failed
+## Write from records, training nothing
 
-# Trains what is missing, or nothing with RUN=0; then writes tables from all records there are, also
-# if some runs failed. ARGS narrows the runs or sets how they are run: ARGS="model=cnn13 seed=0".
-RUN ?= 1
-study = $(if $(filter 0,$(RUN)),status=0,$(BIN)/python train.py -m table=$(1) $(ARGS); status=$$?); \
-	test $$status -le 1 || exit $$status; \
-	$(BIN)/python scripts/tables.py --whole table=$(1) $(ARGS) $(2) && exit $$status
+tables: .venv/installed ## all tables and the verdicts on the claims: results/full
+	$(BIN)/python scripts/tables.py table=all --claims results/full/claims.md $(ARGS)
 
-table1a table1b table1c table1d table2 table3 table4: .venv/installed ## run what is missing of a table, and write it to results/full/tables; RUN=0 only writes
-	@$(call study,$(@:table%=t%))
-
-table1: .venv/installed ## the same of 1a to 1d
-	@$(call study,t1a$(comma)t1b$(comma)t1c$(comma)t1d)
-
-tables: .venv/installed ## the same of all tables, and results/full/claims.md
-	@$(call study,all,--claims results/full/claims.md)
-
-# Figures 1 to 3 are of a run, which is trained if it is missing.
-fig1 fig2 fig3: .venv/installed ## draw it in results/figures, training its run if that is missing; RUN=0 only draws, ARGS= another run
-	$(BIN)/python scripts/figures.py $@ $(ARGS) $(if $(filter 0,$(RUN)),,--train)
-
-fig4 fig5 fig6: .venv/installed ## draw it in results/figures
+fig4 fig5 fig6: .venv/installed ## a figure: results/figures
 	$(BIN)/python scripts/figures.py $@ $(ARGS)
 
-# From what there is: records, and of runs what was measured before. Without ARGS of all that is kept;
-# what cannot be drawn does not stop the rest.
-figures: .venv/installed ## draw all figures from what there is, training nothing: results/figures
-	@$(call drawn,$(ARGS))$(if $(ARGS),,; $(call drawn,fig1 fig2 fig3 $(MINIATURE)); \
-	$(call drawn,$(OF_RECORDS) preset=mini-cifar100 model=cnn13)); \
-	exit $${failed:-0}
+figures: .venv/installed ## all figures that there are numbers of: results/figures
+	-$(BIN)/python scripts/figures.py $(ARGS)
+	-$(BIN)/python scripts/figures.py fig5 gamma0 phases claims preset=mini-cifar100 model=cnn13
 
-drawn = { $(BIN)/python scripts/figures.py $(1) || failed=$$?; test $${failed:-0} -ne 130 || exit 130; }
-
-OF_RECORDS := fig5 gamma0 phases claims sharing
-
-# The run of Figures 1 to 3 in miniature on CIFAR-100: `make fig2 ARGS="data_dir=… $(MINIATURE)"`.
-MINIATURE := preset=mini-cifar100 model.width=0.125 schedule=80-40-40 schedule.divisor=1 save_trajectory=steps evaluation.batchnorm_every=20
-
-comma := ,
-
-report: .venv/installed ## all results as a page that opens from disk: results/index.html; ARGS="--runs runs/demo" adds runs
+report: .venv/installed ## all results as one page: results/index.html; ARGS="--runs runs/demo" adds runs
 	$(BIN)/python scripts/report.py $(ARGS)
 
-records: .venv/installed ## copy the records of the ended runs FROM=folder to results/full/records; derive runs.csv
-	$(BIN)/python scripts/records.py $(FROM)
+## Measure
 
-# TIMM names a checkout of timm's repository, DATA a folder with CIFAR-100; without them training is not
-# measured beside timm, and on noise. Small batches take averaging's largest network minutes less, and
-# an epoch of them as long.
-bench: .venv/installed ## everything in benchmarks/, one after the other, and the pages of it; TIMM=checkout DATA=folder
-	$(BIN)/python -m benchmarks.input --threads 1 $(images)
-	$(BIN)/python -m benchmarks.training --threads 1 $(images) $(if $(TIMM),--timm $(TIMM))
-	$(BIN)/python -m benchmarks.averaging --threads 1 --batch-size 32
-	$(BIN)/python -m benchmarks.optimizers --threads 1
-	$(BIN)/python -m benchmarks.epochs
-	$(BIN)/python -m benchmarks.sharing --threads 1 --rounds 2
-	$(BIN)/python -m benchmarks.startup --threads 1 $(images)
-	$(BIN)/python -m benchmarks.page
+bench: .venv/installed ## time input, training and averaging on a CPU core, beside other libraries; TIMM=checkout of timm
+	$(BIN)/python -m benchmarks.input
+	$(BIN)/python -m benchmarks.training $(if $(TIMM),--timm $(TIMM))
+	$(BIN)/python -m benchmarks.averaging
 
-images = $(if $(DATA),--data-dir $(DATA))
+bench-gpu: .venv/installed ## time training and averaging on an NVIDIA GPU; MODELS="cnn13 resnet34" narrows
+	$(BIN)/python -m benchmarks.gpu $(if $(MODELS),--models $(MODELS))
 
-# On a host that has one. Each network is measured in a process of its own, which leaves its record; one
-# that fails does not stop the others.
-bench-gpu: .venv/installed ## what an NVIDIA GPU makes of it, network by network; PARTS= and MODELS= narrow
-	@status=0; for part in $(PARTS); do \
-		for model in $(if $(MODELS),$(MODELS),$$($(BIN)/python -m benchmarks.gpu $$part --list)); do \
-			$(BIN)/python -m benchmarks.gpu $$part --models $$model || status=$$?; \
-		done; \
-	done; $(BIN)/python -m benchmarks.page && exit $$status
-
-PARTS := networks determinism imagenet kernels
+## Develop
 
 test: .venv/installed ## run the tests
 	$(BIN)/python -m pytest -n 2 --dist worksteal -m "not slow and not slurm"
 
-test-slow: .venv/installed ## run the tests that kill a run at many more moments
+test-slow: .venv/installed ## run the tests of kills, launchers, the W&B service, the browser and the wheel
 	$(BIN)/python -m pytest -n 2 --dist worksteal -m slow
 
 # A Slurm of two nodes on this host, started for the test; the packages are Debian's.
@@ -142,7 +89,7 @@ lint: .venv/installed ## check style, formatting and the types of what others im
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 
-format: .venv/installed ## mend what lint can mend
+format: .venv/installed ## fix what lint can fix
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 

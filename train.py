@@ -24,6 +24,7 @@ from phaseavg.runs.folder import RunFolder
 from phaseavg.runs.identity import NUMERICS_VERSION
 from phaseavg.runs.provenance import peak_memory_bytes, provenance, reset_peak_memory
 from phaseavg.runs.result import cost, errors, summary
+from phaseavg.runs.weights import write_weights
 from phaseavg.targets import build
 from phaseavg.training.execution import prepare
 from phaseavg.training.loop import train
@@ -93,8 +94,8 @@ def run(settings: Settings, overrides: Sequence[str] = ()) -> dict[str, Any]:
             }
             tracking.finish(result)
         if settings.save_weights:
-            size = folder.write_weights(state.model.state_dict())
-            print(f"{folder.path}/weights.safetensors: {size / 1e6:.1f} MB")
+            path = folder.path / "weights.safetensors"
+            print(f"{path}: {write_weights(state.model, path, settings.run_id) / 1e6:.1f} MB")
         folder.finish(result)
     print(summary(result), flush=True)
     return result

@@ -137,6 +137,9 @@ def script(main: Callable[[], int]) -> Callable[[], int]:
         with unfailing_output():
             try:
                 return main()
+            except KeyboardInterrupt:
+                say("interrupted; rerun the same command to resume", program)
+                return INTERRUPTED
             except UserError as error:
                 reason = str(error)
             except OSError as error:

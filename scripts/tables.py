@@ -10,7 +10,9 @@ from pathlib import Path
 
 from phaseavg.cli import script
 from phaseavg.report.cells import read_paper
-from phaseavg.report.study import read_study, write_claims, write_tables
+from phaseavg.report.claims_page import write_claims
+from phaseavg.report.study import read_study
+from phaseavg.report.tables import write_tables
 
 ROOT = Path(__file__).parents[1]
 
@@ -22,23 +24,19 @@ def main() -> int:
     parser.add_argument("overrides", nargs="+", help="table=…, and others as for train.py -m")
     parser.add_argument("--config-dir", type=Path, help="with tables of your own")
     parser.add_argument("--output", type=Path, default=Path("results/full/tables"), help="folder")
-    parser.add_argument(
-        "--whole", action="store_true", help="all cells, not only those narrowed to"
-    )
+    parser.add_argument("--whole", action="store_true", help="all cells, also those not chosen")
     parser.add_argument("--claims", type=Path, help="file for the verdicts, from all tables")
-    arguments = parser.parse_args()
+    given = parser.parse_args()
     paper = read_paper(ROOT / "results/paper.csv")
-    study = read_study(
-        arguments.overrides, ROOT / "conf", paper, arguments.whole, arguments.config_dir
-    )
-    written = write_tables(study, arguments.output)
-    if arguments.claims:
-        written += write_claims(study, paper, arguments.claims)
+    study = read_study(given.overrides, ROOT / "conf", paper, given.whole, given.config_dir)
+    written = write_tables(study, given.output)
+    if given.claims:
+        written += write_claims(study, paper, given.claims)
     for path in written:
         print(path)
     loose = study.rows.loc[~study.rows["kept"].astype(bool), "run_id"].nunique()
     if loose:
-        print(f"{loose} runs are not among the records that are kept; see make records")
+        print(f"{loose} runs are not among the kept records; scripts/records.py copies them")
     return 0
 
 

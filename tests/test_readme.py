@@ -16,10 +16,8 @@ from torch import Tensor, nn
 
 from phaseavg.averaging import Phasewise, Uniform, recompute_batchnorm
 from phaseavg.optim import Lookahead
-from phaseavg.report.marks import between_marks
 
 README = (REPOSITORY / "README.md").read_text()
-MAKEFILE = (REPOSITORY / "Makefile").read_text()
 
 
 def test_a_network_a_data_set_and_an_averaging_of_ones_own(tmp_path: Path) -> None:
@@ -57,22 +55,6 @@ def test_a_network_a_data_set_and_an_averaging_of_ones_own(tmp_path: Path) -> No
     result = json.loads((folder / "result.json").read_text())
     assert result["test_error"] < 25  # of 50 by chance
     assert [phase["replaced"] for phase in result["phases"]] == [True, True, True]
-
-
-def test_the_table_of_results_is_what_the_records_say(
-    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path
-) -> None:
-    """`make mini-cifar100` makes it anew."""
-    from scripts import headline
-
-    (arguments,) = re.findall(r"scripts/headline.py (.*) --readme", MAKEFILE)
-    nowhere = f"runs_dir={tmp_path}"  # only what is kept counts
-    monkeypatch.setattr(sys, "argv", ["headline.py", *arguments.split(), nowhere])
-    monkeypatch.chdir(REPOSITORY)
-    assert headline.main() == 0
-    text = capsys.readouterr().out.strip()
-    assert "45 runs" in text
-    assert between_marks(README, "results", text) == README
 
 
 def loop_of_ones_own() -> tuple[dict[str, Any], list[Tensor]]:

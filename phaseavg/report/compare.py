@@ -1,168 +1,208 @@
-"""Runs beside each other: what their configs differ in, their errors, and their curves."""
+"""Compare groups of runs: what their configs differ in, their errors, and their curves.
+
+A group is runs that differ in their seed alone, or the runs of one table cell.
+"""
 
 from collections.abc import Sequence
 from itertools import cycle
+from pathlib import Path
 
 import pandas as pd
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
+from matplotlib.ticker import LogLocator, NullLocator
 
-from phaseavg.report.figures.drawing import COLOURS, new_picture, plain
-from phaseavg.report.members import Course, Member
-from phaseavg.report.phase_ends import ERRORS
+from phaseavg.errors import UserError
+from phaseavg.report.cells import CELL, execution_of, read_paper
+from phaseavg.report.figures.style import COLOURS, new_picture, plain
 from phaseavg.report.statistics import SAME, differences, mean_and_deviation, mean_with_interval
-from phaseavg.runs.record import flattened
+from phaseavg.report.study import read_study
+from phaseavg.runs.records import load_runs
 
-SHAPES = ("-", "--", "-.", ":")
+ERRORS = {
+    "weights.error": "as trained",
+    "bn.error": "after a BN pass",
+    "average.error": "average",
+}
+"""Test errors (%) of an epoch, by column of `load_runs`."""
 
-
-def listed(members: Sequence[Member]) -> pd.DataFrame:
-    """Return what is compared and what has come of it: columns run and status."""
-    rows = [{"": m.letter, "run": m.name, "status": m.status} for m in members]
-    return pd.DataFrame(rows)
-
-
-def settings_of(course: Course) -> dict[str, str]:
-    """Return a run's config by the names that an override has, and how it was computed."""
-    flat = pd.json_normalize(course.config).iloc[0]
-    texts = {key: "null" if value is None else str(value) for key, value in flat.items()}
-    return texts | ({"computed by": course.execution} if course.execution else {})
+MARKERS = {"bn.error": "x", "average.error": "o"}
 
 
-def differing(members: Sequence[Member]) -> pd.DataFrame:
-    """Return the settings that are not the same everywhere: a row each, a column per member.
+def read_groups(arguments: Sequence[str], conf: Path, paper: Path) -> tuple[pd.DataFrame, ...]:
+    """Return the ended runs of folders and cells, and their metrics.
 
-    What a run has not got is left blank; a seed differs only between members.
+    Args:
+        arguments: folders of runs, folders of single runs, and overrides of `train.py -m` that
+            choose cells, such as `table=t1b column=80-40-40-sgd,80-40-40-ours`.
+        conf: the folder of the configs.
+        paper: the file of the published cells.
+
+    Returns:
+        As `load_runs`; runs have a column `letter` for their group, and `label`, what it is called.
+
+    Raises:
+        UserError: if a folder or a cell does not exist, or no run has ended.
     """
-    columns = {}
-    for member in members:
-        every = [settings_of(course) for course in member.courses]
-        keys = dict.fromkeys(key for settings in every for key in settings)
-        columns[member.letter] = {
-            key: ", ".join(dict.fromkeys(settings[key] for settings in every if key in settings))
-            for key in keys
-        }
-    frame = pd.DataFrame(columns).fillna("")
-    frame = frame[frame.nunique(axis=1) > 1]
-    return frame.rename_axis("setting").reset_index()
+    overrides = [word for word in arguments if "=" in word and not Path(word).is_dir()]
+    frames = [_of_folder(Path(word)) for word in arguments if word not in overrides]
+    if overrides:
+        study = read_study(overrides, conf, read_paper(paper))
+        labels = [" ".join(key) for key in study.rows[CELL].itertuples(index=False)]
+        named = study.rows[["run_id"]].assign(label=labels).drop_duplicates()
+        frames.append((named.merge(study.records, on="run_id"), study.metrics))
+    runs = pd.concat([runs for runs, _ in frames], ignore_index=True)
+    if runs.empty:
+        raise UserError(f"{' '.join(arguments)}: no run has ended; name folders of runs, or cells")
+    runs = runs.drop_duplicates(["run_id", "label"]).reset_index(drop=True)
+    runs["execution"] = [execution_of(row) for row in runs.to_dict("records")]
+    runs["letter"] = [_letter(number) for number in pd.factorize(runs["label"])[0]]
+    metrics = pd.concat([metrics for _, metrics in frames], ignore_index=True)
+    metrics = metrics.drop_duplicates(["path", "epoch"])
+    return runs, metrics.merge(runs[["path", "letter", "seed", "execution"]], on="path")
 
 
-def _outcomes(member: Member) -> pd.DataFrame:
-    """Return of each run that counts its errors (%) and seconds, by what makes pairs."""
-    rows, pair = [], [*SAME, "data"]
-    for course in member.counted:
-        row = {
-            "last": course.errors.get("test_error"),
-            "best": course.errors.get("best_test_error"),
-            "after a BN pass": course.errors.get("with_bn_pass", {}).get("test_error"),
-            "seconds": course.seconds,
-        }
-        rows.append(dict(zip(pair, course.pair, strict=True)) | row)
-    columns = [*pair, "last", "best", "after a BN pass", "seconds"]
-    frame = pd.DataFrame(rows, columns=columns).set_index(pair)
-    return frame.astype(float)
+def _of_folder(folder: Path) -> tuple[pd.DataFrame, pd.DataFrame]:
+    """Return the ended runs in a folder, or the one whose folder it is, and their metrics."""
+    if not folder.is_dir():
+        raise UserError(f"{folder}: is neither a folder nor an override such as table=t1a")
+    single = (folder / "config.yaml").is_file()
+    runs, metrics = load_runs(folder.parent if single else folder)
+    if single:
+        runs = runs[runs["path"] == folder]
+        if runs.empty:
+            raise UserError(
+                f"{folder}: holds no run that has ended; rerun its command to resume it"
+            )
+    return runs.assign(label=runs["group"]), metrics[metrics["path"].isin(runs["path"])]
 
 
-def summarised(members: Sequence[Member]) -> pd.DataFrame:
-    """Return the errors of each: a row per member, mean ± sample deviation over its seeds.
+def _letter(number: int) -> str:
+    """Return a, b, …, z, aa, ab, …: the name of the group at a place, counted from 0."""
+    more, last = divmod(number, 26)
+    return (_letter(more - 1) if more else "") + chr(ord("a") + last)
 
-    Columns: n; last and best test error (%), and the last after a BatchNorm pass, as in
-    `result.json`; seconds; the difference of the last error to the first member's, of the runs with
-    the same seed, execution and data, with its 95 % t interval. Runs of several seeds count once
-    they have finished; a single one as far as it is.
+
+def listed(runs: pd.DataFrame) -> pd.DataFrame:
+    """Return the groups: letter, label, how many runs have finished and diverged."""
+    grouped = runs.groupby("letter", sort=False)
+    counts = grouped["status"].value_counts().unstack(fill_value=0)
+    counts = counts.reindex(columns=["finished", "diverged"], fill_value=0)
+    return grouped["label"].first().to_frame("runs").join(counts).reset_index(names="")
+
+
+def differing(runs: pd.DataFrame) -> pd.DataFrame:
+    """Return the settings that are not the same in all groups: a row each, a column per group."""
+    first = runs.columns.get_loc("path") + 1  # the columns of a run's config come last
+    names = [n for n in runs.columns[first:] if n not in ("letter", "label", "kept")]
+    grouped = runs[names].astype(object).where(runs[names].notna(), "").astype(str)
+    values = grouped.groupby(runs["letter"], sort=False).agg(lambda v: ", ".join(dict.fromkeys(v)))
+    return values.loc[:, values.nunique() > 1].T.rename_axis("setting").reset_index()
+
+
+def _pairs(rows: pd.DataFrame, column: str) -> pd.Series:
+    """Return a column by what makes pairs; of a seed that is there twice, the first."""
+    values = rows.set_index(SAME)[column].dropna()
+    return values[~values.index.duplicated()]
+
+
+def summarised(runs: pd.DataFrame) -> pd.DataFrame:
+    """Return the test errors (%) of each group, mean ± sample deviation over its finished runs.
+
+    The last column is the difference to the first group, paired by seed and execution, with its
+    95 % t interval and the number of pairs.
     """
-    rows, first = [], None
-    for member in members:
-        found = _outcomes(member)
-        row = {"": member.letter, "n": len(found)}
-        for key in ("last", "best", "after a BN pass"):
-            row[key] = mean_and_deviation(found[key].dropna())
-        row["seconds"] = f"{found['seconds'].mean():,.0f}" if len(found) else ""
-        whole = {course.pair for course in member.ended}
-        last = found["last"][[pair in whole for pair in found.index]]
-        last = last[~last.index.duplicated()]
-        if first is None:
-            first, against = last, f"last − {member.letter}"
-            row[against] = ""
-        else:
-            found = differences(last, first)
-            row[against] = mean_with_interval(found) + (f" ({len(found)})" if len(found) else "")
+    columns = {"test_error": "last", "best_test_error": "best", "bn_test_error": "after a BN pass"}
+    finished = runs[runs["status"] == "finished"]
+    groups = dict(list(finished.groupby("letter", sort=False)))
+    rows = []
+    for letter, group in groups.items():
+        row = {"": letter, "n": len(group)}
+        row |= {label: mean_and_deviation(group[key]) for key, label in columns.items()}
+        row["seconds"] = f"{group['seconds'].mean():,.0f}"
+        first = next(iter(groups))
+        found = differences(_pairs(group, "test_error"), _pairs(groups[first], "test_error"))
+        row[f"last − {first}"] = "" if letter == first else _counted(found)
         rows.append(row)
     return pd.DataFrame(rows)
 
 
-def at_phase_ends(members: Sequence[Member]) -> pd.DataFrame:
-    """Return the test errors (%) at the ends of phases: a row per member and end."""
+def _counted(found: pd.Series) -> str:
+    return f"{mean_with_interval(found)} ({len(found)})" if len(found) else ""
+
+
+def at_phase_ends(metrics: pd.DataFrame) -> pd.DataFrame:
+    """Return the test errors (%) at phase ends: a row per group and end.
+
+    The average's gain beyond its BatchNorm pass is paired by run. The last two columns are the
+    differences of the weights that training goes on from to those of the first group, as trained
+    and after a BatchNorm pass, paired by seed and execution.
+    """
+    ends = metrics[metrics["replaced"].notna()]
+    left = ends["average.error"].where(ends["replaced"].astype(bool), ends["weights.error"])
+    ends = ends.assign(left=left)
+    first = ends["letter"].iloc[0] if len(ends) else ""
     rows = []
-    for member in members:
-        ends = [
-            {**flattened(end), "phase": number}
-            for course in member.counted
-            for number, end in enumerate(course.errors.get("phases", []), start=1)
-        ]
-        frame = pd.DataFrame(ends, columns=["phase", "epoch", "replaced", *ERRORS])
-        for (phase, epoch), lines in frame.groupby(["phase", "epoch"]):
-            row = {"": member.letter, "end of phase": phase, "epoch": epoch, "n": len(lines)}
-            for key, label in ERRORS.items():
-                row[label] = mean_and_deviation(lines[key].dropna())
-            rows.append(row)
+    for (letter, phase, epoch), lines in ends.groupby(["letter", "phase", "epoch"], sort=False):
+        row = {"": letter, "end of phase": phase, "epoch": epoch, "n": len(lines)}
+        row |= {label: mean_and_deviation(lines[key].dropna()) for key, label in ERRORS.items()}
+        gains = (lines["average.error"] - lines["bn.error"]).dropna()
+        row["average − BN pass"] = mean_with_interval(gains)
+        other = ends[(ends["letter"] == first) & (ends["epoch"] == epoch)]
+        for key, label in (("weights.error", f"− {first}"), ("bn.error", f"− {first} after BN")):
+            found = differences(_pairs(lines, "left"), _pairs(other, key))
+            row[label] = "" if letter == first else mean_with_interval(found)
+        rows.append(row)
     return pd.DataFrame(rows)
 
 
-def figure(members: Sequence[Member]) -> Figure:
-    """Return test error (%) and training loss against epochs, with the phases' boundaries.
+def figure(runs: pd.DataFrame, metrics: pd.DataFrame) -> Figure:
+    """Return test error (%) and training loss against epochs, with the ends of phases.
 
-    A cell's runs are thin lines with their mean over the epochs that all of them have.
+    Of each group every run is a thin line and their mean a thick one; an average that is tested
+    along the way is dashed.
     """
-    picture = new_picture(8.5, 6.5 + 0.2 * len(members))
-    above, below = picture.subplots(2, 1, sharex=True)
-    boundaries, handles, markers = set(), [], set()
-    # Runs that have epochs in common lie on each other: through the gaps one sees those below.
-    for member, colour, shape in zip(members, cycle(COLOURS), cycle(SHAPES), strict=False):
-        look = {"color": colour, "linestyle": shape}
-        single = len(member.courses) == 1
-        frames = [course.metrics for course in member.courses]
-        boundaries |= {end for course in member.courses for end in course.ends[:-1]}
-        for axes, key in ((above, "weights.error"), (below, "train.loss")):
-            every = [frame.set_index("epoch")[key].dropna() for frame in frames]
-            drawn = [line for line in every if len(line)]
-            for line in drawn:
-                thin = {"color": colour, "linewidth": 0.6, "alpha": 0.5}
-                axes.plot(line.index, line, **({**look, "linewidth": 1.8} if single else thin))
-            if len(drawn) > 1:
-                mean = pd.concat(drawn, axis=1).dropna().mean(axis=1)
-                axes.plot(mean.index, mean, **look, linewidth=2)
-        ends = pd.concat(frames)
-        ends = ends[ends["replaced"].notna()].groupby("epoch")
+    labels = runs.drop_duplicates("letter").set_index("letter")["label"]
+    picture = new_picture(8.5, 6.5 + 0.2 * len(labels))
+    above, below = picture.subplots(2, 1, sharex=True, height_ratios=[3, 2])
+    ends = metrics[metrics["replaced"].notna()]
+    handles = []
+    for (letter, label), colour in zip(labels.items(), cycle(COLOURS), strict=False):
+        own = metrics[metrics["letter"] == letter]
+        for axes, key, shape in (
+            (above, "weights.error", "-"),
+            (above, "average.error", "--"),
+            (below, "train.loss", "-"),
+        ):
+            seeds = own.pivot_table(index="epoch", columns="path", values=key).astype(float)
+            if key == "average.error" and len(seeds) <= own["phase"].nunique():
+                continue  # at phase ends alone: a marker
+            axes.plot(seeds.index, seeds, shape, color=colour, linewidth=0.6, alpha=0.45)
+            mean = seeds.dropna().mean(axis=1)
+            axes.plot(mean.index, mean, shape, color=colour, linewidth=2)
         for key, marker in MARKERS.items():
-            errors_at = ends[key].mean().dropna()
-            if len(errors_at):
-                markers.add(key)
-                above.plot(errors_at.index, errors_at, marker, color=colour, markersize=6)
-        name = f"{member.letter}: {member.name}"
-        if not single:
-            name += ", each seed and their mean"
-        if len(member.ended) < member.seeds:
-            name += f" ({member.status})"
-        handles.append(Line2D([], [], **look, linewidth=2, label=name))
-    for key, marker in MARKERS.items():
-        if key in markers:
-            label = f"{ERRORS[key]}, at phase ends"
-            handles.append(Line2D([], [], color="black", marker=marker, linewidth=0, label=label))
-    for axes, label in ((above, "test error (%)"), (below, "training loss")):
-        for epoch in boundaries:
-            axes.axvline(epoch + 0.5, color="black", linestyle=":", linewidth=0.8)
-        plain(axes).set_ylabel(label)
-    if boundaries:
-        handles.append(
-            Line2D([], [], color="black", linestyle=":", linewidth=0.8, label="end of a phase")
+            at = ends[ends["letter"] == letter].groupby("epoch")[key].mean().dropna()
+            above.plot(at.index, at, marker, color=colour, markersize=6)
+        handles.append(Line2D([], [], color=colour, linewidth=2, label=f"{letter}: {label}"))
+    handles += [
+        Line2D([], [], color="black", linestyle=shape, marker=marker, label=text)
+        for text, shape, marker in (
+            ("weights as trained", "-", ""),
+            ("average", "--", "o"),
+            ("after a BN pass, at phase ends", "", "x"),
         )
-    below.set_xlabel("epoch")
-    below.set_xlim(left=0.5)
-    picture.legend(
-        handles=handles, loc="outside lower left", fontsize=8, frameon=False, handlelength=4
-    )
+    ]
+    last = metrics["epoch"].max()
+    tested = metrics["weights.error"].dropna()
+    for axes, name in ((above, "test error (%)"), (below, "training loss")):
+        for epoch in ends.loc[ends["epoch"] < last, "epoch"].unique():
+            axes.axvline(epoch + 0.5, color="black", linestyle=":", linewidth=0.8)
+        plain(axes).set_ylabel(name)
+    if len(tested) and tested.max() > 5 * tested.min():
+        above.set_yscale("log")
+        above.yaxis.set_major_locator(LogLocator(subs=(1, 2, 3, 5)))
+        above.yaxis.set_minor_locator(NullLocator())
+        above.yaxis.set_major_formatter("{x:g}")
+    below.set(xlabel="epoch", xlim=(0.5, last + 0.5))
+    picture.legend(handles=handles, loc="outside lower left", fontsize=8, ncols=2, frameon=False)
     return picture
-
-
-MARKERS = {"bn.error": "x", "average.error": "o"}

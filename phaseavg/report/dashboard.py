@@ -12,8 +12,8 @@ import wandb_workspaces.reports.v2 as wr
 import wandb_workspaces.workspaces as ws
 from wandb_workspaces.expr import And
 
-from phaseavg.report.study import Study, cells_of_study
-from phaseavg.report.tables import grid, grid_as_markdown, notes_of
+from phaseavg.report.study import Study
+from phaseavg.report.tables import cells_of_study, grid, grid_as_markdown, notes_of
 from phaseavg.sweep.cells import title_of
 
 CURVES = {
@@ -106,7 +106,7 @@ def beside_the_paper(study: Study, name: str, cells: pd.DataFrame, rows: pd.Data
         rows: of the table, from `read_cells`.
     """
     words = [f"Test error (%), mean ± sample deviation (n seeds). {study.remark}".strip()]
-    lines = grid_as_markdown(grid(cells), list(dict.fromkeys(cells["column"])))
+    lines = grid_as_markdown(grid(cells))
     notes = [f"* {note}" for note in notes_of(cells, rows)]
     grouped = f"Panels are grouped by `cells.{name}`; runs of other tables have none."
     return "\n".join([*words, "", lines or "No cell.", "", *notes, f"* {grouped}"])

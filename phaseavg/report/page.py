@@ -4,19 +4,19 @@ It is put together from what `make tables`, `make figures` and runs have written
 computed anew.
 """
 
-import json
 import re
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import pandas as pd
+from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 from plotly.offline import get_plotlyjs
 
 from phaseavg.errors import UserError
-from phaseavg.report.figures.drawing import INDEX
-from phaseavg.report.tables import environment
+from phaseavg.report.claims_page import read_verdicts, summary_of
+from phaseavg.report.figures import title_of
 from phaseavg.runs.files import write_atomically
 from phaseavg.runs.records import load_runs
 
@@ -65,29 +65,22 @@ def _verdicts(folder: Path) -> Markup:
     path = folder / "claims.csv"
     if not path.exists():
         return Markup()
-    found = pd.read_csv(path, dtype=str, keep_default_na=False)
+    found = summary_of(read_verdicts(path))
     return Markup(found.to_html(index=False, border=0))  # noqa: S704 -- pandas escapes
 
 
 def _figures(results: Path) -> list[dict[str, str]]:
-    """Return the figures that have been drawn.
-
-    Raises:
-        UserError: if the index of a folder is damaged.
-    """
-    figures = []
-    for index in sorted(results.glob(f"figures/**/{INDEX}")):
-        try:
-            for name, entry in dict(json.loads(index.read_text())).items():
-                picture = index.parent / f"{name}.svg"
-                if picture.exists():
-                    about = {key: entry[key] for key in ("title", "caption", "missing")}
-                    figures.append({"src": picture.relative_to(results).as_posix(), **about})
-        except (OSError, ValueError, LookupError, TypeError) as error:
-            raise UserError(
-                f"{index}: is damaged ({error!r}); remove it and draw the figures anew"
-            ) from error
-    return figures
+    """Return the figures that have been drawn: title, picture, numbers."""
+    pictures = sorted(results.glob("figures/**/*.svg"))
+    return [
+        {
+            "title": title_of(path.stem),
+            "src": path.relative_to(results).as_posix(),
+            "numbers": path.with_suffix(".csv").relative_to(results).as_posix(),
+            "caption": f"../docs/figures.md#{path.stem.partition('-')[0]}",
+        }
+        for path in pictures
+    ]
 
 
 def _runs(folders: Sequence[Path]) -> tuple[pd.DataFrame, dict[str, Any]]:
@@ -121,8 +114,7 @@ def write_page(results: Path, folders: Sequence[Path]) -> list[Path]:
         folders: of other runs that it shows.
 
     Raises:
-        UserError: if a folder is missing, an index of figures is damaged, or the page cannot be
-            written.
+        UserError: if a folder is missing, or the page cannot be written.
     """
     for folder in folders:
         if not folder.is_dir():
@@ -143,17 +135,15 @@ def write_page(results: Path, folders: Sequence[Path]) -> list[Path]:
     others = {path.parent.name for path in results.glob("*/records")} - {*names}
     places = [results / name / "records" for name in [*names, *sorted(others)]]
     runs, curves = _runs([*(place for place in places if place.is_dir()), *folders])
-    html = (
-        environment("html")
-        .get_template("page.html.j2")
-        .render(
-            studies=studies,
-            figures=_figures(results),
-            runs=runs.to_dict("records"),
-            columns=list(COLUMNS.values()),
-            curves=curves,
-            metrics=CURVES,
-        )
+    loader = PackageLoader("phaseavg.report")
+    template = Environment(loader=loader, autoescape=True, undefined=StrictUndefined)
+    html = template.get_template("page.html.j2").render(
+        studies=studies,
+        figures=_figures(results),
+        runs=runs.to_dict("records"),
+        columns=list(COLUMNS.values()),
+        curves=curves,
+        metrics=CURVES,
     )
     files = {results / "index.html": html, results / "page/plotly.min.js": get_plotlyjs()}
     (results / "page").mkdir(parents=True, exist_ok=True)

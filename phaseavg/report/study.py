@@ -1,8 +1,8 @@
-"""From overrides to the files of tables and claims."""
+"""A study: the cells that are asked for, and the records that there are of them."""
 
 import re
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 
@@ -10,12 +10,7 @@ import pandas as pd
 
 from phaseavg.config import Settings, check
 from phaseavg.errors import UserError
-from phaseavg.report.cells import CELL, key_of, read_cells, records_of, summarised
-from phaseavg.report.claims_page import claims_page, judged, summary_of
-from phaseavg.report.figures.claims import draw as draw_claims
-from phaseavg.report.figures.drawing import WRITTEN, rendered
-from phaseavg.report.tables import write_table
-from phaseavg.runs.files import write_atomically
+from phaseavg.report.cells import key_of, read_cells, records_of
 from phaseavg.sweep.cells import Cell, Request, Run, read_request, runs_of, whole
 from phaseavg.sweep.composing import Compose, cached, composing
 
@@ -50,6 +45,26 @@ class Study:
     def rows(self) -> pd.DataFrame:
         """The records by cell and seed; see `read_cells`."""
         return read_cells(self.runs.values(), self.records, self.metrics)
+
+    @property
+    def finished(self) -> pd.DataFrame:
+        """Those of `rows` whose run has finished."""
+        return self.rows[self.rows["status"] == "finished"]
+
+    @property
+    def networks(self) -> list[tuple[str, str]]:
+        """The (data set, network) that its cells have, in order."""
+        return list(dict.fromkeys((cell.dataset, cell.model) for cell in self.request.cells))
+
+    def of(self, network: tuple[str, str]) -> "Study":
+        """Return the part of the study that is of one (data set, network)."""
+        cells = [cell for cell in self.request.cells if (cell.dataset, cell.model) == network]
+        runs = {
+            run_id: replace(run, cells=own)
+            for run_id, run in self.runs.items()
+            if (own := [cell for cell in run.cells if cell in cells])
+        }
+        return replace(self, request=replace(self.request, cells=cells), runs=runs)
 
     @property
     def remark(self) -> str:
@@ -111,55 +126,3 @@ def other_recipes(
             if check(alone).run_id != settings.run_id:
                 others.add(key)
     return others
-
-
-def cells_of_study(study: Study) -> pd.DataFrame:
-    """Return a row per cell: what `summarised` has, and `averaged`, whether its runs average."""
-    baseline = {name: table.baseline for name, table in study.request.tables.items()}
-    cells = summarised(study.request.cells, study.rows, study.paper, baseline)
-    averaged = {
-        key_of(cell): not run.prefixes.averages_nothing
-        for run in study.runs.values()
-        for cell in run.cells
-    }
-    cells["averaged"] = [averaged[key] for key in cells[CELL].itertuples(index=False, name=None)]
-    return cells
-
-
-def write_tables(study: Study, output: Path) -> list[Path]:
-    """Write the tables of a study to a folder; return the files."""
-    cells, written = cells_of_study(study), []
-    for name, table in study.request.tables.items():
-        title = ". ".join(filter(None, (table.title, study.remark)))
-        own, rows = (frame[frame["table"] == name] for frame in (cells, study.rows))
-        written += write_table(name, title, own, rows, output)
-    return written
-
-
-def write_claims(study: Study, paper: pd.DataFrame, path: Path) -> list[Path]:
-    """Write the verdicts on the paper's claims, as far as the study's cells go; return the files.
-
-    Beside them, under the same name, are a CSV with a line per claim and a picture of the
-    differences, once there are any.
-
-    Args:
-        study: from `read_study`.
-        paper: all published cells.
-        path: of the file.
-    """
-    pages = judged(study.request.cells, study.rows, paper, study.paper)
-    (drawing,) = draw_claims(study)
-    empty = drawing.data.empty
-    path.parent.mkdir(parents=True, exist_ok=True)
-    remark = study.remark and f"{study.remark}."
-    text = claims_page(pages, remark, "" if empty else path.with_suffix(".svg").name)
-    write_atomically(path, text.encode(), f"--claims={path}")
-    frame = path.with_suffix(".csv")
-    lines = summary_of(pages).rename(columns={"": "id"}).to_csv(index=False, lineterminator="\n")
-    write_atomically(frame, lines.encode(), f"--claims={path}")
-    if empty:
-        return [path, frame]
-    pictures = [path.with_suffix(f".{kind}") for kind in WRITTEN]
-    for kind, picture in zip(WRITTEN, pictures, strict=True):
-        write_atomically(picture, rendered(drawing.picture, "claims", kind), f"--claims={path}")
-    return [path, frame, *pictures]

@@ -23,7 +23,6 @@ from types import TracebackType
 from typing import Any, Self
 
 import torch
-from torch import Tensor
 
 from phaseavg.averaging.snapshots import is_intact
 from phaseavg.errors import Diverged, OutOfTime, UserError
@@ -37,7 +36,6 @@ from phaseavg.runs.files import (
     set_aside,
     write_atomically,
 )
-from phaseavg.runs.weights import to_bytes
 
 TRAJECTORY = "trajectory"
 
@@ -192,12 +190,6 @@ class RunFolder:
     def write_metrics(self, history: Sequence[Mapping[str, Any]]) -> None:
         """Write all lines, so that a kill leaves neither a gap nor half a line."""
         self._write("metrics.jsonl", "".join(_json(line) + "\n" for line in history))
-
-    def write_weights(self, state: Mapping[str, Tensor]) -> int:
-        """Write parameters and buffers as safetensors; return the number of bytes."""
-        content = to_bytes(state, run_id=self.path.name)
-        write_atomically(self.path / "weights.safetensors", content)
-        return len(content)
 
     def finish(self, result: Mapping[str, Any]) -> None:
         """Write the result and remove the checkpoints."""

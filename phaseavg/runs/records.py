@@ -1,13 +1,16 @@
-"""Read the records of many runs as two pandas frames."""
+"""Read the records of many runs as two pandas frames, and keep copies of records."""
 
 import shlex
+import shutil
 from pathlib import Path
 from typing import Any
 
 import pandas as pd
 
+from phaseavg.errors import UserError
+from phaseavg.runs.files import write_atomically
 from phaseavg.runs.identity import group_id, parts_of
-from phaseavg.runs.record import Record, flattened, intact_records
+from phaseavg.runs.record import FILES, Record, flattened, intact_records
 
 RUNS = [
     *("run_id", "group", "seed", "status", "test_error", "bn_test_error", "epochs", "seconds"),
@@ -91,3 +94,47 @@ def row_of(record: Record) -> dict[str, Any]:
         "path": record.folder,
         **{key: str(item) if isinstance(item, list) else item for key, item in settings.items()},
     }
+
+
+def keep_records(source: Path, records: Path) -> tuple[int, int]:
+    """Copy the records of the ended runs in a folder; return how many, and how many were known.
+
+    Args:
+        source: folder of runs.
+        records: folder of the study's records.
+
+    Raises:
+        UserError: if there is no ended run, a run was kept before with other content, or a file
+            cannot be written.
+    """
+    if not (found := [record.folder for record in intact_records(source)]):
+        raise UserError(f"{source}: holds no ended run; name a folder of runs")
+    new = [folder for folder in found if not (records / folder.name).exists()]
+    for folder in found:
+        kept = records / folder.name
+        if folder not in new and any(_bytes(folder / f) != _bytes(kept / f) for f in FILES):
+            raise UserError(f"{folder}: differs from {kept}; move one away; nothing was copied")
+    try:
+        for folder in new:
+            part = records / f".{folder.name}.part"  # so that no record is ever half there
+            shutil.rmtree(part, ignore_errors=True)
+            part.mkdir(parents=True)
+            for name in FILES:
+                shutil.copyfile(folder / name, part / name)
+            part.rename(records / folder.name)
+    except OSError as error:
+        raise UserError(f"--records={records}: cannot be written ({error.strerror})") from error
+    return len(new), len(found) - len(new)
+
+
+def _bytes(path: Path) -> bytes | None:
+    return path.read_bytes() if path.is_file() else None
+
+
+def write_runs(records: Path) -> Path:
+    """Write runs.csv beside a folder of records, a line per run; return its path."""
+    path = records.parent / "runs.csv"
+    runs, _ = load_runs(records)
+    text = runs.drop(columns=["path", "segments"], errors="ignore").to_csv(index=False)
+    write_atomically(path, text.encode(), f"--records={records}")
+    return path

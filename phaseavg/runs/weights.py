@@ -1,75 +1,59 @@
-"""Weights as safetensors: a tensor that has several names is written once, and read under all."""
+"""Final weights as safetensors; of tied weights one is written."""
 
-import json
-from collections.abc import Mapping
+import os
+import tempfile
 from pathlib import Path
-from typing import Any
 
-import safetensors.torch
-import torch
-from torch import Tensor
+import safetensors
+from safetensors.torch import load_model, save_model
+from torch import nn
 
-ABOUT = "snapshot"
-"""In a file's metadata, as JSON: what it says of itself, and under `aliases` the names of tied
-weights beside the one that each is written under. One entry, for safetensors writes several in no
-order."""
+from phaseavg.errors import UserError
 
 
-def aliases_of(tensors: Mapping[str, Tensor]) -> dict[str, str]:
-    """Return the names whose tensor has an earlier name, each with that."""
-    first: dict[Any, str] = {}
-    aliases = {}
-    for name, tensor in tensors.items():
-        memory = (tensor.device, tensor.data_ptr(), tensor.dtype, tensor.shape, tensor.stride())
-        if (known := first.setdefault(memory, name)) != name:
-            aliases[name] = known
-    return aliases
-
-
-def to_bytes(tensors: Mapping[str, Tensor], **about: Any) -> bytes:
-    """Return the content of a file.
-
-    Args:
-        tensors: by name.
-        about: what else the file says of itself.
+def write_weights(model: nn.Module, path: Path, run_id: str) -> int:
+    """Write parameters and buffers to a file, which also names their run; return its bytes.
 
     Raises:
-        ValueError: if safetensors cannot hold them.
+        UserError: if safetensors cannot hold them, or the file cannot be written.
+    """
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.part")
+    try:
+        save_model(model, str(temporary), {"run_id": run_id})
+        with temporary.open("rb") as file:
+            os.fsync(file.fileno())
+        temporary.replace(path)
+        return path.stat().st_size
+    except Exception as error:  # safetensors raises many kinds
+        temporary.unlink(missing_ok=True)
+        reason = " ".join(str(error).split())
+        raise UserError(
+            f"save_weights=true: safetensors cannot write {path.name} ({reason})"
+        ) from error
+
+
+def require_writable(model: nn.Module) -> None:
+    """Write a model's weights once, so that a run does not fail when it has ended.
+
+    Raises:
+        UserError: if safetensors cannot hold them.
+    """
+    with tempfile.TemporaryDirectory() as folder:
+        write_weights(model, Path(folder, "weights.safetensors"), "")
+
+
+def load_weights(model: nn.Module, path: Path, run_id: str) -> None:
+    """Load parameters and buffers into the model that they are of.
+
+    Raises:
+        UserError: if they are of another run or another network, or the file is damaged.
     """
     try:
-        if aliases := aliases_of(tensors):
-            about = {**about, "aliases": aliases}
-        # Copies: of its own memory, on the CPU and contiguous is all that safetensors takes.
-        copies = {
-            name: tensor.detach().to("cpu", copy=True, memory_format=torch.contiguous_format)
-            for name, tensor in tensors.items()
-            if name not in aliases
-        }
-        return safetensors.torch.save(copies, {ABOUT: json.dumps(about)} if about else None)
-    except Exception as error:  # it has many ways to say so, and so has what is no tensor
-        reason = " ".join(str(error).split())
-        raise ValueError(f"safetensors cannot hold them ({reason})") from error
-
-
-def about(file: safetensors.safe_open) -> dict[str, Any]:
-    """Return what an open file says of itself."""
-    return json.loads((file.metadata() or {}).get(ABOUT, "{}"))
-
-
-def read(file: safetensors.safe_open) -> dict[str, Tensor]:
-    """Return all weights of an open file, by name."""
-    tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 -- no mapping
-    return tensors | {
-        name: tensors[first] for name, first in about(file).get("aliases", {}).items()
-    }
-
-
-def read_weights(path: Path) -> dict[str, Tensor]:
-    """Return all weights of a file, by name, on the CPU.
-
-    Raises:
-        OSError: if it cannot be read.
-        safetensors.SafetensorError: if it is damaged.
-    """
-    with safetensors.safe_open(path, "pt") as file:
-        return read(file)
+        with safetensors.safe_open(path, "pt") as file:
+            owner = (file.metadata() or {}).get("run_id")
+        if owner != run_id:
+            raise UserError(f"{path}: is of another run, {owner}")
+        load_model(model, path)
+    except (safetensors.SafetensorError, RuntimeError) as error:
+        reason = str(error).splitlines()[0]
+        raise UserError(f"{path}: damaged, or of another network ({reason})") from error

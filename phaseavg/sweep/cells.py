@@ -26,6 +26,8 @@ from phaseavg.sweep.composing import Compose
 ColumnId = Annotated[str, Field(pattern=r"^[^\s=,]+$")]
 """What `column=` takes: without blanks, commas and equals signs."""
 
+GAMMA0 = "averaging.weights.gamma0"
+
 NARROWING = ("dataset", "model", "column", "seed")
 """What may take several values beside `table`, and narrows it."""
 
@@ -46,6 +48,17 @@ class Table(Scalars):
     rows: list[list[str]] = Field(min_length=1)
     columns: dict[ColumnId, list[str]] = Field(min_length=1)
     baseline: dict[ColumnId, ColumnId] = Field(default={})
+
+    @property
+    def gammas(self) -> dict[str, float]:
+        """The γ0 that columns set, by column in ascending order."""
+        found = {
+            column: float(values_of(override)[0])
+            for column, overrides in self.columns.items()
+            for override in parsed(overrides)
+            if key_of(override) == GAMMA0
+        }
+        return dict(sorted(found.items(), key=lambda item: item[1]))
 
     @field_validator("baseline")
     @classmethod

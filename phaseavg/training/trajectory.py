@@ -7,14 +7,13 @@ from pickle import UnpicklingError
 
 from torch import Tensor, nn
 
-from phaseavg.averaging.snapshots import read
-from phaseavg.averaging.snapshots import to_bytes as snapshot_bytes
+from phaseavg.averaging.snapshots import read, to_bytes
 from phaseavg.config import Settings
 from phaseavg.errors import UserError, told
 from phaseavg.phases import Schedule
+from phaseavg.runs import weights
 from phaseavg.runs.files import write_atomically
 from phaseavg.runs.folder import TRAJECTORY
-from phaseavg.runs.weights import to_bytes
 from phaseavg.training.optimizers import evaluation_weights
 from phaseavg.training.state import TrainingState
 
@@ -70,13 +69,7 @@ def require_writable(settings: Settings, model: nn.Module) -> None:
     """
     KINDS[settings.save_trajectory][0](model)
     if settings.save_weights:
-        try:
-            to_bytes(everything(model))
-        except ValueError as error:
-            target = settings.model["_target_"]
-            raise UserError(
-                f"save_weights=true: of the weights of model={target}, {error}"
-            ) from error
+        weights.require_writable(model)
 
 
 class TrajectoryWriter:
@@ -150,7 +143,7 @@ class TrajectoryWriter:
             UserError: if they cannot be written.
         """
         with evaluation_weights(self._state.optimizer):
-            content = snapshot_bytes(self._saved(self._state.model))
+            content = to_bytes(self._saved(self._state.model))
         place = f"runs_dir={self.folder.parents[1]}"
         write_atomically(path_of(self.folder, step), content, place)
 

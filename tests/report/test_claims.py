@@ -1,5 +1,7 @@
 """Verdicts: by hand, by scipy, and the paper's own exceptions."""
 
+from pathlib import Path
+
 import numpy as np
 import pandas as pd
 import pytest
@@ -7,14 +9,22 @@ from conftest import REPOSITORY
 from made_records import rows
 
 from phaseavg.report import claims, claims_page
-from phaseavg.report.cells import read_paper
+from phaseavg.report.cells import read_paper, records_of
 from phaseavg.report.claims import Evidence, Judgement, evidence, judge
-from phaseavg.sweep.cells import Cell
+from phaseavg.report.study import Study
+from phaseavg.sweep.cells import Cell, Request
 from phaseavg.sweep.claims import CLAIMS
 
 PAPER = read_paper(REPOSITORY / "results/paper.csv")
 CLAIM = {claim.name: claim for claim in CLAIMS}
 CELLS = [Cell(*key, ()) for key in PAPER.index]
+
+
+def study_of(frame: pd.DataFrame) -> Study:
+    """Return a study with rows that no record is behind."""
+    study = Study(Request({}, CELLS), {}, *records_of([]), PAPER)
+    study.rows = frame
+    return study
 
 
 def judged(name: str, frame: pd.DataFrame) -> Judgement:
@@ -237,10 +247,11 @@ def test_a_gain_of_further_phases_counts_only_above_its_margin() -> None:
     part, word = result.parts["adam: 80 − 160",]
     assert part.values == pytest.approx([0.1, 0.12, 0.14])
     assert word == "holds"  # it helps, but by less than 0.2
-    pages = claims_page.judged(CELLS, rows(*entries), PAPER, PAPER)
-    (page,) = [page for page in pages if page["claim"].name == "C8"]
-    assert [line["sign"] for line in page["lines"] if line["ours"]] == ["below"]
-    assert (page["margin"], page["below"]) == ("0.2", "1 of 1")
+    found, cells = claims_page.verdicts(study_of(rows(*entries)))
+    (line,) = cells[(cells["claim"] == "C8") & (cells["ours"] != "")].to_dict("records")
+    assert line["sign"] == "below"
+    whole = found[(found["claim"] == "C8") & (found["part"] == "")].iloc[0]
+    assert (whole["margin"], whole["below"]) == (0.2, "1 of 1")
 
 
 def test_cost_is_what_averaging_adds_inside_a_run() -> None:
@@ -259,15 +270,39 @@ def test_cost_is_what_averaging_adds_inside_a_run() -> None:
     assert beside.values == pytest.approx([103 / 301, 103 / 601])  # on a GPU alone
 
 
+def page_of(frame: pd.DataFrame, remark: str = "") -> str:
+    """Return the page of a study with these rows."""
+    found, cells = claims_page.verdicts(study_of(frame))
+    return claims_page.claims_page(found, cells, PAPER, PAPER, remark)
+
+
+def test_the_frame_has_the_numbers_of_the_page(tmp_path: Path) -> None:
+    errors = {("cnn13", seed): (30.0 + seed / 10, 29.0) for seed in range(3)}
+    study = study_of(rows(*c3(errors)))
+    found, _ = claims_page.verdicts(study)
+    page, frame, *_ = claims_page.write_claims(study, PAPER, tmp_path / "claims.md")
+    assert {page.name, frame.name} <= {path.name for path in tmp_path.iterdir()}
+    again = claims_page.read_verdicts(tmp_path / "claims.csv")
+    assert claims_page.summary_of(again).equals(claims_page.summary_of(found))
+    whole, part = (
+        again[(again["claim"] == "C3") & (again["part"] == p)].iloc[0]
+        for p in ("", "60-30-30: ours − SGD")
+    )
+    assert whole["verdict"] == "open"
+    assert part["verdict"] == "holds so far"
+    assert part[["mean", "low", "high"]].tolist() == pytest.approx(
+        [-1.1, -1.1 - 0.248414, -1.1 + 0.248414]
+    )
+    assert (part["seeds"], part["cells"], part["all_cells"]) == (3, 1, 4)
+
+
 def test_the_page_names_claims_verdicts_cells_seeds_and_the_papers_exceptions() -> None:
     errors = {
         (m, seed): (30.0 + seed / 10, 29.0) for m in ("cnn13", "resnet34") for seed in range(3)
     }
     frame = rows(*c3(errors))
     frame["bn_test_error"] = 29.0
-    text = claims_page.claims_page(
-        claims_page.judged(CELLS, frame, PAPER, PAPER), "With width=0.1."
-    )
+    text = page_of(frame, "With width=0.1.")
     assert "With width=0.1." in text
     assert (
         "**open**: −1.100 [−1.348, −0.852], 3 seeds, 2 of 12 cells; 1 of 3 parts have two seeds; "
@@ -286,6 +321,6 @@ def test_the_page_names_claims_verdicts_cells_seeds_and_the_papers_exceptions() 
 
 
 def test_without_any_run_all_is_open_and_the_papers_figures_stand() -> None:
-    text = claims_page.claims_page(claims_page.judged(CELLS, rows(), PAPER, PAPER))
+    text = page_of(rows())
     assert text.count("**open**") == 11 + 1  # one explains the word
     assert "mean −0.685, below 0 in 12 of 12 cells" in text

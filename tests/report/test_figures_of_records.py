@@ -10,20 +10,21 @@ import pandas as pd
 import pytest
 from conftest import REPOSITORY, TINY, Prompt
 from made_records import keep, line
+from matplotlib.figure import Figure
 
 from phaseavg.averaging.weights import Exponential, coefficients
 from phaseavg.errors import UserError
 from phaseavg.report.cells import read_paper, records_of
-from phaseavg.report.figures.drawing import write
-from phaseavg.report.figures.gamma import draw as draw_gamma
-from phaseavg.report.figures.of_cells import command
-from phaseavg.report.figures.of_records import OF_RECORDS
-from phaseavg.report.figures.phases import AFTER
-from phaseavg.report.figures.phases import draw as draw_phases
-from phaseavg.report.figures.schedules import fig6
-from phaseavg.report.figures.sharing import ALL, RECORDED
-from phaseavg.report.figures.sharing import draw as draw_sharing
-from phaseavg.report.figures.weights import LENGTHS, fig4, fig5
+from phaseavg.report.figures import (
+    FIGURES,
+    Asked,
+    OfRecords,
+    fig4,
+    fig5,
+    gamma0,
+    phases,
+    write,
+)
 from phaseavg.report.study import Study
 from phaseavg.sweep.cells import read_request, runs_of
 from phaseavg.sweep.composing import composing
@@ -45,6 +46,13 @@ def closed_form(gamma0: float, epochs: int) -> np.ndarray:
     gamma = gamma0 ** (80 / epochs)
     t = np.arange(1, epochs + 1)
     return (1 - gamma) * gamma ** (epochs - t) / (1 - gamma**epochs)
+
+
+def computed(name: str, *overrides: str) -> tuple[Figure, pd.DataFrame]:
+    """Return a figure of settings."""
+    asked = Asked(overrides, Path(), CONF, REPOSITORY / "results/paper.csv")
+    ((_, drawn),) = FIGURES[name].drawings(name, asked)
+    return drawn
 
 
 @pytest.fixture(scope="module")
@@ -87,65 +95,48 @@ def study(unrun: Study) -> Study:
 
 
 def test_exponential_weights_sum_to_one_and_are_the_closed_form() -> None:
-    (drawing,) = fig4([], CONF)
-    assert list(drawing.data["epochs"].unique()) == list(LENGTHS)
-    for epochs, lines in drawing.data.groupby("epochs"):
+    picture, data = computed("fig4")
+    lengths = fig4.LENGTHS
+    assert list(data["epochs"].unique()) == list(lengths)
+    for epochs, lines in data.groupby("epochs"):
         assert math.fsum(lines["weight"]) == pytest.approx(1, abs=1e-14)
         assert list(lines["epoch"]) == list(range(1, epochs + 1))
         assert lines["weight"].to_numpy() == pytest.approx(closed_form(0.9, epochs), rel=1e-12)
-    left, right = drawing.picture.axes
+    left, right = picture.axes
     drawn = left.get_lines()[0].get_xydata()
-    assert drawn[:, 1] == pytest.approx(closed_form(0.9, LENGTHS[0]), rel=1e-12)
+    assert drawn[:, 1] == pytest.approx(closed_form(0.9, lengths[0]), rel=1e-12)
     assert right.get_lines()[-1].get_xydata()[-1] == pytest.approx(
         [1, 160 * closed_form(0.9, 160)[-1]]
     )
 
 
 def test_their_gamma0_can_be_set() -> None:
-    (drawing,) = fig4(["averaging.weights.gamma0=0.5"], CONF)
-    ten = drawing.data[drawing.data["epochs"] == 10]
+    _, data = computed("fig4", "averaging.weights.gamma0=0.5")
+    ten = data[data["epochs"] == 10]
     assert ten["weight"].to_numpy() == pytest.approx(closed_form(0.5, 10), rel=1e-12)
     with pytest.raises(UserError, match=r"averaging\.weights"):
-        fig4(["averaging/weights=rna"], CONF)
+        computed("fig4", "averaging/weights=rna")
 
 
-ELSEWHERE = ("table=t1a,t1d", "column=learnt,x", "seed=0,1", "model=cnn13,resnet34", "budget=2h")
-"""What narrows the figures of records."""
+def test_overrides_of_other_figures_do_not_change_them() -> None:
+    elsewhere = ["table=t1a,t1d", "column=learnt,x", "seed=0,1", "model=cnn13,resnet34"]
+    for name in ("fig4", "fig6"):
+        for own in (["schedule=constant-80"], ["save_trajectory=steps", "data_dir='a b'"]):
+            _, plain = computed(name, "preset=mini")
+            _, data = computed(name, "preset=mini", *own, *elsewhere)
+            pd.testing.assert_frame_equal(data, plain)
 
 
-def test_overrides_of_other_figures_do_not_change_the_weights() -> None:
-    (plain,) = fig4([], CONF)
-    asked = ["preset=mini", "schedule=constant-80,cosine", "schedule.divisor=10"]
-    asked += ["save_trajectory=steps"]
-    (drawing,) = fig4([*asked, *ELSEWHERE, "data_dir='a b'"], CONF)
-    pd.testing.assert_frame_equal(drawing.data, plain.data)
-
-
-@pytest.mark.parametrize(
-    "own",
-    [
-        ["schedule=constant-80"],
-        ["+schedule=constant-80"],
-        ["schedule=decayed", "schedule.shape.per=step"],
-        ["schedule.epochs=[3]", "schedule.factors=[1]"],
-        ["save_trajectory=steps", "data_dir='a b'"],
-        ELSEWHERE,
-    ],
-)
-def test_overrides_of_other_figures_do_not_change_the_schedules(own: list[str]) -> None:
-    (plain,) = fig6(["preset=mini"], CONF)
-    (drawing,) = fig6(["preset=mini", *own], CONF)
-    pd.testing.assert_frame_equal(drawing.data, plain.data)
-    assert [len(lines) for _, lines in drawing.data.groupby("curve")] == [16, 16, 16]
-    (longer,) = fig6(["preset=mini", *own, "schedule.divisor=5"], CONF)
-    assert [len(lines) for _, lines in longer.data.groupby("curve")] == [32, 32, 32]
+def test_a_divisor_shortens_the_schedules() -> None:
+    _, data = computed("fig6", "preset=mini", "schedule.divisor=5", "schedule.epochs=[3]")
+    assert [len(lines) for _, lines in data.groupby("curve")] == [32, 32, 32]
 
 
 def test_mistakes_in_overrides_are_told() -> None:
-    for draw in (fig4, fig6):
-        for wrong in ("nothing=1", "optimizer=none", "optimizer.lr=fast", "a b=c,"):
+    for name in ("fig4", "fig6"):
+        for wrong in ("nothing=1", "optimizer=none", "optimizer.lr=fast"):
             with pytest.raises(UserError):
-                draw([wrong], CONF)
+                computed(name, wrong)
 
 
 def test_weights_so_far_sum_to_one_too() -> None:
@@ -154,20 +145,18 @@ def test_weights_so_far_sum_to_one_too() -> None:
 
 
 def test_learnt_weights_are_those_of_the_records(study: Study) -> None:
-    (drawing,) = fig5(study)
-    assert drawing.name == "fig5-cifar100-cnn13"
-    learnt = drawing.data[drawing.data["weights"] == "learnt"]
+    picture, data = fig5.draw(study)
+    learnt = data[data["weights"] == "learnt"]
     by_seed = {int(s): list(lines["weight"]) for s, lines in learnt.groupby("seed")}
     assert by_seed == LEARNT  # of the first phase, not of the second
-    others = drawing.data[drawing.data["weights"] != "learnt"].groupby("weights")
+    others = data[data["weights"] != "learnt"].groupby("weights")
     found = {name: lines["weight"].to_numpy() for name, lines in others}
     assert set(found) == {f"gamma0-{g}" for g in ("0.99", "0.95", "0.9", "0.8", "0.5")}
     for name, weights in found.items():
         expected = closed_form(float(name.removeprefix("gamma0-")), 3)
         assert weights == pytest.approx(expected, rel=1e-12)
-    (axes,) = drawing.picture.axes
+    (axes,) = picture.axes
     assert list(axes.get_lines()[-1].get_ydata()) == [0.375, -0.125, 0.75]  # their mean
-    assert "t1a/cifar100/cnn13/learnt (seeds 2)" in drawing.missing
 
 
 def test_more_columns_than_colours_are_all_drawn(study: Study) -> None:
@@ -175,58 +164,25 @@ def test_more_columns_than_colours_are_all_drawn(study: Study) -> None:
     gammas = [number / 20 for number in range(1, 20)]
     more = {f"g-{g}": ["averaging=phasewise", f"averaging.weights.gamma0={g}"] for g in gammas}
     tables = study.request.tables | {"t1a": table.model_copy(update={"columns": more})}
-    (drawing,) = fig5(replace(study, request=replace(study.request, tables=tables)))
-    assert set(drawing.data["weights"]) == {"learnt", *more}
-    (axes,) = drawing.picture.axes
+    picture, data = fig5.draw(replace(study, request=replace(study.request, tables=tables)))
+    assert set(data["weights"]) == {"learnt", *more}
+    (axes,) = picture.axes
     labels = {line.get_label() for line in axes.get_lines()}
     assert {f"γ0 = {g:g}" for g in gammas} <= labels
 
 
-def test_all_lengths_are_drawn(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("phaseavg.report.figures.weights.LENGTHS", tuple(range(2, 14)))
-    (drawing,) = fig4([], CONF)
-    assert all(len(axes.get_lines()) == 12 for axes in drawing.picture.axes)
-
-
-@pytest.mark.parametrize(
-    ("asked", "told"),
-    [
-        (["table=t1a"], "table=t1a dataset=cifar100 model=cnn13"),
-        (
-            ["table=t1a", "seed=0", "column=gamma0-0.9,learnt"],
-            "table=t1a dataset=cifar100 model=cnn13 column=gamma0-0.9,learnt seed=0",
-        ),
-        (["table=t1a", "seed=2,1,0"], "table=t1a dataset=cifar100 model=cnn13 seed=2,1,0"),
-        (
-            ["table=t1a,t1d", "column=learnt,cosine"],
-            "table=t1a,t1d dataset=cifar100 model=cnn13 column=learnt,cosine",
-        ),
-        (["table=t1d,t1a"], "table=t1d,t1a dataset=cifar100 model=cnn13"),
-    ],
-)
-def test_the_told_command_trains_what_is_asked_for(asked: list[str], told: str) -> None:
-    with composing(CONF) as (options, compose):
-        request = read_request([*asked, "model=cnn13"], options, compose)
-        study = Study(request, {}, *records_of([]), PAPER)
-        command_line = command(study, request.cells)
-        prefix = "python train.py -m "
-        assert command_line == prefix + told
-        again = read_request(command_line.removeprefix(prefix).split(), options, compose)
-    assert again == request
-
-
 def test_errors_by_gamma0_are_those_of_the_records_and_the_paper(study: Study) -> None:
-    (drawing,) = draw_gamma(study)
-    ours = drawing.data[drawing.data["whose"] == "ours"]
+    picture, data = gamma0.draw(study)
+    ours = data[data["whose"] == "ours"]
     rows = set(ours[["gamma0", "seed", "test_error"]].itertuples(index=False, name=None))
     assert rows == {(0.9, 0, 26.0), (0.9, 1, 25.0), (0.5, 0, 27.0)}
-    theirs = drawing.data[drawing.data["whose"] == "the paper's"].set_index("gamma0")
+    theirs = data[data["whose"] == "the paper's"].set_index("gamma0")
     assert theirs["test_error"].to_dict() == {
         g: PAPER["error_mean"]["t1a", "cifar100", "cnn13", f"gamma0-{g}"]
         for g in (0.5, 0.8, 0.9, 0.95, 0.99)
     }
     assert theirs["deviation"][0.9] == 0.08
-    left, right = drawing.picture.axes
+    left, right = picture.axes
     points = left.get_lines()[0].get_xydata()
     assert points[:, 0] == pytest.approx([0.5, 0.1])
     assert points[:, 1] == pytest.approx([27.0, 25.5])
@@ -237,68 +193,45 @@ def test_errors_by_gamma0_are_those_of_the_records_and_the_paper(study: Study) -
         "0.95",
         "0.99",
     ]
-    assert "t1a/cifar100/cnn13/gamma0-0.99, " in drawing.missing
 
 
 def test_errors_at_phase_ends_are_those_of_the_records(study: Study) -> None:
-    (drawing,) = draw_phases(study)
-    data = drawing.data[drawing.data["schedule"] == "80-40-40"]
+    picture, data = phases.draw(study)
     found = {
-        (row.method, row.seed, row.phase): row.test_error for row in data.itertuples(index=False)
+        (row.column, row.weights, row.seed, row.phase): row.test_error
+        for row in data[data["table"].isin(["t1a", "t1d"])].itertuples(index=False)
     }
-    expected = {}
-    for seed, error in ERRORS["t1b", "80-40-40-sgd"].items():
-        for phase, more in ((1, 20), (2, 10), (3, 0)):
-            expected["SGD", seed, phase] = error + more
-            expected[AFTER, seed, phase] = error + more - 0.5
-    names = {"gamma0-0.9": "phase-wise, γ0 = 0.9", "gamma0-0.5": "phase-wise, γ0 = 0.5"}
-    names["learnt"] = "phase-wise, learnt weights"
-    for column, name in names.items():
+    expected: dict[tuple[str, str, int, int], float] = {}
+    for column in ("gamma0-0.9", "gamma0-0.5", "learnt"):
         for seed, error in ERRORS["t1a", column].items():
             for phase, more in ((1, 20), (2, 10), (3, 0)):
-                expected[name, seed, phase] = error + more  # of the average
-    expected["SGD, cosine rate", 0, 1] = 24.0
+                expected[column, phases.AVERAGED, seed, phase] = error + more
+    expected["cosine", phases.TRAINED, 0, 1] = 24.0
+    expected["cosine", phases.PASSED, 0, 1] = 23.5
     assert found == expected
-    assert set(data.loc[data["method"] == names["learnt"], "weights"]) == {"the average"}
-    first, _, last = drawing.picture.axes
+    sgd = data[(data["table"] == "t1b") & (data["column"] == "80-40-40-sgd")]
+    by_weights = {w: lines["test_error"].tolist() for w, lines in sgd.groupby("weights")}
+    assert by_weights[phases.TRAINED] == [48, 38, 28, 49, 39, 29]
+    assert by_weights[phases.PASSED] == [47.5, 37.5, 27.5, 48.5, 38.5, 28.5]
+    first, _, last = picture.axes
     places = dict(
         zip([t.get_text() for t in first.get_yticklabels()], first.get_yticks(), strict=True)
     )
-    assert places[AFTER] == places["SGD"] + 1
-    of_cosine = places["SGD, cosine rate"]
+    assert places["80-40-40-sgd, BN pass"] == places["80-40-40-sgd"] + 1
 
-    def at_cosine(axes: Any) -> list[float]:
+    def at_cosine(axes: Any) -> set[float]:
         ends = [line.get_xydata() for line in axes.get_lines()]
-        return [float(x) for points in ends for x, y in points if y == of_cosine]
+        return {float(x) for points in ends for x, y in points if y == places["cosine"]}
 
     assert not at_cosine(first)
-    assert set(at_cosine(last)) == {24.0}  # its one phase ends with the training
-
-
-def test_sharing_has_the_numbers_of_the_readme(study: Study) -> None:
-    (drawing,) = draw_sharing(study)
-    lines = drawing.data.set_index("what")
-    line = lines.loc[ALL]
-    readme = (REPOSITORY / "README.md").read_text()
-    numbers = [line[key] for key in ("asked for", "equal runs merged", "shared")]
-    assert numbers == [8640, 7200, 4380]
-    assert f"| Table 1, a network | {' | '.join(f'{n:,}' for n in numbers)} |" in readme
-    recorded = lines.loc[RECORDED]
-    assert recorded["runs"] == sum(map(len, ERRORS.values()))
-    # Seven made records of three phases of three epochs, and the cosine's of one.
-    assert recorded["trained"] == 7 * 9 + 3
-    # γ0 = 0.9 is a cell of 1a and of 1b, SGD of 80-40-40 one of 1b, 1c and 1d.
-    assert recorded["equal runs merged"] == 8 * 160
-    assert recorded["asked for"] == sum(
-        160 * len(run.cells) for run in study.runs.values() if run.settings.run_folder.exists()
-    )
+    assert at_cosine(last) == {24.0}  # its one phase ends with the training
 
 
 def test_rates_are_those_that_the_optimizer_had(prompt: Prompt, tmp_path: Path) -> None:
     common = [o for o in TINY if not o.startswith("schedule")] + ["evaluation.every=0"]
     overrides = [*common, "+schedule.divisor=40"]
-    (drawing,) = fig6(overrides, CONF)
-    by_curve = dict(iter(drawing.data.groupby("curve")))
+    _, data = computed("fig6", *overrides)
+    by_curve = dict(iter(data.groupby("curve")))
     assert len(by_curve) == 3
     names = {"80-40-40": "steps, 80-40-40", "decayed": "decayed", "cosine": "cosine"}
     for option, name in names.items():
@@ -315,30 +248,36 @@ def test_rates_are_those_that_the_optimizer_had(prompt: Prompt, tmp_path: Path) 
     assert by_curve["decayed"]["learning_rate"].nunique() == 4
 
 
-@pytest.mark.parametrize("name", OF_RECORDS)
-def test_without_a_record_it_says_so(unrun: Study, study: Study, name: str, tmp_path: Path) -> None:
-    none = replace(
-        unrun,
-        runs={i: r for i, r in unrun.runs.items() if not r.settings.run_folder.exists()},
-    )
-    for drawing in OF_RECORDS[name].draw(none):
-        assert "python train.py -m runs_dir=" in drawing.missing
-        assert "table=t1a" in drawing.missing
-        assert len(drawing.data) == (2 if name == "sharing" else 0)
-        assert bool(write(drawing, tmp_path)) == (name == "sharing")
+def drawings(name: str, study: Study, folder: Path) -> list[str]:
+    """Draw a figure of records as the script does; return the names of those drawn."""
+    places = {o.partition("=")[0]: o for cell in study.request.cells for o in cell.overrides[:2]}
+    overrides = ["model=cnn13", *places.values()]
+    asked = Asked(overrides, folder, CONF, REPOSITORY / "results/paper.csv")
+    return [name for name, _ in FIGURES[name].drawings(name, asked)]
+
+
+def test_a_figure_per_network_that_has_runs(
+    study: Study, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert drawings("fig5", study, tmp_path) == ["fig5-cifar100-cnn13"]
+    assert drawings("gamma0", study, tmp_path) == ["gamma0"]
+    assert "cells have runs; python train.py -m table=t1a model=cnn13" in capsys.readouterr().out
+
+
+OF_RECORDS = [name for name, figure in FIGURES.items() if isinstance(figure, OfRecords)]
 
 
 @pytest.mark.parametrize("name", OF_RECORDS)
-def test_tables_that_are_not_asked_for_leave_it_blank(unrun: Study, name: str) -> None:
-    request = replace(unrun.request, cells=[], tables={})
-    (drawing,) = OF_RECORDS[name].draw(replace(unrun, request=request, runs={}))
-    assert drawing.missing
-    assert drawing.data.empty
+def test_without_a_record_the_command_is_named(name: str, tmp_path: Path) -> None:
+    folders = [f"runs_dir={tmp_path}", f"records_dir={tmp_path}"]
+    paper = REPOSITORY / "results/paper.csv"
+    with pytest.raises(UserError, match=r"has finished; python train\.py -m table=t1a"):
+        list(FIGURES[name].drawings(name, Asked(["model=cnn13", *folders], tmp_path, CONF, paper)))
 
 
 def test_the_same_numbers_give_the_same_files(study: Study, tmp_path: Path) -> None:
-    for draw in (fig5, draw_gamma, draw_phases):
-        first, again = (write(*draw(study), tmp_path / folder) for folder in ("a", "b"))
+    for module in (fig5, gamma0, phases):
+        first, again = (write("a", module.draw(study), tmp_path / place) for place in ("a", "b"))
         assert len(first) == 3
         for one, other in zip(first, again, strict=True):
             assert one.read_bytes() == other.read_bytes()

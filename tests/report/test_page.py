@@ -1,7 +1,6 @@
 """The page of all results shows what was written, escaped, and opens from disk in a browser."""
 
 import html
-import json
 import re
 import shutil
 import sys
@@ -15,13 +14,18 @@ from conftest import TINY
 from made_records import change, keep, line
 from playwright.sync_api import Browser, Page, sync_playwright
 
-from phaseavg.errors import UserError
 from phaseavg.report.page import write_page
 
 CHROMIUM = shutil.which("chromium")
 
 NASTY = "<script>alert(1)</script>"
 """An override of a run; a run id cannot be so."""
+
+VERDICTS = """\
+claim,text,part,verdict,mean,low,high,margin,seeds,cells,all_cells,signed,counted,below,seeds_to_settle
+C1,better & <faster>,,open,-0.5,-1.25,0.25,0.0,3,2,4,True,1 of 2,1 of 2,40
+C1,better & <faster>,a part,holds,-0.75,-1.0,-0.5,0.0,3,1,2,True,,,
+"""
 
 TABLE = "<body>\n<h1>Table 1b</h1><table><tr><td>31.00 ± 0.71 (2)</td></tr></table></body>"
 
@@ -37,14 +41,11 @@ def results(tmp_path: Path, compose_settings: Callable[..., Any]) -> Path:
     folder = tmp_path / "results"
     (folder / "full/tables").mkdir(parents=True)
     (folder / "full/tables/t1b.html").write_text(TABLE)
-    (folder / "full/claims.csv").write_text("claim,verdict\nbetter & <faster>,open\n")
+    (folder / "full/claims.csv").write_text(VERDICTS)
     (folder / "figures/mini").mkdir(parents=True)
-    (folder / "figures/mini/drawn.svg").write_text(
+    (folder / "figures/mini/fig5-cifar100-cnn13.svg").write_text(
         "<svg xmlns='http://www.w3.org/2000/svg' width='900' height='90'/>"
     )
-    entry = {"title": "A square & more", "caption": "What it <shows>.", "missing": "seed 2"}
-    index = {"drawn": entry, "blank": {"title": "Nothing", "caption": "", "missing": "no runs"}}
-    (folder / "figures/mini/figures.json").write_text(json.dumps(index))
     runs = (("full", [50.0, 40.0, 30.5]), ("figures", [50.0, None, 9.25]), ("full", [1.0]))
     for seed, (study, errors) in enumerate(runs):
         lines = [line(epoch, error) for epoch, error in enumerate(errors, start=1)]
@@ -65,10 +66,11 @@ def test_it_shows_what_was_written(results: Path, capsys: pytest.CaptureFixture[
     text = text_of(markup)
     assert "<h4>Table 1b</h4>" in markup
     assert "31.00 ± 0.71 (2)" in text
-    assert "better & <faster> open" in text
-    assert '<img src="figures/mini/drawn.svg"' in markup
-    assert "A square & more Missing: seed 2" in text
-    assert "Nothing" not in text  # it is not there
+    assert "C1 better & <faster> open −0.500 [−1.250, +0.250] 3 2 of 4 1 of 2 1 of 2 40" in text
+    assert "a part" not in text
+    assert '<img src="figures/mini/fig5-cifar100-cnn13.svg"' in markup
+    assert "Learnt weights of the first phase: cifar100-cnn13" in text
+    assert 'href="../docs/figures.md#fig5"' in markup
     assert "2 runs." in text
     assert re.findall(r'<h2 id="([^"]+)', markup) == ["full", "figures", "all-runs", "curves"]
     assert "damaged" in capsys.readouterr().err
@@ -97,11 +99,6 @@ def test_mistakes_are_named(
     assert report.main() == 2
     assert capsys.readouterr().err == "report.py: --runs=nowhere: there is no such folder\n"
     assert not (tmp_path / "results").exists()
-    (tmp_path / "figures").mkdir()
-    (tmp_path / "figures/figures.json").write_text('{"a": 1}')
-    (tmp_path / "figures/a.svg").touch()
-    with pytest.raises(UserError, match=r"figures.json: is damaged .* draw the figures anew"):
-        write_page(tmp_path, [])
 
 
 @pytest.fixture(scope="module")

@@ -14,13 +14,10 @@ ONE_RECORD = str(next(Path(RECORDS).iterdir()))
 CELL = ("preset=mini", "table=t1a", "model=cnn13_digits", "column=learnt", "seed=0")
 
 TYPED = {
-    "demo": (RECORDS, NOWHERE),
     "figures": ("fig6", "--output", NOWHERE),
     "tables": (*CELL, "--output", NOWHERE),
     "tables --claims": (*CELL, "--output", "tables", "--claims", f"{NOWHERE}/a.md"),
-    "compare": (ONE_RECORD, "--output", f"{NOWHERE}/a.png"),
-    "phase_ends": (RECORDS, "averaging", "--output", f"{NOWHERE}/a.md"),
-    "schedule": ("schedule=constant-80", "--steps", "1", "--output", f"{NOWHERE}/a.png"),
+    "compare": (ONE_RECORD, "--output", f"{NOWHERE}/a"),
     "records": ("--records", NOWHERE),
 }
 

@@ -1,7 +1,6 @@
-"""The differences that the claims are about as a picture: of each seed, their mean, the paper's."""
+"""The paired differences behind the claims: each seed, their mean and interval, the paper's."""
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
 
 import numpy as np
 import pandas as pd
@@ -10,14 +9,11 @@ from matplotlib.lines import Line2D
 from matplotlib.transforms import blended_transform_factory
 
 from phaseavg.report.claims import NETWORK, evidence, exceptions, networks_of
-from phaseavg.report.figures.drawing import Drawing, blank
-from phaseavg.report.figures.of_cells import command
+from phaseavg.report.figures.style import new_picture
 from phaseavg.report.statistics import interval, verdict
+from phaseavg.report.study import Study
 from phaseavg.sweep.cells import Cell
 from phaseavg.sweep.claims import CLAIMS
-
-if TYPE_CHECKING:  # it writes this figure beside the claims
-    from phaseavg.report.study import Study
 
 COLOURS = {"holds": "#0b6fa4", "does not hold": "#c2410c", "open": "#6b7280"}
 ROW_INCHES = 0.26
@@ -68,7 +64,7 @@ def figure(found: pd.DataFrame, title: str) -> Figure:
     alone = len(networks) == 1
     heads = found["claim"].drop_duplicates()
     height = ROW_INCHES * (len(found) + 1.5 * len(heads)) + 1.2
-    picture = Figure(figsize=(8.5, height), layout="constrained")
+    picture = new_picture(8.5, height)
     axes = picture.subplots()
     from_left = blended_transform_factory(picture.transFigure, axes.transData)
     ends = [end for values in found["values"] for end in interval(values)]
@@ -115,17 +111,12 @@ def figure(found: pd.DataFrame, title: str) -> Figure:
     return picture
 
 
-def draw(study: "Study") -> list[Drawing]:
-    """Return the differences that the claims are about; without two seeds of any, a blank one."""
-    name, title = "claims", "The differences that the claims are about"
+def draw(study: Study) -> tuple[Figure, pd.DataFrame]:
+    """Return the differences, coloured by whether their interval is clear of the claim's margin.
+
+    Returns:
+        The picture and its numbers, a row per seed; both empty without two seeds of any pair.
+    """
     found = effects(study.request.cells, study.rows, study.paper)
-    if found.empty:
-        missing = "two seeds of no pair of cells that a claim compares have ended; "
-        return [blank(name, title, missing + command(study, study.request.cells))]
-    caption = (
-        "Differences of test errors (%), seed by seed: of each seed, their mean and its 95 % t "
-        "interval, by whether the interval is clear of the claim's margin, the line; the paper's "
-        "own where it can be compared."
-    )
-    values = found.explode("values").rename(columns={"values": "difference"})
-    return [Drawing(name, title, caption, figure(found, study.remark), values)]
+    picture = new_picture() if found.empty else figure(found, study.remark)
+    return picture, found.explode("values").rename(columns={"values": "difference"})

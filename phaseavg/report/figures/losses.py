@@ -1,7 +1,6 @@
-"""Losses between the weights of a trajectory: what Figures 2 and 3 are measured by."""
+"""Losses between the weights of a trajectory: the measurements behind Figures 2 and 3."""
 
 import hashlib
-import math
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass
@@ -18,14 +17,21 @@ from torch import Tensor
 
 from phaseavg.averaging import recompute_batchnorm
 from phaseavg.phases import Phase
-from phaseavg.report.figures.trajectories import Trajectory, read_numbers
+from phaseavg.report.figures.trajectory import Trajectory, read_numbers
 from phaseavg.runs.files import write_atomically
 from phaseavg.runs.provenance import device_name
 from phaseavg.training.evaluation import evaluate
 from phaseavg.training.execution import autocast, prepare
 from phaseavg.training.parts import load_data, new_model
-from phaseavg.training.preview import FORWARD_AND_BACKWARD
-from phaseavg.training.trajectory import path_of, read_weights_after
+from phaseavg.training.trajectory import missing_steps, path_of, read_weights_after
+
+KEY = ["first", "second", "fraction"]
+
+COLUMNS = [
+    *("run_id", *KEY, "weights", "steps_per_epoch", "train_loss", "train_error", "test_loss"),
+    *("test_error", "train_images", "test_images", "seconds", "device"),
+]
+"""Of each point: losses are mean cross-entropies, errors are in %."""
 
 
 @cache
@@ -39,7 +45,7 @@ class Point:
     """(1 − f) θ + f θ′: weights between those of two snapshots.
 
     Attributes:
-        first: the step after which θ was kept.
+        first: the step after which θ was saved.
         second: likewise θ′, a later one or the same.
         fraction: f, from 0 to 1.
     """
@@ -49,7 +55,7 @@ class Point:
     fraction: float
 
     def weights(self, folder: Path) -> dict[str, Tensor]:
-        """Return the weights; of whole numbers, which cannot be between, the second's."""
+        """Return the weights; integers, which have no value between, are the second's."""
         ends = read_weights_after(folder, self.first), read_weights_after(folder, self.second)
         return {
             name: torch.lerp(ends[0][name], second, self.fraction)
@@ -59,35 +65,25 @@ class Point:
         }
 
     def checksum(self, folder: Path) -> str:
-        """Return a hash of the snapshots that it is between."""
+        """Return a hash of the two snapshots."""
         return "-".join(_checksum(path_of(folder, step)) for step in (self.first, self.second))
-
-    def epoch(self, steps_per_epoch: int) -> int:
-        """Return the epoch whose images its BatchNorm pass and its training loss are over."""
-        return (self.second if self.fraction else self.first) // steps_per_epoch
 
 
 def measured(run: Trajectory, points: Sequence[Point]) -> Iterator[dict[str, Any]]:
-    """Yield each point with its losses and errors (%), BatchNorm statistics being recomputed.
+    """Yield each point with its losses and errors (%), after recomputing BatchNorm statistics.
 
-    Training losses are those of the pass's own images, which are augmented, in evaluation mode.
-    Test losses at an epoch's end are bit by bit what the run has recorded after a BatchNorm pass,
-    where they are measured as it was trained.
-
-    Args:
-        run: has their snapshots.
-        points: in this order.
+    The training loss is over the augmented images of the BatchNorm pass, in evaluation mode. At an
+    epoch's end the test loss equals the one that the run recorded after its own BatchNorm pass.
     """
     if not points:
         return
     settings, device = prepare(run.settings)
     data = load_data(settings, device)
     model = new_model(settings, data)
-    print(work(len(points), data.train_size, data.test_size), flush=True)
     for point in points:
         began = time.perf_counter()
         model.load_state_dict(point.weights(run.folder))
-        epoch = point.epoch(data.steps_per_epoch)
+        epoch = (point.second if point.fraction else point.first) // data.steps_per_epoch
         with torch.inference_mode():
             with autocast(device, settings.execution.precision):
                 images = data.batchnorm_batches(epoch, settings.batchnorm_batches)
@@ -108,77 +104,49 @@ def measured(run: Trajectory, points: Sequence[Point]) -> Iterator[dict[str, Any
             "test_images": test.images,
             "seconds": time.perf_counter() - began,
             "device": device_name(device),
-            "recorded_test_loss": recorded(run, point),
         }
 
 
-KEY = ["first", "second", "fraction"]
-
-COLUMNS = [
-    *("run_id", *KEY, "weights", "steps_per_epoch", "train_loss", "train_error", "test_loss"),
-    *("test_error", "train_images", "test_images", "seconds", "device", "recorded_test_loss"),
-]
-"""Of what is measured; losses are mean cross-entropies, errors in %."""
-
-
-def measure(
-    run: Trajectory, points: Sequence[Point], known: pd.DataFrame, path: Path
+def of_first_phase(
+    run: Trajectory, path: Path, points_of: Callable[[Phase, int], list[Point]]
 ) -> pd.DataFrame:
-    """Measure what is missing of some points and return all, a row each, in their order.
+    """Return the losses at points of a run's first phase, and measure those that are missing.
 
-    Each is written as it comes, so that a cut costs one.
+    Each point is written as soon as it is measured. What was measured of other weights, as of a run
+    that was repeated on another machine, is measured again.
 
     Args:
-        run: has their snapshots, or they are measured already.
-        points: what to measure.
-        known: what was measured before; of other weights, as of a run that was repeated on another
-            machine, it counts as missing.
-        path: the file of what is measured.
+        run: as far as it has come; where its snapshots are missing, what was measured counts.
+        path: the CSV file of the measurements.
+        points_of: returns the points of a phase, by the steps of an epoch.
+
+    Returns:
+        A row per point, in their order, with the columns `COLUMNS`.
     """
-    if not run.lacks(steps_of(points)):
-        now = [point.checksum(run.folder) for point in points]
-        expected = pd.DataFrame([asdict(point) for point in points]).assign(weights=now)
+    known = read_numbers(path, run, COLUMNS)
+    if not run.epochs and known.empty:
+        return known
+    steps = run.steps_per_epoch if run.epochs else int(known["steps_per_epoch"].iloc[0])
+    points = points_of(run.schedule.phases[0], steps)
+    wanted = pd.DataFrame([asdict(point) for point in points])
+    if missing := missing_steps(
+        run.folder, sorted({s for p in points for s in (p.first, p.second)})
+    ):
+        print(f"{path.stem}: {len(missing)} snapshots are not in {run.folder}; {run.command}")
+    else:
+        expected = wanted.assign(weights=[point.checksum(run.folder) for point in points])
         known = known.merge(expected, on=[*KEY, "weights"], how="inner")
         there = set(known[KEY].itertuples(index=False, name=None))
-        missing = [p for p in points if (p.first, p.second, p.fraction) not in there]
+        left = [
+            point for point in points if (point.first, point.second, point.fraction) not in there
+        ]
         path.parent.mkdir(parents=True, exist_ok=True)
-        for row in shown(measured(run, missing), len(points), len(points) - len(missing)):
+        for row in shown(measured(run, left), len(points), len(points) - len(left)):
             one = pd.DataFrame([row])
             known = one if known.empty else pd.concat([known, one], ignore_index=True)
             text = known.to_csv(index=False, lineterminator="\n")
             write_atomically(path, text.encode(), f"--output={path.parent}")
-    wanted = pd.DataFrame([asdict(point) for point in points])
     return wanted.merge(known[COLUMNS], on=KEY, how="inner")
-
-
-def of_first_phase(
-    run: Trajectory, points_of: Callable[[Phase, int], list[Point]], path: Path
-) -> tuple[pd.DataFrame, str]:
-    """Return the losses at points of a run's first phase, measuring what is missing of them.
-
-    Args:
-        run: as far as it has come; where it is not here, what was measured of it is taken.
-        points_of: returns the points of a phase, by the steps of an epoch.
-        path: the file of what is measured.
-
-    Returns:
-        A row for each point that there is, in their order, with the columns `COLUMNS`; and in words
-        what is missing.
-    """
-    known = read_numbers(path, run, COLUMNS)
-    if not run.epochs and known.empty:
-        return known, f"no such run has begun; {run.command}"
-    steps = run.steps_per_epoch if run.epochs else int(known["steps_per_epoch"].iloc[0])
-    points = points_of(run.schedule.phases[0], steps)
-    found = measure(run, points, known, path)
-    if found.empty:
-        return found, run.lacks(steps_of(points))
-    return found, f"{len(found)} of {len(points)} points" if len(found) < len(points) else ""
-
-
-def steps_of(points: Sequence[Point]) -> list[int]:
-    """Return the steps whose snapshots some points are between."""
-    return sorted({step for point in points for step in (point.first, point.second)})
 
 
 def shown(
@@ -188,9 +156,9 @@ def shown(
 
     Args:
         rows: from `measured`.
-        total: of how many points.
-        done: how many of these were measured before.
-        console: where to; standard output by default.
+        total: number of points.
+        done: number of points that were measured before.
+        console: standard output by default.
     """
     console = console or Console(highlight=False, soft_wrap=True)
     bar = Progress(
@@ -209,41 +177,3 @@ def shown(
                 left = timedelta(seconds=round(pace * (total - done - number)))
                 console.print(f"point {done + number}/{total}  {losses}  eta {left}")
             yield row
-
-
-def work(points: int, train: int, test: int) -> str:
-    """Return in words what measuring so many points takes, of so many images."""
-    epochs = points * (2 * train + test) / (FORWARD_AND_BACKWARD * train)
-    return (
-        f"{points} points, for each a BatchNorm pass and a test over {train:,} training images and "
-        f"a test over {test:,} test images: the operations of {epochs:.2g} epochs of training"
-    )
-
-
-def cost(found: pd.DataFrame) -> str:
-    """Return in words how many points were measured and what that has cost."""
-    train, test = int(found["train_images"].iloc[0]), int(found["test_images"].iloc[0])
-    seconds = timedelta(seconds=round(found["seconds"].sum()))
-    devices = " and ".join(sorted(set(found["device"])))
-    return f"{work(len(found), train, test)}, {seconds} on {devices}"
-
-
-def recorded(run: Trajectory, point: Point) -> float:
-    """Return the test loss after a BatchNorm pass that a run has recorded at a point, or NaN."""
-    if point.fraction not in (0.0, 1.0) or "bn.loss" not in run.metrics:
-        return math.nan
-    at = point.second if point.fraction else point.first
-    losses = run.metrics.loc[run.metrics["step"] == at, "bn.loss"]
-    return float(losses.iloc[0]) if len(losses) else math.nan
-
-
-def beside_the_record(found: pd.DataFrame) -> str:
-    """Return in words how far the test losses are from those that the run has recorded itself."""
-    known = found.dropna(subset="recorded_test_loss")
-    if known.empty:
-        return ""
-    off = (known["test_loss"] - known["recorded_test_loss"]).abs().max()
-    return (
-        f" Of {len(known)} of the points the run itself has recorded the test loss; the largest "
-        f"difference is {off:.2g}."
-    )

@@ -17,10 +17,8 @@ from conftest import REPOSITORY, TINY
 import train
 from phaseavg.averaging import recompute_batchnorm
 from phaseavg.errors import UserError
-from phaseavg.report.figures import course, intervals, losses, segments
-from phaseavg.report.figures.drawing import Drawing, write
-from phaseavg.report.figures.of_runs import OF_A_RUN
-from phaseavg.report.figures.trajectories import Trajectory, read_trajectory
+from phaseavg.report.figures import FIGURES, Asked, OfARun, fig1, fig2, fig3, losses, write
+from phaseavg.report.figures.trajectory import Trajectory, read_trajectory
 from phaseavg.training.execution import prepare
 from phaseavg.training.parts import load_data, new_model
 from phaseavg.training.trajectory import read_weights_after
@@ -42,6 +40,20 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> Trajectory:
     return found
 
 
+OF_A_RUN = {name: figure for name, figure in FIGURES.items() if isinstance(figure, OfARun)}
+
+
+def numbers(name: str, run: Trajectory, folder: Path) -> pd.DataFrame:
+    """Return what a figure shows of a run, measuring what a folder does not have."""
+    return OF_A_RUN[name].numbers(run, folder / f"{name}-{run.name}.csv")
+
+
+def written(name: str, run: Trajectory, folder: Path) -> list[Path]:
+    """Draw a figure of a run and write it."""
+    drawn = OF_A_RUN[name].draw(numbers(name, run, folder))
+    return write(f"{name}-{run.name}", drawn, folder)
+
+
 def recorded_by(run: Trajectory) -> pd.DataFrame:
     lines = (run.settings.run_folder / "metrics.jsonl").read_text().splitlines()
     return pd.json_normalize([json.loads(line) for line in lines])
@@ -53,8 +65,8 @@ def last_weights(run: Trajectory, epoch: int) -> np.ndarray:
     return state[name].double().numpy().ravel()
 
 
-def test_principal_components_are_those_of_the_covariance(run: Trajectory) -> None:
-    found = course.numbers(run)
+def test_principal_components_are_those_of_the_covariance(run: Trajectory, tmp_path: Path) -> None:
+    found = numbers("fig1", run, tmp_path)
     for first, last in PHASES[:2]:
         weights = np.stack([last_weights(run, epoch) for epoch in range(first, last + 1)])
         centred = weights - weights.mean(0)
@@ -69,8 +81,8 @@ def test_principal_components_are_those_of_the_covariance(run: Trajectory) -> No
             np.testing.assert_allclose(rows[f"pc{number}_share"], share, rtol=1e-9)
 
 
-def test_delays_are_distances_within_the_phase(run: Trajectory) -> None:
-    found = course.numbers(run).set_index("epoch")
+def test_delays_are_distances_within_the_phase(run: Trajectory, tmp_path: Path) -> None:
+    found = numbers("fig1", run, tmp_path).set_index("epoch")
     for first, last in PHASES[:2]:
         for epoch in range(first, last + 1):
             now = last_weights(run, epoch)
@@ -84,13 +96,14 @@ def test_delays_are_distances_within_the_phase(run: Trajectory) -> None:
 
 
 def test_losses_are_those_of_the_record(run: Trajectory, tmp_path: Path) -> None:
-    drawing = course.draw(run, tmp_path)
+    data = numbers("fig1", run, tmp_path)
     recorded = recorded_by(run)
     columns = {"train_loss": "train.loss", "test_loss": "weights.loss", "phase": "phase"}
     for column, key in columns.items():
-        assert drawing.data[column].tolist() == recorded[key].tolist()
-    assert drawing.missing == "snapshots of 1 phases"  # of one epoch there is no plane
-    axes = drawing.picture.axes
+        assert data[column].tolist() == recorded[key].tolist()
+    assert data["pc1"].notna().tolist() == [True] * 8 + [False]  # of one epoch there is no plane
+    picture, _ = fig1.draw(data)
+    axes = picture.axes
     assert axes[0].lines[0].get_ydata().tolist() == recorded["train.loss"].tolist()
     assert len(axes) == 1 + 2 * len(PHASES)
 
@@ -98,30 +111,27 @@ def test_losses_are_those_of_the_record(run: Trajectory, tmp_path: Path) -> None
 def test_ends_of_segments_have_the_losses_that_the_run_recorded(
     run: Trajectory, tmp_path: Path
 ) -> None:
-    drawing = segments.draw(run, tmp_path)
-    found = drawing.data
+    found = numbers("fig2", run, tmp_path)
     recorded = recorded_by(run)
     recorded = recorded.set_index("step")["bn.loss"]
     ends = found[found["fraction"].isin((0.0, 1.0))]
     steps = ends["second"].tolist()
     assert steps == [STEPS * epoch for epoch in (1, 2, 4, 5)]  # quarters of 5, rounded
     assert ends["test_loss"].tolist() == recorded.loc[steps].tolist()  # bit by bit
-    assert ends["recorded_test_loss"].tolist() == recorded.loc[steps].tolist()
-    assert "Of 4 of the points" in drawing.caption
-    assert "difference is 0." in drawing.caption
-    assert "31 points" in drawing.caption
-    assert not drawing.missing
-    (line, _), _ = (axes.lines for axes in drawing.picture.axes)
+    picture, _ = fig2.draw(found)
+    (line, _), _ = (axes.lines for axes in picture.axes)
+    labels = [label.get_text() for label in picture.axes[1].get_xticklabels()]
+    assert labels == [f"$\\theta_{{{epoch}}}$" for epoch in (1, 2, 4, 5)]
     assert line.get_xdata().tolist() == pytest.approx(np.linspace(0, 3, 31))
     assert line.get_ydata().tolist() == found["train_loss"].tolist()
 
 
 def test_the_anchors_of_the_papers_phase_are_its_own(tmp_path: Path) -> None:
     phase = described(tmp_path, "schedule.epochs=[80]", "schedule.factors=[1]").schedule.phases[0]
-    assert segments.anchors(phase) == [1, 20, 40, 60, 80]
-    points = segments.points_of(phase, 391)
+    assert fig2.anchors(phase) == [1, 20, 40, 60, 80]
+    points = fig2.points_of(phase, 391)
     assert len(points) == len(set(points)) == 41
-    found = [(point.second - point.first) / 391 for point in intervals.points_of(phase, 391)]
+    found = [(point.second - point.first) / 391 for point in fig3.points_of(phase, 391)]
     epochs = [1, 2, 4, 8, 16, 32, 64, 79]
     assert found == [0, *(n / 391 for n in (1, 2, 4, 8, 16, 32, 64, 128, 256)), *epochs]
 
@@ -143,7 +153,7 @@ def test_points_are_on_the_segment(run: Trajectory) -> None:
 
 
 def test_the_interval_of_one_epoch_is_the_average_of_two(run: Trajectory, tmp_path: Path) -> None:
-    found = intervals.draw(run, tmp_path).data
+    found = numbers("fig3", run, tmp_path)
     assert found["interval_epochs"].tolist() == [0, 1 / 8, 2 / 8, 4 / 8, 1, 2, 4]
     row = found[found["interval_epochs"] == 1].iloc[0]
     assert (row["first"], row["second"], row["fraction"]) == (32, 40, 0.5)
@@ -173,45 +183,45 @@ def test_measuring_goes_on_where_it_was_cut(
     with monkeypatch.context() as patch:
         count_measured(patch, most=3)
         with pytest.raises(KeyboardInterrupt):
-            intervals.draw(run, tmp_path)
+            numbers("fig3", run, tmp_path)
     rest = count_measured(monkeypatch)
-    drawing = intervals.draw(run, tmp_path)
-    write(drawing, tmp_path)
+    written("fig3", run, tmp_path)
     assert len(rest) == 4
-    whole = intervals.draw(run, tmp_path / "anew").data
-    both = [frame.drop(columns="seconds") for frame in (drawing.data, whole)]
-    pd.testing.assert_frame_equal(*both)
     rest.clear()
-    intervals.draw(run, tmp_path)
+    again = numbers("fig3", run, tmp_path)
     assert not rest
+    whole = numbers("fig3", run, tmp_path / "anew")
+    pd.testing.assert_frame_equal(again.drop(columns="seconds"), whole.drop(columns="seconds"))
 
 
 def test_without_the_run_what_was_measured_is_drawn(run: Trajectory, tmp_path: Path) -> None:
     gone = described(tmp_path / "gone")
-    settings = gone.settings
-    shutil.copytree(run.settings.run_folder, settings.run_folder)
+    shutil.copytree(run.settings.run_folder, gone.settings.run_folder)
     figures = tmp_path / "figures"
-    for draw in (course.draw, intervals.draw):
-        write(draw(gone, figures), figures)
+    for name in ("fig1", "fig3"):
+        written(name, gone, figures)
     made = {path.name: path.read_bytes() for path in figures.iterdir()}
-    assert len(made) == 7
-    shutil.rmtree(settings.run_folder)
-    for draw in (course.draw, intervals.draw):
-        write(draw(described(tmp_path / "gone"), figures), figures)
+    assert len(made) == 6
+    shutil.rmtree(gone.settings.run_folder)
+    for name in ("fig1", "fig3"):
+        written(name, described(tmp_path / "gone"), figures)
     assert {path.name: path.read_bytes() for path in figures.iterdir()} == made
 
 
 @pytest.mark.parametrize("name", OF_A_RUN)
-def test_without_anything_a_figure_says_what_is_missing(name: str, tmp_path: Path) -> None:
-    draw, _ = OF_A_RUN[name]
-    drawing = draw(described(tmp_path), tmp_path)
-    assert "no such run has begun; python train.py " in drawing.missing
-    assert write(drawing, tmp_path) == list(tmp_path.iterdir()) == []
+def test_without_anything_the_command_is_named(name: str, tmp_path: Path) -> None:
+    asked = Asked(
+        [*TINY, f"runs_dir={tmp_path}"], tmp_path, REPOSITORY / "conf", tmp_path / "paper.csv"
+    )
+    with pytest.raises(UserError, match=r"its run has saved nothing yet; python train\.py "):
+        list(OF_A_RUN[name].drawings(name, asked))
+    assert list(tmp_path.iterdir()) == []
 
 
 @pytest.mark.parametrize("name", OF_A_RUN)
-def test_of_half_a_run_what_there_is_is_drawn(name: str, run: Trajectory, tmp_path: Path) -> None:
-    draw, _ = OF_A_RUN[name]
+def test_of_half_a_run_what_there_is_is_drawn(
+    name: str, run: Trajectory, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     half = described(tmp_path)
     shutil.copytree(run.settings.run_folder, half.settings.run_folder)
     lines = (half.settings.run_folder / "metrics.jsonl").read_text().splitlines(keepends=True)
@@ -220,23 +230,23 @@ def test_of_half_a_run_what_there_is_is_drawn(name: str, run: Trajectory, tmp_pa
     for path in half.folder.iterdir():
         if int(path.stem.partition("-")[2]) > 4 * STEPS:
             path.unlink()
-    drawing: Drawing = draw(described(tmp_path), tmp_path)
+    asked = Asked(half.overrides, tmp_path, REPOSITORY / "conf", tmp_path / "paper.csv")
     if name == "fig1":
-        assert "4 of 9 epochs; python train.py " in drawing.missing
-        assert drawing.data["pc1"].notna().all()
+        ((full_name, (_, data)),) = OF_A_RUN[name].drawings(name, asked)
+        assert full_name == "fig1-digits-cnn13_digits"
+        assert data["pc1"].notna().tolist() == [True] * 4
+        assert "4 of 9 epochs; python train.py " in capsys.readouterr().out
     else:
-        assert "snapshots in" in drawing.missing
-        assert drawing.data.empty
-    assert bool(write(drawing, tmp_path)) == (name == "fig1")
+        assert numbers(name, described(tmp_path), tmp_path).empty
+        assert "snapshots are not in" in capsys.readouterr().out
 
 
 @pytest.mark.parametrize("name", ["fig1", "fig3"])
 def test_another_runs_figure_is_not_lost(name: str, run: Trajectory, tmp_path: Path) -> None:
-    draw, _ = OF_A_RUN[name]
-    write(draw(run, tmp_path), tmp_path)
+    written(name, run, tmp_path)
     before = (tmp_path / f"{name}-{run.name}.csv").read_bytes()
     with pytest.raises(UserError, match=f"has {name}-digits-cnn13_digits of another run"):
-        draw(described(tmp_path / "none", "seed=7"), tmp_path)
+        numbers(name, described(tmp_path / "none", "seed=7"), tmp_path)
     assert (tmp_path / f"{name}-{run.name}.csv").read_bytes() == before
 
 
@@ -245,23 +255,20 @@ def test_a_damaged_file_is_named_and_kept(run: Trajectory, tmp_path: Path) -> No
     for content in ("run_id,first\n", "\0", ""):
         path.write_text(content)
         with pytest.raises(UserError, match=r"fig3-.*csv: damaged; remove it"):
-            intervals.draw(run, tmp_path)
+            numbers("fig3", run, tmp_path)
         assert path.read_text() == content
-    (tmp_path / "figures.json").write_text("{")
-    with pytest.raises(UserError, match=r"figures.json: damaged .*; remove it"):
-        write(course.draw(run, tmp_path), tmp_path)
 
 
 def test_what_was_measured_of_other_weights_is_measured_anew(
     run: Trajectory, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     path = tmp_path / f"fig3-{run.name}.csv"
-    before = intervals.draw(run, tmp_path).data
+    before = numbers("fig3", run, tmp_path)
     frame = pd.read_csv(path, engine="python")
     frame.loc[2, ["weights", "test_loss"]] = ["1-2", 7.0]
     frame.to_csv(path, index=False)
     taken = count_measured(monkeypatch)
-    after = intervals.draw(run, tmp_path).data
+    after = numbers("fig3", run, tmp_path)
     assert len(taken) == 1
     assert after["test_loss"].tolist() == before["test_loss"].tolist()
 
@@ -271,7 +278,7 @@ def test_losses_half_way_are_those_of_the_average_that_a_run_has_recorded(tmp_pa
     two = ("schedule.epochs=[2]", "schedule.factors=[1]", "+averaging@observers.half=uniform")
     found = described(tmp_path, *two)
     train.run(found.settings)
-    row = intervals.draw(found, tmp_path).data.iloc[-1]
+    row = numbers("fig3", found, tmp_path).iloc[-1]
     assert row["interval_epochs"] == 1
     last = recorded_by(found).iloc[-1]
     assert row["test_loss"] == pytest.approx(last["observers.half.loss"], rel=1e-6)
@@ -294,7 +301,7 @@ def test_losses_half_way_are_those_of_the_average_that_a_run_has_recorded(tmp_pa
 
 def test_what_is_not_said_of_a_run_is_the_papers(tmp_path: Path) -> None:
     def of(name: str, *overrides: str) -> Trajectory:
-        return read_trajectory(overrides, OF_A_RUN[name][1], REPOSITORY / "conf")
+        return read_trajectory(overrides, OF_A_RUN[name].overrides, REPOSITORY / "conf")
 
     first, second = of("fig1"), of("fig2")
     assert first.name == second.name == "cifar100-wrn28_10"
@@ -336,17 +343,17 @@ def test_the_script_answers_a_mistake_in_one_line(script: Script, tmp_path: Path
     status, out, err = script("fig7")
     assert (status, out) == (2, "")
     (line,) = err.splitlines()
-    assert line.startswith("figures.py: fig7: there is no such figure; choices: claims, fig1, fig2")
+    assert line.startswith("figures.py: fig7: is no figure; choices: fig1, fig2, fig3, fig4")
     assert not list(tmp_path.iterdir())
 
 
 def test_a_figure_that_cannot_be_drawn_does_not_stop_the_others(
     script: Script, tmp_path: Path
 ) -> None:
-    status, out, err = script("fig4", "fig1", "fig6", "preset=demo", "averaging=none")
+    status, _, err = script("fig4", "fig1", "fig6", "preset=demo", "averaging=none")
     assert status == 2
     assert "averages nothing; fig4 is of weights" in err
-    assert "fig1-digits-cnn13_digits: missing: no such run has begun" in out
+    assert "fig1-digits-cnn13_digits: its run has saved nothing yet" in err
     assert (tmp_path / "results/figures/demo/fig6.svg").exists()
     assert not (tmp_path / "results/figures/demo/fig1-digits-cnn13_digits.svg").exists()
 
@@ -356,10 +363,9 @@ def test_the_script_trains_what_is_missing_and_draws_it(script: Script, tmp_path
     status, out, err = script("fig1", "fig4", *short, "--train")
     assert (status, err) == (0, "")
     assert "save_trajectory=last_layer: 4 files" in out
-    assert "missing" not in out
     made = {path.name for path in (tmp_path / "results/figures/demo").iterdir()}
     kinds = ("csv", "png", "svg")
     names = ("fig1-digits-cnn13_digits", "fig4")
-    assert made == {"figures.json", *(f"{name}.{kind}" for name in names for kind in kinds)}
+    assert made == {f"{name}.{kind}" for name in names for kind in kinds}
     (weights,) = (tmp_path / "runs/trajectories").glob("*/trajectory")
     assert len(list(weights.iterdir())) == 4

@@ -5,16 +5,10 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
+from matplotlib.figure import Figure
 
 from phaseavg.report.cells import CELL
-from phaseavg.report.figures.drawing import COLOURS, Drawing, blank, new_picture, plain
-from phaseavg.report.figures.of_cells import (
-    cells_in,
-    finished,
-    gammas_of,
-    lacking,
-    networks_in,
-)
+from phaseavg.report.figures.style import COLOURS, new_picture, plain
 from phaseavg.report.study import Study
 
 TABLE = "t1a"
@@ -45,28 +39,23 @@ def published(study: Study, network: tuple[str, str], gammas: Mapping[str, float
     return found[["dataset", "model", "gamma0", *names.values()]]
 
 
-def _of(rows: pd.DataFrame, network: tuple[str, str]) -> pd.Series:
-    return (rows["dataset"] == network[0]) & (rows["model"] == network[1])
+def draw(study: Study) -> tuple[Figure, pd.DataFrame]:
+    """Return the errors by γ0: ours with each seed, and the paper's on axes of their own.
 
-
-def draw(study: Study) -> list[Drawing]:
-    """Return the errors by γ0: ours with each seed, and the paper's on axes of their own."""
-    name, title = "gamma0", "Test error by γ0 (Table 1a)"
-    networks = networks_in(study, [TABLE])
-    if not networks:
-        return [blank(name, title, f"table {TABLE} is not among the cells")]
-    gammas = gammas_of(study.request.tables[TABLE])
-    cells = [c for n in networks for c in cells_in(study, [TABLE], n) if c.column in gammas]
-    rows, missing = finished(study, cells), lacking(study, cells)
-    if rows.empty:
-        return [blank(name, title, missing)]
-    rows = rows.assign(gamma0=rows["column"].map(gammas))
-    drawn = [n for n in networks if _of(rows, n).any()]
+    Args:
+        study: of Table 1a.
+    """
+    gammas = study.request.tables[TABLE].gammas
+    rows = study.finished
+    rows = rows.assign(gamma0=rows["column"].map(gammas)).dropna(subset="gamma0")
+    drawn = [n for n in study.networks if _of(rows, n).any()]
     frames = [rows[["dataset", "model", "gamma0", "seed", "test_error"]].assign(whose="ours")]
     papers = {network: published(study, network, gammas) for network in drawn}
     panels = len(drawn) + sum(not paper.empty for paper in papers.values())
     lines = (panels + 1) // 2
     picture = new_picture(8, 3.1 * lines + 0.4)
+    if not panels:
+        return picture, rows
     grid = picture.subplots(lines, 2, squeeze=False).flat
     for network in drawn:
         own = rows[_of(rows, network)]
@@ -89,12 +78,11 @@ def draw(study: Study) -> list[Drawing]:
         axes.set_axis_off()
     handles, labels = picture.axes[0].get_legend_handles_labels()
     picture.legend(handles, labels, loc="outside lower center", ncols=2, frameon=False)
-    caption = (
-        "Test error (%) at the end of training by γ0, the decay per epoch of an 80-epoch phase: "
-        "mean ± sample deviation over the seeds, and each seed. The paper's errors have a scale "
-        "of their own."
-    )
-    return [Drawing(name, title, caption, picture, pd.concat(frames, ignore_index=True), missing)]
+    return picture, pd.concat(frames, ignore_index=True)
+
+
+def _of(rows: pd.DataFrame, network: tuple[str, str]) -> pd.Series:
+    return (rows["dataset"] == network[0]) & (rows["model"] == network[1])
 
 
 def _curve(

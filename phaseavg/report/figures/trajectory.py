@@ -1,4 +1,4 @@
-"""Runs that have kept snapshots, and what is behind a figure of one."""
+"""The run that Figures 1 to 3 are drawn from, as far as it has come."""
 
 import shlex
 from collections.abc import Sequence
@@ -7,48 +7,33 @@ from functools import cached_property
 from pathlib import Path
 
 import pandas as pd
-from hydra import compose, initialize_config_dir
-from hydra.core.global_hydra import GlobalHydra
-from omegaconf import OmegaConf
+from hydra import compose
+from omegaconf import open_dict
 
-from phaseavg.cli import CONFIG_ERRORS, explained
 from phaseavg.config import Settings, check
 from phaseavg.errors import UserError
 from phaseavg.phases import Schedule
 from phaseavg.runs.folder import TRAJECTORY
 from phaseavg.runs.record import DAMAGED, damage, flattened, read_record
 from phaseavg.sweep.cells import key_of, parsed
+from phaseavg.sweep.composing import composing
 from phaseavg.targets import build
-from phaseavg.training.trajectory import missing_steps
 
-SIZE = ("model=wrn28_10",)
-"""What the paper draws, unless another network, or a preset with one, is asked for."""
+NETWORK = "model=wrn28_10"
+"""The network of the paper's figures."""
 
 APART = ("averaging=none", "runs_dir=runs/trajectories", "records_dir=runs/trajectories")
-"""Of every trajectory: plain SGD, apart from runs that have no snapshots."""
-
-
-def with_defaults(overrides: Sequence[str], own: Sequence[str]) -> list[str]:
-    """Return the overrides of a figure's run: what is asked for, and what is not said of it.
-
-    Args:
-        overrides: as of train.py.
-        own: the figure's.
-    """
-    said = {key_of(override) for override in parsed(overrides)}
-    size = () if said & {"model", "preset"} else SIZE
-    own = [o for o in (*size, *APART, *own) if o.partition("=")[0] not in said]
-    return [*own, *overrides]
+"""Plain SGD, in a folder apart from runs that save no trajectory."""
 
 
 @dataclass
 class Trajectory:
-    """A run with snapshots, as far as it has come.
+    """A run that saves its trajectory.
 
     Attributes:
         overrides: that make it.
         settings: its config.
-        name: of its data set and its network, as their config groups call them.
+        name: its data set and network, as their config groups call them.
     """
 
     overrides: list[str]
@@ -57,7 +42,7 @@ class Trajectory:
 
     @property
     def folder(self) -> Path:
-        """Where its snapshots are."""
+        """The folder of its snapshots."""
         return self.settings.run_folder / TRAJECTORY
 
     @cached_property
@@ -67,7 +52,7 @@ class Trajectory:
 
     @cached_property
     def metrics(self) -> pd.DataFrame:
-        """A row per finished epoch; none if it has not begun.
+        """A row per finished epoch; empty if the run is not on this machine.
 
         Raises:
             UserError: if the record is damaged.
@@ -90,53 +75,41 @@ class Trajectory:
 
     @property
     def command(self) -> str:
-        """What trains it."""
+        """The command that trains it."""
         again = ["rerun=true"] if (self.settings.run_folder / "result.json").exists() else []
         return shlex.join(["python", "train.py", *self.overrides, *again])
 
-    def lacks(self, steps: Sequence[int]) -> str:
-        """Return what there is not of the snapshots after some steps, in words; nothing if all."""
-        missing = missing_steps(self.folder, steps)
-        if not missing:
-            return ""
-        return f"{len(missing)} of {len(steps)} snapshots in {self.folder}; {self.command}"
 
-
-def read_trajectory(overrides: Sequence[str], own: Sequence[str], conf: Path) -> Trajectory:
+def read_trajectory(overrides: Sequence[str], defaults: Sequence[str], conf: Path) -> Trajectory:
     """Return the run that a figure is drawn from.
 
     Args:
         overrides: as of train.py.
-        own: the figure's.
+        defaults: of the figure, which they may replace.
         conf: the folder of the configs.
 
     Raises:
-        UserError: if the overrides are not understood.
+        UserError: if the overrides are wrong.
     """
-    GlobalHydra.instance().clear()
-    try:
-        whole = with_defaults(overrides, own)
-        with initialize_config_dir(str(conf.resolve()), version_base="1.3"):
-            config = compose("config", whole, return_hydra_config=True)
-    except CONFIG_ERRORS as error:
-        raise UserError(explained(error)) from error
+    with composing(conf):
+        typed = {key_of(override) for override in parsed(overrides)}
+        network = () if typed & {"model", "preset"} else (NETWORK,)
+        own = [o for o in (*network, *APART, *defaults) if o.partition("=")[0] not in typed]
+        config = compose("config", [*own, *overrides], return_hydra_config=True)
     chosen = config.hydra.runtime.choices
+    with open_dict(config):
+        del config["hydra"]
     name = f"{chosen['dataset']}-{chosen['model']}"
-    OmegaConf.set_struct(config, False)
-    config.pop("hydra")
-    return Trajectory(whole, check(config), name)
+    return Trajectory([*own, *overrides], check(config), name)
 
 
 def read_numbers(path: Path, run: Trajectory, columns: Sequence[str]) -> pd.DataFrame:
-    """Return the numbers of a figure that were written before.
+    """Return the numbers of a figure that were written before, bit by bit; empty if there are none.
 
     Args:
-        path: of the file.
+        path: of the CSV file.
         run: that the figure is of.
-        columns: that it has, `run_id` among them.
-
-    Returns:
-        As written, bit by bit; an empty frame if there is no such file.
+        columns: that it must have, `run_id` among them.
 
     Raises:
         UserError: if the file is damaged, or of another run, whose numbers would be lost.
@@ -149,7 +122,7 @@ def read_numbers(path: Path, run: Trajectory, columns: Sequence[str]) -> pd.Data
     except (OSError, ValueError):
         whole = False
     if not whole:
-        raise UserError(f"{path}: damaged; remove it, and what it has is measured anew")
+        raise UserError(f"{path}: damaged; remove it, and its numbers are measured again")
     if set(found["run_id"]) - {run.settings.run_id}:
         raise UserError(
             f"--output={path.parent}: has {path.stem} of another run; name another folder for "

@@ -1,14 +1,15 @@
-"""Figure 1: the course of a training: its losses, and its last layer's weights phase by phase."""
+"""Figure 1: losses over a training, and the path of its last layer's weights in each phase."""
 
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
+from matplotlib.figure import Figure
 from sklearn.decomposition import PCA
 
-from phaseavg.report.figures.drawing import COLOURS, Drawing, blank, new_picture, plain
-from phaseavg.report.figures.trajectories import Trajectory, read_numbers
+from phaseavg.report.figures.style import COLOURS, new_picture, plain
+from phaseavg.report.figures.trajectory import Trajectory, read_numbers
 from phaseavg.training.trajectory import missing_steps, read_last_weight
 
 COLUMNS = [
@@ -43,15 +44,24 @@ def delays(weights: np.ndarray) -> np.ndarray:
     return found
 
 
-def numbers(run: Trajectory) -> pd.DataFrame:
-    """Return what Figure 1 shows of a run that has come to some epoch, a row for each.
+def numbers(run: Trajectory, path: Path) -> pd.DataFrame:
+    """Return what Figure 1 shows of a run, a row per finished epoch.
+
+    Where its snapshots are missing, these are the numbers of an earlier drawing.
 
     Columns: run_id; phase; epoch; learning_rate; train_loss, over the epoch as it was trained;
     test_loss; pc1, pc2, the weights of the last linear layer at the end of the epoch in the plane
     of the phase's first two principal components, and pc1_share, pc2_share, what these have of its
     variance; delay1, delay2, the distances of these weights from those one and two epochs before,
     of the latter from the phase's second epoch on. NaN where there are no snapshots.
+
+    Args:
+        run: as far as it has come.
+        path: of the numbers of an earlier drawing.
     """
+    known = read_numbers(path, run, COLUMNS)
+    if not run.epochs:
+        return known
     losses = {"train.loss": "train_loss", "weights.loss": "test_loss"}
     frame = run.metrics.rename(columns=losses).assign(run_id=run.settings.run_id)
     frame = frame.reindex(columns=COLUMNS)
@@ -69,7 +79,7 @@ def numbers(run: Trajectory) -> pd.DataFrame:
         frame.loc[rows, ["pc1", "pc2"]] = found
         frame.loc[rows, ["pc1_share", "pc2_share"]] = shares
         frame.loc[rows, ["delay1", "delay2"]] = delays(weights)
-    return frame
+    return known if frame["pc1"].count() < known["pc1"].count() else frame
 
 
 def _losses(axes: Axes, found: pd.DataFrame) -> None:
@@ -108,27 +118,14 @@ def _path(axes: Axes, rows: pd.DataFrame, names: tuple[str, str]) -> None:
     axes.legend(fontsize=7.5, framealpha=0.8, edgecolor="none", handletextpad=0.1)
 
 
-def draw(run: Trajectory, output: Path) -> Drawing:
-    """Return Figure 1 of a run: losses over its epochs, and of each phase its course.
-
-    Args:
-        run: as far as it has come; where it is not here, its numbers from an earlier drawing are.
-        output: the folder of the figures.
-    """
-    name, title = f"fig1-{run.name}", f"The course of a training: {run.name}"
-    found = numbers(run) if run.epochs else pd.DataFrame()
-    known = read_numbers(output / f"{name}.csv", run, COLUMNS)
-    if found.empty or found["pc1"].count() < known["pc1"].count():  # its snapshots have gone
-        found = known
-    if found.empty:
-        return blank(name, title, f"no such run has begun; {run.command}")
-    phases = found["phase"].unique()
+def draw(data: pd.DataFrame) -> tuple[Figure, pd.DataFrame]:
+    """Return losses over the epochs, and of each phase the path of the weights; see `numbers`."""
+    phases = data["phase"].unique()
     picture = new_picture(3.1 * max(len(phases), 2), 8.5)
     grid = picture.add_gridspec(3, len(phases), height_ratios=[1.1, 1, 1])
-    _losses(plain(picture.add_subplot(grid[0, :])), found)
-    shares = []
+    _losses(plain(picture.add_subplot(grid[0, :])), data)
     for column, phase in enumerate(phases):
-        rows = found[found["phase"] == phase].dropna(subset=["pc1", "pc2"])
+        rows = data[data["phase"] == phase].dropna(subset=["pc1", "pc2"])
         plane, delay = (plain(picture.add_subplot(grid[row, column])) for row in (1, 2))
         if rows.empty:
             for axes in (plane, delay):
@@ -136,7 +133,8 @@ def draw(run: Trajectory, output: Path) -> Drawing:
                 axes.text(0.5, 0.5, "no snapshots", ha="center", transform=axes.transAxes)
             continue
         _path(plane, rows, ("pc1", "pc2"))
-        plane.set_title(f"phase {phase}: PCA", fontsize=9)
+        share = rows[["pc1_share", "pc2_share"]].iloc[0].sum()
+        plane.set_title(f"phase {phase}: PCA, {share:.0%} of variance", fontsize=9)
         plane.set_xlabel("first component", fontsize=8)
         _path(delay, rows.dropna(subset="delay2"), ("delay1", "delay2"))
         delay.set_title(f"phase {phase}: time delay", fontsize=9)
@@ -144,18 +142,4 @@ def draw(run: Trajectory, output: Path) -> Drawing:
         if column == 0:
             plane.set_ylabel("second component", fontsize=8)
             delay.set_ylabel("‖θₜ − θₜ₋₂‖", fontsize=8)
-        shares.append(f"{100 * rows[['pc1_share', 'pc2_share']].iloc[0].sum():.0f} %")
-    caption = (
-        "Above, the training loss, over each epoch as it was trained, and the test loss. Below, "
-        "the weights of the last linear layer at the end of each epoch, from light to dark: in the "
-        "plane of the phase's first two principal components (which have "
-        f"{', '.join(shares) or 'none'} of the variance), and their distances from those of one "
-        "and of two epochs before."
-    )
-    total = run.schedule.total_epochs
-    missing = []
-    if len(found) < total:
-        missing.append(f"{len(found)} of {total} epochs; {run.command}")
-    if len(shares) < len(phases):
-        missing.append(f"snapshots of {len(phases) - len(shares)} phases")
-    return Drawing(name, title, caption, picture, found, "; ".join(missing))
+    return picture, data
