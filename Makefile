@@ -100,31 +100,13 @@ report: .venv/installed ## all results as a page that opens from disk: results/i
 records: .venv/installed ## copy the records of the ended runs FROM=folder to results/full/records; derive runs.csv
 	$(BIN)/python scripts/records.py $(FROM)
 
-# TIMM names a checkout of timm's repository, DATA a folder with CIFAR-100; without them training is not
-# measured beside timm, and on noise. Small batches take averaging's largest network minutes less, and
-# an epoch of them as long.
-bench: .venv/installed ## everything in benchmarks/, one after the other, and the pages of it; TIMM=checkout DATA=folder
-	$(BIN)/python -m benchmarks.input --threads 1 $(images)
-	$(BIN)/python -m benchmarks.training --threads 1 $(images) $(if $(TIMM),--timm $(TIMM))
-	$(BIN)/python -m benchmarks.averaging --threads 1 --batch-size 32
-	$(BIN)/python -m benchmarks.optimizers --threads 1
-	$(BIN)/python -m benchmarks.epochs
-	$(BIN)/python -m benchmarks.sharing --threads 1 --rounds 2
-	$(BIN)/python -m benchmarks.startup --threads 1 $(images)
-	$(BIN)/python -m benchmarks.page
+bench: .venv/installed ## time input, training and averaging on a CPU core, beside other libraries; TIMM=checkout of timm
+	$(BIN)/python -m benchmarks.input
+	$(BIN)/python -m benchmarks.training $(if $(TIMM),--timm $(TIMM))
+	$(BIN)/python -m benchmarks.averaging
 
-images = $(if $(DATA),--data-dir $(DATA))
-
-# On a host that has one. Each network is measured in a process of its own, which leaves its record; one
-# that fails does not stop the others.
-bench-gpu: .venv/installed ## what an NVIDIA GPU makes of it, network by network; PARTS= and MODELS= narrow
-	@status=0; for part in $(PARTS); do \
-		for model in $(if $(MODELS),$(MODELS),$$($(BIN)/python -m benchmarks.gpu $$part --list)); do \
-			$(BIN)/python -m benchmarks.gpu $$part --models $$model || status=$$?; \
-		done; \
-	done; $(BIN)/python -m benchmarks.page && exit $$status
-
-PARTS := networks determinism imagenet kernels
+bench-gpu: .venv/installed ## time training and averaging on an NVIDIA GPU; MODELS="cnn13 resnet34" narrows
+	$(BIN)/python -m benchmarks.gpu $(if $(MODELS),--models $(MODELS))
 
 test: .venv/installed ## run the tests
 	$(BIN)/python -m pytest -n 2 --dist worksteal -m "not slow and not slurm"
