@@ -1,219 +1,247 @@
-"""What the benchmarks share: settings of a run, stopwatches, cells of a table, and the record."""
+"""Shared parts of the benchmarks: timing in rounds, images, the table and the record."""
 
-import argparse
 import json
 import resource
-import sys
 import time
+from argparse import ArgumentDefaultsHelpFormatter, ArgumentParser, Namespace
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
-from importlib.metadata import version
+from functools import partial
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pandas as pd
 import torch
 from hydra import compose, initialize_config_dir
+from torch import nn
+from torchvision.datasets import CIFAR100, VisionDataset
 
-from benchmarks.page import RESULTS, TITLES, section
+from phaseavg.averaging import Phasewise, recompute_batchnorm
 from phaseavg.cli import CONFIG_ERRORS, explained
 from phaseavg.config import Settings, check
+from phaseavg.data import DataSet
+from phaseavg.data.resident import ResidentImages
 from phaseavg.errors import UserError
-from phaseavg.runs.files import write_atomically
 from phaseavg.runs.provenance import device_name, versions
 
 CONF = Path(__file__).parents[1] / "conf"
+RESULTS = Path(__file__).parent / "results"
 CPU = torch.device("cpu")
 
-
-@dataclass(frozen=True)
-class Goal:
-    """An outcome that stands on the first page.
-
-    Attributes:
-        what: was measured.
-        beside: what it was measured against.
-        measured: a ratio and its spread.
-        goal: that was set; none by default.
-        met: whether it is, where there is one and it was measured.
-    """
-
-    what: str
-    beside: str
-    measured: str
-    goal: str = ""
-    met: bool | None = None
+Images = tuple[np.ndarray, list[int]]
+"""Pixels, uint8 (N, H, W, C), and labels."""
 
 
-def parser_of(name: str) -> argparse.ArgumentParser:
-    """Return a parser of the options that every benchmark has."""
-    parser = argparse.ArgumentParser(
+def parser_of(name: str, description: str, rounds: int, seconds: float) -> ArgumentParser:
+    """Return a parser with the options of every benchmark, and defaults of two of them."""
+    parser = ArgumentParser(
         prog=f"python -m benchmarks.{name}",
-        description=TITLES[name],
-        formatter_class=argparse.ArgumentDefaultsHelpFormatter,
+        description=description,
+        formatter_class=ArgumentDefaultsHelpFormatter,
     )
-    output = RESULTS / f"{name}.json"
-    parser.add_argument("--output", type=Path, default=output, help="file of the record")
+    parser.add_argument("--rounds", type=positive, default=rounds, help="at most, per measurement")
+    parser.add_argument(
+        "--seconds", type=float, default=seconds, help="per measurement, after two rounds"
+    )
+    parser.add_argument("--threads", type=positive, default=1, help="threads of torch")
+    output = RESULTS / f"{name}.jsonl"
+    parser.add_argument("--output", type=Path, default=output, help="file to append the record to")
     return parser
 
 
-def add_rounds(parser: argparse.ArgumentParser, rounds: int, seconds: float, each: str) -> None:
-    """Add the options of what is measured in rounds, with defaults of two of them."""
-    parser.add_argument("--rounds", type=positive, default=rounds, help="at most")
-    parser.add_argument(
-        "--seconds", type=float, default=seconds, help=f"for {each}; two rounds in any case"
-    )
-    parser.add_argument("--threads", type=positive, help="of torch; its own choice if left out")
-
-
-def add_network(parser: argparse.ArgumentParser) -> None:
-    """Add the options of what is measured on whole networks."""
-    parser.add_argument("--width", type=float, default=1.0, help="factor on all channel counts")
-    parser.add_argument("--device", default="cpu", help="cpu, cuda, mps")
-
-
 def positive(typed: str) -> int:
-    """Return a number of the command line that has to be positive."""
+    """Return an option's value, which must be a positive integer."""
     if (number := int(typed)) < 1:
         raise ValueError
     return number
 
 
-def settings_of(model: str, width: float | None, *overrides: str) -> Settings:
-    """Return the settings of a run on CIFAR-100; `width` is for networks that have one.
+def settings_of(*overrides: str) -> Settings:
+    """Return the settings of an untracked run.
 
     Raises:
-        UserError: if there is no such network, or it does not take a value.
+        UserError: if an override is wrong.
     """
-    typed = ["dataset=cifar100", f"model={model}", "tracking=none"]
-    typed += [] if width is None else [f"model.width={width}"]
     with initialize_config_dir(str(CONF), version_base="1.3"):
         try:
-            return check(compose("config", [*typed, *overrides]))
+            return check(compose("config", ["tracking=none", *overrides]))
         except CONFIG_ERRORS as error:
             raise UserError(explained(error)) from error
 
 
-def seconds_of(call: Callable[[], Any], device: torch.device) -> float:
-    """Return how long a call takes, until the device has done its work."""
+# Images
 
-    def synchronised() -> float:
+
+class Pictures(CIFAR100):
+    """Images in memory behind torchvision's `CIFAR100.__getitem__`, which yields PIL images.
+
+    Args:
+        images: pixels and labels.
+        transform: applied to each PIL image.
+    """
+
+    def __init__(self, images: Images, transform: Callable[[Any], Any] | None = None) -> None:
+        VisionDataset.__init__(self, root="", transform=transform)
+        self.data, self.targets = images
+
+
+def noise(count: int, size: int = 32, classes: int = 100) -> Images:
+    """Return images of noise, `size` pixels high and wide; by default as CIFAR-100's."""
+    pixels = np.random.default_rng(count).integers(0, 256, (count, size, size, 3), np.uint8)
+    return pixels, [index % classes for index in range(count)]
+
+
+def noise_set(
+    batch_size: int,
+    seed: int,
+    images: int,
+    device: torch.device | str = "cpu",
+    size: int = 32,
+    classes: int = 100,
+    **options: Any,
+) -> ResidentImages:
+    """Return `noise` as a run's data set; a fifth of it is the test set.
+
+    The other arguments are those of `ResidentImages`.
+    """
+    pixels, labels = noise(images, size, classes)
+    train = pixels.transpose(0, 3, 1, 2), np.asarray(labels)
+    test = tuple(part[: -(-images // 5)] for part in train)
+    return ResidentImages(train, test, classes, batch_size, seed, device=device, **options)
+
+
+def noise_overrides(images: int, **options: int) -> list[str]:
+    """Return the overrides that make a run train on noise instead of CIFAR-100."""
+    target = ["dataset=cifar100", f"dataset._target_={noise_set.__module__}.noise_set"]
+    return target + [f"+dataset.{k}={v}" for k, v in {"images": images, **options}.items()]
+
+
+# Time
+
+
+def wall_seconds_of(call: Callable[[], Any], device: torch.device = CPU) -> float:
+    """Return the wall-clock seconds of a call, including the work it leaves on the device."""
+
+    def now() -> float:
         if device.type != "cpu":
             torch.accelerator.synchronize(device)
         return time.perf_counter()
 
-    start = synchronised()
+    start = now()
     call()
-    return synchronised() - start
+    return now() - start
 
 
-def processor_seconds() -> float:
-    """Return the processor's time of this process, and of its children that have ended."""
-    used = map(resource.getrusage, (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN))
-    return sum(one.ru_utime + one.ru_stime for one in used)
+def cpu_seconds() -> float:
+    """Return the CPU seconds of this process and of its finished children so far."""
+    usages = map(resource.getrusage, (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN))
+    return sum(usage.ru_utime + usage.ru_stime for usage in usages)
 
 
-def processor_seconds_of(call: Callable[[], Any]) -> float:
-    """Return the processor's time that a call takes; processes that it starts have to end in it."""
-    start = processor_seconds()
+def cpu_seconds_of(call: Callable[[], Any]) -> float:
+    """Return the CPU seconds of a call, including worker processes that end within it."""
+    start = cpu_seconds()
     call()
-    return processor_seconds() - start
+    return cpu_seconds() - start
 
 
-def turned(names: Sequence[str], number: int) -> list[str]:
-    """Return names in the order of a round: each round begins with the next of them."""
-    first = number % len(names)
-    return [*names[first:], *names[:first]]
-
-
-def repeated(
-    one_round: Callable[[int], dict[str, float]], rounds: int, seconds: float
+def in_rounds(
+    contenders: Mapping[str, Callable[[], float]], rounds: int, seconds: float
 ) -> pd.DataFrame:
-    """Return what each round has measured, a row each: two at least, then while time is left.
+    """Time every contender once per round; each round starts with the next contender.
 
     Args:
-        one_round: measures everything once; gets the number of the round.
+        contenders: each returns the seconds that it took.
         rounds: at most.
-        seconds: after which no further round begins.
+        seconds: after which no new round starts; there are at least two, unless `rounds` is 1.
+
+    Returns:
+        A row per round and a column per contender, in seconds.
     """
-    start, measured = time.perf_counter(), []
-    while len(measured) < rounds:
-        if len(measured) >= 2 and time.perf_counter() - start > seconds:
-            break
-        measured.append(one_round(len(measured)))
-    return pd.DataFrame(measured)
+    names, start, found = list(contenders), time.perf_counter(), []
+    while len(found) < rounds and (len(found) < 2 or time.perf_counter() - start < seconds):
+        first = len(found) % len(names)
+        found.append({name: contenders[name]() for name in names[first:] + names[:first]})
+    return pd.DataFrame(found, columns=names)
 
 
-def cell(values: pd.Series, low: float = 0.0, high: float = 1.0) -> str:
-    """Return the median of values and two of their quantiles: `0.12 (0.11–0.15)`."""
-    # Three digits, and no power of ten before the million.
-    digits = [f"{float(f'{value:.3g}'):g}" for value in values.quantile([0.5, low, high])]
-    return "{} ({}–{})".format(*digits)
+def epoch_end_seconds(
+    model: nn.Module, epochs: int, device: torch.device = CPU, home: str = "cpu"
+) -> float:
+    """Return the seconds of averaging after the second epoch of a phase.
+
+    Args:
+        model: in training; gets the average's weights if the phase ends.
+        epochs: of the phase: 2, or more for an epoch inside it.
+        device: of the model.
+        home: device of the average.
+    """
+    averager = Phasewise(model, [epochs], device=home)
+    averager.epoch_end(model)  # copies the weights
+    return wall_seconds_of(partial(averager.epoch_end, model), device)
+
+
+def batchnorm_seconds(
+    model: nn.Module, data: DataSet, device: torch.device = CPU
+) -> Callable[[], float]:
+    """Return a function that returns the seconds of a BatchNorm pass over one batch."""
+    images, _ = next(data.train_batches(0, 1))
+    return partial(wall_seconds_of, partial(recompute_batchnorm, model, [images]), device)
+
+
+# Output
+
+
+def spread(values: pd.Series) -> str:
+    """Return minimum, median and maximum over the rounds, with three digits: `1.25–1.44–1.63`."""
+    numbers = (values.min(), values.median(), values.max())
+    return "–".join(f"{float(f'{number:.3g}'):g}" for number in numbers)
+
+
+def row(
+    measured: str, what: str, seconds: pd.Series, beside: str, beside_seconds: pd.Series
+) -> dict[str, str]:
+    """Return a row of the table: a contender's time as a multiple of another's, round by round."""
+    return {
+        "measured": measured,
+        "what": what,
+        "seconds": spread(seconds),
+        "beside": beside,
+        "seconds beside": spread(beside_seconds),
+        "ratio": spread(seconds / beside_seconds),
+    }
 
 
 def report(
-    name: str,
-    output: Path,
+    options: Namespace,
     device: torch.device,
-    how: str,
-    goals: Sequence[Goal],
-    tables: Mapping[str, Sequence[Mapping[str, Any]]],
+    rows: Sequence[Mapping[str, str]],
     rounds: Mapping[str, pd.DataFrame],
     packages: Mapping[str, str] | None = None,
 ) -> None:
-    """Print what was measured, and write its record.
+    """Append a record of the run to `options.output`, and print the table.
 
     Args:
-        name: of the benchmark.
-        output: file of the record.
-        device: that the work was done on.
-        how: it was measured, in words.
-        goals: the outcomes that count.
-        tables: rows by caption.
-        rounds: the numbers that all others come from, a row for each round, by what they are of.
-        packages: versions that count besides those that a run records.
+        options: of the command line; of paths, only the last part is recorded.
+        device: that was measured.
+        rows: of the table.
+        rounds: seconds of every contender in every round, by what was measured.
+        packages: versions of the peers.
     """
+    used = {k: v for k, v in ({**versions(), **(packages or {})}).items() if v is not None}
+    typed = {k: v.name if isinstance(v, Path) else v for k, v in vars(options).items()}
+    cpu = [device_name(CPU)] * (device.type != "cpu")
     record = {
-        "title": TITLES[name],
         "date": datetime.now(UTC).date().isoformat(),
-        "machine": machine_of(device, packages),
-        "how": how,
-        "goals": [asdict(goal) for goal in goals],
-        "tables": [{"caption": caption, "rows": rows} for caption, rows in tables.items()],
-        "rounds": {of: frame.to_dict("records") for of, frame in rounds.items()},
-    }
-    print(section(record), flush=True)
-    output.parent.mkdir(parents=True, exist_ok=True)
-    text = json.dumps(record, indent=1, ensure_ascii=False, allow_nan=False)
-    write_atomically(output, f"{text}\n".encode(), place=f"--output={output}")
-
-
-def machine_of(device: torch.device, packages: Mapping[str, str] | None = None) -> dict[str, Any]:
-    """Return what something is measured on and with.
-
-    Args:
-        device: that the work is done on.
-        packages: versions that count besides those that a run records.
-    """
-    names = [device_name(device)]
-    if device.type != "cpu":
-        names.append(device_name(CPU))
-    used = {**versions(), **(packages or {})}
-    return {
-        "device": f"{device} ({', '.join(names)})",
-        "device_name": names[0],
+        "device": f"{device.type} ({', '.join([device_name(device), *cpu])})",
         "threads": torch.get_num_threads(),
-        "versions": {package: number for package, number in used.items() if number},
+        "versions": used,
+        "options": {k: v for k, v in typed.items() if k != "output"},
+        "rounds": {measured: frame.to_dict("records") for measured, frame in rounds.items()},
     }
-
-
-def versions_of(*packages: str) -> dict[str, str]:
-    """Return the versions of packages that are installed."""
-    return {package: version(package) for package in packages}
-
-
-def mistaken(name: str, error: UserError) -> int:
-    """Say in one line what is wrong with a command; return the status to exit with."""
-    print(f"{name}.py: {error}", file=sys.stderr)
-    return 2
+    options.output.parent.mkdir(parents=True, exist_ok=True)
+    with options.output.open("a", encoding="utf-8") as file:
+        file.write(json.dumps(record, ensure_ascii=False, allow_nan=False) + "\n")
+    print(pd.DataFrame(rows).to_markdown(index=False, disable_numparse=True))
+    print("\nMinimum–median–maximum over rounds; ratio: seconds / seconds beside, in one round.")

@@ -1,326 +1,155 @@
-"""What a GPU does with this project's training: `python -m benchmarks.gpu PART`.
+"""Time training steps and averaging on an NVIDIA GPU.
 
-* `networks`: the CIFAR networks, plain and in each of the ways that are faster
-* `determinism`: what deterministic algorithms cost
-* `imagenet`: the ImageNet networks on synthetic images of 224×224
-* `kernels`: where the time goes, by torch's profiler
+    python -m benchmarks.gpu --models cnn13 resnet34
 
-All train with the run's own step on noise that lies on the device. A part leaves its record after
-each network, and takes what an earlier call on the same machine has left for the others along, so
-that it can be measured network by network (`--models`), and cut short. `--device cpu` rehearses it.
+Every way of executing a network trains with the run's own step, on noise in the GPU's memory: 32
+pixels for CIFAR's networks, 224 for ImageNet's. A round times a few steps of each way, the end of
+a phase of averaging with the average in the CPU's or the GPU's memory, and a batch of a BatchNorm
+pass. An epoch is the time of a step times the steps on the whole training set. All times are
+wall-clock seconds, until the GPU has finished.
 """
 
 import gc
-import json
-import os
 import sys
-import time
-from argparse import ArgumentParser, Namespace
-from collections.abc import Callable, Mapping, Sequence
+from argparse import Namespace
+from functools import partial
 from itertools import islice
-from pathlib import Path
-from statistics import median
-from typing import Any
 
 import pandas as pd
 import torch
-from torch.autograd import DeviceType
-from torch.profiler import ProfilerActivity, profile
 
-from benchmarks.common import machine_of, mistaken, positive, report, settings_of
-from benchmarks.gpu_tables import CIFAR, EPOCH, IMAGENET, PLAIN, goals_of, tables_of
-from benchmarks.page import RESULTS
-from benchmarks.roofline import least_seconds
-from phaseavg.config import Settings
+from benchmarks import common
+from phaseavg.cli import script
+from phaseavg.data.interface import count_steps
 from phaseavg.errors import UserError
-from phaseavg.runs.provenance import peak_memory_bytes, reset_peak_memory
-from phaseavg.targets import build
-from phaseavg.training.evaluation import evaluate
-from phaseavg.training.execution import autocast, pick_device, prepare
+from phaseavg.training.execution import autocast, prepare
 from phaseavg.training.parts import assemble
-from phaseavg.training.step import WARM_UP, Step, new_step
+from phaseavg.training.step import WARM_UP, new_step
 
-CHUNK = 10  # steps between two looks at the clock
-KERNELS = 15  # that are listed
+CHUNK = 10  # steps timed together
+CIFAR = ("cnn13", "resnet34", "densenet121", "wrn28_10")
+IMAGENET = ("resnet50", "resnext50", "vgg16")
+EPOCH_IMAGES = {**dict.fromkeys(CIFAR, 50_000), **dict.fromkeys(IMAGENET, 1_281_167)}
 
-FASTEST = "bf16, NHWC, graph"
-WAYS: dict[str, list[str]] = {
-    PLAIN: ["execution.precision=tf32", "execution.channels_last=false", "execution.graph=false"],
-    "bf16, NHWC": ["execution.precision=bf16", "execution.graph=false"],
-    FASTEST: ["execution.precision=bf16"],
-    "bf16, NHWC, compiled": [
-        "execution.precision=bf16", "execution.graph=false", "execution.compile=true"
-    ],
-    "bf16, NHWC, graph, compiled": ["execution.precision=bf16", "execution.compile=true"],
-    "bf16, NHWC, graph, max-autotune": [
-        "execution.precision=bf16", "execution.compile=max-autotune"
-    ],
-}  # fmt: skip
-USUAL_WAYS = list(WAYS)[:-1]
-DETERMINISM = {
-    "profile=fast": [],
-    "the same, deterministic": ["execution.deterministic=true"],
-    "profile=deterministic": ["profile=deterministic"],
+BATCHNORM = "BatchNorm pass"  # timed on one batch
+
+PLAIN = "TF32, NCHW"
+NCHW = ["execution.channels_last=false", "execution.graph=false"]
+BF16, EAGER = "execution.precision=bf16", "execution.graph=false"
+WAYS = {
+    PLAIN: ["execution.precision=tf32", *NCHW],
+    "FP32, NCHW": ["execution.precision=fp32", *NCHW],
+    "deterministic": ["profile=deterministic"],
+    "BF16, NHWC": [BF16, EAGER],
+    "BF16, NHWC, graph": [BF16],
+    "BF16, NHWC, compiled": [BF16, EAGER, "execution.compile=true"],
+    "BF16, NHWC, graph, compiled": [BF16, "execution.compile=true"],
+    "BF16, NHWC, graph, max-autotune": [BF16, "execution.compile=max-autotune"],
 }
-
-
-# A network in training
-
-
-def run_settings(name: str, given: Namespace, overrides: Sequence[str]) -> Settings:
-    """Return the settings of a run on noise in the shape of the network's data set."""
-    target = "noise_set" if name in CIFAR else "large_noise_set"
-    width = given.width if name in CIFAR else None
-    return settings_of(
-        name,
-        width,
-        f"dataset._target_=benchmarks.images.{target}",
-        f"+dataset.train_images={given.images}",
-        f"batch_size={given.batch_size}",
-        f"execution.device={given.device}",
-        "averaging=none",
-        *([] if any(o.startswith("profile=") for o in overrides) else ["profile=fast"]),
-        *overrides,
-    )
+"""Overrides of each way, beside `profile=fast`."""
 
 
 class Training:
-    """A run's training, ready to be timed.
+    """A run's training in one of `WAYS`; `first_seconds` are those of compiling and recording."""
 
-    Args:
-        settings: of the run.
-    """
-
-    def __init__(self, settings: Settings) -> None:
+    def __init__(self, name: str, way: str, options: Namespace, device: torch.device) -> None:
+        batch = options.batch_size or (128 if name in CIFAR else 256)
+        large = {} if name in CIFAR else {"size": 224, "classes": 1000}
+        typed = common.noise_overrides(batch * (100 if name in CIFAR else 4), **large)
+        typed += [f"model={name}", f"batch_size={batch}", f"execution.device={device}"]
+        typed += [f"model.width={options.width}"] * (name in CIFAR) + ["averaging=none"]
+        settings = common.settings_of(*typed, "profile=fast", *WAYS[way])
         self.settings, self.device = prepare(settings)
-        reset_peak_memory(self.device)
-        data, _, state = assemble(self.settings, self.device)
-        state.model.train()
-        self.data, self.state = data, state
-        self._step: Step = new_step(state, data, self.settings)
+        self.data, _, self.state = assemble(self.settings, self.device)
+        self.model = self.state.model.train()
+        self._step = new_step(self.state, self.data, self.settings)
         self._draws = self._step.draws(0, sys.maxsize)
+        self.first_seconds = common.wall_seconds_of(partial(self._take, WARM_UP + 2), self.device)
 
-    def steps(self, count: int) -> float:
-        """Take steps; return the seconds until the device has done them."""
-        start = time.perf_counter()
-        for drawn in islice(self._draws, count):
+    def _take(self, steps: int) -> None:
+        for drawn in islice(self._draws, steps):
             self._step(*drawn)
-        if self.device.type != "cpu":
-            torch.accelerator.synchronize(self.device)
-        return time.perf_counter() - start
 
-    def first_steps(self) -> float:
-        """Take the steps in which things are compiled, chosen and recorded; return the seconds."""
-        return self.steps(WARM_UP + 2)
+    def step_seconds(self) -> float:
+        """Return the seconds of a step, as the mean of `CHUNK` steps."""
+        prepare(self.settings)  # other contenders have changed torch's global switches
+        return common.wall_seconds_of(partial(self._take, CHUNK), self.device) / CHUNK
 
-    def tail_and_test(self) -> None:
-        """Take a step on a smaller batch, and test."""
-        drawn, labels = next(self._draws)
-        few = max(len(labels) // 2, 2)
-        self._step(drawn[:few], labels[:few])
-        with torch.inference_mode(), autocast(self.device, self.settings.execution.precision):
-            evaluate(self.state.model, self.data.test_batches())
-
-    def measured(self, seconds: float) -> dict[str, float]:
-        """Return what a while of steps, and those before them, have shown."""
-        first, took = self.first_steps(), []
-        start = time.perf_counter()
-        while len(took) < 2 or time.perf_counter() - start < seconds:
-            took.append(self.steps(CHUNK) / CHUNK)
-        return {
-            "images_per_second": self.data.batch_size / median(took),
-            "first_seconds": first,
-            "peak_memory_bytes": peak_memory_bytes(self.device),
-        }
+    def batchnorm_seconds(self) -> float:
+        """Return the seconds of a BatchNorm pass over one batch."""
+        prepare(self.settings)
+        with autocast(self.device, self.settings.execution.precision):
+            return common.batchnorm_seconds(self.model, self.data, self.device)()
 
 
-def freed(call: Callable[[], dict[str, float]]) -> dict[str, float]:
-    """Return what a call returns, with nothing on the device that was there before it."""
-    gc.collect()
+def measure(
+    name: str, options: Namespace, device: torch.device
+) -> tuple[dict[str, pd.DataFrame], list[dict[str, str]]]:
+    """Return the rounds of a network, in seconds, and the rows of the table.
+
+    Raises:
+        UserError: if the device supports none of the ways.
+    """
+    gc.collect()  # what the network before has left
     torch.compiler.reset()
-    if torch.cuda.is_available():
-        torch.cuda.empty_cache()
-    return call()
-
-
-def ceilings(device: torch.device, size: int) -> dict[str, float]:
-    """Return the rate of a bf16 matrix product (FLOP/s) and of a copy (bytes/s, both ways)."""
-    a, b = (torch.randn(size, size, device=device, dtype=torch.bfloat16) for _ in range(2))
-    source = torch.randn(8 * size * size, device=device)
-    target = torch.empty_like(source)
-
-    def fastest(call: Callable[[], object]) -> float:
-        took = []
-        for _ in range(12):
-            start = time.perf_counter()
-            call()
-            if device.type != "cpu":
-                torch.accelerator.synchronize(device)
-            took.append(time.perf_counter() - start)
-        return median(took[2:])
-
-    return {
-        "flops": 2 * size**3 / fastest(lambda: a @ b),
-        "bandwidth": 2 * source.nbytes / fastest(lambda: target.copy_(source)),
-    }
-
-
-def least(name: str, given: Namespace, ceiling: Mapping[str, float]) -> tuple[float, int]:
-    """Return the least seconds of an epoch by the ceilings, and the kernels of a step."""
-    settings = run_settings(name, given, [])
-    size = 32 if name in CIFAR else 224
-    classes = 100 if name in CIFAR else 1000
-    offered = {"num_classes": classes, "in_channels": 3, "image_size": size}
-    with torch.device("meta"):
-        model = build("model", settings.model, offered=offered)
-    shape = (given.batch_size, 3, size, size)
-    seconds, kernels = least_seconds(model, shape, ceiling["flops"], ceiling["bandwidth"])
-    return seconds * EPOCH[name] / given.batch_size, kernels
-
-
-# The parts: each returns rows of one network
-
-
-def of_ways(name: str, given: Namespace, ways: Mapping[str, list[str]]) -> list[dict[str, Any]]:
-    """Return a row for each way that the device can do."""
-    rows = []
-    for way in ways:
-        print(f"{name}, {way} …", file=sys.stderr, flush=True)
+    ways: dict[str, Training] = {}
+    for way in options.ways:
         try:
-            settings = run_settings(name, given, ways[way])
-            found = freed(lambda settings=settings: Training(settings).measured(given.seconds))
+            ways[way] = Training(name, way, options, device)
         except UserError as error:
             print(f"{name}, {way}: skipped: {error}", file=sys.stderr, flush=True)
-            continue
-        except RuntimeError as error:  # after which the device is in doubt
-            print(f"{name}, {way}: failed, and so no more of {name}: {error}", file=sys.stderr)
-            break
-        rows.append({"network": name, "way": way, **found})
-    return rows
-
-
-def networks(name: str, given: Namespace) -> list[dict[str, Any]]:
-    """Return a row for each way, with the least seconds of an epoch."""
-    ceiling = ceilings(pick_device(given.device), given.matrix)
-    seconds, kernels = least(name, given, ceiling)
-    known = {**ceiling, "least_seconds": seconds, "kernels": kernels}
-    ways = {way: WAYS[way] for way in given.ways}
-    return [{**row, **known} for row in of_ways(name, given, ways)]
-
-
-def determinism(name: str, given: Namespace) -> list[dict[str, Any]]:
-    """Return a row for each profile."""
-    return of_ways(name, given, DETERMINISM)
-
-
-def kernels(name: str, given: Namespace) -> list[dict[str, Any]]:
-    """Return a row for each of the kernels that take the most time."""
-    # Else later profiles of CUDA graphs in a process may come out empty.
-    os.environ |= {"DISABLE_CUPTI_LAZY_REINIT": "1", "TEARDOWN_CUPTI": "0"}
-    training = Training(run_settings(name, given, []))
-    training.first_steps()
-    training.steps(CHUNK)
-    cuda = training.device.type == "cuda"
-    with profile(activities=[ProfilerActivity.CUDA if cuda else ProfilerActivity.CPU]) as seen:
-        took = training.steps(CHUNK)
-    of = "self_device_time_total" if cuda else "self_cpu_time_total"
-    on_device = [
-        event
-        for event in seen.key_averages()
-        if (event.device_type == DeviceType.CUDA) == cuda and not event.is_user_annotation
+    if not ways:
+        raise UserError(f"--models={name}: none of --ways can be measured on {device}")
+    contenders = {way: training.step_seconds for way, training in ways.items()}
+    first = next(iter(ways))
+    training = ways[first]
+    for home in dict.fromkeys(("cpu", str(device))):
+        end = partial(common.epoch_end_seconds, training.model, 2, device, home)
+        contenders[f"phase end, average on {home}"] = end
+    contenders[BATCHNORM] = training.batchnorm_seconds
+    common.in_rounds(contenders, 1, 0)  # warm-up
+    times = common.in_rounds(contenders, options.rounds, options.seconds)
+    firsts = pd.DataFrame([{way: training.first_seconds for way, training in ways.items()}])
+    rounds = {f"step of {name}": times, f"first {WARM_UP + 2} steps of {name}": firsts}
+    steps = count_steps(EPOCH_IMAGES[name], training.data.batch_size)
+    fastest = times[list(ways)].median().idxmin()
+    pairs = [("step", 1, first, way, 1) for way in ways if way != first]
+    pairs += [("epoch", steps, first, way, steps) for way in ways if way != first]
+    pairs += [("epoch", 1, part, fastest, steps) for part in times if part.startswith("phase end")]
+    pairs += [("epoch", steps, BATCHNORM, first, steps)]
+    return rounds, [
+        common.row(f"{unit} of {name}", a, times[a] * factor, b, times[b] * factor_beside)
+        for unit, factor, a, b, factor_beside in pairs
     ]
-    events = sorted(on_device, key=lambda event: -getattr(event, of))
-    busy = sum(getattr(event, of) for event in events) * 1e-6
-    rows = [
-        {
-            "network": name,
-            "kernel": " ".join(event.key.split())[:90],
-            "launches_per_step": event.count / CHUNK,
-            "milliseconds_per_step": getattr(event, of) * 1e-3 / CHUNK,
-            "share_of_step": getattr(event, of) * 1e-6 / took,
-        }
-        for event in events[:KERNELS]
-    ]
-    whole = {"kernel": "all", "launches_per_step": sum(e.count for e in events) / CHUNK}
-    times = {"milliseconds_per_step": busy * 1e3 / CHUNK, "share_of_step": busy / took}
-    return [{"network": name, **whole, **times}, *rows]
 
 
-PARTS: dict[str, Callable[[str, Namespace], list[dict[str, Any]]]] = {
-    "networks": networks,
-    "determinism": determinism,
-    "imagenet": networks,
-    "kernels": kernels,
-}
-COMMON = (
-    "The run's own step on noise that lies on the device, batches of {batch}; medians over chunks "
-    f"of {CHUNK} steps in {{seconds:g}} s, after the first {WARM_UP + 2} steps. "
-)
-HOW = {
-    "networks": "The least time of an epoch is that of eager kernels at the card's own ceilings, "
-    "measured beside (benchmarks/roofline.py); the first steps compile and record.",
-    "determinism": "Ratios are to the first row of a network.",
-    "imagenet": "As for the networks for CIFAR; images of 224×224, epochs of 1,281,167.",
-    "kernels": "By torch's profiler, over ten steps with profile=fast; `all` is the time in which "
-    "the device works, as a share of the step.",
-}
-
-
-def earlier(output: Path, part: str, device: torch.device) -> list[dict[str, Any]]:
-    """Return the rows that an earlier call on the same machine has left."""
-    if not output.exists():
-        return []
-    record = json.loads(output.read_text())
-    return record["rounds"][part] if record["machine"] == machine_of(device) else []
-
-
-def parsed() -> Namespace:
-    """Return the command line's options."""
-    parser = ArgumentParser(prog="python -m benchmarks.gpu", description=__doc__.split("\n")[0])
-    parser.add_argument("part", choices=list(PARTS))
-    parser.add_argument("--models", nargs="+", choices=[*CIFAR, *IMAGENET], help="networks")
-    parser.add_argument("--ways", nargs="+", choices=list(WAYS), default=USUAL_WAYS)
-    parser.add_argument("--seconds", type=float, default=3.0, help="that each is timed for")
-    parser.add_argument("--device", default="cuda")
-    parser.add_argument("--width", type=float, default=1.0, help="factor on channels (CIFAR)")
-    parser.add_argument("--batch-size", type=positive, help="128; 256 for ImageNet")
-    parser.add_argument("--images", type=positive, help="on the device, 100 or 4 times the batch")
-    parser.add_argument("--matrix", type=positive, default=8192, help="rows of the product")
-    parser.add_argument("--output", type=Path, help="file of the record")
-    parser.add_argument("--list", action="store_true", help="name the part's networks, and no more")
-    given = parser.parse_args()
-    large = given.part == "imagenet"
-    given.models = given.models or list(IMAGENET if large else CIFAR)
-    given.batch_size = given.batch_size or (256 if large else 128)
-    given.images = given.images or given.batch_size * (4 if large else 100)
-    given.output = given.output or RESULTS / f"gpu-{given.part}.json"
-    return given
-
-
+@script
 def main() -> int:
-    """Measure and report."""
-    given = parsed()
-    if given.list:
-        print(*given.models)
-        return 0
+    """Measure network by network; print the table and append the record, also after a failure."""
+    parser = common.parser_of("gpu", __doc__.splitlines()[0], rounds=20, seconds=20)
+    parser.set_defaults(threads=None)  # torch's own number
+    parser.add_argument("--models", nargs="+", choices=EPOCH_IMAGES, default=CIFAR, help="networks")
+    ways = list(WAYS)[:-1]
+    parser.add_argument("--ways", nargs="+", choices=WAYS, default=ways, help="the first is plain")
+    parser.add_argument("--width", type=float, default=1.0, help="factor on channels (CIFAR)")
+    parser.add_argument(
+        "--batch-size", type=common.positive, help="128, or 256 for ImageNet's networks"
+    )
+    options = parser.parse_args()
+    if not torch.cuda.is_available():
+        raise UserError("needs an NVIDIA GPU, and torch finds none")
+    if options.threads is not None:
+        torch.set_num_threads(options.threads)
+    rows, rounds = [], {}
     try:
-        device = pick_device(given.device, "--device")
-        rows = earlier(given.output, given.part, device)
-        for name in given.models:
-            new = PARTS[given.part](name, given)
-            keep = [row for row in rows if row["network"] != name]
-            rows = [*keep, *new]
-            if not rows:
-                continue
-            frame = pd.DataFrame(rows)
-            how = COMMON.format(batch=given.batch_size, seconds=given.seconds) + HOW[given.part]
-            how += f" Width {given.width:g}." if given.width != 1 else ""
-            goals = goals_of(given.part, frame, device, given.width)
-            tables = {"": tables_of(given.part, frame)}
-            rounds = {given.part: frame}
-            report(f"gpu-{given.part}", given.output, device, how, goals, tables, rounds)
-    except UserError as error:
-        return mistaken("gpu", error)
+        for name in options.models:
+            print(f"{name} …", file=sys.stderr, flush=True)
+            found, of_network = measure(name, options, device := torch.device("cuda"))
+            rounds |= found
+            rows += of_network
+    finally:
+        if rows:
+            common.report(options, device, rows, rounds)
     return 0
 
 

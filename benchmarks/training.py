@@ -1,292 +1,294 @@
-"""Training beside timm's and torchvision's loops: `python -m benchmarks.training --timm CHECKOUT`.
+"""Time training beside timm's train.py and a torchvision-style loop, on the CPU.
 
-The same networks with the same first weights learn the same images, in batches of 128, by
+    python -m benchmarks.training --timm ../pytorch-image-models
 
-* ours: a run's own loop, from `phaseavg.training.loop`, in either profile;
-* timm: the train.py of a checkout of its repository, as it comes;
-* torchvision: a loop as the reference scripts of torchvision have it, written out below.
+The same network with the same initial weights trains on the same images, noise of CIFAR's size. An
+epoch is making batches and training on them, without tests and checkpoints. A step is one update on
+a batch that exists already; only ours still has to crop it. All times are CPU seconds.
 
-What counts is the processor's time of an epoch of training, without reading the data set at the
-start, tests and checkpoints. In a round each trains one epoch from the start, in an order that
-turns from round to round. A step is measured apart, on a batch that is there already.
+timm has no crop from a padded image. The nearest it offers enlarges half of the images by up to 5/4
+and crops them at random. It does not decay biases and BatchNorm, and a step cannot be timed alone.
 """
 
 import io
+import logging
 import sys
 from argparse import Namespace
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, redirect_stderr, redirect_stdout
 from functools import partial
+from importlib.util import module_from_spec, spec_from_file_location
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from types import ModuleType
 from typing import Any
+from unittest.mock import patch
 
 import pandas as pd
 import torch
-from rich.console import Console
-from torch import nn
+from torch import Tensor, nn
+from torch.nn.functional import cross_entropy
+from torch.optim import SGD
+from torch.utils.data import DataLoader
 
-from benchmarks.common import (
-    CPU,
-    Goal,
-    add_rounds,
-    cell,
-    mistaken,
-    parser_of,
-    positive,
-    processor_seconds,
-    processor_seconds_of,
-    repeated,
-    report,
-    settings_of,
-    turned,
-)
-from benchmarks.images import add_images, in_words, overrides_of, training_images
-from benchmarks.loops import (
-    DECAY,
-    MOMENTUM,
-    RATE,
-    STEPS,
-    TIMM_DIFFERS,
-    TIMM_OPTIONS,
-    Images,
-    reference_epoch,
-    reference_steps,
-    register,
-    timm_epoch,
-    timm_script,
-)
+import train
+from benchmarks import common
+from benchmarks.input import channel_statistics, transforms
+from phaseavg.cli import script
 from phaseavg.config import Settings
-from phaseavg.data import DataSet
 from phaseavg.errors import UserError
-from phaseavg.runs.folder import RunFolder
-from phaseavg.tracking import Tracking
+from phaseavg.training import loop
 from phaseavg.training.execution import prepare
-from phaseavg.training.loop import train
 from phaseavg.training.parts import assemble, load_data, new_model
-from phaseavg.training.progress import TrainingProgress
-from phaseavg.training.sharing import Sharing
-from phaseavg.training.step import Step
+from phaseavg.training.step import new_step
 
-GOAL = 1.5  # times as fast as timm, an epoch of the network below
-GOAL_OF = ("cnn13", 0.125)
-FAST, DETERMINISTIC, TORCHVISION, TIMM = "fast", "deterministic", "torchvision", "timm"
-OURS = {FAST: "ours, profile=fast", DETERMINISTIC: "ours"}
-WITH_END = "with its end"
-PEERS = {TIMM: "timm's train.py", TORCHVISION: "a loop as torchvision's"}
-SKIPPED = "skipped: no --timm"
+RATE, MOMENTUM, DECAY = 0.1, 0.9, 5e-4
+STEPS = 8  # timed together
+OURS = "ours, profile={}"
+TORCHVISION, TIMM = "torchvision-style loop", "timm's train.py"
+TIMM_OPTIONS = (
+    "--dataset torch/cifar100 --num-classes 100 --img-size 32 --input-size 3 32 32 --workers 0 "
+    f"--device cpu --epochs 1 --opt momentum --lr {RATE} --momentum {MOMENTUM} "
+    f"--weight-decay {DECAY} --sched step --warmup-epochs 0 --smoothing 0 --color-jitter 0 "
+    "--train-crop-mode rkrr --scale 0.64 1 --ratio 1 1 --train-interpolation bilinear"
+)
+
+
+# Ours
 
 
 @contextmanager
-def prepared(settings: Settings) -> Iterator[Settings]:
-    """Set torch's switches as a run does; afterwards, as the peers do."""
+def quiet() -> Iterator[io.StringIO]:
+    """Catch all output; afterwards turn torch's deterministic algorithms off for the peers."""
+    output = io.StringIO()
     try:
-        yield prepare(settings)[0]
+        with redirect_stdout(output), redirect_stderr(output):
+            yield output
     finally:
         torch.use_deterministic_algorithms(False)
 
 
-def our_epoch(way: str, settings: Settings) -> dict[str, float]:
-    """Return the processor's seconds of a run of one epoch: of its training, and with its end.
+def our_epoch(settings: Settings) -> float:
+    """Return the CPU seconds of an epoch of train.py's own loop."""
+    marks = []
 
-    The end is what ends a phase: averaging, BatchNorm pass, tests and a checkpoint.
-    """
-    with prepared(settings) as settings, TemporaryDirectory(prefix="phaseavg-") as runs:
-        settings = settings.model_copy(update={"runs_dir": Path(runs)})
-        data, schedule, state = assemble(settings, CPU)
-        times = []
+    def marked(function: Callable[..., Any]) -> Callable[..., Any]:
+        def call(*arguments: Any) -> Any:
+            marks.append(common.cpu_seconds())
+            return function(*arguments)
 
-        class Watched(Sharing):
-            def is_due(self, epochs: int) -> bool:
-                """Note when the epoch's last update is done; save nothing."""
-                times.append(processor_seconds())
-                return False
+        return call
 
-        quiet_console = Console(file=io.StringIO())
-        progress = TrainingProgress(schedule, state, quiet_console)
-        tracking = Tracking(settings.recipe(), settings.record(), state.history)
-        with RunFolder(settings.run_folder) as folder, progress:
-            start = processor_seconds()
-            train(
-                state, data, schedule, settings, folder, progress, tracking, Watched(settings, CPU)
-            )
-            times.append(processor_seconds())
-    return {way: times[0] - start, f"{way}, {WITH_END}": times[1] - start}
+    first_and_last = {name: marked(getattr(loop, name)) for name in ("new_step", "end_epoch")}
+    with TemporaryDirectory() as folder, patch.multiple(loop, **first_and_last), quiet():
+        train.run(settings.model_copy(update={"runs_dir": Path(folder)}))
+    return marks[1] - marks[0]
 
 
-class Batches:
-    """A data set whose images come as they are, made before the step that is measured."""
-
-    def __init__(self, data: DataSet) -> None:
-        self.train_batches = data.train_batches
-
-
-def our_steps(settings: Settings) -> Callable[[], None]:
-    """Return what takes STEPS steps of a run, on a batch that is there."""
-    data, _, state = assemble(settings, CPU)
-    batch = next(data.train_batches(0, 1))
-    step = Step(state, Batches(data), settings)
+def our_step(settings: Settings) -> Callable[[], float]:
+    """Return a function that takes steps of a run, and returns the CPU seconds of each."""
+    with quiet():
+        settings, device = prepare(settings)
+        data, _, state = assemble(settings, device)
+    step = new_step(state, data, settings)
+    drawn = next(step.draws(0, 1))
     state.model.train()
 
-    def several() -> None:
-        with prepared(settings):
-            for _ in range(STEPS):
-                step(*batch)
+    def seconds() -> float:
+        with quiet():
+            prepare(settings)
+            return seconds_of_steps(partial(step, *drawn))
 
-    return several
+    return seconds
+
+
+def seconds_of_steps(step: Callable[[], Any]) -> float:
+    """Return the CPU seconds of a step, as the mean of a few."""
+    return common.cpu_seconds_of(lambda: [step() for _ in range(STEPS)]) / STEPS
+
+
+# The peers
+
+
+def torchvision_step(model: nn.Module, optimizer: SGD, images: Tensor, labels: Tensor) -> list:
+    """Take a step as torchvision's reference scripts do; return loss and accuracies (%)."""
+    logits = model(images)
+    loss = cross_entropy(logits, labels)
+    optimizer.zero_grad()
+    loss.backward()
+    optimizer.step()
+    with torch.inference_mode():
+        hits = logits.topk(5).indices == labels.view(-1, 1)
+        return [loss.item(), *(100 * hits[:, :k].sum().item() / len(labels) for k in (1, 5))]
+
+
+def torchvision_epoch(model: nn.Module, images: common.Images, batch_size: int) -> float:
+    """Return the CPU seconds of an epoch over PIL images behind a DataLoader."""
+    pictures = common.Pictures(images, transforms(*channel_statistics(images[0])))
+    loader = DataLoader(pictures, batch_size, shuffle=True)
+    optimizer = sgd(model)
+
+    def epoch() -> None:
+        sums = torch.zeros(3)
+        for batch, labels in loader:
+            metrics = torchvision_step(model, optimizer, batch, labels)
+            sums += torch.tensor(metrics) * len(labels)
+
+    return common.cpu_seconds_of(epoch)
+
+
+def sgd(model: nn.Module) -> SGD:
+    """Return torch's default SGD with the run's settings, and set the model to training mode."""
+    return SGD(model.train().parameters(), lr=RATE, momentum=MOMENTUM, weight_decay=DECAY)
+
+
+def timm_script(checkout: Path) -> tuple[ModuleType, str]:
+    """Return train.py of a checkout of timm, and the version of its timm.
+
+    Raises:
+        UserError: if there is no such script.
+    """
+    spec = spec_from_file_location("timm_train", checkout / "train.py")
+    module = module_from_spec(spec)
+    with patch.object(sys, "path", [str(checkout), *sys.path]):
+        try:
+            spec.loader.exec_module(module)
+        except FileNotFoundError as error:
+            raise UserError(f"--timm={checkout}: has no train.py of timm") from error
+        import timm
+    return module, timm.__version__
+
+
+def timm_epoch(
+    module: ModuleType, new: Callable[[], nn.Module], images: common.Images, batch_size: int
+) -> float:
+    """Return the CPU seconds of timm's `train_one_epoch`, called by its train.py.
+
+    The script gets our network and images. It has no workers, and so no persistent ones.
+
+    Raises:
+        UserError: if the script refuses its options.
+    """
+    from timm.models import register_model
+
+    def phaseavg_network(**_: Any) -> nn.Module:
+        return new()
+
+    seconds = []
+    replaced = {
+        "create_dataset": lambda *_, **__: common.Pictures(images),
+        "create_loader": partial(module.create_loader, persistent_workers=False),
+        "train_one_epoch": timed(module.train_one_epoch, seconds),
+    }
+    mean, std = (list(map(str, values)) for values in channel_statistics(images[0]))
+    typed = [*TIMM_OPTIONS.split(), "--mean", *mean, "--std", *std, "--val-split", ""]
+    typed += ["--model", phaseavg_network.__name__, "--batch-size", str(batch_size)]
+    loggers = patch.multiple(logging.root, handlers=[], level=logging.WARNING)
+    with TemporaryDirectory() as folder, loggers, quiet() as output:
+        register_model(phaseavg_network)
+        command = patch.object(sys, "argv", ["train.py", *typed, "--output", folder])
+        with command, patch.multiple(module, **replaced):
+            try:
+                module.main()
+            except SystemExit as error:
+                reason = output.getvalue().strip().rpartition("\n")[2]
+                raise UserError(f"--timm: its train.py ended with {reason!r}") from error
+    return seconds[0]
+
+
+def timed(function: Callable[..., Any], seconds: list[float]) -> Callable[..., Any]:
+    """Return a function that appends the CPU seconds of each of its calls to `seconds`."""
+
+    def call(*arguments: Any, **options: Any) -> Any:
+        start = common.cpu_seconds()
+        result = function(*arguments, **options)
+        seconds.append(common.cpu_seconds() - start)
+        return result
+
+    return call
+
+
+# The comparison
 
 
 def measure(
-    name: str, width: float, images: Images, arguments: Namespace, script: ModuleType | None
-) -> tuple[pd.DataFrame, pd.DataFrame]:
-    """Return the processor's seconds of an epoch, and of a step, of each: a row for each round."""
-    batch_size = arguments.batch_size
-    common = [
-        f"batch_size={batch_size}",
+    name: str, images: common.Images, options: Namespace, module: ModuleType | None
+) -> dict[str, pd.DataFrame]:
+    """Return the CPU seconds of an epoch and of a step of a network, a row per round."""
+    overrides = [
+        *common.noise_overrides(options.images),
+        f"model={name}",
+        f"model.width={options.width}",
+        f"batch_size={options.batch_size}",
         f"optimizer.lr={RATE}",
         f"weight_decay={DECAY}",
         "schedule.epochs=[1]",
         "schedule.factors=[1]",
+        "averaging=none",
+        "share.enabled=false",
+        "rerun=true",
         "execution.device=cpu",
-        "execution.precision=fp32",  # as the peers, also where profile=fast takes bf16
-        *overrides_of(arguments.data_dir, arguments.images),
+        "execution.precision=fp32",  # as the peers, also where profile=fast would take bf16
     ]
-    plain = settings_of(name, width, *common)
-    ours = {
-        way: settings_of(name, width, *common, f"profile={profile}", *arguments.overrides)
-        for profile, way in OURS.items()
-    }
-    data = load_data(plain, CPU)
+    plain = common.settings_of(*overrides)
+    data = load_data(plain, common.CPU)
 
     def new() -> nn.Module:
         return new_model(plain, data)
 
-    epochs: dict[str, Callable[[], dict[str, float]]] = {
-        **{way: partial(our_epoch, way, settings) for way, settings in ours.items()},
-        TORCHVISION: lambda: {TORCHVISION: reference_epoch(new(), images, batch_size)},
+    epochs, steps = {}, {}
+    for profile in options.profiles:
+        settings, way = common.settings_of(*overrides, f"profile={profile}"), OURS.format(profile)
+        epochs[way], steps[way] = partial(our_epoch, settings), our_step(settings)
+    model, batch = new(), next(data.train_batches(0, 1))
+    step = partial(torchvision_step, model, sgd(model), *batch)
+    steps[TORCHVISION] = partial(seconds_of_steps, step)
+    epochs[TORCHVISION] = lambda: torchvision_epoch(new(), images, options.batch_size)
+    if module is not None:
+        epochs[TIMM] = lambda: timm_epoch(module, new, images, options.batch_size)
+    common.in_rounds(steps, 1, 0)  # warm-up
+    limits = options.rounds, options.seconds
+    ways = {f"epoch of {name}": epochs, f"step of {name}": steps}
+    return {
+        measured: common.in_rounds(contenders, *limits) for measured, contenders in ways.items()
     }
-    if script is not None:
-        registered = f"phaseavg_{name}_{width:g}".replace(".", "_")
-        register(registered, new)
-        epochs[TIMM] = lambda: {TIMM: timm_epoch(script, registered, images, batch_size)}
-    steps = {
-        **{way: our_steps(settings) for way, settings in ours.items()},
-        TORCHVISION: reference_steps(new(), *next(data.train_batches(0, 1))),
-    }
-
-    def one_round(number: int) -> dict[str, float]:
-        found = {}
-        for way in turned(list(steps), number):
-            found[f"step: {way}"] = processor_seconds_of(steps[way]) / STEPS
-        for way in turned(list(epochs), number):
-            found |= epochs[way]()
-        return found
-
-    for several in steps.values():
-        several()  # warms up
-    seconds = repeated(one_round, arguments.rounds, arguments.seconds)
-    of_step = pd.DataFrame({way: seconds[f"step: {way}"] for way in steps})
-    whole = [f"{way}, {WITH_END}" for way in ours]
-    ways = [way for way in (*ours, *whole, TORCHVISION, TIMM) if way in seconds]
-    return seconds[ways], of_step
 
 
-def row(
-    name: str, width: float, seconds: pd.DataFrame, unit: float, peers: Sequence[str]
-) -> dict[str, Any]:
-    """Return a row of a table of times, in units of so many seconds, and of ours beside peers."""
-    columns = {way: cell(seconds[way] / unit) for way in seconds}
-    faster = {
-        f"{way}, times as fast as {peer}": said(seconds, way, peer)
-        for way in OURS.values()
-        for peer in peers
-    }
-    return {"network": name, "width": f"{width:g}", "rounds": len(seconds), **columns, **faster}
-
-
-def said(seconds: pd.DataFrame, way: str, peer: str) -> str:
-    """Return how many times as fast as a peer one of ours is, if it was measured."""
-    return cell(seconds[peer] / seconds[way]) if peer in seconds else SKIPPED
-
-
-def goals_of(name: str, width: float, epoch: pd.DataFrame, step: pd.DataFrame) -> list[Goal]:
-    """Return what is asked of a network: never slower, and of one more than that."""
-    found = []
-    for way in OURS.values():
-        for what, seconds, peer in (
-            ("epoch", epoch, TIMM),
-            ("epoch", epoch, TORCHVISION),
-            ("step", step, TORCHVISION),
-        ):
-            least = GOAL if ((name, width), what, peer) == (GOAL_OF, "epoch", TIMM) else 1
-            there = peer in seconds
-            met = bool((seconds[peer] / seconds[way]).min() >= least) if there else None
-            goal = f"at least {least:g}" if least > 1 else "not slower"
-            ratio = f"{said(seconds, way, peer)} times as fast" if there else SKIPPED
-            of = f"{what} of {name}, width {width:g}, {way}"
-            found.append(Goal(of, PEERS[peer], ratio, goal, met))
-    return found
-
-
-def parsed() -> Namespace:
-    """Return the command line's options."""
-    parser = parser_of("training")
-    add_rounds(parser, rounds=3, seconds=120, each="each network and width")
-    add_images(parser, default=6_400)
-    parser.add_argument("--batch-size", type=positive, default=128, help="images of a step")
-    parser.add_argument("--models", nargs="+", default=["cnn13", "resnet34"], help="networks")
-    parser.add_argument("--widths", nargs="+", type=float, default=[0.125], help="of each")
-    parser.add_argument("--timm", type=Path, help="a checkout of timm's repository")
-    parser.add_argument("--overrides", nargs="*", default=[], help="of our run alone")
-    arguments = parser.parse_args()
-    if arguments.images % arguments.batch_size:
-        parser.error(
-            f"--images={arguments.images} must be a multiple of --batch-size="
-            f"{arguments.batch_size}: timm leaves out a last batch that is smaller"
-        )
-    return arguments
-
-
+@script
 def main() -> int:
-    """Measure and report."""
-    arguments = parsed()
-    if arguments.threads is not None:
-        torch.set_num_threads(arguments.threads)
-    goals: list[Goal] = []
-    epochs, steps, rounds = [], [], {}
-    script, packages = None, {}
-    try:
-        images = training_images(arguments.data_dir, arguments.images)
-        if arguments.timm is not None:
-            script, packages["timm"] = timm_script(arguments.timm)
-        for name in arguments.models:
-            for width in arguments.widths:
-                print(f"{name}, width {width:g} …", file=sys.stderr, flush=True)
-                epoch, step = measure(name, width, images, arguments, script)
-                epochs.append(row(name, width, epoch, 1, (TORCHVISION, TIMM)))
-                steps.append(row(name, width, step, 1e-3, [TORCHVISION]))
-                goals += goals_of(name, width, epoch, step)
-                rounds |= {f"{name}, {width:g}: epoch": epoch, f"{name}, {width:g}: step": step}
-    except UserError as error:
-        return mistaken("training", error)
-    overrides = f", with {' '.join(arguments.overrides)}" if arguments.overrides else ""
-    how = (
-        f"{in_words(arguments.data_dir, arguments.images)}; batches of {arguments.batch_size}, SGD "
-        f"at rate {RATE}, momentum {MOMENTUM}, weight decay {DECAY}, no workers. All begin with "
-        "the same weights. Counted is the processor's time of an epoch of training: making batches "
-        "and learning them, without reading the data set at first, tests and checkpoints. Ratios "
-        "are taken within a round.\n\n"
-        "Ours is a run's own loop in float32, as it is by default and with "
-        f"`profile=fast`{overrides}. "
-        f"`{WITH_END}` has also what ends a phase: "
-        "averaging, BatchNorm passes, tests on a fifth as many images, and a checkpoint. "
-        "Torchvision's is a loop as that of its reference scripts: PIL images behind a DataLoader, "
-        "and loss and accuracies read after every step. A step is one on a batch that is there.\n\n"
-        f"Timm's is its train.py, run with `{TIMM_OPTIONS}`. {TIMM_DIFFERS}"
+    """Measure, print the table and append the record."""
+    parser = common.parser_of("training", __doc__.splitlines()[0], rounds=3, seconds=120)
+    parser.add_argument("--images", type=common.positive, default=6_400, help="training images")
+    parser.add_argument("--batch-size", type=common.positive, default=128, help="images per step")
+    parser.add_argument("--models", nargs="+", default=["cnn13", "resnet34"], help="networks")
+    parser.add_argument("--width", type=float, default=0.125, help="factor on all channel counts")
+    parser.add_argument(
+        "--profiles", nargs="+", default=["deterministic", "fast"], help="ours, profile=…"
     )
-    tables = {"An epoch, in seconds:": epochs, "A step, in milliseconds:": steps}
-    report("training", arguments.output, CPU, how, goals, tables, rounds, packages)
+    parser.add_argument("--timm", type=Path, help="checkout of timm's repository")
+    options = parser.parse_args()
+    if options.images % options.batch_size:
+        raise UserError(
+            f"--images={options.images}: must be a multiple of --batch-size={options.batch_size}, "
+            "since timm drops a smaller last batch"
+        )
+    torch.set_num_threads(options.threads)
+    images = common.noise(options.images)
+    module, packages = None, {}
+    if options.timm is not None:
+        module, packages["timm"] = timm_script(options.timm)
+    rounds = {}
+    for name in options.models:
+        print(f"{name} …", file=sys.stderr, flush=True)
+        rounds |= measure(name, images, options, module)
+    ours = [OURS.format(profile) for profile in options.profiles]
+    rows = [
+        common.row(measured, peer, times[peer], way, times[way])
+        for measured, times in rounds.items()
+        for peer in times.columns.drop(ours)
+        for way in ours
+    ]
+    common.report(options, common.CPU, rows, rounds, packages)
     return 0
 
 
