@@ -70,7 +70,6 @@ def run(settings: Settings, overrides: Sequence[str] = ()) -> dict[str, Any]:
             recipe=settings.recipe(),
             config=settings.record() | state.provenance[-1],
             history=state.metrics,
-            offered={"record": settings.record()},
         )
         with tracking:
             try:

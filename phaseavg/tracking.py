@@ -1,13 +1,11 @@
 """Weights & Biases beside the records: a mirror that no run depends on."""
 
 import contextlib
-import json
 import os
 import re
 import shutil
 import sys
 import tempfile
-import time
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
@@ -17,19 +15,12 @@ from pydantic import ValidationError
 
 from phaseavg.config import Folder
 from phaseavg.errors import Interrupted
-from phaseavg.runs.files import dump_yaml
 from phaseavg.runs.identity import group_id, parts_of, run_id
 from phaseavg.runs.record import flattened
 
 INIT_SECONDS = 8.0  # that a server has to answer: with all that W&B does beside it, 15 at most
 FINISH_SECONDS = 60.0  # that an upload may take when a run is over; `wandb sync` sends the rest
 TAG_LENGTH, NAME_LENGTH = 64, 128  # that W&B takes
-CLOSE_SECONDS = 5.0  # that the service has to close its file after it has said that it is finished
-
-
-RECORD = "config_yaml"
-"""In a W&B config: the text of the run's config.yaml. W&B's own copy has 1 for 1.0, and what the
-execution has left open as it was decided."""
 
 
 def by_table(cells: Sequence[str]) -> dict[str, str]:
@@ -45,37 +36,23 @@ def by_table(cells: Sequence[str]) -> dict[str, str]:
     return {table: " + ".join(rest) for table, rest in found.items()}
 
 
-def reason_of(error: BaseException) -> str | None:
-    """Return in one line what an error of W&B's says; None if it says nothing."""
+def reason_of(error: Exception) -> str:
+    """Return in one line why W&B failed."""
     if isinstance(error, ValidationError):
         first = error.errors()[0]
         return f"{'.'.join(map(str, first['loc']))}: {first['msg']}"  # the value may be a secret
-    said = (line.strip() for line in str(error).splitlines())
-    reason = next((line for line in said if line and line != "<no message>"), None)
-    cause = error.__cause__ or error.__context__
-    return reason or (reason_of(cause) if cause else None)
-
-
-def logged_error(log: Path) -> str | None:
-    """Return the first error in a log of W&B's service; None if there is none."""
-    with contextlib.suppress(OSError, ValueError, LookupError):
-        for line in log.read_text().splitlines():
-            if '"level":"ERROR"' in line:
-                entry = json.loads(line)
-                known = (entry.get(key) for key in ("msg", "status", "error"))
-                return " ".join(str(value) for value in known if value)
-    return None
+    return next((line.strip() for line in str(error).splitlines() if line.strip()), repr(error))
 
 
 class Tracking:
-    """Hears of a run as it goes, and here keeps nothing.
+    """Tracks nothing: the interface of what is told about a run while it trains.
 
-    Entered before training and left after it, whatever happens.
+    A context manager around training.
 
     Args:
         recipe: of the run.
-        config: all that is worth knowing of it beforehand.
-        history: lines of metrics of the epochs before this start.
+        config: its settings and what they run on.
+        history: metrics of the epochs before this start.
     """
 
     def __init__(
@@ -105,24 +82,21 @@ class Tracking:
 
 
 class WandB(Tracking):
-    """A W&B run for each run, under its run id, with its whole curve, however often it was cut.
+    """A W&B run for each run, under its run id, with one curve however often it was interrupted.
 
-    In a sweep over tables it is named by its first cell and grouped by table. Each start begins the
-    W&B run anew with the history so far, and removes the local folders that earlier starts have
-    left of it. What goes wrong with W&B is told in one line and ends the
-    tracking, never the run.
+    In a sweep over tables it is named after its first cell and grouped by table. Each start writes
+    the whole history again, and removes the local folders of earlier starts. An error of W&B is
+    reported in one line and ends the tracking, never the run.
 
     Args:
-        recipe: gives, outside of tables, the name, and without its seed the group of its
-            repetitions.
+        recipe: gives the name outside of tables, and without its seed the group.
         config: as `Tracking`.
         history: as `Tracking`.
         mode: `offline` writes to `dir` alone, `online` sends as well, `disabled` does neither.
         project: W&B's.
         entity: W&B's account or team; the user's own by default.
         dir: holds W&B's folder, `wandb`.
-        record: the config as the run's folder has it, from which all of it can be read again.
-        cells: those that the run is a part of, each as table, data set, network and column with
+        cells: of tables that the run is part of, each as table, data set, network and column with
             blanks between them.
     """
 
@@ -135,12 +109,11 @@ class WandB(Tracking):
         project: str = "phaseavg",
         entity: str | None = None,
         dir: Folder = Path("runs"),  # noqa: A002 -- W&B's name for it
-        record: Mapping[str, Any] | None = None,
         cells: Sequence[str] = (),
     ) -> None:
         super().__init__(recipe, config, history)
         self.mode, self.project, self.entity, self.dir = mode, project, entity, dir
-        self.record, self.cells = dict(record or {}), tuple(cells)
+        self.cells = tuple(cells)
         self._run: Any = None
 
     def labels(self) -> dict[str, Any]:
@@ -174,12 +147,7 @@ class WandB(Tracking):
             id=name,
             **self.labels(),
             job_type="train",
-            config={
-                **self.config,
-                "run_id": name,
-                "cells": by_table(self.cells),
-                RECORD: dump_yaml(self.record).decode(),
-            },
+            config={**self.config, "run_id": name, "cells": by_table(self.cells)},
             mode=self.mode,
             project=self.project,
             entity=self.entity,
@@ -235,23 +203,8 @@ class WandB(Tracking):
     def _close(self, exit_code: int) -> None:
         """Close the W&B run, if one is open; a code other than 0 marks it as failed."""
         run, self._run = self._run, None
-        if run is None:
-            return
-
-        def close() -> None:
-            run.finish(exit_code=exit_code)
-            log = Path(run.settings.log_internal)
-            if self.mode == "offline" and log.is_file():  # it does not raise when a disk is full
-                deadline = time.monotonic() + CLOSE_SECONDS
-                # It returns while its file is still open; on a full disk the log may end early.
-                while "stream: all finished" not in log.read_text() and not logged_error(log):
-                    if time.monotonic() > deadline:
-                        break
-                    time.sleep(0.02)
-                if trouble := logged_error(log):
-                    raise OSError(trouble)
-
-        self._attempt("write", close)
+        if run is not None:
+            self._attempt("write", lambda: run.finish(exit_code=exit_code))
 
     def __exit__(
         self,
@@ -266,10 +219,9 @@ class WandB(Tracking):
             action()
         except Exception as error:
             self._run = None
-            reason = reason_of(error) or logged_error(self.dir / "wandb/debug-internal.log")
             print(
-                f"train.py: W&B could not {what} ({reason or repr(error)}): this run goes on "
-                "without it, and its records are whole; tracking=none does without W&B",
+                f"train.py: W&B could not {what} ({reason_of(error)}): this run goes on without "
+                "it, and its records are complete; tracking=none turns W&B off",
                 file=sys.stderr,
                 flush=True,
             )

@@ -1,7 +1,6 @@
 """What processes do that train a run and die of it: where a fork can import it."""
 
 import os
-import resource
 import signal
 import sys
 from collections.abc import Callable
@@ -67,13 +66,12 @@ def train_and_be_signalled(
     train_until_signalled(settings, exit_file)
 
 
-def break_the_service(runs: list[Settings], said: Path, trouble: str) -> None:
+def break_the_service(runs: list[Settings], said: Path) -> None:
     """Train runs; in the first's second epoch W&B's service dies, or may write no more.
 
     Args:
         runs: tracked ones.
         said: takes what goes to standard error.
-        trouble: `killed` or `full`.
     """
 
     def services() -> list[int]:
@@ -89,14 +87,10 @@ def break_the_service(runs: list[Settings], said: Path, trouble: str) -> None:
         ended.append(arguments)
         if len(ended) == 2:
             (service,) = services()
-            if trouble == "killed":
-                os.kill(service, signal.SIGKILL)
-            else:
-                resource.prlimit(service, resource.RLIMIT_FSIZE, (4096, 4096))
+            os.kill(service, signal.SIGKILL)
         return metrics
 
     loop.end_epoch = breaking
-    phaseavg.tracking.CLOSE_SECONDS = 1000.0  # however slow the machine
     sys.stderr = said.open("w", buffering=1)
     for settings in runs:
         train_quietly(settings)
