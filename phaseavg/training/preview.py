@@ -2,25 +2,18 @@
 
 import math
 import time
-from collections.abc import Callable, Iterator
 from copy import deepcopy
-from itertools import chain, islice
-from statistics import fmean
-from typing import Any
 
 import torch
 from torch import nn
 from torch.optim import Optimizer
 
-from phaseavg.averaging import Averager, recompute_batchnorm
+from phaseavg.averaging import Averager
 from phaseavg.config import Settings
-from phaseavg.data import Batch, DataSet
+from phaseavg.data import DataSet
 from phaseavg.phases import Schedule
 from phaseavg.runs.provenance import device_name, peak_memory_bytes
 from phaseavg.targets import Part
-from phaseavg.training.evaluation import evaluate
-from phaseavg.training.execution import autocast
-from phaseavg.training.loop import is_due
 from phaseavg.training.optimizers import learning_rate, set_learning_rate
 from phaseavg.training.state import TrainingState
 from phaseavg.training.step import new_step
@@ -28,7 +21,6 @@ from phaseavg.training.trajectory import TrajectoryWriter
 
 WARM_UP = 5  # untimed steps; a CUDA graph is recorded in the fourth
 LEAST, MOST, ENOUGH_SECONDS = 2, 50, 3.0  # timed steps, and seconds after which they suffice
-BATCHES = 3  # of a test and of a BatchNorm pass
 
 FORWARD_AND_BACKWARD = 3  # operations of both passes, as a multiple of the forward pass
 
@@ -115,80 +107,28 @@ def training_flops(model: nn.Module, data: DataSet) -> int:
     return FORWARD_AND_BACKWARD * counter.get_total_flops()
 
 
-def count_tests(schedule: Schedule, settings: Settings, averages: int) -> tuple[int, int]:
-    """Return how many tests and BatchNorm passes a run makes at most.
-
-    Args:
-        schedule: of the run.
-        settings: of the run, for the cadence of its tests.
-        averages: number of averages it keeps, those of observers included.
-    """
-    ends = {phase.end for phase in schedule.phases}
-
-    def epochs(every: int) -> int:
-        """Return how many epochs end a phase or are tested by the cadence."""
-        every_epoch = range(1, schedule.total_epochs + 1)
-        return sum(epoch in ends or is_due(epoch, every) for epoch in every_epoch)
-
-    cadence = settings.evaluation
-    passes = epochs(cadence.batchnorm_every) + averages * epochs(cadence.average_every)
-    return epochs(cadence.every) + passes + averages * len(ends), passes
-
-
-def measured(
+def seconds_per_step(
     data: DataSet, schedule: Schedule, settings: Settings, state: TrainingState
-) -> dict[str, float]:
-    """Measure a training step, a test and a BatchNorm pass.
+) -> float:
+    """Return the mean seconds of a training step. Trains `state`, which is of no use afterwards."""
 
-    Trains `state` for some steps, so it cannot be used afterwards.
-
-    Returns:
-        Seconds of `step`, `test` and `pass`, and the number of timed `steps`.
-    """
-
-    def synchronized() -> float:
+    def now() -> float:
         if data.device.type != "cpu":
             torch.accelerator.synchronize(data.device)
         return time.perf_counter()
 
-    def seconds_per_image(batches: Iterator[Batch], run: Callable[..., Any]) -> float:
-        images = 0
-
-        def counted() -> Iterator[Batch]:
-            nonlocal images
-            for batch in islice(batches, BATCHES):
-                images += len(batch[1])
-                yield batch
-
-        with torch.inference_mode(), autocast(data.device, settings.execution.precision):
-            run(state.model, [next(batches)])  # warm-up: workers start, memory is allocated
-            start = synchronized()
-            run(state.model, counted())
-            return (synchronized() - start) / images
-
     step = new_step(state, data, settings)
     state.model.train()
     set_learning_rate(state.optimizer, schedule.factor(0, state.steps_per_epoch))
-    steps, now = [], synchronized()
+    start, timed = 0.0, 0
     for number, drawn in enumerate(step.draws(0, WARM_UP + MOST)):
+        if number == WARM_UP:
+            start = now()
         step(*drawn)
-        now, before = synchronized(), now
-        # An epoch's last batch has another size, and may be compiled for.
-        last = (number + 1) % data.steps_per_epoch == 0 and data.steps_per_epoch > 1
-        if number >= WARM_UP and not last:
-            steps.append(now - before)
-        if len(steps) >= LEAST and sum(steps) > ENOUGH_SECONDS:
+        timed = number + 1 - WARM_UP
+        if timed >= LEAST and now() - start > ENOUGH_SECONDS:
             break
-
-    pass_images = data.batch_size * (settings.batchnorm_batches or data.steps_per_epoch)
-    tests = chain(data.test_batches(), data.test_batches())
-    passes = chain(data.batchnorm_batches(0), data.batchnorm_batches(1))
-    return {
-        "steps": len(steps),
-        "step": fmean(steps),  # the mean includes bursts of reading files
-        "test": data.test_size * seconds_per_image(tests, evaluate),
-        "pass": min(pass_images, data.train_size) * seconds_per_image(passes, recompute_batchnorm),
-    }
+    return (now() - start) / timed
 
 
 def described_averaging(part: Part, averager: Averager) -> str:
@@ -220,7 +160,7 @@ def rates_of(schedule: Schedule, state: TrainingState) -> list[list[float]]:
 
 
 def preview(settings: Settings, data: DataSet, schedule: Schedule, state: TrainingState) -> str:
-    """Return the steps, tests, memory and estimated time of a run, for `dry_run=true`.
+    """Return the steps, memory and estimated time of a run, for `dry_run=true`.
 
     Args:
         settings: of the run.
@@ -232,16 +172,9 @@ def preview(settings: Settings, data: DataSet, schedule: Schedule, state: Traini
     parameters, flops = parameters_of(model), training_flops(model, data)
     steps = schedule.total_epochs * state.steps_per_epoch
     images = schedule.total_epochs * data.train_size
-    last_batch = data.train_size - (data.steps_per_epoch - 1) * data.batch_size
-    tests, passes = count_tests(schedule, settings, state.averages)
     rates = rates_of(schedule, state)
     print("measuring a few steps …", flush=True)
-    seconds = measured(data, schedule, settings, state)
-    total = {
-        "training": steps * seconds["step"],
-        "tests": tests * seconds["test"],
-        "BatchNorm passes": passes * seconds["pass"],
-    }
+    seconds = seconds_per_step(data, schedule, settings, state)
     folder = settings.run_folder
     begun = any(folder.glob("checkpoint-*.pt"))
     lines = {
@@ -266,19 +199,15 @@ def preview(settings: Settings, data: DataSet, schedule: Schedule, state: Traini
             f"{' to '.join(f'{rate:.3g}' for rate in rates[phase.index])}"
         )
     lines["in all"] = (
-        f"{schedule.total_epochs} epochs, {steps:,} steps of {data.batch_size} images (an epoch's "
-        f"last: {last_batch}), {images:,} images, {_with_prefix(images * flops, 'FLOP')}; "
-        f"{tests} tests, {passes} BatchNorm passes"
+        f"{schedule.total_epochs} epochs, {steps:,} steps of {data.batch_size} images, {images:,} "
+        f"images, {_with_prefix(images * flops, 'FLOP')}"
     )
     lines["memory"] = (
         f"{_with_prefix(peak_memory_bytes(data.device), 'B')} at its peak so far, on {data.device}"
     )
-    parts = ", ".join(f"{kind} {_time(amount)}" for kind, amount in total.items())
-    if state.averages:
-        parts += "; averaging not counted"
     lines["time"] = (
-        f"about {_time(sum(total.values()))}: {parts}; by "
-        f"{seconds['steps']:.0f} steps of {_time(seconds['step'])} on {device_name(data.device)}"
+        f"about {_time(steps * seconds)} of training, at {_time(seconds)} a step on "
+        f"{device_name(data.device)}; tests and averaging not counted"
     )
     width = max(map(len, lines))
     return "\n".join(f"{key:<{width}}  {text}" for key, text in lines.items())
