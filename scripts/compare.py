@@ -11,14 +11,7 @@ import sys
 from pathlib import Path
 
 from phaseavg.cli import script
-from phaseavg.report.compare import (
-    at_phase_ends,
-    differing,
-    figure,
-    listed,
-    read_groups,
-    summarised,
-)
+from phaseavg.report.compare import as_text, figure, read_groups
 from phaseavg.report.figures.style import rendered
 from phaseavg.runs.files import write_atomically
 
@@ -33,27 +26,14 @@ def main() -> int:
     )
     parser.add_argument("runs", nargs="+", metavar="RUNS|OVERRIDE", help="folders, or cells")
     parser.add_argument("--output", type=Path, default=Path("compare"), help="files without ending")
-    arguments = parser.parse_args()
-    output: Path = arguments.output
-    runs, metrics = read_groups(arguments.runs, ROOT / "conf", ROOT / "results/paper.csv")
-    tables = {
-        "Runs": listed(runs),
-        "Settings that differ": differing(runs),
-        "Test error (%), mean ± sample deviation over n seeds": summarised(runs),
-        "Test error (%) at phase ends": at_phase_ends(metrics),
-    }
-    parts = [
-        f"{head}:\n\n{frame.to_markdown(index=False, disable_numparse=True)}\n"
-        for head, frame in tables.items()
-        if not frame.empty
-    ]
-    text = "\n".join(parts)
-    output.parent.mkdir(parents=True, exist_ok=True)
-    files = {"md": text.encode()}
-    files |= rendered(figure(runs, metrics), "compare")
+    given = parser.parse_args()
+    runs, metrics = read_groups(given.runs, ROOT / "conf", ROOT / "results/paper.csv")
+    text = as_text(runs, metrics)
+    files = {"md": text.encode(), **rendered(figure(runs, metrics), "compare")}
+    given.output.parent.mkdir(parents=True, exist_ok=True)
     for kind, content in files.items():
-        write_atomically(Path(f"{output}.{kind}"), content, f"--output={output}")
-    print("\n".join([text, *(f"{output}.{kind}" for kind in files)]))
+        write_atomically(Path(f"{given.output}.{kind}"), content, f"--output={given.output}")
+    print("\n".join([text, *(f"{given.output}.{kind}" for kind in files)]))
     return 0
 
 

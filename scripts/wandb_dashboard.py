@@ -22,7 +22,7 @@ ROOT = Path(__file__).parents[1]
 
 @script
 def main() -> int:
-    """Return 0, 1 if W&B does not answer or lets nobody in, or 2 for a mistake."""
+    """Save the workspace and print its address."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("overrides", nargs="+", help="table=…, and others as for train.py -m")
     parser.add_argument("--config-dir", type=Path, help="with tables of your own")
@@ -30,25 +30,18 @@ def main() -> int:
     parser.add_argument("--project", default="phaseavg", help="W&B's")
     parser.add_argument("--dry-run", action="store_true", help="print it as JSON, and save nothing")
     given = parser.parse_args()
+    paper = read_paper(ROOT / "results/paper.csv")
+    study = read_study(given.overrides, ROOT / "conf", paper, more=given.config_dir)
+    if given.dry_run:
+        made = workspace(study, given.entity or "", given.project)
+        print(json.dumps(made._spec, indent=1, ensure_ascii=False))
+        return 0
     try:
-        paper = read_paper(ROOT / "results/paper.csv")
-        study = read_study(given.overrides, ROOT / "conf", paper, more=given.config_dir)
-        if given.dry_run:
-            made = workspace(study, given.entity or "", given.project)
-            print(json.dumps(made._spec, indent=1, ensure_ascii=False))
-            return 0
         entity = given.entity or wandb.Api().default_entity or ""
-        made = workspace(study, entity, given.project).save()
-    except UserError as error:
-        print(f"wandb_dashboard.py: {error}", file=sys.stderr)
-        return 2
+        print(workspace(study, entity, given.project).save().url)
     except (wandb.Error, OSError, ValueError) as error:
         reason = " ".join(str(error).split())
-        print(
-            f"wandb_dashboard.py: not saved: {reason} (--dry-run does without W&B)", file=sys.stderr
-        )
-        return 1
-    print(made.url)
+        raise UserError(f"not saved: {reason} (--dry-run does without W&B)") from error
     return 0
 
 

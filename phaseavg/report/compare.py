@@ -156,6 +156,22 @@ def at_phase_ends(metrics: pd.DataFrame) -> pd.DataFrame:
     return pd.DataFrame(rows)
 
 
+def as_text(runs: pd.DataFrame, metrics: pd.DataFrame) -> str:
+    """Return all of the comparison as Markdown."""
+    tables = {
+        "Runs": listed(runs),
+        "Settings that differ": differing(runs),
+        "Test error (%), mean ± sample deviation over n seeds": summarised(runs),
+        "Test error (%) at phase ends": at_phase_ends(metrics),
+    }
+    parts = [
+        f"{head}:\n\n{frame.to_markdown(index=False, disable_numparse=True)}\n"
+        for head, frame in tables.items()
+        if not frame.empty
+    ]
+    return "\n".join(parts)
+
+
 def figure(runs: pd.DataFrame, metrics: pd.DataFrame) -> Figure:
     """Return test error (%) and training loss against epochs, with the ends of phases.
 

@@ -94,7 +94,7 @@ def test_it_is_saved_where_there_is_a_server_and_told_where_there_is_none(
         raise wandb.errors.UsageError("No API key configured. Use `wandb login` to log in.")
 
     monkeypatch.setattr(wandb, "Api", refused)
-    assert typed(monkeypatch, *one) == 1
+    assert typed(monkeypatch, *one) == 2
     err = capsys.readouterr().err
     assert err.startswith("wandb_dashboard.py: not saved: No API key configured.")
     assert err.count("\n") == 1
