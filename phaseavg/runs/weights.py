@@ -11,35 +11,47 @@ from torch import nn
 from phaseavg.errors import UserError
 
 
-def write_weights(model: nn.Module, path: Path, run_id: str) -> int:
-    """Write parameters and buffers to a file, which also names their run; return its bytes.
-
-    Raises:
-        UserError: if safetensors cannot hold them, or the file cannot be written.
-    """
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.part")
+def _save(model: nn.Module, path: Path, run_id: str) -> None:
     try:
-        save_model(model, str(temporary), {"run_id": run_id})
-        with temporary.open("rb") as file:
-            os.fsync(file.fileno())
-        temporary.replace(path)
-        return path.stat().st_size
-    except Exception as error:  # safetensors raises many kinds
-        temporary.unlink(missing_ok=True)
+        save_model(model, str(path), {"run_id": run_id})
+    except (OSError, safetensors.SafetensorError):
+        raise
+    except Exception as error:  # of tensors that it has no format for
         reason = " ".join(str(error).split())
         raise UserError(
-            f"save_weights=true: safetensors cannot write {path.name} ({reason})"
+            f"save_weights=true: safetensors cannot hold the weights ({reason})"
         ) from error
 
 
 def require_writable(model: nn.Module) -> None:
-    """Write a model's weights once, so that a run does not fail when it has ended.
+    """Check that a model's weights can be written, so that no run fails when it has ended.
 
     Raises:
         UserError: if safetensors cannot hold them.
     """
     with tempfile.TemporaryDirectory() as folder:
-        write_weights(model, Path(folder, "weights.safetensors"), "")
+        _save(model, Path(folder, "weights.safetensors"), "")
+
+
+def write_weights(model: nn.Module, path: Path, run_id: str) -> int:
+    """Write parameters and buffers to a file, which also names their run; return its bytes.
+
+    Raises:
+        UserError: if the file cannot be written.
+    """
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.part")
+    try:
+        _save(model, temporary, run_id)
+        with temporary.open("rb") as file:
+            os.fsync(file.fileno())
+        temporary.replace(path)
+    except (OSError, safetensors.SafetensorError) as error:
+        temporary.unlink(missing_ok=True)
+        raise UserError(
+            f"runs_dir={path.parent.parent}: {path.parent.name}/{path.name} could not be written "
+            f"({error}); make room or name another folder, and rerun the same command to resume"
+        ) from error
+    return path.stat().st_size
 
 
 def load_weights(model: nn.Module, path: Path, run_id: str) -> None:
