@@ -322,6 +322,7 @@ sys.exit(train.command_line(train.main))
 """train.py, which waits for a line after each epoch."""
 
 
+@pytest.mark.slow
 def test_through_the_shell_ctrl_c_saves_and_a_killed_run_goes_on(tmp_path: Path) -> None:
     """One command three times: interrupted, killed, finished."""
 

@@ -20,6 +20,7 @@ from phaseavg.optim import Lookahead
 README = (REPOSITORY / "README.md").read_text()
 
 
+@pytest.mark.slow
 def test_a_network_a_data_set_and_an_averaging_of_ones_own(tmp_path: Path) -> None:
     """Each a file and a YAML outside of the package, as README shows them, by README's command."""
     blocks = re.findall(r"```(?:python|yaml)\n(# mine/.*?)```", README, re.DOTALL)

@@ -25,6 +25,8 @@ from phaseavg.runs.identity import group_id, run_id
 from phaseavg.runs.record import flattened
 from phaseavg.tracking import WandB
 
+pytestmark = pytest.mark.slow
+
 TRACKED = (*TINY, "tracking=wandb", "tracking.mode=offline")
 SECRET = "0123456789abcdef" * 2 + "secretly"  # as long as a key of W&B's
 

@@ -63,6 +63,8 @@ from phaseavg.averaging import (
 )
 from phaseavg.optim import AdaBound, Lookahead
 
+pytestmark = pytest.mark.slow
+
 BATCHES = [(torch.randn(8, 3), torch.randint(2, (8,))) for _ in range(4)]
 
 

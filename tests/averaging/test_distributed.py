@@ -13,6 +13,8 @@ from torch import nn
 
 from phaseavg.averaging import Phasewise, Uniform, recompute_batchnorm
 
+pytestmark = pytest.mark.slow
+
 RANKS, EPOCHS, PER_RANK = 2, [3, 2], 8
 
 

@@ -277,6 +277,7 @@ def test_hidden_folders_and_files_are_neither_classes_nor_images(tmp_path):
     assert len(train_batches(data, 0, 2)) == 2
 
 
+@pytest.mark.slow
 def test_a_killed_worker_ends_the_run_in_one_line_and_the_same_command_goes_on(
     tree, prompt, monkeypatch, tmp_path
 ):
@@ -375,6 +376,7 @@ def test_a_run_on_image_files_counts_what_it_skips(damaged_tree, compose_setting
     assert {line["test_images"] for line in lines if "test_images" in line} == {8}
 
 
+@pytest.mark.slow
 def test_a_run_does_not_go_on_with_other_images(tree, compose_settings, victims, tmp_path):
     write_tree(tmp_path / "imagenet")
     settings = compose_settings(*RUN_OF_IMAGE_FILES, f"data_dir={tmp_path}")
@@ -388,6 +390,7 @@ def test_a_run_does_not_go_on_with_other_images(tree, compose_settings, victims,
         train_script.run(settings)
 
 
+@pytest.mark.slow
 def test_ctrl_c_reaches_the_workers_too_and_the_run_saves_and_goes_on(
     tree, compose_settings, victims, tmp_path
 ):

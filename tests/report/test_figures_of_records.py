@@ -227,6 +227,7 @@ def test_errors_at_phase_ends_are_those_of_the_records(study: Study) -> None:
     assert at_cosine(last) == {24.0}  # its one phase ends with the training
 
 
+@pytest.mark.slow
 def test_rates_are_those_that_the_optimizer_had(prompt: Prompt, tmp_path: Path) -> None:
     common = [o for o in TINY if not o.startswith("schedule")] + ["evaluation.every=0"]
     overrides = [*common, "+schedule.divisor=40"]

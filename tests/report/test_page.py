@@ -131,6 +131,7 @@ def opened(browser: Browser, results: Path) -> Iterator[Page]:
     assert complaints == []
 
 
+@pytest.mark.slow
 def test_ticked_runs_are_drawn_and_the_list_is_sorted(opened: Page) -> None:
     drawn = "document.getElementById('plot').data.map(({ x, y }) => [x, y])"
     assert opened.evaluate(drawn) == []
@@ -151,6 +152,7 @@ def test_ticked_runs_are_drawn_and_the_list_is_sorted(opened: Page) -> None:
     assert orders == [["9.25", "30.50"], ["30.50", "9.25"]]
 
 
+@pytest.mark.slow
 def test_it_is_accessible_and_fits(opened: Page) -> None:
     for width in (1280, 390):
         opened.set_viewport_size({"width": width, "height": 844})

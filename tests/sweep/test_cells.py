@@ -1,14 +1,12 @@
 """The cells of the tables, and what narrows them."""
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import pandas as pd
 import pytest
 from conftest import REPOSITORY
-from hydra import compose, initialize_config_dir
-from hydra.core.global_hydra import GlobalHydra
 from made_cells import CONF, OPTIONS, OTHERS, TABLES, WHOLE, request_for
 from omegaconf import DictConfig
 
@@ -23,13 +21,13 @@ from phaseavg.sweep.cells import (
     read_table,
     runs_of,
 )
+from phaseavg.sweep.composing import Compose, cached, composing
 
 
 @pytest.fixture
-def composed():
-    GlobalHydra.instance().clear()
-    with initialize_config_dir(str(CONF), version_base="1.3"):
-        yield lambda overrides: compose("config", list(overrides))
+def composed() -> Iterator[Compose]:
+    with composing(CONF) as (_, compose), cached(compose, [CONF]) as from_cache:
+        yield from_cache
 
 
 def test_the_294_published_cells_are_our_cells_one_to_one(composed) -> None:

@@ -199,6 +199,8 @@ ENVIRONMENT = """\
 import os, pathlib
 from phaseavg.data.digits import digits as real
 
+pytestmark = pytest.mark.slow
+
 def digits(batch_size, seed, device="cpu", **options):
     pathlib.Path(f"gpu-{seed}").write_text(os.environ["CUDA_VISIBLE_DEVICES"])
     return real(batch_size=batch_size, seed=seed, device=device, **options)

@@ -80,28 +80,6 @@ def steps(monkeypatch: pytest.MonkeyPatch) -> list[int]:
 
 ALL = {"atend": 5, "noaveraging": 0, "phasewise": 2, "phasewise_rna": 2}
 FAMILIES = [
-    (f"{AVERAGINGS} optimizer=sgd", ALL, 5 + 3 + 3),
-    # With Adam's state, and learning rates step by step.
-    (
-        f"{AVERAGINGS} optimizer=amsgrad optimizer_state=reset schedule=decayed "
-        "schedule.shape.per=step schedule.epochs=[2,2,1]",
-        ALL,
-        5 + 3 + 3,
-    ),
-    (f"{AVERAGINGS} optimizer=lookahead", ALL, 5 + 3 + 3),
-    # One phase: everything is shared.
-    (
-        f"{AVERAGINGS} schedule=cosine schedule.epochs=[3]",
-        {"atend": 3, "noaveraging": 0, "phasewise": 3, "phasewise_rna": 3},
-        3,
-    ),
-    # What is tested on the way is tested in the prefix.
-    (
-        "averaging=none,uniform,phasewise evaluation.average_every=1 evaluation.batchnorm_every=2 "
-        "batchnorm_batches=3 +averaging@observers.swa=uniform",
-        {"noaveraging": 0, "phasewise": 2, "phasewise_uniform": 2},
-        5 + 3 + 3,
-    ),
     # No run without averaging is asked for: a prefix is trained by itself.
     (
         "averaging=rna averaging.weights.rho=1e-5,1e-2 checkpoint_seconds=0",
@@ -114,11 +92,36 @@ FAMILIES = [
         {"atend": 5, "noaveraging": 0},
         5,
     ),
-    # A chain: the longer SGD run, the shorter one from its second epoch on, and so on.
-    (
-        "schedule.factors=[1,0.1] schedule.epochs=[1,1],[2,1],[4,1] averaging=none,phasewise,rna",
-        {},
-        (1 + 1) + (1 + 1) + (2 + 1) + 2 * (1 + 1 + 1),
+    *also_slow(
+        (f"{AVERAGINGS} optimizer=sgd", ALL, 5 + 3 + 3),
+        # With Adam's state, and learning rates step by step.
+        (
+            f"{AVERAGINGS} optimizer=amsgrad optimizer_state=reset schedule=decayed "
+            "schedule.shape.per=step schedule.epochs=[2,2,1]",
+            ALL,
+            5 + 3 + 3,
+        ),
+        (f"{AVERAGINGS} optimizer=lookahead", ALL, 5 + 3 + 3),
+        # One phase: everything is shared.
+        (
+            f"{AVERAGINGS} schedule=cosine schedule.epochs=[3]",
+            {"atend": 3, "noaveraging": 0, "phasewise": 3, "phasewise_rna": 3},
+            3,
+        ),
+        # What is tested on the way is tested in the prefix.
+        (
+            "averaging=none,uniform,phasewise evaluation.average_every=1 "
+            "evaluation.batchnorm_every=2 batchnorm_batches=3 +averaging@observers.swa=uniform",
+            {"noaveraging": 0, "phasewise": 2, "phasewise_uniform": 2},
+            5 + 3 + 3,
+        ),
+        # A chain: the longer SGD run, the shorter one from its second epoch on, and so on.
+        (
+            "schedule.factors=[1,0.1] schedule.epochs=[1,1],[2,1],[4,1] "
+            "averaging=none,phasewise,rna",
+            {},
+            (1 + 1) + (1 + 1) + (2 + 1) + 2 * (1 + 1 + 1),
+        ),
     ),
 ]
 
@@ -176,6 +179,7 @@ def undisturbed(victims: Any, tmp_path_factory: pytest.TempPathFactory) -> dict[
 KILLS = [("stepped", 4), ("saved", 1), ("stepped", 20), *also_slow(("saved", 2), ("stepped", 9))]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("event", "count"), KILLS)
 def test_a_sweep_whose_prefix_was_killed_ends_bit_identical(
     victims: Any, tmp_path: Path, event: str, count: int, undisturbed: Any
@@ -190,6 +194,7 @@ def test_a_sweep_whose_prefix_was_killed_ends_bit_identical(
     assert len((tmp_path / "steps").read_bytes()) <= DIFFERENT_STEPS + 1  # one was not saved
 
 
+@pytest.mark.slow
 def test_sweeps_side_by_side_train_no_prefix_twice(
     victims: Any, tmp_path: Path, undisturbed: Any
 ) -> None:
@@ -266,6 +271,7 @@ def test_a_full_disk_costs_the_prefix_and_no_run(
     assert set(inherited(tmp_path / "runs").values()) == {0}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("moment", ["save", "load"])
 def test_the_folder_of_prefixes_may_be_removed_at_any_time(
     prompt: Prompt, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, moment: str
@@ -282,6 +288,7 @@ def test_the_folder_of_prefixes_may_be_removed_at_any_time(
     assert out.splitlines()[-1].startswith("sweep: 2 finished")
 
 
+@pytest.mark.slow
 def test_runs_whose_prefix_is_out_of_time_wait_for_it(
     prompt: Prompt, tmp_path: Path, steps: list[int], monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -173,6 +173,7 @@ def test_a_plan_runs_nothing_and_counts_what_is_left(
     assert "nothing is left to train" in out
 
 
+@pytest.mark.slow
 def test_a_budget_starts_what_can_end_and_the_same_command_goes_on(
     prompt: Prompt, tmp_path: Path, mine: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -373,6 +374,7 @@ def test_a_dry_run_of_a_sweep_leaves_nothing(prompt: Prompt, tmp_path: Path) -> 
     assert not (tmp_path / "runs").exists()
 
 
+@pytest.mark.slow
 def test_all_launchers_give_the_same_records(
     prompt: Prompt, tmp_path: Path, mine: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -437,6 +439,7 @@ def test_a_sweep_killed_at_five_random_moments_ends_as_if_nothing_had_happened(
     assert results(tmp_path / "killed/runs") == expected
 
 
+@pytest.mark.slow
 def test_ctrl_c_and_sigterm_stop_a_sweep_which_goes_on(victims: Any, tmp_path: Path) -> None:
     arguments = ("-m", *TINY, "seed=0,1", "checkpoint_seconds=1000")
 

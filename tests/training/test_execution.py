@@ -34,6 +34,7 @@ print("status", status, "imported", sorted({SLOW} & sys.modules.keys()))
 """
 
 
+@pytest.mark.slow
 def test_training_imports_nothing_slow_that_it_does_not_use(tmp_path) -> None:
     folders = (f"runs_dir={tmp_path}/runs", f"records_dir={tmp_path}/records")
     short = ("schedule.epochs=[1,1,1]", "optimizer=sgd,amsgrad,adabound,lookahead", "share=false")
@@ -56,6 +57,7 @@ def threads_of(folder: Path) -> set[int]:
     return {made["execution"]["threads"] for result in results for made in result["provenance"]}
 
 
+@pytest.mark.slow
 def test_a_run_has_the_threads_that_it_asks_for_and_else_those_of_its_process(
     prompt: Prompt, tmp_path: Path
 ) -> None:

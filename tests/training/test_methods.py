@@ -271,6 +271,7 @@ def test_seconds_on_observers_are_not_booked_as_averaging(
         assert seconds == {"train": 16, "averaging": 1, "observers": len(AS_A_RUN)}
 
 
+@pytest.mark.slow
 def test_an_observer_is_the_average_of_a_run_of_its_own_and_changes_nothing(
     compose_settings: Compose,
 ) -> None:

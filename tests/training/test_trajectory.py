@@ -138,6 +138,7 @@ def test_of_lookahead_the_tested_weights_are_saved(
     assert any(not torch.equal(last[name], tensor) for name, tensor in found.items())
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("event", "count"), [("stepped", 16), *also_slow(("stepped", 12), ("before-replacing", 3))]
 )

@@ -194,6 +194,7 @@ def test_measuring_goes_on_where_it_was_cut(
     pd.testing.assert_frame_equal(again.drop(columns="seconds"), whole.drop(columns="seconds"))
 
 
+@pytest.mark.slow
 def test_without_the_run_what_was_measured_is_drawn(run: Trajectory, tmp_path: Path) -> None:
     gone = described(tmp_path / "gone")
     shutil.copytree(run.settings.run_folder, gone.settings.run_folder)
@@ -358,6 +359,7 @@ def test_a_figure_that_cannot_be_drawn_does_not_stop_the_others(
     assert not (tmp_path / "results/figures/demo/fig1-digits-cnn13_digits.svg").exists()
 
 
+@pytest.mark.slow
 def test_the_script_trains_what_is_missing_and_draws_it(script: Script, tmp_path: Path) -> None:
     short = (*TINY, "schedule.epochs=[3]", "schedule.factors=[1]")
     status, out, err = script("fig1", "fig4", *short, "--train")
