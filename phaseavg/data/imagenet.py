@@ -6,7 +6,7 @@ import os
 import signal
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
-from typing import Any, Literal, NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -35,11 +35,10 @@ class Key(NamedTuple):
 
 
 class Unusable(NamedTuple):
-    """A file that is no whole image, or that could not be read at all."""
+    """A file that is no image, or that could not be read."""
 
     path: str
     reason: str
-    damaged: bool
 
 
 class ImageFiles(Dataset):
@@ -104,10 +103,8 @@ class ImageFiles(Dataset):
         path = self.root / os.fsdecode(self.paths[index])
         try:
             return self.read(path)
-        except Exception as error:  # PIL has many ways to say so
-            if isinstance(error, OSError) and error.strerror:
-                return Unusable(str(path), error.strerror, damaged=False)  # the disk has failed
-            return Unusable(str(path), str(error).partition(" <")[0], damaged=True)
+        except Exception as error:  # PIL raises many kinds
+            return Unusable(str(path), getattr(error, "strerror", "") or told(error))
 
     def __getitem__(self, key: Key) -> tuple[Tensor, int] | Unusable:
         image = self._image(key.index)
@@ -118,14 +115,13 @@ class ImageFiles(Dataset):
             return self.transform(image), int(self.labels[key.index])
 
 
-def collate(
-    samples: Sequence[tuple[Tensor, int] | Unusable],
-) -> tuple[Tensor, Tensor, list[Unusable]]:
-    """Return images, uint8 (B, C, H, W), labels, int64 (B,), and what was no image."""
-    intact = [sample for sample in samples if not isinstance(sample, Unusable)]
-    images = torch.stack([image for image, _ in intact]) if intact else torch.empty(0)
-    labels = torch.tensor([label for _, label in intact])
-    return images, labels, [sample for sample in samples if isinstance(sample, Unusable)]
+def collate(samples: Sequence[tuple[Tensor, int] | Unusable]) -> Batch | Unusable:
+    """Return images, uint8 (B, C, H, W), and labels, int64 (B,); or the first unusable file."""
+    for sample in samples:
+        if isinstance(sample, Unusable):
+            return sample
+    images, labels = zip(*samples, strict=True)
+    return torch.stack(images), torch.tensor(labels)
 
 
 def leave_signals_to_the_run(worker: int) -> None:
@@ -155,11 +151,6 @@ class ImageNet:
         color_jitter: strength of random changes of brightness, contrast and saturation.
         mean: per channel, between 0 and 1; ImageNet's by default.
         std: deviation per channel, likewise.
-        damaged: what a file that is no whole image does: `refuse` ends the run and names it, `skip`
-            names it and leaves it out of its batch.
-
-    Attributes:
-        skipped: path and reason of what has been left out, as far as this process has seen.
 
     Raises:
         ValueError: if the folders are not there or do not fit each other, or a value is out of
@@ -195,7 +186,6 @@ class ImageNet:
         color_jitter: float = 0.0,
         mean: Sequence[float] = MEAN,
         std: Sequence[float] = STD,
-        damaged: Literal["refuse", "skip"] = "refuse",
     ) -> None:
         from torchvision.transforms import v2  # takes a second, and few data sets need it
 
@@ -233,16 +223,12 @@ class ImageNet:
 
             workers = cpu_count()
         self.workers = workers
-        self.damaged = damaged
-        self.skipped: dict[str, str] = {}
 
-    def _load(
-        self, files: ImageFiles, keys: Iterable[list[Key]], every_batch: bool = False
-    ) -> Iterator[Batch]:
-        """Yield a batch for each list of keys, in `every_batch` a whole image at least.
+    def _load(self, files: ImageFiles, keys: Iterable[list[Key]]) -> Iterator[Batch]:
+        """Yield a batch for each list of keys.
 
         Raises:
-            UserError: if there is no whole image in what has to have one.
+            UserError: if a file is no image, or cannot be read.
             WorkerLost: if a worker process ended; between two batches, whenever it did.
         """
         # The system's own way to start one: a launcher may have made another the default.
@@ -257,20 +243,15 @@ class ImageNet:
             pin_memory=self.device.type == "cuda",
             generator=torch.Generator(),  # else it would draw from the global one
         )
-        images_seen, unusable = 0, []
         try:
-            for images, labels, unusable in self._started(loader):
-                for file in unusable:
-                    self._leave_out(file)
-                images_seen += len(labels)
-                if len(labels):
-                    images = images.to(self.device, non_blocking=True)
-                    yield self.standardise(images), labels.to(self.device, non_blocking=True)
-                elif every_batch:
+            for batch in self._started(loader):
+                if isinstance(batch, Unusable):
                     raise UserError(
-                        f"dataset.damaged=skip: all images of a batch are damaged, {file.path} "
-                        "among them; mend it, or take another batch_size"
+                        f"{batch.path} cannot be read ({batch.reason}); replace the file and rerun "
+                        "the same command to resume"
                     )
+                images, labels = (part.to(self.device, non_blocking=True) for part in batch)
+                yield self.standardise(images), labels
         except (RuntimeError, ConnectionError, EOFError) as error:  # the latter before it is known
             if isinstance(error, RuntimeError) and "DataLoader worker (pid" not in str(error):
                 raise
@@ -278,13 +259,8 @@ class ImageNet:
                 f"execution.workers={self.workers}: one of them is lost, maybe for want of memory "
                 f"({told(error)}); rerun the same command to resume"
             ) from error
-        if unusable and not images_seen:
-            raise UserError(
-                f"dataset.damaged=skip: all images of a pass are damaged, {unusable[-1].path} "
-                "among them; mend it, or take more batchnorm_batches"
-            )
 
-    def _started(self, loader: DataLoader) -> Iterator[tuple[Tensor, Tensor, list[Unusable]]]:
+    def _started(self, loader: DataLoader) -> Iterator[Batch | Unusable]:
         """Return a loader's iterator, which has started its workers.
 
         Raises:
@@ -305,22 +281,6 @@ class ImageNet:
             with contextlib.suppress(ValueError):  # not the main thread: torch has set none
                 signal.signal(signal.SIGCHLD, before)
 
-    def _leave_out(self, file: Unusable) -> None:
-        path, reason, damaged = file
-        if not damaged:
-            raise UserError(
-                f"{path} could not be read ({reason}); make it readable, and the same command "
-                "goes on"
-            )
-        if self.damaged == "refuse":
-            raise UserError(
-                f"dataset.damaged=refuse: {path} is damaged ({reason}); mend it, or leave "
-                "such images out with dataset.damaged=skip"
-            )
-        if path not in self.skipped:
-            self.skipped[path] = reason
-            print(f"{path} is damaged ({reason}): skipped, {len(self.skipped)} so far", flush=True)
-
     def _keys(self, stream: str, epoch: int, first: int, last: int) -> Iterator[list[Key]]:
         """Yield the keys of batches `first` to `last` − 1 of an epoch."""
         order = generator(self.seed, stream, epoch).permutation(self.train_size)
@@ -332,7 +292,7 @@ class ImageNet:
         """Yield the batches of steps `first_step` to `last_step` − 1, epoch after epoch.
 
         Raises:
-            UserError: if an image is damaged and such are refused.
+            UserError: if a file is no image, or cannot be read.
         """
 
         def keys() -> Iterator[list[Key]]:
@@ -343,7 +303,7 @@ class ImageNet:
                     yield batch
                     step += 1
 
-        return self._load(self._train, keys(), every_batch=True)
+        return self._load(self._train, keys())
 
     def batchnorm_batches(self, epoch: int, limit: int | None = None) -> Iterator[Batch]:
         """Yield one pass over the augmented training set, or its first `limit` batches.
