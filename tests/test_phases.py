@@ -5,7 +5,7 @@ import math
 import pytest
 from reference import alphas
 
-from phaseavg.phases import Constant, Cosine, Decayed, Phase, Schedule
+from phaseavg.phases import MOST_EPOCHS, Constant, Cosine, Decayed, Phase, Schedule
 
 
 def test_80_40_40_has_its_boundaries_where_the_paper_has_them():
@@ -127,3 +127,14 @@ def test_a_divisor_shortens_every_phase_alike():
     for divisor in (0, -1, 3):
         with pytest.raises(ValueError, match=rf"divisor={divisor} must be positive and divide"):
             Schedule([80, 40, 40], [1, 0.1, 0.01], divisor=divisor)
+
+
+def test_a_schedule_has_a_largest_length():
+    assert Schedule([MOST_EPOCHS], [1]).total_epochs == MOST_EPOCHS
+    with pytest.raises(ValueError, match=r"epochs=\[1, \d+\] must be [\d,]+ or fewer in all"):
+        Schedule([1, MOST_EPOCHS], [1, 1])
+
+
+def test_the_last_step_of_a_phase_has_its_own_rate():
+    schedule = Schedule([2, 1], [1, 0.1])
+    assert [schedule.factor(step, 3) for step in range(9)] == [1] * 6 + [0.1] * 3

@@ -14,8 +14,12 @@ from phaseavg.report.statistics import (
     mean_and_deviation,
     mean_with_interval,
     p_above,
+    pairs,
     seeds_to_settle,
+    signed,
+    spread,
     verdict,
+    with_interval,
 )
 
 
@@ -108,3 +112,55 @@ def test_mean_and_deviation_in_words() -> None:
     assert mean_and_deviation(pd.Series([1.0, 2.0])) == "1.50 ± 0.71"
     assert mean_and_deviation(pd.Series([1.0]), "+") == "+1.00"
     assert mean_and_deviation(pd.Series([], dtype=float)) == ""
+
+
+def test_what_is_missing_is_written_as_nothing() -> None:
+    assert signed(np.nan) == with_interval(np.nan, -1.0, 1.0) == spread(np.nan, 1.0) == ""
+    assert with_interval(-0.5, -np.inf, np.inf) == "−0.50"
+    assert with_interval(np.nan, -np.inf, np.inf) == ""
+    assert mean_with_interval([]) == ""
+
+
+def test_the_same_seed_twice_makes_no_pair() -> None:
+    index = pd.MultiIndex.from_tuples([(0, "gpu"), (0, "gpu")], names=SAME)
+    once = pd.Series([1], index=index[:1])  # integers are numbers too
+    with pytest.raises(pd.errors.MergeError):
+        pairs(pd.Series([1, 2], index=index), once)
+    with pytest.raises(pd.errors.MergeError):
+        pairs(once, pd.Series([1, 2], index=index))
+    assert pairs(once, once).dtypes.eq(float).all()
+
+
+def test_p_values_are_probabilities() -> None:
+    assert p_above([5.0], 0) == p_above([], 0) == 1.0
+    assert max(holm([0.9, 0.8, 0.7])) == 1.0
+    assert holm([1, 0]).tolist() == [1.0, 0.0]
+
+
+def test_an_interval_that_touches_the_margin_decides_nothing() -> None:
+    low, high = interval([1.0, 2.0])
+    assert (verdict([1.0, 2.0], low), verdict([1.0, 2.0], high)) == ("open", "open")
+
+
+def test_a_part_with_one_seed_is_open_and_takes_nothing_from_the_others() -> None:
+    bad, single, pair = [1.0, 1.1, 0.9], [9.0], [1.0, 1.0001]
+    assert judged([[bad, single]], 0) == ("does not hold", [["does not hold", "open"]])
+    assert judged([[pair]], 0) == ("does not hold", [["does not hold"]])
+    assert judged([[single]], 0) == ("open", [["open"]])
+    # A p-value between 0.0125 and 0.025: below the level of one part, not of two.
+    near = [1.0, 1.5, 0.7]
+    assert 0.0125 < stats.ttest_1samp(near, 0, alternative="greater").pvalue < 0.025
+    assert judged([[near, single]], 0)[1] == [["does not hold", "open"]]
+    assert judged([[near, near]], 0)[1] == [["open", "open"]]
+
+
+@pytest.mark.parametrize("margin", [-0.3, 0.0, 0.4])
+def test_the_seeds_that_would_settle_are_the_least_whose_interval_is_clear(margin: float) -> None:
+    for values in ([1.0, 1.02], [0.5, 0.9, 1.3], [-2.0, 0.1, 1.5, 0.4]):
+        mean, deviation = np.mean(values), np.std(values, ddof=1)
+        clear = (
+            n
+            for n in range(2, 10_001)
+            if stats.t.ppf(0.975, n - 1) * deviation / n**0.5 < abs(mean - margin)
+        )
+        assert seeds_to_settle(values, margin) == next(clear, None)
