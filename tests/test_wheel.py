@@ -13,6 +13,8 @@ from conftest import REPOSITORY
 from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 
+pytestmark = pytest.mark.slow
+
 BUILD = "from setuptools.build_meta import build_wheel; build_wheel('.')"
 
 WITH_TORCH_ALONE = '''
@@ -62,8 +64,6 @@ from phaseavg.averaging import (
     recompute_batchnorm,
 )
 from phaseavg.optim import AdaBound, Lookahead
-
-pytestmark = pytest.mark.slow
 
 BATCHES = [(torch.randn(8, 3), torch.randint(2, (8,))) for _ in range(4)]
 

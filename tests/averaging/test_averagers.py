@@ -369,3 +369,53 @@ def test_replacing_leaves_the_optimizer_alone_and_it_goes_on_from_the_average():
     buffers = [state["momentum_buffer"] for state in optimizer.state_dict()["state"].values()]
     moved = np.concatenate([buffer.numpy().ravel() for buffer in buffers])
     assert relative_error(flat(model), replaced - 0.1 * moved) <= 1e-14
+
+
+@pytest.mark.parametrize("make", [Phasewise, AtEnd])
+def test_frozen_parameters_are_averaged_unless_trainable_ones_alone_are_asked_for(make):
+    model = nn.Linear(2, 1, bias=False).requires_grad_(False).double()
+    assert make(model, [2]).average.tensors[0].numel() == 2
+    alone = make(nn.Sequential(model, nn.Linear(1, 1, bias=False)), [2], trainable_only=True)
+    assert [tensor.numel() for tensor in alone.average.tensors] == [1]
+
+
+def test_averaging_at_the_end_stores_the_average_where_it_is_told():
+    (tensor,) = AtEnd(nn.Linear(2, 1, bias=False), [2], device="meta").average.tensors
+    assert tensor.device.type == "meta"
+
+
+def test_an_averager_shows_its_settings():
+    model = nn.Linear(1, 1)
+    assert repr(NoAveraging(model, [2, 1])).startswith("NoAveraging(lengths=[2, 1]): 0 of 3 ended")
+    shown = repr(Phasewise(model, [2, 1], Exponential(0.5)))
+    assert shown.startswith("Phasewise(lengths=[2, 1], weights=Exponential(gamma0=0.5)): 0 of 3")
+
+
+def test_before_an_epoch_there_are_no_coefficients():
+    model = nn.Linear(1, 1)
+    for averager in (NoAveraging(model, [2]), Phasewise(model, [2]), AtEnd(model, [2])):
+        assert averager.coefficients() == []
+
+
+def test_chained_schedulers_of_several_groups_have_the_phases_of_their_product():
+    layers = nn.Sequential(nn.Linear(1, 1), nn.Linear(1, 1))
+    first, second = ({"params": layer.parameters()} for layer in layers)
+    optimizer = torch.optim.SGD([first | {"lr": 1.0}, second | {"lr": 0.5}])
+    schedulers = [lr_scheduler.MultiStepLR(optimizer, [end], gamma=0.1) for end in (2, 3)]
+    chained = lr_scheduler.ChainedScheduler(schedulers, optimizer)
+    assert Phasewise.from_scheduler(layers, chained, 6).lengths == [2, 1, 3]
+    assert [group["lr"] for group in optimizer.param_groups] == [1.0, 0.5]
+
+
+@pytest.mark.parametrize(("total", "lengths"), [(1, [1]), (2, [1, 1])])
+def test_so_few_epochs_are_phases_even_if_the_rate_falls_after_each(total, lengths):
+    model = nn.Linear(1, 1)
+    scheduler = lr_scheduler.ExponentialLR(torch.optim.SGD(model.parameters()), 0.9)
+    assert Phasewise.from_scheduler(model, scheduler, total).lengths == lengths
+
+
+def test_three_falling_epochs_are_no_phases():
+    model = nn.Linear(1, 1)
+    scheduler = lr_scheduler.ExponentialLR(torch.optim.SGD(model.parameters()), 0.9)
+    with pytest.raises(ValueError, match=r"so there are no phases; give epochs=\[…\]$"):
+        Phasewise.from_scheduler(model, scheduler, 3)

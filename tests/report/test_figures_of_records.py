@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import pytest
-from conftest import REPOSITORY, TINY, Prompt
+from conftest import REPOSITORY, TINY, Prompt, also_slow
 from made_records import keep, line
 from matplotlib.figure import Figure
 
@@ -268,7 +268,9 @@ def test_a_figure_per_network_that_has_runs(
 OF_RECORDS = [name for name, figure in FIGURES.items() if isinstance(figure, OfRecords)]
 
 
-@pytest.mark.parametrize("name", OF_RECORDS)
+@pytest.mark.parametrize(
+    "name", ["fig5", *also_slow(*(name for name in OF_RECORDS if name != "fig5"))]
+)
 def test_without_a_record_the_command_is_named(name: str, tmp_path: Path) -> None:
     folders = [f"runs_dir={tmp_path}", f"records_dir={tmp_path}"]
     paper = REPOSITORY / "results/paper.csv"

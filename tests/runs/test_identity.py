@@ -64,6 +64,7 @@ CHANGES = {  # other values of each key of the recipe, its parts' arguments amon
 }
 
 
+@pytest.mark.slow
 def test_every_other_value_of_the_recipe_changes_the_id(compose_settings: Compose) -> None:
     assert CHANGES.keys() == set(identity.RECIPE)
     overrides = [override for of_key in CHANGES.values() for override in of_key]

@@ -89,6 +89,7 @@ def epochs_of(settings: Settings, epochs: int) -> list[Any]:
     return found
 
 
+@pytest.mark.slow
 @hypothesis_settings(max_examples=400, derandomize=True, deadline=None, database=None)
 @given(one=changes(), other=changes(), own_optimizer=st.sampled_from([0.1, 0.1, 0.2]))
 def test_keys_are_equal_exactly_when_the_epochs_are(

@@ -20,6 +20,8 @@ from phaseavg.errors import UserError
 from phaseavg.sweep import launcher
 from phaseavg.sweep.launcher import slots_for
 
+pytestmark = pytest.mark.slow
+
 
 def processes_in(group: int) -> list[str]:
     """Return the processes of a process group that have not ended."""
@@ -198,8 +200,6 @@ def test_the_cpu_has_as_many_slots_as_its_cores_are_enough_for(
 ENVIRONMENT = """\
 import os, pathlib
 from phaseavg.data.digits import digits as real
-
-pytestmark = pytest.mark.slow
 
 def digits(batch_size, seed, device="cpu", **options):
     pathlib.Path(f"gpu-{seed}").write_text(os.environ["CUDA_VISIBLE_DEVICES"])

@@ -93,6 +93,7 @@ def test_looking_draws_no_random_number(runs: list[Run]) -> None:
         assert torch.equal(torch.get_rng_state(), before)
 
 
+@pytest.mark.slow
 def test_it_is_said_while_the_launcher_works(
     prompt: Prompt, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -220,6 +220,7 @@ def test_sweeps_side_by_side_train_no_prefix_twice(
     assert len(file.read_bytes()) <= DIFFERENT_STEPS + 1
 
 
+@pytest.mark.slow
 def test_a_damaged_prefix_is_trained_again(prompt: Prompt, tmp_path: Path) -> None:
     command = ("-m", *SHORT, "averaging=phasewise,rna")
     prompt(*command)

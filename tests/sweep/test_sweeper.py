@@ -88,6 +88,7 @@ def test_a_table_is_swept_narrowed_and_continued(prompt: Prompt, tmp_path: Path,
     assert (status, out.splitlines()[-1]) == (0, "sweep: 0 finished, 4 finished before")
 
 
+@pytest.mark.slow
 def test_a_plain_sweep_goes_the_same_way(prompt: Prompt, tmp_path: Path) -> None:
     command = ("-m", *SHORT, "averaging=none,phasewise")
     prompt(*command, "seed=0")
@@ -349,6 +350,7 @@ def test_a_launcher_that_fails_is_told(
         assert failures == []
 
 
+@pytest.mark.slow
 def test_a_run_that_another_process_trains_is_left_to_it(prompt: Prompt, tmp_path: Path) -> None:
     prompt(*SHORT)
     (folder,) = (tmp_path / "runs").iterdir()

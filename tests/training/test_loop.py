@@ -150,6 +150,7 @@ def test_the_rate_is_that_of_each_group_times_the_factor() -> None:
         assert rates == pytest.approx([0.01 * factor, 1.0 * factor])
 
 
+@pytest.mark.slow
 def test_a_compiled_run_with_autocast_trains_and_records_both(
     compose_settings: Compose, monkeypatch: pytest.MonkeyPatch
 ) -> None:

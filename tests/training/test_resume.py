@@ -21,9 +21,9 @@ SHORT = "schedule.epochs=[2,2,1]"  # once more, for another schedule has epochs 
 
 MOMENTS = [
     ("averaging=phasewise", "replaced", 1),
-    ("averaging=rna", "before-replacing", 3),  # a snapshot
-    ("optimizer=lookahead averaging=uniform", "stepped", 12),  # in mid-epoch and mid-window
     *also_slow(
+        ("averaging=rna", "before-replacing", 3),  # a snapshot
+        ("optimizer=lookahead averaging=uniform", "stepped", 12),  # in mid-epoch and mid-window
         ("averaging=phasewise", "half-written", 12),  # a checkpoint, in mid-epoch
         ("averaging=phasewise", "half-written", 21),  # around the first phase's end
         ("averaging=phasewise", "before-replacing", 11),  # metrics.jsonl at the first epoch's end
@@ -180,6 +180,7 @@ def test_a_damaged_checkpoint_is_set_aside(
     assert_same_outcome(settings, undisturbed(settings))
 
 
+@pytest.mark.slow
 def test_after_a_damaged_snapshot_the_run_starts_anew(
     victims: Any,
     compose_settings: Callable[..., Settings],
@@ -200,6 +201,7 @@ def test_after_a_damaged_snapshot_the_run_starts_anew(
     assert_same_outcome(settings, undisturbed(settings))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("precisions", [["fp32"], ["fp32", "bf16"]])
 def test_a_record_names_every_execution_of_a_run(
     victims: Any, compose_settings: Callable[..., Settings], precisions: list[str]
@@ -233,6 +235,7 @@ def test_a_failing_write_is_reported_and_leaves_nothing_half_written(
     assert_same_outcome(settings, undisturbed(settings))
 
 
+@pytest.mark.slow
 def test_the_cadence_of_tests_changes_no_weights(
     victims: Any, compose_settings: Callable[..., Settings]
 ) -> None:

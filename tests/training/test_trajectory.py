@@ -197,6 +197,7 @@ def test_the_size_of_a_trajectory_is_printed_beforehand(prompt: Prompt) -> None:
     assert estimate <= size < 2 * estimate  # names take up space beside so small a network
 
 
+@pytest.mark.slow
 def test_a_run_that_saves_its_trajectory_trains_all_epochs_itself(prompt: Prompt) -> None:
     here = (*TINY, "runs_dir=r", "records_dir=r")
     assert prompt("-m", *here, "averaging=none,phasewise")[0] == 0
@@ -207,6 +208,7 @@ def test_a_run_that_saves_its_trajectory_trains_all_epochs_itself(prompt: Prompt
     assert len(list(Path("r").glob("*/trajectory/*"))) == len(ENDS)
 
 
+@pytest.mark.slow
 def test_a_finished_run_without_the_trajectory_says_so(prompt: Prompt) -> None:
     here = (*TINY, "averaging=none", "runs_dir=r", "records_dir=r", "share=false")
     assert prompt(*here, "save_trajectory=last_layer")[0] == 0
