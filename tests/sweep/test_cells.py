@@ -280,7 +280,7 @@ def test_a_row_has_to_say_which_network_it_is() -> None:
 
 
 def test_a_preset_may_have_rows_of_its_own(composed) -> None:
-    request = request_for(composed, "table=t1a,t3", "preset=mini")
+    request = request_for(composed, "table=t1a,t3", "column=learnt,sgd-ours", "preset=mini")
     assert {(cell.dataset, cell.model) for cell in request.cells} == {
         ("digits", "cnn13_digits"),
         ("digits", "wrn10_digits"),

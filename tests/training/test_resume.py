@@ -146,7 +146,7 @@ def test_a_killed_run_ends_bit_identical(
     assert_same_outcome(settings, expected)
 
 
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+@pytest.mark.parametrize("number", [signal.SIGINT, *also_slow(signal.SIGTERM)])
 def test_a_signal_saves_and_stops_with_one_line(
     victims: Any,
     compose_settings: Callable[..., Settings],
@@ -215,7 +215,7 @@ def test_a_record_names_every_execution_of_a_run(
     assert [made["execution"]["precision"] for made in result["provenance"]] == precisions
 
 
-@pytest.mark.parametrize("count", [1, 12, *also_slow(2, 3, 25)])
+@pytest.mark.parametrize("count", [1, *also_slow(2, 3, 12, 25)])
 def test_a_failing_write_is_reported_and_leaves_nothing_half_written(
     victims: Any,
     compose_settings: Callable[..., Settings],

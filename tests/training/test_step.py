@@ -5,7 +5,7 @@ from typing import Any, ClassVar
 
 import pytest
 import torch
-from conftest import REPOSITORY, TINY
+from conftest import REPOSITORY, TINY, also_slow
 from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
@@ -276,7 +276,8 @@ def test_an_optimizer_that_cannot_be_recorded_is_refused(compose_settings: Compo
 
 
 @pytest.mark.parametrize(
-    "overrides", [[], ["optimizer=lookahead"], ["optimizer=adam", "optimizer_state=reset"]]
+    "overrides",
+    [[], *also_slow(["optimizer=lookahead"], ["optimizer=adam", "optimizer_state=reset"])],
 )
 def test_a_run_of_replayed_steps_goes_on_as_if_it_had_not_been_cut(
     compose_settings: Compose,

@@ -161,7 +161,7 @@ def test_a_killed_run_ends_with_the_same_trajectory(
     assert contents(settings) == contents(trained("averaging=none", "save_trajectory=steps"))
 
 
-@pytest.mark.parametrize("before", ["none", "last_layer"])
+@pytest.mark.parametrize("before", [*also_slow("none"), "last_layer"])
 def test_a_run_that_saved_less_is_not_resumed(
     before: str, victims: Any, compose_settings: Callable[..., Settings]
 ) -> None:
