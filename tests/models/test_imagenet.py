@@ -66,6 +66,7 @@ def test_a_seed_gives_the_same_weights_and_another_seed_others():
     assert not torch.equal(weights(1), first)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("make", NETWORKS)
 def test_a_step_of_sgd_lowers_the_loss_by_what_its_gradient_foretells(make):
     torch.manual_seed(0)

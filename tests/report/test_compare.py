@@ -182,8 +182,8 @@ def test_tables_and_picture_at_the_prompt(
         (["table=t1a", "nothing=1"], "nothing"),
         (["table=t1a", "column=learnd"], "column=learnd: table=t1a has no such column; choices: "),
         (
-            ["table=t1a", "runs_dir=a", "records_dir=a"],
-            "table=t1a runs_dir=a records_dir=a: no run",
+            ["table=t1d", "model=cnn13", "runs_dir=a", "records_dir=a"],
+            "table=t1d model=cnn13 runs_dir=a records_dir=a: no run",
         ),
         (["."], ".: no run has ended; name folders of runs, or cells"),
     ],

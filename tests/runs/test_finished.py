@@ -58,6 +58,7 @@ def test_a_finished_run_says_how_it_was_computed_and_where_that_is_not_as_asked(
     assert "deterministic is False, not True" in out
 
 
+@pytest.mark.slow
 def test_force_begins_anew_whatever_an_ended_run_has_left(prompt: Prompt, tmp_path: Path) -> None:
     prompt(*TINY, "save_weights=true")
     (folder,) = (tmp_path / "runs").iterdir()
@@ -69,6 +70,7 @@ def test_force_begins_anew_whatever_an_ended_run_has_left(prompt: Prompt, tmp_pa
     assert not (folder / "weights.safetensors").exists()  # of the run before
 
 
+@pytest.mark.slow
 def test_a_run_that_another_process_finishes_meanwhile_is_not_repeated(
     prompt: Prompt, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -238,6 +238,7 @@ def test_a_damaged_prefix_is_trained_again(prompt: Prompt, tmp_path: Path) -> No
     assert_equal(outcomes(tmp_path / "runs"), expected)
 
 
+@pytest.mark.slow
 def test_a_single_run_starts_from_what_a_sweep_has_left(prompt: Prompt, tmp_path: Path) -> None:
     prompt("-m", *SHORT, "averaging=none,phasewise")
     _, out, _ = prompt(*SHORT, "averaging=end")  # the prefix has no such average

@@ -365,6 +365,7 @@ def test_a_run_that_another_process_trains_is_left_to_it(prompt: Prompt, tmp_pat
     )
 
 
+@pytest.mark.slow
 def test_a_dry_run_of_a_sweep_leaves_nothing(prompt: Prompt, tmp_path: Path) -> None:
     status, out, err = prompt("-m", *SHORT, "seed=0,1", "dry_run=true")
     assert (status, err) == (0, "")

@@ -56,6 +56,8 @@ def in_folder(settings: Settings, name: str) -> Settings:
     return settings.model_copy(update={"runs_dir": settings.runs_dir / name})
 
 
+SLOW = pytest.mark.slow
+
 PAIRS = [
     (optimizer, averaging)
     for optimizer in OPTIMIZERS
@@ -75,7 +77,13 @@ def test_every_optimizer_and_every_averaging_is_in_a_pair() -> None:
     ]
 
 
-@pytest.mark.parametrize(("optimizer", "averaging"), PAIRS)
+@pytest.mark.parametrize(
+    ("optimizer", "averaging"),
+    [
+        pair if "phasewise" in pair or pair[0] == "sgd" else pytest.param(*pair, marks=SLOW)
+        for pair in PAIRS
+    ],
+)
 def test_every_optimizer_and_every_averaging_learns(
     compose_settings: Compose, optimizer: str, averaging: str
 ) -> None:
@@ -354,6 +362,7 @@ def test_names_of_observers_are_lower_case_words(compose_settings: Compose, name
         check(OmegaConf.create({**settings, "observers": observers}))
 
 
+@pytest.mark.slow
 def test_a_run_under_way_takes_no_other_observers(
     prompt: Prompt, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:

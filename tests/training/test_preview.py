@@ -78,6 +78,7 @@ def test_a_dry_run_describes_every_method(prompt: Prompt) -> None:
     assert said["phase 3"].endswith("8 steps at learning rate 0.001")
 
 
+@pytest.mark.slow
 def test_a_dry_run_changes_nothing_of_the_run_that_follows(prompt: Prompt, tmp_path: Path) -> None:
     def metrics(folder: str) -> list[dict[str, Any]]:
         (path,) = tmp_path.glob(f"{folder}/*/metrics.jsonl")
