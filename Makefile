@@ -5,7 +5,7 @@ TRAIN := $(BIN)/python train.py
 
 .DEFAULT_GOAL := help
 .PHONY: help demo mini mini-cifar100 table1a table1b table1c table1d table1 table2 table3 table4 tables report
-.PHONY: fig1 fig2 fig3 fig4 fig5 fig6 figures bench bench-gpu test test-slow test-slurm lint format clean
+.PHONY: fig1 fig2 fig3 fig4 fig5 fig6 figures bench bench-gpu test test-slow test-slurm lint format docs clean
 
 help: ## list the targets
 	@sed -nE 's/^([a-z0-9 -]+):.*## /  \1\t/p; s/^## (.*)/\n\1/p' $(MAKEFILE_LIST) | expand -t 26
@@ -88,6 +88,9 @@ lint: .venv/installed ## check style, formatting and the types of what others im
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
+
+docs: .venv/installed ## the documentation as a site: site/index.html
+	$(BIN)/mkdocs build
 
 format: .venv/installed ## fix what lint can fix
 	$(BIN)/ruff check --fix .

@@ -1,4 +1,4 @@
-"""What README tells people to type works as it stands there."""
+"""The code that README and docs show works as it stands there, and their links lead somewhere."""
 
 import json
 import os
@@ -17,13 +17,45 @@ from torch import Tensor, nn
 from phaseavg.averaging import Phasewise, Uniform, recompute_batchnorm
 from phaseavg.optim import Lookahead
 
+PAGES = sorted([*REPOSITORY.glob("*.md"), *(REPOSITORY / "docs").glob("*.md")])
+OWN = (REPOSITORY / "docs/own.md").read_text()
+AVERAGER = (REPOSITORY / "docs/averager.md").read_text()
 README = (REPOSITORY / "README.md").read_text()
+
+
+def anchors(page: Path) -> set[str]:
+    """Return the anchors of a page's headings, as GitHub and MkDocs make them."""
+    heads = re.findall(r"^#+ (.*)$", page.read_text(), re.MULTILINE)
+    return {re.sub(r"[^\w\- ]", "", head.lower()).replace(" ", "-") for head in heads}
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_links_lead_to_files_and_headings(page: Path) -> None:
+    text = re.sub(r"```.*?```", "", page.read_text(), flags=re.DOTALL)
+    for link in re.findall(r"\]\(([^)\s]+)\)", text):
+        if "://" in link:
+            continue
+        name, _, anchor = link.partition("#")
+        target = page.parent / name if name else page
+        assert target.exists(), link
+        if anchor and target.suffix == ".md":
+            assert anchor in anchors(target), link
+
+
+def test_the_readme_can_be_read_to_the_end() -> None:
+    assert len(README.splitlines()) <= 250
+    assert len(README.encode()) <= 14_000
+
+
+def test_the_readme_shows_the_loop_of_the_docs() -> None:
+    (loop,) = re.findall(r"```python\n(from phaseavg.averaging .*?)```", README, re.DOTALL)
+    assert f"```python\n{loop}```" in AVERAGER
 
 
 @pytest.mark.slow
 def test_a_network_a_data_set_and_an_averaging_of_ones_own(tmp_path: Path) -> None:
-    """Each a file and a YAML outside of the package, as README shows them, by README's command."""
-    blocks = re.findall(r"```(?:python|yaml)\n(# mine/.*?)```", README, re.DOTALL)
+    """Each a file and a YAML outside of the package, as the page shows them, by its command."""
+    blocks = re.findall(r"```(?:python|yaml)\n(# mine/.*?)```", OWN, re.DOTALL)
     assert len(blocks) == 7
     for content in blocks:
         name = content.split(maxsplit=2)[1]
@@ -31,13 +63,13 @@ def test_a_network_a_data_set_and_an_averaging_of_ones_own(tmp_path: Path) -> No
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_text(content)
     mine = tmp_path / "mine"
-    (sweep,) = re.findall(r"^python train.py --config-dir mine (.*)$", README, re.MULTILINE)
+    (sweep,) = re.findall(r"^python train.py --config-dir mine (.*)$", OWN, re.MULTILINE)
     plan = [sys.executable, "train.py", "--config-dir", str(mine), *sweep.split()]
     done = subprocess.run(plan, cwd=REPOSITORY, capture_output=True, text=True)
     assert (done.returncode, done.stderr) == (0, "")
     assert re.search(r"\| table widths \| +2 \| +6 \| +6 \| +0 \| +240 \| +240 \|", done.stdout)
 
-    (command,) = re.findall(r"^PYTHONPATH=mine python train.py (.*)$", README, re.MULTILINE)
+    (command,) = re.findall(r"^PYTHONPATH=mine python train.py (.*)$", OWN, re.MULTILINE)
     arguments = command.replace("--config-dir mine", f"--config-dir {mine}").split()
     arguments += [f"runs_dir={tmp_path}/runs", "tracking=none"]
     done = subprocess.run(
@@ -59,7 +91,7 @@ def test_a_network_a_data_set_and_an_averaging_of_ones_own(tmp_path: Path) -> No
 
 
 def loop_of_ones_own() -> tuple[dict[str, Any], list[Tensor]]:
-    """Return the names that README's loops start from, and the weights after each epoch so far."""
+    """Return the names that the loops start from, and the weights after each epoch so far."""
     torch.manual_seed(0)
     model = nn.Sequential(nn.Linear(4, 3), nn.BatchNorm1d(3))
     optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
@@ -85,7 +117,7 @@ def loop_of_ones_own() -> tuple[dict[str, Any], list[Tensor]]:
 
 
 def test_the_averager_in_a_loop_of_ones_own() -> None:
-    (code,) = re.findall(r"```python\n(from phaseavg.averaging .*?)```", README, re.DOTALL)
+    (code,) = re.findall(r"```python\n(from phaseavg.averaging .*?)```", AVERAGER, re.DOTALL)
     names, ended = loop_of_ones_own()
     exec(code, names)
     assert len(ended) == 160
@@ -101,7 +133,7 @@ def test_the_averager_in_a_loop_of_ones_own() -> None:
 
 
 def test_lookahead_in_a_loop_of_ones_own() -> None:
-    (code,) = re.findall(r"```python\n(from phaseavg.optim .*?)```", README, re.DOTALL)
+    (code,) = re.findall(r"```python\n(from phaseavg.optim .*?)```", AVERAGER, re.DOTALL)
     names, ended = loop_of_ones_own()
     tested: list[Tensor] = []
     names["test"] = lambda model: tested.append(model[0].weight.detach().clone())
@@ -115,14 +147,14 @@ def test_lookahead_in_a_loop_of_ones_own() -> None:
 
 
 def test_lookahead_and_the_averager_together() -> None:
-    """As README says it: where the average takes over, it is what both go on from."""
+    """As the page says it: where the average takes over, it is what both go on from."""
     names, ended = loop_of_ones_own()
     model, batches = names["model"], names["train_batches"]
     optimizer = Lookahead(names["optimizer"])
     averager = Phasewise(model, [2, 2], Uniform())
     weight = model[0].weight
     seen: list[Tensor] = []
-    (code,) = re.findall(r"```python\n(if averager.*?)```", README, re.DOTALL)
+    (code,) = re.findall(r"```python\n(if averager.*?)```", AVERAGER, re.DOTALL)
     names |= {"averager": averager, "optimizer": optimizer}
     names["recompute_batchnorm"] = recompute_batchnorm
     for epoch in range(4):  # of 3 steps: the phases end within windows of Lookahead's
