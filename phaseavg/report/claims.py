@@ -13,9 +13,9 @@ import numpy as np
 import pandas as pd
 
 from phaseavg.report import statistics
+from phaseavg.report.paper_claims import Claim, Pair
 from phaseavg.report.statistics import SAME
 from phaseavg.sweep.cells import Cell
-from phaseavg.sweep.claims import Claim, Pair
 
 NETWORK = ["dataset", "model"]
 

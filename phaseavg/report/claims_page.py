@@ -16,11 +16,11 @@ from phaseavg.report.claims import (
 )
 from phaseavg.report.figures import claims as picture
 from phaseavg.report.figures.style import rendered
+from phaseavg.report.paper_claims import CLAIMS, Claim
 from phaseavg.report.statistics import CONFIDENCE, MOST_SEEDS, interval, verdict
 from phaseavg.report.study import Study
 from phaseavg.report.tables import as_markdown
 from phaseavg.runs.files import write_atomically
-from phaseavg.sweep.claims import CLAIMS, Claim
 
 RULE = """\
 # What the paper claims, and what our runs say

@@ -11,9 +11,9 @@ from made_records import rows
 from phaseavg.report import claims, claims_page
 from phaseavg.report.cells import read_paper, records_of
 from phaseavg.report.claims import Evidence, Judgement, evidence, judge
+from phaseavg.report.paper_claims import CLAIMS
 from phaseavg.report.study import Study
 from phaseavg.sweep.cells import Cell, Request
-from phaseavg.sweep.claims import CLAIMS
 
 PAPER = read_paper(REPOSITORY / "results/paper.csv")
 CLAIM = {claim.name: claim for claim in CLAIMS}

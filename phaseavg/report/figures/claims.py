@@ -10,10 +10,10 @@ from matplotlib.transforms import blended_transform_factory
 
 from phaseavg.report.claims import NETWORK, evidence, exceptions, networks_of
 from phaseavg.report.figures.style import new_picture
+from phaseavg.report.paper_claims import CLAIMS
 from phaseavg.report.statistics import interval, verdict
 from phaseavg.report.study import Study
 from phaseavg.sweep.cells import Cell
-from phaseavg.sweep.claims import CLAIMS
 
 COLOURS = {"holds": "#0b6fa4", "does not hold": "#c2410c", "open": "#6b7280"}
 ROW_INCHES = 0.26
