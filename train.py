@@ -19,9 +19,9 @@ from omegaconf import DictConfig
 from phaseavg.cli import command_line, reporting
 from phaseavg.config import Settings, check, typed_overrides
 from phaseavg.errors import Diverged
+from phaseavg.identity import NUMERICS_VERSION
 from phaseavg.runs.finished import finished_before
 from phaseavg.runs.folder import RunFolder
-from phaseavg.runs.identity import NUMERICS_VERSION
 from phaseavg.runs.provenance import peak_memory_bytes, provenance, reset_peak_memory
 from phaseavg.runs.result import cost, errors, summary
 from phaseavg.runs.weights import write_weights

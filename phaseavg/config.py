@@ -29,7 +29,7 @@ from pydantic import (
 )
 
 from phaseavg.errors import UserError
-from phaseavg.runs.identity import RECIPE, run_id
+from phaseavg.identity import RECIPE, run_id
 from phaseavg.targets import (
     KINDS,
     STRICT,

@@ -15,7 +15,7 @@ from pydantic import ValidationError
 
 from phaseavg.config import Folder
 from phaseavg.errors import Interrupted
-from phaseavg.runs.identity import group_id, parts_of, run_id
+from phaseavg.identity import group_id, parts_of, run_id
 from phaseavg.runs.record import flattened
 
 INIT_SECONDS = 8.0  # that a server has to answer: with all that W&B does beside it, 15 at most

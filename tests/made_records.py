@@ -9,8 +9,8 @@ import pandas as pd
 import yaml
 
 from phaseavg.config import Settings
+from phaseavg.identity import NUMERICS_VERSION, RECIPE, run_id
 from phaseavg.report.cells import CELL, COLUMNS
-from phaseavg.runs.identity import NUMERICS_VERSION, RECIPE, run_id
 
 EXECUTION = {
     "device_name": "a GPU",

@@ -21,7 +21,7 @@ import train as train_script
 from phaseavg import tracking
 from phaseavg.config import Settings
 from phaseavg.errors import UserError
-from phaseavg.runs.identity import group_id, run_id
+from phaseavg.identity import group_id, run_id
 from phaseavg.runs.record import flattened
 from phaseavg.tracking import WandB
 

@@ -23,10 +23,10 @@ from phaseavg.averaging import Averager
 from phaseavg.averaging.snapshots import is_intact
 from phaseavg.config import Settings
 from phaseavg.errors import UserError
+from phaseavg.identity import NUMERICS_VERSION
 from phaseavg.phases import Schedule
 from phaseavg.runs.files import checksum, link, read_file, set_aside, write_atomically
 from phaseavg.runs.folder import read_state
-from phaseavg.runs.identity import NUMERICS_VERSION
 from phaseavg.runs.provenance import provenance
 from phaseavg.targets import Part, build
 

@@ -14,8 +14,8 @@ from typing import Annotated, Any, Literal
 from pydantic import BaseModel, ConfigDict, Discriminator, Field, TypeAdapter, ValidationError
 
 from phaseavg.errors import told
+from phaseavg.identity import run_id
 from phaseavg.runs.files import load_json, load_yaml, read_file
-from phaseavg.runs.identity import run_id
 
 Values = dict[str, Any]
 

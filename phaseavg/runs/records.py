@@ -8,8 +8,8 @@ from typing import Any
 import pandas as pd
 
 from phaseavg.errors import UserError
+from phaseavg.identity import group_id, parts_of
 from phaseavg.runs.files import write_atomically
-from phaseavg.runs.identity import group_id, parts_of
 from phaseavg.runs.record import FILES, Record, flattened, intact_records
 
 RUNS = [

@@ -22,8 +22,8 @@ import phaseavg.training.step as train_step
 import train as train_script
 from phaseavg.data import ImageNet
 from phaseavg.errors import UserError
+from phaseavg.identity import run_id
 from phaseavg.randomness import seed_for
-from phaseavg.runs.identity import run_id
 
 SMALL = {"image_size": 32, "test_resize": 36, "workers": 0}
 CLASSES = ("ant", "bee", "cat")

@@ -15,8 +15,8 @@ from made_records import change, configured, keep, line, write_lines
 
 from phaseavg.config import Settings, check
 from phaseavg.errors import UserError
+from phaseavg.identity import run_id
 from phaseavg.runs.files import dump_yaml, load_json, load_yaml, read_file
-from phaseavg.runs.identity import run_id
 from phaseavg.runs.records import load_runs
 from phaseavg.sweep.cells import Run
 from phaseavg.sweep.composing import composing

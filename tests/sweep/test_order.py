@@ -9,7 +9,7 @@ from hydra.core.global_hydra import GlobalHydra
 from made_cells import OTHERS
 
 from phaseavg.config import check
-from phaseavg.runs.identity import parts_of
+from phaseavg.identity import parts_of
 from phaseavg.runs.prefixes import OWN
 from phaseavg.sweep.cells import Cell, Run
 from phaseavg.sweep.order import Job, arranged, ending_with, nodes_of, waves_of

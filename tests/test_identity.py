@@ -6,10 +6,9 @@ from collections.abc import Callable
 import pytest
 from conftest import TINY
 
-from phaseavg import averaging, targets
+from phaseavg import averaging, identity, targets
 from phaseavg.config import Settings
-from phaseavg.runs import identity
-from phaseavg.runs.identity import run_id
+from phaseavg.identity import run_id
 
 Compose = Callable[..., Settings]
 
