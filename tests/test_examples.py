@@ -1,0 +1,34 @@
+"""The examples run as they are, and show what they say."""
+
+import runpy
+from typing import Any
+
+import pytest
+from conftest import REPOSITORY
+
+pytestmark = pytest.mark.slow
+
+
+def result_of(name: str) -> Any:
+    """Return what an example's `main` returns."""
+    return runpy.run_path(str(REPOSITORY / "examples" / name))["main"]()
+
+
+def test_in_a_plain_loop_the_average_is_below_sgd_at_the_end_of_the_first_phase() -> None:
+    (sgd, average), *others = result_of("plain_torch.py")
+    assert average < sgd - 1  # by 3 to 7 points with other seeds
+    assert len(others) == 2
+
+
+def test_phases_come_from_the_scheduler(capsys: pytest.CaptureFixture[str]) -> None:
+    result_of("from_scheduler.py")
+    first, *ends = capsys.readouterr().out.splitlines()
+    assert first == "phases of [30, 15, 15] epochs"
+    assert [line.partition(":")[0] for line in ends] == ["epoch 30", "epoch 45", "epoch 60"]
+
+
+def test_a_language_model_learns_and_its_average_is_no_worse_at_the_constant_rate() -> None:
+    losses = result_of("language_model.py")
+    assert len(losses) == 3
+    weights, average = losses[0]
+    assert average < weights < 3  # log of the alphabet is 4.2
