@@ -38,23 +38,9 @@ def read_file(path: Path, limit: int | None = LIMIT) -> bytes:
     if not stat.S_ISREG(path.stat().st_mode):
         raise OSError(errno.EINVAL, "is no regular file", str(path))
     with path.open("rb") as file:
-        return capped(file, path.name, limit)
-
-
-def capped(file: Any, name: str, limit: int | None = LIMIT) -> bytes:
-    """Return the content of an open file.
-
-    Args:
-        file: opened for reading bytes.
-        name: in the message.
-        limit: the most bytes that it may have; None: any number.
-
-    Raises:
-        ValueError: if it has more, whatever an archive's header says.
-    """
-    content = file.read(-1 if limit is None else limit + 1)
+        content = file.read(-1 if limit is None else limit + 1)
     if limit is not None and len(content) > limit:
-        raise ValueError(f"{name} has more than {limit // MEGABYTE} MB")
+        raise ValueError(f"{path.name} has more than {limit // MEGABYTE} MB")
     return content
 
 

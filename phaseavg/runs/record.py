@@ -256,11 +256,6 @@ def _require_one_run(record: Record) -> None:
         raise ValueError(f"{METRICS} and {RESULT} disagree")
 
 
-def has_ended(folder: Path) -> bool:
-    """Return whether a run's folder has a result, intact or not."""
-    return (folder / RESULT).is_file()
-
-
 def flattened(values: Mapping[str, Any], joint: str = ".", path: str = "") -> dict[str, Any]:
     """Return the values in nested mappings by their keys, joined with dots or another sign."""
     flat: dict[str, Any] = {}
