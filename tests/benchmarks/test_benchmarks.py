@@ -124,6 +124,7 @@ def test_input_beside_torchvision_is_appended_to_the_record(run: Run, tmp_path: 
     ]
 
 
+@pytest.mark.slow
 def test_training_beside_timm_and_torchvision(run: Run, tmp_path: Path) -> None:
     (tmp_path / "train.py").write_text(TIMM_SCRIPT.replace("LR", "float"))
     table, record = run(training, *THIN_TRAINING, "--timm", str(tmp_path))
@@ -139,6 +140,7 @@ def test_training_beside_timm_and_torchvision(run: Run, tmp_path: Path) -> None:
     assert not torch.are_deterministic_algorithms_enabled()
 
 
+@pytest.mark.slow
 def test_averaging_beside_training_and_other_libraries(run: Run) -> None:
     table, record = run(averaging, *THIN_AVERAGING, "cnn13", "resnet34")
     of_network = table["beside"] == "epoch of training"
@@ -168,6 +170,7 @@ def test_no_average_is_timed_if_a_peer_arrives_at_another(
     assert not (tmp_path / "results").exists()
 
 
+@pytest.mark.slow
 def test_the_gpu_benchmark_rehearsed_on_a_cpu(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

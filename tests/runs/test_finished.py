@@ -101,6 +101,7 @@ def test_a_run_is_also_found_among_the_records(prompt: Prompt, tmp_path: Path) -
     assert f"kept/{folder.name}: finished before" in out
 
 
+@pytest.mark.slow
 def test_a_damaged_result_is_set_aside_and_the_run_repeated(prompt: Prompt, tmp_path: Path) -> None:
     prompt(*TINY)
     (result,) = tmp_path.glob("runs/*/result.json")

@@ -261,6 +261,16 @@ def test_a_run_that_was_kept_with_other_numbers_stops_the_copying(
     assert [path.name for path in records.iterdir()] == [two[0].run_id]
 
 
+def test_a_folder_of_records_that_cannot_be_written_is_named(
+    two: list[Settings], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    keep(two[0], 5.0)
+    two[0].records_dir.write_text("a file")
+    assert typed(monkeypatch, str(two[0].runs_dir), "--records", str(two[0].records_dir)) == 2
+    expected = f"records.py: --records={two[0].records_dir}: cannot be written (Not a directory)\n"
+    assert capsys.readouterr().err == expected
+
+
 @pytest.mark.parametrize("name", ["nowhere", "empty"])
 def test_a_folder_without_runs_is_named(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], name: str

@@ -307,6 +307,7 @@ def test_runs_whose_prefix_is_out_of_time_wait_for_it(
     assert (status, len(steps)) == (0, STEPS * (5 + 3 + 3))
 
 
+@pytest.mark.slow
 def test_a_prefix_that_fails_is_named_and_its_runs_are_trained_alone(
     prompt: Prompt, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -72,6 +72,7 @@ def results(folder: Path) -> dict[str, Any]:
     return found
 
 
+@pytest.mark.slow
 def test_a_table_is_swept_narrowed_and_continued(prompt: Prompt, tmp_path: Path, mine: str) -> None:
     command = ("--config-dir", mine, "-m", *SHORT, "table=tiny")
     status, out, err = prompt(*command, "column=plain,again", "seed=1")
