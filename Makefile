@@ -8,7 +8,7 @@ TRAIN := $(BIN)/python train.py
 .PHONY: fig1 fig2 fig3 fig4 fig5 fig6 figures bench bench-gpu test test-slow test-slurm lint format docs clean
 
 help: ## list the targets
-	@sed -nE 's/^([a-z0-9 -]+):.*## /  \1\t/p; s/^## (.*)/\n\1/p' $(MAKEFILE_LIST) | sed 's/table1a .*table4/table1a … table4/' | expand -t 26
+	@sed -nE 's/^([a-z0-9 -]+):.*## /  \1\t/p; s/^## (.*)/\n\1/p' $(MAKEFILE_LIST) | sed 's/table1a .*table4/table1a to table4/' | expand -t 26
 
 # The environment: this project and its tested versions. Remade when either file changes.
 .venv/installed: pyproject.toml constraints.txt
