@@ -13,17 +13,15 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import torch
-from hydra import compose, initialize_config_dir
 from torch import nn
 from torchvision.datasets import CIFAR100, VisionDataset
 
 from phaseavg.averaging import Phasewise, recompute_batchnorm
-from phaseavg.cli import CONFIG_ERRORS, explained
 from phaseavg.config import Settings, check
 from phaseavg.data import DataSet
 from phaseavg.data.resident import ResidentImages
-from phaseavg.errors import UserError
 from phaseavg.runs.provenance import device_name, versions
+from phaseavg.sweep.composing import composing
 
 CONF = Path(__file__).parents[1] / "conf"
 RESULTS = Path(__file__).parent / "results"
@@ -63,11 +61,8 @@ def settings_of(*overrides: str) -> Settings:
     Raises:
         UserError: if an override is wrong.
     """
-    with initialize_config_dir(str(CONF), version_base="1.3"):
-        try:
-            return check(compose("config", ["tracking=none", *overrides]))
-        except CONFIG_ERRORS as error:
-            raise UserError(explained(error)) from error
+    with composing(CONF) as (_, compose):
+        return check(compose(["tracking=none", *overrides]))
 
 
 # Images

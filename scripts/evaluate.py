@@ -5,7 +5,7 @@ import sys
 from pathlib import Path
 
 from phaseavg.cli import script
-from phaseavg.training.kept import evaluate_run
+from phaseavg.training.evaluation import evaluate_run
 
 
 @script

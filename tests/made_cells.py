@@ -15,6 +15,17 @@ TABLES = of_the_paper(OPTIONS)
 WHOLE = ("cnn13", "resnet50")
 """A network of CIFAR and SVHN and one of ImageNet of which all cells are composed."""
 
+TABLE = """\
+title: two methods
+seeds: [0, 1]
+rows:
+  - [dataset=digits, model=cnn13_digits]
+columns:
+  plain: [averaging=none]
+  ours: [averaging=phasewise]
+  again: [averaging=none]
+"""
+
 OTHERS = ("wrn28_10", "resnet34", "densenet121")
 
 

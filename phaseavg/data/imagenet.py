@@ -104,7 +104,8 @@ class ImageFiles(Dataset):
         try:
             return self.read(path)
         except Exception as error:  # PIL raises many kinds
-            return Unusable(str(path), getattr(error, "strerror", "") or told(error))
+            reason = getattr(error, "strerror", "") or told(error).partition(" <")[0]
+            return Unusable(str(path), reason)
 
     def __getitem__(self, key: Key) -> tuple[Tensor, int] | Unusable:
         image = self._image(key.index)

@@ -53,7 +53,7 @@ def read_groups(arguments: Sequence[str], conf: Path, paper: Path) -> tuple[pd.D
         frames.append((named.merge(study.records, on="run_id"), study.metrics))
     runs = pd.concat([runs for runs, _ in frames], ignore_index=True)
     if runs.empty:
-        raise UserError(f"{' '.join(arguments)}: no run has ended; name folders of runs, or cells")
+        raise UserError(f"{' '.join(arguments)}: no run of these cells has ended")
     runs = runs.drop_duplicates(["run_id", "label"]).reset_index(drop=True)
     runs["execution"] = [execution_of(row) for row in runs.to_dict("records")]
     runs["letter"] = [_letter(number) for number in pd.factorize(runs["label"])[0]]
@@ -66,15 +66,10 @@ def _of_folder(folder: Path) -> tuple[pd.DataFrame, pd.DataFrame]:
     """Return the ended runs in a folder, or the one whose folder it is, and their metrics."""
     if not folder.is_dir():
         raise UserError(f"{folder}: is neither a folder nor an override such as table=t1a")
-    single = (folder / "config.yaml").is_file()
-    runs, metrics = load_runs(folder.parent if single else folder)
-    if single:
-        runs = runs[runs["path"] == folder]
-        if runs.empty:
-            raise UserError(
-                f"{folder}: holds no run that has ended; rerun its command to resume it"
-            )
-    return runs.assign(label=runs["group"]), metrics[metrics["path"].isin(runs["path"])]
+    runs, metrics = load_runs(folder)
+    if runs.empty:
+        raise UserError(f"{folder}: no run in it has ended; rerun its command, or name another one")
+    return runs.assign(label=runs["group"]), metrics
 
 
 def _letter(number: int) -> str:

@@ -130,11 +130,10 @@ def grid(cells: pd.DataFrame) -> pd.DataFrame:
             lambda cell: spread(cell["paper_mean"], cell["paper_std"]), axis=1
         )
         kinds["difference to paper"] = own["difference"].map(signed)
+        published = own["paper_mean"].notna().any()
+        shown = {"ours": True, "paper": published, "difference to paper": published}
         for kind, texts in kinds.items():
-            known = {"paper": "paper_mean", "difference to paper": "paper_mean"}
-            if kind == "ours" or (
-                own[known[kind]].notna().any() if kind in known else any(texts.astype(str))
-            ):
+            if shown.get(kind, any(texts.astype(str))):
                 lines[*network, kind] = texts
     frame = pd.DataFrame(lines).T.reindex(columns=list(dict.fromkeys(cells["column"]))).fillna("")
     return frame.rename_axis(index=ROW, columns=None)

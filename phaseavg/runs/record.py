@@ -273,20 +273,26 @@ def intact_records(*folders: Path | str) -> Iterator[Record]:
     A damaged record is left out, and reported in one line on stderr.
 
     Args:
-        folders: of runs or records; one that does not exist has none.
+        folders: of runs or records, or of a single run; one that does not exist has none.
     """
-    found = (path.parent for folder in folders for path in sorted(Path(folder).glob(f"*/{RESULT}")))
-    for folder in found:
+    for folder in (found for given in folders for found in _ended_in(Path(given))):
         if folder.name.startswith("."):
             continue  # half copied
         try:
             record = read_record(folder)
-            if record.result["run_id"] != folder.name:
+            if record.result["run_id"] != folder.resolve().name:
                 raise ValueError(f"result.json is of another run, {record.result['run_id']}")
         except DAMAGED as error:
             print(damage(folder, error), file=sys.stderr, flush=True)
         else:
             yield record
+
+
+def _ended_in(folder: Path) -> list[Path]:
+    """Return the folders of ended runs in a folder, or itself if it is that of one."""
+    if (folder / RESULT).is_file():
+        return [folder]
+    return [path.parent for path in sorted(folder.glob(f"*/{RESULT}"))]
 
 
 def damage(folder: Path, error: Exception) -> str:

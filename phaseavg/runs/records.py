@@ -29,7 +29,8 @@ def load_runs(*folders: Path | str) -> tuple[pd.DataFrame, pd.DataFrame]:
     Damaged records are left out, and reported on stderr. Nothing that a record names is executed.
 
     Args:
-        folders: of runs or records. A run that is in two of them has rows for both.
+        folders: of runs or records, or of a single run. A run that is in two of them has rows for
+            both.
 
     Returns:
         runs: a row per run. Columns: run_id; group, which runs that differ in their seed alone

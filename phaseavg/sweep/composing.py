@@ -78,16 +78,19 @@ def composing(conf: Path, more: Path | None = None) -> Iterator[tuple[list[str],
 
 
 @contextlib.contextmanager
-def cached(composed: Compose, folders: Iterable[Path] | None) -> Iterator[Compose]:
+def cached(
+    composed: Compose, folders: Iterable[Path] | None, name: str = "config"
+) -> Iterator[Compose]:
     """Give a function that composes configs, and takes from disk those composed before.
 
     Args:
         composed: composes a config.
         folders: of all files that it reads; None: nothing is cached.
+        name: of the primary config, as --config-name of train.py.
     """
     state = None
     with contextlib.suppress(OSError):  # a folder that cannot be read is not cached
-        state = None if folders is None else _state_of(folders)
+        state = None if folders is None else _state_of(folders, name)
     if state is None:
         yield composed
         return
@@ -118,9 +121,9 @@ def cache_folder() -> Path:
     return Path(base, "phaseavg", "configs")
 
 
-def _state_of(folders: Iterable[Path]) -> str | None:
+def _state_of(folders: Iterable[Path], name: str) -> str | None:
     """Return a hash of all that a config depends on; None if that includes the environment."""
-    digest = hashlib.sha256(f"{hydra.__version__} {omegaconf.__version__}".encode())
+    digest = hashlib.sha256(f"{hydra.__version__} {omegaconf.__version__} {name}".encode())
     for folder in folders:
         for path in sorted(folder.rglob("*.yaml")):
             content = path.read_bytes()

@@ -108,7 +108,8 @@ def sweep(
         raise UserError(f"plan={config.plan}: choices: true, false")
     budget = None if config.budget is None else seconds_of(config.budget)
     loader, compose = context.config_loader, composer(context, config)
-    with cached(compose, config_folders(context, config)) as compose_cached:
+    folders, name = config_folders(context, config), config.hydra.job.config_name
+    with cached(compose, folders, name) as compose_cached:
         options = loader.get_group_options("table")
         request = read_request(arguments, options, compose_cached, loader)
         if len(request.cells) > MANY and not config.plan:

@@ -17,7 +17,6 @@ from reference import (
     small_network,
 )
 from torch import nn
-from torch.optim import lr_scheduler
 
 from phaseavg.averaging import (
     RNA,
@@ -262,85 +261,6 @@ def test_phases_are_given_in_one_way(given):
         Phasewise(small_network(), **given)
 
 
-def sgd_of(model):
-    return torch.optim.SGD(
-        [{"params": model[0].parameters()}, {"params": model[2].parameters(), "lr": 9.0}], lr=0.1
-    )
-
-
-@pytest.mark.parametrize(
-    ("scheduler", "lengths"),
-    [
-        (partial(lr_scheduler.MultiStepLR, milestones=[5, 8]), [5, 3, 2]),
-        (partial(lr_scheduler.StepLR, step_size=4), [4, 4, 2]),
-        (partial(lr_scheduler.ConstantLR, factor=1.0), [10]),
-        (partial(lr_scheduler.LambdaLR, lr_lambda=lambda e: 1 if e < 3 else 0.1), [3, 7]),
-        (partial(lr_scheduler.MultiStepLR, milestones=[50]), [10]),
-        (
-            lambda optimizer: lr_scheduler.SequentialLR(  # a warm-up ends no phase
-                optimizer,
-                [
-                    lr_scheduler.LinearLR(optimizer, total_iters=2),
-                    lr_scheduler.MultiStepLR(optimizer, [4]),
-                ],
-                milestones=[3],
-            ),
-            [7, 3],
-        ),
-        (
-            lambda optimizer: lr_scheduler.ChainedScheduler(
-                [
-                    lr_scheduler.MultiStepLR(optimizer, [6]),
-                    lr_scheduler.MultiStepLR(optimizer, [2]),
-                ]
-            ),
-            [2, 4, 4],
-        ),
-    ],
-)
-def test_phases_end_where_a_scheduler_lowers_the_rate(scheduler, lengths):
-    model = small_network()
-    optimizer = sgd_of(model)
-    made = scheduler(optimizer)
-    before = copy.deepcopy(optimizer.state_dict()), copy.deepcopy(made.state_dict())
-    averager = Phasewise.from_scheduler(model, made, 10, weights=Uniform())
-    assert averager.lengths == lengths
-    assert isinstance(averager.average.weights, Uniform)
-    after = optimizer.state_dict(), made.state_dict()
-    assert repr(after) == repr(before)
-    # The scheduler itself, in a training, agrees.
-    ends, rates = [], [optimizer.param_groups[0]["lr"]]
-    for epoch in range(1, 10):
-        optimizer.step()
-        made.step()
-        rates.append(optimizer.param_groups[0]["lr"])
-        ends += [epoch] if rates[-1] < rates[-2] else []
-    assert np.cumsum(lengths).tolist() == [*ends, 10]
-
-
-@pytest.mark.parametrize(
-    ("scheduler", "steps", "message"),
-    [
-        (partial(lr_scheduler.StepLR, step_size=4), 1, "stepped 1 times; make the averager first"),
-        (lr_scheduler.ReduceLROnPlateau, 0, "ReduceLROnPlateau: its rates are not known before"),
-        (
-            partial(lr_scheduler.CosineAnnealingLR, T_max=10),
-            0,
-            "CosineAnnealingLR: it lowers the rate after every epoch",
-        ),
-    ],
-)
-def test_a_scheduler_without_phases_is_refused(scheduler, steps, message):
-    model = small_network()
-    optimizer = sgd_of(model)
-    made = scheduler(optimizer)
-    for _ in range(steps):
-        optimizer.step()
-        made.step()
-    with pytest.raises(ValueError, match=message):
-        Phasewise.from_scheduler(model, made, 10)
-
-
 def test_replacing_leaves_the_optimizer_alone_and_it_goes_on_from_the_average():
     torch.manual_seed(0)
     model = small_network()
@@ -395,27 +315,3 @@ def test_before_an_epoch_there_are_no_coefficients():
     model = nn.Linear(1, 1)
     for averager in (NoAveraging(model, [2]), Phasewise(model, [2]), AtEnd(model, [2])):
         assert averager.coefficients() == []
-
-
-def test_chained_schedulers_of_several_groups_have_the_phases_of_their_product():
-    layers = nn.Sequential(nn.Linear(1, 1), nn.Linear(1, 1))
-    first, second = ({"params": layer.parameters()} for layer in layers)
-    optimizer = torch.optim.SGD([first | {"lr": 1.0}, second | {"lr": 0.5}])
-    schedulers = [lr_scheduler.MultiStepLR(optimizer, [end], gamma=0.1) for end in (2, 3)]
-    chained = lr_scheduler.ChainedScheduler(schedulers, optimizer)
-    assert Phasewise.from_scheduler(layers, chained, 6).lengths == [2, 1, 3]
-    assert [group["lr"] for group in optimizer.param_groups] == [1.0, 0.5]
-
-
-@pytest.mark.parametrize(("total", "lengths"), [(1, [1]), (2, [1, 1])])
-def test_so_few_epochs_are_phases_even_if_the_rate_falls_after_each(total, lengths):
-    model = nn.Linear(1, 1)
-    scheduler = lr_scheduler.ExponentialLR(torch.optim.SGD(model.parameters()), 0.9)
-    assert Phasewise.from_scheduler(model, scheduler, total).lengths == lengths
-
-
-def test_three_falling_epochs_are_no_phases():
-    model = nn.Linear(1, 1)
-    scheduler = lr_scheduler.ExponentialLR(torch.optim.SGD(model.parameters()), 0.9)
-    with pytest.raises(ValueError, match=r"so there are no phases; give epochs=\[…\]$"):
-        Phasewise.from_scheduler(model, scheduler, 3)

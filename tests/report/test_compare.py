@@ -183,9 +183,9 @@ def test_tables_and_picture_at_the_prompt(
         (["table=t1a", "column=learnd"], "column=learnd: table=t1a has no such column; choices: "),
         (
             ["table=t1d", "model=cnn13", "runs_dir=a", "records_dir=a"],
-            "table=t1d model=cnn13 runs_dir=a records_dir=a: no run",
+            "table=t1d model=cnn13 runs_dir=a records_dir=a: no run of these cells has ended",
         ),
-        (["."], ".: no run has ended; name folders of runs, or cells"),
+        (["."], ".: no run in it has ended; rerun its command, or name another one"),
     ],
 )
 def test_mistakes_get_one_line(
@@ -209,4 +209,4 @@ def test_a_run_that_has_not_ended_is_named(
     folder = leave(compose_settings(*TINY), 20.0)
     (folder / "result.json").unlink()
     assert typed(monkeypatch, [str(folder)]) == 2
-    assert f"{folder}: holds no run that has ended" in capsys.readouterr().err
+    assert f"{folder}: no run in it has ended" in capsys.readouterr().err

@@ -17,7 +17,7 @@ from torch import nn
 import train
 from phaseavg.config import Settings
 from phaseavg.runs.weights import load_weights
-from phaseavg.training.kept import evaluate_run
+from phaseavg.training.evaluation import evaluate_run
 from phaseavg.training.trajectory import read_last_weight, read_weights_after
 
 

@@ -1,7 +1,9 @@
-"""The runs of the paper's tables, composed once."""
+"""The runs of the paper's tables, composed once, and a small table."""
+
+from pathlib import Path
 
 import pytest
-from made_cells import CONF, TABLES, chosen, request_for
+from made_cells import CONF, TABLE, TABLES, chosen, request_for
 
 from phaseavg.sweep.cells import Run, runs_of
 from phaseavg.sweep.composing import cached, composing
@@ -13,3 +15,11 @@ def all_runs() -> dict[str, Run]:
     with composing(CONF) as (_, compose), cached(compose, [CONF]) as composed:
         request = request_for(composed, f"table={','.join(TABLES)}", "seed=0,1,2")
         return runs_of(chosen(request.cells), request.seeds, composed)
+
+
+@pytest.fixture
+def mine(tmp_path: Path) -> str:
+    """Return a folder of configs with a table in it."""
+    (tmp_path / "mine/table").mkdir(parents=True)
+    (tmp_path / "mine/table/tiny.yaml").write_text(TABLE)
+    return str(tmp_path / "mine")

@@ -58,6 +58,20 @@ def test_a_config_is_composed_once_until_a_file_changes(conf: Path) -> None:
     assert check(changed).schedule["epochs"] != check(first).schedule["epochs"]
 
 
+def test_another_primary_config_has_a_cache_of_its_own(conf: Path) -> None:
+    composed(conf, ["model=cnn13"])
+    calls = []
+    with composing(conf) as (_, compose):
+
+        def counting(overrides: Sequence[str]) -> DictConfig:
+            calls.append(overrides)
+            return compose(overrides)
+
+        with cached(counting, [conf], "mine") as from_cache:
+            from_cache(["model=cnn13"])
+    assert len(calls) == 1
+
+
 def test_a_config_from_the_cache_is_a_copy(conf: Path) -> None:
     composed(conf, ["model=cnn13"])
     with composing(conf) as (_, compose), cached(compose, [conf]) as from_cache:

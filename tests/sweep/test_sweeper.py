@@ -2,51 +2,25 @@
 
 import fcntl
 import json
-import random
 import re
-import signal
 import subprocess
 import sys
-import time
-from collections.abc import Sequence
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
 import pytest
-import victims as victim
 import yaml
 from conftest import REPOSITORY, TINY, Prompt
 from hydra.core.plugins import Plugins
+from made_cells import TABLE
 from sweep.test_sharing import without_times
 
-from phaseavg.config import Settings
 from phaseavg.runs.folder import record_failure
-from phaseavg.sweep import sweeper
 from phaseavg.sweep.outcomes import sorted_out
-from phaseavg.sweep.rates import Rate, in_words, workload
-from phaseavg.training.step import Step
-
-TABLE = """\
-title: two methods
-seeds: [0, 1]
-rows:
-  - [dataset=digits, model=cnn13_digits]
-columns:
-  plain: [averaging=none]
-  ours: [averaging=phasewise]
-  again: [averaging=none]
-"""
+from phaseavg.sweep.rates import in_words
 
 SHORT = (*TINY, "schedule.epochs=[1,1,1]", "checkpoint_seconds=1000")
-
-
-@pytest.fixture
-def mine(tmp_path: Path) -> str:
-    """Return a folder of configs with a table in it."""
-    (tmp_path / "mine/table").mkdir(parents=True)
-    (tmp_path / "mine/table/tiny.yaml").write_text(TABLE)
-    return str(tmp_path / "mine")
 
 
 def texts(folder: Path) -> list[str]:
@@ -173,59 +147,6 @@ def test_a_plan_runs_nothing_and_counts_what_is_left(
     prompt(*command)
     status, out, _ = prompt(*command, "plan=true")
     assert "nothing is left to train" in out
-
-
-@pytest.mark.slow
-def test_a_budget_starts_what_can_end_and_the_same_command_goes_on(
-    prompt: Prompt, tmp_path: Path, mine: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """An epoch takes hours with one seed's batch size, as far as records say."""
-
-    def rates(settings: Sequence[Settings]) -> dict[str, Rate]:
-        return {
-            workload(s.record()): Rate(1e5 * (s.batch_size == 100), 1, "here") for s in settings
-        }
-
-    monkeypatch.setattr(sweeper, "rates_for", rates)
-    command = ("-m", *SHORT, "batch_size=100,200")
-    status, _, err = prompt(*command, "budget=5h")
-    assert status == 0
-    assert "not started, for lack of time" in err
-    assert [r["batch_size"] for r in configs(tmp_path / "runs")] == [200]
-    status, out, err = prompt(*command)
-    assert (status, err) == (0, "")
-    assert out.splitlines()[-1] == "sweep: 1 finished, 1 finished before"
-    status, _, err = prompt(*command, "budget=soon")
-    assert (status, err) == (
-        2,
-        "train.py: budget=soon: must be a time such as 90s, 25m, 2h or 1h30m\n",
-    )
-
-
-def test_a_sweep_that_is_out_of_time_has_saved_what_it_has_begun(
-    prompt: Prompt, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """No rate is known; what is running stops, the rest is not started, nothing has failed."""
-    now, steps, step = time.time, [], Step.__call__
-
-    def counted(*arguments: Any) -> None:
-        step(*arguments)
-        steps.append(arguments)
-
-    monkeypatch.setattr(Step, "__call__", counted)
-    monkeypatch.setattr(time, "time", lambda: now() + 3 * 3600 * (len(steps) >= 13))
-    command = ("-m", *TINY, "seed=0,1", "checkpoint_seconds=1000")
-    status, out, err = prompt(*command, "budget=2h")
-    assert status == 0
-    assert "out of time after step 13 (epoch" in err
-    assert "not started, for lack of time" in err
-    assert "0 finished, 0 finished before, 1 interrupted, 1 not run" in out.splitlines()[-1]
-    assert not list(tmp_path.glob("runs/*/failure.json"))
-    assert len(list(tmp_path.glob("runs/*/checkpoint-*.pt"))) == 1
-    status, out, err = prompt(*TINY, "deadline=1", "seed=0")
-    assert status == 130
-    assert "from step 13;" in out
-    assert "out of time after step 14" in err
 
 
 def test_a_run_that_fails_is_recorded_and_told_and_stops_no_other(
@@ -418,47 +339,3 @@ def test_all_launchers_give_the_same_records(
 
 
 SEVERAL = ("-m", *SHORT, "averaging=none,end,phasewise", "checkpoint_seconds=0")
-
-
-@pytest.mark.slow
-def test_a_sweep_killed_at_five_random_moments_ends_as_if_nothing_had_happened(
-    victims: Any, tmp_path: Path
-) -> None:
-    """By SIGKILL, anywhere in 3 runs; each start is the same command."""
-
-    def swept(name: str, event: str, count: int) -> int:
-        arguments = (tmp_path / name, SEVERAL, event, count)
-        process = victims.Process(target=victim.sweep_and_die, args=arguments)
-        process.start()
-        process.join()
-        return process.exitcode
-
-    assert swept("undisturbed", "never", 0) == 0
-    moments = random.Random(0)
-    for _ in range(5):  # of more than a million calls that all runs take
-        assert swept("killed", "called", moments.randrange(1, 200_000)) == -signal.SIGKILL
-    assert swept("killed", "never", 0) == 0
-    expected = results(tmp_path / "undisturbed/runs")
-    assert len(expected) == 3
-    assert results(tmp_path / "killed/runs") == expected
-
-
-@pytest.mark.slow
-def test_ctrl_c_and_sigterm_stop_a_sweep_which_goes_on(victims: Any, tmp_path: Path) -> None:
-    arguments = ("-m", *TINY, "seed=0,1", "checkpoint_seconds=1000")
-
-    def swept(*signalled: Any) -> int:
-        arguments_and_event = (tmp_path, arguments, *signalled)
-        process = victims.Process(target=victim.sweep_and_die, args=arguments_and_event)
-        process.start()
-        process.join()
-        return process.exitcode
-
-    for number, status in ((signal.SIGINT, 130), (signal.SIGTERM, 143)):
-        assert swept("stepped", 13, number) == status
-        said = (tmp_path / "said").read_text()
-        assert "sweep: 0 finished, 0 finished before, 2 not run, or in training" in said
-    assert swept("never", 0) == 0
-    said = (tmp_path / "said").read_text()
-    assert said.count(" from step 0;") == 2  # the first run's first start, and the second run's
-    assert said.splitlines()[-1] == "sweep: 2 finished, 0 finished before"

@@ -1,0 +1,175 @@
+"""W&B without its service: names, modes, reasons, and what a sweep says of cells."""
+
+import os
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+import yaml
+from conftest import TINY, Prompt
+from pydantic import BaseModel
+from test_tracking import TRACKED, no_account  # noqa: F401 -- a fixture
+
+from phaseavg import tracking
+from phaseavg.config import Settings
+from phaseavg.errors import UserError
+from phaseavg.identity import group_id, run_id
+from phaseavg.tracking import WandB
+
+
+def test_repetitions_share_a_group_and_nothing_else_does(
+    compose_settings: Callable[..., Settings],
+) -> None:
+    recipes = [
+        compose_settings(*TINY, *changes).recipe()
+        for changes in (["seed=0"], ["seed=1"], ["averaging=none"], ["batch_size=100"])
+    ]
+    groups = [group_id(recipe) for recipe in recipes]
+    assert groups[0] == groups[1]
+    assert len(set(groups)) == 3
+    assert len({run_id(recipe) for recipe in recipes}) == 4
+
+
+class Number(BaseModel):
+    """Settings of which one is no number."""
+
+    number: int
+
+
+def refused() -> None:
+    """Give W&B a setting that it refuses."""
+    Number(number="many")
+
+
+def unanswered() -> None:
+    """Raise an error of several lines."""
+    raise OSError("\n the network is gone\nTry again.")
+
+
+def unexplained() -> None:
+    """Raise an error without a word."""
+    raise TimeoutError
+
+
+REASONS = [
+    (refused, "number: Input should be a valid integer"),
+    (unanswered, "the network is gone"),
+    (unexplained, "TimeoutError()"),
+]
+
+
+@pytest.mark.parametrize(("trouble", "reason"), REASONS)
+def test_the_line_on_a_wandb_that_cannot_start_has_the_reason(
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    compose_settings: Callable[..., Settings],
+    trouble: Callable[[], None],
+    reason: str,
+) -> None:
+    """And it is given half of the time that it may take, with nothing to wait for at the end."""
+    started = {}
+
+    def init(**given: Any) -> None:
+        started.update(given, environment=dict(os.environ))
+        trouble()
+
+    stand_in = SimpleNamespace(init=init, Settings=dict, teardown=lambda exit_code: None)
+    monkeypatch.setitem(sys.modules, "wandb", stand_in)
+    monkeypatch.setenv("WANDB_MODE", "")
+    monkeypatch.delenv("WANDB_ERROR_REPORTING", raising=False)
+    with WandB(compose_settings(*TINY).recipe(), {}, [], dir=tmp_path):
+        pass
+    said = capsys.readouterr().err
+    assert said.startswith(f"train.py: W&B could not start ({reason}")
+    assert said.count("\n") == 1
+    assert started["settings"]["init_timeout"] == tracking.INIT_SECONDS
+    assert "WANDB_MODE" not in started["environment"]
+    assert started["environment"]["WANDB_ERROR_REPORTING"] == "false"
+
+
+def test_without_tracking_wandb_is_not_even_imported(
+    prompt: Prompt, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(sys.modules, "wandb", None)  # with which an import would fail
+    status, _, err = prompt(*TINY)
+    assert (status, err) == (0, "")
+    assert [path.name for path in tmp_path.iterdir()] == ["runs"]
+    assert not (tmp_path / "runs" / "wandb").exists()
+
+
+def test_wandbs_own_variable_sets_the_mode(
+    compose_settings: Callable[..., Settings], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert compose_settings("preset=demo").tracking["mode"] == "offline"
+    for value, mode in {"": "offline", "dryrun": "offline", "disabled": "disabled"}.items():
+        monkeypatch.setenv("WANDB_MODE", value)
+        assert compose_settings("preset=demo").tracking["mode"] == mode
+    monkeypatch.setenv("WANDB_MODE", "nonsense")
+    with pytest.raises(UserError, match=r"tracking.mode='nonsense'; choices: 'offline'"):
+        compose_settings("preset=demo")
+
+
+def test_a_run_of_tables_is_named_by_its_first_cell_and_found_by_all() -> None:
+    digits = {"dataset": {"_target_": "data.digits"}, "model": {"_target_": "models.CNN13"}}
+    methods = {"optimizer": {"_target_": "optim.SGD"}, "averaging": {"_target_": "a.Phasewise"}}
+    recipe = {**digits, **methods, "seed": 7}
+    long = "mine digits cnn13 " + "x" * 200
+    cells = ["1a cifar100 cnn13 gamma0-0.9", "1c cifar100 cnn13 phase-wise", long]
+    labels = WandB(recipe, {}, [], cells=cells).labels()
+    assert labels["name"] == "1a cifar100 cnn13 gamma0-0.9 seed 7"
+    assert labels["group"] == "table-1a"
+    kinds = ["digits", "cnn13", "sgd", "phasewise", "table-1a", "table-1c", "table-mine"]
+    assert labels["tags"] == [*kinds, *cells[:2], long[:64]]
+    assert max(map(len, labels["tags"])) == 64  # W&B takes no longer ones
+    assert len(WandB(recipe, {}, [], cells=[long]).labels()["name"]) == 128
+    plain = WandB(recipe, {}, []).labels()
+    assert plain["name"] == "digits-cnn13-sgd-phasewise-seed7"
+    assert plain["group"] == group_id(recipe)
+    assert plain["tags"] == kinds[:4]
+
+
+MINE = """\
+title: with columns that are called anything
+seeds: [0]
+rows:
+  - [dataset=digits, model=cnn13_digits]
+columns:
+  gamma0-0.9: [averaging=phasewise]
+  it's[1]{}: [averaging=none]
+  ${no}: [averaging=none]
+"""
+
+
+def test_a_sweep_tells_its_runs_their_cells_whatever_they_are_called(
+    prompt: Prompt,
+    compose_settings: Callable[..., Settings],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    (tmp_path / "mine/table").mkdir(parents=True)
+    for name in ("b", "a"):
+        (tmp_path / f"mine/table/{name}.yaml").write_text(MINE)
+    short = (*TRACKED, "schedule.epochs=[1,1,1]")
+    asked = ("--config-dir", str(tmp_path / "mine"), "-m", *short, "table=a,b")
+    started: list[WandB] = []
+    monkeypatch.setattr(WandB, "_start", lambda self: started.append(self))
+    status, out, err = prompt(*asked)
+    assert (status, err) == (0, "")
+    assert "6 runs asked for, 2 different ones" in out
+    assert "cells=" not in out
+    plain, ours = ("it's[1]{}", "${no}"), ("gamma0-0.9",)
+    found = {run_id(tracking.recipe): tracking for tracking in started}
+    for averaging, columns in {"none": plain, "phasewise": ours}.items():
+        alone = compose_settings(*short, f"averaging={averaging}")
+        tracking = found.pop(alone.run_id)
+        assert tracking.cells == tuple(
+            f"{table} digits cnn13_digits {column}" for table in ("a", "b") for column in columns
+        )
+        text = (tmp_path / "runs" / alone.run_id / "config.yaml").read_text()
+        assert yaml.safe_load(text) == alone.record()
+        assert "cells" not in text
+    assert not found

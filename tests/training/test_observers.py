@@ -1,0 +1,166 @@
+"""Observers: averages that are tested beside a run and never applied."""
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+import torch
+from conftest import TINY, Prompt, untimed
+from omegaconf import OmegaConf
+from training.test_methods import UNSAVED, Compose, history_of, in_folder, weights_of
+
+import train
+from phaseavg.averaging import Averager, recompute_batchnorm
+from phaseavg.config import check
+from phaseavg.errors import UserError
+from phaseavg.training import state as state_module
+from phaseavg.training.evaluation import evaluate
+from phaseavg.training.parts import load_data, new_model
+from phaseavg.training.step import Step
+
+OBSERVERS = (
+    "+averaging@observers.ours=phasewise",
+    "+averaging@observers.strong=phasewise",
+    "observers.strong.weights.gamma0=0.99",
+    "+averaging@observers.swa=uniform",
+    "+averaging@observers.rna=rna",
+    "+averaging@observers.polyak=end",
+    "+averaging@observers.last=end",
+    "observers.last.window=phase",
+)
+
+
+AS_A_RUN = {
+    "ours": ["averaging=phasewise"],
+    "strong": ["averaging=phasewise", "averaging.weights.gamma0=0.99"],
+    "swa": ["averaging=uniform"],
+    "rna": ["averaging=rna"],
+    "polyak": ["averaging=end"],
+    "last": ["averaging=end", "averaging.window=phase"],
+}
+
+
+def test_seconds_on_observers_are_not_booked_as_averaging(
+    compose_settings: Compose, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """By a clock on which a step takes two seconds, an average one, and the rest nothing."""
+    now = 0
+
+    def taking(seconds: int, function: Callable[..., Any]) -> Callable[..., Any]:
+        def timed(*arguments: Any, **options: Any) -> Any:
+            nonlocal now
+            now += seconds
+            return function(*arguments, **options)
+
+        return timed
+
+    monkeypatch.setattr(state_module, "time", SimpleNamespace(perf_counter=lambda: now))
+    monkeypatch.setattr(Step, "__call__", taking(2, Step.__call__))
+    monkeypatch.setattr(Averager, "epoch_end", taking(1, Averager.epoch_end))
+    settings = compose_settings(*UNSAVED, "averaging=none", *OBSERVERS)
+    train.run(settings)
+    for line in history_of(settings):
+        seconds = {kind: spent for kind, spent in line["seconds"].items() if spent}
+        assert seconds == {"train": 16, "averaging": 1, "observers": len(AS_A_RUN)}
+
+
+@pytest.mark.slow
+def test_an_observer_is_the_average_of_a_run_of_its_own_and_changes_nothing(
+    compose_settings: Compose,
+) -> None:
+    plain = compose_settings(*UNSAVED, "averaging=none", "save_weights=true")
+    observed = compose_settings(*UNSAVED, "averaging=none", "save_weights=true", *OBSERVERS)
+    observed = in_folder(observed, "observed")
+    for settings in (plain, observed):
+        train.run(settings)
+    history = history_of(observed)
+    observers = [untimed(line.pop("observers")) for line in history]
+    assert untimed(history) == untimed(history_of(plain))
+    weights = weights_of(observed)
+    assert all(torch.equal(weights[name], tensor) for name, tensor in weights_of(plain).items())
+
+    # At the first phase end all are as in their own runs; at the end of training, those are that
+    # replace nothing before.
+    result = json.loads((observed.run_folder / "result.json").read_text())
+    assert result["observers"].keys() == AS_A_RUN.keys()
+    for name, overrides in AS_A_RUN.items():
+        own = compose_settings(*UNSAVED, *overrides)
+        own_result = train.run(own)
+        at_end = own.averaging["_target_"].endswith("AtEnd")
+        for epoch in (2, 5) if at_end else (2,):
+            expected = history_of(own)[epoch - 1].get("average", {})
+            assert expected or (name, epoch) == ("last", 2)  # whose window has not begun
+            assert observers[epoch - 1][name] == expected, (name, epoch)
+        found = result["observers"][name]["with_bn_pass"]
+        assert found["epochs_tested"] == (1 if name == "last" else 3)
+        if at_end:
+            assert found["test_error"] == own_result["test_error"]
+
+
+def test_observers_are_tested_as_often_as_the_average(compose_settings: Compose) -> None:
+    options = ("evaluation.average_every=1", "evaluation.batchnorm_every=1")
+    observer = "+averaging@observers.swa=uniform"
+    settings = compose_settings(*UNSAVED, "averaging=none", observer, *options)
+    result = train.run(settings)
+    for line in history_of(settings):
+        swa = line["observers"]["swa"]
+        assert "error" in swa
+        assert "error" in line["bn"]
+        assert ("without_bn" in swa) == ("coefficients" in swa) == ("replaced" in line)
+    assert result["observers"]["swa"]["with_bn_pass"]["epochs_tested"] == 5
+    assert result["with_bn_pass"]["epochs_tested"] == 5
+
+
+@pytest.mark.parametrize("name", ["SWA", "a.b", "2nd"])
+def test_names_of_observers_are_lower_case_words(compose_settings: Compose, name: str) -> None:
+    settings = compose_settings(*UNSAVED).model_dump(mode="json")
+    observers = {name: {"_target_": "phaseavg.averaging.Phasewise"}}
+    with pytest.raises(UserError, match=rf"observers\.{name}.*letters, digits and _"):
+        check(OmegaConf.create({**settings, "observers": observers}))
+
+
+@pytest.mark.slow
+def test_a_run_under_way_takes_no_other_observers(
+    prompt: Prompt, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    with monkeypatch.context() as broken:
+        broken.setattr("phaseavg.training.progress.TrainingProgress.epoch", lambda *_: 1 / 0)
+        assert prompt(*TINY, "+averaging@observers.swa=uniform")[0] == 1
+    assert list(tmp_path.glob("runs/*/checkpoint-*"))
+    for changed in ("+averaging@observers.swa=end", "+averaging@observers.other=uniform"):
+        status, _, err = prompt(*TINY, changed)
+        assert status == 2
+        assert changed.partition("=")[0].partition("@")[2] in err
+        assert err.count("\n") == 1
+    assert prompt(*TINY)[0] == 0  # without observers, nothing is missing
+    _, out, _ = prompt(*TINY, "+averaging@observers.swa=uniform")
+    assert "finished before" in out
+    assert "without observers.swa" in out
+
+
+def test_the_average_of_an_observer_is_the_mean_of_two_epochs(
+    compose_settings: Compose,
+) -> None:
+    """By hand, from two runs that end after one and two epochs."""
+    options = ("averaging=none", "save_weights=true", "schedule.factors=[1]", "evaluation.every=0")
+    one, two = (
+        compose_settings(*UNSAVED, *options, f"schedule.epochs=[{epochs}]", *more)
+        for epochs, more in ((1, ()), (2, ("+averaging@observers.swa=uniform",)))
+    )
+    for settings in (one, two):
+        train.run(settings)
+    data = load_data(two, torch.device("cpu"))
+    model = new_model(two, data)
+    model.load_state_dict(weights_of(two))
+    earlier = weights_of(one)
+    with torch.no_grad():
+        for name, parameter in model.named_parameters():
+            parameter.copy_((parameter.double() + earlier[name].double()) / 2)
+    swa = history_of(two)[-1]["observers"]["swa"]
+    without_bn = evaluate(model, data.test_batches())
+    assert swa["without_bn"]["loss"] == pytest.approx(without_bn.loss, rel=1e-5)
+    recompute_batchnorm(model, data.batchnorm_batches(2))
+    assert swa["loss"] == pytest.approx(evaluate(model, data.test_batches()).loss, rel=1e-5)
