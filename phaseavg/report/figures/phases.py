@@ -45,7 +45,8 @@ def draw(study: Study) -> tuple[Figure, pd.DataFrame]:
     """
     data = errors_at_ends(study)
     last = int(data["phases"].max())
-    order = list(dict.fromkeys((cell.table, cell.column) for cell in study.request.cells))
+    drawn = set(data["table"])
+    order = dict.fromkeys((c.table, c.column) for c in study.request.cells if c.table in drawn)
     places, heads, y = {}, {}, 0.0
     for table in dict.fromkeys(table for table, _ in order):
         heads[f"Table {table[1:]}"] = y
