@@ -90,7 +90,7 @@ lint: .venv/installed ## check style, formatting and the types of what others im
 	$(BIN)/mypy
 
 docs: .venv/installed ## the documentation as a site: site/index.html
-	$(BIN)/mkdocs build
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build
 
 format: .venv/installed ## fix what lint can fix
 	$(BIN)/ruff check --fix .
