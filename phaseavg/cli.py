@@ -29,7 +29,6 @@ from phaseavg.errors import (
     PartFailed,
     SweepFailed,
     UserError,
-    WorkerLost,
 )
 from phaseavg.targets import unknown
 
@@ -216,7 +215,7 @@ def _status(error: Exception) -> int:
 
 
 def _tell(error: Exception, where: str = "") -> None:
-    if isinstance(error, UserError | Diverged | SweepFailed | OutOfTime | WorkerLost):
+    if isinstance(error, UserError | Diverged | SweepFailed | OutOfTime):
         say(where + str(error))
     elif _is_mistake(error):
         say(where + explained(error))

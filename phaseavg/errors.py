@@ -62,10 +62,6 @@ class NotStarted(OutOfTime):
     """A run of a sweep that could not have ended in time, or came after an interrupt."""
 
 
-class WorkerLost(RuntimeError):  # noqa: N818 -- as it is said
-    """A process that reads data has ended: killed by the system, most likely."""
-
-
 class Interrupted(KeyboardInterrupt):
     """A signal asked the run to stop, and it has saved its state.
 

@@ -12,7 +12,7 @@ from phaseavg.randomness import generator
 FILE = "sklearn/datasets/data/digits.csv.gz"
 TRAIN_SIZE = 1000  # of 1,797; the other 797 are the test set
 CLASSES = 10
-PARTITION = 0  # fixes who is in the training set and which labels are noise, for all seeds alike
+PARTITION = 0  # seed of the split and of the label noise, for all runs alike
 
 
 def digits(
@@ -26,20 +26,13 @@ def digits(
 ) -> ResidentImages:
     """Return 1,000 digits for training and 797 for testing (needs no download).
 
-    Grey levels 0-16 are stretched to 0-240. Split and noise are fixed; `seed` draws batches.
-
-    Args:
-        batch_size: images per training batch.
-        seed: the run's seed.
-        data_dir: not used, the data come with scikit-learn.
-        device: where the images live.
-        label_noise: share of the training labels that is replaced by uniformly random ones (a tenth
-            of these hit the right class); the test labels stay as they are.
-        padding: see `ResidentImages`.
-        pad_value: see `ResidentImages`.
+    Grey levels 0-16 are stretched to 0-240. A share `label_noise` of the training labels is
+    replaced by uniformly random ones (a tenth of these hit the right class). Split and noise are
+    fixed; `seed` draws batches. `ResidentImages` describes the other arguments; `data_dir` is not
+    used, for the data come with scikit-learn.
 
     Raises:
-        ValueError: if `label_noise` is not between 0 and 1, and as `ResidentImages`.
+        ValueError: if a value is out of range.
     """
     if not 0 <= label_noise <= 1:
         raise ValueError(f"label_noise={label_noise} must lie between 0 and 1")

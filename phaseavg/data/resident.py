@@ -8,28 +8,24 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from phaseavg.data.interface import Batch, Draw, check_batch, count_steps
+from phaseavg.data.interface import Batch, Draw, across_epochs, check_batch, count_steps
 from phaseavg.data.standardise import Standardise
 from phaseavg.randomness import generator
 
 PadValue = Literal["mean", "zero"]
 
 TEST_BATCH = 500  # images; any number gives the same errors
-AT_ONCE = 1000  # images that are mirrored or counted together: they fit into a cache
 
 
-def pixel_statistics(images: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+def _pixel_statistics(images: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """Return mean and deviation of each channel of uint8 images (N, C, H, W), in units of 255.
 
     From the counts of the 256 levels: exact, and without a float copy of the images.
     """
     levels = np.arange(256)
-    counts = np.zeros((images.shape[1], 256), np.int64)
-    for first in range(0, len(images), AT_ONCE):  # bincount makes eight bytes of each
-        for channel, of_channel in enumerate(counts):
-            pixels = images[first : first + AT_ONCE, channel]
-            of_channel += np.bincount(pixels.ravel(), minlength=256)
-    share = counts / counts.sum(1, keepdims=True)
+    channels = images.swapaxes(0, 1)
+    counts = [np.bincount(pixels.ravel(), minlength=256) for pixels in channels]
+    share = np.array(counts) / channels[0].size
     mean = share @ levels
     deviation = np.sqrt((share * (levels - mean[:, None]) ** 2).sum(1))
     return mean / 255, deviation / 255
@@ -51,19 +47,16 @@ class ResidentImages:
         flip: whether each image is mirrored with probability ½.
         pad_value: the rounded `mean` of the channel, which is zero after standardising (within half
             a grey level), or raw `zero`.
-        mean: per channel, in units of the full scale 255, so that it lies between 0 and 1; the
-            training pixels' own by default.
+        mean: per channel, between 0 and 1, the full scale; the training pixels' own by default.
         std: deviation per channel, likewise.
         device: where the images live, as bytes: N C (H + 2 padding)² for training, twice that with
             a mirrored copy.
-        flipped_copy: whether, if `flip`, they lie mirrored beside themselves, so that nothing is
-            mirrored batch by batch. The batches are the same.
+        flipped_copy: whether, if `flip`, a mirrored copy of all images is stored, so that nothing
+            is mirrored batch by batch. The batches are the same.
 
     Raises:
-        ValueError: if a split is empty, its images or labels do not fit (see `check_batch`),
-            `batch_size` exceeds the number of training images, `padding` is negative or larger than
-            the images, `pad_value` is not among the choices, `mean` or `std` do not fit the
-            channels or the scale, or a deviation is 0.
+        ValueError: if images and labels do not fit each other (see `check_batch`), or a value is
+            out of range.
     """
 
     def __init__(
@@ -83,8 +76,8 @@ class ResidentImages:
     ) -> None:
         images, labels = train
         for which, split in (("training", train), ("test", test)):
-            found, of_them = map(torch.as_tensor, split)
-            check_batch(which, found, of_them, images.shape[1:], torch.uint8, num_classes)
+            tensors = map(torch.as_tensor, split)
+            check_batch(which, *tensors, images.shape[1:], torch.uint8, num_classes)
         self.train_size, self.channels, self.image_size, _ = images.shape
         self.test_size = len(test[0])
         self.num_classes = num_classes
@@ -97,7 +90,7 @@ class ResidentImages:
         self.flip = flip
         self.device = torch.device(device)
 
-        own_mean, own_std = pixel_statistics(images)
+        own_mean, own_std = _pixel_statistics(images)
         mean = own_mean if mean is None else mean
         std = own_std if std is None else std
         self.standardise = Standardise(mean, std, self.channels, device)
@@ -114,12 +107,10 @@ class ResidentImages:
         padded[0, :, :, inner, inner] = images
         frames = torch.from_numpy(padded)
         if self._mirrored:
-            for first in range(0, self.train_size, AT_ONCE):
-                some = slice(first, first + AT_ONCE)
-                frames[1, some] = frames[0, some].flip(3)
+            frames[1] = frames[0].flip(3)
         frames = frames.to(self.device)
-        # A view of all windows of an image's size, one for each place in memory where one can
-        # begin, most of them across images: a batch of crops is gathered by one index.
+        # A view of all windows of an image's size, one for each byte where one can begin, most of
+        # them across images: one index then gathers a batch of crops.
         strides = frames.stride()[1:]
         last = (self.channels - 1) * strides[1] + (self.image_size - 1) * (strides[2] + 1)
         self._windows = frames.view(-1).as_strided(
@@ -150,15 +141,12 @@ class ResidentImages:
     def draws(self, first_step: int, last_step: int) -> Iterator[Draw]:
         """Yield what `images` makes the batches of steps `first_step` to `last_step` − 1 of.
 
-        That is a place, int64 (B, 1), or with flips that are yet to be made (B, 2); and the labels,
-        int64 (B,). Both are on the device.
+        These are the crops' places in memory, int64 (B, 1), or with flips that are yet to be made
+        (B, 2); and labels, int64 (B,). Both are on the device.
         """
-        step = first_step
-        while step < last_step:
-            epoch, skipped = divmod(step, self.steps_per_epoch)
-            for draw in islice(self._epoch("train", epoch), skipped, skipped + last_step - step):
-                yield draw
-                step += 1
+        return across_epochs(
+            lambda epoch: self._epoch("train", epoch), self.steps_per_epoch, first_step, last_step
+        )
 
     def images(self, index: Tensor) -> Tensor:
         """Return the images, float32 (B, C, H, W), of what was drawn; all work is the device's."""
@@ -168,10 +156,7 @@ class ResidentImages:
         return self.standardise(images)
 
     def train_batches(self, first_step: int, last_step: int) -> Iterator[Batch]:
-        """Yield the batches of steps `first_step` to `last_step` − 1, epoch after epoch.
-
-        Images are float32 (B, C, H, W), labels int64 (B,), both on the device.
-        """
+        """Yield the batches of steps `first_step` to `last_step` − 1, epoch after epoch."""
         for index, labels in self.draws(first_step, last_step):
             yield self.images(index), labels
 

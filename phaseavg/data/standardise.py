@@ -10,11 +10,7 @@ from torch import Tensor
 class Standardise:
     """Map uint8 images (…, C, H, W) to float32 of mean 0 and deviation 1 per channel.
 
-    Args:
-        mean: per channel, in units of the full scale 255, so that it lies between 0 and 1.
-        std: deviation per channel, likewise.
-        channels: C.
-        device: of the images.
+    `mean` and `std` have a number per channel, in units of the full scale 255.
 
     Raises:
         ValueError: if the numbers do not fit the channels or the scale, or a deviation is 0.
@@ -35,9 +31,9 @@ class Standardise:
         if min(std) == 0:
             raise ValueError(f"std={list(std)} must be positive")
         self.mean, self.std = (
-            torch.tensor(np.asarray(values) * 255, dtype=torch.float32, device=device).view(
-                -1, 1, 1
-            )
+            torch.tensor(np.asarray(values) * 255, dtype=torch.float32, device=device)[
+                :, None, None
+            ]
             for values in (mean, std)
         )
 

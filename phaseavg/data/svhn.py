@@ -7,29 +7,12 @@ from typing import Any
 import numpy as np
 import torch
 
-from phaseavg.data.files import require_files
+from phaseavg.data.downloads import downloaded
 from phaseavg.data.resident import PadValue, ResidentImages
 
-CLASSES = 10
-FOLDER = "svhn"
-SPLITS = ("train", "test")
 
-
-def _load(data_dir: Path | str, split: str, download: bool = False) -> Any:
-    from torchvision.datasets import SVHN  # takes a second, and not every data set needs it
-
-    return SVHN(str(Path(data_dir, FOLDER)), split=split, download=download)
-
-
-def _require(data_dir: Path | str) -> None:
-    from torchvision.datasets import SVHN
-
-    require_files(
-        Path(data_dir),
-        FOLDER,
-        {name: md5 for _, name, md5 in (SVHN.split_list[split] for split in SPLITS)},
-        lambda: [_load(data_dir, split, download=True) for split in SPLITS],
-    )
+def _parts(data_dir: Path | str) -> list[Any]:
+    return downloaded("SVHN", Path(data_dir, "svhn"), {"split": "train"}, {"split": "test"})
 
 
 def svhn(
@@ -46,36 +29,18 @@ def svhn(
 ) -> ResidentImages:
     """Return SVHN: the 73,257 images of its train split, without the extra ones, and 26,032 tests.
 
-    Args:
-        batch_size: images per training batch.
-        seed: the run's seed.
-        data_dir: its folder `svhn` holds the official .mat files, downloaded if they are missing.
-        device: where the images live (352 MB to train on, 703 with a mirrored copy; 80 to test).
-        padding: see `ResidentImages`, as for all that follow.
-        flip: whether images are mirrored at random; the paper does not, for digits have a side.
-        pad_value: what surrounds an image.
-        mean: per channel; the training pixels' own by default.
-        std: deviation per channel, likewise.
-        flipped_copy: whether, if `flip`, mirrored images are kept, too.
+    The folder `svhn` in `data_dir` holds the official .mat files, downloaded if they are missing.
+    `ResidentImages` describes the other arguments. Images are not mirrored, as in the paper: digits
+    have a side. They take 352 MB to train on, 703 with a mirrored copy, and 80 to test.
 
     Raises:
-        ValueError: if a file is damaged, or missing and not to be had, and as `ResidentImages`.
+        ValueError: if a file is missing or damaged and cannot be downloaded, or a value is out of
+            range.
     """
-    _require(data_dir)
-    parts = [_load(data_dir, split) for split in SPLITS]
-    return ResidentImages(
-        *((np.ascontiguousarray(part.data), part.labels) for part in parts),
-        num_classes=CLASSES,
-        batch_size=batch_size,
-        seed=seed,
-        padding=padding,
-        flip=flip,
-        pad_value=pad_value,
-        mean=mean,
-        std=std,
-        device=device,
-        flipped_copy=flipped_copy,
-    )
+    arguments = locals()
+    parts = [(np.ascontiguousarray(part.data), part.labels) for part in _parts(data_dir)]
+    del arguments["data_dir"]
+    return ResidentImages(*parts, num_classes=10, **arguments)
 
 
-svhn.require = _require
+svhn.require = _parts

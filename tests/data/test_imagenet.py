@@ -2,23 +2,18 @@
 
 import json
 import multiprocessing
-import os
-import signal
 from collections import Counter
 
 import numpy as np
 import pytest
 import torch
 import victims as victim
-from conftest import RUN_OF_IMAGE_FILES
+from conftest import RUN_OF_IMAGE_FILES, untimed
 from joblib.externals.loky.backend.context import LokyContext
 from PIL import Image
-from torch.utils.data import DataLoader
-from torch.utils.data._utils import signal_handling
 from torchvision import transforms
 from torchvision.datasets import ImageFolder
 
-import phaseavg.training.step as train_step
 import train as train_script
 from phaseavg.data import ImageNet
 from phaseavg.errors import UserError
@@ -31,33 +26,20 @@ PER_CLASS = 7  # training images
 TRAIN = PER_CLASS * len(CLASSES)
 
 
-def noise(random, height, width, channels=3):
-    """Return smooth noise, which JPEG keeps well."""
-    coarse = random.integers(0, 256, (4, 5, channels), dtype=np.uint8)
-    planes = [Image.fromarray(coarse[..., c]).resize((width, height)) for c in range(channels)]
-    return np.stack([np.asarray(plane) for plane in planes], -1)
-
-
-def save(path, pixels, mode="RGB", **options):
-    path.parent.mkdir(parents=True, exist_ok=True)
-    pixels = pixels[..., 0] if mode == "L" else pixels
-    Image.frombytes(mode, pixels.shape[1::-1], pixels.tobytes()).save(path, **options)
-
-
 def write_tree(folder, train=PER_CLASS, test=3):
-    """Write odd sizes, a tall grey and a wide CMYK JPEG, and a PNG."""
+    """Write odd sizes, a tall grey and a wide CMYK JPEG, and a PNG; smooth, so that JPEG fits."""
     random = np.random.default_rng(0)
     sizes = [(37, 53), (61, 40), (33, 33), (90, 47), (45, 71), (200, 31), (31, 160)]
     for split, count in (("train", train), ("val", test)):
         for label, name in enumerate(CLASSES):
+            (folder / split / name).mkdir(parents=True)
             for number in range(count):
                 height, width = sizes[(number + label) % len(sizes)]
-                kind = (label, number)
-                mode = {(0, 0): "L", (1, 0): "CMYK"}.get(kind, "RGB")
-                suffix = "png" if kind == (2, 1) else "JPEG"
-                channels = {"L": 1, "RGB": 3, "CMYK": 4}[mode]
-                path = folder / split / name / f"{name}_{number}.{suffix}"
-                save(path, noise(random, height, width, channels), mode)
+                coarse = Image.fromarray(random.integers(0, 256, (4, 5, 3), dtype=np.uint8))
+                image = coarse.resize((width, height))
+                image = image.convert({(0, 0): "L", (1, 0): "CMYK"}.get((label, number), "RGB"))
+                suffix = "png" if (label, number) == (2, 1) else "JPEG"
+                image.save(folder / split / name / f"{name}_{number}.{suffix}")
 
 
 @pytest.fixture(scope="module")
@@ -65,11 +47,6 @@ def tree(tmp_path_factory):
     root = tmp_path_factory.mktemp("images")
     write_tree(root / "imagenet")
     return root
-
-
-def truncate(path):
-    path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
-    return path
 
 
 def image_net(root, batch_size=4, seed=0, **options):
@@ -130,26 +107,6 @@ def test_training_images_are_torchvisions_random_crops_under_the_images_own_seed
         assert label == expected_label
 
 
-def test_an_epoch_has_every_image_once_in_an_order_and_with_crops_of_its_own(tmp_path):
-    colours = {}
-    for number in range(16):
-        grey = 15 * number
-        save(tmp_path / f"imagenet/train/a/{number:02}.JPEG", np.full((40, 50, 3), grey, np.uint8))
-        colours[grey] = number
-    save(tmp_path / "imagenet/val/a/0.JPEG", np.zeros((40, 50, 3), np.uint8))
-    data = image_net(tmp_path, batch_size=5, mean=[0.0] * 3, std=[1 / 255] * 3)
-
-    def order(stream):
-        return [round(image.mean().item()) for images, _ in stream for image in images]
-
-    epochs = [order(data.train_batches(4 * epoch, 4 * epoch + 4)) for epoch in range(3)]
-    epochs.append(order(data.batchnorm_batches(0)))
-    assert all(sorted(epoch) == sorted(colours) for epoch in epochs)
-    assert len({tuple(epoch) for epoch in epochs}) == 4
-    other = image_net(tmp_path, batch_size=5, seed=1, mean=[0.0] * 3, std=[1 / 255] * 3)
-    assert order(other.train_batches(0, 4)) != epochs[0]
-
-
 @pytest.mark.parametrize("workers", [0, 2])
 def test_a_run_goes_on_exactly_from_any_step_with_any_number_of_workers(tree, workers):
     whole = train_batches(image_net(tree), 0, 13)
@@ -169,8 +126,8 @@ def test_workers_start_in_the_process_of_a_launcher(tree, monkeypatch):
 def test_batchnorm_batches_are_augmented_differently_and_can_be_limited(tree):
     data = image_net(tree)
     whole = list(data.batchnorm_batches(1))
-    assert [len(labels) for _, labels in whole] == [4, 4, 4, 4, 4, 1]
     assert_equal_batches(list(data.batchnorm_batches(1, 2)), whole[:2])
+    assert len(whole) == 6
     assert not torch.equal(whole[0][0], train_batches(data, 6, 7)[0][0])
 
 
@@ -190,92 +147,36 @@ def test_colours_change_on_request_alone(tree):
     assert not torch.equal(changed[0][0], plain[0][0])
 
 
-@pytest.fixture
-def damaged_tree(tmp_path):
-    write_tree(tmp_path / "imagenet")
-    cut = truncate(tmp_path / "imagenet/train/bee/bee_2.JPEG")
-    (tmp_path / "imagenet/val/ant/ant_1.JPEG").write_bytes(b"<html>not found</html>")
-    return tmp_path, cut
-
-
 @pytest.mark.parametrize("workers", [0, 1])
-def test_a_damaged_image_is_named_and_ends_the_run(damaged_tree, workers):
-    root, cut = damaged_tree
-    data = image_net(root, workers=workers)
-    with pytest.raises(UserError) as told:
-        train_batches(data, 0, data.steps_per_epoch)
-    message = str(told.value)
-    assert message.startswith(f"{cut} cannot be read (")
+def test_a_damaged_image_is_named_and_ends_the_run(tmp_path, workers):
+    write_tree(tmp_path / "imagenet", train=2, test=1)
+    path = tmp_path / "imagenet/train/bee/bee_1.JPEG"
+    path.write_bytes(path.read_bytes()[:200])
+    with pytest.raises(UserError) as error:
+        train_batches(image_net(tmp_path, workers=workers), 0, 2)
+    message = str(error.value)
+    assert message.startswith(f"{path} cannot be read (")
     assert message.endswith("replace the file and rerun the same command to resume")
     assert "\n" not in message
-
-
-def test_hidden_folders_and_files_are_neither_classes_nor_images(tmp_path):
-    write_tree(tmp_path / "imagenet", train=2, test=1)
-    folder = tmp_path / "imagenet/train"
-    for hidden in (".ipynb_checkpoints", "ant/.ipynb_checkpoints"):
-        save(folder / hidden / "1.JPEG", np.zeros((9, 9, 3), np.uint8))
-    (folder / ".DS_Store").mkdir()
-    (folder / "bee/._bee_0.JPEG").write_bytes(b"of macOS")
-    data = image_net(tmp_path)
-    assert (data.num_classes, data.train_size) == (3, 6)
-    assert len(train_batches(data, 0, 2)) == 2
-
-
-@pytest.mark.slow
-def test_a_killed_worker_ends_the_run_in_one_line_and_the_same_command_goes_on(
-    tree, prompt, monkeypatch, tmp_path
-):
-    command = (*RUN_OF_IMAGE_FILES, "execution.workers=1", f"data_dir={tree}", "share=false")
-    count_wrong, steps, handlers = train_step.count_wrong, [], set()
-
-    def killing(*arguments):
-        steps.append(arguments)
-        handlers.add(signal.getsignal(signal.SIGCHLD))
-        if len(steps) == 8:  # of the second epoch
-            for worker in multiprocessing.active_children():
-                os.kill(worker.pid, signal.SIGKILL)
-        return count_wrong(*arguments)
-
-    # Torch's handler as an earlier loader of the same process may have left it.
-    monkeypatch.setattr(signal_handling, "_SIGCHLD_handler_set", False)
-    list(DataLoader([1.0], num_workers=1))
-    assert callable(signal.getsignal(signal.SIGCHLD))  # it would raise in the middle of a step
-    with monkeypatch.context() as patched:
-        patched.setattr(train_step, "count_wrong", killing)
-        status, _, err = prompt(*command)
-    assert status == 1
-    assert handlers == {signal.SIG_DFL}
-    assert err.startswith("train.py: execution.workers=1: one of them is lost, ")
-    assert err.count("\n") == 1
-    (checkpoint, *_) = sorted(tmp_path.glob("runs/*/checkpoint-*"), reverse=True)
-    assert int(checkpoint.name.split("-")[1]) == len(steps)
-    status, out, err = prompt(*command)
-    assert (status, err) == (0, "")
-    assert f"from step {len(steps)};" in out
-    assert prompt(*command, "runs_dir=undisturbed")[0] == 0
-    one, other = tmp_path.glob("*/*/metrics.jsonl")
-    assert numbers(one) == numbers(other)
 
 
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        (lambda root: (root / "train").rename(root / "no"), r"imagenet/train must hold a folder"),
         (lambda root: (root / "val").rename(root / "no"), r"imagenet/val must hold a folder"),
         (lambda root: (root / "val/dog").mkdir(), r"imagenet/val must .*no valid file.* dog"),
         (
-            lambda root: save(root / "val/dog/1.JPEG", np.zeros((9, 9, 3), np.uint8)),
-            r"imagenet/train and imagenet/val must have the same classes; only one has dog",
+            lambda root: (root / "val/cat").rename(root / "val/dog"),
+            r"imagenet/train and imagenet/val must have the same classes; only one has cat",
         ),
     ],
 )
 def test_folders_that_do_not_fit_are_refused(tmp_path, change, message):
     write_tree(tmp_path / "imagenet", train=2, test=1)
     change(tmp_path / "imagenet")
-    with pytest.raises(ValueError, match=message) as told:
+    with pytest.raises(ValueError, match=message) as error:
         image_net(tmp_path)
-    assert f"data_dir={tmp_path}" in str(told.value)
+    assert f"data_dir={tmp_path}" in str(error.value)
 
 
 @pytest.mark.parametrize(
@@ -283,12 +184,9 @@ def test_folders_that_do_not_fit_are_refused(tmp_path, change, message):
     [
         ({"batch_size": 22}, "batch_size=22; choices: 1 to 21"),
         ({"image_size": 40}, "image_size=40, test_resize=36"),
-        ({"test_resize": 10**6}, "test_resize=1000000: .* at most 8192"),
         ({"image_size": 0}, "image_size=0"),
-        ({"color_jitter": -1.0}, "color_jitter=-1.0"),
-        ({"color_jitter": 1e300}, r"color_jitter=1e\+300"),
+        ({"color_jitter": -1.0}, "must be non negative"),
         ({"mean": [0.5]}, r"mean=\[0.5\] must have 3 entries"),
-        ({"std": [0.5, 0.5, 0.0]}, "must be positive"),
     ],
 )
 def test_values_out_of_range_are_refused(tree, options, message):
@@ -298,17 +196,18 @@ def test_values_out_of_range_are_refused(tree, options, message):
 
 def test_the_number_of_workers_follows_the_cores_unless_given(tree, monkeypatch):
     monkeypatch.setattr("joblib.cpu_count", lambda: 7)
-    assert ImageNet(4, 0, tree, image_size=32, test_resize=36).workers == 7
-    assert ImageNet(4, 0, tree, image_size=32, test_resize=36, workers=3).workers == 3
+    assert [image_net(tree, workers=workers).workers for workers in (None, 3)] == [7, 3]
 
 
-def numbers(path):
-    lines = [json.loads(line) for line in path.read_text().splitlines()]
-    return [{k: v for k, v in line.items() if "second" not in k} for line in lines]
+def test_a_sweep_requires_folders_of_classes(tmp_path):
+    (tmp_path / "imagenet/train/ant").mkdir(parents=True)
+    with pytest.raises(ValueError, match=f"data_dir={tmp_path}: imagenet/val must hold a folder"):
+        ImageNet.require(tmp_path)
 
 
 def metrics(settings):
-    return numbers(settings.runs_dir / run_id(settings.recipe()) / "metrics.jsonl")
+    path = settings.runs_dir / run_id(settings.recipe()) / "metrics.jsonl"
+    return [untimed(json.loads(line)) for line in path.read_text().splitlines()]
 
 
 @pytest.mark.slow

@@ -69,16 +69,11 @@ def test_flips_are_an_option(miniature):
     assert 0 < mirrored < 20
 
 
-def test_a_damaged_file_is_named(miniature):
+@pytest.mark.parametrize(
+    "damage", [lambda path: path.write_bytes(b"0"), lambda path: path.unlink()]
+)
+def test_files_that_are_missing_or_damaged_and_cannot_be_downloaded_are_an_error(miniature, damage):
     root, _ = miniature
-    path = root / "svhn/test_32x32.mat"
-    path.write_bytes(path.read_bytes()[:-1])
-    with pytest.raises(ValueError, match=r"svhn/test_32x32.mat is damaged .* remove it"):
-        svhn(8, 0, root)
-
-
-def test_a_missing_file_that_is_not_to_be_had_is_named(miniature):
-    root, _ = miniature
-    (root / "svhn/train_32x32.mat").unlink()
-    with pytest.raises(ValueError, match=r"svhn/train_32x32.mat is missing and could not be down"):
-        svhn(8, 0, root)
+    damage(root / "svhn/test_32x32.mat")
+    with pytest.raises(ValueError, match=rf"data_dir: SVHN is missing or damaged in {root}/svhn "):
+        svhn.require(root)
