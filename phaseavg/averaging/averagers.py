@@ -8,12 +8,12 @@ from typing import Any, Literal, Self
 
 import torch
 from torch import nn
-from torch.optim.lr_scheduler import ChainedScheduler, LRScheduler, ReduceLROnPlateau
+from torch.optim.lr_scheduler import LRScheduler
 
 from phaseavg.averaging.average import WeightAverage, unwrapped
 from phaseavg.averaging.batchnorm import recompute_batchnorm
 from phaseavg.averaging.rna import RNA, RNAAverage
-from phaseavg.averaging.weights import Exponential, Weights, described
+from phaseavg.averaging.weights import Exponential, Weights
 
 
 class Averager:
@@ -57,18 +57,14 @@ class Averager:
     ) -> Self:
         """Return an averager whose phases end where a scheduler lowers the learning rate.
 
-        Args:
-            model: the network in training.
-            scheduler: stepped once per epoch, and not yet; the rate of its first parameter group
-                counts.
-            total_epochs: epochs, or whatever it is stepped once per, of the training.
-            options: the class's other arguments.
+        The rate of the first parameter group counts, and it must depend on the epoch alone. Count
+        in steps if you step the scheduler so.
 
         Raises:
-            ValueError: if the scheduler has been stepped, depends on more than the epoch, or lowers
-                the rate after every epoch, so that there are no phases.
+            ValueError: if the scheduler has been stepped, or lowers the rate after every epoch, so
+                that there are no phases.
         """
-        return cls(model, phase_lengths(scheduler, total_epochs), **options)
+        return cls(model, _phase_lengths(scheduler, total_epochs), **options)
 
     @property
     def phases(self) -> list[range]:
@@ -92,10 +88,7 @@ class Averager:
         """Take in the weights at the end of an epoch; return True if they have become the average.
 
         The BatchNorm statistics then belong to other weights: `recompute_batchnorm` comes next.
-
-        Args:
-            model: the network in training.
-            replace: False for an average that is tested but never applied.
+        With `replace=False` the average is never applied.
 
         Raises:
             RuntimeError: if all phases are over.
@@ -127,8 +120,6 @@ class Averager:
     def copy_to(self, model: nn.Module) -> None:
         """Overwrite the parameters of `model` by the present average; leave its buffers alone.
 
-        At the end of a phase and after it, until the next epoch ends, that is the phase's.
-
         Raises:
             RuntimeError: if nothing has been averaged yet.
         """
@@ -144,13 +135,9 @@ class Averager:
     ) -> nn.Module:
         """Return a copy of `model` that has the present average, in eval mode.
 
-        Of a network that cannot be copied, such as a sharded one, make a second instance and use
-        `copy_to` and `recompute_batchnorm`.
-
-        Args:
-            model: the network in training; it is not changed.
-            batches: for the BatchNorm statistics; None to leave them those of `model`.
-            forward: as of `recompute_batchnorm`.
+        Its BatchNorm statistics are those of `model`, or recomputed from `batches`, as by
+        `recompute_batchnorm`. Of a network that cannot be copied, such as a sharded one, make a
+        second instance and use `copy_to`.
 
         Raises:
             RuntimeError: if nothing has been averaged yet.
@@ -163,21 +150,15 @@ class Averager:
 
     def coefficients(self) -> list[float]:
         """Return α_1…α_t of the present average, which sum to 1; none before the first epoch."""
-        observed = self.observed
-        return (
-            [] if self.average is None or not observed[0] else self.average.coefficients(*observed)
-        )
+        t, epochs = self.observed
+        return self.average.coefficients(t, epochs) if self.average is not None and t else []
 
     def finish(self) -> None:
-        """Check at the end of training that the last phase has ended.
-
-        Raises:
-            RuntimeError: if it has not: its average was never applied.
-        """
+        """Raise a RuntimeError if training ends inside a phase, whose average was not applied."""
         if self.remaining:
             raise RuntimeError(
-                f"training ended after {self.ended} of {sum(self.lengths)} epochs, inside phase "
-                f"{self._phase} of {len(self.lengths)}, whose average was not applied"
+                f"training ended after {self.ended} of {sum(self.lengths)} epochs, inside a phase, "
+                "whose average was not applied"
             )
 
     def state_dict(self) -> dict[str, Any]:
@@ -200,27 +181,27 @@ class Averager:
         self.ended = state["ended"]
 
     def _settings(self) -> dict[str, Any]:
-        windows = [[window.start, window.stop] for window in self.windows or ()]
-        weights = getattr(self.average, "weights", None)
         return {
             "averager": type(self).__name__,
             "lengths": self.lengths,
-            "weights": None if weights is None else described(weights),
-            "windows": windows,
+            "weights": None if self.average is None else _described(self.average.weights),
+            "windows": [[window.start, window.stop] for window in self.windows or ()],
         }
 
-    @property
-    def _phase(self) -> int:
-        """The phase under way, from 1; after the last epoch the last phase."""
-        return sum(phase.start < max(self.ended, 1) for phase in self.phases)
-
-    def __repr__(self) -> str:
-        settings = self._settings()
-        weights = f", weights={settings['weights']}" if settings["weights"] else ""
-        return (
-            f"{settings['averager']}(lengths={self.lengths}{weights}): {self.ended} of "
-            f"{sum(self.lengths)} ended, phase {self._phase} of {len(self.lengths)}"
-        )
+    def _average_over(
+        self,
+        windows: Sequence[range],
+        model: nn.Module,
+        weights: Weights | RNA | None,
+        device: torch.device | str,
+        trainable_only: bool,
+    ) -> None:
+        self.windows = windows
+        if isinstance(weights, RNA):
+            self.average = RNAAverage(model, weights, trainable_only)
+        else:
+            self.average = WeightAverage(model, weights or Exponential(), device, trainable_only)
+        self.restart(model)
 
 
 class NoAveraging(Averager):
@@ -255,22 +236,14 @@ class Phasewise(Averager):
         trainable_only: bool = False,
     ) -> None:
         super().__init__(model, epochs, lengths=lengths)
-        self.windows = self.phases
-        self.average = new_average(model, weights, device, trainable_only)
-        self.restart(model)
+        self._average_over(self.phases, model, weights, device, trainable_only)
 
 
 class AtEnd(Averager):
     """Once, at the end of training, as Polyak and Juditsky (1992) do: Table 1c's "at the end".
 
-    Args:
-        model: the network in training, with the weights that training starts from.
-        epochs: T_p, the number of epochs of every phase.
-        weights: how the epochs of the window are weighted; by default the paper's, with γ0 = 0.9.
-        window: what is averaged: all of the `training`, or its last `phase`.
-        device: where the average is stored.
-        lengths: the phases in any other unit than epochs, such as steps.
-        trainable_only: leave out parameters that do not require a gradient now.
+    The average is over all of the `training`, or over its last `phase`, as `window` says. The other
+    arguments are those of `Phasewise`.
 
     Raises:
         ValueError: if `window` is neither of the two.
@@ -291,45 +264,24 @@ class AtEnd(Averager):
         windows = {"training": range(sum(self.lengths)), "phase": self.phases[-1]}
         if window not in windows:
             raise ValueError(f"window={window!r}; choices: {', '.join(windows)}")
-        self.windows = [windows[window]]
-        self.average = new_average(model, weights, device, trainable_only)
-        self.restart(model)
+        self._average_over([windows[window]], model, weights, device, trainable_only)
 
 
-def new_average(
-    model: nn.Module,
-    weights: Weights | RNA | None,
-    device: torch.device | str,
-    trainable_only: bool,
-) -> WeightAverage | RNAAverage:
-    """Return an average of the parameters of `model`: by RNA over files, else a running one."""
-    if isinstance(weights, RNA):
-        return RNAAverage(model, weights, trainable_only)
-    return WeightAverage(model, weights or Exponential(), device, trainable_only)
+def _described(weights: object) -> str:
+    """Return the name and the public attributes of weights: `Exponential(gamma0=0.9)`."""
+    settings = {k: v for k, v in getattr(weights, "__dict__", {}).items() if k[0] != "_"}
+    arguments = ", ".join(f"{name}={value!r}" for name, value in settings.items())
+    return f"{type(weights).__name__}({arguments})"
 
 
-def phase_lengths(scheduler: LRScheduler, total_epochs: int) -> list[int]:
-    """Return the lengths of the phases that end where a scheduler lowers the learning rate.
-
-    Raises:
-        ValueError: see `Averager.from_scheduler`.
-    """
-    if isinstance(scheduler, ReduceLROnPlateau):
-        raise ValueError(
-            f"scheduler={type(scheduler).__name__}: its rates are not known before training; "
-            "give epochs=[…]"
-        )
-    first = scheduler._schedulers[0] if isinstance(scheduler, ChainedScheduler) else scheduler
-    if first.last_epoch != 0:
-        raise ValueError(
-            f"scheduler: it has been stepped {first.last_epoch} times; make the averager first"
-        )
+def _phase_lengths(scheduler: LRScheduler, total_epochs: int) -> list[int]:
+    if steps := getattr(scheduler, "last_epoch", 0):
+        raise ValueError(f"scheduler: it has been stepped {steps} times; make the averager first")
     # A copy of the scheduler with another optimizer, which has the rates and no parameters.
     stand_in = torch.optim.SGD([nn.Parameter(torch.zeros(()))])
-    groups = [
-        {k: v for k, v in g.items() if k != "params"} for g in scheduler.optimizer.param_groups
+    stand_in.param_groups = [
+        copy.deepcopy({**group, "params": []}) for group in scheduler.optimizer.param_groups
     ]
-    stand_in.param_groups = [{"params": [], **copy.deepcopy(group)} for group in groups]
     replica = copy.deepcopy(scheduler, {id(scheduler.optimizer): stand_in})
     rates = [float(stand_in.param_groups[0]["lr"])]
     with warnings.catch_warnings():

@@ -1,6 +1,7 @@
 """Recomputation of BatchNorm statistics, for weights that were not trained with them."""
 
 from collections.abc import Callable, Iterable, Sequence
+from functools import partial
 from typing import Any
 
 import torch
@@ -17,55 +18,44 @@ class _Statistics:
     reads them, so that the sums cost no pass over the activations.
     """
 
-    def __init__(self, layer: _NormBase, mean: Tensor, variance: Tensor) -> None:
-        self.layer, self.running = layer, (mean, variance)
+    def __init__(self, layer: _NormBase) -> None:
+        self.layer, self.momentum = layer, layer.momentum
+        self.running: list[Tensor] = [layer.running_mean, layer.running_var]  # type: ignore[list-item]
         self.before = [buffer.clone() for buffer in layer.buffers(recurse=False)]
-        self.momentum = layer.momentum
-        exact = torch.float32 if mean.device.type == "mps" else torch.float64
         # The number of samples, then the sums of the means and of the unbiased variances.
-        self.sums = torch.zeros(1 + 2 * mean.numel(), dtype=exact, device=mean.device)
+        mean = self.running[0]
+        self.sums = torch.zeros(1 + 2 * mean.numel(), dtype=torch.float64, device=mean.device)
         layer.reset_running_stats()  # 0 times infinity would stay
         layer.momentum = 1.0
-        self._hook = layer.register_forward_hook(self._add)
+        layer.train()
+        self.hook = layer.register_forward_hook(self._add)
 
     def _add(self, layer: nn.Module, inputs: tuple[Any, ...], output: Tensor) -> None:
         size = len(output)
         self.sums[0] += size
         self.sums[1:] += size * torch.cat(self.running)
 
-    def detach(self) -> None:
-        """Let the layer be as it was, but for its statistics."""
-        self._hook.remove()
+    def close(self, sums: Tensor) -> None:
+        """Set the statistics to the weighted means, or back if the sums are empty."""
+        self.hook.remove()
         self.layer.momentum = self.momentum
-
-    def restore(self) -> None:
-        """Put back the statistics from before the pass."""
-        for buffer, value in zip(self.layer.buffers(recurse=False), self.before, strict=True):
-            buffer.copy_(value)
-
-    def apply(self, sums: Tensor) -> None:
-        """Make the weighted means the layer's statistics; one that was not called keeps its own."""
         if sums[0] == 0:
-            self.restore()
-            return
-        for buffer, mean in zip(self.running, (sums[1:] / sums[0]).chunk(2), strict=True):
-            buffer.copy_(mean)
+            for buffer, value in zip(self.layer.buffers(recurse=False), self.before, strict=True):
+                buffer.copy_(value)
+        else:
+            for buffer, mean in zip(self.running, (sums[1:] / sums[0]).chunk(2), strict=True):
+                buffer.copy_(mean)
 
 
-def _images_to_model(device: torch.device) -> Callable[[nn.Module, Any], None]:
-    """Return the default `forward`: the model on a batch's images, moved to its device."""
-
-    def forward(model: nn.Module, batch: Any) -> None:
-        images = batch[0] if isinstance(batch, Sequence) and len(batch) else batch
-        if not isinstance(images, Tensor):
-            raise TypeError(
-                f"batches: a {type(batch).__name__} is neither a tensor nor a sequence that starts "
-                "with one; pass forward=lambda model, batch: model(...)"
-            )
-        if len(images):
-            model(images.to(device))
-
-    return forward
+def _forward_images(device: torch.device, model: nn.Module, batch: Any) -> None:
+    images = batch[0] if isinstance(batch, Sequence) and len(batch) else batch
+    if not isinstance(images, Tensor):
+        raise TypeError(
+            f"batches: a {type(batch).__name__} is neither a tensor nor a sequence that starts "
+            "with one; pass forward=lambda model, batch: model(...)"
+        )
+    if len(images):
+        model(images.to(device))
 
 
 @torch.no_grad()
@@ -99,41 +89,34 @@ def recompute_batchnorm(
     If anything is raised, the statistics stay as they were.
     """
     model = unwrapped(model)
+    modes = {module: module.training for module in model.modules()}
     layers = [
-        _Statistics(m, m.running_mean, m.running_var)
-        for m in model.modules()
-        if isinstance(m, _NormBase)
-        and m.running_mean is not None
-        and m.running_var is not None
-        and (m.training or not model.training)
+        module
+        for module in modes
+        if isinstance(module, _NormBase)
+        and module.running_mean is not None
+        and (module.training or not model.training)
     ]
     if not layers:
         return
-    device = next((p.device for p in model.parameters()), layers[0].sums.device)
-    forward = forward or _images_to_model(device)
-    modes = {module: module.training for module in model.modules()}
+    model.eval()
+    statistics = [_Statistics(layer) for layer in layers]
+    device = next((p.device for p in model.parameters()), statistics[0].sums.device)
+    forward = forward or partial(_forward_images, device)
+    totals = torch.zeros(sum(len(s.sums) for s in statistics))
     try:
-        model.eval()
-        for statistics in layers:
-            statistics.layer.train()
         with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
             for batch in batches:
                 forward(model, batch)
-        sums = torch.cat([statistics.sums.to(device) for statistics in layers])
+        sums = torch.cat([s.sums.to(device) for s in statistics])
         if torch.distributed.is_available() and torch.distributed.is_initialized():
             torch.distributed.all_reduce(sums)
-        if not sums.any():
-            raise ValueError("batches: at least one is needed to recompute BatchNorm statistics")
-    except BaseException:
-        for statistics in layers:
-            statistics.restore()
-        raise
+        totals = sums
     finally:
-        for statistics in layers:
-            statistics.detach()
+        parts = torch.split(totals, [len(s.sums) for s in statistics])
+        for own, part in zip(statistics, parts, strict=True):
+            own.close(part)
         for module, mode in modes.items():
             module.training = mode
-    for statistics, own in zip(
-        layers, torch.split(sums, [len(s.sums) for s in layers]), strict=True
-    ):
-        statistics.apply(own)
+    if not totals.any():
+        raise ValueError("batches: at least one is needed to recompute BatchNorm statistics")

@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from phaseavg.averaging.average import AVERAGED_AS, Parameters
+from phaseavg.averaging.average import Parameters, is_averaged
 from phaseavg.averaging.snapshots import is_intact, read, to_bytes, write_with_checksum
 
 PIECE = 2**16
@@ -25,10 +25,9 @@ class RNA:
     The c_t sum to 1 and may be negative; ρ → ∞ makes them equal. They need all of the window's
     weights at once: T + 1 files, each of the size of the network.
 
-    Where the reference leaves a choice: c_t goes with θ_t, the newer point of its difference, as in
-    the authors' Python code and not in their MATLAB code. Only parameters count and are averaged,
-    never buffers, which that code flattens too: in R the number of batches that BatchNorm has seen
-    would drown the weights.
+    c_t goes with θ_t, the newer point of its difference, as in the authors' Python code and not in
+    their MATLAB code. Only parameters count and are averaged, never buffers, which that code
+    flattens too: the number of batches that BatchNorm has seen would drown the weights.
 
     Args:
         folder: where the weights of past epochs are stored; made when the first one comes.
@@ -44,10 +43,8 @@ class RNA:
     """
 
     def __init__(self, folder: str | Path, rho: float = 1e-5, window: int | None = None) -> None:
-        if rho < 0:
-            raise ValueError(f"rho={rho} must not be negative")
-        if not math.isfinite(rho):
-            raise ValueError(f"rho={rho} must be finite")
+        if not 0 <= rho < math.inf:
+            raise ValueError(f"rho={rho} must be finite and not negative")
         if window is not None and window < 1:
             raise ValueError(f"window={window} must be positive")
         self._folder = Path(folder)
@@ -63,11 +60,6 @@ class RNAAverage:
     earlier window. Delete the files that no checkpoint refers to (`files`) yourself. Products and
     sums are in float64, on the model's device, piece by piece.
 
-    Args:
-        model: whose floating-point parameters are averaged.
-        weights: the settings.
-        trainable_only: leave out parameters that do not require a gradient now.
-
     Raises:
         ValueError: if a parameter is complex, or sharded over several processes.
     """
@@ -77,33 +69,26 @@ class RNAAverage:
         self.folder = weights._folder
         self._parameters = Parameters(model, trainable_only)
         parameters = self._floating(model)
-        if any(p.is_complex() for p in parameters.values()):
-            raise ValueError("weights=RNA: complex parameters cannot be averaged; choose others")
-        if any(hasattr(p, "to_local") for p in model.parameters()):
-            raise ValueError("weights=RNA: sharded parameters cannot be averaged; choose others")
-        self._bytes = sum(p.numel() * p.element_size() for p in parameters.values())
+        if any(p.is_complex() or hasattr(p, "to_local") for p in model.parameters()):
+            raise ValueError(
+                "weights=RNA: complex or sharded parameters cannot be averaged; choose others"
+            )
+        self._bytes = sum(p.nbytes for p in parameters.values())
         self._shapes = {name: tuple(p.shape) for name, p in parameters.items()}
         # θ_0 of the next window: the weights, until they have to be written, then the file's name.
         self._start: bytes | str | None = None
-        # Like the Gram matrix the list is replaced and never changed, so that a failure leaves the
-        # average as it was, and a state stays what it is.
+        # List and matrix are replaced and never changed, so that a failure leaves the average as it
+        # was, and a saved state stays what it is.
         self._files: list[str] = []  # of θ_{t−K}…θ_t, oldest first
         self._gram = torch.zeros(0, 0, dtype=torch.float64)  # RᵀR of those
 
     def start(self, model: nn.Module) -> None:
-        """Take the weights of `model` as θ_0 of the next window; the present average stays.
-
-        Writes nothing: a file of these weights is made when they are first used or saved.
-        """
+        """Take the weights of `model` as θ_0 of the next window; the present average stays."""
         self._start = to_bytes(self._floating(model))
 
     @torch.no_grad()
     def update(self, model: nn.Module, t: int, epochs: int) -> None:
-        """Take the weights of `model` as θ_t of a window of `epochs` epochs; t = 1 opens it.
-
-        Raises:
-            OSError: if a file cannot be written or read; it names the file.
-        """
+        """Take the weights of `model` as θ_t of a window of `epochs` epochs; t = 1 opens it."""
         earlier, gram = self._files, self._gram
         if t == 1:
             if (start := self._start_file()) is None:
@@ -112,9 +97,10 @@ class RNAAverage:
         files = [*earlier, self._write(to_bytes(self._floating(model)), t)]
         files = files[-(min(epochs, self.weights.window or epochs) + 1) :]
         snapshots = [read(self.folder / name) for name in files]
-        products = torch.zeros(len(files) - 1, dtype=torch.float64, device=_device(model))
+        device = next(model.parameters()).device
+        products = torch.zeros(len(files) - 1, dtype=torch.float64, device=device)
         for name in self._shapes:
-            for rows in _pieces([s[name] for s in snapshots], products.device):
+            for rows in _pieces([s[name] for s in snapshots], device):
                 differences = rows.diff(dim=0)
                 products += differences @ differences[-1]
         kept = len(products) - 1
@@ -135,7 +121,7 @@ class RNAAverage:
     @torch.no_grad()
     def copy_to(self, model: nn.Module) -> None:
         """Overwrite the parameters of `model` by the average; leave its buffers alone."""
-        weights = self._solved()[0].to(_device(model))
+        weights = self._solved()[0].to(next(model.parameters()).device)
         snapshots = [read(self.folder / name) for name in self._files[1:]]
         for name, parameter in self._floating(model).items():
             pieces = _pieces([s[name] for s in snapshots], weights.device)
@@ -178,7 +164,7 @@ class RNAAverage:
 
     def _floating(self, model: nn.Module) -> dict[str, Tensor]:
         named = self._parameters.named(model)
-        return {name: p for name, p in named.items() if p.dtype in AVERAGED_AS}
+        return {name: p for name, p in named.items() if is_averaged(p)}
 
     def _start_file(self) -> str | None:
         """Return the name of the file of θ_0, which is written now if it was not yet."""
@@ -198,21 +184,14 @@ def _pieces(tensors: Sequence[Tensor], device: torch.device) -> Iterator[Tensor]
         yield torch.stack(rows)
 
 
-def _device(model: nn.Module) -> torch.device:
-    device = next(model.parameters()).device
-    return torch.device("cpu") if device.type == "mps" else device  # which has no float64
-
-
 def solve(gram: Tensor, rho: float) -> tuple[Tensor, dict[str, Any]]:
-    """Return c from RᵀR, and how it was found.
+    """Return c from RᵀR, and notes on how it was computed.
 
-    `solved_by` is `solve`; `least squares` where G + ρI is singular to working precision; `uniform`
-    where these determine nothing: |Σz| < 1e-10, as the authors have it, no difference at all, or
-    numbers that are not finite. `condition` is the condition number of G + ρI, None where that
-    matrix is singular or does not exist.
-
-    The authors call a matrix singular only if elimination meets a pivot of exactly 0, which depends
-    on rounding; here it is if an eigenvalue is below n ε times the largest.
+    `solved_by` is `solve`; `least squares` where G + ρI is singular to working precision (an
+    eigenvalue is below n ε times the largest; the authors wait for a pivot of exactly 0, which
+    depends on rounding); `uniform` where these determine nothing: |Σz| < 1e-10, as the authors have
+    it, no difference at all, or numbers that are not finite. `condition` is the condition number of
+    G + ρI, None where that matrix is singular or does not exist.
     """
     size = len(gram)
     uniform = torch.full((size,), 1 / max(size, 1), dtype=torch.float64)

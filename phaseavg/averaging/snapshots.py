@@ -16,9 +16,8 @@ from torch import Tensor
 
 def to_bytes(tensors: Mapping[str, Tensor]) -> bytes:
     """Return the content of a snapshot; the tensors are copied to the CPU."""
-    contiguous = torch.contiguous_format
     copies = {
-        name: tensor.detach().to("cpu", copy=True, memory_format=contiguous)
+        name: tensor.detach().to("cpu", copy=True, memory_format=torch.contiguous_format)
         for name, tensor in tensors.items()
     }
     buffer = io.BytesIO()
@@ -27,14 +26,7 @@ def to_bytes(tensors: Mapping[str, Tensor]) -> bytes:
 
 
 def read(path: Path) -> dict[str, Tensor]:
-    """Return the tensors of a snapshot, mapped into memory: only what is used is read.
-
-    Raises:
-        OSError: if the file cannot be read.
-        RuntimeError, pickle.UnpicklingError: if it is damaged.
-    """
-    if not path.is_file():  # reading a pipe would never end
-        raise FileNotFoundError(f"{path}: no such file")
+    """Return the tensors of a snapshot, mapped into memory: only what is used is read."""
     tensors: dict[str, Tensor] = torch.load(path, map_location="cpu", mmap=True, weights_only=True)
     return tensors
 

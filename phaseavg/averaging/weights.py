@@ -59,20 +59,7 @@ class Uniform:
 
 
 def coefficients(weights: Weights, epochs: int, observed: int) -> list[float]:
-    """Return α_t = w_t Π_{s>t} (1 − w_s) of the epochs observed so far; they sum to 1.
-
-    Args:
-        weights: α in their incremental form.
-        epochs: T, the length of the window.
-        observed: how many of them have ended.
-    """
+    """Return α_t = w_t Π_{s>t} (1 − w_s) of the first `observed` epochs; they sum to 1."""
     steps = [weights.step(t, epochs) for t in range(1, observed + 1)]
     left = accumulate(reversed(steps), lambda rest, w: rest * (1 - w), initial=1.0)
     return [w * rest for w, rest in zip(reversed(steps), left, strict=False)][::-1]
-
-
-def described(weights: object) -> str:
-    """Return the name and the public attributes of weights: `Exponential(gamma0=0.9)`."""
-    settings = {k: v for k, v in getattr(weights, "__dict__", {}).items() if k[0] != "_"}
-    arguments = ", ".join(f"{name}={value!r}" for name, value in settings.items())
-    return f"{type(weights).__name__}({arguments})"

@@ -31,12 +31,6 @@ def test_the_first_epoch_replaces_whatever_was_there(weights):
     assert all(weights.step(1, epochs) == 1.0 for epochs in LENGTHS)
 
 
-def test_a_decay_of_one_half_gives_a_third_and_two_thirds_or_sevenths():
-    # γ = γ0^(80/T) is ½ for γ0 = ½^(T/80); then α is proportional to 1, 2 and to 1, 2, 4.
-    np.testing.assert_allclose(products(Exponential(0.5 ** (2 / 80)), 2), [1 / 3, 2 / 3])
-    np.testing.assert_allclose(products(Exponential(0.5 ** (3 / 80)), 3), [1 / 7, 2 / 7, 4 / 7])
-
-
 def test_gamma0_is_the_decay_of_80_epochs_and_other_lengths_are_stretched():
     for epochs in LENGTHS[1:]:
         *_, before, last = products(Exponential(), epochs)
@@ -52,10 +46,6 @@ def test_no_digits_are_lost_where_gamma_is_nearly_one(epochs):
         first = (1 - gamma) / (1 - gamma**epochs)
         expected = [float(first * gamma ** (epochs - t)) for t in range(1, epochs + 1)]
     np.testing.assert_allclose(products(Exponential(gamma0), epochs), expected, rtol=1e-12)
-
-
-def test_uniform_weights_are_equal():
-    np.testing.assert_allclose(products(Uniform(), 4), [0.25] * 4, rtol=1e-15)
 
 
 @pytest.mark.parametrize("gamma0", [0.0, 1.0, -0.1, 1.5, float("nan")])
