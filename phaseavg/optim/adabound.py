@@ -33,7 +33,6 @@ class AdaBound(Optimizer):
         gamma: γ, the speed of this convergence; positive.
         eps: added to √v; not negative.
         weight_decay: L2 penalty, added to the gradient; not negative.
-        maximize: ascend instead of descending.
         capturable: keep the step counts, and compute rates and bounds, on the parameters' device,
             so that a CUDA graph can record a step. `lr` may then be set to a tensor on that device.
 
@@ -51,7 +50,6 @@ class AdaBound(Optimizer):
         eps: float = 1e-8,
         weight_decay: float = 0.0,
         *,
-        maximize: bool = False,
         capturable: bool = False,
     ) -> None:
         defaults = {
@@ -61,7 +59,6 @@ class AdaBound(Optimizer):
             "gamma": gamma,
             "eps": eps,
             "weight_decay": weight_decay,
-            "maximize": maximize,
             "capturable": capturable,
         }
         super().__init__(params, defaults)
@@ -76,7 +73,7 @@ class AdaBound(Optimizer):
         super().add_param_group(param_group)
         # Saved with the group: an optimizer that loads it may be built with a decayed rate.
         group = self.param_groups[-1]
-        group["base_lr"] = group["lr"]
+        group["base_lr"] = float(group["lr"])
 
     @torch.no_grad()
     def step(self, closure: Callable[[], float] | None = None) -> Any:
@@ -84,9 +81,6 @@ class AdaBound(Optimizer):
 
         Returns:
             The loss that `closure` returns, if given.
-
-        Raises:
-            RuntimeError: if a parameter is complex or a gradient sparse.
         """
         loss = None
         if closure is not None:
@@ -99,10 +93,6 @@ class AdaBound(Optimizer):
         return loss
 
     def _state_of(self, parameter: Tensor, capturable: bool) -> dict[str, Tensor]:
-        if parameter.is_complex():
-            raise RuntimeError("AdaBound does not take complex parameters")
-        if parameter.grad is not None and parameter.grad.is_sparse:
-            raise RuntimeError("AdaBound does not take sparse gradients")
         state: dict[str, Tensor] = self.state[parameter]
         if not state:
             device = parameter.device if capturable else "cpu"
@@ -113,8 +103,6 @@ class AdaBound(Optimizer):
 
 
 def _check(group: dict[str, Any]) -> None:
-    if isinstance(group["lr"], Tensor):  # base_lr would be the same tensor and change with it
-        raise ValueError(f"lr={group['lr']} must be a number, not a tensor")
     for name in ("lr", "final_lr", "gamma"):
         if not group[name] > 0:
             raise ValueError(f"{name}={group[name]} must be positive")
@@ -139,8 +127,6 @@ def _update(params: list[Tensor], states: list[dict[str, Tensor]], group: dict[s
         rate, lower, upper = zip(*each, strict=True)
 
     gradients = tuple(p.grad for p in params if p.grad is not None)
-    if group["maximize"]:
-        gradients = torch._foreach_neg(gradients)
     if group["weight_decay"]:
         gradients = torch._foreach_add(gradients, params, alpha=group["weight_decay"])
     torch._foreach_lerp_(m, gradients, 1 - beta1)

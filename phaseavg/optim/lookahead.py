@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from operator import attrgetter
 from typing import Any
 
 import torch
@@ -27,12 +28,10 @@ class Lookahead(Optimizer):
         alpha: α, in [0, 1]; 1 gives the inner optimizer alone.
 
     Raises:
-        ValueError: if a value is out of its range, or `inner` is a Lookahead itself.
+        ValueError: if a value is out of its range.
     """
 
     def __init__(self, inner: Optimizer, k: int = 5, alpha: float = 0.5) -> None:
-        if isinstance(inner, Lookahead):
-            raise ValueError("inner must be another optimizer than Lookahead")
         if not isinstance(k, int) or k < 1:
             raise ValueError(f"k={k} must be a positive integer")
         if not 0 <= alpha <= 1:
@@ -41,25 +40,13 @@ class Lookahead(Optimizer):
         self.k = k
         self.alpha = alpha
         self._restarts = 0
-        # Makes the hooks, as the base class's constructor does, but no state or groups.
-        super().__setstate__({})
+        super().__setstate__({})  # makes the hooks, as the base class's constructor does
         for group in self.param_groups:
             group.setdefault("lookahead_steps", 0)
 
-    @property
-    def state(self) -> Any:  # type: ignore[override]
-        """The inner optimizer's state, which holds the slow weights."""
-        return self.inner.state
-
-    @property
-    def param_groups(self) -> Any:  # type: ignore[override]
-        """The inner optimizer's parameter groups."""
-        return self.inner.param_groups
-
-    @property
-    def defaults(self) -> Any:  # type: ignore[override]
-        """The inner optimizer's defaults."""
-        return self.inner.defaults
+    state = property(attrgetter("inner.state"))
+    param_groups = property(attrgetter("inner.param_groups"))
+    defaults = property(attrgetter("inner.defaults"))
 
     def add_param_group(self, param_group: dict[str, Any]) -> None:
         """Add a group to the inner optimizer; its first synchronisation is k steps from here."""
@@ -67,11 +54,7 @@ class Lookahead(Optimizer):
         self.param_groups[-1]["lookahead_steps"] = 0
 
     def step(self, closure: Callable[[], float] | None = None) -> Any:
-        """Take a step of the inner optimizer, and synchronise if it is the k-th.
-
-        Returns:
-            What the inner optimizer returns: the loss of `closure`, if given.
-        """
+        """Take a step of the inner optimizer and return what it does; synchronise at the k-th."""
         # Stored only after the step: inner optimizers fill a parameter's state if it is empty.
         starts = {
             p: p.detach().clone()
@@ -95,8 +78,7 @@ class Lookahead(Optimizer):
         """
         due = []
         for group in self.param_groups:
-            # No count if the inner optimizer has loaded a state of its own.
-            group["lookahead_steps"] = group.get("lookahead_steps", 0) + 1
+            group["lookahead_steps"] += 1
             if group["lookahead_steps"] >= self.k:
                 group["lookahead_steps"] = 0
                 due.append(group)
@@ -146,9 +128,6 @@ class Lookahead(Optimizer):
 
     def __reduce__(self) -> tuple[Any, ...]:
         return type(self), (self.inner, self.k, self.alpha)
-
-    def __repr__(self) -> str:
-        return f"Lookahead (k={self.k}, alpha={self.alpha}) of {self.inner!r}"
 
     def _weights(self, groups: list[dict[str, Any]]) -> tuple[list[Tensor], list[Tensor]]:
         """Return fast and slow weights; the latter are the parameter itself before a first step."""

@@ -88,24 +88,6 @@ def test_parameters_of_a_group_are_updated_as_each_by_itself_bit_for_bit(dtype):
     assert (vector(together) != start()).all()
 
 
-def test_maximising_is_minimising_the_negative_and_gradients_stay():
-    up, down = parameters(), parameters()
-    ascent = AdaBound(up, 1e-2, weight_decay=DECAY, maximize=True)
-    descent = AdaBound(down, 1e-2, weight_decay=DECAY)
-    for step in range(20):
-        set_gradients(up, step)
-        gradients = [p.grad.clone() for p in up]
-        for q, gradient in zip(down, gradients, strict=True):
-            q.grad = -gradient
-        ascent.step()
-        descent.step()
-        assert np.array_equal(vector(up), vector(down))
-        for p, q, gradient in zip(up, down, gradients, strict=True):
-            assert torch.equal(p.grad, gradient)
-            assert torch.equal(q.grad, -gradient)
-    assert (vector(up) != start()).all()
-
-
 # The rate that the bounds refer to
 
 
@@ -117,6 +99,12 @@ def test_a_schedule_of_the_rate_scales_both_bounds():
         expected -= 0.1 * factor * np.array([1e-6, 1e6])  # its gradient at rate final_lr · factor
         assert push(optimizer, 1e-6, 1e6) == pytest.approx(expected.tolist(), rel=1e-12)
         scheduler.step()
+
+
+def test_a_rate_in_a_tensor_may_change_and_the_base_rate_stays():
+    lr = torch.tensor(0.5)
+    optimizer = AdaBound([scalar()], lr)
+    lr.fill_(0.1)
     assert optimizer.param_groups[0]["base_lr"] == 0.5
 
 
@@ -143,18 +131,6 @@ def test_a_saved_state_continues_exactly_after_the_rate_has_decayed():
     assert np.array_equal(train(optimizer, range(8, 20)), train(restored, range(8, 20)))
 
 
-def test_a_loaded_state_takes_the_parameters_type_and_its_step_count_stays_float32():
-    optimizer = AdaBound(parameters())
-    train(optimizer, range(3))
-    for dtype in (torch.bfloat16, torch.float64):
-        restored = AdaBound(parameters(dtype))
-        restored.load_state_dict(optimizer.state_dict())
-        assert len(restored.state) == 2
-        for state in restored.state.values():
-            assert (state["step"].dtype, state["step"].item()) == (torch.float32, 3)
-            assert state["exp_avg"].dtype == state["exp_avg_sq"].dtype == dtype
-
-
 # As one of torch's optimizers; closures and gradient scalers are in test_lookahead.py
 
 
@@ -168,23 +144,11 @@ def test_parameters_without_gradient_stay_and_have_no_state():
     assert list(optimizer.state) == [trained]
 
 
-def test_sparse_gradients_and_complex_parameters_are_refused():
-    embedding = nn.Embedding(4, 2, sparse=True)
-    embedding(torch.tensor([1])).sum().backward()
-    with pytest.raises(RuntimeError, match="AdaBound does not take sparse"):
-        AdaBound(embedding.parameters()).step()
-    p = nn.Parameter(torch.zeros(2, dtype=torch.complex64))
-    p.grad = torch.ones_like(p)
-    with pytest.raises(RuntimeError, match="AdaBound does not take complex"):
-        AdaBound([p]).step()
-
-
 @pytest.mark.parametrize(
     ("wrong", "message"),
     [
         ({"lr": 0.0}, "lr=0.0 must be positive"),
         ({"lr": float("nan")}, "lr=nan must be positive"),
-        ({"lr": torch.tensor(0.1)}, "must be a number"),
         ({"final_lr": 0.0}, "final_lr=0.0 must be positive"),
         ({"gamma": 0}, "gamma=0 must be positive"),
         ({"eps": -1e-8}, "eps=-1e-08 must not be negative"),
