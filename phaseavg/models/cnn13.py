@@ -2,8 +2,7 @@
 
 from torch import Tensor, nn
 
-from phaseavg.models.initialisation import kaiming_fan_out
-from phaseavg.models.widths import scaled
+from phaseavg.models.shared import kaiming_fan_out, scaled
 
 
 class CNN13(nn.Module):
@@ -13,12 +12,8 @@ class CNN13(nn.Module):
     with 512 channels. Initialisation: Kaiming-normal, fan-out (He et al., 2015); linear N(0, 0.01).
     Maps (N, in_channels, H, W) to (N, num_classes); 4,432,522 parameters for 10 classes.
 
-    Args:
-        num_classes: number of outputs.
-        in_channels: channels of the images.
-        image_size: H = W of the images, to refuse those that the pools would shrink to nothing.
-        width: factor on all channel counts.
-        pools: 2 as in the paper, or 1, without the second max-pool, for images under 12 pixels.
+    `width` is a factor on all channel counts. `pools` is 2 as in the paper, or 1, without the
+    second max-pool, for images under 12 pixels.
 
     Raises:
         ValueError: if `width` or `pools` is out of range or the images are too small.

@@ -5,8 +5,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
-from phaseavg.models.initialisation import kaiming_fan_out
-from phaseavg.models.widths import scaled
+from phaseavg.models.shared import kaiming_fan_out, scaled
 
 
 class DenseLayer(nn.Module):
@@ -37,50 +36,26 @@ class DenseNet(nn.Module):
     each layer begins with its own BatchNorm and ReLU. A transition (BatchNorm, ReLU, 1×1
     convolution, 2×2 average pool) halves channels, height and width. Initialisation, also theirs:
     convolutions Kaiming-normal, fan-out (He et al., 2015), BatchNorm 1 and 0, linear weights as
-    torch has them, its bias 0. No dropout. Maps (N, in_channels, H, W) to (N, num_classes).
-
-    Args:
-        layers: number of layers in each dense block.
-        num_classes: number of outputs.
-        in_channels: channels of the images.
-        image_size: H = W of the images, to refuse those that the transitions would shrink to
-            nothing.
-        width: factor on the growth of 32 and with it on all channel counts.
-
-    Raises:
-        ValueError: if `width` leaves no growth or the images are too small.
+    torch has them, its bias 0. No dropout. `layers` are the numbers of layers in the blocks;
+    `width` is a factor on the growth of 32, and so on all channel counts.
     """
 
     def __init__(
-        self,
-        layers: Sequence[int],
-        num_classes: int,
-        in_channels: int = 3,
-        image_size: int = 32,
-        width: float = 1.0,
+        self, layers: Sequence[int], num_classes: int, in_channels: int = 3, width: float = 1.0
     ) -> None:
         super().__init__()
-        smallest = 2 ** (len(layers) - 1)
-        if image_size < smallest:
-            raise ValueError(
-                f"image_size={image_size} is nothing after {len(layers) - 1} halvings; choices: "
-                f"{smallest} and more"
-            )
         growth = scaled(32, width)
         channels = 2 * growth
         features: list[nn.Module] = [nn.Conv2d(in_channels, channels, 3, padding=1, bias=False)]
         for block, count in enumerate(layers):
             if block > 0:
-                features.append(nn.BatchNorm2d(channels))
-                features.append(nn.ReLU(inplace=True))
-                features.append(nn.Conv2d(channels, channels // 2, 1, bias=False))
-                features.append(nn.AvgPool2d(2))
+                features += [nn.BatchNorm2d(channels), nn.ReLU(inplace=True)]
+                features += [nn.Conv2d(channels, channels // 2, 1, bias=False), nn.AvgPool2d(2)]
                 channels //= 2
             for _ in range(count):
                 features.append(DenseLayer(channels, growth))
                 channels += growth
-        features.append(nn.BatchNorm2d(channels))
-        features.append(nn.ReLU(inplace=True))
+        features += [nn.BatchNorm2d(channels), nn.ReLU(inplace=True)]
         self.features = nn.Sequential(*features)
         self.pool = nn.AdaptiveAvgPool2d(1)
         self.classifier = nn.Linear(channels, num_classes)
@@ -92,8 +67,6 @@ class DenseNet(nn.Module):
         return self.classifier(self.pool(self.features(images)).flatten(1))
 
 
-def densenet121(
-    num_classes: int, in_channels: int = 3, image_size: int = 32, width: float = 1.0
-) -> DenseNet:
+def densenet121(num_classes: int, in_channels: int = 3, width: float = 1.0) -> DenseNet:
     """Return DenseNet-BC-121: 6, 12, 24, 16 layers; 7,048,548 parameters for 100 classes."""
-    return DenseNet((6, 12, 24, 16), num_classes, in_channels, image_size, width)
+    return DenseNet((6, 12, 24, 16), num_classes, in_channels, width)

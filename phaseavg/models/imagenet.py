@@ -7,15 +7,18 @@ BatchNorm 1 and 0, that at the end of a residual branch included.
 
 from torch import nn
 
-# torchvision takes a second to import, and a run with another network does not need it.
 
-
-def _check(name: str, in_channels: int, image_size: int) -> None:
+def _network(
+    name: str, source: str, num_classes: int, in_channels: int, image_size: int
+) -> nn.Module:
     if in_channels != 3 or image_size < 64:
         raise ValueError(
             f"image_size={image_size}, in_channels={in_channels}: {name} takes colour images of "
             "64 pixels and more; choices for others: cnn13, resnet34, wrn28_10, densenet121"
         )
+    from torchvision import models  # takes a second, and a run with another network needs none
+
+    return getattr(models, source)(weights=None, num_classes=num_classes)
 
 
 def resnet50(num_classes: int, in_channels: int = 3, image_size: int = 224) -> nn.Module:
@@ -23,28 +26,16 @@ def resnet50(num_classes: int, in_channels: int = 3, image_size: int = 224) -> n
 
     Its blocks halve in the 3×3 convolution, not in the 1×1 convolution before it as in the paper.
     The linear layer starts as torch has it.
-
-    Raises:
-        ValueError: if the images are not in colour or are under 64 pixels.
     """
-    _check("resnet50", in_channels, image_size)
-    from torchvision import models
-
-    return models.resnet50(weights=None, num_classes=num_classes)
+    return _network("resnet50", "resnet50", num_classes, in_channels, image_size)
 
 
 def resnext50(num_classes: int, in_channels: int = 3, image_size: int = 224) -> nn.Module:
     """Return ResNeXt-50, 32×4d (Xie et al., CVPR 2017); 25,028,904 parameters for 1000 classes.
 
     The linear layer starts as torch has it.
-
-    Raises:
-        ValueError: if the images are not in colour or are under 64 pixels.
     """
-    _check("resnext50", in_channels, image_size)
-    from torchvision import models
-
-    return models.resnext50_32x4d(weights=None, num_classes=num_classes)
+    return _network("resnext50", "resnext50_32x4d", num_classes, in_channels, image_size)
 
 
 def vgg16(num_classes: int, in_channels: int = 3, image_size: int = 224) -> nn.Module:
@@ -53,11 +44,5 @@ def vgg16(num_classes: int, in_channels: int = 3, image_size: int = 224) -> nn.M
     Configuration D of Simonyan and Zisserman (ICLR 2015) with a BatchNorm after each convolution.
     The classifier drops out half of each hidden layer; linear layers start at N(0, 0.01), all
     biases at 0.
-
-    Raises:
-        ValueError: if the images are not in colour or are under 64 pixels.
     """
-    _check("vgg16", in_channels, image_size)
-    from torchvision import models
-
-    return models.vgg16_bn(weights=None, num_classes=num_classes)
+    return _network("vgg16", "vgg16_bn", num_classes, in_channels, image_size)

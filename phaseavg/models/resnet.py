@@ -4,8 +4,7 @@ from collections.abc import Sequence
 
 from torch import Tensor, nn
 
-from phaseavg.models.initialisation import kaiming_fan_out
-from phaseavg.models.widths import scaled
+from phaseavg.models.shared import kaiming_fan_out, scaled
 
 
 class BasicBlock(nn.Module):
@@ -40,16 +39,8 @@ class ResNet(nn.Module):
     """Four stages of basic blocks with 64, 128, 256, 512 channels, each but the first halving.
 
     Initialisation: convolutions Kaiming-normal, fan-out (He et al., 2015), BatchNorm 1 and 0,
-    linear as torch has it. Maps (N, in_channels, H, W) to (N, num_classes).
-
-    Args:
-        blocks: number of blocks in each of the four stages.
-        num_classes: number of outputs.
-        in_channels: channels of the images.
-        width: factor on all channel counts.
-
-    Raises:
-        ValueError: if `width` leaves a stage without channels.
+    linear as torch has it. `blocks` are the numbers of blocks in the stages; `width` is a factor on
+    all channel counts.
     """
 
     def __init__(

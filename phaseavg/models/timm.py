@@ -4,26 +4,18 @@ from difflib import get_close_matches
 
 from torch import nn
 
-# timm takes seconds to import, and a run with another network does not need it.
-
 
 def timm_model(
     name: str, num_classes: int, in_channels: int = 3, image_size: int = 224
 ) -> nn.Module:
-    """Return a network of timm by its name.
+    """Return a network of timm by its name, one of `timm.list_models()`; no weights are loaded.
 
     A network that is made for one image size (its constructor takes `img_size`) gets the data's.
-
-    Args:
-        name: one of `timm.list_models()`; no weights are loaded, so it has no tag after a dot.
-        num_classes: number of logits.
-        in_channels: channels of the images.
-        image_size: height and width of the images.
 
     Raises:
         ValueError: if timm has no such network.
     """
-    import timm
+    import timm  # takes seconds, and a run with another network does not need it
 
     names = timm.list_models()
     if name not in names:

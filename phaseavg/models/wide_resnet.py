@@ -2,8 +2,7 @@
 
 from torch import Tensor, nn
 
-from phaseavg.models.initialisation import kaiming_fan_out
-from phaseavg.models.widths import scaled
+from phaseavg.models.shared import kaiming_fan_out, scaled
 
 
 class PreactivationBlock(nn.Module):
@@ -35,8 +34,7 @@ class WideResNet(nn.Module):
     """A 3×3 stem, three groups of pre-activation blocks, the later two halving, BatchNorm, ReLU.
 
     Initialisation as in the authors' Lua code: convolutions Kaiming-normal, fan-out (He et al.,
-    2015), BatchNorm 1 and 0, linear weights as torch has them, its bias 0. No dropout. Maps
-    (N, in_channels, H, W) to (N, num_classes).
+    2015), BatchNorm 1 and 0, linear weights as torch has them, its bias 0. No dropout.
 
     Args:
         blocks: number of blocks in each group; the depth is 6 × blocks + 4.
@@ -44,9 +42,6 @@ class WideResNet(nn.Module):
         num_classes: number of outputs.
         in_channels: channels of the images.
         width: factor on all channel counts, the stem's included.
-
-    Raises:
-        ValueError: if `width` leaves the stem without channels.
     """
 
     def __init__(

@@ -1,4 +1,4 @@
-"""The networks for ImageNet: what of torchvision's is taken, initial weights, a step, refusals."""
+"""The networks for ImageNet: what of torchvision's is taken, initial weights, refusals."""
 
 import math
 import re
@@ -56,40 +56,8 @@ def test_initial_weights(make):
         assert (linear.bias.count_nonzero() == 0) == (make is vgg16)
 
 
-def test_a_seed_gives_the_same_weights_and_another_seed_others():
-    def weights(seed):
-        torch.manual_seed(seed)
-        return nn.utils.parameters_to_vector(resnet50(10).parameters())
-
-    first = weights(0)
-    assert torch.equal(weights(0), first)
-    assert not torch.equal(weights(1), first)
-
-
-@pytest.mark.slow
 @pytest.mark.parametrize("make", NETWORKS)
-def test_a_step_of_sgd_lowers_the_loss_by_what_its_gradient_foretells(make):
-    torch.manual_seed(0)
-    model = make(4, image_size=64)
-    for dropout in modules(model, nn.Dropout):
-        dropout.eval()  # or the two losses would be of two networks
-    images, labels = torch.randn(4, 3, 64, 64), torch.arange(4)
-    loss = nn.functional.cross_entropy(model(images), labels)
-    loss.backward()
-    square = sum(p.grad.square().sum().item() for p in model.parameters())
-    torch.optim.SGD(model.parameters(), lr=0.05 / square).step()
-    with torch.no_grad():
-        after = nn.functional.cross_entropy(model(images), labels)
-    assert loss.item() - after.item() == pytest.approx(0.05, rel=0.1)
-    undone = {  # by the BatchNorm after it: their gradients are rounding alone
-        module.bias for module in modules(model, nn.Conv2d) if module.bias is not None
-    }
-    assert len(undone) == (13 if make is vgg16 else 0)
-    assert all(p.grad.abs().max() > 1e-3 for p in model.parameters() if p not in undone)
-
-
-@pytest.mark.parametrize("make", NETWORKS)
-@pytest.mark.parametrize(("in_channels", "image_size"), [(1, 224), (4, 64), (3, 63), (1, 8)])
+@pytest.mark.parametrize(("in_channels", "image_size"), [(1, 224), (3, 63)])
 def test_images_not_in_colour_or_too_small_are_refused(make, in_channels, image_size):
     message = (
         f"image_size={image_size}, in_channels={in_channels}: {make.__name__} takes colour images "

@@ -1,22 +1,12 @@
 """What all networks share: counts, shapes, initial weights, widths, seeds, a first few steps."""
 
-import inspect
 import math
-import re
 
 import pytest
 import torch
 from torch import nn
 
-from phaseavg.models import (
-    CNN13,
-    densenet121,
-    resnet34,
-    resnet50,
-    resnext50,
-    vgg16,
-    wrn28_10,
-)
+from phaseavg.models import CNN13, densenet121, resnet34, resnet50, resnext50, vgg16, wrn28_10
 
 CIFAR = [CNN13, resnet34, wrn28_10, densenet121]
 IMAGENET = [resnet50, resnext50, vgg16]
@@ -60,36 +50,15 @@ def test_parameter_counts_are_the_published_ones(make, classes, expected):
 
 
 @pytest.mark.parametrize(
-    ("make", "keys"),
-    [
-        (CNN13, {"in_channels", "image_size", "width", "pools"}),
-        (resnet34, {"in_channels", "width"}),
-        (wrn28_10, {"in_channels", "width"}),
-        (densenet121, {"in_channels", "image_size", "width"}),
-        *((make, {"in_channels", "image_size"}) for make in IMAGENET),
-    ],
-)
-def test_networks_ask_for_what_they_use(make, keys):
-    assert set(inspect.signature(make).parameters) == {"num_classes"} | keys
-
-
-@pytest.mark.parametrize(
     ("make", "options", "size"),
     [
-        (CNN13, {}, 32),
-        (CNN13, {"width": 0.125, "in_channels": 1}, 32),
         (CNN13, {"width": 0.125, "in_channels": 1, "image_size": 8, "pools": 1}, 8),
         (CNN13, {"width": 0.125, "image_size": 12}, 12),
         (CNN13, {"width": 0.125, "image_size": 6, "pools": 1}, 6),
-        (resnet34, {}, 32),
-        (resnet34, {"width": 0.125, "in_channels": 1}, 8),
         (resnet34, {"width": 0.125, "in_channels": 2}, 33),
-        (wrn28_10, {"width": 0.1, "in_channels": 1}, 8),
         (wrn28_10, {"width": 0.1, "in_channels": 2}, 33),
-        (wrn28_10, {"width": 0.3}, 5),
-        (densenet121, {"width": 0.125, "in_channels": 1, "image_size": 8}, 8),
-        (densenet121, {"width": 0.125, "in_channels": 2, "image_size": 33}, 33),
-        (densenet121, {"width": 0.1, "image_size": 15}, 15),
+        (densenet121, {"width": 0.125, "in_channels": 1}, 8),
+        (densenet121, {"width": 0.1, "in_channels": 2}, 33),
     ],
 )
 def test_images_become_logits(make, options, size):
@@ -192,9 +161,6 @@ def test_a_few_steps_of_sgd_lower_the_loss(make):
 @pytest.mark.parametrize(
     ("make", "count"), [(CNN13, 128), (resnet34, 64), (wrn28_10, 16), (densenet121, 32)]
 )
-def test_a_width_that_leaves_no_channels_or_too_many_is_refused(make, count):
+def test_a_width_that_leaves_no_channels_is_refused(make, count):
     with pytest.raises(ValueError, match=f"width=0.001 leaves none of {count} channels"):
         make(10, width=0.001)
-    for width in (1e6, 1e300):
-        with pytest.raises(ValueError, match=re.escape(f"width={width} makes over 16,384 of")):
-            make(10, width=width)

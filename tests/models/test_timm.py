@@ -34,7 +34,6 @@ def test_a_seed_gives_the_same_weights_and_another_seed_others() -> None:
         ("resnet81", "resnet18, "),
         ("resnet18.a1_in1k", "resnet"),  # the tag of weights, which are not loaded
         ("???", "resnet18, "),
-        ("", "resnet18, "),
     ],
 )
 def test_another_name_is_refused_with_those_that_are_close(name: str, close: str) -> None:

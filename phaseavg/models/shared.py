@@ -1,6 +1,17 @@
-"""The initialisation that the paper's CIFAR networks share."""
+"""What the paper's CIFAR networks share: a width factor and an initialisation."""
 
 from torch import nn
+
+
+def scaled(channels: int, width: float) -> int:
+    """Return `channels` times `width`, rounded.
+
+    Raises:
+        ValueError: if less than one channel is left.
+    """
+    if (result := round(channels * width)) < 1:
+        raise ValueError(f"width={width} leaves none of {channels} channels; choose more")
+    return result
 
 
 def kaiming_fan_out(model: nn.Module) -> None:
