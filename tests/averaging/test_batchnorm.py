@@ -93,11 +93,11 @@ def test_statistics_are_the_batches_own_weighted_by_batch_size():
         assert layer.num_batches_tracked == 3
 
 
-def test_statistics_of_images_go_over_all_pixels():
+def test_statistics_of_images_go_over_all_pixels_and_empty_batches_do_not_count():
     sizes = [5, 2]
     batches = batches_of(*sizes, shape=(3, 4, 4))
-    layer = nn.BatchNorm2d(3).double()
-    recompute_batchnorm(layer, batches)
+    layer = nn.BatchNorm2d(3, affine=False).double()
+    recompute_batchnorm(layer, [torch.empty(0, 3, 4, 4).double(), *batches])
     pixels = [batch.movedim(1, -1).reshape(-1, 3).numpy() for batch in batches]
     mean = weighted([x.mean(0) for x in pixels], sizes)
     variance = weighted([x.var(0, ddof=1) for x in pixels], sizes)
@@ -157,30 +157,39 @@ def test_parameters_and_gradients_are_left_alone():
 
 
 @pytest.mark.parametrize(
-    "wrap", [lambda x: (x, torch.zeros(len(x))), lambda x: [x, torch.zeros(len(x)), "more"]]
+    ("wrap", "wrap_batch"),
+    [
+        (nn.DataParallel, lambda x: (x, torch.zeros(len(x)))),
+        (torch.compile, lambda x: [x, torch.zeros(len(x)), "more"]),
+    ],
 )
-def test_batches_may_be_tensors_or_sequences_that_start_with_one(wrap):
+def test_wrapped_models_and_sequences_that_start_with_a_tensor_are_taken(wrap, wrap_batch):
     batches = batches_of(4, 3)
     plain, wrapped = two_layers(), two_layers()
     recompute_batchnorm(plain, batches)
-    recompute_batchnorm(wrapped, map(wrap, batches))
+    recompute_batchnorm(wrap(wrapped), map(wrap_batch, batches))
     assert_same_state(wrapped, plain.state_dict())
 
 
-@pytest.mark.parametrize("wrap", [nn.DataParallel, torch.compile])
-def test_wrapped_models_are_seen_through(wrap):
-    batches = batches_of(4, 3)
-    plain, wrapped = two_layers(), two_layers()
-    recompute_batchnorm(plain, batches)
-    recompute_batchnorm(wrap(wrapped), batches)
-    assert_same_state(wrapped, plain.state_dict())
+OTHER = "neither a tensor nor a sequence .* pass forward=lambda"
 
 
-@pytest.mark.parametrize("batches", [[], [torch.empty(0, 3).double()]])
-def test_without_batches_the_old_statistics_stay_and_an_error_says_so(batches):
+@pytest.mark.parametrize(
+    ("batches", "error", "message"),
+    [
+        ([], ValueError, "batches: at least one"),
+        ([torch.empty(0, 3).double()], ValueError, "batches: at least one"),
+        ([*batches_of(4), {"left": torch.zeros(3)}], TypeError, OTHER),
+        ([*batches_of(4), []], TypeError, OTHER),
+        ([*batches_of(4), ("no", torch.zeros(3))], TypeError, OTHER),
+    ],
+)
+def test_no_or_other_batches_are_refused_in_one_sentence_and_change_nothing(
+    batches, error, message
+):
     model = two_layers()
     before, modes = copy.deepcopy(model.state_dict()), modes_and_momenta(model)
-    with pytest.raises(ValueError, match="batches: at least one"):
+    with pytest.raises(error, match=message):
         recompute_batchnorm(model, batches)
     assert_same_state(model, before)
     assert modes_and_momenta(model) == modes
@@ -250,24 +259,6 @@ def test_batches_of_any_form_are_taken_with_a_function_of_ones_own():
     recompute_batchnorm(model, batches, forward=lambda model, batch: model(**batch))
     recompute_batchnorm(plain, [x + y for x, y in zip(left, right, strict=True)])
     assert_same_state(model.norm, plain.state_dict())
-
-
-@pytest.mark.parametrize("batch", [{"left": torch.zeros(3)}, [], ("no", torch.zeros(3))])
-def test_other_batches_are_refused_in_one_sentence_and_change_nothing(batch):
-    model = two_layers()
-    before, modes = copy.deepcopy(model.state_dict()), modes_and_momenta(model)
-    with pytest.raises(TypeError, match=r"neither a tensor nor a sequence .* pass forward=lambda"):
-        recompute_batchnorm(model, [*batches_of(4), batch])
-    assert_same_state(model, before)
-    assert modes_and_momenta(model) == modes
-
-
-def test_a_network_without_parameters_and_empty_batches_are_handled():
-    layer = nn.BatchNorm1d(3, affine=False).double()
-    batches = batches_of(4, 3)
-    recompute_batchnorm(layer, [torch.empty(0, 3).double(), *batches])
-    mean = weighted([batch.mean(0).numpy() for batch in batches], [4, 3])
-    np.testing.assert_allclose(layer.running_mean, mean, rtol=1e-12)
 
 
 def test_a_layer_that_is_not_called_keeps_its_statistics_and_one_called_twice_counts_twice():

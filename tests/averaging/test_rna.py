@@ -155,18 +155,6 @@ def test_networks_of_several_pieces_are_averaged_in_float64_and_buffers_count_fo
     assert [(p.data_ptr(), p.stride()) for p in model.parameters()] == before
 
 
-def test_parameters_of_several_types_are_each_rounded_to_their_own(observed):
-    model = nn.Sequential(nn.Linear(3, 4).to(torch.bfloat16), nn.Linear(4, 2).double())
-    thetas = random_trajectory(model, 4)
-    rounded = thetas.copy()
-    rounded[:, :16] = torch.tensor(thetas[:, :16]).to(torch.bfloat16).double().numpy()
-    observed(thetas, model)
-    assert [p.dtype for p in model.parameters()] == [torch.bfloat16] * 2 + [torch.float64] * 2
-    expected = rna(rounded, 1e-5)[1]
-    assert relative_error(flat(model)[16:], expected[16:]) <= 1e-12
-    assert relative_error(flat(model)[:16], expected[:16]) <= torch.finfo(torch.bfloat16).eps
-
-
 # The authors' module would differ on some of these: it returns the last weights for fewer than
 # three of them, and it turns to least squares only where elimination meets a pivot of exactly 0.
 @pytest.mark.parametrize(
@@ -224,21 +212,16 @@ def test_a_state_restored_after_any_epoch_continues_exactly(done, K, tmp_path): 
     saved = io.BytesIO()
     torch.save(averager.state_dict(), saved)
     saved.seek(0)
-    restored = AtEnd(small_network(), [4, 2], RNA(tmp_path, window=K), window="phase")
-    restored.load_state_dict(torch.load(saved, weights_only=True))
-    assert restored.average.files() == averager.average.files()
-    np.testing.assert_array_equal(run(restored, model, thetas[done:]), expected)
+    state, theta = averager.state_dict(), flat(model)
+    files = averager.average.files()
+    np.testing.assert_array_equal(run(averager, model, thetas[done:]), expected)
+    for states in (state, torch.load(saved, weights_only=True)):  # neither has changed meanwhile
+        restored = AtEnd(small_network(), [4, 2], RNA(tmp_path, window=K), window="phase")
+        restored.load_state_dict(states)
+        assert restored.average.files() == files
+        overwrite(model, theta)
+        np.testing.assert_array_equal(run(restored, model, thetas[done:]), expected)
     assert all(is_intact(path) for path in restored.average.files())
-
-
-def test_a_state_stays_what_it_was_while_the_average_goes_on(observed):
-    thetas = random_trajectory(small_network(), 4)
-    averager = observed(thetas[:3], epochs=3)
-    state = averager.state_dict()["average"]
-    gram, files = state["gram"].clone(), list(state["files"])
-    averager.epoch_end(small_network())
-    assert torch.equal(state["gram"], gram)
-    assert state["files"] == files
 
 
 def test_files_are_written_once_and_their_names_show_damage(tmp_path):
@@ -259,9 +242,8 @@ def test_files_are_written_once_and_their_names_show_damage(tmp_path):
     assert [name[:14] for name in names] == [f"snapshot-{t:04d}-" for t in range(6)]
     assert [path.name for path in averager.average.files()] == names[3:]
     for name, theta in zip(names, thetas, strict=True):
-        overwrite(model, theta)
-        saved = torch.load(folder / name, weights_only=True)
-        torch.testing.assert_close(saved, dict(model.named_parameters()), rtol=0, atol=0)
+        model.load_state_dict(torch.load(folder / name, weights_only=True))
+        np.testing.assert_array_equal(flat(model), theta)
         assert is_intact(folder / name)
     state, path = averager.state_dict(), folder / names[-1]
     content = path.read_bytes()
@@ -342,21 +324,3 @@ def test_the_storage_of_a_window_is_known_beforehand(tmp_path):
 def test_settings_outside_their_range_are_refused(settings, message):
     with pytest.raises(ValueError, match=message):
         RNA("anywhere", **settings)
-
-
-@pytest.mark.gpu
-@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs an NVIDIA GPU")
-def test_gpu_memory_does_not_grow(tmp_path):
-    model = nn.Linear(1024, 1024, bias=False)
-    thetas = random_trajectory(model, 5)
-    model.cuda()
-    before = torch.cuda.memory_allocated()
-    torch.cuda.reset_peak_memory_stats()
-    overwrite(model, thetas[0])
-    averager = Phasewise(model, [4], RNA(tmp_path))
-    for theta in thetas[1:]:
-        overwrite(model, theta)
-        averager.epoch_end(model)
-    assert torch.cuda.memory_allocated() - before < 16 * 2**20  # cuBLAS's workspace
-    # Of 4 MB of weights: 8 MB that `overwrite` takes, or pieces.
-    assert torch.cuda.max_memory_allocated() - before < 32 * 2**20
