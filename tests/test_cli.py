@@ -116,7 +116,7 @@ def test_a_mistake_gets_one_line_and_status_2_and_leaves_nothing(
     [
         (
             "dataset=cifar100 data_dir=nowhere",
-            "data_dir=nowhere: cifar-100-python/train is missing",
+            "data_dir=nowhere: CIFAR100 is missing or damaged",
         ),
         ("runs_dir=a-file/runs", "runs_dir=a-file/runs: cannot be written (Not a directory)"),
     ],

@@ -7,13 +7,16 @@ from typing import Any
 from phaseavg.errors import told
 
 
-def downloaded(name: str, root: Path | str, *splits: dict[str, Any]) -> list[Any]:
+def downloaded(
+    name: str, data_dir: Path | str, *splits: dict[str, Any], folder: str = ""
+) -> list[Any]:
     """Return the splits of a data set of torchvision, which checks files by their md5.
 
     Args:
         name: torchvision's class.
-        root: its folder.
-        splits: its arguments for each split.
+        data_dir: the user's data folder.
+        splits: the class's arguments for each split.
+        folder: in `data_dir`, the class's root.
 
     Raises:
         ValueError: if a file is missing or damaged, and cannot be downloaded.
@@ -21,7 +24,8 @@ def downloaded(name: str, root: Path | str, *splits: dict[str, Any]) -> list[Any
     from torchvision import datasets  # takes a second, and not every data set needs it
 
     def load(download: bool) -> list[Any]:
-        return [getattr(datasets, name)(str(root), **split, download=download) for split in splits]
+        source, root = getattr(datasets, name), str(Path(data_dir, folder))
+        return [source(root, **split, download=download) for split in splits]
 
     with suppress(RuntimeError):  # a file is missing or damaged
         return load(download=False)
@@ -29,7 +33,7 @@ def downloaded(name: str, root: Path | str, *splits: dict[str, Any]) -> list[Any
         return load(download=True)
     except (OSError, RuntimeError) as error:
         raise ValueError(
-            f"data_dir: {name} is missing or damaged in {root} and could not be downloaded "
+            f"data_dir={data_dir}: {name} is missing or damaged and could not be downloaded "
             f"({told(error)}); put the official files there, remove what is damaged, or name "
             "another data_dir"
         ) from error

@@ -12,7 +12,7 @@ from phaseavg.data.resident import PadValue, ResidentImages
 
 
 def _parts(data_dir: Path | str) -> list[Any]:
-    return downloaded("SVHN", Path(data_dir, "svhn"), {"split": "train"}, {"split": "test"})
+    return downloaded("SVHN", data_dir, {"split": "train"}, {"split": "test"}, folder="svhn")
 
 
 def svhn(

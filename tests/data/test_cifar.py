@@ -138,7 +138,7 @@ def test_what_is_damaged_or_missing_and_cannot_be_downloaded_is_an_error(
     with pytest.raises(ValueError) as error:
         cifar10.require(data_dir)
     message = str(error.value)
-    assert message.startswith(f"data_dir: CIFAR10 is missing or damaged in {data_dir} and could")
+    assert message.startswith(f"data_dir={data_dir}: CIFAR10 is missing or damaged and could")
     assert ("Connection refused" in message) == (name != "batches.meta")
     assert "\n" not in message
 

@@ -75,5 +75,5 @@ def test_flips_are_an_option(miniature):
 def test_files_that_are_missing_or_damaged_and_cannot_be_downloaded_are_an_error(miniature, damage):
     root, _ = miniature
     damage(root / "svhn/test_32x32.mat")
-    with pytest.raises(ValueError, match=rf"data_dir: SVHN is missing or damaged in {root}/svhn "):
+    with pytest.raises(ValueError, match=f"data_dir={root}: SVHN is missing or damaged and could"):
         svhn.require(root)
