@@ -6,7 +6,6 @@ import pickle
 import numpy as np
 import optimizer_reference as reference
 import pytest
-import pytorch_optimizer
 import torch
 from optimizer_reference import (
     largest_error,
@@ -64,15 +63,6 @@ def test_every_step_is_that_of_the_reference(inner):
     assert largest_error(actual, reference_trajectory(expected)) <= 1e-12
 
 
-@pytest.mark.parametrize("alpha", [0.5, 0.8])
-def test_every_step_is_that_of_pytorch_optimizer(alpha):
-    # It interpolates from θ to φ, and so rounds differently.
-    theirs = pytorch_optimizer.Lookahead(
-        INNER["sgd"](parameters()), k=5, alpha=alpha, pullback_momentum="none"
-    )
-    assert largest_error(trajectory(lookahead(alpha=alpha)), trajectory(theirs)) <= 1e-12
-
-
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
 @each_inner
 def test_alpha_1_is_the_inner_optimizer_and_alpha_0_returns_to_the_start(inner, dtype):
@@ -120,13 +110,6 @@ def test_before_the_first_step_the_slow_weights_are_the_parameters():
     optimizer.restart()
     assert np.array_equal(theta(optimizer), loaded)
     assert np.array_equal(train(optimizer, range(2))[1], loaded)
-
-
-def test_the_inner_optimizer_finds_an_empty_state_at_its_first_step():
-    inner, found = INNER["adam"](parameters()), []
-    inner.register_step_pre_hook(lambda *_: found.append(len(inner.state)))
-    train(Lookahead(inner), range(2))
-    assert found == [0, 2]
 
 
 def test_the_slow_weights_are_lent_for_evaluation_and_the_fast_ones_return():
