@@ -203,13 +203,13 @@ def test_a_data_set_that_is_missing_is_looked_for_and_told_once(
 
     def missing(*_: Any) -> None:
         looked.append(True)
-        raise ValueError("data_dir=data: cifar-100-python/train is missing")
+        raise ValueError("data_dir=data: CIFAR100 is missing or damaged")
 
-    monkeypatch.setattr("phaseavg.data.cifar.require_files", missing)
+    monkeypatch.setattr("phaseavg.data.cifar.downloaded", missing)
     status, _, err = prompt("-m", *SHORT, "seed=0,1,2", "dataset=cifar100")
     assert status == 2
     assert err == (
-        "train.py: dataset: data_dir=data: cifar-100-python/train is missing: no run can be "
+        "train.py: dataset: data_dir=data: CIFAR100 is missing or damaged: no run can be "
         "trained without it\n"
     )
     assert len(looked) == 1
