@@ -21,7 +21,7 @@ class _Statistics:
     def __init__(self, layer: _NormBase) -> None:
         self.layer, self.momentum = layer, layer.momentum
         self.running: list[Tensor] = [layer.running_mean, layer.running_var]  # type: ignore[list-item]
-        self.before = [buffer.clone() for buffer in layer.buffers(recurse=False)]
+        self.before = [buffer.clone() for buffer in layer.buffers()]
         # The number of samples, then the sums of the means and of the unbiased variances.
         mean = self.running[0]
         self.sums = torch.zeros(1 + 2 * mean.numel(), dtype=torch.float64, device=mean.device)
@@ -40,7 +40,7 @@ class _Statistics:
         self.hook.remove()
         self.layer.momentum = self.momentum
         if sums[0] == 0:
-            for buffer, value in zip(self.layer.buffers(recurse=False), self.before, strict=True):
+            for buffer, value in zip(self.layer.buffers(), self.before, strict=True):
                 buffer.copy_(value)
         else:
             for buffer, mean in zip(self.running, (sums[1:] / sums[0]).chunk(2), strict=True):

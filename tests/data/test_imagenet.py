@@ -2,7 +2,6 @@
 
 import json
 import multiprocessing
-from collections import Counter
 
 import numpy as np
 import pytest
@@ -69,14 +68,12 @@ def test_the_loop_sees_what_it_sees_of_a_resident_set(tree):
     assert (data.num_classes, data.channels, data.image_size) == (3, 3, 32)
     assert (data.train_size, data.test_size) == (TRAIN, 9)
     assert (data.batch_size, data.steps_per_epoch) == (4, 6)  # the last batch has one image
-    batches = train_batches(data, 0, 6)
-    assert [len(labels) for _, labels in batches] == [4, 4, 4, 4, 4, 1]
-    for images, labels in batches:
-        assert images.dtype == torch.float32
-        assert images.shape == (len(labels), 3, 32, 32)
-        assert labels.dtype == torch.int64
-    labels = torch.cat([labels for _, labels in batches]).tolist()
-    assert Counter(labels) == {0: PER_CLASS, 1: PER_CLASS, 2: PER_CLASS}
+    images, labels = zip(*train_batches(data, 0, 6), strict=True)
+    assert [tuple(x.shape) for x in images] == [(n, 3, 32, 32) for n in (4, 4, 4, 4, 4, 1)]
+    assert {(x.dtype, y.dtype) for x, y in zip(images, labels, strict=True)} == {
+        (torch.float32, torch.int64)
+    }
+    assert torch.cat(labels).bincount().tolist() == [PER_CLASS] * 3
 
 
 def test_test_images_are_the_centres_that_torchvisions_reference_takes(tree):
