@@ -76,7 +76,7 @@ class WeightAverage:
         device: torch.device | str = "cpu",
         trainable_only: bool = False,
     ) -> None:
-        self.weights = weights
+        self.weights, self._device = weights, str(device)
         self._parameters = Parameters(model, trainable_only)
         parameters = self._parameters.named(model).values()
         dtypes = [
@@ -115,8 +115,7 @@ class WeightAverage:
 
     def storage(self, epochs: int) -> tuple[int, str]:
         """Return the bytes of θ̄, whatever the number of epochs, and its device."""
-        device = self.tensors[0].device if self.tensors else "cpu"
-        return sum(tensor.nbytes for tensor in self.tensors), str(device)
+        return sum(tensor.nbytes for tensor in self.tensors), self._device
 
     def files(self) -> list[Path]:
         """Return no files: the state holds everything."""

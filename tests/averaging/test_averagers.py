@@ -264,3 +264,4 @@ def test_before_an_epoch_there_are_no_coefficients():
     model = nn.Linear(1, 1)
     for averager in (NoAveraging(model, [2]), Phasewise(model, [2]), AtEnd(model, [2])):
         assert averager.coefficients() == []
+        assert averager.observed == (0, 0)
