@@ -23,8 +23,8 @@ class _Statistics:
         self.running: list[Tensor] = [layer.running_mean, layer.running_var]  # type: ignore[list-item]
         self.before = [buffer.clone() for buffer in layer.buffers()]
         # The number of samples, then the sums of the means and of the unbiased variances.
-        mean = self.running[0]
-        self.sums = torch.zeros(1 + 2 * mean.numel(), dtype=torch.float64, device=mean.device)
+        both = torch.cat(self.running)
+        self.sums = both.new_zeros(1 + len(both), dtype=torch.float64)
         layer.reset_running_stats()  # 0 times infinity would stay
         layer.momentum = 1.0
         layer.train()

@@ -1,4 +1,4 @@
-"""What the CIFAR networks share: shapes, initial weights, widths, seeds, a first few steps."""
+"""What the CIFAR networks share: shapes, initial weights, widths, seeds."""
 
 import math
 
