@@ -8,7 +8,7 @@ from typing import Any, Literal, Self
 
 import torch
 from torch import nn
-from torch.optim.lr_scheduler import LRScheduler
+from torch.optim.lr_scheduler import LRScheduler, ReduceLROnPlateau
 
 from phaseavg.averaging.average import WeightAverage, unwrapped
 from phaseavg.averaging.batchnorm import recompute_batchnorm
@@ -275,7 +275,12 @@ def _described(weights: object) -> str:
 
 
 def _phase_lengths(scheduler: LRScheduler, total_epochs: int) -> list[int]:
-    if steps := getattr(scheduler, "last_epoch", 0):
+    if isinstance(scheduler, ReduceLROnPlateau):
+        raise ValueError(
+            "scheduler=ReduceLROnPlateau: its rates are not known before training; give epochs=[…]"
+        )
+    counted = scheduler if hasattr(scheduler, "last_epoch") else scheduler._schedulers[0]  # chained
+    if steps := counted.last_epoch:
         raise ValueError(f"scheduler: it has been stepped {steps} times; make the averager first")
     # A copy of the scheduler with another optimizer, which has the rates and no parameters.
     stand_in = torch.optim.SGD([nn.Parameter(torch.zeros(()))])

@@ -24,7 +24,8 @@ class _Statistics:
         self.before = [buffer.clone() for buffer in layer.buffers()]
         # The number of samples, then the sums of the means and of the unbiased variances.
         both = torch.cat(self.running)
-        self.sums = both.new_zeros(1 + len(both), dtype=torch.float64)
+        dtype = torch.float32 if both.device.type == "mps" else torch.float64  # MPS has no float64
+        self.sums = both.new_zeros(1 + len(both), dtype=dtype)
         layer.reset_running_stats()  # 0 times infinity would stay
         layer.momentum = 1.0
         layer.train()

@@ -97,7 +97,7 @@ class RNAAverage:
         files = [*earlier, self._write(to_bytes(self._floating(model)), t)]
         files = files[-(min(epochs, self.weights.window or epochs) + 1) :]
         snapshots = [read(self.folder / name) for name in files]
-        device = next(model.parameters()).device
+        device = _device(model)
         products = torch.zeros(len(files) - 1, dtype=torch.float64, device=device)
         for name in self._shapes:
             for rows in _pieces([s[name] for s in snapshots], device):
@@ -121,7 +121,7 @@ class RNAAverage:
     @torch.no_grad()
     def copy_to(self, model: nn.Module) -> None:
         """Overwrite the parameters of `model` by the average; leave its buffers alone."""
-        weights = self._solved()[0].to(next(model.parameters()).device)
+        weights = self._solved()[0].to(_device(model))
         snapshots = [read(self.folder / name) for name in self._files[1:]]
         for name, parameter in self._floating(model).items():
             pieces = _pieces([s[name] for s in snapshots], weights.device)
@@ -182,6 +182,11 @@ def _pieces(tensors: Sequence[Tensor], device: torch.device) -> Iterator[Tensor]
     for first in range(0, max(len(vectors[0]), 1), PIECE):
         rows = [vector[first : first + PIECE].to(device, torch.float64) for vector in vectors]
         yield torch.stack(rows)
+
+
+def _device(model: nn.Module) -> torch.device:
+    device = next(model.parameters()).device
+    return torch.device("cpu") if device.type == "mps" else device  # MPS has no float64
 
 
 def solve(gram: Tensor, rho: float) -> tuple[Tensor, dict[str, Any]]:

@@ -73,6 +73,12 @@ def test_phases_end_where_a_scheduler_lowers_the_rate(scheduler, lengths):
     [
         (partial(lr_scheduler.StepLR, step_size=4), 1, "stepped 1 times; make the averager first"),
         (
+            lambda optimizer: lr_scheduler.ChainedScheduler([lr_scheduler.StepLR(optimizer, 4)]),
+            2,
+            "stepped 2 times; make the averager first",
+        ),
+        (lr_scheduler.ReduceLROnPlateau, 0, "ReduceLROnPlateau: its rates are not known before"),
+        (
             partial(lr_scheduler.CosineAnnealingLR, T_max=10),
             0,
             r"=CosineAnnealingLR: it lowers the rate after every epoch, .*; give epochs=\[…\]$",
