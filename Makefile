@@ -74,9 +74,9 @@ bench-gpu: .venv/installed ## time training and averaging on an NVIDIA GPU; MODE
 ## Develop
 
 test: .venv/installed ## run the tests
-	$(BIN)/python -m pytest -n 2 --dist worksteal -m "not slow and not slurm"
+	$(BIN)/python -m pytest -n 2 --dist worksteal -m "not slow and not slurm" --ignore tests/integrations
 
-test-slow: .venv/installed ## run the tests of kills, launchers, the W&B service, the browser and the wheel
+test-slow: .venv/installed ## run the tests of kills, launchers, other libraries' loops, W&B, the browser and the wheel
 	$(BIN)/python -m pytest -n 2 --dist worksteal -m slow
 
 # A Slurm of two nodes on this host, started for the test; the packages are Debian's.

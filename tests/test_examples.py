@@ -9,6 +9,11 @@ from conftest import REPOSITORY
 pytestmark = pytest.mark.slow
 
 
+@pytest.fixture(autouse=True)
+def _examples_import_each_other(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.syspath_prepend(str(REPOSITORY / "examples"))
+
+
 def result_of(name: str) -> Any:
     """Return what an example's `main` returns."""
     return runpy.run_path(str(REPOSITORY / "examples" / name))["main"]()
@@ -32,3 +37,20 @@ def test_a_language_model_learns_and_its_average_is_no_worse_at_the_constant_rat
     assert len(losses) == 3
     weights, average = losses[0]
     assert average < weights < 3  # log of the alphabet is 4.2
+
+
+@pytest.mark.filterwarnings("ignore")  # Lightning's own
+def test_in_lightning_the_average_replaces_the_weights_at_phase_ends() -> None:
+    pytest.importorskip("lightning")
+    errors = result_of("in_lightning.py")
+    assert len(errors) == 40
+    assert errors[19] < errors[18] - 1
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_in_transformers_the_loss_falls_at_the_end_of_the_first_phase() -> None:
+    pytest.importorskip("transformers")
+    losses = result_of("in_transformers.py")
+    assert len(losses) == 15
+    assert losses[9] < losses[8]
+    assert losses[-1] < 1

@@ -1,0 +1,57 @@
+"""A small network, its batches, and the plain loop that the integrations have to equal."""
+
+import torch
+from torch import Tensor, nn
+from torch.nn.functional import cross_entropy
+
+from phaseavg.averaging import Phasewise, recompute_batchnorm
+
+EPOCHS, DROPS, LR = [3, 2], [3], 0.1
+
+
+def network() -> nn.Sequential:
+    """Return a network with BatchNorm; always the same weights."""
+    torch.manual_seed(0)
+    return nn.Sequential(nn.Linear(4, 6), nn.BatchNorm1d(6), nn.ReLU(), nn.Linear(6, 3))
+
+
+def batches() -> list[tuple[Tensor, Tensor]]:
+    """Return the batches of an epoch; the last one is smaller."""
+    generator = torch.Generator().manual_seed(1)
+    inputs = torch.randn(21, 4, generator=generator)
+    labels = torch.randint(3, (21,), generator=generator)
+    return list(zip(inputs.split(8), labels.split(8), strict=True))
+
+
+def optimizer_and_scheduler(
+    model: nn.Module,
+) -> tuple[torch.optim.Optimizer, torch.optim.lr_scheduler.LRScheduler]:
+    """Return SGD and a scheduler that lowers its rate where the first phase ends."""
+    optimizer = torch.optim.SGD(model.parameters(), lr=LR, momentum=0.9)
+    return optimizer, torch.optim.lr_scheduler.MultiStepLR(optimizer, DROPS)
+
+
+def plain_loop(model: nn.Module) -> tuple[list[float], Phasewise]:
+    """Train `model`; return its loss after each epoch, in eval mode, and the averager."""
+    optimizer, scheduler = optimizer_and_scheduler(model)
+    averager = Phasewise(model, EPOCHS)
+    losses = []
+    for _ in range(sum(EPOCHS)):
+        model.train()
+        for inputs, labels in batches():
+            optimizer.zero_grad()
+            cross_entropy(model(inputs), labels).backward()
+            optimizer.step()
+        if averager.epoch_end(model):
+            recompute_batchnorm(model, batches())
+        losses.append(evaluated(model))
+        scheduler.step()
+    return losses, averager
+
+
+@torch.no_grad()
+def evaluated(model: nn.Module) -> float:
+    """Return the mean of the batches' losses in eval mode."""
+    model.eval()
+    losses = [cross_entropy(model(inputs), labels).item() for inputs, labels in batches()]
+    return sum(losses) / len(losses)

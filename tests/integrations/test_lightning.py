@@ -1,0 +1,132 @@
+"""Phase-wise averaging in a real Lightning Trainer equals the plain loop."""
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from integrations.loops import (
+    EPOCHS,
+    batches,
+    evaluated,
+    network,
+    optimizer_and_scheduler,
+    plain_loop,
+)
+from torch import nn
+from torch.nn.functional import cross_entropy
+from torch.utils.data import DataLoader
+
+lightning = pytest.importorskip("lightning.pytorch")
+pytestmark = [
+    pytest.mark.slow,
+    pytest.mark.filterwarnings("ignore"),  # Lightning's advice on workers and loggers
+]
+
+from lightning.pytorch.callbacks import ModelCheckpoint  # noqa: E402
+
+from phaseavg.integrations.lightning import PhasewiseAveraging  # noqa: E402
+
+
+class Module(lightning.LightningModule):
+    """The network of the plain loop; it notes the loss that each validation sees."""
+
+    def __init__(self, interval: str = "epoch") -> None:
+        super().__init__()
+        self.network, self.interval = network(), interval
+        self.validated: list[float] = []
+
+    def forward(self, inputs: torch.Tensor) -> torch.Tensor:
+        return self.network(inputs)
+
+    def training_step(self, batch: Any, index: int) -> torch.Tensor:
+        return cross_entropy(self(batch[0]), batch[1])
+
+    def validation_step(self, batch: Any, index: int) -> None:
+        if index == 0:
+            self.validated.append(evaluated(self.network))
+        self.log("loss", self.validated[-1], batch_size=1)
+
+    def configure_optimizers(self) -> Any:
+        optimizer, scheduler = optimizer_and_scheduler(self.network)
+        return {
+            "optimizer": optimizer,
+            "lr_scheduler": {"scheduler": scheduler, "interval": self.interval},
+        }
+
+
+def loader() -> DataLoader:
+    return DataLoader(batches(), batch_size=None)
+
+
+def trainer(folder: Path, *callbacks: Any, max_epochs: int | None = sum(EPOCHS)) -> Any:
+    return lightning.Trainer(
+        accelerator="cpu",
+        max_epochs=max_epochs,
+        callbacks=list(callbacks),
+        default_root_dir=folder,
+        enable_progress_bar=False,
+        enable_model_summary=False,
+        logger=False,
+        num_sanity_val_steps=0,
+    )
+
+
+class StopAfter(lightning.Callback):
+    """Ends the training after some epochs."""
+
+    def __init__(self, epochs: int) -> None:
+        self.epochs = epochs
+
+    def on_train_epoch_end(self, trainer: Any, module: Any) -> None:
+        trainer.should_stop = trainer.current_epoch + 1 == self.epochs
+
+
+def equal(one: nn.Module, other: nn.Module) -> bool:
+    pairs = zip(one.state_dict().values(), other.state_dict().values(), strict=True)
+    return all(torch.equal(a, b) for a, b in pairs)
+
+
+@pytest.mark.parametrize("epochs", [EPOCHS, None], ids=["given", "from the scheduler"])
+def test_weights_and_validations_are_those_of_the_plain_loop(
+    epochs: list[int] | None, tmp_path: Path
+) -> None:
+    module, callback, plain = Module(), PhasewiseAveraging(epochs), network()
+    losses, averager = plain_loop(plain)
+    trainer(tmp_path, callback).fit(module, loader(), loader())
+    assert module.validated == losses
+    for a, b in zip(module.network.parameters(), plain.parameters(), strict=True):
+        assert torch.equal(a, b)
+    assert callback.averager.lengths == averager.lengths == EPOCHS
+    callback.averager.finish()
+
+
+@pytest.mark.parametrize("at_train_end", [True, False], ids=["after the epoch", "after validation"])
+@pytest.mark.parametrize("cut", [1, 2, 3, 4])
+def test_a_resumed_training_ends_bit_identical(
+    cut: int, at_train_end: bool, tmp_path: Path
+) -> None:
+    whole = Module()
+    trainer(tmp_path, PhasewiseAveraging()).fit(whole, loader(), loader())
+    saving = ModelCheckpoint(tmp_path, filename="cut", save_on_train_epoch_end=at_train_end)
+    stop = StopAfter(cut)
+    trainer(tmp_path, PhasewiseAveraging(), saving, stop).fit(Module(), loader(), loader())
+    resumed = Module()
+    again = trainer(tmp_path, PhasewiseAveraging())
+    again.fit(resumed, loader(), loader(), ckpt_path=tmp_path / "cut.ckpt", weights_only=True)
+    assert equal(whole, resumed)
+
+
+def test_more_epochs_than_phases_are_refused_before_training(tmp_path: Path) -> None:
+    for max_epochs, named in ((6, "max_epochs=6"), (-1, "max_epochs=-1")):
+        module = Module()
+        with pytest.raises(ValueError, match=rf"{named}: the phases \[3, 2\] have 5 epochs"):
+            trainer(tmp_path, PhasewiseAveraging(EPOCHS), max_epochs=max_epochs).fit(
+                module, loader()
+            )
+        assert equal(module.network, network())
+
+
+def test_a_scheduler_that_steps_per_batch_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="once per epoch; give epochs"):
+        trainer(tmp_path, PhasewiseAveraging()).fit(Module("step"), loader())
