@@ -279,8 +279,8 @@ def _phase_lengths(scheduler: LRScheduler, total_epochs: int) -> list[int]:
         raise ValueError(
             "scheduler=ReduceLROnPlateau: its rates are not known before training; give epochs=[…]"
         )
-    counted = scheduler if hasattr(scheduler, "last_epoch") else scheduler._schedulers[0]  # chained
-    if steps := counted.last_epoch:
+    first = getattr(scheduler, "_schedulers", [scheduler])[0]  # of a chain, which does not count
+    if steps := first.last_epoch:
         raise ValueError(f"scheduler: it has been stepped {steps} times; make the averager first")
     # A copy of the scheduler with another optimizer, which has the rates and no parameters.
     stand_in = torch.optim.SGD([nn.Parameter(torch.zeros(()))])
