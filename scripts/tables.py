@@ -1,7 +1,7 @@
 """Write tables from records: `python scripts/tables.py table=t1a model=cnn13`.
 
 Takes the overrides that `train.py -m` takes for a sweep, and trains nothing. Writes each table as
-Markdown, CSV, LaTeX and HTML, and with --claims the verdicts on the paper's claims, and a picture.
+Markdown, CSV, LaTeX and HTML, and with --claims the verdicts on the paper's claims.
 """
 
 import argparse
@@ -34,9 +34,6 @@ def main() -> int:
         written += write_claims(study, paper, given.claims)
     for path in written:
         print(path)
-    loose = study.rows.loc[~study.rows["kept"].astype(bool), "run_id"].nunique()
-    if loose:
-        print(f"{loose} runs are not among the kept records; scripts/records.py copies them")
     return 0
 
 

@@ -7,10 +7,13 @@ from typing import Any
 
 import pandas as pd
 import yaml
+from conftest import REPOSITORY
 
 from phaseavg.config import Settings
 from phaseavg.identity import NUMERICS_VERSION, RECIPE, run_id
-from phaseavg.report.cells import CELL, COLUMNS
+from phaseavg.report.cells import CELL, COLUMNS, read_paper, records_of
+from phaseavg.report.study import Study
+from phaseavg.sweep.cells import Cell, Request
 
 EXECUTION = {
     "device_name": "a GPU",
@@ -151,9 +154,20 @@ def rows(*entries: tuple) -> pd.DataFrame:
     made = [
         dict(zip([*CELL, "seed", "test_error"], entry[:6], strict=True))
         | {"run_id": "r", "status": "finished", "bn_test_error": entry[5], "epochs": 1}
-        | {"method_seconds": 1.0, "averaging_seconds": 0.0, "device": "cpu", "execution": "x"}
-        | {"modified": "False", "kept": True, "before_averaging": False}
+        | {"method_seconds": 1.0, "averaging_seconds": 0.0, "execution": "x"}
+        | {"modified": "False", "before_averaging": False}
         | (entry[6] if len(entry) > 6 else {})
         for entry in entries
     ]
     return pd.DataFrame(made, columns=COLUMNS)
+
+
+PAPER = read_paper(REPOSITORY / "results/paper.csv")
+CELLS = [Cell(*key, ()) for key in PAPER.index]
+
+
+def study_of(frame: pd.DataFrame) -> Study:
+    """Return a study of all published cells, with rows that no record is behind."""
+    study = Study(Request({}, CELLS), {}, *records_of([]), PAPER)
+    study.rows = frame
+    return study

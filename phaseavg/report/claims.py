@@ -69,13 +69,15 @@ class Judgement:
 
     Attributes:
         evidence: of all its cells.
-        alternatives: of each its parts, as evidence and verdict by what tells them apart.
+        alternatives: of each its parts, by what tells them apart.
         verdict: `holds`, `does not hold` or `open`.
+        words: the same of each part.
     """
 
     evidence: Evidence
-    alternatives: list[dict[tuple[str, ...], tuple[Evidence, str]]]
+    alternatives: list[dict[tuple[str, ...], Evidence]]
     verdict: str
+    words: dict[tuple[str, ...], str]
 
     @property
     def confidence(self) -> float:
@@ -83,19 +85,14 @@ class Judgement:
         return statistics.confidence_of(len(self.alternatives))
 
     @property
-    def parts(self) -> dict[tuple[str, ...], tuple[Evidence, str]]:
+    def parts(self) -> dict[tuple[str, ...], Evidence]:
         """All parts."""
         return {key: part for parts in self.alternatives for key, part in parts.items()}
 
     @property
     def counted(self) -> int:
         """How many parts have two seeds or more."""
-        return sum(len(part.values) > 1 for part, _ in self.parts.values())
-
-    @property
-    def complete(self) -> bool:
-        """Whether no cell is missing."""
-        return all(part.complete for part, _ in self.parts.values())
+        return sum(len(part.values) > 1 for part in self.parts.values())
 
     @property
     def estimate(self) -> np.ndarray:
@@ -106,61 +103,31 @@ class Judgement:
         if len(self.alternatives) == 1:
             return self.evidence.values
         worst = [
-            max((part.values for part, _ in parts.values()), key=np.mean)
+            max((part.values for part in parts.values()), key=np.mean)
             for parts in self.alternatives
-            if parts and all(len(part.values) for part, _ in parts.values())
+            if parts and all(len(part.values) for part in parts.values())
         ]
         return min(worst, key=np.mean, default=np.empty(0))
 
-    def seeds_to_settle(self) -> int | None:
-        """Return how many seeds would settle an open claim, if they were like those that there are.
 
-        None if more than 10,000.
-
-        Raises:
-            ValueError: if a part has fewer than two.
-        """
-        if not self.parts or self.counted < len(self.parts) or np.isnan(self.evidence.margin):
-            raise ValueError("a part has fewer than two seeds")
-        margin, count = self.evidence.margin, len(self.alternatives)
-        for_it, against_it = [], []
-        for parts in self.alternatives:
-            values = [part.values for part, _ in parts.values()]
-            above = [v for v in values if v.mean() > margin]
-            if above:
-                tests = [statistics.seeds_to_settle(v, margin, len(values)) for v in above]
-                against_it.append(min((n for n in tests if n), default=None))
-            else:
-                tests = [statistics.seeds_to_settle(v, margin, count) for v in values]
-                for_it.append(None if None in tests else max(tests))
-        if for_it:
-            return min((n for n in for_it if n), default=None)
-        return None if None in against_it else max(against_it)
-
-
-def judge(claim: Claim, found: Evidence) -> Judgement:
-    """Return the verdict on a claim.
-
-    Args:
-        claim: one of `CLAIMS`.
-        found: from `evidence`.
-    """
-    parts = found.parts(claim.parts)
+def judge(claim: Claim, evidence: Evidence) -> Judgement:
+    """Return the verdict on a claim."""
+    parts = evidence.parts(claim.parts)
+    groups = [parts]
     if claim.alternatives:
         left = {pair.label: pair.left for pair in claim.pairs}
         groups = [
             {key: part for key, part in parts.items() if left[key[0]] == side}
             for side in dict.fromkeys(left.values())
         ]
-    else:
-        groups = [parts]
     values = [[part.values for part in group.values()] for group in groups]
-    verdict, words = statistics.judged(values, found.margin)
-    alternatives = [
-        {key: (part, word) for (key, part), word in zip(group.items(), own, strict=True)}
+    verdict, words = statistics.judged(values, evidence.margin)
+    by_part = {
+        key: word
         for group, own in zip(groups, words, strict=True)
-    ]
-    return Judgement(found, alternatives, verdict)
+        for key, word in zip(group, own, strict=True)
+    }
+    return Judgement(evidence, groups, verdict, by_part)
 
 
 def _column(rows: pd.DataFrame, cell: tuple[str, str]) -> pd.DataFrame:
@@ -174,15 +141,10 @@ def differences(pair: Pair, rows: pd.DataFrame) -> pd.Series:
     """Return the quantity of a pair, by data set, network, seed."""
     left, right = _column(rows, pair.left), _column(rows, pair.right)
     if pair.quantity == "overhead":
-        averaging = left["averaging_seconds"]
-        found = left["method_seconds"] / (left["method_seconds"] - averaging)
-    elif pair.quantity == "wall":
-        on_gpu = (side.loc[side["device"] == "cuda", "method_seconds"] for side in (left, right))
-        both = statistics.pairs(*on_gpu)
-        found = both["left"] / both["right"]
+        values = left["method_seconds"] / (left["method_seconds"] - left["averaging_seconds"])
     else:
-        found = statistics.differences(left[pair.quantity], right[pair.quantity])
-    return found.droplevel("execution").astype(float).dropna()
+        values = statistics.differences(left[pair.quantity], right[pair.quantity])
+    return values.droplevel("execution").astype(float).dropna()
 
 
 def evidence(
@@ -197,9 +159,9 @@ def evidence(
         pairs: what to compare instead of the claim's own.
     """
     rows = rows[rows["status"] == "finished"]
-    found = {pair.label: differences(pair, rows) for pair in pairs or claim.pairs}
-    frame = pd.concat(found, names=["pair"]).unstack("seed")
-    index = [(label, *network) for label in found for network in networks]
+    values = {pair.label: differences(pair, rows) for pair in pairs or claim.pairs}
+    frame = pd.concat(values, names=["pair"]).unstack("seed")
+    index = [(label, *network) for label in values for network in networks]
     cells = pd.MultiIndex.from_frame(pd.DataFrame(index, columns=["pair", *NETWORK], dtype=object))
     margin = deviation_of_best(claim, rows, networks) if claim.margin is None else claim.margin
     return Evidence(frame.reindex(cells), margin)
@@ -227,45 +189,29 @@ def published(paper: pd.DataFrame) -> pd.DataFrame:
     """Return the paper's cells as `evidence` takes rows: as if of a single seed."""
     rows = paper.reset_index().rename(columns={"error_mean": "test_error"})
     missing = dict.fromkeys(("bn_test_error", "method_seconds", "averaging_seconds"), np.nan)
-    return rows.assign(seed=0, execution="", device="", status="finished", **missing)
+    return rows.assign(seed=0, execution="", status="finished", **missing)
 
 
 def networks_of(claim: Claim, cells: Sequence[Cell]) -> pd.MultiIndex:
     """Return the (data set, network) of which the cells have both sides of a claim's pairs."""
     tables = {side[0] for pair in claim.pairs for side in (pair.left, pair.right)}
-    rows = [dict.fromkeys((c.dataset, c.model) for c in cells if c.table == t) for t in tables]
-    first, *others = rows
-    both = [network for network in first if all(network in other for other in others)]
+    present = {(cell.table, cell.dataset, cell.model) for cell in cells}
+    networks = dict.fromkeys((cell.dataset, cell.model) for cell in cells)
+    both = [network for network in networks if present >= {(t, *network) for t in tables}]
     return pd.MultiIndex.from_frame(pd.DataFrame(both, columns=NETWORK, dtype=object))
 
 
 def sign_of(difference: float, margin: float) -> str:
     """Return `below`, `equal` or `above` the margin; nothing of a blank."""
-    if pd.isna(difference) or pd.isna(margin):
-        return ""
-    return {-1.0: "below", 0.0: "equal", 1.0: "above"}[
-        float(np.sign(round(difference - margin, 9)))
-    ]
+    distance = round(difference - margin, 9)
+    return (
+        "below" if distance < 0 else "above" if distance > 0 else "equal" if distance == 0 else ""
+    )
 
 
-def exceptions(claim: Claim, paper: pd.DataFrame) -> pd.DataFrame:
-    """Return the paper's own figures for a claim: a row per cell.
-
-    Columns: difference, of the means; sign: `below`, `equal` or `above` 0; within, whether it is
-    within one deviation, the larger of the two.
-    """
+def differences_in(claim: Claim, paper: pd.DataFrame) -> pd.Series:
+    """Return the paper's own differences of means for a claim, by cell; none for costs."""
     if claim.of_costs:
-        return pd.DataFrame(columns=["difference", "sign", "within"])
-    cells = [Cell(*key, ()) for key in paper.index]
-    found = evidence(claim, published(paper), networks_of(claim, cells)).differences
-    difference = found.iloc[:, 0] if found.shape[1] else pd.Series(np.nan, index=found.index)
-    within, by_label = [], {pair.label: pair for pair in claim.pairs}
-    for label, *network in difference.index:
-        sides = by_label[label].left, by_label[label].right
-        deviations = [
-            paper["error_std"].get((table, *network, column), np.nan) for table, column in sides
-        ]
-        largest = pd.Series(deviations, dtype=float).max()
-        within.append(abs(round(difference[label, *network], 9)) <= largest)
-    signs = [sign_of(value, 0.0) for value in difference]
-    return pd.DataFrame({"difference": difference, "sign": signs, "within": within})
+        return pd.Series(dtype=float)
+    networks = networks_of(claim, [Cell(*key, ()) for key in paper.index])
+    return evidence(claim, published(paper), networks).differences.reindex(columns=[0])[0]

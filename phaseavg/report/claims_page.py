@@ -1,23 +1,15 @@
 """The verdicts on the paper's claims: a frame, and a page made from it."""
 
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
 
-from phaseavg.report.claims import (
-    Evidence,
-    Judgement,
-    evidence,
-    exceptions,
-    judge,
-    networks_of,
-    sign_of,
-)
-from phaseavg.report.figures import claims as picture
-from phaseavg.report.figures.style import rendered
+from phaseavg.report.claims import Evidence, differences_in, evidence, judge, networks_of, sign_of
 from phaseavg.report.paper_claims import CLAIMS, Claim
-from phaseavg.report.statistics import CONFIDENCE, MOST_SEEDS, interval, verdict
+from phaseavg.report.statistics import CONFIDENCE, interval, verdict
 from phaseavg.report.study import Study
 from phaseavg.report.tables import as_markdown
 from phaseavg.runs.files import write_atomically
@@ -41,26 +33,20 @@ is below the margin speaks for the claim. Runs that diverged count as missing.
 
 
 def _number(value: float, sign: bool = True) -> str:
-    return f"{value:{'+' if sign else ''}.3f}".replace("-", "−")
+    return "" if pd.isna(value) else f"{value:{'+' if sign else ''}.3f}".replace("-", "−")
 
 
-def span(row: pd.Series) -> str:
-    """Return the mean and interval of a row of `verdicts` in words; of one seed the value."""
-    if np.isnan(row["mean"]):
-        return ""
-    inner = (
-        ""
-        if np.isnan(row["low"])
-        else f" [{', '.join(_number(row[k], row['signed']) for k in ('low', 'high'))}]"
-    )
-    return f"{_number(row['mean'], row['signed'])}{inner}"
+def span(row: Mapping[str, Any]) -> str:
+    """Return the mean and interval of a row of verdicts in words; of one seed the value."""
+    mean, low, high = (_number(row[key], row["signed"]) for key in ("mean", "low", "high"))
+    return f"{mean} [{low}, {high}]" if low else mean
 
 
 def _row(
-    claim: Claim, part: str, found: Evidence, values: np.ndarray, word: str, complete: bool,
+    claim: Claim, part: str, of: Evidence, values: np.ndarray, word: str, complete: bool,
     confidence: float = CONFIDENCE,
-) -> dict[str, object]:  # fmt: skip
-    """Return a row of `verdicts`; a verdict has a reserve as long as cells are missing."""
+) -> dict[str, Any]:  # fmt: skip
+    """Return a row of verdicts; a verdict has a reserve as long as cells are missing."""
     low, high = interval(values, confidence) if len(values) > 1 else (np.nan, np.nan)
     return {
         "claim": claim.name,
@@ -70,117 +56,44 @@ def _row(
         "mean": values.mean() if len(values) else np.nan,
         "low": low,
         "high": high,
-        "margin": found.margin,
+        "margin": of.margin,
         "seeds": len(values),
-        "cells": len(found.used),
-        "all_cells": len(found.differences),
+        "cells": len(of.used),
+        "all_cells": len(of.differences),
         "signed": not claim.of_costs,
     }
 
 
-def _seeds_to_settle(found: Judgement) -> str:
-    if found.verdict != "open":
-        return ""
-    try:
-        needed = found.seeds_to_settle()
-    except ValueError:
-        return "not to be said from fewer than 2"
-    return f"{needed:,}" if needed else f"more than {MOST_SEEDS:,}"
-
-
-def verdicts(study: Study) -> tuple[pd.DataFrame, pd.DataFrame]:
-    """Return the verdicts on all claims, and the cells behind them.
-
-    Args:
-        study: whose cells count.
-
-    Returns:
-        A row per claim, with an empty `part`, followed by one per part. Columns: claim, text,
-        part, verdict, mean, low, high (differences in %, ratios of costs), margin, seeds, cells
-        used, all_cells, signed; of claims also parts with two seeds (`counted`), cells `below` the
-        margin, and `seeds_to_settle`. And a row per cell: claim, data set, network, compared,
-        seeds, ours, sign.
-    """
-    rows, cells = [], []
-    for claim in CLAIMS:
-        networks = networks_of(claim, study.request.cells)
-        found = evidence(claim, study.rows, networks)
-        judgement = judge(claim, found)
-        means = found.differences.mean(axis=1)
-        signs = [sign_of(mean, found.margin) for mean in means if not np.isnan(mean)]
-        signs = [sign for sign in signs if sign]
-        estimate, confidence = judgement.estimate, judgement.confidence
-        whole = _row(claim, "", found, estimate, judgement.verdict, judgement.complete, confidence)
-        parts = f"{judgement.counted} of {len(judgement.parts)}" if claim.parts else ""
-        below = f"{signs.count('below')} of {len(signs)}" if signs else ""
-        whole |= {"counted": parts, "below": below, "seeds_to_settle": _seeds_to_settle(judgement)}
-        rows.append(whole)
-        for key, (part, word) in judgement.parts.items() if claim.parts else ():
-            rows.append(
-                _row(claim, " ".join(key), part, part.values, word, part.complete, confidence)
-            )
-        if claim.beside:
-            for key, part in (
-                evidence(claim, study.rows, networks, claim.beside).parts(["pair"]).items()
-            ):
-                row = _row(
-                    claim,
-                    " ".join(key),
-                    part,
-                    part.values,
-                    verdict(part.values, part.margin),
-                    part.complete,
-                )
-                rows.append(row | {"verdict": f"{row['verdict']} (not counted)"})
-        for (label, *network), values in found.differences.iterrows():
-            kept = values.dropna()
-            cells.append(
-                {
-                    "claim": claim.name,
-                    "data set": network[0],
-                    "network": network[1],
-                    "compared": label,
-                    "seeds": " ".join(map(str, kept.index)),
-                    "ours": _number(kept.mean(), not claim.of_costs) if len(kept) else "",
-                    "sign": sign_of(kept.mean(), found.margin),
-                }
-            )
-    columns = ["claim", "data set", "network", "compared", "seeds", "ours", "sign"]
-    return pd.DataFrame(rows), pd.DataFrame(cells, columns=columns)
+def _rows(claim: Claim, study: Study, networks: pd.MultiIndex, of: Evidence) -> list[dict]:
+    """Return the rows of a claim, of its parts, and of what is beside it and not counted."""
+    judgement = judge(claim, of)
+    parts, confidence = judgement.parts, judgement.confidence
+    signs = [sign for mean in of.differences.mean(axis=1) if (sign := sign_of(mean, of.margin))]
+    complete = all(part.complete for part in parts.values())
+    whole = _row(claim, "", of, judgement.estimate, judgement.verdict, complete, confidence)
+    whole["counted"] = f"{judgement.counted} of {len(parts)}" if claim.parts else ""
+    whole["below"] = f"{signs.count('below')} of {len(signs)}" if signs else ""
+    rows = [whole]
+    for key, part in parts.items() if claim.parts else ():
+        word = judgement.words[key]
+        rows.append(_row(claim, " ".join(key), part, part.values, word, part.complete, confidence))
+    beside = evidence(claim, study.rows, networks, claim.beside) if claim.beside else None
+    for (label,), part in beside.parts(["pair"]).items() if beside else ():
+        word = verdict(part.values, part.margin)
+        row = _row(claim, label, part, part.values, word, part.complete)
+        rows.append(row | {"verdict": f"{row['verdict']} (not counted)"})
+    return rows
 
 
 def read_verdicts(path: Path) -> pd.DataFrame:
     """Return the frame of verdicts that `write_claims` has written."""
-    texts = ["part", "counted", "below", "seeds_to_settle"]
+    texts = ["part", "counted", "below"]
     return pd.read_csv(path, dtype=dict.fromkeys(texts, str)).fillna(dict.fromkeys(texts, ""))
 
 
-def of_the_paper(figures: pd.DataFrame) -> str:
-    """Return the paper's own figure for a claim and its exceptions in words.
-
-    Args:
-        figures: from `exceptions`.
-    """
-    known = figures.dropna(subset="difference")
-    if known.empty:
-        return "no figures"
-    below = known["sign"] == "below"
-    named = {
-        "against it": known.index[known["sign"] == "above"],
-        "equal": known.index[known["sign"] == "equal"],
-        "within one deviation": known.index[known["within"].astype(bool) & below],
-    }
-    mean = _number(known["difference"].mean())
-    text = f"mean {mean}, below 0 in {below.sum()} of {len(known)} cells"
-    for word, keys in named.items():
-        if len(keys):
-            text += f"; {word}: {', '.join(' '.join(key[1:]) + f' ({key[0]})' for key in keys)}"
-    return text
-
-
-def summary_of(found: pd.DataFrame) -> pd.DataFrame:
-    """Return a row per claim as texts, from `verdicts`."""
-    whole = found[found["part"] == ""]
+def summary_of(verdicts: pd.DataFrame) -> pd.DataFrame:
+    """Return a row per claim as texts."""
+    whole = verdicts[verdicts["part"] == ""]
     return pd.DataFrame(
         {
             "": whole["claim"],
@@ -188,28 +101,60 @@ def summary_of(found: pd.DataFrame) -> pd.DataFrame:
             "verdict": whole["verdict"],
             "difference [95 % interval]": whole.apply(span, axis=1),
             "seeds": whole["seeds"].astype(str).replace("0", ""),
-            "cells used": [
-                f"{n} of {of}" for n, of in zip(whole["cells"], whole["all_cells"], strict=True)
-            ],
+            "cells used": whole["cells"].astype(str) + " of " + whole["all_cells"].astype(str),
             "parts with 2 seeds": whole["counted"],
             "cells below": whole["below"],
-            "seeds that would settle it": whole["seeds_to_settle"],
         }
     )
 
 
-def _section(claim: Claim, found: pd.DataFrame, cells: pd.DataFrame, paper: str) -> list[str]:
+def _of_the_paper(differences: pd.Series) -> str:
+    """Return the paper's own figure for a claim and its exceptions in words."""
+    known = differences.dropna()
+    if known.empty:
+        return "no figures"
+    signs = known.map(lambda difference: sign_of(difference, 0.0))
+    text = f"mean {_number(known.mean())}, below 0 in {(signs == 'below').sum()} of {len(known)}"
+    words = [f"{text} cells"]
+    for word, sign in (("against it", "above"), ("equal", "equal")):
+        cells = [f"{' '.join(key[1:])} ({key[0]})" for key in known.index[signs == sign]]
+        words += [f"{word}: {', '.join(cells)}"] if cells else []
+    return "; ".join(words)
+
+
+def _cells(claim: Claim, of: Evidence, paper: Mapping[tuple[str, ...], float]) -> pd.DataFrame:
+    """Return a row per cell, with the paper's differences where they can be compared."""
+    rows = []
+    for (label, *network), values in of.differences.iterrows():
+        mean = values.mean()
+        rows.append(
+            {
+                "data set": network[0],
+                "network": network[1],
+                "compared": label,
+                "seeds": " ".join(map(str, values.dropna().index)),
+                "ours": _number(mean, not claim.of_costs),
+                "sign": sign_of(mean, of.margin),
+                "paper": _number(paper.get((label, *network), np.nan)),
+            }
+        )
+    return pd.DataFrame(rows)
+
+
+def _section(
+    claim: Claim, rows: list[dict[str, Any]], cells: pd.DataFrame, paper: str
+) -> list[str]:
     """Return the paragraphs about a claim."""
-    whole = found.iloc[0]
+    whole, *others = rows
     margin = "" if np.isnan(whole["margin"]) else f"{round(whole['margin'], 3):g}"
-    words = [f"**{whole['verdict']}**" + (f": {span(whole)}" if span(whole) else "")]
-    words[0] += f", {whole['seeds']} seeds, {whole['cells']} of {whole['all_cells']} cells"
+    words = [
+        f"**{whole['verdict']}**" + (f": {span(whole)}" if span(whole) else "")
+        + f", {whole['seeds']} seeds, {whole['cells']} of {whole['all_cells']} cells"
+    ]  # fmt: skip
     if whole["counted"]:
         words.append(f"{whole['counted']} parts have two seeds")
     if whole["below"]:
         words.append(f"below {margin} in {whole['below']} cells")
-    if whole["seeds_to_settle"]:
-        words.append(f"seeds that would settle it: {whole['seeds_to_settle']}")
     parts = pd.DataFrame(
         {
             "part": row["part"],
@@ -218,78 +163,54 @@ def _section(claim: Claim, found: pd.DataFrame, cells: pd.DataFrame, paper: str)
             "seeds": row["seeds"],
             "cells": f"{row['cells']} of {row['all_cells']}",
         }
-        for _, row in found.iloc[1:].iterrows()
+        for row in others
     )
-    note = claim.note + (f" Here {margin}." if claim.margin is None and margin else "")
-    lines = as_markdown(cells.drop(columns="claim"))
-    details = f"<details><summary>Cells</summary>\n\n{lines}\n\n</details>"
-    heading = f"## {claim.name}: {claim.text}"
     return [
-        heading,
+        f"## {claim.name}: {claim.text}",
         "; ".join(words) + ".",
-        note,
+        claim.note + (f" Here {margin}." if claim.margin is None and margin else ""),
         f"The paper: {paper}.",
         as_markdown(parts),
-        details,
+        f"<details><summary>Cells</summary>\n\n{as_markdown(cells)}\n\n</details>",
     ]
 
 
-def claims_page(
-    found: pd.DataFrame, cells: pd.DataFrame, paper: pd.DataFrame, beside: pd.DataFrame,
-    remark: str = "", drawn: str = "",
-) -> str:  # fmt: skip
-    """Return the verdicts as Markdown.
+def claims_page(study: Study, paper: pd.DataFrame) -> tuple[pd.DataFrame, str]:
+    """Return the verdicts on the paper's claims, and a page about them in Markdown.
 
     Args:
-        found: from `verdicts`.
-        cells: likewise.
-        paper: all published cells.
-        beside: those that are shown beside ours.
-        remark: on the runs behind them.
-        drawn: the name of a picture beside the page; none by default.
+        study: whose cells count.
+        paper: all published cells; beside ours are those that can be compared.
+
+    Returns:
+        A row per claim, with an empty `part`, followed by one per part. Columns: claim, text,
+        part, verdict, mean, low, high (differences in %, ratios of costs), margin, seeds, cells
+        used, all_cells, signed; of claims also parts with two seeds (`counted`), and cells `below`
+        the margin.
     """
-    alt = "The differences behind the verdicts: of each seed, their mean and its 95 % t interval"
-    parts = [
-        RULE.rstrip(),
-        remark,
-        as_markdown(summary_of(found)),
-        f"![{alt}]({drawn})" if drawn else "",
-    ]
-    comparable = {key[1:3] for key in beside.index}
+    verdicts: list[dict[str, Any]] = []
+    sections: list[str] = []
+    comparable = {key[1:3] for key in study.paper.index}
     for claim in CLAIMS:
-        figures = exceptions(claim, paper)
-        own = cells[cells["claim"] == claim.name]
-        keys = list(own[["compared", "data set", "network"]].itertuples(index=False, name=None))
-        theirs = [
-            _number(figures["difference"][key])
-            if key[1:] in comparable and pd.notna(figures["difference"].get(key))
-            else ""
-            for key in keys
-        ]
-        about = found[found["claim"] == claim.name]
-        parts += _section(claim, about, own.assign(paper=theirs), of_the_paper(figures))
-    return "\n\n".join(part for part in parts if part) + "\n"
+        networks = networks_of(claim, study.request.cells)
+        of = evidence(claim, study.rows, networks)
+        rows = _rows(claim, study, networks, of)
+        published = differences_in(claim, paper)
+        known = {key: value for key, value in published.items() if key[1:] in comparable}
+        sections += _section(claim, rows, _cells(claim, of, known), _of_the_paper(published))
+        verdicts += rows
+    frame = pd.DataFrame(verdicts)
+    remark = study.remark and f"{study.remark}."
+    parts = [RULE.rstrip(), remark, as_markdown(summary_of(frame)), *sections]
+    return frame, "\n\n".join(part for part in parts if part) + "\n"
 
 
 def write_claims(study: Study, paper: pd.DataFrame, path: Path) -> list[Path]:
-    """Write the verdicts on the paper's claims, as far as the study's cells go; return the files.
-
-    Beside the page, under the same name, are the frame as CSV, and the picture of the differences
-    once there are any.
-
-    Args:
-        study: from `read_study`.
-        paper: all published cells.
-        path: of the page.
-    """
-    found, cells = verdicts(study)
-    figure, numbers = picture.draw(study)
-    files = {} if numbers.empty else rendered(figure, "claims")
-    remark = study.remark and f"{study.remark}."
-    drawn = path.with_suffix(".svg").name if files else ""
-    files["md"] = claims_page(found, cells, paper, study.paper, remark, drawn).encode()
-    files["csv"] = found.round(6).to_csv(index=False, lineterminator="\n").encode()
+    """Write the page of `claims_page`, and under the same name its frame as CSV; return both."""
+    frame, page = claims_page(study, paper)
+    table = frame.round(6).to_csv(index=False, lineterminator="\n")
     path.parent.mkdir(parents=True, exist_ok=True)
-    for kind, content in files.items():
-        write_atomically(path.with_suffix(f".{kind}"), content, f"--claims={path}")
-    return [path.with_suffix(f".{kind}") for kind in files]
+    files = {path: page, path.with_suffix(".csv"): table}
+    for file, text in files.items():
+        write_atomically(file, text.encode(), f"--claims={path}")
+    return list(files)

@@ -3,9 +3,10 @@
 A group is runs that differ in their seed alone, or the runs of one table cell.
 """
 
-from collections.abc import Sequence
-from itertools import cycle
+from collections.abc import Iterator, Sequence
+from itertools import count, cycle, product
 from pathlib import Path
+from string import ascii_lowercase
 
 import pandas as pd
 from matplotlib.figure import Figure
@@ -15,15 +16,11 @@ from matplotlib.ticker import LogLocator, NullLocator
 from phaseavg.errors import UserError
 from phaseavg.report.cells import CELL, execution_of, read_paper
 from phaseavg.report.figures.style import COLOURS, new_picture, plain
-from phaseavg.report.statistics import SAME, differences, mean_and_deviation, mean_with_interval
+from phaseavg.report.statistics import SAME, differences, mean_with_interval, spread
 from phaseavg.report.study import read_study
 from phaseavg.runs.records import load_runs
 
-ERRORS = {
-    "weights.error": "as trained",
-    "bn.error": "after a BN pass",
-    "average.error": "average",
-}
+ERRORS = {"weights.error": "as trained", "bn.error": "after a BN pass", "average.error": "average"}
 """Test errors (%) of an epoch, by column of `load_runs`."""
 
 MARKERS = {"bn.error": "x", "average.error": "o"}
@@ -45,37 +42,32 @@ def read_groups(arguments: Sequence[str], conf: Path, paper: Path) -> tuple[pd.D
         UserError: if a folder or a cell does not exist, or no run has ended.
     """
     overrides = [word for word in arguments if "=" in word and not Path(word).is_dir()]
-    frames = [_of_folder(Path(word)) for word in arguments if word not in overrides]
+    frames = []
+    for word in arguments:
+        if word not in overrides:
+            if not Path(word).is_dir():
+                raise UserError(f"{word}: is neither a folder nor an override such as table=t1a")
+            runs, metrics = load_runs(word)
+            frames.append((runs.assign(label=runs["group"]), metrics))
     if overrides:
         study = read_study(overrides, conf, read_paper(paper))
         labels = [" ".join(key) for key in study.rows[CELL].itertuples(index=False)]
         named = study.rows[["run_id"]].assign(label=labels).drop_duplicates()
         frames.append((named.merge(study.records, on="run_id"), study.metrics))
-    runs = pd.concat([runs for runs, _ in frames], ignore_index=True)
+    runs, metrics = (pd.concat(part, ignore_index=True) for part in zip(*frames, strict=True))
     if runs.empty:
-        raise UserError(f"{' '.join(arguments)}: no run of these cells has ended")
+        raise UserError(f"{' '.join(arguments)}: no run has ended; rerun its command")
     runs = runs.drop_duplicates(["run_id", "label"]).reset_index(drop=True)
     runs["execution"] = [execution_of(row) for row in runs.to_dict("records")]
-    runs["letter"] = [_letter(number) for number in pd.factorize(runs["label"])[0]]
-    metrics = pd.concat([metrics for _, metrics in frames], ignore_index=True)
+    runs["letter"] = runs["label"].map(dict(zip(runs["label"].unique(), _letters(), strict=False)))
     metrics = metrics.drop_duplicates(["path", "epoch"])
     return runs, metrics.merge(runs[["path", "letter", "seed", "execution"]], on="path")
 
 
-def _of_folder(folder: Path) -> tuple[pd.DataFrame, pd.DataFrame]:
-    """Return the ended runs in a folder, or the one whose folder it is, and their metrics."""
-    if not folder.is_dir():
-        raise UserError(f"{folder}: is neither a folder nor an override such as table=t1a")
-    runs, metrics = load_runs(folder)
-    if runs.empty:
-        raise UserError(f"{folder}: no run in it has ended; rerun its command, or name another one")
-    return runs.assign(label=runs["group"]), metrics
-
-
-def _letter(number: int) -> str:
-    """Return a, b, …, z, aa, ab, …: the name of the group at a place, counted from 0."""
-    more, last = divmod(number, 26)
-    return (_letter(more - 1) if more else "") + chr(ord("a") + last)
+def _letters() -> Iterator[str]:
+    """Yield a, b, …, z, aa, ab and so on."""
+    for length in count(1):
+        yield from map("".join, product(ascii_lowercase, repeat=length))
 
 
 def listed(runs: pd.DataFrame) -> pd.DataFrame:
@@ -89,7 +81,7 @@ def listed(runs: pd.DataFrame) -> pd.DataFrame:
 def differing(runs: pd.DataFrame) -> pd.DataFrame:
     """Return the settings that are not the same in all groups: a row each, a column per group."""
     first = runs.columns.get_loc("path") + 1  # the columns of a run's config come last
-    names = [n for n in runs.columns[first:] if n not in ("letter", "label", "kept")]
+    names = [n for n in runs.columns[first:] if n not in ("letter", "label")]
     grouped = runs[names].astype(object).where(runs[names].notna(), "").astype(str)
     values = grouped.groupby(runs["letter"], sort=False).agg(lambda v: ", ".join(dict.fromkeys(v)))
     return values.loc[:, values.nunique() > 1].T.rename_axis("setting").reset_index()
@@ -101,6 +93,10 @@ def _pairs(rows: pd.DataFrame, column: str) -> pd.Series:
     return values[~values.index.duplicated()]
 
 
+def _mean(values: pd.Series) -> str:
+    return spread(values.mean(), values.std())
+
+
 def summarised(runs: pd.DataFrame) -> pd.DataFrame:
     """Return the test errors (%) of each group, mean ± sample deviation over its finished runs.
 
@@ -110,20 +106,16 @@ def summarised(runs: pd.DataFrame) -> pd.DataFrame:
     columns = {"test_error": "last", "best_test_error": "best", "bn_test_error": "after a BN pass"}
     finished = runs[runs["status"] == "finished"]
     groups = dict(list(finished.groupby("letter", sort=False)))
+    first = next(iter(groups), "")
     rows = []
     for letter, group in groups.items():
         row = {"": letter, "n": len(group)}
-        row |= {label: mean_and_deviation(group[key]) for key, label in columns.items()}
+        row |= {label: _mean(group[key]) for key, label in columns.items()}
         row["seconds"] = f"{group['seconds'].mean():,.0f}"
-        first = next(iter(groups))
-        found = differences(_pairs(group, "test_error"), _pairs(groups[first], "test_error"))
-        row[f"last − {first}"] = "" if letter == first else _counted(found)
-        rows.append(row)
+        gains = differences(_pairs(group, "test_error"), _pairs(groups[first], "test_error"))
+        counted = f"{mean_with_interval(gains)} ({len(gains)})" if len(gains) else ""
+        rows.append(row | {f"last − {first}": "" if letter == first else counted})
     return pd.DataFrame(rows)
-
-
-def _counted(found: pd.Series) -> str:
-    return f"{mean_with_interval(found)} ({len(found)})" if len(found) else ""
 
 
 def at_phase_ends(metrics: pd.DataFrame) -> pd.DataFrame:
@@ -140,13 +132,13 @@ def at_phase_ends(metrics: pd.DataFrame) -> pd.DataFrame:
     rows = []
     for (letter, phase, epoch), lines in ends.groupby(["letter", "phase", "epoch"], sort=False):
         row = {"": letter, "end of phase": phase, "epoch": epoch, "n": len(lines)}
-        row |= {label: mean_and_deviation(lines[key].dropna()) for key, label in ERRORS.items()}
+        row |= {label: _mean(lines[key]) for key, label in ERRORS.items()}
         gains = (lines["average.error"] - lines["bn.error"]).dropna()
         row["average − BN pass"] = mean_with_interval(gains)
         other = ends[(ends["letter"] == first) & (ends["epoch"] == epoch)]
         for key, label in (("weights.error", f"− {first}"), ("bn.error", f"− {first} after BN")):
-            found = differences(_pairs(lines, "left"), _pairs(other, key))
-            row[label] = "" if letter == first else mean_with_interval(found)
+            values = differences(_pairs(lines, "left"), _pairs(other, key))
+            row[label] = "" if letter == first else mean_with_interval(values)
         rows.append(row)
     return pd.DataFrame(rows)
 

@@ -17,15 +17,11 @@ CONFIDENCE = 0.95
 LEVEL = (1 - CONFIDENCE) / 2
 """Of one-sided tests, so that they agree with the bounds of a two-sided interval."""
 
-MOST_SEEDS = 10_000
-
 
 def pairs(left: pd.Series, right: pd.Series) -> pd.DataFrame:
     """Return the pairs of two sets of runs, a row each: columns left and right.
 
-    Args:
-        left: values by `SAME`, and by any other index levels that make a pair.
-        right: likewise.
+    Both are indexed by `SAME`, and by any other levels that make a pair.
     """
     columns = left.astype(float).to_frame("left"), right.astype(float).to_frame("right")
     return columns[0].join(columns[1], how="inner", validate="one_to_one").dropna()
@@ -67,10 +63,7 @@ def holm(p_values: Sequence[float]) -> np.ndarray:
 
 def verdict(values: Sequence[float], margin: float) -> str:
     """Return `holds`, `does not hold` or `open`: where the interval lies, of one value per seed."""
-    low, high = interval(values)
-    if high < margin:
-        return "holds"
-    return "does not hold" if low > margin else "open"
+    return judged([[values]], margin)[0]
 
 
 def confidence_of(alternatives: int) -> float:
@@ -93,76 +86,52 @@ def judged(
         alternatives: of each its parts, of each part one value per seed.
         margin: what the values have to be below.
     """
-    confidence = confidence_of(len(alternatives) or 1)
+    confidence = confidence_of(len(alternatives))
     words = []
     for parts in alternatives:
         tested = [n for n, values in enumerate(parts) if len(values) > 1]
-        adjusted = holm([p_above(parts[n], margin) for n in tested])
-        refuted = {n for n, p in zip(tested, adjusted, strict=True) if p < LEVEL}
+        adjusted = dict(zip(tested, holm([p_above(parts[n], margin) for n in tested]), strict=True))
         words.append(
             [
                 "does not hold"
-                if n in refuted
+                if adjusted.get(n, 1.0) < LEVEL
                 else "holds"
                 if interval(values, confidence)[1] < margin
                 else "open"
                 for n, values in enumerate(parts)
             ]
         )
-    whole = [_all(parts) for parts in words]
+    whole = [_weakest(parts) for parts in words]
     if "holds" in whole:
         return "holds", words
-    return ("does not hold" if whole and set(whole) == {"does not hold"} else "open"), words
+    return ("does not hold" if set(whole) == {"does not hold"} else "open"), words
 
 
-def _all(parts: Sequence[str]) -> str:
-    """Return the verdict on an alternative, of those on its parts."""
+def _weakest(parts: Sequence[str]) -> str:
     if "does not hold" in parts:
         return "does not hold"
-    return "holds" if parts and set(parts) == {"holds"} else "open"
+    return "holds" if set(parts) == {"holds"} else "open"
 
 
-def seeds_to_settle(values: Sequence[float], margin: float, tests: int = 1) -> int | None:
-    """Return the least number of seeds whose interval would be clear of the margin.
-
-    If their mean and deviation were those of `values`, of two seeds or more; None if more than
-    `MOST_SEEDS` would be needed.
-
-    Args:
-        values: one per seed.
-        margin: what they are compared with.
-        tests: among how many the error is divided.
-    """
-    distance, deviation = abs(np.mean(values) - margin), np.std(values, ddof=1)
-    n = np.arange(2, MOST_SEEDS + 1)
-    clear = stats.t.isf(LEVEL / tests, n - 1) * deviation / np.sqrt(n) < distance
-    return int(n[clear.argmax()]) if clear.any() else None
-
-
-def spread(mean: float, deviation: float, sign: str = "") -> str:
-    """Return mean ± deviation, where there is one; nothing of a blank. `sign` shows "+"."""
+def spread(mean: float, deviation: float) -> str:
+    """Return mean ± deviation, where there is one; nothing of a blank."""
     if pd.isna(mean):
         return ""
-    return f"{mean:{sign}.2f}" + ("" if pd.isna(deviation) else f" ± {deviation:.2f}")
+    return f"{mean:.2f}" + ("" if pd.isna(deviation) else f" ± {deviation:.2f}")
 
 
-def mean_and_deviation(values: pd.Series, sign: str = "") -> str:
-    """Return mean ± sample deviation; of one value the value, of none nothing."""
-    return spread(values.mean(), values.std(), sign)
-
-
-def signed(value: float) -> str:
+def signed(value: float, digits: int = 2) -> str:
     """Return a difference with its sign; nothing of a blank."""
-    return "" if pd.isna(value) else f"{value:+.2f}".replace("-", "−")
+    return "" if pd.isna(value) else f"{value:+.{digits}f}".replace("-", "−")
+
+
+def with_interval(mean: float, low: float, high: float, digits: int = 2) -> str:
+    """Return a difference with its interval, where there is one; nothing of a blank."""
+    if pd.isna(mean) or not np.isfinite(low):
+        return signed(mean, digits)
+    return f"{signed(mean, digits)} [{signed(low, digits)}, {signed(high, digits)}]"
 
 
 def mean_with_interval(values: Sequence[float]) -> str:
     """Return the mean of differences with its interval, from two values on; of none nothing."""
     return with_interval(np.mean(values), *interval(values)) if len(values) else ""
-
-
-def with_interval(mean: float, low: float, high: float) -> str:
-    """Return a difference with its interval, where there is one; nothing of a blank."""
-    if pd.isna(mean) or np.isinf(low):
-        return signed(mean)
-    return f"{signed(mean)} [{signed(low)}, {signed(high)}]"

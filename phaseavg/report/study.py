@@ -1,24 +1,28 @@
-"""A study: the cells that are asked for, and the records that there are of them."""
+"""A study: cells of tables, with the records that there are of them."""
 
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
+from typing import Any
 
+import numpy as np
 import pandas as pd
 
-from phaseavg.config import Settings, check
 from phaseavg.errors import UserError
-from phaseavg.report.cells import key_of, read_cells, records_of
-from phaseavg.sweep.cells import Cell, Request, Run, read_request, runs_of, whole
-from phaseavg.sweep.composing import Compose, cached, composing
+from phaseavg.report.cells import CELL, key_of, read_cells, records_of
+from phaseavg.report.statistics import SAME, differences, interval
+from phaseavg.sweep.cells import Request, Run, read_request, runs_of, whole
+from phaseavg.sweep.composing import cached, composing
 
 SHAPING = {
     *("dataset", "model", "optimizer", "schedule", "averaging", "preset"),
     *("batch_size", "batchnorm_batches", "optimizer_state", "weight_decay"),
 }
 """Keys that shape a run's numbers; others are about where, how fast, and what is kept."""
+
+PAIRED = ["baseline", "paired_n", "paired_mean", "paired_low", "paired_high"]
 
 
 @dataclass
@@ -30,9 +34,8 @@ class Study:
         runs: by run id.
         records: of the runs that have ended, and
         metrics: of these, from `records_of`.
-        paper: the published cells that these can be compared with. Those whose recipe is another
-            than in their table alone are not in it: other settings, such as another width, hold
-            for all cells.
+        paper: the published cells that these can be compared with: none of the study's own if
+            settings that shape numbers hold for all of them.
     """
 
     request: Request
@@ -69,8 +72,13 @@ class Study:
     @property
     def remark(self) -> str:
         """The settings that hold for all cells, in words."""
-        shown = [o for o in self.request.common if re.split("[.=/@]", o.lstrip("+~"))[0] in SHAPING]
-        return f"With {' '.join(shown)}" if shown else ""
+        return remark_on(self.request)
+
+
+def remark_on(request: Request) -> str:
+    """Return the settings that hold for all cells and shape their numbers, in words."""
+    shown = [o for o in request.common if re.split("[.=/@]", o.lstrip("+~"))[0] in SHAPING]
+    return f"With {' '.join(shown)}" if shown else ""
 
 
 def without_hydra(overrides: Sequence[str]) -> list[str]:
@@ -85,17 +93,17 @@ def read_study(
     all_cells: bool = False,
     more: Path | None = None,
 ) -> Study:
-    """Return the cells that are asked for, with the records that there are of them.
+    """Return the cells that overrides of a sweep choose, with the records that there are of them.
 
     Args:
         overrides: as of a sweep; Hydra's own are left out.
         conf: the folder of the configs.
         paper: the published cells.
-        all_cells: take whole tables, and of seeds those of the table and those asked for.
+        all_cells: take whole tables, and of seeds those of the table and those of the overrides.
         more: another folder of configs, as --config-dir of train.py.
 
     Raises:
-        UserError: if what is asked for does not exist.
+        UserError: if there is no such table, column, option or key.
     """
     folders = [conf, more] if more else [conf]
     with composing(conf, more) as (options, compose), cached(compose, folders) as composed:
@@ -105,24 +113,65 @@ def read_study(
         if all_cells:
             request = whole(request)
         runs = runs_of(request.cells, request.seeds, composed)
-        others = other_recipes(request, runs.values(), paper, composed)
-    beside = paper[[key not in others for key in paper.index]]
-    return Study(request, runs, *records_of(runs.values()), beside)
+    others = {key_of(cell) for cell in request.cells} if remark_on(request) else set()
+    comparable = paper[[key not in others for key in paper.index]]
+    return Study(request, runs, *records_of(runs.values()), comparable)
 
 
-def other_recipes(
-    request: Request, runs: Iterable[Run], paper: pd.DataFrame, compose: Compose
-) -> set[tuple[str, ...]]:
-    """Return the published cells whose recipe is another than in their table alone."""
-    first: dict[tuple[str, ...], tuple[Cell, Settings]] = {}
-    for run in runs if request.common else ():
-        for cell in run.cells:
-            first.setdefault(key_of(cell), (cell, run.settings))
-    others = set()
-    for key, (cell, settings) in first.items():
-        if key in paper.index:
-            alone = compose(cell.overrides[len(request.common) :])
-            alone.seed = settings.seed
-            if check(alone).run_id != settings.run_id:
-                others.add(key)
-    return others
+def summarised(study: Study) -> pd.DataFrame:
+    """Return a row per cell: ours, the paper's, the difference.
+
+    Columns: `CELL`; n, seeds; error_mean, error_std (sample deviation; of one run none),
+    bn_error_mean, bn_error_std; diverged, how many runs did; paper_mean, paper_std; difference, of
+    the means; baseline, the column that it is compared with, if it is; paired_n, the seeds that
+    both have with the same execution, paired_mean, the mean of their differences to it, paired_low
+    and paired_high, its 95 % t interval; executions, run_ids; averaged, whether its runs average.
+    """
+    finished = study.finished.sort_values("seed").groupby(CELL, sort=False)
+    ours = finished.agg(
+        n=("seed", "size"),
+        seeds=("seed", lambda values: " ".join(map(str, values))),
+        error_mean=("test_error", "mean"),
+        error_std=("test_error", "std"),
+        bn_error_mean=("bn_test_error", "mean"),
+        bn_error_std=("bn_test_error", "std"),
+    )
+    others = (
+        study.rows.sort_values("seed")
+        .groupby(CELL, sort=False)
+        .agg(
+            diverged=("status", lambda values: int((values == "diverged").sum())),
+            executions=("execution", lambda values: tuple(dict.fromkeys(values))),
+            run_ids=("run_id", tuple),
+        )
+    )
+    published = study.paper.rename(columns={"error_mean": "paper_mean", "error_std": "paper_std"})
+    keys = [key_of(cell) for cell in study.request.cells]
+    frame = pd.DataFrame(keys, columns=CELL).set_index(CELL).join([ours, others, published])
+    frame = frame.reset_index()
+    frame["difference"] = frame["error_mean"] - frame["paper_mean"]
+    frame = frame.join(pd.DataFrame(_paired(study, keys), columns=PAIRED))
+    for column in ("n", "diverged"):
+        frame[column] = frame[column].fillna(0).astype(int)
+    for column in ("executions", "run_ids"):
+        frame[column] = [value if isinstance(value, tuple) else () for value in frame[column]]
+    averaged = {
+        key_of(cell): not run.prefixes.averages_nothing
+        for run in study.runs.values()
+        for cell in run.cells
+    }
+    return frame.assign(averaged=[averaged[key] for key in keys])
+
+
+def _paired(study: Study, keys: Sequence[tuple[str, ...]]) -> list[tuple[Any, ...]]:
+    """Return of each cell what `PAIRED` names."""
+    finished = study.finished.set_index(SAME)
+    errors = {key: cell["test_error"] for key, cell in finished.groupby(CELL)}
+    none = finished["test_error"].iloc[:0]
+    rows: list[tuple[Any, ...]] = []
+    for key in keys:
+        other = study.request.tables[key[0]].baseline.get(key[-1])
+        values = differences(errors.get(key, none), errors.get((*key[:-1], other), none))
+        span = interval(values) if len(values) else (np.nan, np.nan)
+        rows.append((other, len(values), values.mean(), *span))
+    return rows

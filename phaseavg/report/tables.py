@@ -4,14 +4,13 @@ import html
 import re
 import string
 from pathlib import Path
-from typing import Any
 
 import pandas as pd
 from pandas.io.formats.style import Styler
 
-from phaseavg.report.cells import CELL, key_of, summarised
+from phaseavg.report.cells import CELL
 from phaseavg.report.statistics import signed, spread, with_interval
-from phaseavg.report.study import Study
+from phaseavg.report.study import Study, summarised
 from phaseavg.runs.files import write_atomically
 from phaseavg.sweep.cells import title_of
 
@@ -71,35 +70,24 @@ def _escaped(text: str) -> str:
     return html.escape(text, quote=False).replace("|", r"\|")
 
 
-def cells_of_study(study: Study) -> pd.DataFrame:
-    """Return a row per cell: what `summarised` has, and `averaged`, whether its runs average."""
-    baseline = {name: table.baseline for name, table in study.request.tables.items()}
-    cells = summarised(study.request.cells, study.rows, study.paper, baseline)
-    averaged = {
-        key_of(cell): not run.prefixes.averages_nothing
-        for run in study.runs.values()
-        for cell in run.cells
-    }
-    cells["averaged"] = [averaged[key] for key in cells[CELL].itertuples(index=False, name=None)]
-    return cells
-
-
 def letters_of(cells: pd.DataFrame) -> dict[str, str]:
     """Return a letter for each execution of a table's runs; none if they have but one."""
     executions = sorted({execution for made in cells["executions"] for execution in made})
-    names = [*string.ascii_lowercase, *(f"{n}," for n in range(27, 27 + len(executions)))]
-    return dict(zip(executions, names, strict=False)) if len(executions) > 1 else {}
+    letters = dict(zip(executions, string.ascii_letters, strict=False))
+    return letters if len(letters) > 1 else {}
 
 
 def _ours(cell: pd.Series, letters: dict[str, str]) -> str:
     """Return our number of a cell, with n, letters of its executions, and runs that diverged."""
-    marks = "".join(letters[execution] for execution in cell["executions"]) if letters else ""
-    parts = [str(cell["n"])] if cell["n"] else []
-    parts += [f"{cell['diverged']} diverged"] if cell["diverged"] else []
-    counts = f" ({', '.join(parts)})" if parts else ""
-    return (spread(cell["error_mean"], cell["error_std"]) + counts).strip() + (
-        f" [{marks}]" if marks else ""
-    )
+    counts = [str(cell["n"])] if cell["n"] else []
+    counts += [f"{cell['diverged']} diverged"] if cell["diverged"] else []
+    marks = "".join(letters.get(execution, "?") for execution in cell["executions"])
+    parts = [
+        spread(cell["error_mean"], cell["error_std"]),
+        f"({', '.join(counts)})" if counts else "",
+        f"[{marks}]" if letters and marks else "",
+    ]
+    return " ".join(filter(None, parts))
 
 
 def _difference(cell: pd.Series) -> str:
@@ -115,35 +103,35 @@ def grid(cells: pd.DataFrame) -> pd.DataFrame:
     also after a BatchNorm pass; where columns are compared with others, these differences.
 
     Args:
-        cells: of one table, from `cells_of_study`.
+        cells: of one table, from `summarised`.
     """
     letters, lines = letters_of(cells), {}
     for network, row in cells.groupby(["dataset", "model"], sort=False):
         own = row.set_index("column")
-        kinds: dict[str, Any] = {"ours": own.apply(_ours, axis=1, letters=letters)}
-        passed = own[~own["averaged"].astype(bool)]
-        kinds["after a BN pass"] = passed.apply(
-            lambda cell: spread(cell["bn_error_mean"], cell["bn_error_std"]), axis=1
-        )
-        kinds[DIFFERENCE] = own.apply(_difference, axis=1)
-        kinds["paper"] = own.apply(
-            lambda cell: spread(cell["paper_mean"], cell["paper_std"]), axis=1
-        )
-        kinds["difference to paper"] = own["difference"].map(signed)
-        published = own["paper_mean"].notna().any()
-        shown = {"ours": True, "paper": published, "difference to paper": published}
-        for kind, texts in kinds.items():
-            if shown.get(kind, any(texts.astype(str))):
-                lines[*network, kind] = texts
+        passed = own[~own["averaged"]]
+        lines[*network, "ours"] = own.apply(_ours, axis=1, letters=letters)
+        others = {
+            "after a BN pass": passed.apply(_spread, axis=1, of="bn_error"),
+            DIFFERENCE: own.apply(_difference, axis=1),
+        }
+        lines |= {
+            (*network, kind): texts for kind, texts in others.items() if any(texts.astype(str))
+        }
+        if own["paper_mean"].notna().any():
+            lines[*network, "paper"] = own.apply(_spread, axis=1, of="paper")
+            lines[*network, "difference to paper"] = own["difference"].map(signed)
     frame = pd.DataFrame(lines).T.reindex(columns=list(dict.fromkeys(cells["column"]))).fillna("")
     return frame.rename_axis(index=ROW, columns=None)
+
+
+def _spread(cell: pd.Series, of: str) -> str:
+    return spread(cell[f"{of}_mean"], cell[f"{of}_std"])
 
 
 def grid_as_markdown(table: pd.DataFrame) -> str:
     """Return a table, from `grid`, as Markdown; a network is named in its first line."""
     flat = table.reset_index().rename(columns={ROW[2]: ""})
-    repeated = flat.duplicated(ROW[:2])
-    flat.loc[repeated, ROW[:2]] = ""
+    flat.loc[flat.duplicated(ROW[:2]), ROW[:2]] = ""
     return as_markdown(flat)
 
 
@@ -151,29 +139,27 @@ def notes_of(cells: pd.DataFrame, rows: pd.DataFrame) -> list[str]:
     """Return the notes below a table.
 
     Args:
-        cells: of the table, from `cells_of_study`.
+        cells: of the table, from `summarised`.
         rows: of the table, from `read_cells`.
     """
     filled = int((cells["n"] > 0).sum())
     notes = [f"{filled} of {len(cells)} cells have runs."]
     compared = cells[cells["paired_n"] > 0].drop_duplicates("column")
     if len(compared):
-        pairs = [
-            f"{c} − {a}" for c, a in zip(compared["column"], compared["baseline"], strict=True)
-        ]
+        pairs = ", ".join(compared["column"] + " − " + compared["baseline"])
         notes.append(
-            f"{DIFFERENCE}: {', '.join(pairs)}; the mean over the seeds that both have with the "
+            f"{DIFFERENCE}: {pairs}; the mean over the seeds that both have with the "
             "same execution, with its 95 % t interval from two seeds on; (n) where they are fewer."
         )
-    borrowed = rows[rows["before_averaging"].astype(bool)]
-    for column, found in borrowed.groupby("column", sort=False):
+    borrowed = rows.loc[rows["before_averaging"].astype(bool), "column"]
+    for column, count in borrowed.value_counts(sort=False).items():
         notes.append(
-            f"{column}: {len(found)} of its errors are from runs of the same trajectory, before an "
+            f"{column}: {count} of its errors are from runs of the same trajectory, before an "
             "average replaced their weights."
         )
     letters = letters_of(cells)
     if letters:
-        listed = "; ".join(f"[{letter.strip(',')}] {what}" for what, letter in letters.items())
+        listed = "; ".join(f"[{letter}] {what}" for what, letter in letters.items())
         notes.append(f"Executions are mixed, and differences with them: {listed}.")
     elif filled:
         notes.append(f"All runs: {rows['execution'].iloc[0]}.")
@@ -185,35 +171,38 @@ def notes_of(cells: pd.DataFrame, rows: pd.DataFrame) -> list[str]:
 
 def write_tables(study: Study, output: Path) -> list[Path]:
     """Write each table of a study as Markdown, CSV, LaTeX and HTML; return the files."""
-    cells, written = cells_of_study(study), []
+    cells, written = summarised(study), []
     output.mkdir(parents=True, exist_ok=True)
     for name, table in study.request.tables.items():
         title = ". ".join(filter(None, (f"{title_of(name)}: {table.title}", study.remark)))
         own, rows = (frame[frame["table"] == name] for frame in (cells, study.rows))
-        for kind, text in rendered(name, title, own, rows).items():
+        texts, notes = grid(own), notes_of(own, rows)
+        files = {
+            "md": _markdown(title, texts, notes, own),
+            "csv": _csv(own),
+            "tex": _latex(name, title, texts, notes),
+            "html": _html(name, title, texts, notes),
+        }
+        for kind, text in files.items():
             written.append(output / f"{name}.{kind}")
             write_atomically(written[-1], text.encode(), f"--output={output}")
     return written
 
 
-def rendered(name: str, title: str, cells: pd.DataFrame, rows: pd.DataFrame) -> dict[str, str]:
-    """Return a table by format.
-
-    Args:
-        name: of the table.
-        title: its number, what it compares, and settings other than the paper's.
-        cells: of the table, from `cells_of_study`.
-        rows: of the table, from `read_cells`.
-    """
-    table, notes = grid(cells), notes_of(cells, rows)
+def _markdown(title: str, table: pd.DataFrame, notes: list[str], cells: pd.DataFrame) -> str:
+    parts = [f"# {_escaped(title)}", CAPTION, grid_as_markdown(table), *notes]
     runs = [
         f"- {_escaped(' '.join(map(str, cell[CELL[1:]])))}: "
         + ", ".join(f"`{run_id}`" for run_id in cell["run_ids"])
         for _, cell in cells.iterrows()
         if cell["run_ids"]
     ]
-    details = ["<details><summary>Runs of each cell</summary>", "\n".join(runs), "</details>"]
-    parts = [f"# {_escaped(title)}", CAPTION, grid_as_markdown(table), *notes]
+    if runs:
+        parts += ["<details><summary>Runs of each cell</summary>", "\n".join(runs), "</details>"]
+    return "\n\n".join(parts) + "\n"
+
+
+def _latex(name: str, title: str, table: pd.DataFrame, notes: list[str]) -> str:
     style = table.style.format(as_tex).format_index(as_tex).format_index(as_tex, axis=1)
     latex = style.hide(axis="index", names=True).to_latex(
         hrules=True,
@@ -223,29 +212,25 @@ def rendered(name: str, title: str, cells: pd.DataFrame, rows: pd.DataFrame) -> 
         label=f"tab:{name}",
     )
     latex = re.sub(r"(\\cline\{[\d-]+\} ?)+\n(?=\\bottomrule)", "", latex)  # two rules would meet
-    latex = "\n".join([latex, *(rf"\noindent {as_tex(note)}\par" for note in notes), ""])
+    return "\n".join([latex, *(rf"\noindent {as_tex(note)}\par" for note in notes), ""])
+
+
+def _html(name: str, title: str, table: pd.DataFrame, notes: list[str]) -> str:
     style = Styler(table, cell_ids=False, uuid=name).format(escape="html")
     style = style.format_index(escape="html").format_index(escape="html", axis=1)
-    ours = table.index.get_level_values(ROW[2]) == "ours"
     classes = pd.DataFrame("", table.index, table.columns)
-    classes.loc[ours] = "ours"
+    classes.loc[table.index.get_level_values(ROW[2]) == "ours"] = "ours"
     style = style.set_td_classes(classes).set_caption(CAPTION).set_table_styles(STYLES)
-    page = PAGE.format(
+    return PAGE.format(
         title=html.escape(title),
         table=style.to_html(),
         notes="\n".join(f"<p>{html.escape(note)}</p>" for note in notes),
     )
-    return {
-        "md": "\n\n".join([*parts, *(details if runs else [])]) + "\n",
-        "csv": as_csv(cells),
-        "tex": latex,
-        "html": page,
-    }
 
 
-def as_csv(cells: pd.DataFrame) -> str:
+def _csv(cells: pd.DataFrame) -> str:
     """Return a line per cell, with all its numbers unrounded but for noise."""
     flat = cells.drop(columns="averaged")
     for column, mark in (("executions", "; "), ("run_ids", " ")):
-        flat[column] = [mark.join(items) for items in flat[column]]
+        flat[column] = flat[column].map(mark.join)
     return flat.round(4).to_csv(index=False, lineterminator="\n")

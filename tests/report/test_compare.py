@@ -183,9 +183,9 @@ def test_tables_and_picture_at_the_prompt(
         (["table=t1a", "column=learnd"], "column=learnd: table=t1a has no such column; choices: "),
         (
             ["table=t1d", "model=cnn13", "runs_dir=a", "records_dir=a"],
-            "table=t1d model=cnn13 runs_dir=a records_dir=a: no run of these cells has ended",
+            "table=t1d model=cnn13 runs_dir=a records_dir=a: no run has ended; rerun its command",
         ),
-        (["."], ".: no run in it has ended; rerun its command, or name another one"),
+        (["."], ".: no run has ended; rerun its command"),
     ],
 )
 def test_mistakes_get_one_line(
@@ -201,12 +201,3 @@ def test_mistakes_get_one_line(
     assert err.startswith(f"compare.py: {message}")
     assert err.count("\n") == 1
     assert not list(tmp_path.iterdir())
-
-
-def test_a_run_that_has_not_ended_is_named(
-    compose_settings: Settled, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
-    folder = leave(compose_settings(*TINY), 20.0)
-    (folder / "result.json").unlink()
-    assert typed(monkeypatch, [str(folder)]) == 2
-    assert f"{folder}: no run in it has ended" in capsys.readouterr().err

@@ -22,9 +22,9 @@ NASTY = "<script>alert(1)</script>"
 """An override of a run; a run id cannot be so."""
 
 VERDICTS = """\
-claim,text,part,verdict,mean,low,high,margin,seeds,cells,all_cells,signed,counted,below,seeds_to_settle
-C1,better & <faster>,,open,-0.5,-1.25,0.25,0.0,3,2,4,True,1 of 2,1 of 2,40
-C1,better & <faster>,a part,holds,-0.75,-1.0,-0.5,0.0,3,1,2,True,,,
+claim,text,part,verdict,mean,low,high,margin,seeds,cells,all_cells,signed,counted,below
+C1,better & <faster>,,open,-0.5,-1.25,0.25,0.0,3,2,4,True,1 of 2,1 of 2
+C1,better & <faster>,a part,holds,-0.75,-1.0,-0.5,0.0,3,1,2,True,,
 """
 
 TABLE = "<body>\n<h1>Table 1b</h1><table><tr><td>31.00 ± 0.71 (2)</td></tr></table></body>"
@@ -66,7 +66,7 @@ def test_it_shows_what_was_written(results: Path, capsys: pytest.CaptureFixture[
     text = text_of(markup)
     assert "<h4>Table 1b</h4>" in markup
     assert "31.00 ± 0.71 (2)" in text
-    assert "C1 better & <faster> open −0.500 [−1.250, +0.250] 3 2 of 4 1 of 2 1 of 2 40" in text
+    assert "C1 better & <faster> open −0.500 [−1.250, +0.250] 3 2 of 4 1 of 2 1 of 2" in text
     assert "a part" not in text
     assert '<img src="figures/mini/fig5-cifar100-cnn13.svg"' in markup
     assert "Learnt weights of the first phase: cifar100-cnn13" in text

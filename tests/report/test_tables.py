@@ -14,9 +14,9 @@ from hydra import compose, initialize_config_dir
 from hydra.core.global_hydra import GlobalHydra
 from made_records import keep, line
 
-from phaseavg.report.cells import CELL, read_cells, read_paper, records_of, summarised
-from phaseavg.report.study import Study, read_study
-from phaseavg.report.tables import as_tex, cells_of_study, grid, letters_of, notes_of, write_tables
+from phaseavg.report.cells import CELL, read_paper, records_of
+from phaseavg.report.study import Study, read_study, summarised
+from phaseavg.report.tables import as_tex, grid, letters_of, notes_of, write_tables
 from phaseavg.sweep.cells import Request, Run, Table, cells_of, runs_of
 
 EXPECTED = Path(__file__).parent / "expected"
@@ -42,16 +42,20 @@ PAPER = pd.DataFrame(
 ).set_index(CELL)
 
 
+def study_of(table: Table, folder: Path) -> Study:
+    """Return the cells of a table, with what records there are in a folder."""
+    GlobalHydra.instance().clear()
+    with initialize_config_dir(str(REPOSITORY / "conf"), version_base="1.3"):
+        cells = cells_of("t", table, [f"runs_dir={folder}/runs", f"records_dir={folder}/records"])
+        runs = runs_of(cells, {"t": [0, 1, 2]}, lambda overrides: compose("config", overrides))
+    request = Request({"t": table}, cells, {"t": [0, 1, 2]})
+    return Study(request, runs, *records_of([]), PAPER)
+
+
 @pytest.fixture
 def study(tmp_path: Path) -> Study:
     """Return six cells without records."""
-    GlobalHydra.instance().clear()
-    with initialize_config_dir(str(REPOSITORY / "conf"), version_base="1.3"):
-        folders = [f"runs_dir={tmp_path}/runs", f"records_dir={tmp_path}/records"]
-        cells = cells_of("t", TABLE, folders)
-        runs = runs_of(cells, {"t": [0, 1, 2]}, lambda overrides: compose("config", overrides))
-    request = Request({"t": TABLE}, cells, {"t": [0, 1, 2]})
-    return Study(request, runs, *records_of([]), PAPER)
+    return study_of(TABLE, tmp_path)
 
 
 def runs_in(study: Study, dataset: str, column: str) -> list[Run]:
@@ -83,9 +87,7 @@ def fill(study: Study, mixed: bool = True) -> None:
 
 
 def summary(study: Study) -> pd.DataFrame:
-    against = {"t": TABLE.baseline}
-    cells = summarised(study.request.cells, study.rows, PAPER, against)
-    return cells.set_index(["dataset", "column"])
+    return summarised(study).set_index(["dataset", "column"])
 
 
 def test_means_deviations_blanks_and_differences_by_hand(study: Study) -> None:
@@ -116,7 +118,6 @@ def test_means_deviations_blanks_and_differences_by_hand(study: Study) -> None:
     assert pd.isna(diverged["error_mean"])
     blank = cells.loc["svhn", "sgd"]
     assert (blank["n"], blank["diverged"], blank["run_ids"]) == (0, 0, ())
-    assert study.rows["kept"].sum() == 1
 
 
 def test_differences_are_paired_by_seed_and_execution(study: Study) -> None:
@@ -152,28 +153,25 @@ def test_errors_before_averaging_are_those_of_the_run_without(tmp_path: Path) ->
         },
         baseline={"ours": "orig"},
     )
-    GlobalHydra.instance().clear()
-    with initialize_config_dir(str(REPOSITORY / "conf"), version_base="1.3"):
-        cells = cells_of("t", table, [f"runs_dir={tmp_path}/runs", f"records_dir={tmp_path}"])
-        runs = runs_of(cells, {"t": [0, 1, 2]}, lambda overrides: compose("config", overrides))
-    by_place = {(run.cells[0].column, run.settings.seed): run for run in runs.values()}
+    study = study_of(table, tmp_path)
+    by_place = {(run.cells[0].column, run.settings.seed): run for run in study.runs.values()}
     keep_phases(by_place["ours", 0], (80, 34.0, 32.0, 24.0))
     keep_phases(by_place["phase-wise", 0], (80, 99.0, 99.0, 99.0), (160, 99.0, 99.0, 99.0))
     keep_phases(by_place["phase-wise", 1], (80, 35.0, 33.0, 24.0), (160, 25.0, 25.0, 24.5))
     keep_phases(by_place["end", 2], (80, 36.0, 34.0, None), (160, 26.0, 25.5, 25.0))
     keep_phases(by_place["ours", 2], (80, 40.0, 34.0, 24.5))
     keep_phases(by_place["orig", 2], (80, 36.5, 34.5, None))  # its own counts
-    found = read_cells(runs.values(), *records_of(runs.values()))
-    by_column = {name: rows.set_index("seed") for name, rows in found.groupby("column")}
+    read(study)
+    by_column = {name: rows.set_index("seed") for name, rows in study.rows.groupby("column")}
     assert by_column["orig"]["test_error"].to_dict() == {0: 34.0, 1: 35.0, 2: 36.5}
     assert by_column["orig"]["bn_test_error"].to_dict() == {0: 32.0, 1: 33.0, 2: 34.5}
     assert by_column["orig"]["before_averaging"].to_dict() == {0: True, 1: True, 2: False}
     assert by_column["sgd"]["test_error"].to_dict() == {2: 26.0}
     assert by_column["sgd"]["method_seconds"].isna().all()  # it was not timed
-    summary = summarised(cells, found, PAPER, {"t": table.baseline}).set_index("column")
+    summary = summarised(study).set_index("column")
     assert summary["n"].to_dict() == {"orig": 3, "ours": 2, "sgd": 1, "end": 1, "phase-wise": 2}
     assert summary.loc["ours", "paired_mean"] == pytest.approx((-10.0 - 12.0) / 2)
-    notes = " ".join(notes_of(summary.reset_index(), found))
+    notes = " ".join(notes_of(summary.reset_index(), study.rows))
     assert "orig: 2 of its errors are from runs of the same trajectory" in notes
 
 
@@ -201,7 +199,7 @@ def test_html_and_latex_have_all_of_the_grid_and_escape_what_is_in_it(
 ) -> None:
     fill(study)
     _, _, tex, page = (path.read_text() for path in write_tables(study, tmp_path))
-    own = cells_of_study(study)
+    own = summarised(study)
     table = grid(own)
     shown = [html.unescape(text) for text in re.findall(r"<td[^>]*>(.*?)</td>", page)]
     assert shown == [text or "" for text in table.to_numpy().ravel()]
@@ -220,13 +218,13 @@ def test_html_and_latex_have_all_of_the_grid_and_escape_what_is_in_it(
 
 def test_a_single_execution_gets_no_letters(study: Study) -> None:
     fill(study, mixed=False)
-    cells = cells_of_study(study)
+    cells = summarised(study)
     assert letters_of(cells) == {}
     assert "[" not in " ".join(grid(cells).xs("ours", level=2).to_numpy().ravel())
     fill_other = runs_in(study, "svhn", "learnt")[0]
     keep(fill_other.settings, 2.0, precision="bf16")
     read(study)
-    cells = cells_of_study(study)
+    cells = summarised(study)
     assert list(letters_of(cells).values()) == ["a", "b"]
 
 

@@ -14,13 +14,13 @@ import pandas as pd
 from matplotlib.figure import Figure
 
 from phaseavg.errors import UserError
-from phaseavg.report.cells import read_paper
-from phaseavg.report.figures import claims, fig1, fig2, fig3, fig4, fig5, fig6, gamma0, phases
+from phaseavg.report.cells import CELL, read_paper
+from phaseavg.report.figures import claims, fig1, fig2, fig3, fig4, fig5, fig6, phases
 from phaseavg.report.figures.style import rendered
 from phaseavg.report.figures.trajectory import Trajectory, read_trajectory
 from phaseavg.report.study import Study, read_study, without_hydra
 from phaseavg.runs.files import write_atomically
-from phaseavg.sweep.cells import key_of, parsed
+from phaseavg.sweep.cells import NARROWING, key_of, parsed
 from phaseavg.sweep.composing import Compose, composing
 
 Drawn = tuple[Figure, pd.DataFrame]
@@ -55,9 +55,8 @@ class OfSettings:
 
     def drawings(self, name: str, asked: Asked) -> Iterator[tuple[str, Drawn]]:
         """Yield the figure with its name. Overrides that choose cells are ignored."""
-        ignored = ("table", "column", "dataset", "model", "seed")
         overrides = parsed(without_hydra(asked.overrides))
-        own = [o.input_line for o in overrides if key_of(o) not in ignored]
+        own = [o.input_line for o in overrides if key_of(o) not in ("table", *NARROWING)]
         with composing(asked.conf) as (_, compose):
             yield name, self.draw(own, compose)
 
@@ -76,7 +75,7 @@ class OfARun:
     overrides: tuple[str, ...]
 
     def drawings(self, name: str, asked: Asked) -> Iterator[tuple[str, Drawn]]:
-        """Yield the figure with its name, training its run first if that is asked for.
+        """Yield the figure with its name, training its run first if `train` is given.
 
         Raises:
             UserError: if there is neither a run nor numbers of it.
@@ -110,20 +109,20 @@ class OfRecords:
         """
         overrides = [f"table={','.join(self.tables)}", *asked.overrides]
         study = read_study(overrides, asked.conf, read_paper(asked.paper))
-        ended = study.finished.groupby(["table", "column", "dataset", "model"]).ngroups
+        cells, ended = len(study.request.cells), study.finished.groupby(CELL).ngroups
         command = shlex.join(["python", "train.py", "-m", *overrides])
-        if ended < len(study.request.cells):
-            print(f"{name}: {ended} of {len(study.request.cells)} cells have runs; {command}")
-        count = 0
-        parts = {f"{name}-{'-'.join(n)}": study.of(n) for n in study.networks}
-        for full_name, part in parts.items() if self.per_network else [(name, study)]:
-            if part.finished.empty:
-                continue
-            picture, numbers = self.draw(part)
-            if not numbers.empty:
-                count += 1
+        if ended < cells:
+            print(f"{name}: {ended} of {cells} cells have runs; {command}")
+        parts = {name: study}
+        if self.per_network:
+            parts = {f"{name}-{'-'.join(n)}": study.of(n) for n in study.networks}
+        empty = True
+        for full_name, part in parts.items():
+            picture, numbers = self.draw(part) if len(part.finished) else (None, part.finished)
+            if len(numbers):
+                empty = False
                 yield full_name, (picture, numbers)
-        if not count:
+        if empty:
             raise UserError(f"{name}: no run that it shows has finished; {command}")
 
 
@@ -148,7 +147,6 @@ FIGURES: dict[str, OfSettings | OfARun | OfRecords] = {
     "fig4": OfSettings("Weights of the epochs", fig4.draw),
     "fig5": OfRecords("Learnt weights of the first phase", fig5.draw, ("t1a",), per_network=True),
     "fig6": OfSettings("Learning-rate schedules", fig6.draw),
-    "gamma0": OfRecords("Test error by γ0", gamma0.draw, ("t1a",)),
     "phases": OfRecords("Test error at phase ends", phases.draw, TABLE_1, per_network=True),
     "claims": OfRecords(
         "Differences that the claims are about", claims.draw, (*TABLE_1, "t2", "t3", "t4")

@@ -8,7 +8,7 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.transforms import blended_transform_factory
 
-from phaseavg.report.claims import NETWORK, evidence, exceptions, networks_of
+from phaseavg.report.claims import NETWORK, differences_in, evidence, networks_of
 from phaseavg.report.figures.style import new_picture
 from phaseavg.report.paper_claims import CLAIMS
 from phaseavg.report.statistics import interval, verdict
@@ -42,7 +42,7 @@ def effects(cells: Sequence[Cell], rows: pd.DataFrame, paper: pd.DataFrame) -> p
     found = []
     for claim in (claim for claim in CLAIMS if claim.margin is not None and not claim.of_costs):
         networks = networks_of(claim, cells)
-        published = exceptions(claim, paper)["difference"]
+        published = differences_in(claim, paper)
         pairs = [*claim.pairs, *claim.beside]
         for key, line in evidence(claim, rows, networks, pairs).differences.iterrows():
             label, *network = key

@@ -7,8 +7,8 @@ import pandas as pd
 from matplotlib.figure import Figure
 
 from phaseavg.phases import Phase
-from phaseavg.report.figures.losses import Point, of_first_phase
-from phaseavg.report.figures.style import COLOURS, new_picture, plain
+from phaseavg.report.figures.losses import Point, loss_panels, of_first_phase
+from phaseavg.report.figures.style import new_picture
 from phaseavg.report.figures.trajectory import Trajectory
 
 POINTS = 10
@@ -27,10 +27,9 @@ def anchors(phase: Phase) -> list[int]:
 def points_of(phase: Phase, steps_per_epoch: int) -> list[Point]:
     """Return the points at which losses are measured, along the way."""
     steps = [epoch * steps_per_epoch for epoch in anchors(phase)]
-    found = [Point(steps[0], steps[0], 0.0)]
-    for first, second in pairwise(steps):
-        found += [Point(first, second, n / POINTS) for n in range(1, POINTS + 1)]
-    return found
+    fractions = [n / POINTS for n in range(1, POINTS + 1)]
+    between = [Point(*ends, fraction) for ends in pairwise(steps) for fraction in fractions]
+    return [Point(steps[0], steps[0], 0.0), *between]
 
 
 def numbers(run: Trajectory, path: Path) -> pd.DataFrame:
@@ -38,25 +37,19 @@ def numbers(run: Trajectory, path: Path) -> pd.DataFrame:
 
     A column `place` is 0 at the first anchor, 1 at the second, and so on.
     """
-    found = of_first_phase(run, path, points_of)
-    starts = list(dict.fromkeys(found["first"]))
-    found["place"] = [
-        0.0 if row.first == row.second else starts.index(row.first) + row.fraction
-        for row in found.itertuples()
-    ]
-    return found
+    losses = of_first_phase(run, path, points_of)
+    segment = pd.factorize(losses["first"])[0] + losses["fraction"]
+    return losses.assign(place=segment.where(losses["first"] != losses["second"], 0.0))
 
 
 def draw(data: pd.DataFrame) -> tuple[Figure, pd.DataFrame]:
     """Return training and test loss along the segments; see `numbers`."""
     picture = new_picture(8, 5.5)
-    upper, lower = picture.subplots(2, 1, sharex=True)
-    for axes, kind, colour in ((upper, "train", COLOURS[0]), (lower, "test", COLOURS[1])):
-        plain(axes).plot(data["place"], data[f"{kind}_loss"], color=colour, marker=".")
-        ends = data[data["fraction"].isin((0.0, 1.0))]
-        axes.plot(ends["place"], ends[f"{kind}_loss"], "o", color=colour, markersize=8)
-        axes.set_ylabel(f"{'training' if kind == 'train' else 'test'} loss")
+    ends = data[data["fraction"].isin((0.0, 1.0))]
+    for axes, column, colour in loss_panels(picture):
+        axes.plot(data["place"], data[column], color=colour, marker=".")
+        axes.plot(ends["place"], ends[column], "o", color=colour, markersize=8)
         axes.grid(axis="x", linewidth=0.5)
     epochs = ends["second"] // ends["steps_per_epoch"]
-    lower.set_xticks(ends["place"], labels=[f"$\\theta_{{{epoch}}}$" for epoch in epochs])
+    axes.set_xticks(ends["place"], labels=[f"$\\theta_{{{epoch}}}$" for epoch in epochs])
     return picture, data

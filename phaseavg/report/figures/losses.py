@@ -3,20 +3,20 @@
 import hashlib
 import time
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import asdict, dataclass
-from datetime import timedelta
+from dataclasses import asdict, astuple, dataclass
 from functools import cache
 from pathlib import Path
 from typing import Any
 
 import pandas as pd
 import torch
-from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
 from torch import Tensor
 
 from phaseavg.averaging import recompute_batchnorm
 from phaseavg.phases import Phase
+from phaseavg.report.figures.style import COLOURS, plain
 from phaseavg.report.figures.trajectory import Trajectory, read_numbers
 from phaseavg.runs.files import write_atomically
 from phaseavg.runs.provenance import device_name
@@ -56,12 +56,10 @@ class Point:
 
     def weights(self, folder: Path) -> dict[str, Tensor]:
         """Return the weights; integers, which have no value between, are the second's."""
-        ends = read_weights_after(folder, self.first), read_weights_after(folder, self.second)
+        first, second = (read_weights_after(folder, step) for step in (self.first, self.second))
         return {
-            name: torch.lerp(ends[0][name], second, self.fraction)
-            if second.is_floating_point()
-            else second
-            for name, second in ends[1].items()
+            name: torch.lerp(first[name], end, self.fraction) if end.is_floating_point() else end
+            for name, end in second.items()
         }
 
     def checksum(self, folder: Path) -> str:
@@ -84,13 +82,11 @@ def measured(run: Trajectory, points: Sequence[Point]) -> Iterator[dict[str, Any
         began = time.perf_counter()
         model.load_state_dict(point.weights(run.folder))
         epoch = (point.second if point.fraction else point.first) // data.steps_per_epoch
-        with torch.inference_mode():
-            with autocast(device, settings.execution.precision):
-                images = data.batchnorm_batches(epoch, settings.batchnorm_batches)
-                recompute_batchnorm(model, images)
-            with autocast(device, settings.execution.precision):
-                train = evaluate(model, data.batchnorm_batches(epoch))
-                test = evaluate(model, data.test_batches())
+        with torch.inference_mode(), autocast(device, settings.execution.precision):
+            recompute_batchnorm(model, data.batchnorm_batches(epoch, settings.batchnorm_batches))
+        with torch.inference_mode(), autocast(device, settings.execution.precision):
+            train = evaluate(model, data.batchnorm_batches(epoch))
+            test = evaluate(model, data.test_batches())
         yield {
             "run_id": settings.run_id,
             **asdict(point),
@@ -128,52 +124,29 @@ def of_first_phase(
         return known
     steps = run.steps_per_epoch if run.epochs else int(known["steps_per_epoch"].iloc[0])
     points = points_of(run.schedule.phases[0], steps)
-    wanted = pd.DataFrame([asdict(point) for point in points])
-    if missing := missing_steps(
-        run.folder, sorted({s for p in points for s in (p.first, p.second)})
-    ):
+    needed = pd.DataFrame([asdict(point) for point in points])
+    ends = sorted({*needed["first"], *needed["second"]})
+    if missing := missing_steps(run.folder, ends):
         print(f"{path.stem}: {len(missing)} snapshots are not in {run.folder}; {run.command}")
     else:
-        expected = wanted.assign(weights=[point.checksum(run.folder) for point in points])
+        expected = needed.assign(weights=[point.checksum(run.folder) for point in points])
         known = known.merge(expected, on=[*KEY, "weights"], how="inner")
-        there = set(known[KEY].itertuples(index=False, name=None))
-        left = [
-            point for point in points if (point.first, point.second, point.fraction) not in there
-        ]
+        done = set(known[KEY].itertuples(index=False, name=None))
+        left = [point for point in points if astuple(point) not in done]
         path.parent.mkdir(parents=True, exist_ok=True)
-        for row in shown(measured(run, left), len(points), len(points) - len(left)):
+        for number, row in enumerate(measured(run, left), start=len(points) - len(left) + 1):
             one = pd.DataFrame([row])
             known = one if known.empty else pd.concat([known, one], ignore_index=True)
             text = known.to_csv(index=False, lineterminator="\n")
             write_atomically(path, text.encode(), f"--output={path.parent}")
-    return wanted.merge(known[COLUMNS], on=KEY, how="inner")
-
-
-def shown(
-    rows: Iterator[dict[str, Any]], total: int, done: int, console: Console | None = None
-) -> Iterator[dict[str, Any]]:
-    """Yield the rows as they come, with a bar at a terminal and a line for each in a log.
-
-    Args:
-        rows: from `measured`.
-        total: number of points.
-        done: number of points that were measured before.
-        console: standard output by default.
-    """
-    console = console or Console(highlight=False, soft_wrap=True)
-    bar = Progress(
-        TextColumn("points"), BarColumn(), MofNCompleteColumn(), TextColumn("eta"),
-        TimeRemainingColumn(), TextColumn("{task.fields[losses]}"),
-        console=console, disable=not console.is_terminal, transient=True,
-    )  # fmt: skip
-    began = time.monotonic()
-    with bar:
-        task = bar.add_task("", total=total, completed=done, losses="")
-        for number, row in enumerate(rows, start=1):
             losses = f"training loss {row['train_loss']:.4f}, test loss {row['test_loss']:.4f}"
-            bar.update(task, completed=done + number, losses=losses)
-            if not console.is_terminal:
-                pace = (time.monotonic() - began) / number
-                left = timedelta(seconds=round(pace * (total - done - number)))
-                console.print(f"point {done + number}/{total}  {losses}  eta {left}")
-            yield row
+            print(f"{path.stem}: point {number}/{len(points)}, {losses}", flush=True)
+    return needed.merge(known[COLUMNS], on=KEY, how="inner")
+
+
+def loss_panels(picture: Figure) -> Iterator[tuple[Axes, str, str]]:
+    """Yield axes, column and colour of the training loss and, below, of the test loss."""
+    upper, lower = picture.subplots(2, 1, sharex=True)
+    for axes, kind, colour in ((upper, "training", COLOURS[0]), (lower, "test", COLOURS[1])):
+        plain(axes).set_ylabel(f"{kind} loss")
+        yield axes, f"{kind.removesuffix('ing')}_loss", colour

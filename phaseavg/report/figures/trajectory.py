@@ -108,8 +108,8 @@ def read_numbers(path: Path, run: Trajectory, columns: Sequence[str]) -> pd.Data
 
     Args:
         path: of the CSV file.
-        run: that the figure is of.
-        columns: that it must have, `run_id` among them.
+        run: of the figure.
+        columns: of the numbers, `run_id` among them.
 
     Raises:
         UserError: if the file is damaged, or of another run, whose numbers would be lost.
@@ -117,15 +117,13 @@ def read_numbers(path: Path, run: Trajectory, columns: Sequence[str]) -> pd.Data
     if not path.exists():
         return pd.DataFrame(columns=columns)
     try:
-        found = pd.read_csv(path, engine="python")  # the other one rounds in the last bit
-        whole = set(columns) <= set(found)
-    except (OSError, ValueError):
-        whole = False
-    if not whole:
-        raise UserError(f"{path}: damaged; remove it, and its numbers are measured again")
-    if set(found["run_id"]) - {run.settings.run_id}:
+        numbers = pd.read_csv(path, engine="python")  # the other one rounds in the last bit
+        owners = set(numbers[columns]["run_id"])
+    except (OSError, ValueError, KeyError) as error:
+        raise UserError(f"{path}: damaged; remove it to measure its numbers again") from error
+    if owners - {run.settings.run_id}:
         raise UserError(
             f"--output={path.parent}: has {path.stem} of another run; name another folder for "
             f"that of {run.settings.run_id}"
         )
-    return found
+    return numbers
