@@ -56,7 +56,7 @@ fig4 fig5 fig6: .venv/installed ## a figure: results/figures
 
 figures: .venv/installed ## all figures that there are numbers of: results/figures
 	-$(BIN)/python scripts/figures.py $(ARGS)
-	-$(BIN)/python scripts/figures.py fig5 phases claims preset=mini-cifar100 model=cnn13
+	-$(BIN)/python scripts/figures.py fig5 gamma0 phases claims preset=mini-cifar100 model=cnn13
 
 report: .venv/installed ## all results as one page: results/index.html; ARGS="--runs runs/demo" adds runs
 	$(BIN)/python scripts/report.py $(ARGS)

@@ -12,8 +12,8 @@ import wandb_workspaces.reports.v2 as wr
 import wandb_workspaces.workspaces as ws
 from wandb_workspaces.expr import And
 
-from phaseavg.report.study import Study
-from phaseavg.report.tables import cells_of_study, grid, grid_as_markdown, notes_of
+from phaseavg.report.study import Study, summarised
+from phaseavg.report.tables import grid, grid_as_markdown, notes_of
 from phaseavg.sweep.cells import title_of
 
 CURVES = {
@@ -38,7 +38,7 @@ def workspace(study: Study, entity: str, project: str) -> ws.Workspace:
         entity: W&B's account or team.
         project: W&B's.
     """
-    cells, run_ids = cells_of_study(study), sorted(study.runs)
+    cells, run_ids = summarised(study), sorted(study.runs)
     sections = []
     for name, table in study.request.tables.items():
         own, rows = (frame[frame["table"] == name] for frame in (cells, study.rows))
@@ -102,7 +102,7 @@ def beside_the_paper(study: Study, name: str, cells: pd.DataFrame, rows: pd.Data
     Args:
         study: from `read_study`.
         name: of the table.
-        cells: of the table, from `cells_of_study`.
+        cells: of the table, from `summarised`.
         rows: of the table, from `read_cells`.
     """
     words = [f"Test error (%), mean ± sample deviation (n seeds). {study.remark}".strip()]

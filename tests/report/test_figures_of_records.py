@@ -21,6 +21,7 @@ from phaseavg.report.figures import (
     OfRecords,
     fig4,
     fig5,
+    gamma0,
     phases,
     write,
 )
@@ -170,6 +171,30 @@ def test_more_columns_than_colours_are_all_drawn(study: Study) -> None:
     assert {f"γ0 = {g:g}" for g in gammas} <= labels
 
 
+def test_errors_by_gamma0_are_those_of_the_records_and_the_paper(study: Study) -> None:
+    picture, data = gamma0.draw(study)
+    ours = data[data["whose"] == "ours"]
+    rows = set(ours[["gamma0", "seed", "test_error"]].itertuples(index=False, name=None))
+    assert rows == {(0.9, 0, 26.0), (0.9, 1, 25.0), (0.5, 0, 27.0)}
+    theirs = data[data["whose"] == "the paper's"].set_index("gamma0")
+    assert theirs["test_error"].to_dict() == {
+        g: PAPER["error_mean"]["t1a", "cifar100", "cnn13", f"gamma0-{g}"]
+        for g in (0.5, 0.8, 0.9, 0.95, 0.99)
+    }
+    assert theirs["deviation"][0.9] == 0.08
+    left, right = picture.axes
+    points = left.get_lines()[0].get_xydata()
+    assert points[:, 0] == pytest.approx([0.5, 0.1])
+    assert points[:, 1] == pytest.approx([27.0, 25.5])
+    assert [label.get_text() for label in right.get_xticklabels()] == [
+        "0.5",
+        "0.8",
+        "0.9",
+        "0.95",
+        "0.99",
+    ]
+
+
 def test_errors_at_phase_ends_are_those_of_the_records(study: Study) -> None:
     picture, data = phases.draw(study)
     found = {
@@ -236,6 +261,7 @@ def test_a_figure_per_network_that_has_runs(
     study: Study, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert drawings("fig5", study, tmp_path) == ["fig5-cifar100-cnn13"]
+    assert drawings("gamma0", study, tmp_path) == ["gamma0"]
     assert "cells have runs; python train.py -m table=t1a model=cnn13" in capsys.readouterr().out
 
 
@@ -253,7 +279,7 @@ def test_without_a_record_the_command_is_named(name: str, tmp_path: Path) -> Non
 
 
 def test_the_same_numbers_give_the_same_files(study: Study, tmp_path: Path) -> None:
-    for module in (fig5, phases):
+    for module in (fig5, gamma0, phases):
         first, again = (write("a", module.draw(study), tmp_path / place) for place in ("a", "b"))
         assert len(first) == 3
         for one, other in zip(first, again, strict=True):

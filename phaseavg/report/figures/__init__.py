@@ -15,7 +15,7 @@ from matplotlib.figure import Figure
 
 from phaseavg.errors import UserError
 from phaseavg.report.cells import CELL, read_paper
-from phaseavg.report.figures import claims, fig1, fig2, fig3, fig4, fig5, fig6, phases
+from phaseavg.report.figures import claims, fig1, fig2, fig3, fig4, fig5, fig6, gamma0, phases
 from phaseavg.report.figures.style import rendered
 from phaseavg.report.figures.trajectory import Trajectory, read_trajectory
 from phaseavg.report.study import Study, read_study, without_hydra
@@ -147,6 +147,7 @@ FIGURES: dict[str, OfSettings | OfARun | OfRecords] = {
     "fig4": OfSettings("Weights of the epochs", fig4.draw),
     "fig5": OfRecords("Learnt weights of the first phase", fig5.draw, ("t1a",), per_network=True),
     "fig6": OfSettings("Learning-rate schedules", fig6.draw),
+    "gamma0": OfRecords("Test error by γ0", gamma0.draw, ("t1a",)),
     "phases": OfRecords("Test error at phase ends", phases.draw, TABLE_1, per_network=True),
     "claims": OfRecords(
         "Differences that the claims are about", claims.draw, (*TABLE_1, "t2", "t3", "t4")
