@@ -14,7 +14,6 @@ import contextlib
 import fcntl
 import io
 import json
-import os
 import shutil
 import traceback
 from collections.abc import Mapping, Sequence
@@ -30,8 +29,6 @@ from phaseavg.runs import record
 from phaseavg.runs.files import (
     checksum,
     dump_yaml,
-    load_json,
-    read_file,
     remove_leftovers,
     set_aside,
     write_atomically,
@@ -39,21 +36,13 @@ from phaseavg.runs.files import (
 
 TRAJECTORY = "trajectory"
 
-WRITTEN = "|".join(
-    (
-        r"config\.yaml|metrics\.jsonl|(result|failure|path)\.json|weights\.safetensors",
-        r"checkpoint-\d+-[0-9a-f]{16}\.pt|step-\d+\.pt|snapshot-\d+-[0-9a-f]{16}\.pt",
-    )
-)
-"""The names of the files in a run's folder and in a shared prefix's."""
-
 KEPT_CHECKPOINTS = 2  # if the latest is damaged, the run resumes from the one before
 
 
 def read_result(folder: Path) -> dict[str, Any] | None:
     """Return the result in a run's folder; None if there is none.
 
-    One that is damaged, or belongs to another run than the folder's name says, is set aside.
+    A result that is damaged or of another run is set aside.
 
     Raises:
         UserError: if it cannot be read.
@@ -82,7 +71,7 @@ def in_progress(folder: Path) -> bool:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:
         return True
-    except OSError:  # there is none
+    except OSError:  # no lock
         return False
     return False
 
@@ -90,23 +79,15 @@ def in_progress(folder: Path) -> bool:
 def read_failure(folder: Path) -> str | None:
     """Return why the last attempt at a run failed; None if it did not."""
     try:
-        failure = load_json(read_file(folder / "failure.json"))
-        if failure["run_id"] != folder.name:
-            return f"failure.json is of another run, {failure['run_id']}"
-        return str(failure["error"])
+        return str(json.loads((folder / "failure.json").read_text())["error"])
     except FileNotFoundError:
         return None
-    except (OSError, ValueError, LookupError, TypeError, AttributeError) as error:
+    except record.DAMAGED as error:
         return f"failure.json cannot be read ({error})"
 
 
 def record_failure(folder: Path, reason: str) -> None:
-    """Write failure.json for a run whose process could not.
-
-    Args:
-        folder: of the run; made if need be.
-        reason: in one line.
-    """
+    """Write failure.json for a run whose process could not."""
     with contextlib.suppress(OSError, UserError):  # no room: it is printed as well
         folder.mkdir(parents=True, exist_ok=True)
         failure = {"run_id": folder.name, "error": reason}
@@ -135,20 +116,9 @@ class RunFolder:
         self._referred: dict[str, list[str]] = {}  # files, by the checkpoint that refers to them
 
     def __enter__(self) -> Self:
-        while not self._take_lock():
-            pass
-        for folder in (self.path, self.path / TRAJECTORY, self.path / "snapshots"):
-            remove_leftovers(folder, WRITTEN)
-        return self
-
-    def _take_lock(self) -> bool:
-        """Take the lock, which ends with the process; return False if the folder was removed."""
         try:
             self.path.mkdir(parents=True, exist_ok=True)
-            try:
-                self._lock = (self.path / ".lock").open("a")
-            except FileNotFoundError:  # removed meanwhile
-                return False
+            self._lock = (self.path / ".lock").open("a")  # held until the process ends
         except OSError as error:
             raise UserError(
                 f"runs_dir={self.path.parent}: cannot be written ({error.strerror}); "
@@ -162,12 +132,9 @@ class RunFolder:
                 raise UserError(f"{self.path}: another process is training this run") from error
             print(f"{self.path}: another process is training this; waiting for it", flush=True)
             fcntl.flock(self._lock, fcntl.LOCK_EX)
-        held = os.fstat(self._lock.fileno())
-        with contextlib.suppress(FileNotFoundError):
-            if os.path.samestat(held, (self.path / ".lock").stat()):
-                return True
-        self._lock.close()
-        return False
+        for folder in (self.path, self.path / TRAJECTORY, self.path / "snapshots"):
+            remove_leftovers(folder)
+        return self
 
     def __exit__(
         self,
@@ -177,23 +144,24 @@ class RunFolder:
     ) -> None:
         if isinstance(error, Exception) and not isinstance(error, UserError | Diverged | OutOfTime):
             reason = {"error": repr(error), "traceback": traceback.format_exception(error)}
-            self._write("failure.json", _json({"run_id": self.path.name, **reason}))
+            self._write("failure.json", _json({"run_id": self.path.name, **reason}).encode())
         self._lock.close()
 
-    def _write(self, name: str, text: str) -> None:
-        write_atomically(self.path / name, text.encode())
+    def _write(self, name: str, content: bytes) -> None:
+        write_atomically(self.path / name, content)
 
     def write_config(self, config: Mapping[str, Any]) -> None:
         """Write the resolved config."""
-        write_atomically(self.path / "config.yaml", dump_yaml(config))
+        self._write("config.yaml", dump_yaml(config))
 
     def write_metrics(self, history: Sequence[Mapping[str, Any]]) -> None:
         """Write all lines, so that a kill leaves neither a gap nor half a line."""
-        self._write("metrics.jsonl", "".join(_json(line) + "\n" for line in history))
+        self._write("metrics.jsonl", "".join(_json(line) + "\n" for line in history).encode())
 
     def finish(self, result: Mapping[str, Any]) -> None:
         """Write the result and remove the checkpoints."""
-        self._write("result.json", json.dumps(result, ensure_ascii=False, indent=1) + "\n")
+        text = json.dumps(result, ensure_ascii=False, indent=1) + "\n"
+        self._write("result.json", text.encode())
         self.remove_checkpoints()
         (self.path / "failure.json").unlink(missing_ok=True)
 
@@ -232,7 +200,7 @@ class RunFolder:
         torch.save({**state, "run_id": self.path.name, "files": names}, buffer)
         content = buffer.getvalue()
         name = f"checkpoint-{step:09d}-{checksum(content)}.pt"
-        write_atomically(self.path / name, content)
+        self._write(name, content)
         for path in self._checkpoints()[KEPT_CHECKPOINTS:]:
             path.unlink()
         self._referred[name] = names
@@ -277,7 +245,7 @@ class RunFolder:
         """Return the state in a checkpoint, or None and why it cannot be used."""
         damaged = f"{path} is damaged"
         try:
-            content = read_file(path, limit=None)
+            content = path.read_bytes()
         except OSError as error:
             return None, f"{path} cannot be read ({error.strerror})"
         if path.stem.rpartition("-")[2] != checksum(content):

@@ -25,7 +25,7 @@ from phaseavg.config import Settings
 from phaseavg.errors import UserError
 from phaseavg.identity import NUMERICS_VERSION
 from phaseavg.phases import Schedule
-from phaseavg.runs.files import checksum, link, read_file, set_aside, write_atomically
+from phaseavg.runs.files import checksum, link, set_aside, write_atomically
 from phaseavg.runs.folder import read_state
 from phaseavg.runs.provenance import provenance
 from phaseavg.targets import Part, build
@@ -258,7 +258,7 @@ def load(prefix: Saved) -> dict[str, Any] | None:
     """
     path = prefix.path
     try:
-        content = read_file(path, limit=None)
+        content = path.read_bytes()
     except OSError:
         content = b""
     found = read_state(content) if path.stem.endswith(f"-{checksum(content)}") else None

@@ -2,6 +2,7 @@
 
 import shlex
 import shutil
+from filecmp import cmpfiles
 from pathlib import Path
 from typing import Any
 
@@ -108,16 +109,16 @@ def keep_records(source: Path, records: Path) -> tuple[int, int]:
         UserError: if there is no ended run, a run was kept before with other content, or a file
             cannot be written.
     """
-    if not (found := [record.folder for record in intact_records(source)]):
+    if not (ended := [record.folder for record in intact_records(source)]):
         raise UserError(f"{source}: holds no ended run; name a folder of runs")
-    new = [folder for folder in found if not (records / folder.name).exists()]
-    for folder in found:
-        kept = records / folder.name
-        if folder not in new and any(_bytes(folder / f) != _bytes(kept / f) for f in FILES):
-            raise UserError(f"{folder}: differs from {kept}; move one away; nothing was copied")
+    new = [folder for folder in ended if not (records / folder.name).exists()]
+    for folder in ended:
+        copy = records / folder.name
+        if folder not in new and cmpfiles(folder, copy, FILES, shallow=False)[0] != [*FILES]:
+            raise UserError(f"{folder}: differs from {copy}; move one away; nothing was copied")
     try:
         for folder in new:
-            part = records / f".{folder.name}.part"  # so that no record is ever half there
+            part = records / f".{folder.name}.part"  # no record is ever half copied
             shutil.rmtree(part, ignore_errors=True)
             part.mkdir(parents=True)
             for name in FILES:
@@ -125,11 +126,7 @@ def keep_records(source: Path, records: Path) -> tuple[int, int]:
             part.rename(records / folder.name)
     except OSError as error:
         raise UserError(f"--records={records}: cannot be written ({error.strerror})") from error
-    return len(new), len(found) - len(new)
-
-
-def _bytes(path: Path) -> bytes | None:
-    return path.read_bytes() if path.is_file() else None
+    return len(new), len(ended) - len(new)
 
 
 def write_runs(records: Path) -> Path:

@@ -1,7 +1,7 @@
 """The outcome of a run, derived from its metrics."""
 
 from collections import Counter
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 Metrics = Mapping[str, Any]
@@ -11,43 +11,19 @@ Tested = Mapping[str, Any] | None
 """Loss and error of one test; None where there was none."""
 
 
-def as_left(line: Metrics) -> Tested:
-    """Return the test of the weights that training goes on from."""
-    return line["average"] if line.get("replaced") else line.get("weights")
-
-
-def with_bn_pass(line: Metrics) -> Tested:
-    """Return the test of these weights after a BatchNorm pass."""
-    return line["average"] if line.get("replaced") else line.get("bn")
-
-
-def without_bn_pass(line: Metrics) -> Tested:
-    """Return the test of these weights without a BatchNorm pass."""
-    return line["average"]["without_bn"] if line.get("replaced") else line.get("weights")
-
-
-def last_and_best(history: History, test_of: Callable[[Metrics], Tested]) -> dict[str, Any]:
-    """Return the last and the best of the tests of one kind.
-
-    Args:
-        history: the metrics of each epoch.
-        test_of: picks an epoch's test, or None.
-
-    Returns:
-        `test_error` and `test_loss`, the last; `best_test_error` and `best_epoch`; `epochs_tested`.
-        Nothing if no epoch was tested.
-    """
-    tests = [(found, line["epoch"]) for line in history if (found := test_of(line))]
-    if not tests:
+def _last_and_best(tests: Sequence[Tested]) -> dict[str, Any]:
+    """Return the last and the best of the tests of each epoch; nothing if there is none."""
+    tested = [(test, epoch) for epoch, test in enumerate(tests, 1) if test]
+    if not tested:
         return {}
-    last, _ = tests[-1]
-    best_error, best_epoch = min((test["error"], epoch) for test, epoch in tests)
+    last, _ = tested[-1]
+    best_error, best_epoch = min((test["error"], epoch) for test, epoch in tested)
     return {
         "test_error": last["error"],
         "test_loss": last["loss"],
         "best_test_error": best_error,
         "best_epoch": best_epoch,
-        "epochs_tested": len(tests),
+        "epochs_tested": len(tested),
     }
 
 
@@ -62,24 +38,30 @@ def errors(history: History, observers: Mapping[str, Any]) -> dict[str, Any]:
         history: the metrics of each epoch.
         observers: the config of each observer, by name.
     """
+    averages = [line["average"] if line.get("replaced") else None for line in history]
 
-    def observer(name: str, test_of: Callable[[Metrics], Tested]) -> dict[str, Any]:
-        return last_and_best(history, lambda line: test_of(line["observers"][name]))
+    def weights(key: str) -> list[Tested]:
+        return [a or line.get(key) for a, line in zip(averages, history, strict=True)]
 
+    def observer(name: str) -> dict[str, Any]:
+        tests = [line["observers"][name] for line in history]
+        return {
+            "averaging": observers[name],
+            "with_bn_pass": _last_and_best([test if "error" in test else None for test in tests]),
+            "without_bn_pass": _last_and_best([test.get("without_bn") for test in tests]),
+        }
+
+    raw = [
+        a["without_bn"] if a else line.get("weights")
+        for a, line in zip(averages, history, strict=True)
+    ]
     return {
-        **last_and_best(history, as_left),
+        **_last_and_best(weights("weights")),
         "train_loss": history[-1]["train"]["loss"],
         "train_error": history[-1]["train"]["error"],
-        "with_bn_pass": last_and_best(history, with_bn_pass),
-        "without_bn_pass": last_and_best(history, without_bn_pass),
-        "observers": {
-            name: {
-                "averaging": config,
-                "with_bn_pass": observer(name, lambda found: found if "error" in found else None),
-                "without_bn_pass": observer(name, lambda found: found.get("without_bn")),
-            }
-            for name, config in observers.items()
-        },
+        "with_bn_pass": _last_and_best(weights("bn")),
+        "without_bn_pass": _last_and_best(raw),
+        "observers": {name: observer(name) for name in observers},
         "phases": phase_ends(history),
     }
 

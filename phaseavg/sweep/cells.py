@@ -1,4 +1,4 @@
-"""The cells of the paper's tables as data: which there are, and which of them are asked for.
+"""The cells of tables as data, and the cells, seeds and runs that a sweep requests.
 
 A table (conf/table/*.yaml) is rows × columns, each a list of overrides; a cell is one of each, and
 its runs are that list × seeds. Other overrides, such as a preset, hold for all cells.
@@ -6,15 +6,13 @@ its runs are that list × seeds. Other overrides, such as a preset, hold for all
 
 import re
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
-from itertools import chain
 from typing import Annotated, Any
 
 from hydra.core.config_loader import ConfigLoader
 from hydra.core.override_parser.overrides_parser import OverridesParser
-from hydra.core.override_parser.types import Override, RangeSweep
-from hydra.errors import HydraException
+from hydra.core.override_parser.types import Override
 from omegaconf import OmegaConf
 from pydantic import Field, ValidationError, ValidationInfo, field_validator
 
@@ -26,10 +24,11 @@ from phaseavg.sweep.composing import Compose
 ColumnId = Annotated[str, Field(pattern=r"^[^\s=,]+$")]
 """What `column=` takes: without blanks, commas and equals signs."""
 
-GAMMA0 = "averaging.weights.gamma0"
-
 NARROWING = ("dataset", "model", "column", "seed")
 """What may take several values beside `table`, and narrows it."""
+
+OF_THE_PAPER = re.compile(r"t\d[a-z]?")
+"""The names of the paper's tables: `t1a` is Table 1a. Hydra takes a bare number for no option."""
 
 
 class Table(Scalars):
@@ -52,13 +51,10 @@ class Table(Scalars):
     @property
     def gammas(self) -> dict[str, float]:
         """The γ0 that columns set, by column in ascending order."""
-        found = {
-            column: float(values_of(override)[0])
-            for column, overrides in self.columns.items()
-            for override in parsed(overrides)
-            if key_of(override) == GAMMA0
-        }
-        return dict(sorted(found.items(), key=lambda item: item[1]))
+        key = "averaging.weights.gamma0"
+        settings = {column: _settings_of(overrides) for column, overrides in self.columns.items()}
+        gammas = {column: float(own[key]) for column, own in settings.items() if key in own}
+        return dict(sorted(gammas.items(), key=lambda item: item[1]))
 
     @field_validator("baseline")
     @classmethod
@@ -69,9 +65,6 @@ class Table(Scalars):
         for name in (*baseline, *baseline.values()):
             if columns and name not in columns:
                 raise ValueError(f"{name} is no column; choices: {', '.join(columns)}")
-        for name, other in baseline.items():
-            if name == other:
-                raise ValueError(f"{name} is compared with itself")
         return baseline
 
 
@@ -95,36 +88,25 @@ class Cell:
 
     @property
     def label(self) -> str:
-        """What names it, in one line: table, data set, network, column."""
+        """Table, data set, network and column in one line."""
         return f"{self.table} {self.dataset} {self.model} {self.column}"
 
 
 @dataclass
 class Request:
-    """What a sweep asks for.
+    """What a sweep requests.
 
     Attributes:
-        tables: by id; none for a plain sweep.
-        cells: that are left of them.
-        seeds: by table; what is no number is refused with the run's config.
-        common: overrides that hold for all runs, `table` and what narrows it apart.
+        tables: by id; empty for a plain sweep.
+        cells: requested cells of these tables.
+        seeds: by table.
+        common: overrides that hold for all runs, without `table` and what narrows it.
     """
 
     tables: dict[str, Table]
     cells: list[Cell] = field(default_factory=list)
     seeds: dict[str, list[Any]] = field(default_factory=dict)
     common: list[str] = field(default_factory=list)
-
-
-ONE_VALUE = ("plan", "budget", "rerun", "dry_run")
-"""What holds for a whole sweep."""
-
-MOST_VALUES = 100_000
-"""Of a key in a sweep."""
-
-
-OF_THE_PAPER = re.compile(r"t\d[a-z]?")
-"""The names of the paper's tables: `t1a` is Table 1a. Hydra takes a bare number for no option."""
 
 
 def title_of(table: str) -> str:
@@ -153,19 +135,11 @@ def values_of(override: Override) -> list[str]:
     Raises:
         UserError: if they cannot be listed.
     """
-    if override.is_sweep_override() and not override.is_discrete_sweep():
+    if override.is_discrete_sweep():
+        return list(override.sweep_string_iterator())
+    if override.is_sweep_override():
         raise UserError(f"{override.input_line}: a sweep takes lists, ranges and globs of options")
-    if not override.is_discrete_sweep():
-        return [override.get_value_element_as_str()]
-    sweep = override.value()
-    if isinstance(sweep, RangeSweep) and abs(sweep.stop - sweep.start) > (
-        MOST_VALUES * abs(sweep.step)
-    ):
-        raise UserError(f"{override.input_line}: has more than {MOST_VALUES:,} values")
-    values = list(override.sweep_string_iterator())
-    if not values:
-        raise UserError(f"{override.input_line}: stands for no value; list the values")
-    return values
+    return [override.get_value_element_as_str()]
 
 
 def _unquoted(value: str) -> str:
@@ -189,13 +163,7 @@ def read_table(name: str, common: Sequence[str], compose: Compose) -> Table:
     """
     node = compose([*common, f"table={name}"]).table
     try:
-        table = Table.model_validate(OmegaConf.to_container(node, resolve=True))
-        for override in chain(*table.rows, *table.columns.values()):
-            if parsed([override])[0].is_sweep_override():
-                raise UserError(f"table={name}: {override}: must have one value")
-        return table
-    except HydraException as error:
-        raise UserError(f"table={name}: {override}: is not an override") from error
+        return Table.model_validate(OmegaConf.to_container(node, resolve=True))
     except ValidationError as error:
         first = error.errors()[0]
         where = ".".join(str(key) for key in ("table", *first["loc"]))
@@ -209,28 +177,23 @@ def cells_of(name: str, table: Table, common: Sequence[str] = ()) -> list[Cell]:
         UserError: if a row does not say its data set and its network, or an override that holds for
             all cells is one that the table sets.
     """
-    cells, rows = [], set()
-    keys = {key_of(parsed([override])[0]): override for override in common}
-    set_by = {column: _settings_of(overrides) for column, overrides in table.columns.items()}
+    cells: dict[tuple[str, str, str], Cell] = {}
+    keys = {key_of(override): override.input_line for override in parsed(common)}
     for row in table.rows:
         settings = _settings_of(row)
         if not {"dataset", "model"} <= settings.keys():
             raise UserError(f"table={name}: table.rows={row} must set dataset and model")
-        called = (settings["dataset"], settings["model"])
-        if called in rows:
-            raise UserError(f"table={name}: table.rows={row}: there is such a row already")
-        rows.add(called)
         for column, overrides in table.columns.items():
-            for key in keys.keys() & {*settings, *set_by[column]}:
+            for key in keys.keys() & {*settings, *_settings_of(overrides)}:
                 raise UserError(
                     f"{keys[key]}: table {name} sets {key} itself; choose among its cells with "
                     f"{', '.join(f'{narrowing}=' for narrowing in NARROWING)}"
                 )
-            cell = Cell(
-                name, settings["dataset"], settings["model"], column, (*common, *row, *overrides)
-            )
-            cells.append(cell)
-    return cells
+            place = (settings["dataset"], settings["model"], column)
+            if place in cells:
+                raise UserError(f"table={name}: table.rows={row}: there is such a row already")
+            cells[place] = Cell(name, *place, (*common, *row, *overrides))
+    return list(cells.values())
 
 
 def read_request(
@@ -239,7 +202,7 @@ def read_request(
     compose: Compose,
     loader: ConfigLoader | None = None,
 ) -> Request:
-    """Return what the overrides of a sweep ask for.
+    """Return what the overrides of a sweep request.
 
     Args:
         arguments: overrides; `table` and what narrows it may have several values.
@@ -252,14 +215,11 @@ def read_request(
     """
     overrides = {key_of(override): override for override in parsed(arguments, loader)}
     own = {"table", "column", "plan", "budget"}
-    for key in ONE_VALUE:
-        if key in overrides and overrides[key].is_sweep_override():
-            raise UserError(f"{overrides[key].input_line}: {key} takes one value for all runs")
     common = [o.input_line for key, o in overrides.items() if key not in own]
     names = [_unquoted(v) for v in values_of(overrides["table"])] if "table" in overrides else []
     if "all" in names:
         names = [*of_the_paper(options), *names]
-    names = list(dict.fromkeys(name for name in names if name not in ("all", "none")))
+    names = [name for name in dict.fromkeys(names) if name not in ("all", "none")]
     if not names:
         if "column" in overrides:
             raise UserError("column: is a table's; add table=…")
@@ -294,18 +254,14 @@ def read_request(
 
 def whole(request: Request) -> Request:
     """Return the request for all cells of its tables, with the tables' seeds beside its own."""
-    return Request(
-        request.tables,
-        [
-            c
-            for name, table in request.tables.items()
-            for c in cells_of(name, table, request.common)
-        ],
-        {
+    tables = request.tables.items()
+    return replace(
+        request,
+        cells=[cell for name, table in tables for cell in cells_of(name, table, request.common)],
+        seeds={
             name: list(dict.fromkeys([*table.seeds, *request.seeds[name]]))
-            for name, table in request.tables.items()
+            for name, table in tables
         },
-        request.common,
     )
 
 
@@ -314,7 +270,7 @@ def narrow(cells: Sequence[Cell], narrowed: Mapping[str, Sequence[str]]) -> list
 
     Args:
         cells: of some tables.
-        narrowed: values by `dataset`, `model` or `column`; of what is not a key, all.
+        narrowed: values by `dataset`, `model` or `column`; a missing key allows all.
 
     Raises:
         UserError: if none of the cells has such a value, or none has them all.
@@ -327,11 +283,7 @@ def narrow(cells: Sequence[Cell], narrowed: Mapping[str, Sequence[str]]) -> list
                 raise UserError(
                     f"{key}={value}: {where} has no such {key}; choices: {', '.join(choices)}"
                 )
-    left = [
-        cell
-        for cell in cells
-        if all(getattr(cell, key) in values for key, values in narrowed.items())
-    ]
+    left = [c for c in cells if all(getattr(c, key) in narrowed[key] for key in narrowed)]
     if not left:
         asked = " ".join(f"{key}={','.join(values)}" for key, values in narrowed.items())
         raise UserError(f"{asked}: no cell of {where} has all of these; choose fewer")
@@ -344,8 +296,8 @@ class Run:
 
     Attributes:
         overrides: that make it.
-        settings: its config, checked.
-        cells: whose number it is a part of; none in a plain sweep.
+        settings: its checked config.
+        cells: that it is a run of; empty in a plain sweep.
     """
 
     overrides: list[str]
@@ -354,18 +306,18 @@ class Run:
 
     @cached_property
     def run_id(self) -> str:
-        """Its name; see `Settings.run_id`."""
+        """See `Settings.run_id`."""
         return self.settings.run_id
 
     @property
     def labels(self) -> list[str]:
-        """What names its cells, those of the paper's tables first and in their order."""
+        """The labels of its cells, those of the paper's tables first and in their order."""
         ordered = sorted(self.cells, key=lambda c: (not OF_THE_PAPER.fullmatch(c.table), c.table))
         return list(dict.fromkeys(cell.label for cell in ordered))
 
     @cached_property
     def prefixes(self) -> Prefixes:
-        """What it may share with other runs."""
+        """The prefixes that it may share with other runs."""
         return Prefixes(self.settings)
 
     @property
@@ -375,11 +327,9 @@ class Run:
 
 
 def runs_of(
-    cells: Sequence[Cell],
-    seeds: Mapping[str, Sequence[Any]],
-    compose: Compose,
+    cells: Sequence[Cell], seeds: Mapping[str, Sequence[Any]], compose: Compose
 ) -> dict[str, Run]:
-    """Return the runs of cells by run id; those that are equal are one.
+    """Return the different runs of cells by run id.
 
     Args:
         cells: of any tables.

@@ -21,7 +21,7 @@ from omegaconf import DictConfig, OmegaConf, open_dict
 
 from phaseavg.cli import CONFIG_ERRORS, explained
 from phaseavg.errors import UserError
-from phaseavg.runs.files import load_json, read_file, write_atomically
+from phaseavg.runs.files import write_atomically
 
 Compose = Callable[[Sequence[str]], DictConfig]
 """From overrides to a run's composed config."""
@@ -136,7 +136,7 @@ def _state_of(folders: Iterable[Path], name: str) -> str | None:
 
 def _read(path: Path) -> dict[str, Any]:
     try:
-        return dict(load_json(read_file(path)))
+        return dict(json.loads(path.read_bytes()))
     except (OSError, ValueError, TypeError):  # missing or damaged: composed again
         return {}
 

@@ -23,13 +23,8 @@ Stored = Callable[[Settings, Node, Iterable[str]], bool]
 """Whether a prefix with averages of these identities is saved already."""
 
 
-def nothing_stored(settings: Settings, node: Node, needs: Iterable[str]) -> bool:
-    """Return False: as if no prefix were saved."""
-    return False
-
-
 def is_stored(settings: Settings, node: Node, needs: Iterable[str]) -> bool:
-    """Return whether a prefix that has some averages is saved, with whatever execution."""
+    """Return whether a prefix that has these averages is saved, with any execution."""
     epochs, key = node
     return any(
         set(needs) <= prefix.averages.keys() for prefix in saved(settings.share.dir, key, epochs)
@@ -50,7 +45,6 @@ class Job:
         parent: the job that trains this prefix; None if it is saved already.
         keep: epochs after which it saves a prefix.
         guests: averages that these need, by name, with the last of these epochs.
-        asked: whether the sweep asks for it; else it is trained for its prefix alone.
     """
 
     run: Run
@@ -58,7 +52,6 @@ class Job:
     parent: "Job | None" = None
     keep: set[int] = field(default_factory=set)
     guests: dict[str, tuple[Average, int]] = field(default_factory=dict)
-    asked: bool = True
 
     @property
     def prefixes(self) -> Prefixes:
@@ -133,14 +126,16 @@ def nodes_of(runs: Iterable[Run]) -> dict[int, list[Node]]:
 
 
 def arranged(
-    runs: Sequence[Run], done: Mapping[str, int] | None = None, stored: Stored = nothing_stored
+    runs: Sequence[Run],
+    done: Mapping[str, int] | None = None,
+    stored: Stored = lambda settings, node, needs: False,
 ) -> list[Job]:
     """Return the jobs that train runs, each after the one that it starts from.
 
     Args:
         runs: to train.
         done: by run id, the epochs that a run's own checkpoints have.
-        stored: tells whether a prefix is saved already.
+        stored: tells whether a prefix is saved already; by default none is.
     """
     done = done or {}
     nodes = nodes_of(runs)
@@ -150,9 +145,9 @@ def arranged(
     trained: dict[Node, Job] = {}
     jobs: dict[str, Job] = {}
 
-    def add(run: Run, own: Sequence[Node], asked: bool = True) -> None:
-        """Add a job that starts from the longest prefix there is."""
-        job = jobs[run.run_id] = Job(run, asked=asked)
+    def add(run: Run, own: Sequence[Node]) -> None:
+        """Add a job that starts from the longest prefix."""
+        job = jobs[run.run_id] = Job(run)
         finished = done.get(run.run_id, 0)
         for epochs, key in reversed(own):
             if epochs <= finished:
@@ -186,7 +181,7 @@ def arranged(
             continue
         prefix = ending_with(run, shared[-1])
         if prefix is not None and prefix.run_id not in jobs:
-            add(prefix, [n for n in nodes[id(run)] if n[0] <= shared[-1][0]], asked=False)
+            add(prefix, [n for n in nodes[id(run)] if n[0] <= shared[-1][0]])
     for run in rest:
         add(run, nodes[id(run)])
     return sorted(jobs.values(), key=lambda job: job.level)
@@ -216,11 +211,3 @@ def ending_with(run: Run, node: Node) -> Run | None:
 def group_of(override: str) -> str:
     """Return the config group or the first key that an override sets; with its package, if any."""
     return key_of(parsed([override])[0]).partition(".")[0]
-
-
-def waves_of(jobs: Iterable[Job]) -> list[list[Job]]:
-    """Return jobs by level; those of one level run in any order and beside each other."""
-    waves: dict[int, list[Job]] = defaultdict(list)
-    for job in jobs:
-        waves[job.level].append(job)
-    return [waves[level] for level in sorted(waves)]

@@ -1,121 +1,120 @@
-"""What the runs of a sweep have come to."""
+"""The outcomes of a sweep's runs, read from their folders."""
 
 import json
 from collections import Counter, defaultdict
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from phaseavg.runs.finished import lacking, made_otherwise
+from phaseavg.runs.finished import differences
 from phaseavg.runs.folder import in_progress, read_failure, read_result
+from phaseavg.runs.record import METRICS, RESULT
 from phaseavg.sweep.cells import Run
 from phaseavg.training.parts import missing_data
 
 Outcome = Mapping[str, Any]
 
+FAILURE = "failure.json"
 
-def result_of(run: Run) -> Mapping[str, Any] | None:
-    """Return the outcome of a run, wherever it is recorded; None if it has none."""
+
+def result_of(run: Run) -> Outcome | None:
+    """Return the result of a run in `runs_dir` or `records_dir`; None if it has none."""
     results = (read_result(place) for place in run.settings.places)
     return next((result for result in results if result), None)
 
 
 def sorted_out(runs: Mapping[str, Run]) -> tuple[dict[str, Outcome], list[Run], list[Run]]:
-    """Return what has ended, by run id; the runs that another process trains; those to train.
+    """Return the results of finished runs, the runs that another process trains, and the rest.
 
-    Of these, runs that failed when last tried come last.
+    Of the rest, runs that failed when last tried come last: they may end their process again.
     """
     finished, held, missing = {}, [], []
-    otherwise: Counter[str] = Counter()
+    notes: Counter[str] = Counter()
     for run_id, run in runs.items():
         result = None if run.settings.rerun else result_of(run)
         if result:
             finished[run_id] = result
-            otherwise[made_otherwise(result, run.settings)] += 1
-            if lacks := lacking(run.settings.run_folder, result, run.settings):
-                missing_parts = ", ".join(lacks)
-                print(f"{run_id}: finished before, {missing_parts}; rerun=true repeats it")
+            notes[", ".join(differences(run.settings.run_folder, result, run.settings))] += 1
         elif in_progress(run.settings.run_folder):
             held.append(run)
             print(f"{run_id}: another process is training it", flush=True)
         else:
             missing.append(run)
-    for other, count in otherwise.items():
-        if other:
-            print(f"{count} finished before, NOT as asked for: {other}", flush=True)
-    # One that has ended its process would end others' again.
+    for note, count in notes.items():
+        if note:
+            print(f"{count} finished before, {note}; rerun=true repeats them", flush=True)
     missing.sort(key=lambda run: read_failure(run.settings.run_folder) is not None)
     return finished, held, missing
 
 
 def without_data(runs: Sequence[Run]) -> dict[str, list[Run]]:
-    """Return the runs whose data set is missing, by what is; each data set is looked at once."""
+    """Return the runs whose data set is missing, by what is missing; checks each data set once."""
     by_data: dict[str, list[Run]] = defaultdict(list)
     for run in runs:
         data = {"dataset": run.settings.dataset, "data_dir": run.settings.data_dir}
         by_data[json.dumps(data, sort_keys=True, default=str)].append(run)
-    found: dict[str, list[Run]] = defaultdict(list)
-    for some in by_data.values():
-        if reason := missing_data(some[0].settings):
-            found[reason] += some
-    return found
+    missing: dict[str, list[Run]] = defaultdict(list)
+    for alike in by_data.values():
+        if reason := missing_data(alike[0].settings):
+            missing[reason] += alike
+    return missing
 
 
-Stamp = dict[str, int | None]
+class NewFiles:
+    """The files that runs have written since this object was made.
+
+    Args:
+        runs: of a sweep; with `rerun=true` their folders have files from before.
+    """
+
+    def __init__(self, runs: Iterable[Run]) -> None:
+        folders = [run.settings.run_folder for run in runs]
+        paths = [folder / name for folder in folders for name in (RESULT, FAILURE, METRICS)]
+        self._before = {path: _changed_at(path) for path in paths}
+
+    def has(self, run: Run, name: str) -> bool:
+        """Return whether a run has written its `RESULT`, `FAILURE` or `METRICS`."""
+        path = run.settings.run_folder / name
+        return _changed_at(path) not in (None, self._before[path])
+
+    def result(self, run: Run) -> Outcome | None:
+        """Return the result that a run has written; None if it has not."""
+        return read_result(run.settings.run_folder) if self.has(run, RESULT) else None
 
 
-def stamp_of(run: Run) -> Stamp:
-    """Return when what a run ends with was written, in its file system's nanoseconds."""
-    return {n: changed_at(run.settings.run_folder / n) for n in ("result.json", "failure.json")}
-
-
-def changed_at(path: Path) -> int | None:
-    """Return when a file was written, in its file system's nanoseconds; None if there is none."""
+def _changed_at(path: Path) -> int | None:
     try:
         return path.stat().st_mtime_ns
     except OSError:
         return None
 
 
-def outcomes(runs: Sequence[Run], before: Sequence[Stamp]) -> list[Outcome | None]:
-    """Return the outcomes that runs have come to since they were stamped; None where none.
-
-    With `rerun=true` there may be one from before.
-    """
-    return [
-        read_result(run.settings.run_folder)
-        if stamp_of(run)["result.json"] != stamp["result.json"]
-        else None
-        for run, stamp in zip(runs, before, strict=True)
-    ]
-
-
 def counted(
-    results: Sequence[Outcome | None],
-    finished: Mapping[str, Outcome],
-    held: Sequence[Run],
+    total: int,
+    ended: Sequence[Outcome],
+    before: Sequence[Outcome],
     failed: int = 0,
     interrupted: int = 0,
 ) -> str:
     """Return in words how many of a sweep's runs have ended how.
 
     Args:
-        results: of the runs that it was to train.
-        finished: results of runs that were finished before.
-        held: runs that another process trains.
-        failed: how many of those without result have failed.
-        interrupted: how many of these have saved their state; the others were not run.
+        total: number of different runs.
+        ended: results that the sweep's runs have written.
+        before: results of runs that were finished before, or meanwhile by another process.
+        failed: number of runs that failed.
+        interrupted: number of runs that saved their state.
     """
-    statuses = Counter("left" if result is None else result["status"] for result in results)
+    statuses = Counter(result["status"] for result in ended)
     parts = {
         "finished": statuses["finished"],
-        "finished before": len(finished),
-        "of these diverged": sum(result["status"] == "diverged" for result in finished.values()),
+        "finished before": len(before),
+        "of these diverged": sum(result["status"] == "diverged" for result in before),
         "diverged": statuses["diverged"],
         "failed": failed,
         "interrupted": interrupted,
         "not run, or in training by another process": (
-            statuses["left"] - failed - interrupted + len(held)
+            total - len(ended) - len(before) - failed - interrupted
         ),
     }
     return ", ".join(

@@ -1,4 +1,4 @@
-"""How far runs are, and how long an epoch takes by the records of finished runs."""
+"""The epochs that runs have trained, and the time of an epoch by the records of finished runs."""
 
 import json
 import re
@@ -10,9 +10,8 @@ from typing import Any, NamedTuple
 
 from phaseavg.config import Settings
 from phaseavg.errors import UserError
-from phaseavg.runs.files import read_file
 from phaseavg.runs.provenance import device_name, how
-from phaseavg.runs.record import METRICS, intact_records, read_metrics
+from phaseavg.runs.record import DAMAGED, METRICS, intact_records, read_metrics
 from phaseavg.training.execution import decided, pick_device
 
 UNITS = {"h": 3600, "m": 60, "s": 1}
@@ -24,10 +23,10 @@ def seconds_of(budget: str | float) -> float:
     Raises:
         UserError: if it is no time.
     """
-    found = re.findall(r"(\d+(?:\.\d+)?)([hms])", str(budget))
-    if not found or "".join(n + unit for n, unit in found) != str(budget):
+    if not re.fullmatch(r"(\d+(\.\d+)?[hms])+", str(budget)):
         raise UserError(f"budget={budget}: must be a time such as 90s, 25m, 2h or 1h30m")
-    return sum(float(number) * UNITS[unit] for number, unit in found)
+    parts = re.findall(r"([\d.]+)([hms])", str(budget))
+    return sum(float(number) * UNITS[unit] for number, unit in parts)
 
 
 def in_words(seconds: float) -> str:
@@ -49,16 +48,13 @@ def epochs_saved(folder: Path) -> int:
     saved = step_saved(folder)
     try:
         return sum(line["step"] <= saved for line in read_metrics(folder))
-    except (OSError, ValueError):
+    except DAMAGED:
         return 0
 
 
 def epochs_trained(folder: Path) -> int:
     """Return the epochs that a run has trained, saved or not."""
-    try:
-        return read_file(folder / METRICS).count(b"\n")
-    except (OSError, ValueError):
-        return 0
+    return (folder / METRICS).read_bytes().count(b"\n")
 
 
 class Rate(NamedTuple):
@@ -76,7 +72,7 @@ def workload(config: Mapping[str, Any]) -> str:
 
 
 def place_of(settings: Settings) -> str:
-    """Return in words on which device a run is trained, and how."""
+    """Return the device and the execution of a run in words."""
     device = pick_device(settings.execution.device)
     execution = decided(settings.execution, device).model_dump()
     return ", ".join([device_name(device), *how(execution)])
@@ -88,23 +84,18 @@ def measured_rates(folders: Sequence[Path], place: str) -> dict[str, Rate]:
     Args:
         folders: of runs or records.
         place: from `place_of`. A workload that was never measured there gets the rate of the place
-            where it was measured most often, on the same device if possible.
+            where it was measured most often.
     """
-    device = place.partition(", ")[0]
     seconds: dict[str, dict[str, list[float]]] = defaultdict(lambda: defaultdict(list))
     for record in intact_records(*folders):
-        result = record.result
-        names = {
-            ", ".join([made["execution"]["device_name"], *how(made["execution"])])
-            for made in result["provenance"]
-        }
-        if len(names) == 1 and result["epochs"]:  # two devices have no rate in common
+        result, execution = record.result, record.result["provenance"][-1]["execution"]
+        if result["epochs"]:
+            name = ", ".join([execution["device_name"], *how(execution)])
             rate = result["seconds"]["total"] / result["epochs"]
-            seconds[workload(record.config)][names.pop()].append(rate)
+            seconds[workload(record.config)][name].append(rate)
     rates = {}
     for work, places in seconds.items():
-        order = {p: (p == place, p.partition(", ")[0] == device, len(places[p])) for p in places}
-        name = max(places, key=lambda p: order[p])
+        name = place if place in places else max(places, key=lambda p: len(places[p]))
         rates[work] = Rate(median(places[name]), len(places[name]), name)
     return rates
 

@@ -1,10 +1,10 @@
-"""The Hydra sweeper: runs what is asked for and is not finished, under any launcher.
+"""The Hydra sweeper: runs what is requested and not finished, under any launcher.
 
     python train.py -m table=t1a,t1c model=cnn13 seed=0,1
     python train.py -m averaging=none,phasewise seed=0,1,2
 
-Equal runs are one, finished ones are left out, a run that fails stops no other, and the same
-command goes on wherever it was cut.
+Equal runs are trained once, finished ones are left out, a failing run stops no other, and the same
+command resumes an interrupted sweep.
 """
 
 import shlex
@@ -17,7 +17,8 @@ from math import prod
 from hydra._internal.core_plugins.basic_sweeper import BasicSweeper
 from hydra.core.config_loader import ConfigLoader
 from hydra.core.override_parser.types import Override
-from hydra.core.utils import JobReturn
+from hydra.core.plugins import Plugins
+from hydra.core.utils import JobReturn, JobStatus
 from hydra.types import HydraContext, TaskFunction
 from omegaconf import DictConfig
 
@@ -25,26 +26,18 @@ from phaseavg import cli
 from phaseavg.config import check
 from phaseavg.errors import Diverged, NotStarted, OutOfTime, SweepFailed, UserError
 from phaseavg.runs.folder import in_progress, record_failure
-from phaseavg.sweep.cells import (
-    ONE_VALUE,
-    Request,
-    Run,
-    parsed,
-    read_request,
-    runs_of,
-    values_of,
-)
+from phaseavg.runs.record import RESULT
+from phaseavg.sweep.cells import Request, Run, parsed, read_request, runs_of, values_of
 from phaseavg.sweep.composing import Compose, cached, composer, config_folders
-from phaseavg.sweep.launch import Launch
+from phaseavg.sweep.launch import launch
 from phaseavg.sweep.order import Job, arranged, is_stored
 from phaseavg.sweep.outcomes import (
+    FAILURE,
+    NewFiles,
     Outcome,
-    Stamp,
     counted,
-    outcomes,
     result_of,
     sorted_out,
-    stamp_of,
     without_data,
 )
 from phaseavg.sweep.progress import SweepProgress
@@ -62,21 +55,20 @@ def plain_runs(overrides: list[Override], compose: Compose) -> dict[str, Run]:
     (combinations,) = BasicSweeper.split_arguments(overrides, max_batch_size=None)
     for combination in combinations:
         rest = tuple(o for o in combination if not o.startswith("seed="))
-        config = composed.get(rest)
-        if config is None:  # which takes the time; a seed is soon set
-            config = composed[rest] = compose(rest)
+        if rest not in composed:  # composing takes long, setting a seed does not
+            composed[rest] = compose(rest)
+        config = composed[rest]
         for seed in parsed(o for o in combination if o.startswith("seed=")):
             config.seed = seed.value()
-        settings = check(config)
-        run = Run(combination, settings)
+        run = Run(combination, check(config))
         runs.setdefault(run.run_id, run)
     return runs
 
 
-def asked_for(
+def requested(
     request: Request, compose: Compose, loader: ConfigLoader
 ) -> tuple[dict[str, Run], int]:
-    """Return the runs of a request by run id, and how many it asks for, equal ones counted each."""
+    """Return the different runs of a request by run id, and how many it has with equal ones."""
     if request.tables:
         asked = sum(len(request.seeds[cell.table]) for cell in request.cells)
         return runs_of(request.cells, request.seeds, compose), asked
@@ -88,7 +80,7 @@ def asked_for(
 def sweep(
     arguments: list[str], context: HydraContext, task: TaskFunction, config: DictConfig
 ) -> Sequence[JobReturn]:
-    """Run what `arguments` ask for and is not finished.
+    """Run what `arguments` request and is not finished.
 
     Args:
         arguments: overrides, of which `table` and what narrows it, or in a plain sweep any, may
@@ -98,12 +90,10 @@ def sweep(
         config: composed without what has several values.
 
     Raises:
-        UserError: if what is asked for does not exist, or the data of all runs is missing.
+        UserError: if what is requested does not exist, or the data of all runs is missing.
         SweepFailed: at the end, if a run failed or diverged.
     """
     began = time.time()
-    if missing := sorted({*ONE_VALUE} - {*config}):
-        raise UserError(f"{missing[0]}: is missing")
     if not isinstance(config.plan, bool):
         raise UserError(f"plan={config.plan}: choices: true, false")
     budget = None if config.budget is None else seconds_of(config.budget)
@@ -114,80 +104,86 @@ def sweep(
         request = read_request(arguments, options, compose_cached, loader)
         if len(request.cells) > MANY and not config.plan:
             print(f"composing {len(request.cells)} cells …", flush=True)
-        runs, asked = asked_for(request, compose_cached if request.tables else compose, loader)
+        runs, asked = requested(request, compose_cached if request.tables else compose, loader)
     if config.plan:
         from phaseavg.sweep.plan import plan  # needs what a bare host that trains may lack
 
         print(plan(request, runs, asked), flush=True)
         return []
 
-    finished, held, missing_runs = sorted_out(runs)
+    finished, held, missing = sorted_out(runs)
     elsewhere = f", {len(held)} in training by another process" if held else ""
     print(
         f"{asked} runs asked for, {len(runs)} different ones: {len(finished)} finished before"
-        f"{elsewhere}, {len(missing_runs)} to train",
+        f"{elsewhere}, {len(missing)} to train",
         flush=True,
     )
     unfit: set[str] = set()
-    for reason, some in without_data(missing_runs).items():
-        unfit |= {run.run_id for run in some}
-        if len(unfit) == len(missing_runs):
+    for reason, alike in without_data(missing).items():
+        unfit |= {run.run_id for run in alike}
+        if len(unfit) == len(missing):
             raise UserError(f"{reason}: no run can be trained without it")
-        cli.say(f"{reason}: {len(some)} runs cannot be trained without it")
-    todo = [run for run in missing_runs if run.run_id not in unfit]
+        cli.say(f"{reason}: {len(alike)} runs cannot be trained without it")
+    todo = [run for run in missing if run.run_id not in unfit]
     jobs = jobs_for(todo, held)
-    launch = Launch(context, task, config, jobs)
+    new = NewFiles(job.run for job in jobs)
+
+    def so_far() -> tuple[dict[str, Outcome], dict[str, Outcome]]:
+        """Return the results of the sweep's runs, and those from before or of other processes."""
+        ended = {run.run_id: result for run in todo if (result := new.result(run))}
+        others = {run.run_id: result for run in held if (result := result_of(run))}
+        return ended, finished | others
+
+    launcher = Plugins.instance().instantiate_launcher(context, task, config)
     try:
-        with nullcontext() if config.dry_run else SweepProgress(jobs):
-            launch.run(timing(jobs, began, budget))
+        with nullcontext() if config.dry_run else SweepProgress(jobs, new):
+            returned = launch(launcher, jobs, timing(jobs, began, budget), new)
     except KeyboardInterrupt:
-        finished, held = counted_anew(finished, held)
-        counts = counted(outcomes(todo, stamps_of(todo, launch)), finished, held)
+        ended, before = so_far()
+        counts = counted(len(runs), [*ended.values()], [*before.values()])
         print(f"sweep: {counts}; to resume: {command()}", flush=True)
         raise
-
+    returns = list(returned.values())
     if config.dry_run:
-        if failures := len(launch.errors):
+        if failures := sum(job.status is JobStatus.FAILED for job in returns):
             raise SweepFailed(f"sweep: {failures} of {len(jobs)} would fail; see above")
-        return launch.returned
+        return returns
 
     reasons: dict[str, str] = {}
-    interrupted: set[str] = set()
-    stopped = False
-    for job, stamp in zip(jobs, launch.stamps, strict=True):
+    stopped: dict[str, OutOfTime] = {}
+    for job in jobs:
         run_id, folder = job.run.run_id, job.run.settings.run_folder
-        error = launch.errors.get(run_id)
-        (result,) = outcomes([job.run], [stamp])
-        if result is not None or run_id not in launch.begun:
+        if run_id not in returned or new.has(job.run, RESULT):
             continue
+        job_return = returned[run_id]
+        error = job_return._return_value if job_return.status is JobStatus.FAILED else None
         if isinstance(error, OutOfTime):
-            stopped = True
-            if not isinstance(error, NotStarted):
-                interrupted.add(run_id)
+            stopped[run_id] = error
         elif not in_progress(folder):  # another process may have started it
             reasons[run_id] = str(error or "exited without writing a result")
-            if stamp_of(job.run)["failure.json"] == stamp["failure.json"]:
+            if not new.has(job.run, FAILURE):
                 record_failure(folder, reasons[run_id])
-    results = outcomes(todo, stamps_of(todo, launch))
-    finished, held = counted_anew(finished, held)
-    ended = finished | {r.run_id: o for r, o in zip(todo, results, strict=True) if o}
-    diverged = {i: str(Diverged(o)) for i, o in ended.items() if o["status"] == "diverged"}
-    asked_runs = {run.run_id for run in todo}
-    counts = counted(
-        [*results, *[None] * len(unfit)],
-        finished,
-        held,
-        failed=len(reasons.keys() & asked_runs) + len(unfit),
-        interrupted=len(interrupted & asked_runs),
+    ended, before = so_far()
+    diverged = {
+        run_id: str(Diverged(result))
+        for run_id, result in (before | ended).items()
+        if result["status"] == "diverged"
+    }
+    saved = {run_id for run_id, error in stopped.items() if not isinstance(error, NotStarted)}
+    summary = "sweep: " + counted(
+        len(runs),
+        [*ended.values()],
+        [*before.values()],
+        failed=len(reasons.keys() & runs.keys()) + len(unfit),
+        interrupted=len(saved & runs.keys()),
     )
-    summary = f"sweep: {counts}"
     if reasons or unfit or diverged or (stopped and budget is None):
         lines = [f"{run_id}: {reason}" for run_id, reason in (reasons | diverged).items()]
         raise SweepFailed("\n".join([*lines, f"{summary}; to resume: {command()}"]))
-    if budget is not None and None in results:
+    if budget is not None and len(ended) < len(todo):
         summary += f"; budget={config.budget} is over, rerun the same command to resume"
     print(summary, flush=True)
-    return launch.returned
+    return returns
 
 
 def jobs_for(runs: Sequence[Run], held: Sequence[Run]) -> list[Job]:
@@ -205,24 +201,8 @@ def jobs_for(runs: Sequence[Run], held: Sequence[Run]) -> list[Job]:
     return [job for job in jobs if job.run.run_id not in elsewhere or job.keep]
 
 
-def counted_anew(
-    finished: dict[str, Outcome], held: Sequence[Run]
-) -> tuple[dict[str, Outcome], list[Run]]:
-    """Return both, with the runs that another process has finished meanwhile among the first."""
-    results = {run.run_id: result_of(run) for run in held}
-    done = {run_id: result for run_id, result in results.items() if result}
-    return finished | done, [run for run in held if run.run_id not in done]
-
-
-def stamps_of(runs: Sequence[Run], launch: Launch) -> list[Stamp]:
-    """Return when the files of runs had been written before they were launched."""
-    stamps = zip(launch.jobs, launch.stamps, strict=True)
-    by_id = {job.run.run_id: stamp for job, stamp in stamps}
-    return [by_id[run.run_id] for run in runs]
-
-
 def timing(jobs: Sequence[Job], began: float, budget: float | None) -> Callable[[Job], list[str]]:
-    """Return what returns the overrides that keep a job within a budget.
+    """Return a function that returns the overrides which keep a job within a budget.
 
     A job stops at the deadline, and does not start if it cannot end by then at the rate of finished
     runs.
@@ -230,7 +210,7 @@ def timing(jobs: Sequence[Job], began: float, budget: float | None) -> Callable[
     Args:
         jobs: of the sweep.
         began: when the sweep began, in seconds since 1970.
-        budget: in seconds; None: as long as it takes.
+        budget: in seconds; None: no deadline.
     """
     if budget is None:
         return lambda job: []

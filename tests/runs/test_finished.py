@@ -25,6 +25,10 @@ def test_a_finished_run_is_not_run_again_unless_forced(prompt: Prompt, tmp_path:
     assert result.read_bytes() == before
     _, wanted, _ = prompt(*TINY, "save_weights=true")
     assert "finished before, without its final weights: fp32 on " in wanted
+    _, wanted, _ = prompt("-m", *TINY, "seed=0", "save_weights=true")
+    assert "1 finished before, without its final weights; rerun=true repeats them" in wanted
+    _, wanted, _ = prompt(*TINY, "save_trajectory=epochs", "+averaging@observers.swa=uniform")
+    assert "finished before, without save_trajectory=epochs, without observers.swa: " in wanted
     assert "; rerun=true repeats it" in wanted
     status, forced, _ = prompt(*TINY, "rerun=true")
     assert status == 0
@@ -48,14 +52,11 @@ def test_a_finished_run_says_how_it_was_computed_and_where_that_is_not_as_asked(
     made = ": bf16, not deterministic on NVIDIA H100, 2026-11-26; rerun=true repeats it"
     free = ("execution.device=auto", "execution.deterministic=false", "execution.precision=auto")
     assert f"finished before{made}" in prompt(*TINY, *free)[1]
-    other = "NOT as asked for (precision is bf16, not fp32, device is cuda, not cpu)"
+    other = "with execution.precision=bf16, not fp32, with execution.device=cuda, not cpu"
     asked = (*free[1:2], "execution.precision=fp32", "execution.device=cpu")
     assert f"finished before, {other}{made}" in prompt(*TINY, *asked)[1]
-    _, out, _ = prompt(
-        "-m", *TINY, "seed=0", "execution.deterministic=true", "execution.device=cpu"
-    )
-    assert "1 finished before, NOT as asked for: " in out
-    assert "deterministic is False, not True" in out
+    _, out, _ = prompt(*TINY, "execution.deterministic=true", "execution.device=cuda")
+    assert "before, with execution.precision=bf16, not fp32, with execution.deterministic=" in out
 
 
 @pytest.mark.slow

@@ -77,18 +77,13 @@ def test_tables_beside_the_papers_have_its_defaults_in_common_with_it(
         assert cell in found[column] if cell else not found[column], column
 
 
-@pytest.mark.parametrize(
-    ("column", "why"), [("gamma0-1", "gamma0-1 is no column"), ("learnt", "compared with itself")]
-)
-def test_what_a_column_is_compared_with_is_another_of_the_table(
-    composed, column: str, why: str
-) -> None:
+def test_what_a_column_is_compared_with_is_in_the_table(composed) -> None:
     def other(overrides: Sequence[str]) -> DictConfig:
         config = composed(overrides)
-        config.table.baseline = {"learnt": column}
+        config.table.baseline = {"learnt": "gamma0-1"}
         return config
 
-    with pytest.raises(UserError, match=rf"table=t1a: table\.baseline.*{why}"):
+    with pytest.raises(UserError, match=r"table=t1a: table\.baseline.*gamma0-1 is no column"):
         read_table("t1a", (), other)
 
 

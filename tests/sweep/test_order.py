@@ -12,7 +12,7 @@ from phaseavg.config import check
 from phaseavg.identity import parts_of
 from phaseavg.runs.prefixes import OWN
 from phaseavg.sweep.cells import Cell, Run
-from phaseavg.sweep.order import Job, arranged, ending_with, nodes_of, waves_of
+from phaseavg.sweep.order import Job, arranged, ending_with, nodes_of
 from phaseavg.sweep.plan import epochs_of
 
 MakeRun = Callable[..., Run]
@@ -89,7 +89,6 @@ def test_without_an_sgd_run_a_prefix_is_trained_by_itself(run_of: MakeRun) -> No
     assert_served(jobs)
     prefix, *rest = described(jobs)
     assert prefix == ("noaveraging 8", 0, [8])
-    assert not jobs[0].asked
     assert [start for _, start, _ in rest] == [8, 8]
 
 
@@ -106,7 +105,7 @@ def test_a_prefix_starts_from_another_prefix(run_of: MakeRun) -> None:
         ("phasewise 8-4-4", 8, []),
         ("atend 8-4-4", 16, []),
     ]
-    assert [len(wave) for wave in waves_of(jobs)] == [1, 3, 1]
+    assert [job.level for job in jobs] == [0, 1, 1, 1, 2]
 
 
 def test_a_run_that_shares_nothing_is_trained_alone_in_the_users_order(run_of: MakeRun) -> None:
@@ -191,7 +190,7 @@ def test_which_cells_of_tables_1_to_4_share_what(all_runs: dict[str, Run]) -> No
         if run.settings.seed == 0 and (run.cells[0].dataset, run.cells[0].model) == own
     ]
     jobs = arranged(runs)
-    assert all(job.asked for job in jobs)  # every prefix is a cell of a table
+    assert {job.run.run_id for job in jobs} == {run.run_id for run in runs}  # no other prefix
     found: dict[tuple[str, int], list[str]] = {}
     for job in jobs:
         if job.parent and not job.prefixes.averages_nothing:
