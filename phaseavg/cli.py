@@ -34,7 +34,7 @@ from phaseavg.targets import unknown
 
 USER_ERROR, FAILED, INTERRUPTED = 2, 1, 130
 
-HIDDEN = ("tracking.cells", "share.keep", "share.guests", "deadline", "start_by")
+HIDDEN = ("tracking.cells", "share.keep", "share.guests", "deadline")
 """Overrides that a sweep adds to those that were typed."""
 
 CONFIG_ERRORS = (HydraException, OmegaConfBaseException, RecursionError, yaml.YAMLError)
@@ -182,7 +182,7 @@ def _reported(job: Callable[[DictConfig], Any], config: DictConfig) -> Any:
     asked = " ".join(o for o in hydra.overrides.task if not o.lstrip("+").startswith(HIDDEN))
     print(f"{hydra.job.name}: {asked}", flush=True)
     try:
-        if (latest := config.get("start_by")) is not None and time.time() >= latest:
+        if (deadline := config.get("deadline")) is not None and time.time() >= deadline:
             raise NotStarted("not started, for lack of time; rerun the same command to resume")
         return job(config)
     except Exception as error:

@@ -198,7 +198,6 @@ class Settings(Scalars):
     share: Annotated[Share, BeforeValidator(_switch)] = Share()
     checkpoint_seconds: NonNegativeFloat = 300
     deadline: NonNegativeFloat | None = None
-    start_by: NonNegativeFloat | None = None
     save_weights: bool = False
     save_trajectory: SavedTrajectory = "none"
     rerun: bool = False
@@ -245,8 +244,7 @@ class Settings(Scalars):
 
 
 NOT_RECORDED = {
-    *("data_dir", "runs_dir", "records_dir", "rerun", "dry_run", "tracking", "share"),
-    *("deadline", "start_by"),
+    *("data_dir", "runs_dir", "records_dir", "rerun", "dry_run", "tracking", "share", "deadline"),
 }
 """Keys of the config that say where and when a run is trained."""
 

@@ -47,21 +47,20 @@ def read_result(folder: Path) -> dict[str, Any] | None:
     Raises:
         UserError: if it cannot be read.
     """
-    path = folder / "result.json"
+    path = folder / record.RESULT
     try:
         result = record.read_result(folder)
-        if result["run_id"] == folder.name:
-            return result
-        reason = f"is of another run, {result['run_id']}"
+        if result["run_id"] != folder.name:
+            raise ValueError(f"of {result['run_id']}")
+        return result
     except (FileNotFoundError, NotADirectoryError):
         return None
     except OSError as error:
         raise UserError(f"{path}: cannot be read ({error.strerror})") from error
     except ValueError as error:
-        reason = f"is damaged ({error})"
-    aside = set_aside(path, "damaged")
-    print(f"{path} {reason}: set aside as {aside.name}", flush=True)
-    return None
+        aside = set_aside(path, "damaged")
+        print(f"{path} is damaged ({error}): set aside as {aside.name}", flush=True)
+        return None
 
 
 def in_progress(folder: Path) -> bool:
@@ -86,28 +85,27 @@ def read_failure(folder: Path) -> str | None:
         return f"failure.json cannot be read ({error})"
 
 
-def record_failure(folder: Path, reason: str) -> None:
-    """Write failure.json for a run whose process could not."""
+def record_failure(folder: Path, reason: str, **details: Any) -> None:
+    """Write failure.json into the folder of a run, which is made if need be."""
     with contextlib.suppress(OSError, UserError):  # no room: it is printed as well
         folder.mkdir(parents=True, exist_ok=True)
-        failure = {"run_id": folder.name, "error": reason}
-        write_atomically(folder / "failure.json", _json(failure).encode())
+        failure = {"run_id": folder.name, "error": reason, **details}
+        write_atomically(folder / "failure.json", _json(failure))
 
 
-def _json(values: Any) -> str:
-    return json.dumps(values, ensure_ascii=False, allow_nan=False)
+def _json(values: Any) -> bytes:
+    return json.dumps(values, ensure_ascii=False, allow_nan=False).encode()
 
 
 class RunFolder:
-    """The folder of one run, held by one process at a time.
+    """The folder of one run, made on entering and held by one process at a time.
 
     Args:
-        path: the folder; made on entering.
-        wait: on entering, for a process that holds it.
+        path: the folder.
+        wait: whether to wait for a process that holds it.
 
     Raises:
-        UserError: on entering, if it cannot be made, or another process holds it and `wait` is
-            false.
+        UserError: on entering, if it cannot be made, or is held by another process.
     """
 
     def __init__(self, path: Path, wait: bool = False) -> None:
@@ -143,8 +141,7 @@ class RunFolder:
         trace: TracebackType | None,
     ) -> None:
         if isinstance(error, Exception) and not isinstance(error, UserError | Diverged | OutOfTime):
-            reason = {"error": repr(error), "traceback": traceback.format_exception(error)}
-            self._write("failure.json", _json({"run_id": self.path.name, **reason}).encode())
+            record_failure(self.path, repr(error), traceback=traceback.format_exception(error))
         self._lock.close()
 
     def _write(self, name: str, content: bytes) -> None:
@@ -156,7 +153,7 @@ class RunFolder:
 
     def write_metrics(self, history: Sequence[Mapping[str, Any]]) -> None:
         """Write all lines, so that a kill leaves neither a gap nor half a line."""
-        self._write("metrics.jsonl", "".join(_json(line) + "\n" for line in history).encode())
+        self._write("metrics.jsonl", b"".join(_json(line) + b"\n" for line in history))
 
     def finish(self, result: Mapping[str, Any]) -> None:
         """Write the result and remove the checkpoints."""
@@ -234,40 +231,39 @@ class RunFolder:
         Damaged ones, and those of other runs, are set aside. Loading never executes code.
         """
         for path in self._checkpoints():
-            state, reason = self._intact(path)
-            if state is not None:
-                return state
-            aside = set_aside(path, "damaged")
-            print(f"{reason}: {path.name} set aside as {aside.name}", flush=True)
+            try:
+                return self._read(path)
+            except (OSError, ValueError) as error:
+                aside = set_aside(path, "damaged")
+                print(f"{error}: {path.name} set aside as {aside.name}", flush=True)
         return None
 
-    def _intact(self, path: Path) -> tuple[dict[str, Any] | None, str]:
-        """Return the state in a checkpoint, or None and why it cannot be used."""
-        damaged = f"{path} is damaged"
-        try:
-            content = path.read_bytes()
-        except OSError as error:
-            return None, f"{path} cannot be read ({error.strerror})"
-        if path.stem.rpartition("-")[2] != checksum(content):
-            return None, damaged
-        if (state := read_state(content)) is None:
-            return None, damaged
+    def _read(self, path: Path) -> dict[str, Any]:
+        state = read_state(path.read_bytes(), path)
+        if state is None:
+            raise ValueError(f"{path} is damaged")
         if (owner := state.get("run_id")) != self.path.name:
-            return None, f"{path} is of another run, {owner}, or of an older version"
-        files = self._referred[path.name] = state.get("files", [])
-        for name in files:
+            raise ValueError(f"{path} is of another run, {owner}, or of an older version")
+        self._referred[path.name] = state.get("files", [])
+        for name in self._referred[path.name]:
             if not is_intact(self.path / name):
-                return None, f"{self.path / name} is damaged"
-        return state, ""
+                raise ValueError(f"{self.path / name} is damaged")
+        return state
 
 
-def read_state(content: bytes) -> dict[str, Any] | None:
-    """Return the state that torch saved as `content`, on the CPU; None if it is damaged.
+def read_state(content: bytes, path: Path) -> dict[str, Any] | None:
+    """Return the state that torch saved in a file, on the CPU; None if it is damaged.
 
     Loading never executes code.
+
+    Args:
+        content: of the file.
+        path: of the file, whose name ends in the checksum of its content.
     """
+    if path.stem.rpartition("-")[2] != checksum(content):
+        return None
     try:
         state = torch.load(io.BytesIO(content), map_location="cpu", weights_only=True)
-    except Exception:  # a stranger's file can make it raise anything
+    except Exception:  # a damaged or malicious file can make it raise anything
         return None
     return state if isinstance(state, dict) else None

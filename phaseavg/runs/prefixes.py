@@ -1,10 +1,10 @@
-"""Prefixes: what runs that begin alike have in common, which is trained once.
+"""Prefixes: the first epochs that several runs have in common, trained once.
 
 A prefix of n epochs is the state of a run after the n-th epoch's last update, before that epoch is
 tested or averaged. Runs share it until one of them first replaces its weights by an average. It is
 saved in `share.dir` as `<key>-<epochs>-<execution>-<checksum>.pt`, with the averages that the runs
-starting from it need; `share.dir/snapshots` has the files that RNA's averages refer to. The folder
-may be deleted at any time: that costs epochs, nothing else.
+starting from it need; `share.dir/snapshots` has the files that RNA's averages refer to. Deleting
+the folder costs epochs, nothing else.
 """
 
 import hashlib
@@ -163,8 +163,8 @@ class Prefixes:
 
     def needs(self, epochs: int) -> dict[str, str]:
         """Return the identities of the averages that have begun after `epochs` epochs, by name."""
-        found = {name: average.identity(epochs) for name, average in self.averages.items()}
-        return {name: identity for name, identity in found.items() if identity}
+        identities = {name: average.identity(epochs) for name, average in self.averages.items()}
+        return {name: identity for name, identity in identities.items() if identity}
 
 
 def execution_key(settings: Settings, device: torch.device) -> str:
@@ -182,12 +182,7 @@ def execution_key(settings: Settings, device: torch.device) -> str:
 
 @dataclass(frozen=True)
 class Saved:
-    """A saved prefix, as its file's name and head describe it.
-
-    Attributes:
-        path: of the file.
-        averages: the name under which the state has an average, by the average's identity.
-    """
+    """The file of a saved prefix, and the names of its averages by their identity."""
 
     path: Path
     averages: Mapping[str, str]
@@ -221,10 +216,10 @@ def save(
     averages: Mapping[str, str],
     files: Iterable[Path],
 ) -> None:
-    """Save a prefix, and link the files that its averages refer to.
+    """Save a prefix as `saved` yields it, and link the files that its averages refer to.
 
     Args:
-        folder: `share.dir`; made if need be.
+        folder: `share.dir`.
         key: from `Prefixes.key`.
         epochs: of the prefix.
         execution: from `execution_key`.
@@ -258,19 +253,18 @@ def load(prefix: Saved) -> dict[str, Any] | None:
     """
     path = prefix.path
     try:
-        content = path.read_bytes()
+        content = read_state(path.read_bytes(), path)
     except OSError:
-        content = b""
-    found = read_state(content) if path.stem.endswith(f"-{checksum(content)}") else None
-    if found is None or found["head"]["key"] != path.name.partition("-")[0]:
+        content = None
+    if content is None or content["head"]["key"] != path.name.partition("-")[0]:
         _report_damaged(path, path)
         return None
-    for name in found["head"]["files"]:
+    for name in content["head"]["files"]:
         file = path.parent / "snapshots" / Path(name).name
         if not is_intact(file):
             _report_damaged(path, file)
             return None
-    return found["state"]
+    return content["state"]
 
 
 def _report_damaged(path: Path, damaged: Path) -> None:

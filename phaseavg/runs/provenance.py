@@ -2,9 +2,9 @@
 
 import hashlib
 import platform
+import re
 import resource
 import subprocess
-import sys
 from collections.abc import Mapping
 from functools import cache
 from importlib.metadata import version
@@ -35,14 +35,9 @@ def _git(*arguments: str) -> str | None:
 @cache
 def source_digest() -> str:
     """Return a hash of the code's files: it says what ran also where a copy has no git."""
-    files = [
-        path
-        for name in CODE
-        for path in (REPOSITORY / name, *(REPOSITORY / name).rglob("*"))
-        if path.suffix in (".py", ".yaml") and path.is_file()
-    ]
+    paths = [p for name in CODE for p in (REPOSITORY / name, *(REPOSITORY / name).rglob("*"))]
     digest = hashlib.sha256()
-    for path in sorted(files):
+    for path in sorted(p for p in paths if p.suffix in (".py", ".yaml") and p.is_file()):
         content = path.read_bytes()
         digest.update(f"{path.relative_to(REPOSITORY).as_posix()} {len(content)}\n".encode())
         digest.update(content)
@@ -73,12 +68,10 @@ def device_name(device: torch.device) -> str:
     """Return what the device is sold as, as far as the system tells."""
     if device.type == "cuda":
         return torch.cuda.get_device_name(device)
-    if device.type == "cpu":
-        cpuinfo = Path("/proc/cpuinfo")
-        lines = cpuinfo.read_text().splitlines() if cpuinfo.exists() else []
-        names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
-        return names[0] if names else platform.processor() or platform.machine()
-    return device.type
+    cpuinfo = Path("/proc/cpuinfo")
+    text = cpuinfo.read_text() if device.type == "cpu" and cpuinfo.exists() else ""
+    name = re.search(r"^model name\s*:\s*(.*)$", text, re.MULTILINE)
+    return name[1].strip() if name else platform.machine()
 
 
 HOW = {"compile": "compiled", "graph": "CUDA graph", "channels_last": "channels last"}
@@ -107,8 +100,7 @@ def peak_memory_bytes(device: torch.device) -> int:
     """
     if device.type == "cuda":
         return torch.cuda.max_memory_reserved(device)
-    unit = 1 if sys.platform == "darwin" else 1024
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
 
 
 def provenance(device: torch.device, execution: Mapping[str, Any]) -> dict[str, Any]:

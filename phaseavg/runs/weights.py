@@ -9,18 +9,15 @@ import safetensors
 from safetensors.torch import load_model, save_model
 from torch import nn
 
-from phaseavg.errors import UserError
+from phaseavg.errors import UserError, told
 
 
 def _save(model: nn.Module, path: Path, run_id: str) -> None:
     try:
         save_model(model, str(path), {"run_id": run_id})
-    except (OSError, safetensors.SafetensorError):
-        raise
-    except Exception as error:  # of tensors that it has no format for
-        reason = " ".join(str(error).split())
+    except (KeyError, ValueError, RuntimeError) as error:  # it has no format for some tensors
         raise UserError(
-            f"save_weights=true: safetensors cannot hold the weights ({reason})"
+            f"save_weights=true: safetensors cannot hold the weights ({told(error)})"
         ) from error
 
 
@@ -71,5 +68,4 @@ def load_weights(model: nn.Module, path: Path, run_id: str) -> None:
             raise UserError(f"{path}: is of another run, {owner}")
         load_model(model, path)
     except (safetensors.SafetensorError, RuntimeError) as error:
-        reason = str(error).splitlines()[0]
-        raise UserError(f"{path}: damaged, or of another network ({reason})") from error
+        raise UserError(f"{path}: damaged, or of another network ({told(error)})") from error

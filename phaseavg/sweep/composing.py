@@ -31,7 +31,7 @@ KEPT = 20
 
 
 def composer(context: HydraContext, master: DictConfig) -> Compose:
-    """Return a function that composes a run's config as the launchers do."""
+    """Return a function that composes a run's config as launchers do."""
 
     def composed(overrides: Sequence[str]) -> DictConfig:
         config = context.config_loader.load_sweep_config(master, list(overrides))
@@ -88,14 +88,13 @@ def cached(
         folders: of all files that it reads; None: nothing is cached.
         name: of the primary config, as --config-name of train.py.
     """
-    state = None
-    with contextlib.suppress(OSError):  # a folder that cannot be read is not cached
-        state = None if folders is None else _state_of(folders, name)
+    state = None if folders is None else _state_of(folders, name)
     if state is None:
         yield composed
         return
-    path = cache_folder() / f"{state}.json"
-    known = _read(path)
+    path, known = cache_folder() / f"{state}.json", {}
+    with contextlib.suppress(OSError, ValueError, TypeError):  # missing or damaged
+        known = dict(json.loads(path.read_bytes()))
     before = len(known)
 
     def from_cache(overrides: Sequence[str]) -> DictConfig:
@@ -132,13 +131,6 @@ def _state_of(folders: Iterable[Path], name: str) -> str | None:
             digest.update(f"\0{path.relative_to(folder)}\0".encode() + content)
         digest.update(b"\1")
     return digest.hexdigest()[:16]
-
-
-def _read(path: Path) -> dict[str, Any]:
-    try:
-        return dict(json.loads(path.read_bytes()))
-    except (OSError, ValueError, TypeError):  # missing or damaged: composed again
-        return {}
 
 
 def _write(path: Path, known: dict[str, Any]) -> None:

@@ -1,7 +1,7 @@
 """Launch the jobs of a sweep with any of Hydra's launchers."""
 
 import signal
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from itertools import groupby
 from types import FrameType
@@ -23,7 +23,7 @@ def failed(error: Exception) -> JobReturn:
 
 
 def launch(
-    launcher: Launcher, jobs: Sequence[Job], timing: Callable[[Job], list[str]], new: NewFiles
+    launcher: Launcher, jobs: Sequence[Job], limits: Sequence[str], new: NewFiles
 ) -> dict[str, JobReturn]:
     """Launch jobs, level by level; return what each job returned, by run id.
 
@@ -33,7 +33,7 @@ def launch(
     Args:
         launcher: of Hydra.
         jobs: in ascending order of their levels.
-        timing: returns the overrides that say until when a job may start and run.
+        limits: overrides of all jobs.
         new: files of these runs.
 
     Raises:
@@ -49,7 +49,7 @@ def launch(
             elif not new.has(job.run, RESULT):
                 ready.append(job)
                 name = f"hydra.job.name='run {len(returned) + len(ready)} of {len(jobs)}'"
-                overrides.append([*job.overrides, *cells_override(job.run), *timing(job), name])
+                overrides.append([*job.overrides, *cells_override(job.run), *limits, name])
         if not ready:
             continue
         try:

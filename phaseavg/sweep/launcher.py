@@ -4,7 +4,7 @@
     python train.py -m table=t1c hydra/launcher=local hydra.launcher.runs_per_device=3
 
 Slots = visible GPUs × runs per GPU; on the CPU, cores ÷ threads of a run. A process sees its own
-GPU alone. A run has the numbers that it has by itself, and a process that dies ends its run alone.
+GPU alone, and ends its own run alone if it dies.
 """
 
 import io
@@ -32,7 +32,7 @@ from joblib import cpu_count
 from omegaconf import DictConfig, open_dict
 
 from phaseavg.cli import unfailing_output
-from phaseavg.errors import Interrupted, JobFailed, NotStarted, OutOfTime, ProcessLost, UserError
+from phaseavg.errors import Interrupted, NotStarted, OutOfTime, ProcessLost, UserError
 from phaseavg.sweep.launch import failed
 from phaseavg.training.execution import own_threads, pick_device
 from phaseavg.training.signals import StopSignals
@@ -57,7 +57,7 @@ class Slot:
     _pid: int | None = None
 
     def run(self, payload: bytes, number: int, overrides: Sequence[str]) -> JobReturn:
-        """Train a job; a job whose process died returns `ProcessLost`."""
+        """Train a job; return `ProcessLost` if its process died."""
         try:
             if self._executor is None:
                 self._executor = ProcessPoolExecutor(
@@ -71,11 +71,9 @@ class Slot:
         except BrokenProcessPool as error:
             self.close()
             return failed(ProcessLost(f"its process was ended by the system: {error}"))
-        except Exception as error:  # for example a result that cannot be pickled
-            return failed(JobFailed(repr(error)))
 
     def send(self, number: signal.Signals) -> None:
-        """Send a signal to the process, if there is one."""
+        """Send a signal to the process, if it runs."""
         if self._pid is not None:
             with suppress(ProcessLookupError):
                 os.kill(self._pid, number)
@@ -97,11 +95,8 @@ def slots_for(execution: DictConfig, runs_per_device: Any) -> list[Slot]:
     Raises:
         UserError: if the number or the device is wrong.
     """
-    if runs_per_device != "auto" and (
-        not isinstance(runs_per_device, int)
-        or isinstance(runs_per_device, bool)
-        or runs_per_device < 1
-    ):
+    auto = runs_per_device == "auto"
+    if not auto and not (type(runs_per_device) is int and runs_per_device > 0):
         raise UserError(
             f"hydra.launcher.runs_per_device={runs_per_device}: choices: auto, or a number from 1 "
             "on"
@@ -109,8 +104,7 @@ def slots_for(execution: DictConfig, runs_per_device: Any) -> list[Slot]:
     device = pick_device(execution.device)
     if device.type != "cuda":
         threads = execution.threads or own_threads()
-        fitting = max(cpu_count() // threads, 1) if device.type == "cpu" else 1
-        count = fitting if runs_per_device == "auto" else runs_per_device
+        count = max(cpu_count() // threads, 1) if auto else runs_per_device
         return [Slot(str(device), threads) for _ in range(count)]
     if device.index is not None:
         raise UserError(
@@ -121,7 +115,7 @@ def slots_for(execution: DictConfig, runs_per_device: Any) -> list[Slot]:
     names = visible.split(",") if visible else map(str, range(torch.cuda.device_count()))
     gpus = [name.strip() for name in names][: torch.cuda.device_count()]
     # Each GPU's first run comes before any GPU's second.
-    order = gpus * (1 if runs_per_device == "auto" else runs_per_device)
+    order = gpus * (1 if auto else runs_per_device)
     threads = execution.threads or max(cpu_count() // len(order), 1)
     return [Slot(f"GPU {gpu}", threads, {"CUDA_VISIBLE_DEVICES": gpu}) for gpu in order]
 
@@ -148,9 +142,8 @@ def launch(
         Interrupted: after a signal, once all runs in training have saved their state.
     """
     devices = ", ".join(dict.fromkeys(slot.device for slot in slots))
-    runs = "1 run" if len(slots) == 1 else f"{len(slots)} runs"
-    threads = "1 thread" if slots[0].threads == 1 else f"{slots[0].threads} threads"
-    print(f"local: {runs} at a time on {devices}, {threads} each", flush=True)
+    count, threads = len(slots), slots[0].threads
+    print(f"local: runs at a time: {count} on {devices}; threads of each: {threads}", flush=True)
     payload = cloudpickle.dumps((context, task, config, Singleton.get_state()))
     free: queue.SimpleQueue[Slot] = queue.SimpleQueue()
     for slot in slots:
@@ -161,13 +154,9 @@ def launch(
         try:
             if signals.received is not None:
                 return failed(NotStarted("interrupted before it started"))
-            returned = slot.run(payload, number, overrides)
+            return slot.run(payload, number, overrides)
         finally:
             free.put(slot)
-        error = returned._return_value
-        if isinstance(error, ProcessLost) and signals.received is not None:
-            return failed(NotStarted("interrupted while it started"))
-        return returned
 
     with StopSignals() as signals, ThreadPoolExecutor(len(slots)) as pool:
         futures = [pool.submit(train, first + n, job) for n, job in enumerate(jobs)]
@@ -191,7 +180,7 @@ def launch(
     return [future.result() for future in futures]
 
 
-_given: tuple[HydraContext, TaskFunction, DictConfig] | None = None
+_given: tuple[HydraContext, TaskFunction, DictConfig]
 _training = False
 
 
@@ -211,7 +200,7 @@ def begin_worker(variables: dict[str, str], threads: int, payload: bytes) -> Non
 
 
 def _end_with_parent() -> None:
-    """End this process once its parent has died, after what it trains has saved its state."""
+    """End this process once its parent has died, after its run has saved its state."""
     parent = parent_process()
     if parent is not None:
         parent.join()
@@ -224,8 +213,6 @@ def _end_with_parent() -> None:
 def train_job(number: int, overrides: Sequence[str]) -> JobReturn:
     """Train a job in this process, and begin each line that it prints with its name."""
     global _training
-    if _given is None:
-        raise RuntimeError("begin_worker was not called")
     context, task, config = _given
     composed = context.config_loader.load_sweep_config(config, list(overrides))
     with open_dict(composed):
@@ -268,7 +255,7 @@ class Named(io.TextIOBase):
         self._begun = ""
 
     def write(self, text: str) -> int:
-        """Write the lines that are whole; keep the rest until it is."""
+        """Write whole lines; keep the rest until its line ends."""
         *lines, self._begun = f"{self._begun}{text}".split("\n")
         named = [n if n.startswith(self._name) else f"{self._name}: {n}" for n in lines]
         self._out.write("".join(f"{line}\n" for line in named))

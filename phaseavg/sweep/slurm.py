@@ -32,11 +32,7 @@ POLL_SECONDS = 5
 SEEN_AFTER_SECONDS = 60
 
 FAULTS = ("FAILED", "OUT_OF_MEMORY", "BOOT_FAIL")
-"""States that come of the run itself; after any other one it is started again."""
-
-
-USUAL = ("Priority", "Resources", "BeginTime", "Cleaning")
-"""Why jobs wait that start in time; another reason, such as PartitionTimeLimit, is printed."""
+"""States of a job whose run failed; after any other state the run counts as interrupted."""
 
 
 @dataclass
@@ -70,7 +66,6 @@ def launch(launcher: SlurmLauncher, jobs: Sequence[Sequence[str]], first: int) -
     """
     submitted: list[Submitted] = []
     returned: dict[int, JobReturn] = {}
-    told = {"None", *USUAL}
     try:
         try:
             submit(launcher, jobs, first, submitted)
@@ -82,10 +77,6 @@ def launch(launcher: SlurmLauncher, jobs: Sequence[Sequence[str]], first: int) -
             say(f"{rest} runs were not submitted ({reason}); rerun the same command to resume")
         while len(returned) < len(submitted):
             queued = jobs_in_queue()
-            for reason in {queued.get(s.job.job_id, "None") for s in submitted} if queued else ():
-                if reason not in told:
-                    print(f"Slurm: jobs wait ({reason})", flush=True)
-                    told.add(reason)
             for number, one in enumerate(submitted):
                 if number not in returned and (outcome := ended(one, queued)):
                     returned[number] = outcome
@@ -145,29 +136,26 @@ def settings_of(launcher: SlurmLauncher, overrides: Sequence[str]) -> Settings:
     return check(config)
 
 
-def jobs_in_queue() -> dict[str, str] | None:
-    """Return why each of the user's jobs waits, by its id; None if Slurm cannot say now.
-
-    The reason is `None` if the job runs.
-    """
-    command = ["squeue", "--me", "--noheader", "--format=%A %r"]
+def _answer(*command: str) -> str | None:
+    """Return what a command of Slurm prints; None if Slurm cannot answer now."""
     try:
         done = subprocess.run(command, capture_output=True, text=True, timeout=60, check=True)  # noqa: S603
     except (OSError, subprocess.SubprocessError):
         return None
-    lines = [line.split(maxsplit=1) for line in done.stdout.splitlines()]
-    return {line[0]: line[-1] for line in lines if line}
+    return done.stdout
+
+
+def jobs_in_queue() -> list[str] | None:
+    """Return the ids of the user's jobs in the queue; None if Slurm cannot answer now."""
+    ids = _answer("squeue", "--me", "--noheader", "--format=%A")
+    return None if ids is None else ids.split()
 
 
 def state_of(job_id: str) -> str:
     """Return the last state of a job that has left the queue, as long as Slurm remembers it."""
-    command = ["scontrol", "--oneliner", "show", "job", job_id]
-    try:
-        done = subprocess.run(command, capture_output=True, text=True, timeout=60, check=True)  # noqa: S603
-    except (OSError, subprocess.SubprocessError):
-        return "UNKNOWN"
-    found = [w.partition("=")[2] for w in done.stdout.split() if w.startswith("JobState=")]
-    return found[0] if found else "UNKNOWN"
+    words = (_answer("scontrol", "--oneliner", "show", "job", job_id) or "").split()
+    states = [word.partition("=")[2] for word in words if word.startswith("JobState=")]
+    return states[0] if states else "UNKNOWN"
 
 
 def ended(submitted: Submitted, queued: Container[str] | None) -> JobReturn | None:

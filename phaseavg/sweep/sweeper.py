@@ -10,7 +10,7 @@ command resumes an interrupted sweep.
 import shlex
 import sys
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from contextlib import nullcontext
 from math import prod
 
@@ -41,7 +41,7 @@ from phaseavg.sweep.outcomes import (
     without_data,
 )
 from phaseavg.sweep.progress import SweepProgress
-from phaseavg.sweep.rates import epochs_saved, rates_for, seconds_of, workload
+from phaseavg.sweep.rates import epochs_saved, seconds_of
 from phaseavg.training.sharing import shares
 
 MANY = 20
@@ -93,10 +93,10 @@ def sweep(
         UserError: if what is requested does not exist, or the data of all runs is missing.
         SweepFailed: at the end, if a run failed or diverged.
     """
-    began = time.time()
     if not isinstance(config.plan, bool):
         raise UserError(f"plan={config.plan}: choices: true, false")
-    budget = None if config.budget is None else seconds_of(config.budget)
+    seconds = None if config.budget is None else seconds_of(config.budget)
+    limits = [] if seconds is None else [f"deadline={time.time() + seconds:.0f}"]
     loader, compose = context.config_loader, composer(context, config)
     folders, name = config_folders(context, config), config.hydra.job.config_name
     with cached(compose, folders, name) as compose_cached:
@@ -137,7 +137,7 @@ def sweep(
     launcher = Plugins.instance().instantiate_launcher(context, task, config)
     try:
         with nullcontext() if config.dry_run else SweepProgress(jobs, new):
-            returned = launch(launcher, jobs, timing(jobs, began, budget), new)
+            returned = launch(launcher, jobs, limits, new)
     except KeyboardInterrupt:
         ended, before = so_far()
         counts = counted(len(runs), [*ended.values()], [*before.values()])
@@ -177,10 +177,10 @@ def sweep(
         failed=len(reasons.keys() & runs.keys()) + len(unfit),
         interrupted=len(saved & runs.keys()),
     )
-    if reasons or unfit or diverged or (stopped and budget is None):
+    if reasons or unfit or diverged or (stopped and not limits):
         lines = [f"{run_id}: {reason}" for run_id, reason in (reasons | diverged).items()]
         raise SweepFailed("\n".join([*lines, f"{summary}; to resume: {command()}"]))
-    if budget is not None and len(ended) < len(todo):
+    if limits and len(ended) < len(todo):
         summary += f"; budget={config.budget} is over, rerun the same command to resume"
     print(summary, flush=True)
     return returns
@@ -199,30 +199,6 @@ def jobs_for(runs: Sequence[Run], held: Sequence[Run]) -> list[Job]:
     jobs = arranged([*held, *runs], done, is_stored)
     elsewhere = {run.run_id for run in held}
     return [job for job in jobs if job.run.run_id not in elsewhere or job.keep]
-
-
-def timing(jobs: Sequence[Job], began: float, budget: float | None) -> Callable[[Job], list[str]]:
-    """Return a function that returns the overrides which keep a job within a budget.
-
-    A job stops at the deadline, and does not start if it cannot end by then at the rate of finished
-    runs.
-
-    Args:
-        jobs: of the sweep.
-        began: when the sweep began, in seconds since 1970.
-        budget: in seconds; None: no deadline.
-    """
-    if budget is None:
-        return lambda job: []
-    deadline = began + budget
-    rates = rates_for([job.run.settings for job in jobs])
-
-    def overrides(job: Job) -> list[str]:
-        rate = rates.get(workload(job.run.settings.record()))
-        needed = job.epochs * rate.seconds if rate else 0.0
-        return [f"deadline={deadline:.0f}", f"start_by={deadline - needed:.0f}"]
-
-    return overrides
 
 
 def command() -> str:

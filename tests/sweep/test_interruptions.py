@@ -3,46 +3,15 @@
 import random
 import signal
 import time
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import pytest
 import victims as victim
 from conftest import TINY, Prompt
-from sweep.test_sweeper import SEVERAL, SHORT, configs, results
+from sweep.test_sweeper import SEVERAL, results
 
-from phaseavg.config import Settings
-from phaseavg.sweep import sweeper
-from phaseavg.sweep.rates import Rate, workload
 from phaseavg.training.step import Step
-
-
-@pytest.mark.slow
-def test_a_budget_starts_what_can_end_and_the_same_command_goes_on(
-    prompt: Prompt, tmp_path: Path, mine: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """An epoch takes hours with one seed's batch size, as far as records say."""
-
-    def rates(settings: Sequence[Settings]) -> dict[str, Rate]:
-        return {
-            workload(s.record()): Rate(1e5 * (s.batch_size == 100), 1, "here") for s in settings
-        }
-
-    monkeypatch.setattr(sweeper, "rates_for", rates)
-    command = ("-m", *SHORT, "batch_size=100,200")
-    status, _, err = prompt(*command, "budget=5h")
-    assert status == 0
-    assert "not started, for lack of time" in err
-    assert [r["batch_size"] for r in configs(tmp_path / "runs")] == [200]
-    status, out, err = prompt(*command)
-    assert (status, err) == (0, "")
-    assert out.splitlines()[-1] == "sweep: 1 finished, 1 finished before"
-    status, _, err = prompt(*command, "budget=soon")
-    assert (status, err) == (
-        2,
-        "train.py: budget=soon: must be a time such as 90s, 25m, 2h or 1h30m\n",
-    )
 
 
 def test_a_sweep_that_is_out_of_time_has_saved_what_it_has_begun(
@@ -69,6 +38,9 @@ def test_a_sweep_that_is_out_of_time_has_saved_what_it_has_begun(
     assert status == 130
     assert "from step 13;" in out
     assert "out of time after step 14" in err
+    status, _, err = prompt(*command, "budget=soon")
+    expected = "train.py: budget=soon: must be a time such as 90s, 25m, 2h or 1h30m\n"
+    assert (status, err) == (2, expected)
 
 
 @pytest.mark.slow

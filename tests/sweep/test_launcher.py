@@ -47,7 +47,7 @@ def test_each_run_is_the_run_alone_bit_by_bit(
     command = ("-m", *SHORT, "averaging=none,phasewise", f"hydra.sweep.dir={tmp_path}/scratch")
     status, out, err = prompt(*command, *LOCAL, "batch_size=250,1001")
     assert status == 1
-    assert out.count("local: 2 runs at a time on cpu, 1 thread each") == 2  # prefixes first
+    assert out.count("local: runs at a time: 2 on cpu; threads of each: 1") == 2  # prefixes first
     assert err.splitlines()[-1].startswith("sweep: 2 finished, 0 finished before, 2 failed")
     assert inherited(tmp_path / "runs") == {"noaveraging": 0, "phasewise": 2}
     lines = [line for line in out.splitlines() if "epoch 5/5" in line]
@@ -217,7 +217,7 @@ def test_a_process_sees_its_own_gpu_alone(
     tiny = (*TINY, "schedule.epochs=[1,1,1]", "share=false", "dataset._target_=seeing.digits")
     status, out, _ = prompt("-m", *tiny, "seed=0,1", *LOCAL, f"hydra.sweep.dir={tmp_path}/scratch")
     assert status == 0
-    assert "local: 2 runs at a time on GPU 4, GPU 6, 1 thread each" in out
+    assert "local: runs at a time: 2 on GPU 4, GPU 6; threads of each: 1" in out
     assert {path.name: path.read_text() for path in tmp_path.glob("gpu-*")} == {
         "gpu-0": "4",
         "gpu-1": "6",
