@@ -57,7 +57,7 @@ def read_result(folder: Path) -> dict[str, Any] | None:
         return None
     except OSError as error:
         raise UserError(f"{path}: cannot be read ({error.strerror})") from error
-    except ValueError as error:
+    except record.DAMAGED as error:
         aside = set_aside(path, "damaged")
         print(f"{path} is damaged ({error}): set aside as {aside.name}", flush=True)
         return None

@@ -68,10 +68,8 @@ class Average:
     def identity(self, epochs: int) -> str | None:
         """Return a hash of what the average is made of in the first `epochs` epochs.
 
-        Averages of one prefix are equal bit by bit if their identities are.
-
-        Returns:
-            None if no window has begun.
+        Averages of one prefix are equal bit by bit if their identities are. None: no window has
+        begun.
         """
         begun = [[w.start, len(w)] for w in self.windows or () if w.start < epochs]
         return digest({"averaging": self.part, "windows": begun}) if begun else None
@@ -98,9 +96,6 @@ def _schedule(config: str) -> Schedule:
 
 class Prefixes:
     """The prefixes of one run.
-
-    Args:
-        settings: of the run.
 
     Attributes:
         schedule: its phases.
@@ -138,13 +133,7 @@ class Prefixes:
         }
 
     def key(self, epochs: int) -> str:
-        """Return a hash of all that shapes the first `epochs` epochs.
-
-        Raises:
-            ValueError: if there is no such prefix.
-        """
-        if not 0 < epochs <= self.limit:
-            raise ValueError(f"epochs={epochs}: must be from 1 to {self.limit}")
+        """Return a hash of all that shapes the first `epochs` epochs, at most `limit`."""
         if epochs not in self._keys:
             phases = [phase for phase in self.schedule.phases if phase.first_epoch < epochs]
             rates = [self._rates(phase.index, epochs) for phase in phases]

@@ -1,18 +1,15 @@
 """Read the record of one run: config.yaml, metrics.jsonl, result.json.
 
-Reading imports, calls and interpolates nothing that the files name. Readers raise ValueError for a
-damaged file or one of another run, and OSError for one that cannot be read.
+Reading imports, calls and interpolates nothing that the files name. Readers raise `DAMAGED`.
 """
 
 import json
 import sys
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Any, NamedTuple
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Discriminator, Field, TypeAdapter, ValidationError
 
 from phaseavg.errors import told
 from phaseavg.identity import run_id
@@ -23,61 +20,29 @@ Values = dict[str, Any]
 DAMAGED = (OSError, ValueError, LookupError, TypeError, AttributeError)
 """What reading a damaged record raises."""
 
+_YAML = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
+
 CONFIG, METRICS, RESULT = FILES = ("config.yaml", "metrics.jsonl", "result.json")
 """The files of a record."""
 
 
-class _Provenance(BaseModel):
-    execution: Values
-    versions: Values
-    git: Values
-
-
-class _Result(BaseModel):
-    """The keys that every result has; it may have more."""
-
-    model_config = ConfigDict(strict=True)
-    run_id: str
-    numerics_version: int
-    recipe: Values
-    overrides: list[str]
-    epochs: int
-    seconds: dict[str, float]
-    provenance: Annotated[list[_Provenance], Field(min_length=1)]
-    inherited: Values
-
-
-class _Finished(_Result):
-    status: Literal["finished"]
-    test_error: float
-    best_test_error: float
-    best_epoch: int
-    with_bn_pass: Values
-    observers: Values
-    images_per_second: float
-    phases: Annotated[list[Values], Field(min_length=1)]
-
-
-class _Diverged(_Result):
-    status: Literal["diverged"]
-    reason: str
-    step: int
-    epoch: int
-    learning_rate: float
-
-
-_YAML = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
-_RESULT: TypeAdapter[Any] = TypeAdapter(Annotated[_Finished | _Diverged, Discriminator("status")])
+_ENDED = {
+    *("run_id", "numerics_version", "recipe", "overrides", "epochs", "seconds", "provenance"),
+    "inherited",
+}
+KEYS = {
+    "finished": _ENDED
+    | {"test_error", "best_test_error", "best_epoch", "with_bn_pass", "observers", "phases"},
+    "diverged": _ENDED | {"reason", "step", "epoch", "learning_rate"},
+}
+"""The keys that a result must have, by its status."""
 
 
 def read_result(folder: Path) -> Values:
     """Return the result in a folder."""
     result = json.loads((folder / RESULT).read_bytes())
-    try:
-        _RESULT.validate_python(result)
-    except ValidationError as error:
-        first = error.errors()[0]
-        raise ValueError(f"{'.'.join(map(str, first['loc']))}: {first['msg']}") from error
+    if missing := KEYS[result["status"]] - result.keys():
+        raise ValueError(f"{RESULT} has no {min(missing)}")
     return dict(result)
 
 
@@ -87,8 +52,6 @@ def read_config(folder: Path) -> Values:
         config = yaml.load((folder / CONFIG).read_bytes(), Loader=_YAML)  # noqa: S506 -- it is safe
     except yaml.YAMLError as error:
         raise ValueError(f"{CONFIG} is no plain YAML ({error})") from error
-    if not isinstance(config, Mapping):
-        raise ValueError(f"{CONFIG} holds no mapping")
     return dict(config)
 
 
@@ -97,53 +60,32 @@ def read_metrics(folder: Path) -> list[Values]:
     return [dict(json.loads(line)) for line in (folder / METRICS).read_bytes().splitlines()]
 
 
-@dataclass
-class Record:
-    """What a run has written so far.
-
-    Attributes:
-        folder: of the run.
-        config: of config.yaml; empty before the run has written it.
-        metrics: of metrics.jsonl, a mapping per epoch; empty before the first epoch ends.
-        result: of result.json; empty before the run has ended.
-    """
+class Record(NamedTuple):
+    """What an ended run has written: config.yaml, metrics.jsonl by line, and result.json."""
 
     folder: Path
-    config: Values = field(default_factory=dict)
-    metrics: list[Values] = field(default_factory=list)
-    result: Values = field(default_factory=dict)
+    config: Values
+    metrics: list[Values]
+    result: Values
 
 
 def read_record(folder: Path) -> Record:
-    """Return the record in a folder of a run, which need not have ended.
+    """Return the record in a folder.
 
     Raises:
-        ValueError: if a file is damaged, or the files are not all of one run.
-        OSError: if a file cannot be read, or a run has ended and one is missing.
+        OSError: if a file is missing or cannot be read.
+        ValueError, LookupError, TypeError, AttributeError: if a file is damaged or of another run.
     """
-    ended = (folder / RESULT).exists()
-    record = Record(folder)
-    if ended:
-        record.result = read_result(folder)
-    if ended or (folder / CONFIG).exists():
-        record.config = read_config(folder)
-    if ended or (folder / METRICS).exists():
-        record.metrics = read_metrics(folder)
-    if ended:
-        _require_one_run(record)
-    return record
-
-
-def _require_one_run(record: Record) -> None:
-    result, recipe = record.result, record.result["recipe"]
+    result, config, metrics = read_result(folder), read_config(folder), read_metrics(folder)
+    recipe, ends = result["recipe"], phase_ends(metrics)
     if run_id(recipe, result["numerics_version"]) != result["run_id"]:
         raise ValueError(f"{RESULT} has the recipe of another run")
-    if not flattened(recipe).items() <= flattened(record.config).items():
+    if not flattened(recipe).items() <= flattened(config).items():
         raise ValueError(f"{CONFIG} is not that of {result['run_id']}")
-    epochs = [line["epoch"] for line in record.metrics]
-    ends = phase_ends(record.metrics)
+    epochs = [line["epoch"] for line in metrics]
     if epochs != [*range(1, result["epochs"] + 1)] or result.get("phases", ends) != ends:
         raise ValueError(f"{METRICS} and {RESULT} disagree")
+    return Record(folder, config, metrics, result)
 
 
 def flattened(values: Mapping[str, Any], joint: str = ".", path: str = "") -> dict[str, Any]:

@@ -89,18 +89,12 @@ def summary(result: Mapping[str, Any]) -> str:
     """Return a result in one line."""
     if result["status"] == "diverged":
         return f"diverged at step {result['step']} (epoch {result['epoch']}): {result['reason']}"
-    end, inherited = result["phases"][-1], result["inherited"]
-    shared = (
-        f"; {inherited['epochs']} of these epochs, {inherited['seconds']:.1f} s, shared with others"
-        if inherited["epochs"]
-        else ""
-    )
+    end = result["phases"][-1]
     after_pass = f"{end['bn']['error']:.2f} % after a BatchNorm pass"
     if end["replaced"]:
         after_pass = f"average; the weights before it {end['weights']['error']:.2f} %, {after_pass}"
     return (
         f"test error {result['test_error']:.2f} % ({after_pass}), best "
         f"{result['best_test_error']:.2f} % at epoch {result['best_epoch']}; {result['epochs']} "
-        f"epochs in {result['seconds']['total']:.1f} s, {result['images_per_second']:.0f} "
-        f"images/s{shared}"
+        f"epochs in {result['seconds']['total']:.1f} s, {result['images_per_second']:.0f} images/s"
     )

@@ -1,6 +1,5 @@
 """Final weights as safetensors; of tied weights one is written."""
 
-import contextlib
 import os
 import tempfile
 from pathlib import Path
@@ -12,37 +11,15 @@ from torch import nn
 from phaseavg.errors import UserError, told
 
 
-def _save(model: nn.Module, path: Path, run_id: str) -> None:
-    try:
-        save_model(model, str(path), {"run_id": run_id})
-    except (KeyError, ValueError, RuntimeError) as error:  # it has no format for some tensors
-        raise UserError(
-            f"save_weights=true: safetensors cannot hold the weights ({told(error)})"
-        ) from error
-
-
-def require_writable(model: nn.Module) -> None:
-    """Check that a model's weights can be written, so that no run fails when it has ended.
-
-    Raises:
-        UserError: if safetensors cannot hold them.
-    """
-    with (
-        contextlib.suppress(OSError, safetensors.SafetensorError),  # no room for the check
-        tempfile.TemporaryDirectory() as folder,
-    ):
-        _save(model, Path(folder, "weights.safetensors"), "")
-
-
 def write_weights(model: nn.Module, path: Path, run_id: str) -> int:
     """Write parameters and buffers to a file, which also names their run; return its bytes.
 
     Raises:
-        UserError: if the file cannot be written.
+        UserError: if the file cannot be written, or safetensors cannot hold the weights.
     """
     temporary = path.with_name(f".{path.name}.{os.getpid()}.part")
     try:
-        _save(model, temporary, run_id)
+        save_model(model, str(temporary), {"run_id": run_id})
         with temporary.open("rb") as file:
             os.fsync(file.fileno())
         temporary.replace(path)
@@ -52,7 +29,21 @@ def write_weights(model: nn.Module, path: Path, run_id: str) -> int:
             f"runs_dir={path.parent.parent}: {path.parent.name}/{path.name} could not be written "
             f"({error}); make room or name another folder, and rerun the same command to resume"
         ) from error
+    except (KeyError, ValueError, RuntimeError) as error:  # it has no format for some tensors
+        raise UserError(
+            f"save_weights=true: safetensors cannot hold the weights ({told(error)})"
+        ) from error
     return path.stat().st_size
+
+
+def require_writable(model: nn.Module) -> None:
+    """Write the weights into a temporary folder, so that no run fails when it has ended.
+
+    Raises:
+        UserError: if they cannot be written.
+    """
+    with tempfile.TemporaryDirectory() as folder:
+        write_weights(model, Path(folder, "weights.safetensors"), "")
 
 
 def load_weights(model: nn.Module, path: Path, run_id: str) -> None:

@@ -32,14 +32,14 @@ OF_THE_PAPER = re.compile(r"t\d[a-z]?")
 
 
 class Table(Scalars):
-    """One table, as its YAML has it.
+    """One table, as in its YAML file.
 
     Attributes:
         title: what its columns compare.
-        seeds: of a cell's runs, unless others are asked for.
+        seeds: default seeds of a cell's runs.
         rows: lists of overrides; each sets `dataset` and `model`.
         columns: lists of overrides by the column's id.
-        baseline: of a column, the one that it is compared with, seed by seed.
+        baseline: by column, the column that it is compared with, seed by seed.
     """
 
     title: str
@@ -70,14 +70,9 @@ class Table(Scalars):
 
 @dataclass(frozen=True)
 class Cell:
-    """One number of one table.
+    """One number of one table: the ids of its table, data set, network and column.
 
-    Attributes:
-        table: its id.
-        dataset: of the row, as the config group calls it.
-        model: likewise.
-        column: its id.
-        overrides: of row and column, and those that hold for all cells.
+    Its overrides are those that hold for all cells, and those of its row and column.
     """
 
     table: str
@@ -151,22 +146,22 @@ def _settings_of(overrides: Sequence[str]) -> dict[str, str]:
 
 
 def read_table(name: str, common: Sequence[str], compose: Compose) -> Table:
-    """Return the table that the config group `table` has under `name`.
+    """Return an option of the config group `table`.
 
     Args:
         name: of the option.
-        common: overrides that hold for all runs; a preset among them may have rows of its own.
-        compose: to compose the config.
+        common: overrides that hold for all runs; a preset among them may have its own rows.
+        compose: composes a config.
 
     Raises:
-        UserError: if a value in it is not what a table takes.
+        UserError: if a value is wrong.
     """
     node = compose([*common, f"table={name}"]).table
     try:
         return Table.model_validate(OmegaConf.to_container(node, resolve=True))
     except ValidationError as error:
         first = error.errors()[0]
-        where = ".".join(str(key) for key in ("table", *first["loc"]))
+        where = ".".join(map(str, ("table", *first["loc"])))
         raise UserError(f"table={name}: {where}={first['input']!r}: {first['msg']}") from error
 
 
@@ -174,8 +169,8 @@ def cells_of(name: str, table: Table, common: Sequence[str] = ()) -> list[Cell]:
     """Return the cells of a table, row by row.
 
     Raises:
-        UserError: if a row does not say its data set and its network, or an override that holds for
-            all cells is one that the table sets.
+        UserError: if a row lacks its data set or network or repeats another's, or an override in
+            `common` is one that the table sets.
     """
     cells: dict[tuple[str, str, str], Cell] = {}
     keys = {key_of(override): override.input_line for override in parsed(common)}
@@ -207,11 +202,11 @@ def read_request(
     Args:
         arguments: overrides; `table` and what narrows it may have several values.
         options: of the config group `table`.
-        compose: to compose the config.
+        compose: composes a config.
         loader: knows the options of groups, for globs of them.
 
     Raises:
-        UserError: if there is no such table, row or column, or no cell is left.
+        UserError: if a table, row or column does not exist, or no cell is left.
     """
     overrides = {key_of(override): override for override in parsed(arguments, loader)}
     own = {"table", "column", "plan", "budget"}
@@ -234,13 +229,14 @@ def read_request(
         for key in NARROWING
         if key in overrides
     }
-    for key, override in overrides.items():
-        if override.is_sweep_override() and key not in (*own, *NARROWING):
+    others = {key: o for key, o in overrides.items() if key not in {*own, *NARROWING}}
+    for key, override in others.items():
+        if override.is_sweep_override():
             raise UserError(
                 f"{override.input_line}: of a table's sweep, {key} takes one value; several have "
                 f"{', '.join(('table', *NARROWING))}"
             )
-    common = [o.input_line for key, o in overrides.items() if key not in {*own, *NARROWING}]
+    common = [override.input_line for override in others.values()]
     tables = {name: read_table(name, common, compose) for name in names}
     cells = [cell for name, table in tables.items() for cell in cells_of(name, table, common)]
     seeds = [parsed([f"seed={seed}"])[0].value() for seed in narrowed.pop("seed", [])]
@@ -268,12 +264,8 @@ def whole(request: Request) -> Request:
 def narrow(cells: Sequence[Cell], narrowed: Mapping[str, Sequence[str]]) -> list[Cell]:
     """Return the cells whose data set, network and column are among those named.
 
-    Args:
-        cells: of some tables.
-        narrowed: values by `dataset`, `model` or `column`; a missing key allows all.
-
     Raises:
-        UserError: if none of the cells has such a value, or none has them all.
+        UserError: if no cell has such a value, or none has them all.
     """
     where = f"table={','.join(dict.fromkeys(cell.table for cell in cells))}"
     for key, values in narrowed.items():
@@ -329,15 +321,10 @@ class Run:
 def runs_of(
     cells: Sequence[Cell], seeds: Mapping[str, Sequence[Any]], compose: Compose
 ) -> dict[str, Run]:
-    """Return the different runs of cells by run id.
-
-    Args:
-        cells: of any tables.
-        seeds: by table.
-        compose: to compose a run's config.
+    """Return the different runs of cells by run id; `seeds` is by table.
 
     Raises:
-        UserError: if a config is not one of a run.
+        UserError: if the config of a run is wrong.
     """
     runs: dict[str, Run] = {}
     for cell in cells:

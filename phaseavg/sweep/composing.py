@@ -60,7 +60,7 @@ def composing(conf: Path, more: Path | None = None) -> Iterator[tuple[list[str],
         more: another one, as --config-dir of train.py.
 
     Raises:
-        UserError: within it, if what is composed does not exist.
+        UserError: if a config cannot be composed.
     """
     GlobalHydra.instance().clear()
     folders = [conf, more] if more else [conf]
@@ -102,7 +102,7 @@ def cached(
         if key not in known:
             config = composed(overrides)
             values = OmegaConf.to_container(config)
-            if json.loads(json.dumps(values)) != values:  # such as a key that is a number
+            if json.loads(json.dumps(values)) != values:  # JSON has no keys that are numbers
                 return config
             known[key] = values
         return OmegaConf.create(known[key])

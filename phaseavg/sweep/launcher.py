@@ -45,8 +45,8 @@ class Slot:
     """A worker process that trains one run at a time, started anew if it died.
 
     Attributes:
-        device: that its runs are trained on, for the user.
-        threads: of torch, where a run does not set them.
+        device: of its runs, in words.
+        threads: of torch, unless a run sets them.
         variables: of its environment.
     """
 
@@ -88,12 +88,8 @@ class Slot:
 def slots_for(execution: DictConfig, runs_per_device: Any) -> list[Slot]:
     """Return the slots of a sweep, in the order in which runs take them.
 
-    Args:
-        execution: options of the runs, of which `device` and `threads` count.
-        runs_per_device: a number, or `auto`.
-
     Raises:
-        UserError: if the number or the device is wrong.
+        UserError: if the number of runs per device, or the device of the execution, is wrong.
     """
     auto = runs_per_device == "auto"
     if not auto and not (type(runs_per_device) is int and runs_per_device > 0):
@@ -128,15 +124,7 @@ def launch(
     task: TaskFunction,
     config: DictConfig,
 ) -> list[JobReturn]:
-    """Train jobs, one per slot at a time.
-
-    Args:
-        jobs: overrides of each.
-        first: index of the first one.
-        slots: to train them in.
-        context: of Hydra.
-        task: trains a job.
-        config: of the sweep.
+    """Train jobs, given by their overrides, one per slot at a time.
 
     Raises:
         Interrupted: after a signal, once all runs in training have saved their state.
@@ -242,12 +230,7 @@ def train_job(number: int, overrides: Sequence[str]) -> JobReturn:
 
 
 class Named(io.TextIOBase):
-    """Standard output of one of several processes, in whole lines that begin with a name.
-
-    Args:
-        name: that no other process has.
-        out: where the lines go.
-    """
+    """Standard output of one of several processes, in whole lines that begin with its name."""
 
     def __init__(self, name: str, out: TextIO) -> None:
         self._name = name

@@ -13,7 +13,7 @@ from typing import Any
 from hydra.core.override_parser.types import Quote, QuotedString
 
 from phaseavg.config import Settings
-from phaseavg.runs.prefixes import OWN, Average, Prefixes, digest, saved
+from phaseavg.runs.prefixes import OWN, Average, digest, saved
 from phaseavg.sweep.cells import Run, key_of, parsed
 
 Node = tuple[int, str]
@@ -54,11 +54,6 @@ class Job:
     guests: dict[str, tuple[Average, int]] = field(default_factory=dict)
 
     @property
-    def prefixes(self) -> Prefixes:
-        """The prefixes of the run."""
-        return self.run.prefixes
-
-    @property
     def level(self) -> int:
         """How many jobs come before it, one after the other."""
         return 0 if self.parent is None else self.parent.level + 1
@@ -82,7 +77,7 @@ class Job:
     def serve(self, epochs: int, averages: Iterable[Average]) -> None:
         """Keep a prefix with some averages, which its own prefix then has to have as well."""
         self.keep.add(epochs)
-        own = {a.identity(epochs) for n, a in self.prefixes.averages.items() if n != OWN}
+        own = {a.identity(epochs) for n, a in self.run.prefixes.averages.items() if n != OWN}
         for average in averages:
             identity = average.identity(epochs)
             if identity is None or identity in own:
@@ -92,7 +87,7 @@ class Job:
             guest, until = self.guests.get(name, (average, 0))
             self.guests[name] = guest, max(until, epochs)
         if self.parent is not None and self.start:
-            self.parent.serve(self.start, [*self.prefixes.averages.values(), *averages])
+            self.parent.serve(self.start, [*self.run.prefixes.averages.values(), *averages])
 
 
 def literal(value: Any) -> str:
@@ -106,19 +101,19 @@ def literal(value: Any) -> str:
     return "null" if value is None else str(value)
 
 
-def nodes_of(runs: Iterable[Run]) -> dict[int, list[Node]]:
-    """Return the nodes of each run, by its `id()`: where a run of the same origin ends a phase."""
+def nodes_of(runs: Iterable[Run]) -> dict[str, list[Node]]:
+    """Return the nodes of each run, by its id: where a run of the same origin ends a phase."""
     points: dict[str, set[int]] = defaultdict(set)
     origins = {}
     for run in runs:
         execution = run.settings.execution.model_dump()
-        origins[id(run)] = origin = digest([run.prefixes.origin, execution])
+        origins[run.run_id] = origin = digest([run.prefixes.origin, execution])
         ends = (phase.end for phase in run.prefixes.schedule.phases)
         points[origin].update(end for end in ends if end <= run.prefixes.limit)
     return {
-        id(run): [
+        run.run_id: [
             (epochs, run.prefixes.key(epochs))
-            for epochs in sorted(points[origins[id(run)]])
+            for epochs in sorted(points[origins[run.run_id]])
             if epochs <= run.prefixes.limit
         ]
         for run in runs
@@ -140,7 +135,7 @@ def arranged(
     done = done or {}
     nodes = nodes_of(runs)
     passing: Counter[Node] = Counter(
-        node for run in runs for node in nodes[id(run)] if node[0] > done.get(run.run_id, 0)
+        node for run in runs for node in nodes[run.run_id] if node[0] > done.get(run.run_id, 0)
     )
     trained: dict[Node, Job] = {}
     jobs: dict[str, Job] = {}
@@ -170,28 +165,27 @@ def arranged(
 
     for run in runs:
         if run.prefixes.averages_nothing:
-            add(run, nodes[id(run)])
+            add(run, nodes[run.run_id])
     rest = [run for run in runs if not run.prefixes.averages_nothing]
     for run in sorted(rest, key=lambda run: -run.prefixes.limit):
         finished = done.get(run.run_id, 0)
-        shared = [n for n in nodes[id(run)] if passing[n] > 1 and n[0] > finished]
+        shared = [n for n in nodes[run.run_id] if passing[n] > 1 and n[0] > finished]
         if not shared or shared[-1] in trained:
             continue
         if stored(run.settings, shared[-1], run.prefixes.needs(shared[-1][0]).values()):
             continue
         prefix = ending_with(run, shared[-1])
         if prefix is not None and prefix.run_id not in jobs:
-            add(prefix, [n for n in nodes[id(run)] if n[0] <= shared[-1][0]])
+            add(prefix, [n for n in nodes[run.run_id] if n[0] <= shared[-1][0]])
     for run in rest:
-        add(run, nodes[id(run)])
+        add(run, nodes[run.run_id])
     return sorted(jobs.values(), key=lambda job: job.level)
 
 
 def ending_with(run: Run, node: Node) -> Run | None:
     """Return the run without averaging that ends with a prefix of `run`.
 
-    Returns:
-        None if its phases cannot be cut there, because the rate depends on their length.
+    Returns None if its phases cannot be cut there, because the rate depends on their length.
     """
     epochs, key = node
     schedule = run.settings.schedule

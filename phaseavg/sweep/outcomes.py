@@ -49,14 +49,14 @@ def sorted_out(runs: Mapping[str, Run]) -> tuple[dict[str, Outcome], list[Run], 
 
 def without_data(runs: Sequence[Run]) -> dict[str, list[Run]]:
     """Return the runs whose data set is missing, by what is missing; checks each data set once."""
-    by_data: dict[str, list[Run]] = defaultdict(list)
-    for run in runs:
-        data = {"dataset": run.settings.dataset, "data_dir": run.settings.data_dir}
-        by_data[json.dumps(data, sort_keys=True, default=str)].append(run)
+    reasons: dict[str, str | None] = {}
     missing: dict[str, list[Run]] = defaultdict(list)
-    for alike in by_data.values():
-        if reason := missing_data(alike[0].settings):
-            missing[reason] += alike
+    for run in runs:
+        data = json.dumps([run.settings.dataset, str(run.settings.data_dir)], sort_keys=True)
+        if data not in reasons:
+            reasons[data] = missing_data(run.settings)
+        if reason := reasons[data]:
+            missing[reason].append(run)
     return missing
 
 
@@ -100,9 +100,9 @@ def counted(
 
     Args:
         total: number of different runs.
-        ended: results that the sweep's runs have written.
-        before: results of runs that were finished before, or meanwhile by another process.
-        failed: number of runs that failed.
+        ended: results that this sweep has made.
+        before: results from before, or of other processes.
+        failed: number of runs.
         interrupted: number of runs that saved their state.
     """
     statuses = Counter(result["status"] for result in ended)

@@ -37,13 +37,7 @@ FAULTS = ("FAILED", "OUT_OF_MEMORY", "BOOT_FAIL")
 
 @dataclass
 class Submitted:
-    """A run and its job.
-
-    Attributes:
-        settings: of the run.
-        job: of submitit.
-        gone_since: when the job was first seen to have left the queue without a result.
-    """
+    """A run and its job, and since when the job has left the queue without a result."""
 
     settings: Settings
     job: Job[JobReturn]
@@ -53,13 +47,13 @@ class Submitted:
 def launch(launcher: SlurmLauncher, jobs: Sequence[Sequence[str]], first: int) -> list[JobReturn]:
     """Submit a job per run and wait until each has a result or has left the queue.
 
+    If Slurm refuses a job, for example because the user may have no more, that one and those after
+    it are not started; the others go on.
+
     Args:
         launcher: submitit's own, which a job calls to train its run.
         jobs: overrides of each.
         first: index of the first one.
-
-    If Slurm refuses a job, for example because the user may have no more, that one and those after
-    it are not started; the others go on.
 
     Raises:
         UserError: if no job could be submitted.
@@ -109,19 +103,16 @@ def submit(
 
 
 def executor_of(options: Mapping[str, Any]) -> AutoExecutor:
-    """Return what submits jobs, with the options of `hydra/launcher=submitit_slurm`."""
+    """Return an executor with the options of `hydra/launcher=submitit_slurm`."""
     general = OmegaConf.structured(BaseQueueConf).keys()
     executor = AutoExecutor(
         folder=options["submitit_folder"],
         cluster="slurm",
         slurm_max_num_timeout=options["max_num_timeout"],
     )
+    others = options.keys() - {"submitit_folder", "max_num_timeout", "name"}
     executor.update_parameters(
-        **{
-            name if name in general else f"slurm_{name}": value
-            for name, value in options.items()
-            if name not in ("submitit_folder", "max_num_timeout", "name")
-        }
+        **{name if name in general else f"slurm_{name}": options[name] for name in others}
     )
     return executor
 
@@ -159,12 +150,7 @@ def state_of(job_id: str) -> str:
 
 
 def ended(submitted: Submitted, queued: Container[str] | None) -> JobReturn | None:
-    """Return what a job came to; None if it is not over.
-
-    Args:
-        submitted: the job.
-        queued: from `jobs_in_queue`.
-    """
+    """Return the outcome of a job, given the jobs in the queue; None if it is not over."""
     run_id, job = submitted.settings.run_id, submitted.job
     if job.paths.result_pickle.exists():
         try:

@@ -71,7 +71,7 @@ def evaluate_run(
             raise UserError(f"{folder}: there is no {name}; {remedy}")
     try:
         recorded = read_config(folder)
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, TypeError) as error:
         raise UserError(
             f"{folder}/config.yaml: damaged ({told(error)}); repeat the run with rerun=true"
         ) from error

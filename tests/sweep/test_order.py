@@ -60,15 +60,15 @@ def assert_served(jobs: list[Job]) -> None:
             continue
         assert job.parent in jobs[:number]
         assert job.start in job.parent.keep
-        own = {n: a for n, a in job.parent.prefixes.averages.items() if n != OWN}
+        own = {n: a for n, a in job.parent.run.prefixes.averages.items() if n != OWN}
         offered = [average.identity(job.start) for average in own.values()]
         offered += [
             a.identity(job.start) for a, until in job.parent.guests.values() if until >= job.start
         ]
-        needed = set(job.prefixes.needs(job.start).values())
+        needed = set(job.run.prefixes.needs(job.start).values())
         needed |= {a.identity(job.start) for a, _ in job.guests.values()} - {None}
         assert needed <= set(offered)
-        assert job.prefixes.key(job.start) == job.parent.prefixes.key(job.start)
+        assert job.run.prefixes.key(job.start) == job.parent.run.prefixes.key(job.start)
 
 
 def test_the_sgd_run_of_a_sweep_is_the_prefix_of_the_others(run_of: MakeRun) -> None:
@@ -128,7 +128,7 @@ def test_what_a_run_or_the_disk_already_has_is_not_trained_again(run_of: MakeRun
 
 def test_the_overrides_of_a_prefix_make_its_run(run_of: MakeRun) -> None:
     run = run_of([8, 4, 4], "rna")
-    (node, *_) = nodes_of([run])[id(run)]
+    (node, *_) = nodes_of([run])[run.run_id]
     prefix = ending_with(run, node)
     assert prefix is not None
     GlobalHydra.instance().clear()
@@ -193,7 +193,7 @@ def test_which_cells_of_tables_1_to_4_share_what(all_runs: dict[str, Run]) -> No
     assert {job.run.run_id for job in jobs} == {run.run_id for run in runs}  # no other prefix
     found: dict[tuple[str, int], list[str]] = {}
     for job in jobs:
-        if job.parent and not job.prefixes.averages_nothing:
+        if job.parent and not job.run.prefixes.averages_nothing:
             optimizer = parts_of(job.run.settings.recipe())["optimizer"].replace("adam_", "")
             cells = found.setdefault((optimizer, job.start), [])
             cells.extend(f"{cell.table}/{cell.column}" for cell in job.run.cells)
@@ -202,10 +202,8 @@ def test_which_cells_of_tables_1_to_4_share_what(all_runs: dict[str, Run]) -> No
     def through(job: Job) -> set[int]:
         return set() if job.parent is None else {job.start} | through(job.parent)
 
-    sgd = [
-        job for job in jobs if job.prefixes.averages_nothing and "-sgd-" in job.run.settings.run_id
-    ]
-    epochs = [set(job.prefixes.schedule.epochs[:1]) | through(job) for job in sgd]
+    sgd = [j for j in jobs if j.run.prefixes.averages_nothing and "-sgd-" in j.run.run_id]
+    epochs = [set(job.run.prefixes.schedule.epochs[:1]) | through(job) for job in sgd]
     assert {60, 80, 100} <= set().union(*epochs)
     kept = [(epoch, job) for job in sgd for epoch in job.keep]
     assert sorted(epoch for epoch, _ in kept if epoch in (60, 100, 160)) == [60, 100, 160]

@@ -14,7 +14,7 @@ from phaseavg.config import Settings, check
 from phaseavg.errors import UserError
 from phaseavg.phases import Schedule
 from phaseavg.runs.folder import TRAJECTORY
-from phaseavg.runs.record import DAMAGED, damage, flattened, read_record
+from phaseavg.runs.record import DAMAGED, METRICS, damage, flattened, read_metrics
 from phaseavg.sweep.cells import key_of, parsed
 from phaseavg.sweep.composing import composing
 from phaseavg.targets import build
@@ -58,8 +58,10 @@ class Trajectory:
             UserError: if the record is damaged.
         """
         folder = self.settings.run_folder
+        if not (folder / METRICS).exists():
+            return pd.DataFrame()
         try:
-            return pd.DataFrame([flattened(line) for line in read_record(folder).metrics])
+            return pd.DataFrame([flattened(line) for line in read_metrics(folder)])
         except DAMAGED as error:
             raise UserError(damage(folder, error)) from error
 
