@@ -7,17 +7,15 @@ from pathlib import Path
 import pandas as pd
 import pytest
 from conftest import REPOSITORY
-from made_cells import CONF, OPTIONS, OTHERS, TABLES, WHOLE, request_for
+from made_cells import CONF, OTHERS, TABLES, WHOLE, request_for
 from omegaconf import DictConfig
 
 from phaseavg.errors import UserError
 from phaseavg.report.cells import CELL, key_of, read_paper
 from phaseavg.sweep.cells import (
-    Cell,
     Run,
     Table,
     cells_of,
-    narrow,
     read_table,
     runs_of,
 )
@@ -42,13 +40,6 @@ def test_the_294_published_cells_are_our_cells_one_to_one(composed) -> None:
     }
     for cell in request.cells:
         assert not set(cell.column) & set("= ,")
-
-
-@pytest.mark.parametrize("name", sorted(set(OPTIONS) - {"none", "all"}))
-def test_what_a_table_compares_is_in_it(composed, name: str) -> None:
-    table = read_table(name, (), composed)
-    assert table.baseline.keys() | set(table.baseline.values()) <= table.columns.keys()
-    assert not {column for column, other in table.baseline.items() if column == other}
 
 
 READINGS = {  # columns of the tables beside the paper's, and the paper's with the same runs
@@ -208,30 +199,6 @@ def test_seeds_are_the_tables_or_those_asked_for(composed) -> None:
     assert request_for(composed, "table=t1d", "seed=range(7,9)").seeds == {"t1d": [7, 8]}
 
 
-REFUSED = [
-    (("table=t9",), "table=t9: there is no such option; choices: ablations, all"),
-    (("table=t1a,5",), "table=5: there is no such option"),
-    (
-        ("table=t1a", "column=cosine"),
-        "column=cosine: table=t1a has no such column; choices: gamma0-",
-    ),
-    (("table=t1a", "model=vgg16"), "model=vgg16: table=t1a has no such model; choices: wrn28_10, "),
-    (("table=t1a,t1b", "dataset=svhn"), "dataset=svhn: table=t1a,t1b has no such dataset"),
-    (("table=t2", "dataset=imagenet", "model=cnn13"), "dataset=imagenet model=cnn13: no cell of "),
-    (("column=ours",), "column: is a table's; add table=…"),
-    (("table=t1a", "optimizer.lr=0.1,0.2"), "optimizer.lr takes one value"),
-    (("table=t1a", "averaging=end"), "averaging=end: table t1a sets averaging itself"),
-]
-
-
-@pytest.mark.parametrize(("arguments", "message"), REFUSED)
-def test_what_there_is_not_is_refused(composed, arguments: tuple[str, ...], message: str) -> None:
-    with pytest.raises(UserError) as raised:
-        request_for(composed, *arguments)
-    assert message in str(raised.value)
-    assert "\n" not in str(raised.value)
-
-
 def test_no_table_is_a_plain_sweep(composed) -> None:
     for arguments in (("seed=0,1",), ("table=none", "seed=0,1")):
         request = request_for(composed, *arguments)
@@ -283,16 +250,3 @@ def test_a_preset_may_have_rows_of_its_own(composed) -> None:
     runs = runs_of(request.cells, request.seeds, composed)
     assert {run.epochs for run in runs.values()} == {16, 8}
     assert {run.settings.runs_dir for run in runs.values()} == {Path("runs/mini")}
-
-
-def test_narrowing_keeps_what_has_all_values() -> None:
-    cells = [Cell("t", d, m, "c", ()) for d in ("x", "y") for m in ("p", "q")]
-    assert narrow(cells, {"dataset": ["y"], "model": ["p"]}) == [cells[2]]
-    assert narrow(cells, {}) == cells
-
-
-def test_a_run_without_cells_has_none(composed) -> None:
-    config: DictConfig = composed(["preset=demo"])
-    from phaseavg.config import check
-
-    assert Run([], check(config)).cells == []

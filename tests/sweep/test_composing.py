@@ -79,7 +79,7 @@ def test_a_config_from_the_cache_is_a_copy(conf: Path) -> None:
         assert from_cache(["model=cnn13"]).batch_size != 1
 
 
-@pytest.mark.parametrize("content", [b"", b"[]", b'{"a": ', b"\xff"])
+@pytest.mark.parametrize("content", [b"[]", b'{"a": '])
 def test_a_damaged_cache_is_composed_again(conf: Path, content: bytes) -> None:
     composed(conf, ["model=cnn13"])
     (path,) = cache_folder().glob("*.json")
@@ -103,16 +103,16 @@ def test_what_json_would_change_is_not_cached(conf: Path) -> None:
         assert (config.model.sizes, calls) == ({1: 2}, 1)
 
 
+def test_a_cache_that_cannot_be_written_is_no_error(conf: Path) -> None:
+    cache_folder().parent.mkdir(parents=True)
+    cache_folder().write_text("a file where the folder should be")
+    _, calls = composed(conf, ["model=cnn13"])
+    assert calls == 1
+
+
 def test_old_cache_files_are_removed(conf: Path) -> None:
     cache_folder().mkdir(parents=True)
     for number in range(KEPT + 3):
         (cache_folder() / f"{number}.json").write_text("{}")
     composed(conf, ["model=cnn13"])
     assert len(list(cache_folder().glob("*.json"))) == KEPT
-
-
-def test_a_cache_that_cannot_be_written_is_no_error(conf: Path) -> None:
-    cache_folder().parent.mkdir(parents=True)
-    cache_folder().write_text("a file where the folder should be")
-    _, calls = composed(conf, ["model=cnn13"])
-    assert calls == 1

@@ -90,6 +90,7 @@ MISTAKES = [
     ("-m column=ours", "column: is a table's; add table=…"),
     ("-m table=t1a optimizer.lr=0.1,0.2", "optimizer.lr takes one value"),
     ("-m table=t1a averaging=end", "averaging=end: table t1a sets averaging itself"),
+    ("-m table=t1a,t1b dataset=svhn", "dataset=svhn: table=t1a,t1b has no such dataset"),
     ("-m table=t1d model=cnn13 seed=a", "seed='a': "),
     ("-m averaging=none,nothing", "averaging=nothing: there is no such option; choices: end"),
     ("-m seed=0,-1", "seed=-1: input should be greater than or equal to 0"),
