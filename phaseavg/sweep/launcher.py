@@ -218,13 +218,15 @@ def train_job(number: int, overrides: Sequence[str]) -> JobReturn:
     _training = True
     try:
         with unfailing_output():
-            return run_job(
+            returned = run_job(
                 task_function=named,
                 config=composed,
                 hydra_context=context,
                 job_dir_key="hydra.sweep.dir",
                 job_subdir_key="hydra.sweep.subdir",
             )
+            # Its configs cannot be pickled: Hydra has imported the launcher's plugin twice.
+            return JobReturn(status=returned.status, _return_value=returned._return_value)
     finally:
         _training = False
 

@@ -100,15 +100,3 @@ def test_a_run_is_also_found_among_the_records(prompt: Prompt, tmp_path: Path) -
     status, out, _ = prompt(*TINY, "records_dir=kept")
     assert status == 0
     assert f"kept/{folder.name}: finished before" in out
-
-
-@pytest.mark.slow
-def test_a_damaged_result_is_set_aside_and_the_run_repeated(prompt: Prompt, tmp_path: Path) -> None:
-    prompt(*TINY)
-    (result,) = tmp_path.glob("runs/*/result.json")
-    good = json.loads(result.read_text())
-    result.write_text('{"status": "fini')
-    status, out, _ = prompt(*TINY)
-    assert status == 0
-    assert re.search(r"is damaged \(.*\): set aside", out)
-    assert json.loads(result.read_text())["test_error"] == good["test_error"]

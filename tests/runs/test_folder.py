@@ -119,16 +119,6 @@ def test_a_checkpoint_whose_file_is_damaged_gives_way_to_the_one_before(
         assert len(list(tmp_path.glob("checkpoint-000000002-*.damaged"))) == 1
 
 
-def test_a_finished_or_reopened_run_has_no_snapshots(tmp_path: Path) -> None:
-    with RunFolder(tmp_path) as folder:
-        folder.save_checkpoint(1, {"step": 1}, [snapshot(folder, 1)])
-        folder.finish(made_result(tmp_path.name, 5.0))
-        assert not (tmp_path / "snapshots").exists()
-        snapshot(folder, 2)
-        folder.reopen()
-        assert not (tmp_path / "snapshots").exists()
-
-
 def test_a_checkpoint_of_another_run_is_not_continued(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -213,10 +203,12 @@ def test_a_second_holder_is_refused(tmp_path: Path) -> None:
         pass
 
 
-def test_a_finished_run_has_a_result_and_no_checkpoints(tmp_path: Path) -> None:
+def test_a_finished_run_has_a_result_and_neither_checkpoints_nor_snapshots(tmp_path: Path) -> None:
     with RunFolder(tmp_path) as folder:
-        folder.save_checkpoint(1, {"step": 1})
+        folder.save_checkpoint(1, {"step": 1}, [snapshot(folder, 1)])
         folder.finish(result := made_result(tmp_path.name, 5.0))
-    assert read_result(tmp_path) == result
-    assert not list(tmp_path.glob("checkpoint-*"))
-    assert json.loads((tmp_path / "result.json").read_text()) == result
+        assert read_result(tmp_path) == result
+        assert {path.name for path in tmp_path.iterdir()} == {".lock", "result.json"}
+        folder.reopen()
+    assert read_result(tmp_path) is None
+    assert json.loads((tmp_path / "result.json.previous").read_text()) == result

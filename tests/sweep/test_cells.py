@@ -128,9 +128,7 @@ def test_cells_compose_and_the_same_cell_in_several_tables_is_the_same_runs(
             asked += epochs * (cell.model == "cnn13")
             of_table_1 += epochs * (cell.table.startswith("t1") and cell.model == "cnn13")
     assert all(len(found) == 3 for found in ids.values())
-    whole = [key for key in ids if key[2] in WHOLE]
-    assert len(whole) == 35 + 17 + 17 + 6
-    assert len(ids) == len(whole) + 3 * 7 + 6 * 3 + 2  # a cell of each row of each table
+    assert len(ids) == 35 + 17 + 17 + 6
     assert 4 * asked == 109_440  # of all CIFAR and SVHN cells, with three seeds
     assert of_table_1 == 3 * 2_880
 
@@ -143,7 +141,7 @@ def test_cells_compose_and_the_same_cell_in_several_tables_is_the_same_runs(
     assert len(ours | {cell("t2", "ours")}) == 1
     assert cell("t1c", "every-k") == cell("t2", "lookahead")
     found = {
-        network: {i for key in whole if key[2] == network for i in ids[key]} for network in WHOLE
+        network: {i for key in ids if key[2] == network for i in ids[key]} for network in WHOLE
     }
     assert len(found["cnn13"]) == 3 * 63
     assert len(found["resnet50"]) == 3 * 6
@@ -152,32 +150,6 @@ def test_cells_compose_and_the_same_cell_in_several_tables_is_the_same_runs(
         again = composed(run.overrides)
         assert again.seed == run.settings.seed
         assert again.optimizer._target_ == run.settings.optimizer["_target_"]
-
-
-def test_cells_of_a_column_differ_in_their_network_alone(all_runs: dict[str, Run]) -> None:
-    """And in the weight decay that goes with it, of the run and of its optimizer."""
-
-    def rest(run: Run) -> dict[str, object]:
-        recipe = {key: value for key, value in run.settings.recipe().items() if key != "model"}
-        optimizer = dict(recipe["optimizer"])
-        if inner := optimizer.get("inner"):
-            optimizer["inner"] = {**inner, "weight_decay": None}
-        else:
-            optimizer["weight_decay"] = None
-        return {**recipe, "weight_decay": None, "optimizer": optimizer}
-
-    by_key = {
-        (*key_of(cell), run.settings.seed): run for run in all_runs.values() for cell in run.cells
-    }
-    models, count = {}, 0
-    for (table, dataset, model, column, seed), run in by_key.items():
-        network = "resnet50" if dataset == "imagenet" else "cnn13"
-        assert rest(run) == rest(by_key[table, dataset, network, column, seed])
-        models.setdefault(model, run.settings.model)
-        assert run.settings.model["_target_"] == models[model]["_target_"]
-        count += model not in WHOLE
-    assert count == 3 * (3 * 7 + 6 * 3 + 2)
-    assert len({str(model) for model in models.values()}) == len(models) == 7
 
 
 NARROWED = [
@@ -231,14 +203,11 @@ def test_a_seed_counts_once_and_a_row_is_there_once(composed) -> None:
     twice = TINY.model_copy(update={"rows": [*TINY.rows, [*TINY.rows[0], "model.width=0.2"]]})
     with pytest.raises(UserError, match="there is such a row already"):
         cells_of("twice", twice)
+    half = TINY.model_copy(update={"rows": [["dataset=digits"]]})
+    with pytest.raises(UserError, match="must set dataset and model"):
+        cells_of("half", half)
     with pytest.raises(UserError, match=r"\+\+averaging\.weights\.gamma0=0\.5: table t1a sets"):
         request_for(composed, "table=t1a", "++averaging.weights.gamma0=0.5")
-
-
-def test_a_row_has_to_say_which_network_it_is() -> None:
-    table = Table(title="half", rows=[["dataset=digits"]], columns={"a": []})
-    with pytest.raises(UserError, match="must set dataset and model"):
-        cells_of("half", table)
 
 
 def test_a_preset_may_have_rows_of_its_own(composed) -> None:
