@@ -30,7 +30,6 @@ from phaseavg.training.execution import prepare
 from phaseavg.training.loop import train
 from phaseavg.training.parts import assemble
 from phaseavg.training.preview import opening, preview
-from phaseavg.training.progress import TrainingProgress
 from phaseavg.training.sharing import Sharing, inherited
 
 CONF = Path(__file__).with_name("conf")
@@ -73,25 +72,24 @@ def run(settings: Settings, overrides: Sequence[str] = ()) -> dict[str, Any]:
         )
         with tracking:
             try:
-                with TrainingProgress(schedule, state) as progress:
-                    train(state, data, schedule, settings, folder, progress, tracking, sharing)
+                train(state, data, schedule, settings, folder, tracking, sharing)
                 outcome = {"status": "finished", **errors(state.metrics, settings.observers)}
             except Diverged as error:
                 outcome = {"status": "diverged", **error.outcome}
-            result = {
-                "run_id": settings.run_id,
-                **outcome,
-                **cost(state.metrics),
-                "recipe": settings.recipe(),
-                "numerics_version": NUMERICS_VERSION,
-                "overrides": list(overrides),
-                "save_trajectory": settings.save_trajectory,
-                "inherited": inherited(state),
-                "peak_memory_bytes": peak_memory_bytes(device),
-                "provenance": state.provenance,
-                "date": datetime.now(UTC).date().isoformat(),
-            }
-            tracking.finish(result)
+        result = {
+            "run_id": settings.run_id,
+            **outcome,
+            **cost(state.metrics),
+            "recipe": settings.recipe(),
+            "numerics_version": NUMERICS_VERSION,
+            "overrides": list(overrides),
+            "save_trajectory": settings.save_trajectory,
+            "inherited": inherited(state),
+            "peak_memory_bytes": peak_memory_bytes(device),
+            "provenance": state.provenance,
+            "date": datetime.now(UTC).date().isoformat(),
+        }
+        tracking.finish(result)
         if settings.save_weights:
             path = folder.path / "weights.safetensors"
             print(f"{path}: {write_weights(state.model, path, settings.run_id) / 1e6:.1f} MB")

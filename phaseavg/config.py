@@ -5,17 +5,14 @@ averaging) is its constructor's signature: see `phaseavg.targets`.
 """
 
 import json
-import os
 import re
 from collections.abc import Iterable, Mapping
-from math import inf
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
 from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig, OmegaConf
 from pydantic import (
-    AfterValidator,
     BaseModel,
     BeforeValidator,
     ConfigDict,
@@ -50,54 +47,13 @@ def _named(folder: Any) -> Any:
     return folder
 
 
-def _from_launch(folder: Path) -> Path:
-    """Return a folder relative to where the command was typed, even under hydra.job.chdir=true."""
-    if HydraConfig.initialized() and HydraConfig.get().job.chdir:
-        return Path(HydraConfig.get().runtime.cwd, folder)
-    return folder
-
-
-Folder = Annotated[Path, BeforeValidator(_named), AfterValidator(_from_launch), Field(strict=False)]
-"""A path, relative to the folder in which the command was typed."""
+Folder = Annotated[Path, BeforeValidator(_named), Field(strict=False)]
 
 
 class Scalars(BaseModel):
     """Typed fields, and no others."""
 
     model_config = ConfigDict(**STRICT, extra="forbid", frozen=True)
-
-
-def _wandb_mode() -> str:
-    """Return W&B's mode from its environment variable; its older names are dryrun and run."""
-    mode = os.environ.get("WANDB_MODE", "")
-    return {"": "offline", "dryrun": "offline", "run": "online"}.get(mode, mode)
-
-
-OmegaConf.register_new_resolver("wandb_mode", _wandb_mode, replace=True)
-
-
-MOST_THREADS = 1024
-"""Threads of a process, and processes of a run: more than any machine has cores."""
-
-LARGEST = 1e30
-"""Magnitude of a number: float32, in which torch computes, ends at 3.4e38."""
-
-
-def _refuse_large(value: Any, path: str = "") -> None:
-    """Refuse numbers that torch cannot compute with, wherever they are in a config.
-
-    Raises:
-        UserError: if there is one.
-    """
-    if isinstance(value, list):
-        value = dict(enumerate(value))
-    if isinstance(value, Mapping):
-        for key, item in value.items():
-            _refuse_large(item, f"{path}.{key}" if path else str(key))
-    elif isinstance(value, float) and LARGEST < abs(value) < inf:
-        raise UserError(f"{path}={value}: must be between -{LARGEST:g} and {LARGEST:g}")
-    elif isinstance(value, int) and value.bit_length() > 63:
-        raise UserError(f"{path}={value}: must be an integer of 64 bits")
 
 
 class Execution(Scalars):
@@ -111,22 +67,16 @@ class Execution(Scalars):
     compile: Literal[True, False, "max-autotune"] = False
     flipped_copy: bool = True
     average_device: str = "cpu"
-    threads: Annotated[int, Field(ge=1, le=MOST_THREADS)] | None = None
-    workers: Annotated[int, Field(ge=0, le=MOST_THREADS)] | None = None
+    threads: PositiveInt | None = None
+    workers: NonNegativeInt | None = None
 
 
 class Guest(Scalars):
-    """An average of other runs that start from one of this run's prefixes.
-
-    Attributes:
-        averaging: target and arguments of its averager.
-        epochs: T_p of each phase of these runs.
-        until: epochs of the last prefix that needs it.
-    """
+    """An average of other runs that start from one of this run's prefixes."""
 
     averaging: Part
-    epochs: list[PositiveInt]
-    until: PositiveInt
+    epochs: list[PositiveInt]  # T_p of each phase of these runs
+    until: PositiveInt  # epochs of the last prefix that needs it
 
     @field_validator("averaging")
     @classmethod
@@ -163,15 +113,7 @@ class EvaluationCadence(Scalars):
     batchnorm_every: NonNegativeInt = 0
 
 
-def _distinct(name: str) -> str:
-    if not re.fullmatch(r"[a-z][a-z0-9_]*", name):
-        raise ValueError("must be lower-case letters, digits and _, and begin with a letter")
-    if name == "average":
-        raise ValueError("is the name of the average that may be applied; choose another")
-    return name
-
-
-ObserverName = Annotated[str, AfterValidator(_distinct)]
+ObserverName = Annotated[str, Field(pattern=r"^[a-z][a-z0-9_]*$")]
 
 
 class Settings(Scalars):
@@ -211,6 +153,8 @@ class Settings(Scalars):
     @field_validator("observers")
     @classmethod
     def _typed_observers(cls, observers: dict[str, Part]) -> dict[str, Part]:
+        if "average" in observers:
+            raise UserError("observers.average: is the name of the run's own average")
         return {name: _typed_part(part, f"observers.{name}") for name, part in observers.items()}
 
     @property
@@ -255,21 +199,15 @@ def typed_overrides() -> list[str]:
     return [o for o in overrides if re.split(r"[.=@]", o.lstrip("+~"))[0] not in NOT_RECORDED]
 
 
-SWEEPS = {
-    "table": "add -m to run the cells of a table",
-    "column": "add -m and table=…",
-    "plan": "add -m, or take dry_run=true to see what a single run would do",
-    "budget": "add -m",
-}
-"""Keys of a sweep's config, with what to do where a single run is given them."""
+SWEEPS = ("table", "column", "plan", "budget")
+"""Keys of a sweep's config."""
 
 
 def check(config: DictConfig) -> Settings:
     """Return the settings of a composed config.
 
     Raises:
-        UserError: if a key is unknown or a value is missing, has the wrong type or is not among the
-            choices.
+        UserError: if a key is unknown, or a value is missing, of a wrong type or no valid choice.
     """
     if missing := OmegaConf.missing_keys(config):
         raise UserError(f"{min(missing)}: is missing; add {min(missing)}=…")
@@ -277,16 +215,14 @@ def check(config: DictConfig) -> Settings:
 
 
 def check_record(config: Mapping[str, Any], extra: Iterable[str] = ()) -> Settings:
-    """Return the settings of a record, which may come from a stranger.
-
-    Interpolations are refused, and only allowed targets are imported.
+    """Return the settings of a record from anybody: only allowed targets are imported.
 
     Args:
         config: from `phaseavg.runs.record.read_config`.
         extra: modules or targets that it may name beside the project's own.
 
     Raises:
-        UserError: if it names others, or is not a valid config.
+        UserError: if it names others, has an interpolation, or is not a valid config.
     """
     require_allowed(config, extra)
     if "${" in json.dumps(config, default=str):
@@ -295,13 +231,12 @@ def check_record(config: Mapping[str, Any], extra: Iterable[str] = ()) -> Settin
 
 
 def _checked(values: dict[str, Any]) -> Settings:
-    _refuse_large(values)
-    for key, hint in SWEEPS.items():
-        given = values.pop(key, None)
-        if key == "table":  # a preset may change a table's rows
-            given = bool(given and "columns" in given)
-        if given is not None and given is not False:
-            raise UserError(f"{key}: belongs to a sweep; {hint}")
+    sweep = {key: values.pop(key, None) for key in SWEEPS}
+    if "columns" not in (sweep["table"] or {}):  # a preset may change the rows of table=none
+        del sweep["table"]
+    for key, value in sweep.items():
+        if value is not None and value is not False:
+            raise UserError(f"{key}: belongs to a sweep; add -m")
     try:
         return Settings.model_validate(values)
     except ValidationError as error:
@@ -309,21 +244,19 @@ def _checked(values: dict[str, Any]) -> Settings:
         cause = first.get("ctx", {}).get("error")
         if isinstance(cause, UserError):  # of a part, with its field
             raise cause from error
-        *parents, _ = first["loc"]
         field = ".".join(str(key) for key in first["loc"] if key != "[key]")
         if first["type"] == "missing":
             raise UserError(f"{field}: is missing") from error
         if first["type"] != "extra_forbidden":
             raise UserError(refused(field, first["input"], first)) from error
         schema: Any = Settings
-        for key in parents:
+        for key in first["loc"][:-1]:
             schema = schema.model_fields[key].annotation
         raise UserError(unknown(field, schema.model_fields)) from error
 
 
 def _typed_part(part: Part, name: str) -> Part:
+    group = name.partition(".")[0]
     if not is_part(part):
-        raise UserError(
-            f"{name}._target_: is missing; choose an option of {name.partition('.')[0]}"
-        )
-    return typed_part(part, name, located(KINDS[name.partition(".")[0]]))
+        raise UserError(f"{name}._target_: is missing; choose an option of {group}")
+    return typed_part(part, name, located(KINDS[group]))

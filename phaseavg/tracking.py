@@ -2,16 +2,11 @@
 
 import contextlib
 import os
-import re
 import shutil
 import sys
-import tempfile
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from types import TracebackType
 from typing import Any, Literal, Self
-
-from pydantic import ValidationError
 
 from phaseavg.config import Folder
 from phaseavg.errors import Interrupted
@@ -23,31 +18,8 @@ FINISH_SECONDS = 60.0  # that an upload may take when a run is over; `wandb sync
 TAG_LENGTH, NAME_LENGTH = 64, 128  # that W&B takes
 
 
-def by_table(cells: Sequence[str]) -> dict[str, str]:
-    """Return the cells of each table, so that runs can be filtered and grouped by those of one.
-
-    Args:
-        cells: each as table, data set, network and column with blanks between them.
-    """
-    found: dict[str, list[str]] = {}
-    for cell in cells:
-        table, _, rest = cell.partition(" ")
-        found.setdefault(table, []).append(rest)
-    return {table: " + ".join(rest) for table, rest in found.items()}
-
-
-def reason_of(error: Exception) -> str:
-    """Return in one line why W&B failed."""
-    if isinstance(error, ValidationError):
-        first = error.errors()[0]
-        return f"{'.'.join(map(str, first['loc']))}: {first['msg']}"  # the value may be a secret
-    return next((line.strip() for line in str(error).splitlines() if line.strip()), repr(error))
-
-
 class Tracking:
-    """Tracks nothing: the interface of what is told about a run while it trains.
-
-    A context manager around training.
+    """Tracks nothing: the interface of what mirrors a run. A context manager around training.
 
     Args:
         recipe: of the run.
@@ -66,19 +38,14 @@ class Tracking:
     def __enter__(self) -> Self:
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
+    def __exit__(self, kind: Any, error: BaseException | None, trace: Any) -> None:
         pass
 
     def log(self, line: Mapping[str, Any]) -> None:
         """Take the metrics of an epoch."""
 
     def finish(self, result: Mapping[str, Any]) -> None:
-        """Take the outcome of the run."""
+        """Take the outcome of the run, after training."""
 
 
 class WandB(Tracking):
@@ -89,9 +56,9 @@ class WandB(Tracking):
     reported in one line and ends the tracking, never the run.
 
     Args:
-        recipe: gives the name outside of tables, and without its seed the group.
-        config: as `Tracking`.
-        history: as `Tracking`.
+        recipe: as `Tracking`, and config and history.
+        config: see above.
+        history: see above.
         mode: `offline` writes to `dir` alone, `online` sends as well, `disabled` does neither.
         project: W&B's.
         entity: W&B's account or team; the user's own by default.
@@ -129,31 +96,31 @@ class WandB(Tracking):
         return {"name": name[:NAME_LENGTH], "group": group[:NAME_LENGTH], "tags": list(tags)}
 
     def __enter__(self) -> Self:
-        self._attempt("start", self._start)
+        with self._unfailing():
+            self._start()
         return self
 
     def _start(self) -> None:
-        for name in [n for n in os.environ if n.startswith("WANDB_") and not os.environ[n]]:
-            del os.environ[name]  # W&B takes an empty value for a wrong one
-        # Without a network, its reports on errors would hold up the end of the program.
+        # Without a network, W&B's reports on errors would hold up the end of the program.
         os.environ.setdefault("WANDB_ERROR_REPORTING", "false")
         import wandb  # takes a second, and not everybody has it
 
         self.dir.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryFile(dir=self.dir):  # else W&B would quietly write elsewhere
-            pass
         name = run_id(self.recipe)
+        cells: dict[str, str] = {}  # by table, so that runs can be filtered by those of one
+        for table, _, cell in (cell.partition(" ") for cell in self.cells):
+            cells[table] = f"{cells[table]} + {cell}" if table in cells else cell
         self._run = wandb.init(
             id=name,
             **self.labels(),
             job_type="train",
-            config={**self.config, "run_id": name, "cells": by_table(self.cells)},
+            config={**self.config, "run_id": name, "cells": cells},
             mode=self.mode,
             project=self.project,
             entity=self.entity,
             dir=str(self.dir.absolute()),  # its service may be at home in another folder
             settings=wandb.Settings(
-                silent=True,  # what it has to say is said here, in one line
+                silent=True,
                 console="off",
                 disable_git=True,  # the config has the commit; a remote's address may hold a token
                 init_timeout=INIT_SECONDS,
@@ -167,13 +134,11 @@ class WandB(Tracking):
             self._log(line)
         if self.mode == "online":
             print(f"W&B: {self._run.url}", flush=True)
-        if self.mode == "disabled":  # what is there is all there is
-            return
-        current = Path(self._run.settings.sync_dir)
-        own = re.compile(rf"(offline-)?run-\d{{8}}_\d{{6}}-{re.escape(name)}(-\d+)?")
-        for earlier in (self.dir / "wandb").iterdir():
-            if own.fullmatch(earlier.name) and earlier.name != current.name:
-                shutil.rmtree(earlier, ignore_errors=True)
+        elif self.mode == "offline":
+            current = Path(self._run.settings.sync_dir)
+            for earlier in self.dir.glob(f"wandb/*run-*-{name}*"):
+                if earlier.name != current.name:
+                    shutil.rmtree(earlier, ignore_errors=True)
 
     def _log(self, line: Mapping[str, Any]) -> None:
         # W&B groups its panels by what is before the first slash.
@@ -181,47 +146,40 @@ class WandB(Tracking):
 
     def log(self, line: Mapping[str, Any]) -> None:
         """Send the metrics of an epoch."""
-        if self._run is not None:
-            self._attempt("write", lambda: self._log(line))
+        with self._unfailing():
+            if self._run is not None:
+                self._log(line)
 
     def finish(self, result: Mapping[str, Any]) -> None:
-        """Send the outcome to the summary and close the W&B run.
+        """Send the outcome to the summary under `result`, and close the W&B run.
 
-        All of it is under `result`; `test_error`, too, becomes that of the result, which is the
-        average's where there is one.
+        `test_error` becomes that of the result, which is the average's if there is one.
         """
-        if self._run is not None:
-            self._attempt("write", lambda: self._summarise(result))
-        self._close(0 if result["status"] == "finished" else 1)
-
-    def _summarise(self, result: Mapping[str, Any]) -> None:
         phases = {f"phase_{phase['phase']}": phase for phase in result.get("phases", ())}
-        kept = {key: value for key, value in result.items() if key != "phases"}
-        summary = {key: kept[key] for key in ("test_error", "best_test_error") if key in kept}
-        self._run.summary.update({**summary, "result": {**kept, **phases}})
+        flat = {key: value for key, value in result.items() if key != "phases"} | phases
+        errors = {key: flat[key] for key in ("test_error", "best_test_error") if key in flat}
+        with self._unfailing():
+            if self._run is not None:
+                self._run.summary.update({**errors, "result": flat})
+                self._run.finish(exit_code=0 if result["status"] == "finished" else 1)
 
-    def _close(self, exit_code: int) -> None:
-        """Close the W&B run, if one is open; a code other than 0 marks it as failed."""
-        run, self._run = self._run, None
-        if run is not None:
-            self._attempt("write", lambda: run.finish(exit_code=exit_code))
+    def __exit__(self, kind: Any, error: BaseException | None, trace: Any) -> None:
+        with self._unfailing():
+            if error is not None and self._run is not None:
+                interrupted = isinstance(error, Interrupted)
+                self._run.finish(exit_code=128 + error.number if interrupted else 1)
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        self._close(128 + error.number if isinstance(error, Interrupted) else 1)
-
-    def _attempt(self, what: str, action: Callable[[], None]) -> None:
+    @contextlib.contextmanager
+    def _unfailing(self) -> Iterator[None]:
+        """Report an error of W&B in one line, and track no more."""
         try:
-            action()
+            yield
         except Exception as error:
             self._run = None
+            reason = str(error).strip().partition("\n")[0] or repr(error)
             print(
-                f"train.py: W&B could not {what} ({reason_of(error)}): this run goes on without "
-                "it, and its records are complete; tracking=none turns W&B off",
+                f"train.py: W&B failed ({reason}): the run continues without it, and its records "
+                "are complete; tracking=none turns W&B off",
                 file=sys.stderr,
                 flush=True,
             )

@@ -31,7 +31,6 @@ MISTAKES = {
     "wrong type": ("seed=1.5", "seed=1.5: ", "integer"),
     "text for a number": ("optimizer.lr=fast", "optimizer.lr='fast': ", "number"),
     "number for a list": ("schedule.epochs=20", "schedule.epochs=20: ", "Sequence"),
-    "true for a number": ("schedule.epochs=[true,2,1]", "schedule.epochs=[True, 2, 1]", "integer"),
     "text for a part": ("averaging.weights=uniform", "averaging.weights='uniform'", "Weights"),
     "not finite": ("averaging.weights.gamma0=nan", "averaging.weights.gamma0=nan", "finite"),
     "out of range": ("batch_size=0", "batch_size=0: ", "greater than 0"),
@@ -43,12 +42,6 @@ MISTAKES = {
         "-1",
     ),
     "more images than there are": ("batch_size=1001", "batch_size=1001", "choices: 1 to 1000"),
-    "over 64 bits": (
-        "schedule.epochs=[100000000000000000000,1,1]",
-        "schedule.epochs.0=1000",
-        "64 bits",
-    ),
-    "over float32": ("weight_decay=1e300", "weight_decay=1e+300", "between -1e+30 and 1e+30"),
     "missing": ("~seed", "seed: is missing\n", ""),
     "missing argument": ("~schedule.factors", "schedule: ", "missing a required argument"),
     "missing target": ("~averaging._target_", "averaging._target_: is missing", ""),
@@ -65,15 +58,9 @@ MISTAKES = {
         "schedule.shape._target_=phaseavg.averaging.Uniform: ",
         "gives a Uniform, not ",
     ),
-    "another value than follows": ("+model.num_classes=3", "model.num_classes=3: ", "must be 10"),
-    "a value that is not typed": (
-        "optimizer=lookahead +optimizer.inner.params=[]",
-        "optimizer.inner.params=[]: ",
-        "follows from",
-    ),
-    "name of an observer": ("+averaging@observers.A=uniform", "observers.A='A'", "lower-case"),
-    "name of the average": ("+averaging@observers.average=uniform", "observers.average", "choose"),
-    "prefix beyond what is shared": ("share.keep=[3]", "share.keep=[3]: must be at most 2", ""),
+    "another value than follows": ("+model.num_classes=3", "model.num_classes=3: ", "follows from"),
+    "name of an observer": ("+averaging@observers.A=uniform", "observers.A='A'", "[a-z]"),
+    "name of the average": ("+averaging@observers.average=uniform", "observers.average: ", "own"),
     "observer without average": ("+averaging@observers.a=none", "observers.a=", "averages nothing"),
     "observer that is no part": ("+observers.a=3", "observers.a=3: ", "dictionary"),
     "folder without a name": ("runs_dir=", "runs_dir='': ", "must name a folder"),
@@ -145,7 +132,6 @@ FILES = {
     "list": (b"- a\n", "schedule=['a']: "),
     "letters": (b"a: \xff\n", "'utf-8' codec can't decode byte 0xff"),
     "defaults": (b"defaults: 3\n", "defaults list in 'schedule/mine'"),
-    "circle": (b"defaults: [mine]\n", "defaults: files of options include each other"),
     "interpolation": (b"a: ${nope:3}\n", "schedule.a: Unsupported interpolation type nope"),
 }
 
@@ -193,17 +179,6 @@ def test_scripts_explain_a_mistake_in_a_file_of_options_as_train_does(tmp_path: 
         composing(REPOSITORY / "conf", tmp_path) as (_, compose),
     ):
         compose(["schedule=mine"])
-
-
-def test_folders_are_those_of_where_the_command_was_typed(prompt: Prompt, tmp_path: Path) -> None:
-    folders = ("records_dir=kept", "share.dir=shared", "tracking=wandb", "tracking.dir=mirror")
-    sweep = ("-m", *TINY, *folders, "averaging=none,uniform", "hydra.job.chdir=true")
-    status, out, err = prompt(*sweep, f"hydra.sweep.dir={tmp_path}/elsewhere")
-    assert (status, err) == (0, "")
-    assert "sweep: 2 finished" in out
-    assert {path.name for path in tmp_path.iterdir()} == {"runs", "shared", "mirror", "elsewhere"}
-    assert not [path for path in (tmp_path / "elsewhere").rglob("*") if path.is_file()]
-    assert "2 finished before" in prompt("-m", *TINY, *folders, "averaging=none,uniform")[1]
 
 
 def test_a_diverged_run_is_recorded_with_step_epoch_and_rate(

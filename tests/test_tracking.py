@@ -233,7 +233,7 @@ def test_a_wandb_that_cannot_start_costs_a_warning(
     status, out, err = prompt(*TRACKED, *BROKEN[trouble])
     assert status == 0
     (warning,) = [line for line in err.splitlines() if "Loaded credentials" not in line]
-    assert warning.startswith("train.py: W&B could not start (")
+    assert warning.startswith("train.py: W&B failed (")
     assert SECRET not in out + err
     untracked, _, _ = prompt(*TINY, "runs_dir=untracked")
     assert untracked == 0
@@ -251,7 +251,7 @@ def test_a_service_that_breaks_costs_a_warning_and_the_next_run_is_tracked_again
     assert in_a_victim(victims, victim.break_the_service, [first, second], said) == 0
     warnings = said.read_text().splitlines()
     assert len(warnings) == 1, warnings
-    assert warnings[0].startswith("train.py: W&B could not write (")
+    assert warnings[0].startswith("train.py: W&B failed (")
     for settings in (first, second):
         result = json.loads((folder_of(settings) / "result.json").read_text())
         assert result["status"] == "finished"

@@ -10,7 +10,6 @@ from typing import Any
 import pytest
 import yaml
 from conftest import TINY, Prompt
-from pydantic import BaseModel
 from test_tracking import TRACKED, no_account  # noqa: F401 -- a fixture
 
 from phaseavg import tracking
@@ -33,61 +32,37 @@ def test_repetitions_share_a_group_and_nothing_else_does(
     assert len({run_id(recipe) for recipe in recipes}) == 4
 
 
-class Number(BaseModel):
-    """Settings of which one is no number."""
-
-    number: int
-
-
-def refused() -> None:
-    """Give W&B a setting that it refuses."""
-    Number(number="many")
-
-
-def unanswered() -> None:
-    """Raise an error of several lines."""
-    raise OSError("\n the network is gone\nTry again.")
-
-
-def unexplained() -> None:
-    """Raise an error without a word."""
-    raise TimeoutError
-
-
-REASONS = [
-    (refused, "number: Input should be a valid integer"),
-    (unanswered, "the network is gone"),
-    (unexplained, "TimeoutError()"),
-]
-
-
-@pytest.mark.parametrize(("trouble", "reason"), REASONS)
-def test_the_line_on_a_wandb_that_cannot_start_has_the_reason(
+@pytest.mark.parametrize(
+    ("trouble", "reason"),
+    [
+        (OSError("\n the network is gone\nTry again."), "the network is gone"),
+        (TimeoutError(), "TimeoutError()"),
+    ],
+)
+def test_a_wandb_that_cannot_start_costs_one_line_with_the_reason(
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
     compose_settings: Callable[..., Settings],
-    trouble: Callable[[], None],
+    trouble: Exception,
     reason: str,
 ) -> None:
-    """And it is given half of the time that it may take, with nothing to wait for at the end."""
     started = {}
 
     def init(**given: Any) -> None:
         started.update(given, environment=dict(os.environ))
-        trouble()
+        raise trouble
 
     stand_in = SimpleNamespace(init=init, Settings=dict, teardown=lambda exit_code: None)
     monkeypatch.setitem(sys.modules, "wandb", stand_in)
-    monkeypatch.setenv("WANDB_MODE", "")
     monkeypatch.delenv("WANDB_ERROR_REPORTING", raising=False)
-    with WandB(compose_settings(*TINY).recipe(), {}, [], dir=tmp_path):
-        pass
+    with WandB(compose_settings(*TINY).recipe(), {}, [], dir=tmp_path) as mirror:
+        mirror.log({"epoch": 1})
+    mirror.finish({"status": "finished"})
     said = capsys.readouterr().err
-    assert said.startswith(f"train.py: W&B could not start ({reason}")
+    assert said.startswith(f"train.py: W&B failed ({reason})")
     assert said.count("\n") == 1
     assert started["settings"]["init_timeout"] == tracking.INIT_SECONDS
-    assert "WANDB_MODE" not in started["environment"]
     assert started["environment"]["WANDB_ERROR_REPORTING"] == "false"
 
 
@@ -105,11 +80,10 @@ def test_wandbs_own_variable_sets_the_mode(
     compose_settings: Callable[..., Settings], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     assert compose_settings("preset=demo").tracking["mode"] == "offline"
-    for value, mode in {"": "offline", "dryrun": "offline", "disabled": "disabled"}.items():
-        monkeypatch.setenv("WANDB_MODE", value)
-        assert compose_settings("preset=demo").tracking["mode"] == mode
+    monkeypatch.setenv("WANDB_MODE", "disabled")
+    assert compose_settings("preset=demo").tracking["mode"] == "disabled"
     monkeypatch.setenv("WANDB_MODE", "nonsense")
-    with pytest.raises(UserError, match=r"tracking.mode='nonsense'; choices: 'offline'"):
+    with pytest.raises(UserError, match=r"tracking.mode='nonsense': .*'offline'"):
         compose_settings("preset=demo")
 
 

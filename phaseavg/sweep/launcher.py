@@ -31,7 +31,6 @@ from hydra.types import HydraContext, TaskFunction
 from joblib import cpu_count
 from omegaconf import DictConfig, open_dict
 
-from phaseavg.cli import unfailing_output
 from phaseavg.errors import Interrupted, NotStarted, OutOfTime, ProcessLost, UserError
 from phaseavg.sweep.launch import failed
 from phaseavg.training.execution import own_threads, pick_device
@@ -142,9 +141,12 @@ def launch(
         try:
             if signals.received is not None:
                 return failed(NotStarted("interrupted before it started"))
-            return slot.run(payload, number, overrides)
+            returned = slot.run(payload, number, overrides)
         finally:
             free.put(slot)
+        if isinstance(returned._return_value, ProcessLost) and signals.received is not None:
+            return failed(NotStarted("interrupted while it started"))
+        return returned
 
     with StopSignals() as signals, ThreadPoolExecutor(len(slots)) as pool:
         futures = [pool.submit(train, first + n, job) for n, job in enumerate(jobs)]
@@ -217,16 +219,15 @@ def train_job(number: int, overrides: Sequence[str]) -> JobReturn:
 
     _training = True
     try:
-        with unfailing_output():
-            returned = run_job(
-                task_function=named,
-                config=composed,
-                hydra_context=context,
-                job_dir_key="hydra.sweep.dir",
-                job_subdir_key="hydra.sweep.subdir",
-            )
-            # Its configs cannot be pickled: Hydra has imported the launcher's plugin twice.
-            return JobReturn(status=returned.status, _return_value=returned._return_value)
+        returned = run_job(
+            task_function=named,
+            config=composed,
+            hydra_context=context,
+            job_dir_key="hydra.sweep.dir",
+            job_subdir_key="hydra.sweep.subdir",
+        )
+        # Its configs cannot be pickled: Hydra has imported the launcher's plugin twice.
+        return JobReturn(status=returned.status, _return_value=returned._return_value)
     finally:
         _training = False
 

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 
 from phaseavg.config import check_record
-from phaseavg.errors import UserError, told
+from phaseavg.errors import UserError
 from phaseavg.runs.record import read_config
 from phaseavg.runs.weights import load_weights
 from phaseavg.training.execution import autocast, prepare
@@ -17,7 +17,7 @@ from phaseavg.training.parts import load_data, new_model
 
 
 class Evaluation(NamedTuple):
-    """Mean cross-entropy, the error rate in %, and over how many images."""
+    """Mean cross-entropy, the error rate in %, and the number of images."""
 
     loss: float
     error: float
@@ -35,14 +35,12 @@ def evaluate(model: nn.Module, batches: Iterable[tuple[Tensor, Tensor]]) -> Eval
     training = model.training
     model.eval()
     device = next(model.parameters()).device
-    # MPS has no float64; 10,000 losses in float32 are still exact to 1e-5.
-    exact = torch.float32 if device.type == "mps" else torch.float64
-    loss = torch.zeros((), dtype=exact, device=device)
+    loss = torch.zeros((), dtype=torch.float64, device=device)
     wrong = torch.zeros((), dtype=torch.int64, device=device)
     images_seen = 0
     for images, labels in batches:
         logits = model(images).float()
-        loss += cross_entropy(logits, labels, reduction="sum").to(exact)
+        loss += cross_entropy(logits, labels, reduction="sum").double()
         wrong += (logits.argmax(1) != labels).sum()
         images_seen += len(labels)
     model.train(training)
@@ -63,22 +61,15 @@ def evaluate_run(
     Raises:
         UserError: if the folder holds no run, or its weights are missing or damaged.
     """
-    for name, remedy in (
-        ("config.yaml", "name the folder of a run"),
-        ("weights.safetensors", "repeat the run with save_weights=true rerun=true"),
-    ):
-        if not (folder / name).is_file():
-            raise UserError(f"{folder}: there is no {name}; {remedy}")
     try:
-        recorded = read_config(folder)
+        settings = check_record({**read_config(folder), "data_dir": data_dir}, allow)
     except (OSError, ValueError, TypeError) as error:
+        raise UserError(f"{folder}/config.yaml: {' '.join(str(error).split())}") from error
+    if not (folder / "weights.safetensors").is_file():
         raise UserError(
-            f"{folder}/config.yaml: damaged ({told(error)}); repeat the run with rerun=true"
-        ) from error
-    try:
-        settings = check_record({**recorded, "data_dir": data_dir}, allow)
-    except UserError as error:
-        raise UserError(f"{folder}/config.yaml: {error}") from error
+            f"{folder}: there is no weights.safetensors; repeat the run with save_weights=true "
+            "rerun=true"
+        )
     plain = {"device": device, "graph": False, "channels_last": False}
     here = settings.execution.model_copy(update=plain)
     settings, on = prepare(settings.model_copy(update={"execution": here}))

@@ -2,11 +2,11 @@
 
 import math
 import time
-from collections.abc import Callable, Iterable, Iterator
-from contextlib import AbstractContextManager, contextmanager
+from collections.abc import Iterator
+from contextlib import contextmanager
 from copy import deepcopy
 from itertools import islice
-from typing import Any, TypeVar
+from typing import Any
 
 import torch
 from torch import nn
@@ -35,8 +35,6 @@ from phaseavg.training.state import Stopwatch, TrainingState
 from phaseavg.training.step import new_step
 from phaseavg.training.trajectory import TrajectoryWriter
 
-Item = TypeVar("Item")
-
 Metrics = dict[str, Any]
 
 
@@ -46,7 +44,6 @@ def train(
     schedule: Schedule,
     settings: Settings,
     folder: RunFolder,
-    progress: TrainingProgress,
     tracking: Tracking,
     sharing: Sharing,
 ) -> None:
@@ -58,8 +55,7 @@ def train(
         schedule: its phases.
         settings: of the run.
         folder: receives metrics and checkpoints.
-        progress: shows them.
-        tracking: logs them.
+        tracking: receives metrics.
         sharing: saves the prefixes that other runs start from.
 
     Raises:
@@ -77,25 +73,28 @@ def train(
         folder.save_checkpoint(state.step, state.state_dict(), state.files())
         clock.saved()
 
-    def stop_if_asked() -> None:
-        """Save and stop after a signal or the deadline, which the last step ignores."""
+    def save_if_due(phase_ended: bool) -> None:
+        """Save regularly and at phase ends; after a signal or the deadline, also stop."""
         late = settings.deadline is not None and time.time() >= settings.deadline
-        if not (signals.received or (late and state.step < total_steps)):
-            return
-        save()
-        where = (
-            f"after step {state.step} (epoch {state.step / steps:.2f} of {schedule.total_epochs}); "
-            f"saved in {folder.path}; rerun the same command to resume"
-        )
-        if signals.received:
-            signals.stop(where)
-        raise OutOfTime(f"out of time {where}")
+        stopping = signals.received or (late and state.step < total_steps)
+        if stopping or phase_ended or clock.since_saving() >= settings.checkpoint_seconds:
+            save()
+        if stopping:
+            where = (
+                f"after step {state.step} (epoch {state.step / steps:.2f} of "
+                f"{schedule.total_epochs}); saved in {folder.path}; rerun the same command to "
+                "resume"
+            )
+            if signals.received:
+                signals.stop(where)
+            raise OutOfTime(f"out of time {where}")
 
     state.model.train()
     trajectory.begin()
-    with StopSignals() as signals:
-        batches = saving_on_failure(step.draws(state.step, total_steps), save)
+    with StopSignals() as signals, TrainingProgress(schedule, state) as progress:
+        batches = step.draws(state.step, total_steps)
         for epoch in range(len(state.history), schedule.total_epochs):
+            phase = schedule.phase(epoch)
             for inputs, labels in islice(batches, (epoch + 1) * steps - state.step):
                 set_learning_rate(state.optimizer, schedule.factor(state.step, steps))
                 step(inputs, labels)
@@ -104,51 +103,27 @@ def train(
                         trajectory.save(state.step)
                 progress.step(state.step, lambda: train_error_so_far(state))
                 if state.step % steps:  # an epoch's last step is followed by its end
-                    stop_if_asked()
-                    if clock.since_saving() >= settings.checkpoint_seconds:
-                        save()
+                    save_if_due(phase_ended=False)
             if sharing.is_due(epoch + 1):
                 with clock.booked("saving"):
                     sharing.save(state)
-            phase = schedule.phase(epoch)
             state.history.append(end_epoch(state, phase, data, settings, clock))
             state.seconds.clear()
-            if state.step == phase.end * steps < total_steps:
-                start_phase(state, settings)
+            phase_ended = epoch + 1 == phase.end
+            if phase_ended and state.step < total_steps and settings.optimizer_state == "reset":
+                finish(state.optimizer)
+                state.optimizer = new_optimizer(settings, state.model)
             folder.write_metrics(state.metrics)
             progress.epoch(state.metrics[-1])
             tracking.log(state.metrics[-1])
-            stop_if_asked()
-            if state.step == phase.end * steps or (
-                clock.since_saving() >= settings.checkpoint_seconds
-            ):
-                save()
+            save_if_due(phase_ended)
     finish(state.optimizer)
-
-
-def saving_on_failure(items: Iterable[Item], save: Callable[[], None]) -> Iterator[Item]:
-    """Yield items; if the next one cannot be had, save the finished steps before it raises."""
-    try:
-        yield from items
-    except Exception:
-        save()
-        raise
-
-
-def start_phase(state: TrainingState, settings: Settings) -> None:
-    """Reset the optimizer between two phases if the settings say so."""
-    if settings.optimizer_state == "reset":
-        finish(state.optimizer)
-        state.optimizer = new_optimizer(settings, state.model)
 
 
 def end_epoch(
     state: TrainingState, phase: Phase, data: DataSet, settings: Settings, clock: Stopwatch
 ) -> Metrics:
-    """Update the averages, test what is due, and at a phase end replace the weights.
-
-    Returns:
-        The epoch's metrics.
+    """Update the averages, test what is due, replace the weights at a phase end; return metrics.
 
     Raises:
         Diverged: if the epoch's losses or the weights are not finite.
@@ -177,10 +152,10 @@ def end_epoch(
                 before = clock.spent(group)
                 observer.epoch_end(model, replace=False)
                 averaging = clock.lap(group)
-                found = test.average(observer, model, phase_ended, group) if average_due else {}
+                tests = test.average(observer, model, phase_ended, group) if average_due else {}
                 evaluation = clock.spent(group) - before - averaging
                 seconds = {"averaging": averaging, "evaluation": evaluation}
-                metrics.setdefault(group, {})[name] = found | {"seconds": seconds}
+                metrics.setdefault(group, {})[name] = tests | {"seconds": seconds}
 
         replaced = averager.epoch_end(model)
         clock.lap("averaging")
@@ -193,8 +168,8 @@ def end_epoch(
                 **test.after_batchnorm(model, "averaging"),
                 **described(averager),
             }
-        elif average_due and (found := test.average(averager, model, phase_ended)):
-            metrics["average"] = found
+        elif average_due and (tests := test.average(averager, model, phase_ended)):
+            metrics["average"] = tests
     if phase_ended:
         metrics["replaced"] = replaced
     if test.images:
@@ -205,16 +180,13 @@ def end_epoch(
 
 
 class Tester:
-    """Tests models at the end of an epoch.
+    """Tests models at the end of an epoch, and books the seconds.
 
     Args:
         data: with the test images, and the training images for BatchNorm passes.
         settings: of the run.
         epoch: finished epochs, which select the images of a partial BatchNorm pass.
-        clock: books the time, as `evaluation` unless told otherwise.
-
-    Attributes:
-        images: that a model was tested on; 0 before the first test.
+        clock: books the time.
     """
 
     def __init__(self, data: DataSet, settings: Settings, epoch: int, clock: Stopwatch) -> None:
@@ -224,11 +196,11 @@ class Tester:
     def __call__(self, model: nn.Module, kind: str = "evaluation") -> Metrics:
         """Return loss (None if it is not finite, which JSON cannot say) and error (%)."""
         with self._forward_only():
-            found = evaluate(model, self._data.test_batches())
+            result = evaluate(model, self._data.test_batches())
         self._clock.lap(kind)
-        self.images = found.images
-        loss = found.loss if math.isfinite(found.loss) else None
-        return {"loss": loss, "error": found.error}
+        self.images = result.images
+        loss = result.loss if math.isfinite(result.loss) else None
+        return {"loss": loss, "error": result.error}
 
     def after_batchnorm(
         self, model: nn.Module, booked: str = "evaluation", kind: str = "evaluation"
@@ -247,20 +219,18 @@ class Tester:
         if averager.observed[0] == 0:
             return {}
         replica = averager.averaged(model)
-        found: Metrics = {"without_bn": self(replica, kind)} if phase_ended else {}
-        found |= self.after_batchnorm(replica, kind, kind)
-        return found | (described(averager) if phase_ended else {})
+        if not phase_ended:
+            return self.after_batchnorm(replica, kind, kind)
+        without_bn = self(replica, kind)
+        tests = self.after_batchnorm(replica, kind, kind)
+        return {"without_bn": without_bn, **tests, **described(averager)}
 
-    def _forward_only(self) -> AbstractContextManager[None]:
+    @contextmanager
+    def _forward_only(self) -> Iterator[None]:
         # A context for each pass: autocast caches weights, which may be replaced in between.
-        return forward_only(self._data.device, self._settings.execution.precision)
-
-
-@contextmanager
-def forward_only(device: torch.device, precision: str) -> Iterator[None]:
-    """Keep no gradients, and compute in `precision`."""
-    with torch.inference_mode(), autocast(device, precision):
-        yield
+        precision = self._settings.execution.precision
+        with torch.inference_mode(), autocast(self._data.device, precision):
+            yield
 
 
 def described(averager: Averager) -> Metrics:
@@ -274,8 +244,7 @@ def training_metrics(state: TrainingState) -> Metrics:
     """Return the number of images in the epoch's batches, and loss and error (%) over them.
 
     Raises:
-        Diverged: if a loss is not finite, or if the weights are not after the epoch's last update,
-            which no loss has seen yet.
+        Diverged: if a loss is not finite, or the weights after the last update, which no loss saw.
     """
     losses, wrong = torch.stack([state.losses, state.wrong]).cpu().double()
     bad = (~losses.isfinite()).nonzero()
@@ -283,7 +252,7 @@ def training_metrics(state: TrainingState) -> Metrics:
     if len(bad):
         step += int(bad[0]) + 1 - state.steps_per_epoch
         reason = f"the training loss became {losses[bad[0]].item()}"
-    elif not all_finite(state.model):
+    elif not torch.stack([p.isfinite().all() for p in state.model.parameters()]).all():
         reason = "the weights are no longer finite"
     if reason is not None:
         rate = learning_rate(state.optimizer)
@@ -303,8 +272,3 @@ def train_error_so_far(state: TrainingState) -> float:
 def is_due(epoch: int, every: int) -> bool:
     """Return whether what is done every so many epochs, 0 for never, is done after `epoch`."""
     return every > 0 and epoch % every == 0
-
-
-def all_finite(model: nn.Module) -> bool:
-    """Return whether every parameter is finite, read from the device at once."""
-    return bool(torch.stack([p.isfinite().all() for p in model.parameters()]).all())

@@ -1,4 +1,4 @@
-"""What a run asks of an optimizer, whoever's it is."""
+"""What a run asks of any optimizer: torch's, this project's or a user's."""
 
 from contextlib import AbstractContextManager, nullcontext
 from typing import Any
@@ -30,8 +30,7 @@ def new_optimizer(settings: Settings, model: nn.Module) -> Optimizer:
 
 def evaluation_weights(optimizer: Optimizer) -> AbstractContextManager:
     """Return a context within which the network has the weights that count."""
-    own = getattr(optimizer, "evaluation_weights", nullcontext)
-    return own()
+    return getattr(optimizer, "evaluation_weights", nullcontext)()
 
 
 def weights_replaced(optimizer: Optimizer) -> None:
@@ -63,9 +62,7 @@ def load_state(optimizer: Optimizer, saved: dict[str, Any]) -> None:
 
 
 def make_recordable(optimizer: Optimizer, device: torch.device) -> None:
-    """Let an optimizer's steps be recorded as a CUDA graph, from its present state on.
-
-    Nothing is read back from the device then, and its rate is a tensor on it.
+    """Keep an optimizer's rate and steps on the device, so that a CUDA graph can be recorded.
 
     Raises:
         UserError: if the optimizer has no such way of computing its updates.

@@ -1,14 +1,13 @@
 """A run that starts from a shared prefix, and one that saves prefixes for other runs."""
 
-from collections.abc import Mapping
-from functools import cached_property
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 import torch
 
 from phaseavg.averaging import Averager
 from phaseavg.config import Settings
-from phaseavg.errors import UserError
+from phaseavg.errors import UserError, told
 from phaseavg.runs.files import link
 from phaseavg.runs.folder import RunFolder
 from phaseavg.runs.prefixes import OWN, Average, Prefixes, Saved, execution_key, load, save, saved
@@ -29,32 +28,15 @@ class Sharing:
     Args:
         settings: of the run, with nothing of its execution left open.
         device: that it is trained on.
-
-    Raises:
-        UserError: if it is to keep a prefix that it does not have.
     """
 
     def __init__(self, settings: Settings, device: torch.device) -> None:
         self.settings, self.device = settings, device
         self.folder, self.keep = settings.share.dir, settings.share.keep
-        if self.keep and max(self.keep) > self._prefixes.limit:
-            raise UserError(
-                f"share.keep={self.keep}: must be at most {self._prefixes.limit}, after which this "
-                "run shares nothing"
-            )
-        guests = settings.share.guests.items()
-        self._guests = {name: Average(one.averaging, one.epochs) for name, one in guests}
-
-    @cached_property
-    def _prefixes(self) -> Prefixes:
-        return Prefixes(self.settings)
+        self._prefixes = Prefixes(settings)
 
     def restore(self, state: TrainingState, folder: RunFolder) -> None:
         """Resume a run from its latest checkpoint, or from a shared prefix that goes beyond it.
-
-        Args:
-            state: before the first step; it is changed.
-            folder: of the run.
 
         Raises:
             UserError: if a checkpoint was saved by other code or with other data.
@@ -67,10 +49,10 @@ class Sharing:
         for epochs in range(self._prefixes.limit, started, -1):
             needs = self._needs(epochs)
             for prefix in saved(self.folder, self._prefixes.key(epochs), epochs, execution):
-                if not set(needs.values()) <= prefix.averages.keys():
-                    continue
-                if (found := load(prefix)) and self._link_files(prefix, found, needs):
-                    self._adopt(state, found, prefix, needs, epochs)
+                complete = set(needs.values()) <= prefix.averages.keys()
+                content = load(prefix) if complete else None
+                if content is not None and self._link_files(prefix, content, needs):
+                    self._adopt(state, content, prefix, needs, epochs)
                     return
 
     def is_due(self, epochs: int) -> bool:
@@ -112,24 +94,24 @@ class Sharing:
             epochs: finished epochs.
             guests: that count; by default all that are needed at this epoch or later.
         """
-        until = {name: guest.until for name, guest in self.settings.share.guests.items()}
-        found = self._prefixes.needs(epochs)
-        for name, average in self._guests.items():
-            wanted = until[name] >= epochs if guests is None else name in guests
-            if wanted and (identity := average.identity(epochs)):
-                found[name] = identity
-        return found
+        needs = self._prefixes.needs(epochs)
+        for name, guest in self.settings.share.guests.items():
+            counts = guest.until >= epochs if guests is None else name in guests
+            identity = Average(guest.averaging, guest.epochs).identity(epochs)
+            if counts and identity:
+                needs[name] = identity
+        return needs
 
     def _link_files(
-        self, prefix: Saved, found: Mapping[str, Any], needs: Mapping[str, str]
+        self, prefix: Saved, content: Mapping[str, Any], needs: Mapping[str, str]
     ) -> bool:
         """Link the files that averages refer to; return False if the prefix was removed."""
         own = self.settings.run_folder / "snapshots"
         place = f"runs_dir={self.settings.runs_dir}"
-        names = [n for i in needs.values() for n in found["snapshots"].get(prefix.averages[i], ())]
         try:
-            for name in names:
-                link(self.folder / "snapshots" / name, own / name, place, anew=True)
+            for identity in needs.values():
+                for name in content["snapshots"].get(prefix.averages[identity], ()):
+                    link(self.folder / "snapshots" / name, own / name, place, anew=True)
         except FileNotFoundError:
             return False
         return True
@@ -137,7 +119,7 @@ class Sharing:
     def _adopt(
         self,
         state: TrainingState,
-        found: dict[str, Any],
+        content: dict[str, Any],
         prefix: Saved,
         needs: Mapping[str, str],
         epochs: int,
@@ -147,35 +129,43 @@ class Sharing:
         averagers = {
             own: averager.state_dict()
             | {"ended": epochs - 1}
-            | ({"average": found["averagers"][names[own]]["average"]} if own in names else {})
+            | ({"average": content["averagers"][names[own]]["average"]} if own in names else {})
             for own, averager in state.averagers.items()
         }
-        history = [as_own(line, names, state) for line in found["history"]]
-        seconds = {k: v for k, v in found["seconds"].items() if k not in ("saving", "guests")}
-        spent = sum(sum(line["seconds"].values()) for line in history) + sum(seconds.values())
-        before = found["inherited"][-1]["last_epoch"] if found["inherited"] else 0
-        everything = sum(sum(line["seconds"].values()) for line in found["history"])
-        segment = {
-            "trajectory": found["run_id"],
-            "prefix": prefix.path.stem.rpartition("-")[0],
-            "first_epoch": before + 1,
-            "last_epoch": epochs,
-            "seconds": everything + sum(found["seconds"].values()) - found["inherited_seconds"],
-        }
+        history = [as_own(line, names, state) for line in content["history"]]
+        seconds = {k: v for k, v in content["seconds"].items() if k not in ("saving", "guests")}
+        segments = list(content["inherited"])
+        before = segments[-1]["last_epoch"] if segments else 0
+        if before < epochs:
+            theirs = _seconds(content["history"], content["seconds"])
+            segments.append(
+                {
+                    "trajectory": content["run_id"],
+                    "prefix": prefix.path.stem.rpartition("-")[0],
+                    "first_epoch": before + 1,
+                    "last_epoch": epochs,
+                    "seconds": theirs - content["inherited_seconds"],
+                }
+            )
         own = {
             "averagers": averagers,
             "history": history,
             "seconds": seconds,
-            "inherited": [*found["inherited"], segment] if before < epochs else found["inherited"],
-            "inherited_seconds": spent,
+            "inherited": segments,
+            "inherited_seconds": _seconds(history, seconds),
         }
         try:
-            state.load_state_dict({**found, **own})
-        except ValueError as error:
+            state.load_state_dict({**content, **own})
+        except (ValueError, LookupError) as error:
             raise UserError(
-                f"{prefix.path}: does not fit: {error}; undo that change, remove {self.folder}, or "
-                "set share=false"
+                f"{prefix.path}: does not fit: {told(error)}; undo that change, remove "
+                f"{self.folder}, or set share=false"
             ) from error
+
+
+def _seconds(history: Iterable[Mapping[str, Any]], present: Mapping[str, float]) -> float:
+    """Return the seconds of all kinds in finished epochs and in the present one."""
+    return sum(sum(line["seconds"].values()) for line in history) + sum(present.values())
 
 
 def as_own(
@@ -189,9 +179,8 @@ def as_own(
         state: of the run.
     """
     theirs = line.get("observers", {}) | line.get("guests", {})
-    found = {k: v for k, v in line.items() if k not in ("observers", "guests")}
-    kept = ("train", "evaluation")
-    seconds = {k: v for k, v in line["seconds"].items() if k in kept}
+    metrics = {k: v for k, v in line.items() if k not in ("observers", "guests")}
+    seconds = {k: v for k, v in line["seconds"].items() if k in ("train", "evaluation")}
 
     def average_of(name: str) -> tuple[dict[str, Any], dict[str, float]]:
         average = dict(theirs.get(names.get(name, ""), {}))
@@ -199,24 +188,23 @@ def as_own(
 
     own, spent = average_of(OWN)
     if own:
-        found[OWN] = own
+        metrics[OWN] = own
     seconds["averaging"] = spent["averaging"]
     seconds["evaluation"] = seconds.get("evaluation", 0.0) + spent["evaluation"]
     for group, members in (("observers", state.observers), ("guests", state.guests)):
         for name in members:
             average, spent = average_of(name)
-            found.setdefault(group, {})[name] = average | {"seconds": spent}
+            metrics.setdefault(group, {})[name] = average | {"seconds": spent}
             seconds[group] = seconds.get(group, 0.0) + sum(spent.values())
-    return found | {"seconds": seconds}
+    return metrics | {"seconds": seconds}
 
 
 def inherited(state: TrainingState) -> dict[str, Any]:
-    """Return what a run has taken over from shared prefixes, for its record.
+    """Return for the record what a run has taken over from shared prefixes.
 
     Returns:
-        `epochs`, of whose last one only the training; `seconds` in the run's metrics that were
-        spent there; and `segments`: the runs that trained these epochs, with all the seconds that
-        each took. A segment that several runs have inherited was trained once.
+        `epochs`, of the last one only the training; `seconds` in the run's metrics that were spent
+        there; `segments`: the runs that trained these epochs, with the seconds that each took.
     """
     last = state.inherited[-1]["last_epoch"] if state.inherited else 0
     return {"epochs": last, "seconds": state.inherited_seconds, "segments": state.inherited}

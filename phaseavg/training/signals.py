@@ -5,7 +5,6 @@ import os
 import signal
 import threading
 import time
-from collections.abc import Callable
 from types import FrameType, TracebackType
 from typing import Any, NoReturn, Self
 
@@ -13,15 +12,9 @@ from phaseavg.errors import Interrupted, OutOfTime
 
 STDERR = 2
 
-Handler = Callable[[int, FrameType | None], Any]
 
-
-def submitit_handler(number: int) -> Handler | None:
-    """Return submitit's own handler of a signal: it requeues a job that is about to time out."""
-    handler = signal.getsignal(number)
-    if callable(handler) and getattr(handler, "__module__", "").startswith("submitit."):
-        return handler
-    return None
+def _module(handler: Any) -> str:
+    return getattr(handler, "__module__", None) or ""
 
 
 class StopSignals:
@@ -36,7 +29,9 @@ class StopSignals:
     def __enter__(self) -> Self:
         self._previous: dict[int, Any] = {}
         if threading.current_thread() is threading.main_thread():  # only there can it be done
-            warnings = [n for n in (signal.SIGUSR1, signal.SIGUSR2) if submitit_handler(n)]
+            # submitit's own handlers requeue a job that is about to time out.
+            handlers = {n: signal.getsignal(n) for n in (signal.SIGUSR1, signal.SIGUSR2)}
+            warnings = [n for n, h in handlers.items() if _module(h).startswith("submitit.")]
             for number in (signal.SIGINT, signal.SIGTERM, *warnings):
                 self._previous[number] = signal.signal(number, self._note)
         return self
@@ -44,9 +39,8 @@ class StopSignals:
     def _note(self, number: int, frame: FrameType | None) -> None:
         self.received = number
         self._restore()
-        # Unbuffered, for the signal may have come in the middle of a print; and without fail, for
-        # the terminal may be gone.
-        with contextlib.suppress(OSError):
+        with contextlib.suppress(OSError):  # the terminal may be gone
+            # Unbuffered, for the signal may have come in the middle of a print.
             os.write(STDERR, b"stopping after this step; once more to stop at once\n")
 
     def stop(self, where: str) -> NoReturn:
@@ -54,9 +48,6 @@ class StopSignals:
 
         SIGTERM in a Slurm job: Slurm is about to end the job, and to requeue it if it was preempted
         but not if it was cancelled. Exiting first would make it a failed one, so wait for the end.
-
-        Args:
-            where: at which step the run was saved, and where.
 
         Raises:
             Interrupted: after SIGINT, or SIGTERM outside of Slurm.

@@ -14,49 +14,33 @@ from torch.optim import Optimizer
 from phaseavg.averaging import Averager
 from phaseavg.training.optimizers import load_state
 
+TENSORS = ("losses", "wrong", "sizes")
+VALUES = ("step", "seconds", "history", "provenance", "inherited", "inherited_seconds")
+"""Attributes of a `TrainingState` that it saves as they are."""
+
 
 @dataclass
 class TrainingState:
-    """A run between two steps.
+    """A run between two steps."""
 
-    Attributes:
-        model: the raw network, neither compiled nor wrapped.
-        optimizer: over its parameters.
-        averager: decides when the average replaces the weights.
-        observers: averagers by name whose averages are tested but never applied.
-        guests: likewise, of other runs, that start from one of this run's prefixes.
-        steps_per_epoch: updates in an epoch.
-        train_size: images in an epoch.
-        step: finished updates.
-        losses: mean training loss of each batch of the present epoch, float32 (steps_per_epoch,) on
-            the model's device; read once an epoch.
-        wrong: misclassified training images of each of these batches, likewise.
-        sizes: images in each of these batches, (steps_per_epoch,) on the CPU.
-        seconds: spent in the present epoch, by kind.
-        history: the metrics of every finished epoch.
-        provenance: device, software and code that computed the steps: an entry for each that the
-            run was continued with, in order; usually a single one.
-        inherited: the epochs that come from a shared prefix: its segments, in order, with the
-            prefix key at the end of each.
-        inherited_seconds: seconds in the history and in `seconds` that were spent there.
-    """
-
-    model: nn.Module
+    model: nn.Module  # neither compiled nor wrapped
     optimizer: Optimizer
-    averager: Averager
+    averager: Averager  # decides when the average replaces the weights
     steps_per_epoch: int
-    train_size: int
-    observers: dict[str, Averager] = field(default_factory=dict)
-    guests: dict[str, Averager] = field(default_factory=dict)
-    step: int = 0
-    losses: Tensor = field(init=False)
-    wrong: Tensor = field(init=False)
-    sizes: Tensor = field(init=False)
-    seconds: dict[str, float] = field(default_factory=dict)
-    history: list[dict[str, Any]] = field(default_factory=list)
+    train_size: int  # images in an epoch
+    observers: dict[str, Averager] = field(default_factory=dict)  # tested, never applied
+    guests: dict[str, Averager] = field(default_factory=dict)  # observers of dependent runs
+    step: int = 0  # finished updates
+    # Of the batches of the present epoch, each (steps_per_epoch,); the last on the CPU:
+    losses: Tensor = field(init=False)  # mean training loss, float32
+    wrong: Tensor = field(init=False)  # misclassified training images, float32
+    sizes: Tensor = field(init=False)  # images, int64
+    seconds: dict[str, float] = field(default_factory=dict)  # of the present epoch, by kind
+    history: list[dict[str, Any]] = field(default_factory=list)  # metrics of finished epochs
+    # Device, software and code of the steps; an entry for each that the run was continued with.
     provenance: list[dict[str, Any]] = field(default_factory=list)
-    inherited: list[dict[str, Any]] = field(default_factory=list)
-    inherited_seconds: float = 0.0
+    inherited: list[dict[str, Any]] = field(default_factory=list)  # segments of shared prefixes
+    inherited_seconds: float = 0.0  # in history and seconds, spent on these
 
     def __post_init__(self) -> None:
         device = next(self.model.parameters()).device
@@ -68,11 +52,6 @@ class TrainingState:
     def averagers(self) -> dict[str, Averager]:
         """The averager, the observers and the guests, by name."""
         return {**self.observers, **self.guests, "average": self.averager}
-
-    @property
-    def averages(self) -> int:
-        """How many averages they keep."""
-        return sum(averager.average is not None for averager in self.averagers.values())
 
     @property
     def metrics(self) -> list[dict[str, Any]]:
@@ -91,26 +70,16 @@ class TrainingState:
             "optimizer": self.optimizer.state_dict(),
             "averagers": {name: one.state_dict() for name, one in self.averagers.items()},
             "train_size": self.train_size,
-            "step": self.step,
-            "losses": self.losses,
-            "wrong": self.wrong,
-            "sizes": self.sizes,
-            "seconds": self.seconds,
-            "history": self.history,
-            "provenance": self.provenance,
-            "inherited": self.inherited,
-            "inherited_seconds": self.inherited_seconds,
+            **{name: getattr(self, name) for name in (*TENSORS, *VALUES)},
         }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Continue from what `state_dict` returned.
 
         Raises:
-            ValueError: if it is of another version of the code, of other data, or of other
-                observers.
+            ValueError: if it is of other data or other observers.
+            KeyError: if it is of another version of the code.
         """
-        if missing := self.state_dict().keys() - state.keys():
-            raise ValueError(f"it was saved by another version of the code, without {min(missing)}")
         if state["train_size"] != self.train_size:
             raise ValueError(
                 f"it was saved with {state['train_size']:,} training images, and now there are "
@@ -124,19 +93,13 @@ class TrainingState:
             try:
                 averager.load_state_dict(state["averagers"][name])
             except ValueError as error:
-                field = f"observers.{name}" if name in self.observers else "averaging"
-                raise ValueError(f"{field}: {error}") from error
+                raise ValueError(f"{name}: {error}") from error
         self.model.load_state_dict(state["model"])
         load_state(self.optimizer, state["optimizer"])
-        self.step = state["step"]
-        self.losses.copy_(state["losses"])
-        self.wrong.copy_(state["wrong"])
-        self.sizes.copy_(state["sizes"])
-        self.seconds = state["seconds"]
-        self.history = state["history"]
-        self.provenance = state["provenance"]
-        self.inherited = state["inherited"]
-        self.inherited_seconds = state["inherited_seconds"]
+        for name in TENSORS:
+            getattr(self, name).copy_(state[name])
+        for name in VALUES:
+            setattr(self, name, state[name])
 
     def continue_with(self, provenance: dict[str, Any]) -> None:
         """Add the provenance of the steps from here on."""
@@ -145,12 +108,7 @@ class TrainingState:
 
 
 class Stopwatch:
-    """Books the time since the last call as one kind of seconds.
-
-    Args:
-        device: whose work is waited for.
-        seconds: by kind; changed in place.
-    """
+    """Adds the time since the last call to one kind of `seconds`, once the device is done."""
 
     def __init__(self, device: torch.device, seconds: dict[str, float]) -> None:
         self._device, self._seconds = device, seconds

@@ -1,14 +1,13 @@
 """One update of the network: launched operation by operation, or replayed as one CUDA graph."""
 
 from collections.abc import Callable, Iterator
-from typing import Protocol
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from torch.nn.functional import cross_entropy
 from torch.optim import Optimizer
 
-from phaseavg.config import Execution, Settings
+from phaseavg.config import Settings
 from phaseavg.data import DataSet
 from phaseavg.data.interface import Draw
 from phaseavg.errors import UserError
@@ -22,13 +21,8 @@ WARM_UP = 3  # steps before the recorded one, in which libraries choose and prep
 COMPILE_MODES = {True: "default", "max-autotune": "max-autotune-no-cudagraphs"}
 """torch.compile's mode for each `execution.compile`; `execution.graph` makes the CUDA graphs."""
 
-
-def compiled(model: nn.Module, execution: Execution) -> Callable[[Tensor], Tensor]:
-    """Return the forward pass in training, compiled if the execution says so."""
-    if not execution.compile:
-        return model
-    # An epoch's last batch is smaller. A graph per size is faster than one for both.
-    return torch.compile(model, mode=COMPILE_MODES[execution.compile], dynamic=False)
+Results = tuple[Tensor, Tensor]
+"""A batch's mean loss and number of errors: scalars on the device."""
 
 
 class Step:
@@ -42,7 +36,10 @@ class Step:
 
     def __init__(self, state: TrainingState, data: DataSet, settings: Settings) -> None:
         self.state, self.settings, self.data = state, settings, data
-        self._forward = compiled(state.model, settings.execution)
+        self._forward: Callable[[Tensor], Tensor] = state.model
+        if mode := COMPILE_MODES.get(settings.execution.compile):
+            # An epoch's last batch is smaller. A graph per size is faster than one for both.
+            self._forward = torch.compile(state.model, mode=mode, dynamic=False)
         # As images come, or as what they are made from (interface.DataSet).
         self.draws: Callable[[int, int], Iterator[Draw]] = getattr(
             data, "draws", data.train_batches
@@ -50,12 +47,7 @@ class Step:
         self._images: Callable[[Tensor], Tensor] = getattr(data, "images", lambda images: images)
 
     def __call__(self, drawn: Tensor, labels: Tensor) -> None:
-        """Take one step.
-
-        Args:
-            drawn: what the images are made from: see `draws`.
-            labels: int64 (B,).
-        """
+        """Take one step on a batch from `draws`."""
         state = self.state
         position = state.step % state.steps_per_epoch
         torch.manual_seed(seed_for(self.settings.seed, "dropout", state.step))
@@ -65,11 +57,10 @@ class Step:
         state.sizes[position] = len(labels)
         state.step += 1
 
-    def _update(self, drawn: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
-        """Return the mean loss and the number of errors, scalars on the device."""
+    def _update(self, drawn: Tensor, labels: Tensor) -> Results:
         return self._launch(drawn, labels, self.state.optimizer)
 
-    def _launch(self, drawn: Tensor, labels: Tensor, optimizer: Optimizer) -> tuple[Tensor, Tensor]:
+    def _launch(self, drawn: Tensor, labels: Tensor, optimizer: Optimizer) -> Results:
         images = self._images(drawn)
         with autocast(images.device, self.settings.execution.precision):
             logits = self._forward(images)
@@ -85,31 +76,15 @@ def count_wrong(logits: Tensor, labels: Tensor) -> Tensor:
     return (logits.detach().argmax(1) != labels).sum()
 
 
-class Recorder(Protocol):
-    """Records the device's work of a function, and repeats it on the same memory."""
-
-    def warm_up(self, function: Callable[[], tuple[Tensor, Tensor]]) -> tuple[Tensor, Tensor]:
-        """Run the function as it will be recorded."""
-        ...
-
-    def record(self, function: Callable[[], tuple[Tensor, Tensor]]) -> tuple[Tensor, Tensor]:
-        """Record the function without running it; return where its results will be."""
-        ...
-
-    def replay(self) -> None:
-        """Do again what was recorded."""
-        ...
-
-
 class CudaGraph:
-    """A `Recorder` of what is launched on an NVIDIA GPU."""
+    """Records what a function launches on an NVIDIA GPU, and repeats it on the same memory."""
 
     def __init__(self) -> None:
         self._graph = torch.cuda.CUDAGraph()
         # One for all: memory that is freed on a stream is kept for that stream.
         self._stream = torch.cuda.Stream()
 
-    def warm_up(self, function: Callable[[], tuple[Tensor, Tensor]]) -> tuple[Tensor, Tensor]:
+    def warm_up(self, function: Callable[[], Results]) -> Results:
         """Run on a stream that is not the default one, as recording does."""
         current = torch.cuda.current_stream()
         self._stream.wait_stream(current)
@@ -118,12 +93,9 @@ class CudaGraph:
         current.wait_stream(self._stream)
         return results
 
-    def record(self, function: Callable[[], tuple[Tensor, Tensor]]) -> tuple[Tensor, Tensor]:
-        """Record; memory is set aside for the graph alone.
-
-        What other threads do meanwhile, such as one that pins the next batches, is no mistake.
-        """
-        mode = "thread_local"
+    def record(self, function: Callable[[], Results]) -> Results:
+        """Record the function without running it; return where its results will be."""
+        mode = "thread_local"  # other threads may do anything, such as pin the next batches
         with torch.cuda.graph(self._graph, stream=self._stream, capture_error_mode=mode):
             return function()
 
@@ -137,15 +109,8 @@ class GraphedStep(Step):
 
     The graph holds all that is done on the device: gathering and augmenting images, forward and
     backward pass, and the update, with a learning rate that is read from the device. The first
-    steps are launched one by one, as is a batch of another size than the others (an epoch's last).
-    A new optimizer, as at the start of a phase, is recorded anew. Seeds of dropout count as
-    otherwise: a replay starts from the generator's present state.
-
-    Args:
-        state: the run, restored: what is loaded later would be other memory than was recorded.
-        data: its data set.
-        settings: of the run.
-        recorder: makes a `Recorder`.
+    steps and an epoch's last, smaller batch are launched one by one. A new optimizer is recorded
+    anew. Restore the state before: what is loaded later is other memory than was recorded.
     """
 
     def __init__(
@@ -153,7 +118,7 @@ class GraphedStep(Step):
         state: TrainingState,
         data: DataSet,
         settings: Settings,
-        recorder: Callable[[], Recorder] = CudaGraph,
+        recorder: Callable[[], CudaGraph] = CudaGraph,
     ) -> None:
         super().__init__(state, data, settings)
         self._new_recorder = recorder
@@ -166,7 +131,7 @@ class GraphedStep(Step):
         self._warm = 0
         self._inputs: tuple[Tensor, Tensor] | None = None
 
-    def _update(self, drawn: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
+    def _update(self, drawn: Tensor, labels: Tensor) -> Results:
         optimizer = self.state.optimizer
         if optimizer is not self._optimizer:
             self._begin()
@@ -183,9 +148,7 @@ class GraphedStep(Step):
         after_replay(optimizer)
         return self._results
 
-    def _recorded(
-        self, drawn: Tensor, labels: Tensor, optimizer: Optimizer
-    ) -> tuple[Tensor, Tensor]:
+    def _recorded(self, drawn: Tensor, labels: Tensor, optimizer: Optimizer) -> Results:
         try:
             return self._recorder.record(lambda: self._launch(drawn, labels, optimizer))
         except torch.OutOfMemoryError:

@@ -70,12 +70,6 @@ def test_a_run_has_the_threads_that_it_asks_for_and_else_those_of_its_process(
     assert threads_of(tmp_path / "own") == {1}
 
 
-def test_no_threads_is_one_line(prompt: Prompt) -> None:
-    status, _, err = prompt(*TINY, "execution.threads=0")
-    assert status == 2
-    assert err == "train.py: execution.threads=0: input should be greater than or equal to 1\n"
-
-
 @pytest.fixture
 def switches() -> Iterator[None]:
     """Leave torch as other tests expect it."""
@@ -126,23 +120,16 @@ def test_a_cpu_has_bf16_units_with_avx512_bf16_or_amx(
 ) -> None:
     monkeypatch.setattr("torch.cpu.get_capabilities", lambda: capabilities)
     assert has_bf16_units(torch.device("cpu")) is units
-    assert not has_bf16_units(torch.device("mps"))
 
 
 @pytest.mark.parametrize("units", [True, False])
-def test_auto_is_bf16_exactly_with_units_and_emulation_is_announced(
-    compose_settings: Compose,
-    monkeypatch: pytest.MonkeyPatch,
-    capsys: pytest.CaptureFixture[str],
-    units: bool,
+def test_auto_is_bf16_exactly_with_units(
+    compose_settings: Compose, monkeypatch: pytest.MonkeyPatch, units: bool
 ) -> None:
     monkeypatch.setattr(module, "has_bf16_units", lambda device: units)
-    cpu = (*TINY, "execution.device=cpu")
-    auto, _ = prepare(compose_settings(*cpu, "execution.precision=auto"))
+    options = ("execution.device=cpu", "execution.precision=auto")
+    auto, _ = prepare(compose_settings(*TINY, *options))
     assert auto.execution.precision == ("bf16" if units else "fp32")
-    assert capsys.readouterr().out == ""
-    prepare(compose_settings(*cpu, "execution.precision=bf16"))
-    assert ("emulates" in capsys.readouterr().out) != units
 
 
 def test_a_bf16_run_on_a_cpu_trains_float32_weights(compose_settings: Compose) -> None:
@@ -170,7 +157,9 @@ def test_a_cpu_has_no_cuda_graphs(prompt: Prompt) -> None:
 
 def test_layers_too_narrow_for_the_layout_are_refused_before_torch_crashes() -> None:
     execution, cpu = Execution(channels_last=True), torch.device("cpu")
-    with pytest.raises(UserError, match=r"channels_last=true: .* one has 7: .*; choices: false"):
+    with pytest.raises(
+        UserError, match=r"channels_last=true: .* has 7 channels, under 8; choices: f"
+    ):
         laid_out(nn.Sequential(nn.Conv2d(3, 7, 3), nn.BatchNorm2d(7)), execution, cpu)
     model = laid_out(nn.Sequential(nn.Conv2d(3, 8, 3), nn.BatchNorm2d(8)), execution, cpu)
     assert model[0].weight.is_contiguous(memory_format=torch.channels_last)
