@@ -189,7 +189,7 @@ def typed_part(part: Part, path: str, kind: Any = inspect.Parameter.empty) -> Pa
         field = f"{path}.{name}"
         if name == "_target_":
             continue
-        # Not Hydra's own keys, such as _partial_ and _args_: they would leave the run id the same.
+        # Hydra's own keys, such as _partial_ and _args_, mean nothing here.
         if name not in parameters and (not takes_all or str(name).startswith("_")):
             raise UserError(unknown(field, parameters))
         annotation = parameters[name].annotation if name in parameters else inspect.Parameter.empty

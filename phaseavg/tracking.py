@@ -56,9 +56,7 @@ class WandB(Tracking):
     reported in one line and ends the tracking, never the run.
 
     Args:
-        recipe: as `Tracking`, and config and history.
-        config: see above.
-        history: see above.
+        recipe, config, history: as `Tracking`.
         mode: `offline` writes to `dir` alone, `online` sends as well, `disabled` does neither.
         project: W&B's.
         entity: W&B's account or team; the user's own by default.

@@ -22,13 +22,8 @@ def id_of(compose_settings: Compose, *overrides: str) -> str:
     [
         "execution.device=cpu",
         "execution.precision=bf16",
-        "execution.compile=true",
         "evaluation.every=7",
-        "evaluation.average_every=3",
-        "checkpoint_seconds=1",
-        "evaluation.batchnorm_every=2",
         "+averaging@observers.swa=uniform",
-        "data_dir=elsewhere",
         "runs_dir=elsewhere",
         "save_weights=true",
         "rerun=true",

@@ -5,7 +5,7 @@ import math
 import pytest
 from reference import alphas
 
-from phaseavg.phases import MOST_EPOCHS, Constant, Cosine, Decayed, Phase, Schedule
+from phaseavg.phases import MOST_EPOCHS, Cosine, Decayed, Phase, Schedule
 
 
 def test_80_40_40_has_its_boundaries_where_the_paper_has_them():
@@ -22,12 +22,6 @@ def test_the_rate_changes_with_the_first_step_of_a_phase():
     schedule = Schedule([80, 40, 40], [1, 0.1, 0.01])
     factors = [schedule.factor(step, 391) for step in range(160 * 391)]
     assert factors == [1] * 80 * 391 + [0.1] * 40 * 391 + [0.01] * 40 * 391
-
-
-def test_one_phase_is_a_constant_rate():
-    schedule = Schedule([3], [0.5])
-    assert [schedule.factor(step, 2) for step in range(6)] == [0.5] * 6
-    assert schedule.total_epochs == 3
 
 
 @pytest.mark.parametrize(
@@ -98,12 +92,6 @@ def test_per_step_meets_per_epoch_at_the_beginnings_of_epochs_and_falls_in_betwe
             assert by_step.factor(step, 7) < by_step.factor(step - 1, 7)
 
 
-def test_a_schedule_is_constant_within_phases_unless_told_otherwise():
-    plain, told = Schedule([3, 2], [1, 0.1]), Schedule([3, 2], [1, 0.1], Constant())
-    factors = [schedule.factor(step, 4) for schedule in (plain, told) for step in range(20)]
-    assert factors == 2 * (12 * [1] + 8 * [0.1])
-
-
 @pytest.mark.parametrize(
     ("make", "options", "message"),
     [
@@ -133,8 +121,3 @@ def test_a_schedule_has_a_largest_length():
     assert Schedule([MOST_EPOCHS], [1]).total_epochs == MOST_EPOCHS
     with pytest.raises(ValueError, match=r"epochs=\[1, \d+\] must be [\d,]+ or fewer in all"):
         Schedule([1, MOST_EPOCHS], [1, 1])
-
-
-def test_the_last_step_of_a_phase_has_its_own_rate():
-    schedule = Schedule([2, 1], [1, 0.1])
-    assert [schedule.factor(step, 3) for step in range(9)] == [1] * 6 + [0.1] * 3

@@ -94,20 +94,6 @@ def test_nothing_in_a_record_is_interpolated(config: DictConfig) -> None:
         check_record(record_of(config, seed="${oc.env:HOME}"))
 
 
-def tuples(num_classes: int, widths: tuple[int, ...], text: str) -> nn.Module:
-    network = nn.Linear(1, num_classes)
-    network.given = widths, text
-    return network
-
-
-def test_a_constructor_gets_the_types_that_it_declares(config: DictConfig) -> None:
-    changed = with_target(config, "model", "test_targets.tuples")
-    with open_dict(changed):
-        changed.model.update({"widths": [4, 8], "text": "a"})
-    network = build("model", check(changed).model, offered={"num_classes": 7})
-    assert network.given == ((4, 8), "a")
-
-
 def test_what_a_function_returns_is_checked(config: DictConfig) -> None:
     part = check(with_target(config, "model", "test_targets.untyped")).model
     with pytest.raises(UserError, match=r"untyped: gives a Module, not Linear"):

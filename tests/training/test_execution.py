@@ -93,17 +93,15 @@ def test_the_profiles_options_and_their_overrides(
     assert torch.are_deterministic_algorithms_enabled()
     assert torch.is_deterministic_algorithms_warn_only_enabled()
 
+    for precision in ("tf32", "fp32"):  # both ways
+        prepare(compose_settings(*TINY, f"execution.precision={precision}"))
+        allowed = {torch.backends.cudnn.allow_tf32, torch.backends.cuda.matmul.allow_tf32}
+        assert allowed == {precision == "tf32"}
+
     plain = compose_settings("preset=demo").execution
     assert compose_settings("preset=demo", "profile=deterministic").execution == plain
     assert plain == Execution()
     assert compose_settings("preset=demo", "profile=fast").execution.precision == "auto"
-
-
-def test_precisions_set_the_switches_both_ways(compose_settings: Compose, switches: None) -> None:
-    for precision in ("tf32", "fp32"):
-        prepare(compose_settings(*TINY, f"execution.precision={precision}"))
-        found = {torch.backends.cudnn.allow_tf32, torch.backends.cuda.matmul.allow_tf32}
-        assert found == {precision == "tf32"}
 
 
 @pytest.mark.parametrize(

@@ -64,13 +64,6 @@ Only Lookahead has weights of its own, which an average must replace as well.
 """
 
 
-def test_every_optimizer_and_every_averaging_is_in_a_pair() -> None:
-    assert [set(column) for column in zip(*PAIRS, strict=True)] == [
-        set(OPTIMIZERS),
-        set(AVERAGINGS),
-    ]
-
-
 @pytest.mark.parametrize(
     ("optimizer", "averaging"),
     [
@@ -156,20 +149,6 @@ def test_a_run_without_averaging_is_the_loop_that_everybody_writes(
     found = weights_of(settings)
     for name, tensor in model.state_dict().items():
         assert torch.equal(found[name], tensor), name
-
-
-def test_resetting_the_optimizer_changes_the_second_phase_and_not_the_first(
-    compose_settings: Compose,
-) -> None:
-    runs = [
-        compose_settings(*UNSAVED, "averaging=none", f"optimizer_state={state}")
-        for state in ("keep", "reset")
-    ]
-    for settings in runs:
-        train.run(settings)
-    kept, reset = ([line["train"] for line in history_of(settings)] for settings in runs)
-    assert kept[:2] == reset[:2]
-    assert kept[2] != reset[2]
 
 
 def test_an_average_replaces_both_weights_of_lookahead(

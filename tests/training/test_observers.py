@@ -9,13 +9,10 @@ from typing import Any
 import pytest
 import torch
 from conftest import TINY, Prompt, untimed
-from omegaconf import OmegaConf
 from training.test_methods import UNSAVED, Compose, history_of, in_folder, weights_of
 
 import train
 from phaseavg.averaging import Averager, recompute_batchnorm
-from phaseavg.config import check
-from phaseavg.errors import UserError
 from phaseavg.training import state as state_module
 from phaseavg.training.evaluation import evaluate
 from phaseavg.training.parts import load_data, new_model
@@ -112,14 +109,6 @@ def test_observers_are_tested_as_often_as_the_average(compose_settings: Compose)
         assert ("without_bn" in swa) == ("coefficients" in swa) == ("replaced" in line)
     assert result["observers"]["swa"]["with_bn_pass"]["epochs_tested"] == 5
     assert result["with_bn_pass"]["epochs_tested"] == 5
-
-
-@pytest.mark.parametrize("name", ["SWA", "a.b", "2nd"])
-def test_names_of_observers_are_lower_case_words(compose_settings: Compose, name: str) -> None:
-    settings = compose_settings(*UNSAVED).model_dump(mode="json")
-    observers = {name: {"_target_": "phaseavg.averaging.Phasewise"}}
-    with pytest.raises(UserError, match=rf"observers\.{name}.*should match"):
-        check(OmegaConf.create({**settings, "observers": observers}))
 
 
 @pytest.mark.slow

@@ -27,26 +27,16 @@ MOMENTS = [
         ("averaging=phasewise", "half-written", 12),  # a checkpoint, in mid-epoch
         ("averaging=phasewise", "half-written", 21),  # around the first phase's end
         ("averaging=phasewise", "before-replacing", 11),  # metrics.jsonl at the first epoch's end
-        ("averaging=phasewise", "before-replacing", 21),
-        ("averaging=phasewise", "replaced", 2),
-        ("averaging=phasewise", "stepped", 9),  # an epoch's first step
         ("averaging=phasewise", "stepped", 16),  # a phase's last step
         ("averaging=phasewise", "stepped", 17),  # a phase's first step
-        ("averaging=end", "replaced", 1),
         ("averaging=end", "stepped", 17),
-        ("averaging=none", "stepped", 16),
         ("optimizer=amsgrad", "stepped", 12),
-        ("optimizer=adabound", "stepped", 12),
         ("optimizer=lookahead", "replaced", 1),
-        ("optimizer=lookahead averaging=none", "stepped", 33),
         ("optimizer=lookahead averaging=none", "stepped", 40),  # the last step
         ("optimizer=adam optimizer_state=reset", "stepped", 17),
         ("optimizer=lookahead averaging=none optimizer_state=reset", "stepped", 16),
         ("schedule=decayed schedule.shape.per=step averaging=none", "stepped", 12),
-        ("averaging=rna", "replaced", 1),
-        ("averaging=rna", "before-replacing", 16),
         ("averaging=rna averaging.weights.window=1 optimizer=lookahead", "stepped", 12),
-        ("averaging=end averaging/weights=rna", "stepped", 33),
         ("averaging=none +averaging@observers.a=rna +averaging@observers.b=uniform", "stepped", 12),
     ),
 ]
