@@ -8,11 +8,13 @@ import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
+from itertools import chain
 from typing import Annotated, Any
 
 from hydra.core.config_loader import ConfigLoader
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import Override
+from hydra.errors import HydraException
 from omegaconf import OmegaConf
 from pydantic import Field, ValidationError, ValidationInfo, field_validator
 
@@ -131,7 +133,9 @@ def values_of(override: Override) -> list[str]:
         UserError: if they cannot be listed.
     """
     if override.is_discrete_sweep():
-        return list(override.sweep_string_iterator())
+        if values := list(override.sweep_string_iterator()):
+            return values
+        raise UserError(f"{override.input_line}: stands for no value; list the values")
     if override.is_sweep_override():
         raise UserError(f"{override.input_line}: a sweep takes lists, ranges and globs of options")
     return [override.get_value_element_as_str()]
@@ -158,7 +162,13 @@ def read_table(name: str, common: Sequence[str], compose: Compose) -> Table:
     """
     node = compose([*common, f"table={name}"]).table
     try:
-        return Table.model_validate(OmegaConf.to_container(node, resolve=True))
+        table = Table.model_validate(OmegaConf.to_container(node, resolve=True))
+        for override in chain(*table.rows, *table.columns.values()):
+            if parsed([override])[0].is_sweep_override():
+                raise UserError(f"table={name}: {override}: must have one value")
+        return table
+    except HydraException as error:
+        raise UserError(f"table={name}: {override}: is not an override") from error
     except ValidationError as error:
         first = error.errors()[0]
         where = ".".join(map(str, ("table", *first["loc"])))
@@ -210,6 +220,9 @@ def read_request(
     """
     overrides = {key_of(override): override for override in parsed(arguments, loader)}
     own = {"table", "column", "plan", "budget"}
+    for key in ("plan", "budget"):
+        if key in overrides and overrides[key].is_sweep_override():
+            raise UserError(f"{overrides[key].input_line}: {key} takes one value for all runs")
     common = [o.input_line for key, o in overrides.items() if key not in own]
     names = [_unquoted(v) for v in values_of(overrides["table"])] if "table" in overrides else []
     if "all" in names:
