@@ -286,7 +286,7 @@ class OwnData:
     [
         ({}, None),
         ({"label": torch.tensor([3])}, "test label 3: must lie between 0 and 2"),
-        ({"image": torch.zeros(1, 1, 9, 9)}, "they must be 1×8×8, torch.float32"),
+        ({"image": torch.zeros(1, 1, 9, 9)}, r"they must be \(1, 8, 8\), torch.float32"),
         ({"tests": 0}, "there is no test image"),
     ],
 )
