@@ -4,7 +4,7 @@
     python train.py -m preset=demo averaging=none,phasewise seed=0,1,2
     python train.py --help
 
-The same command resumes a run that was cut, and returns the result of one that is finished.
+The same command resumes an interrupted run, and returns the result of a finished run.
 """
 
 import sys
@@ -16,8 +16,8 @@ from typing import Any
 import hydra
 from omegaconf import DictConfig
 
-from phaseavg.cli import command_line, reporting
-from phaseavg.config import Settings, check, typed_overrides
+from phaseavg.cli import command_line, report_errors
+from phaseavg.config import Settings, check, recorded_overrides
 from phaseavg.errors import Diverged
 from phaseavg.identity import NUMERICS_VERSION
 from phaseavg.runs.finished import finished_before
@@ -36,11 +36,11 @@ CONF = Path(__file__).with_name("conf")
 
 
 def run(settings: Settings, overrides: Sequence[str] = ()) -> dict[str, Any]:
-    """Train one run, unless it is finished, and return its result.
+    """Train one run, or read its result if it has finished, and return the result.
 
     Args:
-        settings: of the run.
-        overrides: that were typed, for the record.
+        settings: the run's settings.
+        overrides: the command line's overrides, saved in the record.
     """
     if not settings.rerun and (result := finished_before(settings)):
         return dict(result)
@@ -56,7 +56,7 @@ def run(settings: Settings, overrides: Sequence[str] = ()) -> dict[str, Any]:
     with RunFolder(settings.run_folder, wait=bool(settings.share.keep)) as folder:
         if settings.rerun:
             folder.reopen()
-        elif result := finished_before(settings):  # by another process, meanwhile
+        elif result := finished_before(settings):  # by another process
             return dict(result)
         folder.write_config(settings.record())
         sharing.restore(state, folder)
@@ -99,11 +99,11 @@ def run(settings: Settings, overrides: Sequence[str] = ()) -> dict[str, Any]:
 
 
 @hydra.main(config_path=str(CONF), config_name="config", version_base="1.3")
-@reporting
+@report_errors
 def main(config: DictConfig) -> float | None:
-    """Return the test error in % of the run that `config` describes."""
+    """Train the run that `config` describes and return its test error in %."""
     settings = check(config)
-    result = run(settings, typed_overrides())
+    result = run(settings, recorded_overrides())
     if result["status"] == "diverged":
         raise Diverged(result)
     return result.get("test_error")

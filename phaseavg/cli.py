@@ -1,4 +1,4 @@
-"""Command lines: a mistake takes one line and exit status 2, without a traceback."""
+"""Command lines: report a mistake in one line, with exit status 2 and no traceback."""
 
 import functools
 import inspect
@@ -28,22 +28,22 @@ from phaseavg.errors import (
     SweepFailed,
     UserError,
 )
-from phaseavg.targets import unknown
+from phaseavg.targets import unknown_message
 
 USER_ERROR, FAILED, INTERRUPTED = 2, 1, 130
 
 HIDDEN = ("tracking.cells", "share.keep", "share.guests", "deadline")
-"""Overrides that a sweep adds to those that were typed."""
+"""Overrides that a sweep adds to the user's."""
 
 CONFIG_ERRORS = (HydraException, OmegaConfBaseException, yaml.YAMLError)
-"""What composing a config raises if an override or a file of options is wrong."""
+"""Errors that composing a config raises if an override or a config file is wrong."""
 
 NOT_SEARCHING = ("phaseavg", "basic")
-"""Sweepers that keep nothing in their folder."""
+"""Sweepers that do not write to their sweep folder."""
 
 
 def _sweep_folder(now: str, *, _root_: DictConfig) -> str:
-    """Return where Hydra writes about a sweep; what a sweeper has found stays with the runs."""
+    """Return Hydra's sweep folder; the results of a search are saved next to the runs."""
     sweeper = _root_.hydra.runtime.choices["hydra/sweeper"]
     if sweeper in NOT_SEARCHING:
         return str(Path(tempfile.gettempdir(), f"phaseavg-{os.getuid()}"))
@@ -54,18 +54,14 @@ OmegaConf.register_new_resolver("sweep_folder", _sweep_folder, replace=True)
 
 
 def explained(error: BaseException) -> str:
-    """Return in one line why a config cannot be composed.
-
-    Args:
-        error: one of `CONFIG_ERRORS`.
-    """
+    """Return the reason of one of `CONFIG_ERRORS` in one line."""
     if isinstance(error, MissingConfigException) and error.options is not None:
         group, _, choice = (error.missing_cfg_file or "").rpartition("/")
-        return unknown(f"{group}={choice}", error.options, "option")
+        return unknown_message(f"{group}={choice}", error.options, "option")
     if isinstance(error, OmegaConfBaseException) and "not in struct" in str(error):
         siblings = map(str, error.parent_node or ())
         names = [name for name in siblings if name not in ("hydra", "_target_")]
-        return unknown(error.full_key or "", names)
+        return unknown_message(error.full_key or "", names)
     if isinstance(error, OmegaConfBaseException) and error.full_key:
         return f"{error.full_key}: {str(error).splitlines()[0]}"
     return explained(error.__cause__) if error.__cause__ else " ".join(str(error).split())
@@ -77,10 +73,10 @@ def say(message: str, program: str = "train.py") -> None:
 
 
 def script(main: Callable[[], int]) -> Callable[[], int]:
-    """Wrap a script's entry point: a mistake takes one line and status 2.
+    """Wrap a script's entry point: a mistake prints one line and returns status 2.
 
-    A mistake is a `UserError`, or a file or folder that cannot be read or written. A user's own
-    part that fails has its traceback shown after the line, and status 1.
+    A mistake is a `UserError`, or a file or folder that cannot be read or written. If a user's own
+    part fails, its traceback is printed as well and the status is 1.
     """
     program = Path(inspect.getfile(main)).name
 
@@ -92,7 +88,7 @@ def script(main: Callable[[], int]) -> Callable[[], int]:
             say("interrupted; rerun the same command to resume", program)
             return INTERRUPTED
         except (UserError, OSError) as error:
-            say(_reason(error), program)
+            say(_os_reason(error), program)
             return USER_ERROR
         except PartFailed as error:
             say(str(error), program)
@@ -102,31 +98,31 @@ def script(main: Callable[[], int]) -> Callable[[], int]:
     return entry
 
 
-def _reason(error: Exception) -> str:
+def _os_reason(error: Exception) -> str:
     if isinstance(error, OSError) and error.filename:
         return f"{error.filename}: {error.strerror}"
     return str(error)
 
 
-typed: list[str] = []
-"""The command line as it was typed."""
+argv: list[str] = []
+"""A copy of `sys.argv`, made before Hydra changes it."""
 
 _failures: list[Exception] | None = None
-"""Errors of this process's single run; None outside of `command_line`."""
+"""Errors of this process's single run; None outside `command_line`."""
 
 
-def reporting(job: Callable[[DictConfig], Any]) -> Callable[[DictConfig], Any]:
-    """Wrap a Hydra job so that a job of a sweep prints its overrides and its error at once.
+def report_errors(job: Callable[[DictConfig], Any]) -> Callable[[DictConfig], Any]:
+    """Wrap a Hydra job: in a sweep, print its overrides, and its error as soon as it fails.
 
-    A sweep's errors become ones that can be pickled, for launchers with worker processes. A single
-    run's error goes to `command_line` directly: Hydra would print its own message about it.
+    Errors in a sweep are replaced by picklable errors, for launchers with worker processes. The
+    error of a single run bypasses Hydra, which would print its own message.
     """
 
     @functools.wraps(job)
-    def reported(config: DictConfig) -> Any:
+    def reporting_job(config: DictConfig) -> Any:
         hydra = HydraConfig.get()
         if hydra.mode is RunMode.MULTIRUN:
-            return _job_of_a_sweep(job, config, hydra)
+            return _run_sweep_job(job, config, hydra)
         try:
             return job(config)
         except Exception as error:
@@ -135,25 +131,25 @@ def reporting(job: Callable[[DictConfig], Any]) -> Callable[[DictConfig], Any]:
             _failures.append(error)
             return None
 
-    return reported
+    return reporting_job
 
 
-def _job_of_a_sweep(job: Callable[[DictConfig], Any], config: DictConfig, hydra: Any) -> Any:
+def _run_sweep_job(job: Callable[[DictConfig], Any], config: DictConfig, hydra: Any) -> Any:
     shown = " ".join(o for o in hydra.overrides.task if not o.lstrip("+").startswith(HIDDEN))
     print(f"{hydra.job.name}: {shown}", flush=True)
     try:
         if (deadline := config.get("deadline")) is not None and time.time() >= deadline:
-            raise NotStarted("not started, for lack of time; rerun the same command to resume")
+            raise NotStarted("not started: no time left; rerun the same command to resume")
         return job(config)
     except Exception as error:
-        _tell(error, f"[{shown}] ")
+        _print_failure(error, f"[{shown}] ")
         if isinstance(error, UserError | Diverged | OutOfTime):
             raise
         raise JobFailed(repr(error)) from None
 
 
-def _tell(error: Exception, where: str = "") -> int:
-    """Print an error, in one line if it is an expected one; return the exit status."""
+def _print_failure(error: Exception, where: str = "") -> int:
+    """Print an error, an expected error in one line, and return the exit status."""
     if isinstance(error, CONFIG_ERRORS):
         say(where + explained(error))
         return USER_ERROR
@@ -162,7 +158,7 @@ def _tell(error: Exception, where: str = "") -> int:
         statuses = {UserError: USER_ERROR, OutOfTime: INTERRUPTED}
         return next((s for kind, s in statuses.items() if isinstance(error, kind)), FAILED)
     if isinstance(error, OSError) and error.filename:
-        say(f"{where}{_reason(error)}; fix this and rerun the same command to resume")
+        say(f"{where}{_os_reason(error)}; fix this and rerun the same command to resume")
     elif isinstance(error, PartFailed):
         say(f"{where}{error}")
         traceback.print_exception(error.__cause__)
@@ -173,18 +169,20 @@ def _tell(error: Exception, where: str = "") -> int:
 
 
 def command_line(main: Callable[[], Any]) -> int:
-    """Run a Hydra entry point; return 0, or 1 failed, 2 mistake, 130/143 after a signal.
+    """Run a Hydra entry point and return its exit status.
+
+    The status is 0 for success, 1 for a failure, 2 for a mistake, 130 or 143 after a signal.
 
     Args:
-        main: decorated by Hydra; reads `sys.argv`.
+        main: the entry point, decorated by Hydra; it reads `sys.argv`.
     """
     global _failures
-    typed[:] = sys.argv
-    os.environ["HYDRA_FULL_ERROR"] = "1"  # Hydra raises instead of exiting
+    argv[:] = sys.argv
+    os.environ["HYDRA_FULL_ERROR"] = "1"  # makes Hydra raise instead of exit
     _failures = []
     try:
         main()
-        return _tell(_failures[0]) if _failures else 0
+        return _print_failure(_failures[0]) if _failures else 0
     except Interrupted as error:
         say(str(error))
         return 128 + error.number
@@ -194,11 +192,11 @@ def command_line(main: Callable[[], Any]) -> int:
     except Exception as error:
         raised_in = Path(traceback.extract_tb(error.__traceback__)[-1].filename)
         ours = raised_in.is_relative_to(Path(__file__).parent)
-        explained_below = isinstance(error, (UserError, *CONFIG_ERRORS))
-        if isinstance(error, ValueError | TypeError) and not (ours or explained_below):
-            # Hydra reads the command line.
+        has_explanation = isinstance(error, (UserError, *CONFIG_ERRORS))
+        if isinstance(error, ValueError | TypeError) and not (ours or has_explanation):
+            # Hydra raised it while parsing the command line.
             arguments = " ".join(sys.argv[1:])
             error = UserError(f"{error}: check {arguments}; --help lists the options")
-        return _tell(error)
+        return _print_failure(error)
     finally:
         _failures = None

@@ -1,7 +1,7 @@
-"""Validate a composed config, before anything is built or written.
+"""Validate a composed config before anything is built or written.
 
 Scalars are fields of `Settings`. The schema of a part (data set, network, optimizer, schedule,
-averaging) is its constructor's signature: see `phaseavg.targets`.
+averaging) is its constructor's signature (see `phaseavg.targets`).
 """
 
 import json
@@ -31,33 +31,33 @@ from phaseavg.targets import (
     KINDS,
     STRICT,
     Part,
+    convert_part,
+    drop_defaults,
+    import_target,
     is_part,
-    located,
-    refused,
     require_allowed,
-    typed_part,
-    unknown,
-    without_defaults,
+    unknown_message,
+    validation_message,
 )
 
 
-def _named(folder: Any) -> Any:
+def _require_name(folder: Any) -> Any:
     if not folder:
         raise ValueError("must name a folder")
     return folder
 
 
-Folder = Annotated[Path, BeforeValidator(_named), Field(strict=False)]
+Folder = Annotated[Path, BeforeValidator(_require_name), Field(strict=False)]
 
 
 class Scalars(BaseModel):
-    """Typed fields, and no others."""
+    """Base class of settings: strictly typed fields; unknown keys are rejected."""
 
     model_config = ConfigDict(**STRICT, extra="forbid", frozen=True)
 
 
 class Execution(Scalars):
-    """Where and how fast a run is computed: not part of its run id, but of its record."""
+    """Device, precision and speed options; saved in the record, but not part of the run id."""
 
     device: str = "auto"
     deterministic: bool = True
@@ -72,20 +72,20 @@ class Execution(Scalars):
 
 
 class Guest(Scalars):
-    """An average of other runs that start from one of this run's prefixes."""
+    """An average computed for other runs, which start from a prefix of this run."""
 
     averaging: Part
-    epochs: list[PositiveInt]  # T_p of each phase of these runs
-    until: PositiveInt  # epochs of the last prefix that needs it
+    epochs: list[PositiveInt]  # T_p of each phase of the other runs
+    until: PositiveInt  # epochs of the last prefix that includes this average
 
     @field_validator("averaging")
     @classmethod
-    def _typed(cls, part: Part) -> Part:
-        return _typed_part(part, "averaging")
+    def _convert(cls, part: Part) -> Part:
+        return _convert_part(part, "averaging")
 
 
 class Share(Scalars):
-    """Prefixes that runs have in common. A sweep sets the epochs and averages kept for others."""
+    """Prefixes shared between runs. A sweep sets `keep` and `guests` for the dependent runs."""
 
     enabled: bool = True
     dir: Folder = Path("runs/shared")
@@ -93,20 +93,20 @@ class Share(Scalars):
     guests: dict[str, Guest] = {}
 
 
-def _switch(share: Any) -> Any:
+def _parse_share(share: Any) -> Any:
     if share is False:
         return {"enabled": False}
     if not isinstance(share, Mapping | Share):
-        raise ValueError("must be false; leave it out to share")
+        raise ValueError("must be false; leave it out to share prefixes")
     return share
 
 
 SavedTrajectory = Literal["none", "last_layer", "epochs", "steps"]
-"""Weights that a run saves during training; each choice includes those before it."""
+"""Weights saved during training; each choice includes the weights of the previous choice."""
 
 
 class EvaluationCadence(Scalars):
-    """Epochs between tests; 0: never. The end of each phase is always tested."""
+    """Epochs between evaluations; 0: none. The end of each phase is always evaluated."""
 
     every: NonNegativeInt = 0
     average_every: NonNegativeInt = 0
@@ -117,7 +117,7 @@ ObserverName = Annotated[str, Field(pattern=r"^[a-z][a-z0-9_]*$")]
 
 
 class Settings(Scalars):
-    """One run: the recipe, and how it is carried out. conf/config.yaml says what each field is."""
+    """The recipe and execution options of one run; conf/config.yaml documents each field."""
 
     dataset: Part
     model: Part
@@ -128,7 +128,7 @@ class Settings(Scalars):
     batchnorm_batches: PositiveInt | None = None
     optimizer_state: Literal["keep", "reset"] = "keep"
     seed: NonNegativeInt
-    weight_decay: NonNegativeFloat  # by network; the optimizer refers to it
+    weight_decay: NonNegativeFloat  # set per network; the optimizer's config refers to it
 
     observers: dict[ObserverName, Part] = {}
     tracking: Part = {"_target_": "phaseavg.tracking.Tracking"}
@@ -137,7 +137,7 @@ class Settings(Scalars):
     data_dir: Folder = Path("data")
     runs_dir: Folder = Path("runs")
     records_dir: Folder = Path("results/full/records")
-    share: Annotated[Share, BeforeValidator(_switch)] = Share()
+    share: Annotated[Share, BeforeValidator(_parse_share)] = Share()
     checkpoint_seconds: NonNegativeFloat = 300
     deadline: NonNegativeFloat | None = None
     save_weights: bool = False
@@ -147,116 +147,116 @@ class Settings(Scalars):
 
     @field_validator("dataset", "model", "optimizer", "schedule", "averaging", "tracking")
     @classmethod
-    def _typed(cls, part: Part, info: ValidationInfo) -> Part:
-        return _typed_part(part, str(info.field_name))
+    def _convert(cls, part: Part, info: ValidationInfo) -> Part:
+        return _convert_part(part, str(info.field_name))
 
     @field_validator("observers")
     @classmethod
-    def _typed_observers(cls, observers: dict[str, Part]) -> dict[str, Part]:
+    def _convert_observers(cls, observers: dict[str, Part]) -> dict[str, Part]:
         if "average" in observers:
-            raise UserError("observers.average: is the name of the run's own average")
-        return {name: _typed_part(part, f"observers.{name}") for name, part in observers.items()}
+            raise UserError("observers.average: reserved for the run's average; choose a new name")
+        return {name: _convert_part(part, f"observers.{name}") for name, part in observers.items()}
 
     @property
     def run_id(self) -> str:
-        """The run's name, which ends in a hash of its recipe."""
+        """The run id: the names of the parts, the seed and a hash of the recipe."""
         return run_id(self.recipe())
 
     @property
     def run_folder(self) -> Path:
-        """The folder that the run writes to."""
+        """The run folder."""
         return self.runs_dir / self.run_id
 
     @property
     def places(self) -> tuple[Path, Path]:
-        """Folders in which the finished run may be: among the runs, and among the records."""
+        """Folders that may hold the finished run: in `runs_dir` and in `records_dir`."""
         return self.run_folder, self.records_dir / self.run_id
 
     def recipe(self) -> dict[str, Any]:
-        """Return the values that shape the run's numbers and differ from their defaults."""
+        """Return the settings that affect the run's numbers and differ from their defaults."""
         values = self.model_dump(include=set(RECIPE))
         fields = type(self).model_fields
         return {
-            name: without_defaults(value, name) if is_part(value) else value
+            name: drop_defaults(value, name) if is_part(value) else value
             for name, value in values.items()
             if name == "seed" or value != fields[name].default
         }
 
     def record(self) -> dict[str, Any]:
-        """Return the config as it is recorded: recipe and execution, without folders."""
+        """Return the recorded part of the config: recipe and execution, without folders."""
         return self.model_dump(exclude=NOT_RECORDED)
 
 
 NOT_RECORDED = {
     *("data_dir", "runs_dir", "records_dir", "rerun", "dry_run", "tracking", "share", "deadline"),
 }
-"""Keys of the config that say where and when a run is trained."""
+"""Keys of the config that are not saved in a run's record."""
 
 
-def typed_overrides() -> list[str]:
-    """Return the overrides of the present Hydra job, without those that are not recorded."""
+def recorded_overrides() -> list[str]:
+    """Return the recorded overrides of the current Hydra job."""
     overrides = HydraConfig.get().overrides.task
     return [o for o in overrides if re.split(r"[.=@]", o.lstrip("+~"))[0] not in NOT_RECORDED]
 
 
 SWEEPS = ("table", "column", "plan", "budget")
-"""Keys of a sweep's config."""
+"""Keys of the config that only a sweep uses."""
 
 
 def check(config: DictConfig) -> Settings:
-    """Return the settings of a composed config.
+    """Validate a composed config and return its settings.
 
     Raises:
-        UserError: if a key is unknown, or a value is missing, of a wrong type or no valid choice.
+        UserError: if a key is unknown, or a value is missing or not valid.
     """
     if missing := OmegaConf.missing_keys(config):
         raise UserError(f"{min(missing)}: is missing; add {min(missing)}=…")
-    return _checked(OmegaConf.to_container(config, resolve=True))
+    return _validate(OmegaConf.to_container(config, resolve=True))
 
 
 def check_record(config: Mapping[str, Any], extra: Iterable[str] = ()) -> Settings:
-    """Return the settings of a record from anybody: only allowed targets are imported.
+    """Validate an untrusted record and return its settings; imports only allowed targets.
 
     Args:
-        config: from `phaseavg.runs.record.read_config`.
-        extra: modules or targets that it may name beside the project's own.
+        config: the mapping that `phaseavg.runs.record.read_config` returns.
+        extra: further modules or targets that the record may name.
 
     Raises:
-        UserError: if it names others, has an interpolation, or is not a valid config.
+        UserError: if another target is named, or the config has an interpolation or is not valid.
     """
     require_allowed(config, extra)
     if "${" in json.dumps(config, default=str):
-        raise UserError("a record must not have interpolations: ${…}")
-    return _checked(dict(config))
+        raise UserError("${…}: a record must not have interpolations; write out each value")
+    return _validate(dict(config))
 
 
-def _checked(values: dict[str, Any]) -> Settings:
+def _validate(values: dict[str, Any]) -> Settings:
     sweep = {key: values.pop(key, None) for key in SWEEPS}
-    if "columns" not in (sweep["table"] or {}):  # a preset may change the rows of table=none
+    if "columns" not in (sweep["table"] or {}):  # a preset may change the rows even if table=none
         del sweep["table"]
     for key, value in sweep.items():
         if value is not None and value is not False:
-            raise UserError(f"{key}: belongs to a sweep; add -m")
+            raise UserError(f"{key}: only a sweep has this option; add -m")
     try:
         return Settings.model_validate(values)
     except ValidationError as error:
         first = error.errors()[0]
         cause = first.get("ctx", {}).get("error")
-        if isinstance(cause, UserError):  # of a part, with its field
+        if isinstance(cause, UserError):  # its message names the part's field
             raise cause from error
         field = ".".join(str(key) for key in first["loc"] if key != "[key]")
         if first["type"] == "missing":
-            raise UserError(f"{field}: is missing") from error
+            raise UserError(f"{field}: is missing; add {field}=…") from error
         if first["type"] != "extra_forbidden":
-            raise UserError(refused(field, first["input"], first)) from error
+            raise UserError(validation_message(field, first["input"], first)) from error
         schema: Any = Settings
         for key in first["loc"][:-1]:
             schema = schema.model_fields[key].annotation
-        raise UserError(unknown(field, schema.model_fields)) from error
+        raise UserError(unknown_message(field, schema.model_fields)) from error
 
 
-def _typed_part(part: Part, name: str) -> Part:
+def _convert_part(part: Part, name: str) -> Part:
     group = name.partition(".")[0]
     if not is_part(part):
-        raise UserError(f"{name}._target_: is missing; choose an option of {group}")
-    return typed_part(part, name, located(KINDS[group]))
+        raise UserError(f"{name}._target_: is missing; choose an option of {group}, or set it")
+    return convert_part(part, name, import_target(KINDS[group]))

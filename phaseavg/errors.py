@@ -1,4 +1,4 @@
-"""What ends a run early, each told in one line at the prompt."""
+"""Exceptions that end a run early; the command line prints each in one line."""
 
 import signal
 from collections.abc import Mapping
@@ -6,28 +6,28 @@ from typing import Any
 
 
 class UserError(ValueError):
-    """A mistake that the user can mend. The message names the field, the value and the choices."""
+    """A mistake that the user can fix. The message names the field, the value and the choices."""
 
 
 def told(error: Exception) -> str:
-    """Return in one line what an error of a library says."""
+    """Return the type and message of a library's error in one line."""
     text = " ".join(str(error).split())
     return f"{type(error).__name__}: {text}" if text else type(error).__name__
 
 
-class PartFailed(RuntimeError):  # noqa: N818 -- as it is said
-    """A part of a run, such as a user's own network, cannot be imported or made.
+class PartFailed(RuntimeError):  # noqa: N818 -- named after the event
+    """A part of a run, such as a user's own network, cannot be imported or built.
 
     The message names the part, the file and the line; the cause is the part's own error.
     """
 
 
-class Diverged(RuntimeError):  # noqa: N818 -- it is an outcome of training, not a mistake
-    """Training has left the finite numbers. Recorded before it is raised to the prompt.
+class Diverged(RuntimeError):  # noqa: N818 -- an outcome of training, not a mistake
+    """The loss or a weight is not finite. The result is recorded before the error is raised.
 
     Args:
-        outcome: what is recorded: `reason`, and where it showed: `step`, the update counted from 1,
-            `epoch`, likewise, and `learning_rate`.
+        outcome: the recorded fields: `reason`, and `step`, `epoch` (both counted from 1) and
+            `learning_rate` at which the divergence was detected.
     """
 
     FIELDS = ("reason", "step", "epoch", "learning_rate")
@@ -42,34 +42,34 @@ class Diverged(RuntimeError):  # noqa: N818 -- it is an outcome of training, not
         ).format(**self.outcome)
 
 
-class JobFailed(RuntimeError):  # noqa: N818 -- as it is said
-    """A job of a sweep has failed, and has said why. It can be handed from process to process."""
+class JobFailed(RuntimeError):  # noqa: N818 -- named after the event
+    """A job of a sweep failed and has printed its error. Instances can be pickled."""
 
 
-class ProcessLost(RuntimeError):  # noqa: N818 -- as it is said
-    """The system has ended the process of a run: for want of memory, or by a fault in its code."""
+class ProcessLost(RuntimeError):  # noqa: N818 -- named after the event
+    """A run's process was killed, for lack of memory, or crashed in native code."""
 
 
-class SweepFailed(RuntimeError):  # noqa: N818 -- as it is said
-    """A sweep is over, and not all of its runs have finished."""
+class SweepFailed(RuntimeError):  # noqa: N818 -- named after the event
+    """A sweep ended with unfinished runs."""
 
 
-class OutOfTime(RuntimeError):  # noqa: N818 -- as it is said
-    """A run has saved its state because its time was over; it has not failed."""
+class OutOfTime(RuntimeError):  # noqa: N818 -- named after the event
+    """A run saved its state and stopped at its deadline; it can be resumed."""
 
 
 class NotStarted(OutOfTime):
-    """A run of a sweep that could not have ended in time, or came after an interrupt."""
+    """A run of a sweep was skipped, for lack of time or after an interrupt."""
 
 
 class Interrupted(KeyboardInterrupt):
-    """A signal asked the run to stop, and it has saved its state.
+    """The run saved its state and stopped after a signal.
 
-    Not an `Exception`, so that it ends a sweep as well.
+    It is not an `Exception`, so that it also ends a sweep.
 
     Args:
-        number: of the signal.
-        message: what was saved where.
+        number: the signal number.
+        message: the last step and the folder of the saved state.
     """
 
     def __init__(self, number: int, message: str) -> None:

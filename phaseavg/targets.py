@@ -1,7 +1,7 @@
 """Check the parts of a config against their constructors, and build them.
 
-A part is a mapping as `hydra.utils.instantiate` takes it: `_target_`, a class or function, and the
-arguments to call it with. Here they are checked and converted by its signature first.
+A part is a mapping in the format of `hydra.utils.instantiate`: `_target_`, a class or function,
+and its arguments. The signature of the target is the schema of the arguments.
 """
 
 import inspect
@@ -20,10 +20,10 @@ from pydantic import ConfigDict, TypeAdapter, ValidationError
 from phaseavg.errors import PartFailed, UserError, told
 
 Part = dict[str, Any]
-"""A target and its arguments, with the types of its constructor."""
+"""A target and its arguments, converted to the types in its signature."""
 
 STRICT = ConfigDict(strict=True, allow_inf_nan=False, arbitrary_types_allowed=True)
-"""A number is a number: neither true nor "3", neither nan nor inf."""
+"""Numbers must not be booleans, strings, NaN or infinite."""
 
 OWN = (
     *("phaseavg.averaging", "phaseavg.data", "phaseavg.models", "phaseavg.optim"),
@@ -44,7 +44,7 @@ KINDS = {
 
 
 def is_part(node: Any) -> bool:
-    """Return whether a value of a config is a target with its arguments."""
+    """Return whether a config value is a mapping with a `_target_`."""
     return isinstance(node, Mapping) and "_target_" in node
 
 
@@ -57,22 +57,22 @@ def _targets(node: Any) -> Iterator[str]:
             yield from _targets(item)
 
 
-def _within(name: str, modules: Iterable[str]) -> bool:
+def _is_within(name: str, modules: Iterable[str]) -> bool:
     return any(name == module or name.startswith(f"{module}.") for module in modules)
 
 
 def require_allowed(config: Any, extra: Iterable[str]) -> None:
-    """Raise a UserError if a record names targets beside `OWN` and `extra`. Imports nothing."""
+    """Raise a UserError if a record has a target outside `OWN` and `extra`. Imports nothing."""
     for target in _targets(config):
-        if not _within(target, (*OWN, *extra)):
+        if not _is_within(target, (*OWN, *extra)):
             raise UserError(
-                f"_target_={target}: a record may only name {', '.join(OWN)} and what "
-                "--allow MODULE adds"
+                f"_target_={target}: a record may only name {', '.join(OWN)}; if you trust "
+                "the target, add --allow MODULE"
             )
 
 
-def located(target: str, path: str = "") -> Any:
-    """Import the target of the part at `path` in its config.
+def import_target(target: str, path: str = "") -> Any:
+    """Import the target of the part at `path` in the config.
 
     Raises:
         UserError: if the target does not exist.
@@ -83,9 +83,9 @@ def located(target: str, path: str = "") -> Any:
     try:
         imported = import_module(module)
     except Exception as error:
-        unknown_module = isinstance(error, ModuleNotFoundError) and _within(module, [error.name])
-        if unknown_module or not module:
-            raise UserError(f"{where}: {error}") from error
+        not_found = isinstance(error, ModuleNotFoundError) and _is_within(module, [error.name])
+        if not_found or not module:
+            raise UserError(f"{where}: {error}; must be MODULE.NAME") from error
         raise PartFailed(f"{where}: {told(error)}") from error
     if not hasattr(imported, name):
         raise UserError(f"{where}: module {module!r} has no attribute {name!r}")
@@ -93,119 +93,120 @@ def located(target: str, path: str = "") -> Any:
 
 
 def _is_users(module: str) -> bool:
-    """Return whether a module is neither Python's nor this project's nor installed."""
+    """Return whether a module is not from the standard library, this package or site-packages."""
     file = getattr(sys.modules.get(module), "__file__", None)
     if not file or module.partition(".")[0] in (*sys.stdlib_module_names, "phaseavg"):
         return False
     return not {"site-packages", "dist-packages"} & {*Path(file).parts}
 
 
-def _require_maker(target: Any, where: str, kind: Any) -> None:
-    """Refuse, before it is called, a target that cannot make what its field takes.
+def _require_target(target: Any, where: str, kind: Any) -> None:
+    """Raise a UserError if a target cannot create an object of its field's kind; calls nothing.
 
-    Allowed are classes of that kind, and functions of `OWN` or of the user's. Where a target is
-    defined counts, not the module that it is named in.
+    Allowed are subclasses of `kind`, and functions that `OWN` or a user's module defines. A module
+    that only imports a function does not count.
     """
     module = str(getattr(target, "__module__", None))
     if isinstance(target, type):
         allowed = module.partition(".")[0] not in sys.stdlib_module_names
-        with suppress(TypeError):  # of kinds that have no subclasses, such as a generic
+        with suppress(TypeError):  # generics and other kinds without subclasses
             if kind not in (Any, inspect.Parameter.empty) and not issubclass(target, kind):
                 names = getattr(kind, "__name__", kind)
-                raise UserError(f"{where}: gives a {target.__name__}, not {names}")
+                raise UserError(f"{where}: must create {names}, not {target.__name__}")
     else:
-        allowed = _within(module, OWN) or _is_users(module)
+        allowed = _is_within(module, OWN) or _is_users(module)
     if not allowed:
-        raise UserError(f"{where}: must be a class, or a function of your own that calls it")
+        raise UserError(f"{where}: must be a class, or a function in your own module")
 
 
-def unknown(field: str, names: Iterable[Any], what: str = "key") -> str:
-    """Return the message about a key or option that does not exist, with the nearest that does."""
+def unknown_message(field: str, names: Iterable[Any], what: str = "key") -> str:
+    """Return the message about an unknown key or option, with the choices and the nearest match."""
     choices = [str(name) for name in names]
-    typed = field.rpartition("=" if "=" in field else ".")[2]
-    nearest = get_close_matches(typed, choices, 1)
+    name = field.rpartition("=" if "=" in field else ".")[2]
+    nearest = get_close_matches(name, choices, 1)
     hint = f"; did you mean {nearest[0]}?" if nearest else ""
     return f"{field}: there is no such {what}; choices: {', '.join(choices) or 'none'}{hint}"
 
 
-def refused(field: str, value: Any, error: Mapping[str, Any]) -> str:
-    """Return in one line why pydantic refuses a value: one of `ValidationError.errors()`."""
+def validation_message(field: str, value: Any, error: Mapping[str, Any]) -> str:
+    """Return the one-line message for an entry of pydantic's `ValidationError.errors()`."""
     reason = error["msg"].removeprefix("Value error, ")
     return f"{field}={value!r}: {reason[0].lower()}{reason[1:]}"
 
 
 def signature(target: Any) -> inspect.Signature:
-    """Return a target's signature; annotations that only a type checker can read stay strings."""
+    """Return a target's signature; annotations that cannot be evaluated stay strings."""
     try:
         return inspect.signature(target, eval_str=True)
     except NameError:
         return inspect.signature(target)
 
 
-def _with_parts(value: Any, path: str, function: Callable[[Part, str], Any]) -> Any:
-    """Return `value` with `function` applied to each part in it, in lists and mappings too."""
+def _map_parts(value: Any, path: str, function: Callable[[Part, str], Any]) -> Any:
+    """Return a copy of `value` with `function` applied to each part, however deeply nested."""
     if is_part(value):
         return function(value, path)
     if isinstance(value, Mapping):
-        return {key: _with_parts(item, f"{path}.{key}", function) for key, item in value.items()}
+        return {key: _map_parts(item, f"{path}.{key}", function) for key, item in value.items()}
     if isinstance(value, list):
-        return [_with_parts(v, f"{path}[{n}]", function) for n, v in enumerate(value)]
+        return [_map_parts(v, f"{path}[{n}]", function) for n, v in enumerate(value)]
     return value
 
 
-def _typed(value: Any, field: str, annotation: Any) -> Any:
-    """Return an argument checked and converted by the annotation of its parameter."""
+def _convert(value: Any, field: str, annotation: Any) -> Any:
+    """Validate an argument against the annotation of its parameter and return it converted."""
     if annotation is inspect.Parameter.empty or isinstance(annotation, str):
         return value
     adapter = TypeAdapter(annotation, config=STRICT)
     try:
-        if isinstance(value, list):  # in JSON's strict mode, a list may become a tuple
-            found = adapter.validate_json(json.dumps(value))
+        if isinstance(value, list):  # pydantic's strict mode converts a JSON list to a tuple
+            converted = adapter.validate_json(json.dumps(value))
         else:
-            found = adapter.validate_python(value)
+            converted = adapter.validate_python(value)
     except ValidationError as error:
-        raise UserError(refused(field, value, error.errors()[0])) from error
-    return value if isinstance(found, Iterator) else found  # Iterable[…] gives an iterator
+        raise UserError(validation_message(field, value, error.errors()[0])) from error
+    # Iterable[…] yields an iterator, which could be read only once.
+    return value if isinstance(converted, Iterator) else converted
 
 
-def typed_part(part: Part, path: str, kind: Any = inspect.Parameter.empty) -> Part:
-    """Return a part with its arguments converted by its target's signature; calls nothing.
+def convert_part(part: Part, path: str, kind: Any = inspect.Parameter.empty) -> Part:
+    """Validate a part against its target's signature and return it converted; calls nothing.
 
     Args:
-        part: target and arguments.
-        path: its field in the config.
-        kind: annotation of the field.
+        part: the target and its arguments.
+        path: the part's field in the config.
+        kind: the annotation of the field.
 
     Raises:
-        UserError: if the target does not exist, makes something else, or takes other arguments.
+        UserError: if the target does not exist, is not of `kind`, or does not accept an argument.
         PartFailed: if importing its module fails.
     """
-    target = located(str(part["_target_"]), path)
-    _require_maker(target, f"{path}._target_={part['_target_']}", kind)
+    target = import_target(str(part["_target_"]), path)
+    _require_target(target, f"{path}._target_={part['_target_']}", kind)
     parameters = signature(target).parameters
-    takes_all = any(p.kind is inspect.Parameter.VAR_KEYWORD for p in parameters.values())
-    checked = {"_target_": part["_target_"]}
+    has_kwargs = any(p.kind is inspect.Parameter.VAR_KEYWORD for p in parameters.values())
+    converted = {"_target_": part["_target_"]}
     for name, value in part.items():
         field = f"{path}.{name}"
         if name == "_target_":
             continue
-        # Hydra's own keys, such as _partial_ and _args_, mean nothing here.
-        if name not in parameters and (not takes_all or str(name).startswith("_")):
-            raise UserError(unknown(field, parameters))
+        # Hydra's keys, such as _partial_ and _args_, are not supported.
+        if name not in parameters and (not has_kwargs or str(name).startswith("_")):
+            raise UserError(unknown_message(field, parameters))
         annotation = parameters[name].annotation if name in parameters else inspect.Parameter.empty
         if is_part(value):
-            checked[name] = typed_part(value, field, annotation)
+            converted[name] = convert_part(value, field, annotation)
         elif any(_targets(value)):
-            checked[name] = _with_parts(value, field, typed_part)
+            converted[name] = _map_parts(value, field, convert_part)
         else:
-            checked[name] = _typed(value, field, annotation)
-    return checked
+            converted[name] = _convert(value, field, annotation)
+    return converted
 
 
 @cache
 def _defaults(target: str) -> dict[str, str]:
-    """Return the default of each of a target's arguments that has one, as JSON."""
-    parameters = signature(located(target)).parameters.values()
+    """Return the defaults of a target's arguments as JSON, by name."""
+    parameters = signature(import_target(target)).parameters.values()
     return {p.name: _json(p.default) for p in parameters if p.default is not p.empty}
 
 
@@ -213,11 +214,11 @@ def _json(value: Any) -> str:
     return json.dumps(value, sort_keys=True, default=repr)
 
 
-def without_defaults(part: Part, path: str = "") -> Part:
-    """Return a part from `typed_part` without the arguments that equal their defaults."""
+def drop_defaults(part: Part, path: str = "") -> Part:
+    """Return a part from `convert_part` without arguments that have their default value."""
     defaults = _defaults(str(part["_target_"]))
     return {
-        name: _with_parts(value, f"{path}.{name}", without_defaults)
+        name: _map_parts(value, f"{path}.{name}", drop_defaults)
         for name, value in part.items()
         if name == "_target_" or _json(value) != defaults.get(name)
     }
@@ -229,54 +230,54 @@ def build(
     kind: type | None = None,
     *,
     offered: Mapping[str, Any] | None = None,
-    **given: Any,
+    **extra: Any,
 ) -> Any:
-    """Build one part of a run, with the parts in it.
+    """Build one part of a run and the parts nested in it.
 
     Args:
-        name: its field in the config.
-        part: from `typed_part`.
-        kind: class that it must be an instance of; by default any.
-        offered: arguments for its constructor, and for those of the parts in it, as far as their
-            signatures name them.
-        given: further arguments of its constructor.
+        name: the part's field in the config.
+        part: a part that `convert_part` returned.
+        kind: the required class; by default any.
+        offered: arguments passed to the constructors, nested ones included, that have a parameter
+            of this name.
+        extra: further arguments of the outer constructor.
 
     Raises:
-        UserError: if a constructor refuses a value, an argument is missing, the config has another
-            value than the program gives, or the result is of another kind.
-        PartFailed: if a constructor fails in another way.
+        UserError: if a constructor raises a ValueError, an argument is missing, the config sets an
+            argument to another value than the program, or the result is not of `kind`.
+        PartFailed: if a constructor raises any other error.
     """
 
-    def inner(value: Part, path: str) -> Any:
+    def build_inner(value: Part, path: str) -> Any:
         return build(path, value, offered=offered)
 
-    target = located(part["_target_"], name)
+    target = import_target(part["_target_"], name)
     parameters = signature(target).parameters
-    program = {**(offered or {}), **given}
+    provided = {**(offered or {}), **extra}
     arguments = {}
     for key, value in part.items():
-        if key in program and value != program[key]:
+        if key in provided and value != provided[key]:
             raise UserError(
                 f"{name}.{key}={value!r}: follows from the rest of the config; leave it out"
             )
         if key != "_target_":
-            arguments[key] = _with_parts(value, f"{name}.{key}", inner)
-    arguments |= {key: program[key] for key in program if key in {*parameters, *given}}
+            arguments[key] = _map_parts(value, f"{name}.{key}", build_inner)
+    arguments |= {key: provided[key] for key in provided if key in {*parameters, *extra}}
     try:
         signature(target).bind(**arguments)
     except TypeError as error:
         raise UserError(f"{name}: {error}") from error
     try:
-        made = target(**arguments)
+        instance = target(**arguments)
     except ValueError as error:
         raise UserError(f"{name}: {error}") from error
     except (OSError, PartFailed):
         raise
     except Exception as error:
         raise PartFailed(f"{name}={part['_target_']}: {told(error)}") from error
-    if kind is not None and not isinstance(made, kind):
+    if kind is not None and not isinstance(instance, kind):
         raise UserError(
-            f"{name}._target_={part['_target_']}: gives a {type(made).__name__}, not "
-            f"{kind.__name__}"
+            f"{name}._target_={part['_target_']}: must create {kind.__name__}, "
+            f"not {type(instance).__name__}"
         )
-    return made
+    return instance

@@ -96,7 +96,7 @@ def test_nothing_in_a_record_is_interpolated(config: DictConfig) -> None:
 
 def test_what_a_function_returns_is_checked(config: DictConfig) -> None:
     part = check(with_target(config, "model", "test_targets.untyped")).model
-    with pytest.raises(UserError, match=r"untyped: gives a Module, not Linear"):
+    with pytest.raises(UserError, match=r"untyped: must create Linear, not Module"):
         build("model", part, nn.Linear, offered={"num_classes": 7, "in_channels": 1})
 
 

@@ -20,7 +20,7 @@ import phaseavg.tracking
 import phaseavg.training.loop
 import phaseavg.training.step
 import train
-from phaseavg.cli import command_line, reporting
+from phaseavg.cli import command_line, report_errors
 from phaseavg.config import Settings
 from phaseavg.errors import Diverged, Interrupted, UserError
 
@@ -185,7 +185,7 @@ def fail_as_a_job() -> None:
     hydra = OmegaConf.structured(HydraConf(mode=RunMode.MULTIRUN))
     hydra.job.name = "run 1 of 1"
     HydraConfig.instance().set_config(OmegaConf.create({"hydra": hydra}))
-    reporting(job)(OmegaConf.create({}))
+    report_errors(job)(OmegaConf.create({}))
 
 
 def fail_to_write(settings: Settings, count: int, message_file: Path) -> None:

@@ -203,4 +203,4 @@ def jobs_for(runs: Sequence[Run], held: Sequence[Run]) -> list[Job]:
 
 def command() -> str:
     """Return the command line as it was typed."""
-    return shlex.join(["python", *(cli.typed or sys.argv)])
+    return shlex.join(["python", *(cli.argv or sys.argv)])

@@ -14,7 +14,7 @@ from phaseavg.errors import UserError, told
 from phaseavg.phases import Schedule
 from phaseavg.randomness import seed_for
 from phaseavg.runs.weights import require_writable
-from phaseavg.targets import Part, build, located, signature
+from phaseavg.targets import Part, build, import_target, signature
 from phaseavg.training.execution import laid_out, pick_device
 from phaseavg.training.optimizers import new_optimizer
 from phaseavg.training.state import TrainingState
@@ -98,7 +98,7 @@ def missing_data(settings: Settings) -> str | None:
     arguments that it names. It checks files, and raises a ValueError, without making the data set.
     """
     part = settings.dataset
-    require = getattr(located(part["_target_"]), "require", None)
+    require = getattr(import_target(part["_target_"]), "require", None)
     if require is None:
         return None
     known = part | {"data_dir": settings.data_dir}

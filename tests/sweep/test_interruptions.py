@@ -30,7 +30,7 @@ def test_a_sweep_that_is_out_of_time_has_saved_what_it_has_begun(
     status, out, err = prompt(*command, "budget=2h")
     assert status == 0
     assert "out of time after step 13 (epoch" in err
-    assert "not started, for lack of time" in err
+    assert "not started: no time left" in err
     assert "0 finished, 0 finished before, 1 interrupted, 1 not run" in out.splitlines()[-1]
     assert not list(tmp_path.glob("runs/*/failure.json"))
     assert len(list(tmp_path.glob("runs/*/checkpoint-*.pt"))) == 1

@@ -95,9 +95,9 @@ MISTAKES = [
     ("-m averaging=none,nothing", "averaging=nothing: there is no such option; choices: end"),
     ("-m seed=0,-1", "seed=-1: input should be greater than or equal to 0"),
     ("-m model.width=interval(0,1)", "model.width=interval(0,1): a sweep takes lists, ranges"),
-    ("table=t1a", "table: belongs to a sweep; add -m to run the cells of a table"),
-    ("column=ours", "column: belongs to a sweep; add -m and table=…"),
-    ("plan=true", "plan: belongs to a sweep; add -m, or take dry_run=true"),
+    ("table=t1a", "table: only a sweep has this option; add -m"),
+    ("column=ours", "column: only a sweep has this option; add -m"),
+    ("plan=true", "plan: only a sweep has this option; add -m"),
 ]
 
 
