@@ -29,8 +29,8 @@ from phaseavg.targets import build
 from phaseavg.training.execution import prepare
 from phaseavg.training.loop import train
 from phaseavg.training.parts import assemble
-from phaseavg.training.preview import opening, preview
-from phaseavg.training.sharing import Sharing, inherited
+from phaseavg.training.preview import preview, start_line
+from phaseavg.training.sharing import Sharing, describe_inherited
 
 CONF = Path(__file__).with_name("conf")
 
@@ -60,9 +60,9 @@ def run(settings: Settings, overrides: Sequence[str] = ()) -> dict[str, Any]:
             return dict(result)
         folder.write_config(settings.record())
         sharing.restore(state, folder)
-        state.continue_with(provenance(device, settings.execution.model_dump()))
+        state.add_provenance(provenance(device, settings.execution.model_dump()))
         folder.write_metrics(state.metrics)
-        print(f"{folder.path}: {opening(settings, data, schedule, state)}", flush=True)
+        print(f"{folder.path}: {start_line(settings, data, schedule, state)}", flush=True)
         tracking = build(
             "tracking",
             settings.tracking,
@@ -84,7 +84,7 @@ def run(settings: Settings, overrides: Sequence[str] = ()) -> dict[str, Any]:
             "numerics_version": NUMERICS_VERSION,
             "overrides": list(overrides),
             "save_trajectory": settings.save_trajectory,
-            "inherited": inherited(state),
+            "inherited": describe_inherited(state),
             "peak_memory_bytes": peak_memory_bytes(device),
             "provenance": state.provenance,
             "date": datetime.now(UTC).date().isoformat(),

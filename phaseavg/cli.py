@@ -32,20 +32,20 @@ from phaseavg.targets import unknown_message
 
 USER_ERROR, FAILED, INTERRUPTED = 2, 1, 130
 
-HIDDEN = ("tracking.cells", "share.keep", "share.guests", "deadline")
+SWEEP_OVERRIDES = ("tracking.cells", "share.keep", "share.guests", "deadline")
 """Overrides that a sweep adds to the user's."""
 
 CONFIG_ERRORS = (HydraException, OmegaConfBaseException, yaml.YAMLError)
 """Errors that composing a config raises if an override or a config file is wrong."""
 
-NOT_SEARCHING = ("phaseavg", "basic")
+PLAIN_SWEEPERS = ("phaseavg", "basic")
 """Sweepers that do not write to their sweep folder."""
 
 
 def _sweep_folder(now: str, *, _root_: DictConfig) -> str:
     """Return Hydra's sweep folder; the results of a search are saved next to the runs."""
     sweeper = _root_.hydra.runtime.choices["hydra/sweeper"]
-    if sweeper in NOT_SEARCHING:
+    if sweeper in PLAIN_SWEEPERS:
         return str(Path(tempfile.gettempdir(), f"phaseavg-{os.getuid()}"))
     return str(Path(_root_.runs_dir, f".{sweeper}", now))
 
@@ -53,7 +53,7 @@ def _sweep_folder(now: str, *, _root_: DictConfig) -> str:
 OmegaConf.register_new_resolver("sweep_folder", _sweep_folder, replace=True)
 
 
-def explained(error: BaseException) -> str:
+def explain(error: BaseException) -> str:
     """Return the reason of one of `CONFIG_ERRORS` in one line."""
     if isinstance(error, MissingConfigException) and error.options is not None:
         group, _, choice = (error.missing_cfg_file or "").rpartition("/")
@@ -64,7 +64,7 @@ def explained(error: BaseException) -> str:
         return unknown_message(error.full_key or "", names)
     if isinstance(error, OmegaConfBaseException) and error.full_key:
         return f"{error.full_key}: {str(error).splitlines()[0]}"
-    return explained(error.__cause__) if error.__cause__ else " ".join(str(error).split())
+    return explain(error.__cause__) if error.__cause__ else " ".join(str(error).split())
 
 
 def say(message: str, program: str = "train.py") -> None:
@@ -135,14 +135,16 @@ def report_errors(job: Callable[[DictConfig], Any]) -> Callable[[DictConfig], An
 
 
 def _run_sweep_job(job: Callable[[DictConfig], Any], config: DictConfig, hydra: Any) -> Any:
-    shown = " ".join(o for o in hydra.overrides.task if not o.lstrip("+").startswith(HIDDEN))
-    print(f"{hydra.job.name}: {shown}", flush=True)
+    overrides = " ".join(
+        o for o in hydra.overrides.task if not o.lstrip("+").startswith(SWEEP_OVERRIDES)
+    )
+    print(f"{hydra.job.name}: {overrides}", flush=True)
     try:
         if (deadline := config.get("deadline")) is not None and time.time() >= deadline:
             raise NotStarted("not started: no time left; rerun the same command to resume")
         return job(config)
     except Exception as error:
-        _print_failure(error, f"[{shown}] ")
+        _print_failure(error, f"[{overrides}] ")
         if isinstance(error, UserError | Diverged | OutOfTime):
             raise
         raise JobFailed(repr(error)) from None
@@ -151,7 +153,7 @@ def _run_sweep_job(job: Callable[[DictConfig], Any], config: DictConfig, hydra: 
 def _print_failure(error: Exception, where: str = "") -> int:
     """Print an error, an expected error in one line, and return the exit status."""
     if isinstance(error, CONFIG_ERRORS):
-        say(where + explained(error))
+        say(where + explain(error))
         return USER_ERROR
     if isinstance(error, UserError | Diverged | SweepFailed | OutOfTime):
         say(where + str(error))

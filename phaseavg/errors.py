@@ -9,7 +9,7 @@ class UserError(ValueError):
     """A mistake that the user can fix. The message names the field, the value and the choices."""
 
 
-def told(error: Exception) -> str:
+def describe(error: Exception) -> str:
     """Return the type and message of a library's error in one line."""
     text = " ".join(str(error).split())
     return f"{type(error).__name__}: {text}" if text else type(error).__name__

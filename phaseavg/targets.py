@@ -17,7 +17,7 @@ from typing import Any
 
 from pydantic import ConfigDict, TypeAdapter, ValidationError
 
-from phaseavg.errors import PartFailed, UserError, told
+from phaseavg.errors import PartFailed, UserError, describe
 
 Part = dict[str, Any]
 """A target and its arguments, converted to the types in its signature."""
@@ -86,7 +86,7 @@ def import_target(target: str, path: str = "") -> Any:
         not_found = isinstance(error, ModuleNotFoundError) and _is_within(module, [error.name])
         if not_found or not module:
             raise UserError(f"{where}: {error}; must be MODULE.NAME") from error
-        raise PartFailed(f"{where}: {told(error)}") from error
+        raise PartFailed(f"{where}: {describe(error)}") from error
     if not hasattr(imported, name):
         raise UserError(f"{where}: module {module!r} has no attribute {name!r}")
     return getattr(imported, name)
@@ -274,7 +274,7 @@ def build(
     except (OSError, PartFailed):
         raise
     except Exception as error:
-        raise PartFailed(f"{name}={part['_target_']}: {told(error)}") from error
+        raise PartFailed(f"{name}={part['_target_']}: {describe(error)}") from error
     if kind is not None and not isinstance(instance, kind):
         raise UserError(
             f"{name}._target_={part['_target_']}: must create {kind.__name__}, "

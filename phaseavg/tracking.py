@@ -1,4 +1,4 @@
-"""Weights & Biases beside the records: a mirror that no run depends on."""
+"""Mirror the metrics of runs to Weights & Biases; no run depends on it."""
 
 import contextlib
 import os
@@ -13,18 +13,18 @@ from phaseavg.errors import Interrupted
 from phaseavg.identity import group_id, parts_of, run_id
 from phaseavg.runs.record import flattened
 
-INIT_SECONDS = 8.0  # that a server has to answer: with all that W&B does beside it, 15 at most
-FINISH_SECONDS = 60.0  # that an upload may take when a run is over; `wandb sync` sends the rest
-TAG_LENGTH, NAME_LENGTH = 64, 128  # that W&B takes
+INIT_SECONDS = 8.0  # timeout for the server's answer; with W&B's overhead, 15 at most
+FINISH_SECONDS = 60.0  # timeout of the last upload; `wandb sync` uploads the rest
+TAG_LENGTH, NAME_LENGTH = 64, 128  # W&B's limits
 
 
 class Tracking:
-    """Tracks nothing: the interface of what mirrors a run. A context manager around training.
+    """The interface of trackers, context managers around training; this class tracks nothing.
 
     Args:
-        recipe: of the run.
-        config: its settings and what they run on.
-        history: metrics of the epochs before this start.
+        recipe: the run's recipe.
+        config: the run's settings and provenance.
+        history: metrics of the epochs that are already trained.
     """
 
     def __init__(
@@ -42,27 +42,27 @@ class Tracking:
         pass
 
     def log(self, line: Mapping[str, Any]) -> None:
-        """Take the metrics of an epoch."""
+        """Log the metrics of an epoch."""
 
     def finish(self, result: Mapping[str, Any]) -> None:
-        """Take the outcome of the run, after training."""
+        """Log the result of the run, after training."""
 
 
 class WandB(Tracking):
-    """A W&B run for each run, under its run id, with one curve however often it was interrupted.
+    """Tracks each run as one W&B run under its run id, with one curve across interruptions.
 
-    In a sweep over tables it is named after its first cell and grouped by table. Each start writes
-    the whole history again, and removes the local folders of earlier starts. An error of W&B is
-    reported in one line and ends the tracking, never the run.
+    In a sweep over tables, a W&B run is named after its first cell and grouped by table. Each start
+    uploads the complete history again and removes the local folders of earlier starts. An error of
+    W&B is reported in one line and ends the tracking, but never the run.
 
     Args:
-        recipe, config, history: as `Tracking`.
-        mode: `offline` writes to `dir` alone, `online` sends as well, `disabled` does neither.
-        project: W&B's.
-        entity: W&B's account or team; the user's own by default.
-        dir: holds W&B's folder, `wandb`.
-        cells: of tables that the run is part of, each as table, data set, network and column with
-            blanks between them.
+        recipe, config, history: see `Tracking`.
+        mode: `offline` writes to `dir` only, `online` also uploads, `disabled` does neither.
+        project: the W&B project.
+        entity: the W&B account or team; by default the user's account.
+        dir: parent folder of W&B's folder `wandb`.
+        cells: table cells that contain the run, each written as table, data set, network and
+            column, separated by spaces.
     """
 
     def __init__(
@@ -82,7 +82,7 @@ class WandB(Tracking):
         self._run: Any = None
 
     def labels(self) -> dict[str, Any]:
-        """Return what the W&B run is called and found by: `name`, `group`, `tags`."""
+        """Return the `name`, `group` and `tags` of the W&B run."""
         parts = parts_of(self.recipe)
         tables = [f"table-{cell.split()[0]}" for cell in self.cells]
         tags = dict.fromkeys(t[:TAG_LENGTH] for t in (*parts.values(), *tables, *self.cells))
@@ -94,18 +94,18 @@ class WandB(Tracking):
         return {"name": name[:NAME_LENGTH], "group": group[:NAME_LENGTH], "tags": list(tags)}
 
     def __enter__(self) -> Self:
-        with self._unfailing():
+        with self._ending_on_errors():
             self._start()
         return self
 
     def _start(self) -> None:
-        # Without a network, W&B's reports on errors would hold up the end of the program.
+        # Without a network, W&B's error reports would delay the end of the program.
         os.environ.setdefault("WANDB_ERROR_REPORTING", "false")
-        import wandb  # takes a second, and not everybody has it
+        import wandb  # slow to import, and optional
 
         self.dir.mkdir(parents=True, exist_ok=True)
         name = run_id(self.recipe)
-        cells: dict[str, str] = {}  # by table, so that runs can be filtered by those of one
+        cells: dict[str, str] = {}  # by table, so that W&B can filter runs by table
         for table, _, cell in (cell.partition(" ") for cell in self.cells):
             cells[table] = f"{cells[table]} + {cell}" if table in cells else cell
         self._run = wandb.init(
@@ -116,11 +116,11 @@ class WandB(Tracking):
             mode=self.mode,
             project=self.project,
             entity=self.entity,
-            dir=str(self.dir.absolute()),  # its service may be at home in another folder
+            dir=str(self.dir.absolute()),  # the W&B service may have another working directory
             settings=wandb.Settings(
                 silent=True,
                 console="off",
-                disable_git=True,  # the config has the commit; a remote's address may hold a token
+                disable_git=True,  # the config has the commit; a remote URL may contain a token
                 init_timeout=INIT_SECONDS,
                 finish_timeout=FINISH_SECONDS,
                 finish_timeout_raises=True,
@@ -139,49 +139,49 @@ class WandB(Tracking):
                     shutil.rmtree(earlier, ignore_errors=True)
 
     def _log(self, line: Mapping[str, Any]) -> None:
-        # W&B groups its panels by what is before the first slash.
+        # W&B groups panels by the text before the first slash.
         self._run.log(flattened(line, "/"), step=line["epoch"], commit=True)
 
     def log(self, line: Mapping[str, Any]) -> None:
-        """Send the metrics of an epoch."""
-        with self._unfailing():
+        """Log the metrics of an epoch."""
+        with self._ending_on_errors():
             if self._run is not None:
                 self._log(line)
 
     def finish(self, result: Mapping[str, Any]) -> None:
-        """Send the outcome to the summary under `result`, and close the W&B run.
+        """Write the result to the summary under `result`, and close the W&B run.
 
-        `test_error` becomes that of the result, which is the average's if there is one.
+        `test_error` of the summary is the test error of the result, thus of the average if any.
         """
         phases = {f"phase_{phase['phase']}": phase for phase in result.get("phases", ())}
         flat = {key: value for key, value in result.items() if key != "phases"} | phases
         errors = {key: flat[key] for key in ("test_error", "best_test_error") if key in flat}
-        with self._unfailing():
+        with self._ending_on_errors():
             if self._run is not None:
                 self._run.summary.update({**errors, "result": flat})
                 self._run.finish(exit_code=0 if result["status"] == "finished" else 1)
 
     def __exit__(self, kind: Any, error: BaseException | None, trace: Any) -> None:
-        with self._unfailing():
+        with self._ending_on_errors():
             if error is not None and self._run is not None:
                 interrupted = isinstance(error, Interrupted)
                 self._run.finish(exit_code=128 + error.number if interrupted else 1)
 
     @contextlib.contextmanager
-    def _unfailing(self) -> Iterator[None]:
-        """Report an error of W&B in one line, and track no more."""
+    def _ending_on_errors(self) -> Iterator[None]:
+        """Report an error of W&B in one line and end the tracking."""
         try:
             yield
         except Exception as error:
             self._run = None
             reason = str(error).strip().partition("\n")[0] or repr(error)
             print(
-                f"train.py: W&B failed ({reason}): the run continues without it, and its records "
-                "are complete; tracking=none turns W&B off",
+                f"train.py: W&B failed ({reason}); the run continues without W&B, and its records "
+                "are complete; set tracking=none to turn W&B off",
                 file=sys.stderr,
                 flush=True,
             )
             if wandb := sys.modules.get("wandb"):
-                # Of a service that has died, or the next run of a sweep would still talk to it.
+                # Otherwise the next run of a sweep would still use the dead service.
                 with contextlib.suppress(Exception):
                     wandb.teardown(exit_code=1)

@@ -22,10 +22,10 @@ REPOSITORY = Path(__file__).parents[1]
 
 NEEDED = {"timm": ["model.name=resnet18"]}
 """Overrides without which an option of a config group is incomplete."""
-sys.path.insert(0, str(REPOSITORY))  # for train.py, and in victims too
+sys.path.insert(0, str(REPOSITORY))  # to import train.py, also in victims
 
 PROFILE = os.environ.get("TEST_PROFILE", "deterministic")
-"""Of the runs that are tested; `fast` wants layers of eight channels and more."""
+"""Profile of the tested runs; `fast` needs layers of at least eight channels."""
 
 TINY = (  # 8 steps an epoch of a network of 4,000 parameters: under a second for 5 epochs
     "preset=demo",
@@ -51,7 +51,7 @@ RUN_OF_IMAGE_FILES = (  # 6 steps an epoch, on small images
 
 
 def untimed(value: Any) -> Any:
-    """Return metrics without all that tells how long something took."""
+    """Return metrics without times and speeds."""
     if isinstance(value, dict):
         return {k: untimed(v) for k, v in value.items() if k not in TIMES}
     return [untimed(item) for item in value] if isinstance(value, list) else value
@@ -61,16 +61,16 @@ TIMES = ("seconds", "images_per_second")
 
 
 def also_slow(*parameters: Any) -> list[Any]:
-    """Return parameters of a test that `-m "not slow"` leaves out."""
+    """Mark parameters of a test as slow."""
     return [
-        pytest.param(*(one if isinstance(one, tuple) else (one,)), marks=pytest.mark.slow)
-        for one in parameters
+        pytest.param(*(p if isinstance(p, tuple) else (p,)), marks=pytest.mark.slow)
+        for p in parameters
     ]
 
 
 @cache
 def composed(*overrides: str) -> DictConfig:
-    """Return the config of overrides, composed once per process. Copy it before a change."""
+    """Compose the config of overrides, cached per process; copy it before changing it."""
     GlobalHydra.instance().clear()
     with initialize_config_dir(str(REPOSITORY / "conf"), version_base="1.3"):
         return compose("config", list(overrides))
@@ -82,9 +82,9 @@ def compose_settings(tmp_path: Path) -> Callable[..., Settings]:
 
     def settings_of(*overrides: str) -> Settings:
         config = composed(*overrides).copy()
-        typed = {override.partition("=")[0] for override in overrides}
+        names = {override.partition("=")[0] for override in overrides}
         for name in {"runs", "records"}:
-            if f"{name}_dir" not in typed:
+            if f"{name}_dir" not in names:
                 config[f"{name}_dir"] = str(tmp_path / name)
         return check(config)
 
@@ -93,7 +93,7 @@ def compose_settings(tmp_path: Path) -> Callable[..., Settings]:
 
 @pytest.fixture(autouse=True)
 def same_random_numbers() -> None:
-    """Begin every test with the same ones, whatever ran before it."""
+    """Seed torch before each test."""
     torch.manual_seed(0)
 
 
@@ -104,9 +104,9 @@ Prompt = Callable[..., tuple[int, str, str]]
 def prompt(
     monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str], tmp_path: Path
 ) -> Prompt:
-    """Return a function that types `train.py …` and returns status, output and errors."""
+    """Return a function that runs `train.py …` and returns status, stdout and stderr."""
 
-    def typed(*arguments: str) -> tuple[int, str, str]:
+    def run(*arguments: str) -> tuple[int, str, str]:
         monkeypatch.chdir(tmp_path)
         GlobalHydra.instance().clear()
         monkeypatch.setattr(sys, "argv", ["train.py", *arguments])
@@ -114,14 +114,14 @@ def prompt(
         output = capfd.readouterr()
         return status, output.out, output.err
 
-    return typed
+    return run
 
 
-torch.set_num_threads(1)  # tiny networks gain nothing from more, and busy machines lose much
+torch.set_num_threads(1)  # more threads do not speed up tiny networks
 
 
-IMPORTED_ON_THE_WAY = (
-    "torch.fx.experimental.symbolic_shapes",  # by torch at the first tensor of the meta device
+INDIRECT_IMPORTS = (
+    "torch.fx.experimental.symbolic_shapes",  # imported by torch with the first meta tensor
     "hydra._internal.core_plugins.basic_sweeper",
     "phaseavg.models",
     "phaseavg.sweep.launch",
@@ -131,10 +131,10 @@ IMPORTED_ON_THE_WAY = (
 
 @pytest.fixture(scope="session")
 def victims() -> Any:
-    """Return a multiprocessing context whose processes are forked with all that takes long to load.
+    """Return a multiprocessing context whose forked processes have slow modules preloaded.
 
-    The forks load no more of it themselves: each would take a second and more for it.
+    Importing these modules would take each process more than a second.
     """
     context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(["torch", "wandb", "train", *IMPORTED_ON_THE_WAY])
+    context.set_forkserver_preload(["torch", "wandb", "train", *INDIRECT_IMPORTS])
     return context

@@ -30,9 +30,9 @@ MISTAKES = {
     "text for a part": ("averaging.weights=uniform", "averaging.weights='uniform'", "Weights"),
     "not finite": ("averaging.weights.gamma0=nan", "averaging.weights.gamma0=nan", "finite"),
     "out of range": ("batch_size=0", "batch_size=0: ", "greater than 0"),
-    "refused by a constructor": ("schedule.epochs=[0,2,1]", "epochs=[0, 2, 1]", "positive"),
-    "refused by torch": ("optimizer.lr=-0.1", "optimizer: ", "-0.1"),
-    "refused by an inner part": (
+    "rejected by a constructor": ("schedule.epochs=[0,2,1]", "epochs=[0, 2, 1]", "positive"),
+    "rejected by torch": ("optimizer.lr=-0.1", "optimizer: ", "-0.1"),
+    "rejected by an inner part": (
         "optimizer=lookahead optimizer.inner.lr=-1",
         "optimizer.inner: ",
         "-1",
@@ -55,7 +55,7 @@ MISTAKES = {
     "another value than follows": ("+model.num_classes=3", "model.num_classes=3: ", "follows from"),
     "name of an observer": ("+averaging@observers.A=uniform", "observers.A='A'", "[a-z]"),
     "name of the average": ("+averaging@observers.average=uniform", "observers.average: ", "new"),
-    "observer without average": ("+averaging@observers.a=none", "observers.a=", "averages nothing"),
+    "observer without average": ("+averaging@observers.a=none", "observers.a=", "no average"),
     "observer that is no part": ("+observers.a=3", "observers.a=3: ", "dictionary"),
     "folder without a name": ("runs_dir=", "runs_dir='': ", "must name a folder"),
     "folder that cannot be made": (
@@ -77,7 +77,7 @@ MISTAKES = {
 
 
 @pytest.mark.parametrize("mistake", MISTAKES)
-def test_a_mistake_gets_one_line_and_status_2_and_leaves_nothing(
+def test_a_mistake_prints_one_line_returns_2_and_writes_nothing(
     prompt: Prompt, tmp_path: Path, mistake: str
 ) -> None:
     override, field, hint = MISTAKES[mistake]
@@ -101,14 +101,14 @@ def test_a_mistake_gets_one_line_and_status_2_and_leaves_nothing(
         ("runs_dir=a-file/runs", "runs_dir=a-file/runs: cannot be written (Not a directory)"),
     ],
 )
-def test_what_cannot_be_read_or_written_is_named(
+def test_an_unreadable_or_unwritable_path_is_named(
     prompt: Prompt,
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
     override: str,
     field: str,
 ) -> None:
-    # A download has nowhere to come from: the discard port answers nobody.
+    # The download must fail: no server listens on the discard port.
     monkeypatch.setattr("torchvision.datasets.CIFAR100.url", "http://127.0.0.1:9/nothing.tar.gz")
     (tmp_path / "a-file").write_text("kept")
     status, _, err = prompt(*TINY, "model.pools=1", *override.split())
@@ -130,7 +130,7 @@ FILES = {
 
 
 @pytest.mark.parametrize("mistake", FILES)
-def test_a_mistake_in_a_file_of_options_gets_one_line(
+def test_a_mistake_in_a_config_file_prints_one_line(
     prompt: Prompt, tmp_path: Path, mistake: str
 ) -> None:
     content, message = FILES[mistake]
@@ -153,7 +153,7 @@ TABLE = "title: mine\nrows: [[dataset=digits, model=cnn13_digits]]\ncolumns: {{a
         ('"averaging=none,uniform"', "table=mine: averaging=none,uniform: must have one value"),
     ],
 )
-def test_a_mistake_in_a_table_gets_one_line(
+def test_a_mistake_in_a_table_prints_one_line(
     prompt: Prompt, tmp_path: Path, override: str, message: str
 ) -> None:
     (tmp_path / "table").mkdir()
@@ -164,7 +164,7 @@ def test_a_mistake_in_a_table_gets_one_line(
     assert err.count("\n") == 1, err
 
 
-def test_scripts_explain_a_mistake_in_a_file_of_options_as_train_does(tmp_path: Path) -> None:
+def test_scripts_report_a_mistake_in_a_config_file(tmp_path: Path) -> None:
     (tmp_path / "schedule").mkdir()
     (tmp_path / "schedule" / "mine.yaml").write_text("epochs: [1\n")
     with (
@@ -179,8 +179,8 @@ def test_a_diverged_run_is_recorded_with_step_epoch_and_rate(
 ) -> None:
     status, _, err = prompt(*TINY, "optimizer.lr=1e20")
     assert status == 1
-    told = r"train\.py: diverged: the training loss became (nan|inf) at step \d+ \(epoch 1, "
-    assert re.match(told + r"learning rate 1e\+20\)\n$", err)
+    message = r"train\.py: diverged: the training loss became (nan|inf) at step \d+ \(epoch 1, "
+    assert re.match(message + r"learning rate 1e\+20\)\n$", err)
     (record,) = tmp_path.glob("runs/*/result.json")
     result = json.loads(record.read_text())
     assert result["status"] == "diverged"
@@ -202,7 +202,7 @@ def test_a_launchers_worker_passes_failures_on_to_its_parent(victims: Any) -> No
     assert (interrupted.number, str(interrupted)) == (signal.SIGTERM, "saved after step 3")
 
 
-def test_a_run_that_breaks_in_training_leaves_its_reason_and_can_go_on(
+def test_a_run_that_fails_in_training_records_the_reason_and_can_resume(
     prompt: Prompt, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     with monkeypatch.context() as broken:
@@ -239,11 +239,11 @@ def pausing(self, line):
 epoch, TrainingProgress.epoch = TrainingProgress.epoch, pausing
 sys.exit(train.command_line(train.main))
 """
-"""train.py, which waits for a line after each epoch."""
+"""A copy of train.py that waits for a line of input after each epoch."""
 
 
 @pytest.mark.slow
-def test_through_the_shell_ctrl_c_saves_and_a_killed_run_goes_on(tmp_path: Path) -> None:
+def test_in_a_shell_an_interrupted_and_a_killed_run_resume(tmp_path: Path) -> None:
     """One command three times: interrupted, killed, finished."""
 
     def started(*program: str) -> subprocess.Popen[str]:
@@ -270,7 +270,7 @@ def test_through_the_shell_ctrl_c_saves_and_a_killed_run_goes_on(tmp_path: Path)
     _, err = process.communicate("\n")
     assert process.returncode == 130
     stopping, stopped = err.splitlines()
-    assert stopping == "stopping after this step; once more to stop at once"
+    assert stopping == "stopping after this step; signal again to stop now"
     assert stopped.startswith("train.py: interrupted after step 8 (epoch 1.00 of 5)")
 
     process = started("-c", PAUSING)
@@ -281,7 +281,7 @@ def test_through_the_shell_ctrl_c_saves_and_a_killed_run_goes_on(tmp_path: Path)
     process = started("train.py")
     out, err = process.communicate()
     assert (process.returncode, err) == (0, "")
-    assert " from step 15;" in out  # a checkpoint of step 16 comes after its line
+    assert " from step 15;" in out  # the checkpoint of step 16 follows its line
     (metrics,) = tmp_path.glob("*/metrics.jsonl")
     epochs = [json.loads(line)["epoch"] for line in metrics.read_text().splitlines()]
     assert epochs == [1, 2, 3, 4, 5]

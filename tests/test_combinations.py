@@ -1,4 +1,4 @@
-"""What goes with what: config groups, data sets and networks."""
+"""Combinations of config groups, data sets and networks."""
 
 import re
 from collections.abc import Iterator
@@ -27,7 +27,7 @@ GROUPS = {
     if folder.is_dir()
     and folder.name not in ("table", "profile", "hydra")  # see tests/sweep, training
 }
-SELF_CONTAINED = ("optimizer", "averaging", "schedule", "tracking")  # set nothing but themselves
+SELF_CONTAINED = ("optimizer", "averaging", "schedule", "tracking")  # set only their own field
 ENTANGLED = tuple(sorted(GROUPS.keys() - {*SELF_CONTAINED}))
 
 IMAGES = {  # classes, channels, size
@@ -46,7 +46,7 @@ def composed(*overrides: str) -> Settings:
 
 
 @pytest.mark.parametrize("group", SELF_CONTAINED)
-def test_a_group_that_takes_turns_sets_nothing_but_itself(group: str) -> None:
+def test_a_self_contained_group_sets_only_its_own_field(group: str) -> None:
     for path in (CONF / group).rglob("*.yaml"):
         assert "@package" not in path.read_text()
         for default in OmegaConf.load(path).get("defaults", ["_self_"]):
@@ -56,7 +56,7 @@ def test_a_group_that_takes_turns_sets_nothing_but_itself(group: str) -> None:
 
 
 @pytest.mark.parametrize("dataset", GROUPS["dataset"])
-def test_every_two_options_of_the_config_groups_compose(dataset: str) -> None:
+def test_each_pair_of_options_composes(dataset: str) -> None:
     """Of those that may set others; the rest, which set nothing but themselves, take turns.
 
     What an option sets is set beside one other or in its place, so pairs are enough: all of data
@@ -72,20 +72,20 @@ def test_every_two_options_of_the_config_groups_compose(dataset: str) -> None:
         choice |= {group: next(options) for group, options in turns.items()}
         options = [f"{group}={option}" for group, option in choice.items()]
         settings = composed(*options, *NEEDED.get(model, []))
-        for group in choice.keys() - {"preset"}:  # the user's word counts
+        for group in choice.keys() - {"preset"}:  # the user's choice has priority
             expected = OmegaConf.load(CONF / group / f"{choice[group]}.yaml")
             target = OmegaConf.select(expected, f"{group}._target_") or expected._target_
             assert getattr(settings, group)["_target_"] == target, choice
 
 
 @pytest.mark.parametrize("option", [name for name in GROUPS["schedule"] if name[0].isdecimal()])
-def test_a_schedule_is_what_its_name_says(option: str) -> None:
+def test_a_schedule_matches_its_name(option: str) -> None:
     for dataset in ("cifar100", "imagenet"):
         settings = composed(f"dataset={dataset}", f"schedule={option}")
         assert "-".join(map(str, settings.schedule["epochs"])) == option
 
 
-def test_the_schedules_without_numbers_are_as_long_as_the_papers() -> None:
+def test_schedules_without_numbers_have_the_length_of_the_paper() -> None:
     decayed, cosine = (composed(f"schedule={name}").schedule for name in ("decayed", "cosine"))
     assert decayed["epochs"] == composed().schedule["epochs"] == [80, 40, 40]
     assert decayed["factors"] == composed().schedule["factors"]
@@ -129,7 +129,7 @@ def test_imagenet_brings_the_papers_batch_and_schedule_which_can_be_changed() ->
 
 
 def built_on_meta(dataset: str, model: str) -> tuple[nn.Module, torch.Tensor]:
-    """Return network and logits of two images, without any number computed."""
+    """Return a network and its logits for two images, on the meta device."""
     classes, channels, size = IMAGES[dataset]
     options = (
         ["model.pools=1"] if (dataset, model) == ("digits", "cnn13") else NEEDED.get(model, [])
@@ -143,7 +143,7 @@ def built_on_meta(dataset: str, model: str) -> tuple[nn.Module, torch.Tensor]:
 
 @pytest.mark.parametrize("model", GROUPS["model"])
 @pytest.mark.parametrize("dataset", IMAGES)
-def test_every_pair_that_makes_sense_builds(dataset: str, model: str) -> None:
+def test_each_valid_pair_builds(dataset: str, model: str) -> None:
     if model in FOR_IMAGENET and dataset != "imagenet":
         with pytest.raises(UserError, match=f"{model} takes colour images of 64 pixels and more"):
             built_on_meta(dataset, model)
@@ -158,8 +158,8 @@ class WrongLogits(nn.Linear):
         super().__init__(image_size, num_classes)
 
 
-class OfVariableSize(nn.Module):
-    """Takes what it is offered, whatever that is."""
+class VariableSize(nn.Module):
+    """A network for any number of classes and channels."""
 
     def __init__(self, num_classes: int, in_channels: int) -> None:
         super().__init__()
@@ -169,12 +169,12 @@ class OfVariableSize(nn.Module):
         return self.linear(images.mean((2, 3)))
 
 
-class TwoHeads(OfVariableSize):
+class TwoHeads(VariableSize):
     def forward(self, images: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:  # type: ignore[override]
         return super().forward(images), super().forward(images)
 
 
-class Demanding(OfVariableSize):
+class Demanding(VariableSize):
     def forward(self, images: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:  # type: ignore[override]
         return super().forward(images)
 
@@ -184,33 +184,33 @@ def own(target: str) -> list[str]:
 
 
 @pytest.mark.parametrize(
-    ("overrides", "told"),
+    ("overrides", "message"),
     [
         (["model=resnet50"], "image_size=8, in_channels=1: resnet50 takes colour images"),
         (["model=vgg16"], "choices for others: cnn13, resnet34, wrn28_10, densenet121"),
         (["model=cnn13"], "pools=2 leaves under 3×3 pixels"),
-        # 1,000 = 9 · 111 + 1: BatchNorm cannot take the deviation of one image of one pixel.
+        # 1,000 = 9 · 111 + 1: BatchNorm has no standard deviation of a single pixel.
         (
             ["model=resnet34", "batch_size=111"],
             "with batch_size=111, down to 1×1×8×8: ValueError: Exp",
         ),
-        (own("WrongLogits"), "it returns (2, 1, 8, 10) instead of (2, 10)"),
+        (own("WrongLogits"), "output shape (2, 1, 8, 10) instead of (2, 10)"),
         (own("TwoHeads"), "'tuple' object has no attribute 'shape'"),
         (own("Demanding"), "missing 1 required positional argument: 'labels'"),
     ],
 )
-def test_what_does_not_fit_gets_one_line(
-    prompt: Prompt, tmp_path: Path, overrides: list[str], told: str
+def test_incompatible_parts_print_one_line(
+    prompt: Prompt, tmp_path: Path, overrides: list[str], message: str
 ) -> None:
     status, out, err = prompt("dataset=digits", *overrides)
     assert (status, out) == (2, "")
     assert err.startswith("train.py: model=") or err.startswith("train.py: model: ")
-    assert told in err
+    assert message in err
     assert err.count("\n") == 1
     assert not list(tmp_path.iterdir())
 
 
-def test_trying_a_network_out_leaves_no_trace_in_it() -> None:
+def test_checking_a_network_does_not_change_it() -> None:
     settings = composed("preset=demo", "model.width=0.05", "execution.device=cpu")
     data = parts.load_data(settings, torch.device("cpu"))
     model = parts.new_model(settings, data)
@@ -242,7 +242,7 @@ def with_options(widths: tuple[int, ...], depth: "Unreadable" = 3, **rest: int) 
     """Hints as people write them: a tuple, a name that is not imported, whatever else comes."""
 
 
-def test_what_the_hints_of_others_say_can_be_set() -> None:
+def test_annotations_of_user_code_are_converted() -> None:
     known = composed("dataset=digits").model_dump(mode="json")
 
     def checked(**options: object) -> dict[str, object]:
@@ -290,9 +290,7 @@ class OwnData:
         ({"tests": 0}, "there is no test image"),
     ],
 )
-def test_a_data_set_that_contradicts_itself_is_refused(
-    changed: dict[str, Any], message: str | None
-) -> None:
+def test_an_inconsistent_data_set_is_rejected(changed: dict[str, Any], message: str | None) -> None:
     part = {"_target_": f"{__name__}.OwnData", "changed": changed}
     settings = composed().model_copy(update={"dataset": part})
     refused = nullcontext() if message is None else pytest.raises(UserError, match=message)

@@ -1,4 +1,4 @@
-"""The code that README and docs show works as it stands there, and their links lead somewhere."""
+"""The code in README and docs runs as shown, and their links are valid."""
 
 import json
 import os
@@ -53,8 +53,8 @@ def test_the_readme_shows_the_loop_of_the_docs() -> None:
 
 
 @pytest.mark.slow
-def test_a_network_a_data_set_and_an_averaging_of_ones_own(tmp_path: Path) -> None:
-    """Each a file and a YAML outside of the package, as the page shows them, by its command."""
+def test_a_custom_network_data_set_and_averaging(tmp_path: Path) -> None:
+    """Each part is a Python file and a YAML file outside the package, as on the page."""
     blocks = re.findall(r"```(?:python|yaml)\n(# mine/.*?)```", OWN, re.DOTALL)
     assert len(blocks) == 7
     for content in blocks:
@@ -86,12 +86,12 @@ def test_a_network_a_data_set_and_an_averaging_of_ones_own(tmp_path: Path) -> No
     assert config["model"] == {"_target_": "tiny.Tiny", "channels": 8}
     assert config["averaging"]["weights"] == {"_target_": "linear.Linear"}
     result = json.loads((folder / "result.json").read_text())
-    assert result["test_error"] < 25  # of 50 by chance
+    assert result["test_error"] < 25  # chance level: 50
     assert [phase["replaced"] for phase in result["phases"]] == [True, True, True]
 
 
 def loop_of_ones_own() -> tuple[dict[str, Any], list[Tensor]]:
-    """Return the names that the loops start from, and the weights after each epoch so far."""
+    """Return the variables that the loops use, and a list for the weights after each epoch."""
     torch.manual_seed(0)
     model = nn.Sequential(nn.Linear(4, 3), nn.BatchNorm1d(3))
     optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
@@ -116,7 +116,7 @@ def loop_of_ones_own() -> tuple[dict[str, Any], list[Tensor]]:
     return names, ended
 
 
-def test_the_averager_in_a_loop_of_ones_own() -> None:
+def test_the_averager_in_a_custom_loop() -> None:
     (code,) = re.findall(r"```python\n(from phaseavg.averaging .*?)```", AVERAGER, re.DOTALL)
     names, ended = loop_of_ones_own()
     exec(code, names)
@@ -132,7 +132,7 @@ def test_the_averager_in_a_loop_of_ones_own() -> None:
     assert torch.allclose(model[1].running_mean, means.mean(0), atol=1e-5)
 
 
-def test_lookahead_in_a_loop_of_ones_own() -> None:
+def test_lookahead_in_a_custom_loop() -> None:
     (code,) = re.findall(r"```python\n(from phaseavg.optim .*?)```", AVERAGER, re.DOTALL)
     names, ended = loop_of_ones_own()
     tested: list[Tensor] = []
@@ -146,8 +146,8 @@ def test_lookahead_in_a_loop_of_ones_own() -> None:
     assert names["optimizer"].param_groups[0]["lr"] == pytest.approx(0.001)
 
 
-def test_lookahead_and_the_averager_together() -> None:
-    """As the page says it: where the average takes over, it is what both go on from."""
+def test_lookahead_with_the_averager() -> None:
+    """Both continue from the average after it replaces the weights, as the page says."""
     names, ended = loop_of_ones_own()
     model, batches = names["model"], names["train_batches"]
     optimizer = Lookahead(names["optimizer"])
@@ -157,7 +157,7 @@ def test_lookahead_and_the_averager_together() -> None:
     (code,) = re.findall(r"```python\n(if averager.*?)```", AVERAGER, re.DOTALL)
     names |= {"averager": averager, "optimizer": optimizer}
     names["recompute_batchnorm"] = recompute_batchnorm
-    for epoch in range(4):  # of 3 steps: the phases end within windows of Lookahead's
+    for epoch in range(4):  # of 3 steps, so that phases end within Lookahead's windows
         names["train_one_epoch"](model, optimizer, batches)
         with optimizer.evaluation_weights():
             seen.append(weight.detach().double())

@@ -1,4 +1,4 @@
-"""The examples run as they are, and show what they say."""
+"""The examples run unchanged and show the claimed results."""
 
 import runpy
 from typing import Any
@@ -15,13 +15,13 @@ def _examples_import_each_other(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def result_of(name: str) -> Any:
-    """Return what an example's `main` returns."""
+    """Run an example's `main` and return its result."""
     return runpy.run_path(str(REPOSITORY / "examples" / name))["main"]()
 
 
-def test_in_a_plain_loop_the_average_is_below_sgd_at_the_end_of_the_first_phase() -> None:
+def test_in_a_plain_loop_the_average_beats_sgd_after_the_first_phase() -> None:
     (sgd, average), *others = result_of("plain_torch.py")
-    assert average < sgd - 1  # by 3 to 7 points with other seeds
+    assert average < sgd - 1  # 3 to 7 points with other seeds
     assert len(others) == 2
 
 
@@ -39,7 +39,7 @@ def test_a_language_model_learns_and_its_average_is_no_worse_at_the_constant_rat
     assert average < weights < 3  # log of the alphabet is 4.2
 
 
-@pytest.mark.filterwarnings("ignore")  # Lightning's own
+@pytest.mark.filterwarnings("ignore")  # warnings of Lightning itself
 def test_in_lightning_the_average_replaces_the_weights_at_phase_ends() -> None:
     pytest.importorskip("lightning")
     errors = result_of("in_lightning.py")

@@ -1,4 +1,4 @@
-"""Run ids: the same recipe has the same id, however it is executed or spelled."""
+"""Run ids depend only on the recipe, not on its execution or spelling."""
 
 import re
 from collections.abc import Callable
@@ -32,19 +32,19 @@ def id_of(compose_settings: Compose, *overrides: str) -> str:
         "weight_decay=0.0001",
     ],
 )
-def test_execution_and_spelling_leave_the_id_alone(
+def test_execution_and_spelling_do_not_change_the_id(
     compose_settings: Compose, override: str
 ) -> None:
     assert id_of(compose_settings, override) == id_of(compose_settings)
 
 
-CHANGES = {  # other values of each key of the recipe, its parts' arguments among them
+CHANGES = {  # other values for each key of the recipe, including arguments of parts
     "dataset": ["dataset=cifar10", "dataset.label_noise=0.1"],
     "model": ["model=resnet34", "model.width=0.04"],
     "optimizer": [
         *("optimizer=amsgrad", "optimizer=lookahead"),
         *("optimizer.lr=0.05", "optimizer.momentum=0.8", "optimizer.nesterov=true"),
-        "weight_decay=5e-4",  # which the optimizer refers to
+        "weight_decay=5e-4",  # the optimizer's config refers to it
     ],
     "schedule": ["schedule=decayed", "schedule.epochs=[2,1,2]", "schedule.factors=[1,0.1,0.02]"],
     "averaging": [
@@ -59,14 +59,14 @@ CHANGES = {  # other values of each key of the recipe, its parts' arguments amon
 
 
 @pytest.mark.slow
-def test_every_other_value_of_the_recipe_changes_the_id(compose_settings: Compose) -> None:
+def test_each_change_of_the_recipe_changes_the_id(compose_settings: Compose) -> None:
     assert CHANGES.keys() == set(identity.RECIPE)
     overrides = [override for of_key in CHANGES.values() for override in of_key]
     ids = [id_of(compose_settings, *override) for override in ((), *((o,) for o in overrides))]
     assert len(set(ids)) == len(ids)
 
 
-def test_a_new_option_changes_no_id_until_it_is_used(
+def test_a_new_option_does_not_change_ids_until_it_is_set(
     compose_settings: Compose, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     before = compose_settings(*TINY).run_id
@@ -93,8 +93,8 @@ def test_the_numerics_version_changes_the_id(
     assert id_of(compose_settings) != before
 
 
-def test_ids_stay_what_they_were(compose_settings: Compose) -> None:
-    """A change of this id orphans everybody's runs: bump NUMERICS_VERSION on purpose instead."""
+def test_ids_are_stable(compose_settings: Compose) -> None:
+    """If this id changes, users lose their runs: change NUMERICS_VERSION deliberately instead."""
     settings = compose_settings("dataset=cifar100", "seed=2")
     assert settings.run_id == "cifar100-resnet34-sgd-phasewise-seed2-634fb6e484"
     recipe = settings.recipe()

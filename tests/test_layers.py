@@ -1,4 +1,4 @@
-"""Imports point down: report → sweep → training → runs → config → all others."""
+"""Imports follow the layers: report → sweep → training → runs → config → all others."""
 
 import re
 from pathlib import Path
@@ -11,7 +11,7 @@ FILES = sorted((REPOSITORY / "phaseavg").rglob("*.py"))
 
 
 @pytest.mark.parametrize("path", FILES, ids=lambda path: str(path.relative_to(REPOSITORY)))
-def test_no_file_imports_from_a_room_above_its_own(path: Path) -> None:
+def test_no_file_imports_from_a_higher_layer(path: Path) -> None:
     text = path.read_text()
     room = path.relative_to(REPOSITORY / "phaseavg").parts[0].removesuffix(".py")
     imported = set(re.findall(r"^\s*(?:from|import) phaseavg\.(\w+)", text, re.MULTILINE))

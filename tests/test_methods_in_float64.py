@@ -1,4 +1,4 @@
-"""Every method in float64, in a loop of one's own, beside a program that is written from the paper.
+"""Compare each method in float64, in a custom loop, with a program written from the paper.
 
 The program shares nothing with the package but the network and torch's gradients.
 """
@@ -46,7 +46,7 @@ def batches_of(epoch):
 
 
 def with_the_package(optimizer_of, averager_of):
-    """Return the weights and BatchNorm statistics at the end of every epoch."""
+    """Return the weights and BatchNorm statistics at the end of each epoch."""
     model = network()
     optimizer, averager = optimizer_of(model.parameters()), averager_of(model)
     initial, found, epoch = optimizer.param_groups[0]["lr"], [], 0
@@ -246,7 +246,7 @@ METHODS = {
 
 
 @pytest.mark.parametrize("name", METHODS)
-def test_a_method_is_the_papers_at_every_epoch(name, tmp_path):
+def test_a_method_matches_the_paper_in_each_epoch(name, tmp_path):
     optimizer, averager, update, average, windows = METHODS[name]
     if averager is None:
         averager = partial(OURS, weights=RNA(tmp_path, rho=1e-2))
@@ -255,4 +255,4 @@ def test_a_method_is_the_papers_at_every_epoch(name, tmp_path):
     assert len(found) == len(expected) == sum(PHASES)
     errors = [relative_error(a, b) for a, b in zip(found, expected, strict=True)]
     assert max(errors) <= 1e-12, errors
-    assert relative_error(found[0], found[-1]) > 1e-3  # it has trained
+    assert relative_error(found[0], found[-1]) > 1e-3  # the weights have changed

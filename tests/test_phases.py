@@ -8,7 +8,7 @@ from reference import alphas
 from phaseavg.phases import MOST_EPOCHS, Cosine, Decayed, Phase, Schedule
 
 
-def test_80_40_40_has_its_boundaries_where_the_paper_has_them():
+def test_80_40_40_has_the_phases_of_the_paper():
     schedule = Schedule([80, 40, 40], [1, 0.1, 0.01])
     assert schedule.total_epochs == 160
     assert schedule.epochs == [80, 40, 40]
@@ -36,14 +36,14 @@ def test_the_rate_changes_with_the_first_step_of_a_phase():
         ([80], [-0.1], r"factors=\[-0.1\] must be positive"),
     ],
 )
-def test_mistakes_are_refused_with_field_and_value(epochs, factors, message):
+def test_mistakes_name_the_field_and_the_value(epochs, factors, message):
     with pytest.raises(ValueError, match=message):
         Schedule(epochs, factors)
 
 
 @pytest.mark.parametrize("epochs", [1, 2, 40, 80, 100])
 @pytest.mark.parametrize("gamma0", [0.5, 0.9, 0.99])
-def test_the_decayed_rate_is_the_papers_in_every_epoch(epochs, gamma0):
+def test_the_decayed_rate_matches_the_paper_in_each_epoch(epochs, gamma0):
     schedule = Schedule([epochs], [0.5], Decayed(gamma0))
     gamma = gamma0 ** (80 / epochs)
     for t in range(1, epochs + 1):
@@ -52,7 +52,7 @@ def test_the_decayed_rate_is_the_papers_in_every_epoch(epochs, gamma0):
             assert schedule.factor(step, 3) == pytest.approx(expected, rel=1e-12)
 
 
-def test_the_decayed_rate_is_what_the_average_does_with_the_updates():
+def test_the_decayed_rate_equals_the_weights_of_updates_in_the_average():
     # Equation 6: θ_τ − θ_{τ−1} is in the average with the weights of all epochs from τ on.
     shape = Decayed(0.9)
     weights = alphas(0.9, 40)
@@ -60,14 +60,14 @@ def test_the_decayed_rate_is_what_the_average_does_with_the_updates():
         assert shape.factor(t - 1, 40) == pytest.approx(weights[t - 1 :].sum(), rel=1e-12)
 
 
-def test_every_phase_begins_its_decay_anew_at_its_own_rate():
+def test_each_phase_restarts_its_decay_at_its_rate():
     schedule = Schedule([80, 40, 40], [1, 0.1, 0.01], Decayed())
     firsts = [schedule.factor(phase.first_epoch * 391, 391) for phase in schedule.phases]
     assert firsts == pytest.approx([1, 0.1, 0.01], rel=1e-14)
     assert schedule.factor(120 * 391 - 1, 391) == pytest.approx(0.1 * alphas(0.9, 40)[-1])
 
 
-def test_the_cosine_runs_from_one_to_almost_nothing_with_its_half_in_the_middle():
+def test_the_cosine_falls_from_one_over_a_half_to_almost_zero():
     by_epoch = Schedule([160], [1], Cosine())
     for t in range(1, 161):
         expected = (1 + math.cos(math.pi * (t - 1) / 160)) / 2
@@ -82,7 +82,7 @@ def test_the_cosine_runs_from_one_to_almost_nothing_with_its_half_in_the_middle(
 
 
 @pytest.mark.parametrize("make", [Decayed, Cosine])
-def test_per_step_meets_per_epoch_at_the_beginnings_of_epochs_and_falls_in_between(make):
+def test_per_step_equals_per_epoch_at_the_start_of_epochs(make):
     by_epoch, by_step = (Schedule([4, 2], [1, 0.1], make(per=per)) for per in ("epoch", "step"))
     for step in range(6 * 7):
         if step % 7 == 0:
@@ -101,7 +101,7 @@ def test_per_step_meets_per_epoch_at_the_beginnings_of_epochs_and_falls_in_betwe
         (Cosine, {"per": "batch"}, "per='batch'; choices: epoch, step"),
     ],
 )
-def test_mistakes_in_a_shape_are_refused_with_field_and_value(make, options, message):
+def test_mistakes_in_a_shape_name_the_field_and_the_value(make, options, message):
     with pytest.raises(ValueError, match=message):
         make(**options)
 
@@ -117,7 +117,7 @@ def test_a_divisor_shortens_every_phase_alike():
             Schedule([80, 40, 40], [1, 0.1, 0.01], divisor=divisor)
 
 
-def test_a_schedule_has_a_largest_length():
+def test_a_schedule_has_a_maximum_length():
     assert Schedule([MOST_EPOCHS], [1]).total_epochs == MOST_EPOCHS
     with pytest.raises(ValueError, match=r"epochs=\[1, \d+\] must be [\d,]+ or fewer in all"):
         Schedule([1, MOST_EPOCHS], [1, 1])

@@ -13,13 +13,13 @@ def test_the_seed_depends_on_each_argument():
     assert len({seed_for(*each) for each in arguments}) == len(arguments)
 
 
-def test_seeds_stay_what_they_were():
-    # A change here would change every run, and resumed ones in the middle.
+def test_seeds_are_stable():
+    # A change would change the numbers of every run, even in the middle of a resumed run.
     assert seed_for(0, "train") == 3168021335108090602
     assert seed_for(1, "order", 7) == 5568122274206039363
 
 
-def test_a_generator_is_reproducible_whatever_the_global_state_and_others_drew():
+def test_a_generator_does_not_depend_on_global_state():
     expected = generator(0, "train", 5).random(10)
     other = generator(0, "train", 6)
     np.random.seed(1)  # noqa: NPY002
@@ -29,7 +29,7 @@ def test_a_generator_is_reproducible_whatever_the_global_state_and_others_drew()
     np.testing.assert_array_equal([*first, *found.random(5)], expected)
 
 
-def test_streams_are_unlike_each_other():
+def test_streams_differ():
     drawn = {
         tuple(generator(*each).random(4))
         for each in ((0, "train", 0), (1, "train", 0), (0, "batchnorm", 0), (0, "train", 1))

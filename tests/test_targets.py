@@ -1,4 +1,4 @@
-"""Targets are called only if they give what their place takes."""
+"""Targets are called only if they create an object of their field's kind."""
 
 from pathlib import Path
 from typing import Any
@@ -23,7 +23,7 @@ HARMFUL = (
 )
 
 
-a_class = Path  # the standard library's, under a name of this module
+a_class = Path  # a standard-library class under a name of this module
 
 
 @pytest.fixture
@@ -39,7 +39,7 @@ def with_target(config: DictConfig, place: str, target: str) -> DictConfig:
 
 
 @pytest.mark.parametrize("place", PLACES)
-def test_a_target_that_is_no_such_part_is_refused_in_one_line_without_being_called(
+def test_a_target_of_another_kind_is_rejected_without_a_call(
     config: DictConfig, place: str
 ) -> None:
     for target in HARMFUL:
@@ -49,7 +49,7 @@ def test_a_target_that_is_no_such_part_is_refused_in_one_line_without_being_call
 
 
 @pytest.mark.parametrize("inner", [lambda part: part, lambda part: [{"a": part}]])
-def test_a_harmful_target_inside_a_part_is_refused(config: DictConfig, inner: Any) -> None:
+def test_a_harmful_nested_target_is_rejected(config: DictConfig, inner: Any) -> None:
     changed = with_target(config, "model", "torchvision.models.resnet18")
     with open_dict(changed):
         changed.model.norm_layer = inner({"_target_": "os.getcwd"})
@@ -58,9 +58,7 @@ def test_a_harmful_target_inside_a_part_is_refused(config: DictConfig, inner: An
 
 
 @pytest.mark.parametrize("key", ["_args_", "_partial_", "_convert_", "_recursive_"])
-def test_keys_that_change_how_hydra_calls_a_target_are_refused(
-    config: DictConfig, key: str
-) -> None:
+def test_hydras_call_options_are_rejected(config: DictConfig, key: str) -> None:
     changed = with_target(config, "model", "torchvision.models.resnet18")
     with open_dict(changed):
         changed.model[key] = []
@@ -72,7 +70,7 @@ def record_of(config: DictConfig, **changes: Any) -> dict[str, Any]:
     return {**check(config).record(), **changes}
 
 
-def test_a_record_names_allowed_targets_only(config: DictConfig) -> None:
+def test_a_record_may_only_name_allowed_targets(config: DictConfig) -> None:
     assert check_record(record_of(config)).run_id == check(config).run_id
     model = {"_target_": "test_targets.Unimportable"}
     with pytest.raises(UserError, match="a record may only name"):
@@ -89,7 +87,7 @@ def test_a_record_names_allowed_targets_only(config: DictConfig) -> None:
             check_record(record_of(config, model=part))
 
 
-def test_nothing_in_a_record_is_interpolated(config: DictConfig) -> None:
+def test_interpolations_in_a_record_are_rejected(config: DictConfig) -> None:
     with pytest.raises(UserError, match="interpolations"):
         check_record(record_of(config, seed="${oc.env:HOME}"))
 
@@ -113,7 +111,7 @@ def untyped(num_classes, in_channels):
         ("test_targets.untyped", {}),
     ],
 )
-def test_networks_of_others_and_of_ones_own_are_taken(
+def test_third_party_and_user_networks_are_accepted(
     config: DictConfig, target: str, arguments: dict[str, str]
 ) -> None:
     changed = with_target(config, "model", target)
@@ -127,14 +125,14 @@ def through(**options: int) -> nn.Module:
 
 
 @pytest.mark.parametrize("target", ["test_targets.through", "torchvision.models.resnet18"])
-def test_what_the_program_knows_may_be_named_and_reaches_any_keywords(target: str) -> None:
+def test_a_config_may_repeat_offered_arguments(target: str) -> None:
     part = {"_target_": target, "num_classes": 7}
     network = build("model", part, offered={"num_classes": 7, "image_size": 8})
     assert [*network.modules()][-1].out_features == 7
 
 
 @pytest.mark.parametrize("argument", [{"num_classes": 9}, {"device": "cpu"}])
-def test_what_differs_from_what_the_program_knows_is_refused(argument: dict[str, object]) -> None:
+def test_a_config_must_not_contradict_offered_arguments(argument: dict[str, object]) -> None:
     offered = {"num_classes": 7, "device": torch.device("cpu")}
     with pytest.raises(UserError, match=f"^model.{next(iter(argument))}=.*follows from the rest"):
         build("model", {"_target_": "test_targets.through", **argument}, offered=offered)
@@ -148,7 +146,7 @@ FAILING = {
 
 
 @pytest.mark.parametrize("where", FAILING)
-def test_a_part_that_fails_is_named_before_its_traceback(
+def test_a_failing_part_is_named_before_its_traceback(
     prompt: Prompt, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, where: str
 ) -> None:
     text, error = FAILING[where]

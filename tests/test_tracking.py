@@ -1,4 +1,4 @@
-"""W&B mirrors a run whole, whatever happens to either of them, and a run never depends on it."""
+"""W&B mirrors a run completely after any failure, and a run never depends on W&B."""
 
 import json
 import math
@@ -22,19 +22,19 @@ from phaseavg.runs.record import flattened
 pytestmark = pytest.mark.slow
 
 TRACKED = (*TINY, "tracking=wandb", "tracking.mode=offline")
-SECRET = "0123456789abcdef" * 2 + "secretly"  # as long as a key of W&B's
+SECRET = "0123456789abcdef" * 2 + "secretly"  # the length of a W&B key
 
 
 @pytest.fixture(autouse=True)
 def no_account(monkeypatch: pytest.MonkeyPatch) -> None:
     for name in [name for name in os.environ if name.startswith("WANDB_")]:
-        if name != "WANDB_SERVICE":  # the process that this one has already started
+        if name != "WANDB_SERVICE":  # the W&B service of this process
             monkeypatch.delenv(name)
     monkeypatch.setattr("phaseavg.tracking.INIT_SECONDS", 1000.0)  # however slow the machine
 
 
 def records_of(folder: Path) -> dict[str, list[dict[str, Any]]]:
-    """Return what W&B itself reads in the folder of an offline run, by type."""
+    """Return the records in the folder of an offline run, read by W&B, by type."""
     told = subprocess.run(
         [Path(sys.executable).with_name("wandb"), "leet", "inspect", "--json", folder],
         capture_output=True,
@@ -49,19 +49,19 @@ def records_of(folder: Path) -> dict[str, list[dict[str, Any]]]:
 
 
 def rows_of(records: dict[str, list[dict[str, Any]]]) -> list[dict[str, Any]]:
-    """Return the rows of a W&B run's history without what W&B adds."""
+    """Return the rows of a W&B run's history without W&B's own fields."""
     rows = [record["item"] for record in records["history"]]
     return [{k: v for k, v in row.items() if not k.startswith("_")} for row in rows]
 
 
 def exit_code_of(records: dict[str, list[dict[str, Any]]]) -> int:
-    """Return the status with which a W&B run was closed."""
+    """Return the exit status of a W&B run."""
     (record,) = records["exit"]
     return record["exit_code"]
 
 
 def lines_of(folder: Path) -> list[dict[str, Any]]:
-    """Return the metrics of a run as W&B has them."""
+    """Return the metrics of a run in W&B's format."""
     lines = (folder / "metrics.jsonl").read_text().splitlines()
     return [flattened(json.loads(line), "/") for line in lines]
 
@@ -93,7 +93,7 @@ def summary_of(records: dict[str, list[dict[str, Any]]]) -> dict[str, Any]:
     return summary
 
 
-def test_a_run_is_mirrored_whole(compose_settings: Callable[..., Settings]) -> None:
+def test_a_run_is_mirrored_completely(compose_settings: Callable[..., Settings]) -> None:
     settings = compose_settings(*TRACKED)
     result = train_script.run(settings)
     (mirror,) = mirrored(settings.runs_dir)
@@ -129,7 +129,7 @@ def test_a_run_is_mirrored_whole(compose_settings: Callable[..., Settings]) -> N
 
 
 @pytest.mark.parametrize(("event", "count"), [("stepped", 20), ("replaced", 2)])
-def test_a_killed_run_that_goes_on_is_one_run_with_its_whole_curve(
+def test_a_resumed_run_is_one_wandb_run_with_a_complete_curve(
     victims: Any, compose_settings: Callable[..., Settings], event: str, count: int
 ) -> None:
     settings = compose_settings(*TRACKED)
@@ -146,11 +146,11 @@ def test_a_killed_run_that_goes_on_is_one_run_with_its_whole_curve(
     assert exit_code_of(records) == 0
 
 
-def test_the_mirrors_of_other_runs_stay(compose_settings: Callable[..., Settings]) -> None:
+def test_mirrors_of_other_runs_are_kept(compose_settings: Callable[..., Settings]) -> None:
     for seed in (0, 1):
         train_script.run(compose_settings(*TRACKED, f"seed={seed}", "schedule.epochs=[1,1,1]"))
     (first,) = (p for p in mirrored(compose_settings(*TRACKED).runs_dir) if "-seed0-" in p.name)
-    first.rename(f"{first}-1")  # as W&B names the second start in one second
+    first.rename(f"{first}-1")  # W&B's name for a second start within a second
     train_script.run(compose_settings(*TRACKED, "schedule.epochs=[1,1,1]", "rerun=true"))
     names = [path.name for path in mirrored(compose_settings(*TRACKED).runs_dir)]
     assert len(names) == 2
@@ -219,12 +219,12 @@ BROKEN = {
 
 
 @pytest.mark.parametrize("trouble", BROKEN)
-def test_a_wandb_that_cannot_start_costs_a_warning(
+def test_if_wandb_cannot_start_there_is_only_a_warning(
     prompt: Prompt, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, trouble: str
 ) -> None:
     (tmp_path / "a-file").write_text("kept")
-    monkeypatch.setenv("HOME", str(tmp_path / "home"))  # where there is no .netrc
-    monkeypatch.setenv("WANDB_BASE_URL", "http://127.0.0.1:9")  # the discard port answers nobody
+    monkeypatch.setenv("HOME", str(tmp_path / "home"))  # has no .netrc
+    monkeypatch.setenv("WANDB_BASE_URL", "http://127.0.0.1:9")  # no server on the discard port
     monkeypatch.setattr("phaseavg.tracking.INIT_SECONDS", 1.0)
     if trouble == "not installed":
         monkeypatch.setitem(sys.modules, "wandb", None)
@@ -242,7 +242,7 @@ def test_a_wandb_that_cannot_start_costs_a_warning(
     assert json.loads((folder / "result.json").read_text())["status"] == "finished"
 
 
-def test_a_service_that_breaks_costs_a_warning_and_the_next_run_is_tracked_again(
+def test_after_a_service_failure_the_next_run_is_tracked(
     victims: Any, compose_settings: Callable[..., Settings], tmp_path: Path
 ) -> None:
     first = compose_settings(*TRACKED)
@@ -271,7 +271,7 @@ def test_credentials_reach_neither_records_nor_mirror_nor_output(
     assert not [path for path in files if SECRET.encode() in path.read_bytes()]
 
 
-def test_disabled_neither_writes_nor_removes(compose_settings: Callable[..., Settings]) -> None:
+def test_disabled_mode_changes_no_files(compose_settings: Callable[..., Settings]) -> None:
     short = (*TRACKED[:-1], "schedule.epochs=[1,1,1]")
     train_script.run(compose_settings(*short, "seed=1", "tracking.mode=disabled"))
     runs_dir = compose_settings(*TINY).runs_dir
@@ -283,7 +283,7 @@ def test_disabled_neither_writes_nor_removes(compose_settings: Callable[..., Set
     assert len(rows_of(records_of(before))) == 3
 
 
-def test_a_loss_that_json_cannot_hold_is_a_gap_in_both(
+def test_a_non_finite_loss_is_a_gap_in_record_and_mirror(
     compose_settings: Callable[..., Settings], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     from phaseavg.training import loop

@@ -1,4 +1,4 @@
-"""W&B without its service: names, modes, reasons, and what a sweep says of cells."""
+"""W&B without its service: names, modes, error messages and the cells of a sweep."""
 
 import os
 import sys
@@ -19,7 +19,7 @@ from phaseavg.identity import group_id, run_id
 from phaseavg.tracking import WandB
 
 
-def test_repetitions_share_a_group_and_nothing_else_does(
+def test_only_repetitions_share_a_group(
     compose_settings: Callable[..., Settings],
 ) -> None:
     recipes = [
@@ -39,7 +39,7 @@ def test_repetitions_share_a_group_and_nothing_else_does(
         (TimeoutError(), "TimeoutError()"),
     ],
 )
-def test_a_wandb_that_cannot_start_costs_one_line_with_the_reason(
+def test_if_wandb_cannot_start_one_line_has_the_reason(
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
@@ -66,17 +66,17 @@ def test_a_wandb_that_cannot_start_costs_one_line_with_the_reason(
     assert started["environment"]["WANDB_ERROR_REPORTING"] == "false"
 
 
-def test_without_tracking_wandb_is_not_even_imported(
+def test_without_tracking_wandb_is_not_imported(
     prompt: Prompt, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setitem(sys.modules, "wandb", None)  # with which an import would fail
+    monkeypatch.setitem(sys.modules, "wandb", None)  # makes an import fail
     status, _, err = prompt(*TINY)
     assert (status, err) == (0, "")
     assert [path.name for path in tmp_path.iterdir()] == ["runs"]
     assert not (tmp_path / "runs" / "wandb").exists()
 
 
-def test_wandbs_own_variable_sets_the_mode(
+def test_the_variable_of_wandb_sets_the_mode(
     compose_settings: Callable[..., Settings], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     assert compose_settings("preset=demo").tracking["mode"] == "offline"
@@ -87,7 +87,7 @@ def test_wandbs_own_variable_sets_the_mode(
         compose_settings("preset=demo")
 
 
-def test_a_run_of_tables_is_named_by_its_first_cell_and_found_by_all() -> None:
+def test_a_run_of_tables_is_named_after_its_first_cell_and_tagged_with_all() -> None:
     digits = {"dataset": {"_target_": "data.digits"}, "model": {"_target_": "models.CNN13"}}
     methods = {"optimizer": {"_target_": "optim.SGD"}, "averaging": {"_target_": "a.Phasewise"}}
     recipe = {**digits, **methods, "seed": 7}
@@ -98,7 +98,7 @@ def test_a_run_of_tables_is_named_by_its_first_cell_and_found_by_all() -> None:
     assert labels["group"] == "table-1a"
     kinds = ["digits", "cnn13", "sgd", "phasewise", "table-1a", "table-1c", "table-mine"]
     assert labels["tags"] == [*kinds, *cells[:2], long[:64]]
-    assert max(map(len, labels["tags"])) == 64  # W&B takes no longer ones
+    assert max(map(len, labels["tags"])) == 64  # W&B's limit
     assert len(WandB(recipe, {}, [], cells=[long]).labels()["name"]) == 128
     plain = WandB(recipe, {}, []).labels()
     assert plain["name"] == "digits-cnn13-sgd-phasewise-seed7"
@@ -118,7 +118,7 @@ columns:
 """
 
 
-def test_a_sweep_tells_its_runs_their_cells_whatever_they_are_called(
+def test_a_sweep_passes_their_cells_to_runs(
     prompt: Prompt,
     compose_settings: Callable[..., Settings],
     tmp_path: Path,

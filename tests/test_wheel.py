@@ -1,4 +1,4 @@
-"""The wheel: what it holds, and that the averagers run where torch is installed and no more."""
+"""The wheel's content; its averagers and optimizers need only torch."""
 
 import json
 import shutil
@@ -18,7 +18,7 @@ pytestmark = pytest.mark.slow
 BUILD = "from setuptools.build_meta import build_wheel; build_wheel('.')"
 
 WITH_TORCH_ALONE = '''
-"""Import every public name, and train with each, where nothing else can be imported."""
+"""Imports and trains with each public name where only torch can be imported."""
 
 import json
 import sys
@@ -73,7 +73,7 @@ def sgd(model):
 
 
 def train(averager_of, optimizer_of):
-    """Return at the end of which of the epochs the weights became the average."""
+    """Return the epochs at whose end the average replaced the weights."""
     model = nn.Sequential(nn.Linear(3, 4), nn.BatchNorm1d(4), nn.ReLU(), nn.Linear(4, 2))
     averager, optimizer = averager_of(model, epochs=[2, 1]), optimizer_of(model)
     replaced = []
@@ -119,7 +119,7 @@ print("trained with torch alone")
 def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Return the wheel of this checkout, unpacked as an installer does it."""
     source, target = (tmp_path_factory.mktemp(name) for name in ("source", "installed"))
-    for name in ("phaseavg", "hydra_plugins"):  # a copy: setuptools writes beside what it builds
+    for name in ("phaseavg", "hydra_plugins"):  # copied: setuptools writes into its source
         leave_out = shutil.ignore_patterns("__pycache__")
         shutil.copytree(REPOSITORY / name, source / name, ignore=leave_out)
     for name in ("pyproject.toml", "README.md", "LICENSE"):
@@ -135,7 +135,7 @@ def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def needed_by(requirement: Requirement, known: set[tuple[str, str]]) -> None:
-    """Add an installed distribution and all that it needs to `known`, each with the extra asked."""
+    """Add an installed distribution and its requirements, with their extras, to `known`."""
     for extra in ("", *requirement.extras):
         key = (canonicalize_name(requirement.name), extra)
         if key in known:
@@ -153,7 +153,7 @@ def modules_of(name: str) -> set[str]:
     return {path.parts[0].partition(".")[0] for path in paths}
 
 
-def test_the_averagers_and_optimizers_run_with_torch_alone(wheel: Path, tmp_path: Path) -> None:
+def test_averagers_and_optimizers_need_only_torch(wheel: Path, tmp_path: Path) -> None:
     known: set[tuple[str, str]] = set()
     needed_by(Requirement("torch"), known)
     names = {name for name, _ in known}
@@ -163,14 +163,14 @@ def test_the_averagers_and_optimizers_run_with_torch_alone(wheel: Path, tmp_path
     program = tmp_path / "program.py"
     program.write_text(WITH_TORCH_ALONE)
     given = json.dumps([str(wheel), modules, folders, str(tmp_path / "snapshots")])
-    # Without the site packages, and so without anything that is not named here.
+    # Only the paths named here are importable, not the site packages.
     done = subprocess.run(
         [sys.executable, "-I", "-S", program, given], cwd=tmp_path, capture_output=True, text=True
     )
     assert (done.returncode, done.stdout) == (0, "trained with torch alone\n"), done.stderr
 
 
-def test_the_wheel_needs_torch_alone_unless_extras_are_asked_for(wheel: Path) -> None:
+def test_without_extras_the_wheel_requires_only_torch(wheel: Path) -> None:
     (metadata,) = wheel.glob("phaseavg-*.dist-info")
     lines = PathDistribution(metadata).requires or []
     always = [
@@ -181,7 +181,7 @@ def test_the_wheel_needs_torch_alone_unless_extras_are_asked_for(wheel: Path) ->
     assert always == ["torch"]
 
 
-def test_the_wheel_holds_types_templates_and_hydra_plugins(wheel: Path) -> None:
+def test_the_wheel_contains_types_templates_and_hydra_plugins(wheel: Path) -> None:
     assert (wheel / "phaseavg" / "py.typed").is_file()
     for folder in ("phaseavg/report/templates", "hydra_plugins"):
         files = {path.relative_to(REPOSITORY) for path in (REPOSITORY / folder).rglob("*.*")}

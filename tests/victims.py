@@ -1,4 +1,4 @@
-"""What processes do that train a run and die of it: where a fork can import it."""
+"""Functions for processes that train a run and are killed, in a module that a fork can import."""
 
 import os
 import signal
@@ -26,10 +26,10 @@ from phaseavg.errors import Diverged, Interrupted, UserError
 
 
 def train_quietly(settings: Settings) -> None:
-    """Train a run to its end; what it prints is added to a file beside the runs."""
-    torch.set_num_threads(1)  # of a forked process: the parent's threads are not there
-    phaseavg.tracking.INIT_SECONDS = 1000.0  # however slow the machine
-    os.environ.pop("WANDB_SERVICE", None)  # nor is its W&B
+    """Train a run to its end; append its output to the file `said` in `runs_dir`."""
+    torch.set_num_threads(1)  # a forked process does not have the parent's threads
+    phaseavg.tracking.INIT_SECONDS = 1000.0  # for slow machines
+    os.environ.pop("WANDB_SERVICE", None)  # nor the parent's W&B service
     settings.runs_dir.mkdir(parents=True, exist_ok=True)
     with (settings.runs_dir / "said").open("a") as said:
         sys.stdout = said
@@ -37,7 +37,7 @@ def train_quietly(settings: Settings) -> None:
 
 
 def train_until_signalled(settings: Settings, exit_file: Path) -> None:
-    """Train a run; write what it says when a signal ends it."""
+    """Train a run; write the exit status and message if a signal ends it."""
     try:
         train_quietly(settings)
     except Interrupted as error:
@@ -51,7 +51,7 @@ def train_and_be_signalled(
     kill: Callable[[int, int], None] = os.kill,
     number: int = signal.SIGINT,
 ) -> None:
-    """Train a run that gets a signal in its `count`-th step; write what it says."""
+    """Train a run that gets a signal in its `count`-th step; write its exit status and message."""
     step, left = phaseavg.training.step, count
     count_wrong = step.count_wrong
 
@@ -67,15 +67,15 @@ def train_and_be_signalled(
 
 
 def break_the_service(runs: list[Settings], said: Path) -> None:
-    """Train runs; in the first's second epoch W&B's service dies, or may write no more.
+    """Train runs; kill the W&B service in the second epoch of the first run.
 
     Args:
-        runs: tracked ones.
-        said: takes what goes to standard error.
+        runs: the settings of tracked runs.
+        said: the file for standard error.
     """
 
     def services() -> list[int]:
-        """Return the processes that W&B has started, children of this one."""
+        """Return the child processes, which W&B has started."""
         children = Path(f"/proc/self/task/{os.getpid()}/children").read_text()
         return [int(child) for child in children.split()]
 
@@ -97,15 +97,15 @@ def break_the_service(runs: list[Settings], said: Path) -> None:
 
 
 def train_in_a_group(settings: Settings, exit_file: Path, count: int) -> None:
-    """The same in a process group of its own, which the signal reaches as a whole."""
+    """Call `train_and_be_signalled` in a new process group; the signal reaches the whole group."""
     os.setpgrp()
     train_and_be_signalled(settings, exit_file, count, os.killpg)
 
 
 def die_at_call(count: int) -> None:
-    """Be killed at the `count`-th call of a function, Python's or C's, in a training loop.
+    """Kill this process at the `count`-th call of a Python or C function in a training loop.
 
-    That is anywhere, and the same place on every machine.
+    The calls cover all of the code, and their order is the same on each machine.
     """
     new_step, left = phaseavg.training.loop.new_step, count
 
@@ -123,14 +123,13 @@ def die_at_call(count: int) -> None:
 
 
 def train_and_die_at(settings: Settings, event: str, count: int) -> None:
-    """Train a run and be killed at the `count`-th `event`.
+    """Train a run and kill it at the `count`-th `event`.
 
     Args:
-        settings: of the run.
-        event: `half-written`, with half of a file's content on disk; `before-replacing`, with a
-            whole file beside the old one; `replaced`, right after the average took over;
-            `stepped`, between the optimizer's step and all that follows; `called`, as
-            `die_at_call` has it.
+        settings: the run's settings.
+        event: `half-written`, with half of a file's content on disk; `before-replacing`, with the
+            new file complete but the old file in place; `replaced`, after the average replaced the
+            weights; `stepped`, right after the optimizer's step; `called`, see `die_at_call`.
         count: counted from 1.
     """
     left = count
@@ -176,7 +175,7 @@ def train_and_die_at(settings: Settings, event: str, count: int) -> None:
 
 
 def fail_as_a_job() -> None:
-    """Fail as a Hydra job does in the process of a launcher, where no `command_line` waits."""
+    """Fail like a Hydra job in a launcher's worker process, outside `command_line`."""
 
     def job(_: Any) -> None:
         outcome = {"reason": "the weights are no longer finite", "step": 3, "epoch": 1}
@@ -189,7 +188,7 @@ def fail_as_a_job() -> None:
 
 
 def fail_to_write(settings: Settings, count: int, message_file: Path) -> None:
-    """Train a run whose `count`-th write finds the disk full; write what it says."""
+    """Train a run whose `count`-th write finds the disk full; save the error message."""
     left = count
     fsync = os.fsync
 
@@ -208,7 +207,7 @@ def fail_to_write(settings: Settings, count: int, message_file: Path) -> None:
 
 
 def count_steps(file: Path) -> None:
-    """Add a byte to a file for every step that this process trains, whatever becomes of it."""
+    """Append a byte to a file for each training step of this process, even if it is killed."""
     step = phaseavg.training.step.Step
     taken = step.__call__
 
@@ -227,7 +226,7 @@ def sweep_and_die(
     count: int,
     number: int = signal.SIGKILL,
 ) -> None:
-    """Type `train.py …` in a folder, as `sweep_in_a_group`, and be killed at the `count`-th event.
+    """Run `train.py …` in a folder, as `sweep_in_a_group`; kill it at the `count`-th event.
 
     Args:
         folder: to work in.
@@ -266,12 +265,12 @@ def sweep_and_die(
 
 
 def sweep_in_a_group(folder: Path, arguments: tuple[str, ...]) -> None:
-    """Type `train.py …` in a folder, in a process group of its own; exit as it does."""
+    """Run `train.py …` in a folder and a new process group; exit with its status."""
     os.setpgrp()
     torch.set_num_threads(1)
     folder.mkdir(exist_ok=True)
     os.chdir(folder)
-    sys.stdout = sys.stderr = Path("said").open("a")  # noqa: SIM115 -- until it dies
+    sys.stdout = sys.stderr = Path("said").open("a")  # noqa: SIM115 -- open until the process ends
     sys.argv = ["train.py", *arguments]
     GlobalHydra.instance().clear()
     sys.exit(command_line(train.main))

@@ -4,7 +4,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
-from phaseavg.errors import told
+from phaseavg.errors import describe
 
 
 def downloaded(
@@ -34,6 +34,6 @@ def downloaded(
     except (OSError, RuntimeError) as error:
         raise ValueError(
             f"data_dir={data_dir}: {name} is missing or damaged and could not be downloaded "
-            f"({told(error)}); put the official files there, remove what is damaged, or name "
+            f"({describe(error)}); put the official files there, remove what is damaged, or name "
             "another data_dir"
         ) from error

@@ -15,7 +15,7 @@ from torch.utils.data import DataLoader, Dataset
 
 from phaseavg.data.interface import Batch, across_epochs, count_steps
 from phaseavg.data.standardise import Standardise
-from phaseavg.errors import UserError, told
+from phaseavg.errors import UserError, describe
 from phaseavg.randomness import generator, seed_for
 
 MEAN = (0.485, 0.456, 0.406)
@@ -65,7 +65,7 @@ class ImageFiles(Dataset):
         except Exception as error:  # Pillow raises many kinds
             # Returned, because an error that a worker raises arrives as a text of many lines.
             return UserError(
-                f"{path} cannot be read ({told(error)}); replace the file and rerun the same "
+                f"{path} cannot be read ({describe(error)}); replace the file and rerun the same "
                 "command to resume"
             )
         with torch.random.fork_rng(devices=[]):

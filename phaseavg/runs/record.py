@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 
 import yaml
 
-from phaseavg.errors import told
+from phaseavg.errors import describe
 from phaseavg.identity import run_id
 from phaseavg.runs.result import phase_ends
 
@@ -127,4 +127,4 @@ def _ended_in(folder: Path) -> list[Path]:
 
 def damage(folder: Path, error: Exception) -> str:
     """Return a line about a damaged record."""
-    return f"{folder}: a damaged record ({told(error)}); move it away and repeat the run"
+    return f"{folder}: a damaged record ({describe(error)}); move it away and repeat the run"

@@ -8,7 +8,7 @@ import safetensors
 from safetensors.torch import load_model, save_model
 from torch import nn
 
-from phaseavg.errors import UserError, told
+from phaseavg.errors import UserError, describe
 
 
 def write_weights(model: nn.Module, path: Path, run_id: str) -> int:
@@ -31,7 +31,7 @@ def write_weights(model: nn.Module, path: Path, run_id: str) -> int:
         ) from error
     except (KeyError, ValueError, RuntimeError) as error:  # it has no format for some tensors
         raise UserError(
-            f"save_weights=true: safetensors cannot hold the weights ({told(error)})"
+            f"save_weights=true: safetensors cannot hold the weights ({describe(error)})"
         ) from error
     return path.stat().st_size
 
@@ -59,4 +59,4 @@ def load_weights(model: nn.Module, path: Path, run_id: str) -> None:
             raise UserError(f"{path}: is of another run, {owner}")
         load_model(model, path)
     except (safetensors.SafetensorError, RuntimeError) as error:
-        raise UserError(f"{path}: damaged, or of another network ({told(error)})") from error
+        raise UserError(f"{path}: damaged, or of another network ({describe(error)})") from error

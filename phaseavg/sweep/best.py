@@ -6,7 +6,7 @@ from typing import Any
 from hydra.experimental.callback import Callback
 from omegaconf import DictConfig, OmegaConf
 
-from phaseavg.cli import NOT_SEARCHING
+from phaseavg.cli import PLAIN_SWEEPERS
 
 RESULTS = "optimization_results.yaml"
 """What the sweepers optuna, ax and nevergrad write into `hydra.sweep.dir`."""
@@ -18,7 +18,7 @@ class BestValues(Callback):
     def on_multirun_end(self, config: DictConfig, **_: Any) -> None:
         """Print the best values and where they are, if the sweeper searches."""
         path = Path(config.hydra.sweep.dir, RESULTS)
-        if config.hydra.runtime.choices["hydra/sweeper"] in NOT_SEARCHING or not path.is_file():
+        if config.hydra.runtime.choices["hydra/sweeper"] in PLAIN_SWEEPERS or not path.is_file():
             return
         found = OmegaConf.to_container(OmegaConf.load(path))
         if isinstance(found, dict):

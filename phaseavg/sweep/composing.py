@@ -19,7 +19,7 @@ from hydra.core.global_hydra import GlobalHydra
 from hydra.types import HydraContext
 from omegaconf import DictConfig, OmegaConf, open_dict
 
-from phaseavg.cli import CONFIG_ERRORS, explained
+from phaseavg.cli import CONFIG_ERRORS, explain
 from phaseavg.errors import UserError
 from phaseavg.runs.files import write_atomically
 
@@ -74,7 +74,7 @@ def composing(conf: Path, more: Path | None = None) -> Iterator[tuple[list[str],
         with initialize_config_dir(str(conf.resolve()), version_base="1.3"):
             yield options, composed
     except CONFIG_ERRORS as error:
-        raise UserError(explained(error)) from error
+        raise UserError(explain(error)) from error
 
 
 @contextlib.contextmanager

@@ -10,7 +10,7 @@ from hydra.core.utils import JobReturn, JobStatus
 from hydra.plugins.launcher import Launcher
 
 from phaseavg.cli import say
-from phaseavg.errors import Interrupted, OutOfTime, ProcessLost, SweepFailed, UserError, told
+from phaseavg.errors import Interrupted, OutOfTime, ProcessLost, SweepFailed, UserError, describe
 from phaseavg.runs.record import RESULT
 from phaseavg.sweep.cells import Run
 from phaseavg.sweep.order import Job, literal
@@ -58,7 +58,7 @@ def launch(
         except UserError:
             raise
         except Exception as error:
-            reason = f"the launcher failed: {told(error)}"
+            reason = f"the launcher failed: {describe(error)}"
             raise SweepFailed(f"{reason}; rerun the same command to resume") from error
         for job, outcome in zip(ready, outcomes, strict=True):
             run_id, error = job.run.run_id, outcome._return_value

@@ -33,7 +33,7 @@ from omegaconf import DictConfig, open_dict
 
 from phaseavg.errors import Interrupted, NotStarted, OutOfTime, ProcessLost, UserError
 from phaseavg.sweep.launch import failed
-from phaseavg.training.execution import own_threads, pick_device
+from phaseavg.training.execution import default_threads, pick_device
 from phaseavg.training.signals import StopSignals
 
 POLL_SECONDS = 0.2
@@ -98,7 +98,7 @@ def slots_for(execution: DictConfig, runs_per_device: Any) -> list[Slot]:
         )
     device = pick_device(execution.device)
     if device.type != "cuda":
-        threads = execution.threads or own_threads()
+        threads = execution.threads or default_threads()
         count = max(cpu_count() // threads, 1) if auto else runs_per_device
         return [Slot(str(device), threads) for _ in range(count)]
     if device.index is not None:

@@ -10,7 +10,7 @@ from phaseavg.sweep.cells import Request, Run
 from phaseavg.sweep.order import Job, arranged, is_stored
 from phaseavg.sweep.outcomes import result_of
 from phaseavg.sweep.rates import epochs_saved, in_words, rates_for, workload
-from phaseavg.training.sharing import shares
+from phaseavg.training.sharing import uses_prefixes
 
 HEAD = [
     *("", "cells", "runs", "different", "finished"),
@@ -32,7 +32,7 @@ def plan(request: Request, runs: Mapping[str, Run], asked: int) -> str:
         asked: number of its runs, equal ones counted each time.
     """
     ended = {i for i, run in runs.items() if not run.settings.rerun and result_of(run)}
-    sharing = all(shares(run.settings) for run in runs.values())
+    sharing = all(uses_prefixes(run.settings) for run in runs.values())
 
     def jobs_of(members: Iterable[str]) -> list[Job]:
         todo = [runs[run_id] for run_id in members if run_id not in ended]

@@ -12,7 +12,7 @@ from phaseavg.config import Settings
 from phaseavg.errors import UserError
 from phaseavg.runs.provenance import device_name, how
 from phaseavg.runs.record import DAMAGED, METRICS, intact_records, read_metrics
-from phaseavg.training.execution import decided, pick_device
+from phaseavg.training.execution import pick_device, resolve_auto
 
 UNITS = {"h": 3600, "m": 60, "s": 1}
 
@@ -74,7 +74,7 @@ def workload(config: Mapping[str, Any]) -> str:
 def place_of(settings: Settings) -> str:
     """Return the device and the execution of a run in words."""
     device = pick_device(settings.execution.device)
-    execution = decided(settings.execution, device).model_dump()
+    execution = resolve_auto(settings.execution, device).model_dump()
     return ", ".join([device_name(device), *how(execution)])
 
 

@@ -42,7 +42,7 @@ from phaseavg.sweep.outcomes import (
 )
 from phaseavg.sweep.progress import SweepProgress
 from phaseavg.sweep.rates import epochs_saved, seconds_of
-from phaseavg.training.sharing import shares
+from phaseavg.training.sharing import uses_prefixes
 
 MANY = 20
 """Cells that take some seconds to compose."""
@@ -193,7 +193,7 @@ def jobs_for(runs: Sequence[Run], held: Sequence[Run]) -> list[Job]:
         runs: to train.
         held: that another process trains; one that others start from is waited for.
     """
-    if not runs or not all(shares(r.settings) and not r.settings.dry_run for r in runs):
+    if not runs or not all(uses_prefixes(r.settings) and not r.settings.dry_run for r in runs):
         return [Job(run) for run in runs]
     done = {run.run_id: epochs_saved(run.settings.run_folder) for run in runs}
     jobs = arranged([*held, *runs], done, is_stored)

@@ -1,4 +1,4 @@
-"""Evaluate a model, or the final weights of a run."""
+"""Evaluate a model or the final weights of a run."""
 
 from collections.abc import Iterable
 from pathlib import Path
@@ -17,7 +17,7 @@ from phaseavg.training.parts import load_data, new_model
 
 
 class Evaluation(NamedTuple):
-    """Mean cross-entropy, the error rate in %, and the number of images."""
+    """Mean cross-entropy, error rate in % and number of images."""
 
     loss: float
     error: float
@@ -26,11 +26,11 @@ class Evaluation(NamedTuple):
 
 @torch.no_grad()
 def evaluate(model: nn.Module, batches: Iterable[tuple[Tensor, Tensor]]) -> Evaluation:
-    """Return loss and error over all images; the network is left in the mode it was in.
+    """Return the mean loss and the error over all images; restores the model's mode afterwards.
 
     Args:
-        model: maps images (N, C, H, W) to logits (N, classes).
-        batches: images and labels (N,), on the model's device.
+        model: a network from images (N, C, H, W) to logits (N, classes).
+        batches: pairs of images and labels (N,) on the model's device.
     """
     training = model.training
     model.eval()
@@ -50,16 +50,16 @@ def evaluate(model: nn.Module, batches: Iterable[tuple[Tensor, Tensor]]) -> Eval
 def evaluate_run(
     folder: Path, data_dir: Path, device: str, allow: Iterable[str] = ()
 ) -> Evaluation:
-    """Return test loss and error (%) of the weights in a run's folder.
+    """Evaluate the final weights of a run on its test images.
 
     Args:
-        folder: of the run, which may be a stranger's.
-        data_dir: folder of the data.
-        device: as execution.device.
-        allow: modules that its config may name beside the project's own.
+        folder: the run folder; it may be untrusted.
+        data_dir: the data folder.
+        device: a value of execution.device.
+        allow: further modules that the run's config may name.
 
     Raises:
-        UserError: if the folder holds no run, or its weights are missing or damaged.
+        UserError: if the folder is not a run folder, or its weights are missing or damaged.
     """
     try:
         settings = check_record({**read_config(folder), "data_dir": data_dir}, allow)
@@ -67,13 +67,12 @@ def evaluate_run(
         raise UserError(f"{folder}/config.yaml: {' '.join(str(error).split())}") from error
     if not (folder / "weights.safetensors").is_file():
         raise UserError(
-            f"{folder}: there is no weights.safetensors; repeat the run with save_weights=true "
-            "rerun=true"
+            f"{folder}: no weights.safetensors; repeat the run with save_weights=true rerun=true"
         )
-    plain = {"device": device, "graph": False, "channels_last": False}
-    here = settings.execution.model_copy(update=plain)
-    settings, on = prepare(settings.model_copy(update={"execution": here}))
-    data = load_data(settings, on)
+    overrides = {"device": device, "graph": False, "channels_last": False}
+    execution = settings.execution.model_copy(update=overrides)
+    settings, run_device = prepare(settings.model_copy(update={"execution": execution}))
+    data = load_data(settings, run_device)
     model = new_model(settings, data)
     load_weights(model, folder / "weights.safetensors", settings.run_id)
     with torch.inference_mode(), autocast(data.device, settings.execution.precision):

@@ -10,7 +10,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from phaseavg.config import Execution, Settings
 from phaseavg.errors import UserError
 
-NARROWEST = 8  # channels per layer in NHWC on a CPU
+MIN_CHANNELS = 8  # of a BatchNorm layer in channels_last layout on a CPU
 
 
 def _available() -> list[str]:
@@ -19,7 +19,7 @@ def _available() -> list[str]:
 
 
 def pick_device(name: str, field: str = "execution.device") -> torch.device:
-    """Return the device called `name`; for `auto` a GPU if there is one.
+    """Return the device named `name`; for `auto`, a GPU if available.
 
     Raises:
         UserError: if this machine has no such device.
@@ -27,26 +27,26 @@ def pick_device(name: str, field: str = "execution.device") -> torch.device:
     names = _available()
     if name not in ("auto", *names):
         raise UserError(
-            f"{field}={name}: there is no such device here; choices: auto, {', '.join(names)}"
+            f"{field}={name}: not available on this machine; choices: auto, {', '.join(names)}"
         )
     return torch.device(names[0] if name == "auto" else name)
 
 
 def prepare(settings: Settings) -> tuple[Settings, torch.device]:
-    """Set torch's global switches; return the settings with `auto` resolved, and the device.
+    """Set torch's global flags; return the settings with `auto` resolved, and the device.
 
     Raises:
         UserError: if the device is missing or does not support an option.
     """
     device = pick_device(settings.execution.device)
-    if device.type == "cuda":  # streams and graphs belong to the current device
+    if device.type == "cuda":  # streams and graphs are created on the current device
         torch.cuda.set_device(device.index or 0)
-    execution = decided(settings.execution, device)
-    own = own_threads()  # before a run sets the number
-    torch.set_num_threads(execution.threads or own)
+    execution = resolve_auto(settings.execution, device)
+    default_threads()  # caches the default before a run changes the number
+    torch.set_num_threads(execution.threads or default_threads())
     os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
     torch.use_deterministic_algorithms(execution.deterministic, warn_only=True)
-    # Filling new tensors only exposes reads of uninitialized memory, at the cost of time.
+    # Filling new tensors is slow and only serves to detect reads of uninitialized memory.
     torch.utils.deterministic.fill_uninitialized_memory = False
     torch.backends.cudnn.benchmark = not execution.deterministic
     torch.backends.cudnn.allow_tf32 = execution.precision == "tf32"
@@ -54,8 +54,8 @@ def prepare(settings: Settings) -> tuple[Settings, torch.device]:
     return settings.model_copy(update={"execution": execution}), device
 
 
-def decided(execution: Execution, device: torch.device) -> Execution:
-    """Return the execution with every `auto` but the device's resolved.
+def resolve_auto(execution: Execution, device: torch.device) -> Execution:
+    """Return the execution options with `auto` resolved in all but `device`.
 
     Raises:
         UserError: if the device does not support an option.
@@ -73,7 +73,7 @@ def decided(execution: Execution, device: torch.device) -> Execution:
 
 
 def has_bf16_units(device: torch.device) -> bool:
-    """Return whether the device multiplies bf16 natively; on CPUs, with AVX512-BF16 or AMX."""
+    """Return whether the device supports bf16 natively; a CPU needs AVX512-BF16 or AMX."""
     if device.type == "cuda":
         return torch.cuda.is_bf16_supported(including_emulation=False)
     units = torch.cpu.get_capabilities()
@@ -81,18 +81,18 @@ def has_bf16_units(device: torch.device) -> bool:
 
 
 @cache
-def own_threads() -> int:
-    """Return torch's default number of threads in this process; cached before a run sets it."""
+def default_threads() -> int:
+    """Return torch's default number of threads; `prepare` caches it before a run changes it."""
     return torch.get_num_threads()
 
 
 def autocast(device: torch.device, precision: str) -> torch.autocast:
-    """Return the context for forward passes; weights, statistics and averages stay in float32."""
+    """Return the context for forward passes; weights, statistics and averages stay float32."""
     return torch.autocast(device.type, torch.bfloat16, enabled=precision == "bf16")
 
 
-def laid_out(model: nn.Module, execution: Execution, device: torch.device) -> nn.Module:
-    """Return the model on its device, in the configured memory layout.
+def apply_layout(model: nn.Module, execution: Execution, device: torch.device) -> nn.Module:
+    """Move the model to its device and the configured memory layout.
 
     Raises:
         UserError: if torch would corrupt memory in that layout.
@@ -100,10 +100,10 @@ def laid_out(model: nn.Module, execution: Execution, device: torch.device) -> nn
     if not execution.channels_last:
         return model.to(device)
     channels = [m.num_features for m in model.modules() if isinstance(m, _BatchNorm)]
-    if device.type == "cpu" and min(channels, default=NARROWEST) < NARROWEST:
+    if device.type == "cpu" and min(channels, default=MIN_CHANNELS) < MIN_CHANNELS:
         # torch 2.15 with one thread, AVX2 and 4 channels: "corrupted double-linked list".
         raise UserError(
-            f"execution.channels_last=true: on a CPU torch would corrupt memory, for a BatchNorm "
-            f"layer has {min(channels)} channels, under {NARROWEST}; choices: false"
+            f"execution.channels_last=true: on a CPU, BatchNorm layers need {MIN_CHANNELS} "
+            f"channels and the smallest has {min(channels)}; choices: false"
         )
     return model.to(device, memory_format=torch.channels_last)

@@ -1,4 +1,4 @@
-"""The training loop: Algorithm 1 of the paper, resumable from any step."""
+"""The training loop: Algorithm 1 of the paper, resumable at any step."""
 
 import math
 import time
@@ -50,10 +50,10 @@ def train(
     """Train from `state.step` to the end of the schedule.
 
     Args:
-        state: the run, possibly with updates already done.
-        data: its data set.
-        schedule: its phases.
-        settings: of the run.
+        state: the training state, new or restored.
+        data: the data set.
+        schedule: the phases and learning rates.
+        settings: the run's settings.
         folder: receives metrics and checkpoints.
         tracking: receives metrics.
         sharing: saves the prefixes that other runs start from.
@@ -61,7 +61,7 @@ def train(
     Raises:
         Diverged: at the end of an epoch in which the loss was not finite.
         Interrupted: after a signal, once the state is saved.
-        OutOfTime: after `settings.deadline`, likewise.
+        OutOfTime: after `settings.deadline`, once the state is saved.
     """
     steps, total_steps = state.steps_per_epoch, schedule.total_epochs * state.steps_per_epoch
     step = new_step(state, data, settings)
@@ -74,20 +74,20 @@ def train(
         clock.saved()
 
     def save_if_due(phase_ended: bool) -> None:
-        """Save regularly and at phase ends; after a signal or the deadline, also stop."""
+        """Save periodically and at phase ends; after a signal or the deadline, save and stop."""
         late = settings.deadline is not None and time.time() >= settings.deadline
         stopping = signals.received or (late and state.step < total_steps)
         if stopping or phase_ended or clock.since_saving() >= settings.checkpoint_seconds:
             save()
         if stopping:
-            where = (
+            position = (
                 f"after step {state.step} (epoch {state.step / steps:.2f} of "
                 f"{schedule.total_epochs}); saved in {folder.path}; rerun the same command to "
                 "resume"
             )
             if signals.received:
-                signals.stop(where)
-            raise OutOfTime(f"out of time {where}")
+                signals.stop(position)
+            raise OutOfTime(f"out of time {position}")
 
     state.model.train()
     trajectory.begin()
@@ -99,13 +99,13 @@ def train(
                 set_learning_rate(state.optimizer, schedule.factor(state.step, steps))
                 step(inputs, labels)
                 if trajectory.is_due(state.step):
-                    with clock.booked("saving"):
+                    with clock.timed("saving"):
                         trajectory.save(state.step)
                 progress.step(state.step, lambda: train_error_so_far(state))
-                if state.step % steps:  # an epoch's last step is followed by its end
+                if state.step % steps:  # after an epoch's last step, end_epoch comes first
                     save_if_due(phase_ended=False)
             if sharing.is_due(epoch + 1):
-                with clock.booked("saving"):
+                with clock.timed("saving"):
                     sharing.save(state)
             state.history.append(end_epoch(state, phase, data, settings, clock))
             state.seconds.clear()
@@ -123,7 +123,7 @@ def train(
 def end_epoch(
     state: TrainingState, phase: Phase, data: DataSet, settings: Settings, clock: Stopwatch
 ) -> Metrics:
-    """Update the averages, test what is due, replace the weights at a phase end; return metrics.
+    """Update the averages, run due evaluations, at a phase end replace the weights; return metrics.
 
     Raises:
         Diverged: if the epoch's losses or the weights are not finite.
@@ -132,7 +132,7 @@ def end_epoch(
     epoch = state.step // state.steps_per_epoch
     phase_ended = epoch == phase.end
     average_due = phase_ended or is_due(epoch, cadence.average_every)
-    test = Tester(data, settings, epoch, clock)
+    evaluator = Evaluator(data, settings, epoch, clock)
     metrics: Metrics = {
         "epoch": epoch,
         "phase": phase.index + 1,
@@ -143,19 +143,19 @@ def end_epoch(
     clock.lap("train")
     with evaluation_weights(state.optimizer):
         if phase_ended or is_due(epoch, cadence.every):
-            metrics["weights"] = test(model)
+            metrics["weights"] = evaluator(model)
         if phase_ended or is_due(epoch, cadence.batchnorm_every):
-            metrics["bn"] = test.after_batchnorm(deepcopy(model))
+            metrics["bn"] = evaluator.after_batchnorm(deepcopy(model))
 
         for group, members in (("observers", state.observers), ("guests", state.guests)):
             for name, observer in members.items():
                 before = clock.spent(group)
                 observer.epoch_end(model, replace=False)
                 averaging = clock.lap(group)
-                tests = test.average(observer, model, phase_ended, group) if average_due else {}
+                test = evaluator.average(observer, model, phase_ended, group) if average_due else {}
                 evaluation = clock.spent(group) - before - averaging
                 seconds = {"averaging": averaging, "evaluation": evaluation}
-                metrics.setdefault(group, {})[name] = tests | {"seconds": seconds}
+                metrics.setdefault(group, {})[name] = test | {"seconds": seconds}
 
         replaced = averager.epoch_end(model)
         clock.lap("averaging")
@@ -164,29 +164,29 @@ def end_epoch(
             for observer in state.observers.values():
                 observer.restart(model)
             metrics["average"] = {
-                "without_bn": test(model),
-                **test.after_batchnorm(model, "averaging"),
+                "without_bn": evaluator(model),
+                **evaluator.after_batchnorm(model, "averaging"),
                 **described(averager),
             }
-        elif average_due and (tests := test.average(averager, model, phase_ended)):
-            metrics["average"] = tests
+        elif average_due and (test := evaluator.average(averager, model, phase_ended)):
+            metrics["average"] = test
     if phase_ended:
         metrics["replaced"] = replaced
-    if test.images:
-        metrics["test_images"] = test.images
+    if evaluator.images:
+        metrics["test_images"] = evaluator.images
     metrics["images_per_second"] = metrics["train"]["images"] / clock.spent("train")
     metrics["seconds"] = dict(state.seconds)
     return metrics
 
 
-class Tester:
-    """Tests models at the end of an epoch, and books the seconds.
+class Evaluator:
+    """Evaluates models at the end of an epoch and records the time.
 
     Args:
-        data: with the test images, and the training images for BatchNorm passes.
-        settings: of the run.
+        data: the data set, whose training images are used by BatchNorm passes.
+        settings: the run's settings.
         epoch: finished epochs, which select the images of a partial BatchNorm pass.
-        clock: books the time.
+        clock: stopwatch that records the time.
     """
 
     def __init__(self, data: DataSet, settings: Settings, epoch: int, clock: Stopwatch) -> None:
@@ -194,7 +194,7 @@ class Tester:
         self.images = 0
 
     def __call__(self, model: nn.Module, kind: str = "evaluation") -> Metrics:
-        """Return loss (None if it is not finite, which JSON cannot say) and error (%)."""
+        """Return the loss (None if not finite, since JSON has no such number) and error (%)."""
         with self._forward_only():
             result = evaluate(model, self._data.test_batches())
         self._clock.lap(kind)
@@ -203,19 +203,19 @@ class Tester:
         return {"loss": loss, "error": result.error}
 
     def after_batchnorm(
-        self, model: nn.Module, booked: str = "evaluation", kind: str = "evaluation"
+        self, model: nn.Module, bn_kind: str = "evaluation", kind: str = "evaluation"
     ) -> Metrics:
-        """Recompute the BatchNorm statistics of `model`, and test it."""
+        """Recompute the BatchNorm statistics of `model` and evaluate it."""
         batches = self._data.batchnorm_batches(self._epoch, self._settings.batchnorm_batches)
         with self._forward_only():
             recompute_batchnorm(model, batches)
-        self._clock.lap(booked)
+        self._clock.lap(bn_kind)
         return self(model, kind)
 
     def average(
         self, averager: Averager, model: nn.Module, phase_ended: bool, kind: str = "evaluation"
     ) -> Metrics:
-        """Test a copy of `model` with the average; at a phase end also without a BatchNorm pass."""
+        """Evaluate the average in a copy of `model`; at phase ends also before a BatchNorm pass."""
         if averager.observed[0] == 0:
             return {}
         replica = averager.averaged(model)
@@ -227,24 +227,24 @@ class Tester:
 
     @contextmanager
     def _forward_only(self) -> Iterator[None]:
-        # A context for each pass: autocast caches weights, which may be replaced in between.
+        # Each pass has its own context, since autocast caches weights that may change in between.
         precision = self._settings.execution.precision
         with torch.inference_mode(), autocast(self._data.device, precision):
             yield
 
 
 def described(averager: Averager) -> Metrics:
-    """Return the weights of the epochs in an average that has begun, and notes on them."""
+    """Return the coefficients of the epochs in an average, and notes; {} before its first epoch."""
     if averager.average is None or not (coefficients := averager.coefficients()):
         return {}
     return {"coefficients": coefficients, **averager.average.notes}
 
 
 def training_metrics(state: TrainingState) -> Metrics:
-    """Return the number of images in the epoch's batches, and loss and error (%) over them.
+    """Return the number of training images of the epoch, and their mean loss and error (%).
 
     Raises:
-        Diverged: if a loss is not finite, or the weights after the last update, which no loss saw.
+        Diverged: if a loss, or a weight after the last update, is not finite.
     """
     losses, wrong = torch.stack([state.losses, state.wrong]).cpu().double()
     bad = (~losses.isfinite()).nonzero()
@@ -264,11 +264,11 @@ def training_metrics(state: TrainingState) -> Metrics:
 
 
 def train_error_so_far(state: TrainingState) -> float:
-    """Return the training error (%) over the present epoch's batches so far."""
+    """Return the training error (%) over the batches of the current epoch so far."""
     batches = (state.step - 1) % state.steps_per_epoch + 1
     return 100 * state.wrong[:batches].sum().item() / int(state.sizes[:batches].sum())
 
 
 def is_due(epoch: int, every: int) -> bool:
-    """Return whether what is done every so many epochs, 0 for never, is done after `epoch`."""
+    """Return whether `epoch` is a multiple of `every`; False if `every` is 0."""
     return every > 0 and epoch % every == 0

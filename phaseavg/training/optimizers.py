@@ -1,4 +1,4 @@
-"""What a run asks of any optimizer: torch's, this project's or a user's."""
+"""Operations on any optimizer: torch's, this project's or a user's."""
 
 from contextlib import AbstractContextManager, nullcontext
 from typing import Any
@@ -11,101 +11,101 @@ from phaseavg.config import Settings
 from phaseavg.errors import UserError
 from phaseavg.targets import build
 
-# Lookahead trains other weights than those that count. An optimizer of that kind has the methods
-# `evaluation_weights`, `restart` and `finish`, and, for its steps to be recorded as a CUDA graph,
-# `inner` and `look_ahead`, as `phaseavg.optim.Lookahead` describes them.
+# Lookahead trains fast weights, but its slow weights are evaluated. Such an optimizer has the
+# methods `evaluation_weights`, `restart` and `finish`. To support CUDA graphs it also has `inner`
+# and `look_ahead`. `phaseavg.optim.Lookahead` documents them.
 
-HOW = ("foreach", "fused", "capturable")
-"""Options of torch's optimizers that say how an update is computed, not which it is."""
+IMPLEMENTATION = ("foreach", "fused", "capturable")
+"""Options of torch's optimizers that select an implementation of the same update."""
 
-AS_SET = "lr_as_set"
-"""In a group whose `lr` is a tensor in float32: the number that it was set to."""
+FLOAT_LR = "lr_as_set"
+"""Key for the learning rate in float64, in a group whose `lr` is a float32 tensor."""
 
 
 def new_optimizer(settings: Settings, model: nn.Module) -> Optimizer:
-    """Return the run's optimizer over all parameters of `model`, in its first state."""
+    """Return the run's optimizer over all parameters of `model`, in its initial state."""
     params = list(model.parameters())
     return build("optimizer", settings.optimizer, Optimizer, offered={"params": params})
 
 
 def evaluation_weights(optimizer: Optimizer) -> AbstractContextManager:
-    """Return a context within which the network has the weights that count."""
+    """Return a context in which the network has its evaluation weights."""
     return getattr(optimizer, "evaluation_weights", nullcontext)()
 
 
 def weights_replaced(optimizer: Optimizer) -> None:
-    """Tell the optimizer that the weights are no longer those that it left."""
+    """Notify the optimizer that the weights have been replaced."""
     if hasattr(optimizer, "restart"):
         optimizer.restart()
 
 
 def finish(optimizer: Optimizer) -> None:
-    """Leave the network with the weights that count."""
+    """Leave the network with its evaluation weights."""
     if hasattr(optimizer, "finish"):
         optimizer.finish()
 
 
 def load_state(optimizer: Optimizer, saved: dict[str, Any]) -> None:
-    """Load what an optimizer of the same kind had saved, however that computed its updates."""
+    """Load the state of an optimizer of the same class, whichever implementation it used."""
     groups = []
-    for group, own in zip(saved["param_groups"], optimizer.param_groups, strict=True):
-        how = {name: own[name] for name in HOW if name in own}
-        rate = float(group.get(AS_SET, group["lr"]))
-        others = {name: value for name, value in group.items() if name != AS_SET}
-        groups.append({**others, **how, "lr": rate})
+    for group, current in zip(saved["param_groups"], optimizer.param_groups, strict=True):
+        options = {name: current[name] for name in IMPLEMENTATION if name in current}
+        rate = float(group.get(FLOAT_LR, group["lr"]))
+        others = {name: value for name, value in group.items() if name != FLOAT_LR}
+        groups.append({**others, **options, "lr": rate})
     optimizer.load_state_dict({**saved, "param_groups": groups})
-    # Fused updates want all of a weight in one memory layout, and saved tensors keep theirs.
-    for parameter, state in recordable_part(optimizer).state.items():
+    # Fused updates need the state in the memory layout of its parameter; loading does not convert.
+    for parameter, state in base_optimizer(optimizer).state.items():
         for name, value in state.items():
             if isinstance(value, Tensor) and value.shape == parameter.shape:
                 state[name] = torch.empty_like(parameter, dtype=value.dtype).copy_(value)
 
 
-def make_recordable(optimizer: Optimizer, device: torch.device) -> None:
-    """Keep an optimizer's rate and steps on the device, so that a CUDA graph can be recorded.
+def make_capturable(optimizer: Optimizer, device: torch.device) -> None:
+    """Move learning rates and step counts to the device, so that a CUDA graph can be captured.
 
     Raises:
-        UserError: if the optimizer has no such way of computing its updates.
+        UserError: if the optimizer has no fused or capturable implementation.
     """
-    inner = recordable_part(optimizer)
+    inner = base_optimizer(optimizer)
     for group in inner.param_groups:
         if not {"fused", "capturable"} & group.keys():
             raise UserError(
-                f"execution.graph=true: {type(inner).__name__} is neither fused nor capturable; "
-                "choices: false"
+                f"execution.graph=true: {type(inner).__name__} has no fused or capturable "
+                "implementation; choices: false"
             )
         group.setdefault("initial_lr", group["lr"])
         rate = torch.tensor(float(group["lr"]), device=device)
-        how = {"foreach": None, "fused": True, "capturable": True}
-        group.update({name: value for name, value in how.items() if name in group}, lr=rate)
+        options = {"foreach": None, "fused": True, "capturable": True}
+        group.update({name: value for name, value in options.items() if name in group}, lr=rate)
     for state in inner.state.values():
         if "step" in state:
             state["step"] = state["step"].to(device)
 
 
-def recordable_part(optimizer: Optimizer) -> Optimizer:
-    """Return the optimizer whose steps are all alike; of Lookahead the inner one."""
+def base_optimizer(optimizer: Optimizer) -> Optimizer:
+    """Return the inner optimizer of Lookahead, and any other optimizer itself."""
     return getattr(optimizer, "inner", optimizer)
 
 
 def after_replay(optimizer: Optimizer) -> None:
-    """Do what of a step was not recorded."""
+    """Run the part of a step that the CUDA graph does not contain: `look_ahead`, if any."""
     if hasattr(optimizer, "look_ahead"):
         optimizer.look_ahead()
 
 
 def set_learning_rate(optimizer: Optimizer, factor: float) -> None:
-    """Set the rate of every parameter group to its configured one times `factor`."""
+    """Set the learning rate of each parameter group to `factor` times its configured rate."""
     for group in optimizer.param_groups:
         rate = group.setdefault("initial_lr", group["lr"]) * factor
         if isinstance(group["lr"], Tensor):
             group["lr"].fill_(rate)
-            group[AS_SET] = rate
+            group[FLOAT_LR] = rate
         else:
             group["lr"] = rate
 
 
 def learning_rate(optimizer: Optimizer) -> float:
-    """Return the rate of the first parameter group."""
+    """Return the learning rate of the first parameter group."""
     group = optimizer.param_groups[0]
-    return float(group.get(AS_SET, group["lr"]))
+    return float(group.get(FLOAT_LR, group["lr"]))

@@ -1,4 +1,4 @@
-"""The parts of a run, built from its settings."""
+"""Build the parts of a run from its settings."""
 
 from collections.abc import Sequence
 from copy import deepcopy
@@ -10,38 +10,38 @@ from phaseavg.averaging import Averager
 from phaseavg.config import Settings
 from phaseavg.data import DataSet
 from phaseavg.data.interface import check_batch
-from phaseavg.errors import UserError, told
+from phaseavg.errors import UserError, describe
 from phaseavg.phases import Schedule
 from phaseavg.randomness import seed_for
 from phaseavg.runs.weights import require_writable
 from phaseavg.targets import Part, build, import_target, signature
-from phaseavg.training.execution import laid_out, pick_device
+from phaseavg.training.execution import apply_layout, pick_device
 from phaseavg.training.optimizers import new_optimizer
 from phaseavg.training.state import TrainingState
-from phaseavg.training.trajectory import saved_weights
+from phaseavg.training.trajectory import weights_to_save
 
 
 def assemble(settings: Settings, device: torch.device) -> tuple[DataSet, Schedule, TrainingState]:
-    """Return data set and schedule of a run, and its state before the first step.
+    """Build the data set, the schedule and the initial training state of a run.
 
     Args:
-        settings: of the run.
-        device: that it is trained on.
+        settings: the run's settings.
+        device: the device for training.
 
     Raises:
-        UserError: if a part refuses a value, or does not fit another.
+        UserError: if a part rejects a value, or two parts are incompatible.
     """
     data = load_data(settings, device)
     model = new_model(settings, data)
-    saved_weights(model, settings.save_trajectory)
+    weights_to_save(model, settings.save_trajectory)
     if settings.save_weights:
         require_writable(model)
     optimizer = new_optimizer(settings, model)
     schedule = build("schedule", settings.schedule, Schedule)
 
     def averager(name: str, part: Part, epochs: Sequence[int] = schedule.epochs) -> Averager:
-        home = pick_device(settings.execution.average_device, "execution.average_device")
-        offered = {"device": home, "folder": settings.run_folder / "snapshots"}
+        average_device = pick_device(settings.execution.average_device, "execution.average_device")
+        offered = {"device": average_device, "folder": settings.run_folder / "snapshots"}
         return build(name, part, Averager, offered=offered, model=model, epochs=epochs)
 
     state = TrainingState(
@@ -59,12 +59,12 @@ def assemble(settings: Settings, device: torch.device) -> tuple[DataSet, Schedul
     for name, observer in state.observers.items():
         if observer.average is None:
             target = settings.observers[name]["_target_"]
-            raise UserError(f"observers.{name}={target}: averages nothing")
+            raise UserError(f"observers.{name}={target}: computes no average; leave it out")
     return data, schedule, state
 
 
 def load_data(settings: Settings, device: torch.device) -> DataSet:
-    """Return the data set, whose batches are on `device`."""
+    """Build the data set; its batches are on `device`."""
     offered = {
         "batch_size": settings.batch_size,
         "seed": settings.seed,
@@ -74,17 +74,17 @@ def load_data(settings: Settings, device: torch.device) -> DataSet:
         "flipped_copy": settings.execution.flipped_copy,
     }
     data = build("dataset", settings.dataset, DataSet, offered=offered)
-    if not type(data).__module__.startswith("phaseavg."):  # ours check all of their images
+    if not type(data).__module__.startswith("phaseavg."):  # ours check all images
         _check_first_batches(data, settings)
     return data
 
 
 def _check_first_batches(data: DataSet, settings: Settings) -> None:
     shape = (data.channels, data.image_size, data.image_size)
-    nothing = torch.empty(0, *shape), torch.empty(0, dtype=torch.int64)
+    empty = torch.empty(0, *shape), torch.empty(0, dtype=torch.int64)
     batches = {"training": data.train_batches(0, 1), "test": data.test_batches()}
     for which, split in batches.items():
-        images, labels = next(iter(split), nothing)
+        images, labels = next(iter(split), empty)
         try:
             check_batch(which, images, labels, shape, torch.float32, data.num_classes)
         except ValueError as error:
@@ -92,29 +92,28 @@ def _check_first_batches(data: DataSet, settings: Settings) -> None:
 
 
 def missing_data(settings: Settings) -> str | None:
-    """Return which files of a data set are missing and cannot be downloaded; None if unknown.
+    """Return a message if files are missing that cannot be downloaded, else None.
 
-    A data set may have a function `require`, which gets `data_dir` and those of the data set's
-    arguments that it names. It checks files, and raises a ValueError, without making the data set.
+    A data set may have a function `require` that raises a ValueError if files are missing. Its
+    parameters are `data_dir` and arguments of the data set. It does not build the data set.
     """
     part = settings.dataset
     require = getattr(import_target(part["_target_"]), "require", None)
     if require is None:
         return None
-    known = part | {"data_dir": settings.data_dir}
+    arguments = part | {"data_dir": settings.data_dir}
     try:
-        require(**{name: known[name] for name in signature(require).parameters if name in known})
+        require(**{n: arguments[n] for n in signature(require).parameters if n in arguments})
     except ValueError as error:
         return f"dataset: {error}"
     return None
 
 
 def new_model(settings: Settings, data: DataSet) -> nn.Module:
-    """Return the network on the data's device, initialised on the CPU by the run's seed.
+    """Build the network: initialised on the CPU from the seed, then moved to the data's device.
 
     Raises:
-        UserError: if it does not map the data set's images to its classes, or cannot be laid out in
-            memory as asked for.
+        UserError: if the network does not fit the data set or the memory layout.
     """
     torch.manual_seed(seed_for(settings.seed, "initialisation"))
     offered = {
@@ -124,11 +123,11 @@ def new_model(settings: Settings, data: DataSet) -> nn.Module:
     }
     model = build("model", settings.model, nn.Module, offered=offered)
     _require_fit(model, settings, data)
-    return laid_out(model, settings.execution, data.device)
+    return apply_layout(model, settings.execution, data.device)
 
 
 def _require_fit(model: nn.Module, settings: Settings, data: DataSet) -> None:
-    """Try a copy of the network, whose BatchNorm layers count, on the smallest batch that comes."""
+    """Run a copy of the network, which leaves its BatchNorm statistics alone, on a small batch."""
     smallest = min(2, (data.train_size - 1) % data.batch_size + 1)
     shape = (smallest, data.channels, data.image_size, data.image_size)
     try:
@@ -136,11 +135,11 @@ def _require_fit(model: nn.Module, settings: Settings, data: DataSet) -> None:
             logits = deepcopy(model)(torch.zeros(shape))
         if logits.shape == (smallest, data.num_classes):
             return
-        problem = f"it returns {tuple(logits.shape)} instead of {(smallest, data.num_classes)}"
+        problem = f"output shape {tuple(logits.shape)} instead of {(smallest, data.num_classes)}"
     except Exception as error:
-        problem = told(error)
+        problem = describe(error)
     raise UserError(
-        f"model={settings.model['_target_']}: does not fit batches of "
+        f"model={settings.model['_target_']}: must accept batches of "
         f"dataset={settings.dataset['_target_']} with batch_size={data.batch_size}, down to "
         f"{'×'.join(map(str, shape))}: {problem}"
     )

@@ -14,28 +14,28 @@ from phaseavg.training.optimizers import learning_rate, set_learning_rate
 from phaseavg.training.state import TrainingState
 from phaseavg.training.step import new_step
 
-WARM_UP, TIMED = 5, 10  # steps; a CUDA graph is recorded in the fourth
+WARM_UP, TIMED = 5, 10  # steps; the fourth captures the CUDA graph
 
 
-def described(part: Part) -> str:
+def describe_part(part: Part) -> str:
     """Return a part's name and arguments: `SGD(lr=0.1, momentum=0.9)`."""
     arguments = ", ".join(
-        f"{key}={described(value) if isinstance(value, dict) else value}"
+        f"{key}={describe_part(value) if isinstance(value, dict) else value}"
         for key, value in part.items()
         if key != "_target_" and value is not None
     )
     return f"{part['_target_'].rpartition('.')[2]}({arguments})"
 
 
-def opening(settings: Settings, data: DataSet, schedule: Schedule, state: TrainingState) -> str:
-    """Return what is printed before a run: its length, its first step, its optimizer."""
+def start_line(settings: Settings, data: DataSet, schedule: Schedule, state: TrainingState) -> str:
+    """Return the line printed before a run: length, first step, parameters, optimizer, device."""
     last = state.inherited[-1]["last_epoch"] if state.inherited else 0
     shared = f", {last} epochs shared with other runs" if last else ""
     parameters = sum(p.numel() for p in state.model.parameters())
     return (
         f"{schedule.total_epochs} epochs of {data.steps_per_epoch} steps in "
         f"{len(schedule.phases)} phases, from step {state.step}{shared}; "
-        f"{parameters:,} parameters; {described(settings.optimizer)}; {data.device}"
+        f"{parameters:,} parameters; {describe_part(settings.optimizer)}; {data.device}"
     )
 
 
@@ -43,20 +43,20 @@ def preview(settings: Settings, data: DataSet, schedule: Schedule, state: Traini
     """Return the parts, phases and estimated time of a run, for `dry_run=true`.
 
     Args:
-        settings: of the run.
-        data: its data set.
-        schedule: its phases.
-        state: before the first step; some steps are trained on it.
+        settings: the run's settings.
+        data: the data set.
+        schedule: the phases of the run.
+        state: the initial training state; timing some steps changes it.
     """
     begun = any(settings.run_folder.glob("checkpoint-*.pt"))
     lines = {
-        "run": f"{settings.run_folder} ({'started: would resume' if begun else 'not started'})",
-        "data": f"{described(settings.dataset)}: {data.train_size:,} training and "
+        "run": f"{settings.run_folder} ({'started; would resume' if begun else 'not started'})",
+        "data": f"{describe_part(settings.dataset)}: {data.train_size:,} training and "
         f"{data.test_size:,} test images, {data.channels}×{data.image_size}×{data.image_size}, "
         f"{data.num_classes} classes",
-        "network": described(settings.model),
-        "averaging": described(settings.averaging),
-        **{f"observers.{name}": described(part) for name, part in settings.observers.items()},
+        "network": describe_part(settings.model),
+        "averaging": describe_part(settings.averaging),
+        **{f"observers.{name}": describe_part(part) for name, part in settings.observers.items()},
     }
     steps = state.steps_per_epoch
     set_learning_rate(state.optimizer, 1)
@@ -68,12 +68,12 @@ def preview(settings: Settings, data: DataSet, schedule: Schedule, state: Traini
             f"{phase.epochs} epochs, {phase.epochs * steps:,} steps at learning rate "
             f"{' to '.join(rates)}"
         )
-    first_line = opening(settings, data, schedule, state)
+    first_line = start_line(settings, data, schedule, state)
     seconds = _seconds_per_step(settings, data, state)
     total = timedelta(seconds=round(schedule.total_epochs * steps * seconds))
     lines["time"] = (
         f"about {total} of training, at {1000 * seconds:.3g} ms a step on "
-        f"{device_name(data.device)}; tests and averaging not counted"
+        f"{device_name(data.device)}; excluding evaluation and averaging"
     )
     width = max(map(len, lines))
     shown = [f"{key:<{width}}  {text}" for key, text in lines.items()]
@@ -81,18 +81,18 @@ def preview(settings: Settings, data: DataSet, schedule: Schedule, state: Traini
 
 
 def _seconds_per_step(settings: Settings, data: DataSet, state: TrainingState) -> float:
-    """Return the mean seconds of a training step. Trains `state`, which is of no use afterwards."""
+    """Return the mean seconds of a training step. This trains `state`; do not use it afterwards."""
     step, start = new_step(state, data, settings), 0.0
     state.model.train()
     for number, drawn in enumerate(step.draws(0, WARM_UP + TIMED)):
         if number == WARM_UP:
-            _finish_work(data.device)
+            _synchronize(data.device)
             start = time.perf_counter()
         step(*drawn)
-    _finish_work(data.device)
+    _synchronize(data.device)
     return (time.perf_counter() - start) / TIMED
 
 
-def _finish_work(device: torch.device) -> None:
+def _synchronize(device: torch.device) -> None:
     if device.type == "cuda":
         torch.cuda.synchronize(device)

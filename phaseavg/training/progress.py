@@ -1,4 +1,4 @@
-"""A bar at a terminal, a plain line per epoch in a log."""
+"""Show progress: a bar in a terminal, one line per epoch in a log."""
 
 import time
 from collections.abc import Callable, Mapping
@@ -19,7 +19,7 @@ from phaseavg.training.state import TrainingState
 
 REFRESH_SECONDS = 0.25
 
-SHOWN = {  # tests in the order in which they are shown, with their labels
+LABELS = {  # labels of evaluations, in display order
     "train": "train",
     "weights": "test",
     "bn": "test after BN pass",
@@ -27,20 +27,20 @@ SHOWN = {  # tests in the order in which they are shown, with their labels
 }
 
 
-def described(line: Mapping[str, Any]) -> str:
-    """Return the errors (%) in an epoch's metrics, those of observers last."""
-    tests = {label: line[name] for name, label in SHOWN.items() if name in line}
-    tests |= line.get("observers", {})
-    return "  ".join(f"{k} {test['error']:.2f}" for k, test in tests.items() if "error" in test)
+def format_errors(line: Mapping[str, Any]) -> str:
+    """Format the errors (%) in an epoch's metrics, observers last."""
+    evaluations = {label: line[name] for name, label in LABELS.items() if name in line}
+    evaluations |= line.get("observers", {})
+    return "  ".join(f"{k} {e['error']:.2f}" for k, e in evaluations.items() if "error" in e)
 
 
 class TrainingProgress(Progress):
-    """Shows where a run is; a context manager.
+    """Shows the progress of a run; a context manager.
 
     Args:
-        schedule: of the whole training.
-        state: the run, maybe with updates already done.
-        console: where to; standard output by default.
+        schedule: the schedule of the run.
+        state: the training state, new or restored.
+        console: the output; standard output by default.
     """
 
     def __init__(
@@ -72,12 +72,12 @@ class TrainingProgress(Progress):
         )
 
     def step(self, step: int, train_error: Callable[[], float]) -> None:
-        """Move the bar to `step` finished updates; cheap enough to be called after every one.
+        """Move the bar to `step` finished updates; cheap enough to call after every update.
 
         Args:
             step: finished updates.
-            train_error: computes that of the present epoch (%); called only when it is shown, for
-                on a GPU it has to wait for the device.
+            train_error: computes the training error (%) of the current epoch; called only when the
+                bar is redrawn, since it synchronizes with the GPU.
         """
         if self.disable or time.monotonic() - self._shown < REFRESH_SECONDS:
             return
@@ -91,14 +91,14 @@ class TrainingProgress(Progress):
         )
 
     def epoch(self, line: Mapping[str, Any]) -> None:
-        """Show an epoch's metrics in the bar; print them in a log, or at a phase end."""
+        """Show an epoch's metrics in the bar; in a log or at a phase end, print them."""
         phase = f"phase {line['phase']}/{self.phases}"
-        self.update(self._task, errors=f", last epoch: {phase}  {described(line)}")
+        self.update(self._task, errors=f", last epoch: {phase}  {format_errors(line)}")
         if self.console.is_terminal and "replaced" not in line:
             return
         left = sum(line["seconds"].values()) * (self.epochs - line["epoch"])
         self.console.print(
             f"epoch {line['epoch']}/{self.epochs}  {phase}  lr {line['learning_rate']:.3g}  "
-            f"errors (%): {described(line)}  {line['images_per_second']:.0f} images/s  "
+            f"errors (%): {format_errors(line)}  {line['images_per_second']:.0f} images/s  "
             f"eta {timedelta(seconds=round(left))}"
         )

@@ -1,4 +1,4 @@
-"""A run that starts from a shared prefix, and one that saves prefixes for other runs."""
+"""Start runs from shared prefixes, and save prefixes for other runs."""
 
 from collections.abc import Iterable, Mapping
 from typing import Any
@@ -7,27 +7,27 @@ import torch
 
 from phaseavg.averaging import Averager
 from phaseavg.config import Settings
-from phaseavg.errors import UserError, told
+from phaseavg.errors import UserError, describe
 from phaseavg.runs.files import link
 from phaseavg.runs.folder import RunFolder
 from phaseavg.runs.prefixes import OWN, Average, Prefixes, Saved, execution_key, load, save, saved
 from phaseavg.training.state import TrainingState
 
 
-def shares(settings: Settings) -> bool:
+def uses_prefixes(settings: Settings) -> bool:
     """Return whether a run may start from a shared prefix.
 
-    A rerun does not, nor does a run that saves its trajectory, of which a prefix has no files.
+    A rerun may not, nor a run that saves its trajectory: a prefix has no trajectory files.
     """
     return settings.share.enabled and not settings.rerun and settings.save_trajectory == "none"
 
 
 class Sharing:
-    """The shared prefixes of one run.
+    """Loads and saves the shared prefixes of one run.
 
     Args:
-        settings: of the run, with nothing of its execution left open.
-        device: that it is trained on.
+        settings: the run's settings, with execution options resolved.
+        device: the device for training.
     """
 
     def __init__(self, settings: Settings, device: torch.device) -> None:
@@ -36,16 +36,16 @@ class Sharing:
         self._prefixes = Prefixes(settings)
 
     def restore(self, state: TrainingState, folder: RunFolder) -> None:
-        """Resume a run from its latest checkpoint, or from a shared prefix that goes beyond it.
+        """Resume a run from its latest checkpoint or from a longer shared prefix.
 
         Raises:
-            UserError: if a checkpoint was saved by other code or with other data.
+            UserError: if a checkpoint does not fit the code or the data.
         """
         folder.restore(state)
-        if not (shares(self.settings) and self.folder.is_dir()):
+        if not (uses_prefixes(self.settings) and self.folder.is_dir()):
             return
         execution = execution_key(self.settings, self.device)
-        started = -(-state.step // state.steps_per_epoch)  # epochs, the present one included
+        started = -(-state.step // state.steps_per_epoch)  # epochs, including the current one
         for epochs in range(self._prefixes.limit, started, -1):
             needs = self._needs(epochs)
             for prefix in saved(self.folder, self._prefixes.key(epochs), epochs, execution):
@@ -56,13 +56,13 @@ class Sharing:
                     return
 
     def is_due(self, epochs: int) -> bool:
-        """Return whether the state after the last update of an epoch is saved for other runs."""
+        """Return whether to save the state after `epochs` epochs for other runs."""
         return epochs in self.keep
 
     def save(self, state: TrainingState) -> None:
-        """Save the state for runs that start from it, and drop averages that no later one needs.
+        """Save the state for dependent runs, and drop averages that no later prefix needs.
 
-        If it cannot be written, that is reported, and these runs are trained alone.
+        A write error is reported, and the dependent runs are trained from scratch.
         """
         epochs = state.step // state.steps_per_epoch
         needs = self._needs(epochs, state.guests)
@@ -82,36 +82,36 @@ class Sharing:
                 [file for average in averages.values() for file in average.files()],
             )
         except UserError as error:
-            print(f"{error}; the runs that start from it will be trained alone", flush=True)
+            print(f"{error}; dependent runs will train from scratch", flush=True)
         for name, guest in self.settings.share.guests.items():
             if guest.until <= epochs:
                 state.guests.pop(name, None)
 
     def _needs(self, epochs: int, guests: Mapping[str, Averager] | None = None) -> dict[str, str]:
-        """Return the identities of the averages after `epochs` epochs, those of guests included.
+        """Return the identities of the averages after `epochs` epochs, including guests.
 
         Args:
             epochs: finished epochs.
-            guests: that count; by default all that are needed at this epoch or later.
+            guests: the guests to include; by default all that are needed at this epoch or later.
         """
         needs = self._prefixes.needs(epochs)
         for name, guest in self.settings.share.guests.items():
-            counts = guest.until >= epochs if guests is None else name in guests
+            included = guest.until >= epochs if guests is None else name in guests
             identity = Average(guest.averaging, guest.epochs).identity(epochs)
-            if counts and identity:
+            if included and identity:
                 needs[name] = identity
         return needs
 
     def _link_files(
         self, prefix: Saved, content: Mapping[str, Any], needs: Mapping[str, str]
     ) -> bool:
-        """Link the files that averages refer to; return False if the prefix was removed."""
-        own = self.settings.run_folder / "snapshots"
-        place = f"runs_dir={self.settings.runs_dir}"
+        """Link the snapshots of averages into the run folder; False if the prefix was removed."""
+        target = self.settings.run_folder / "snapshots"
+        setting = f"runs_dir={self.settings.runs_dir}"
         try:
             for identity in needs.values():
                 for name in content["snapshots"].get(prefix.averages[identity], ()):
-                    link(self.folder / "snapshots" / name, own / name, place, anew=True)
+                    link(self.folder / "snapshots" / name, target / name, setting, anew=True)
         except FileNotFoundError:
             return False
         return True
@@ -124,7 +124,7 @@ class Sharing:
         needs: Mapping[str, str],
         epochs: int,
     ) -> None:
-        """Load a prefix as if the run had trained it alone."""
+        """Load a prefix, with metrics as if the run had trained these epochs itself."""
         names = {own: prefix.averages[identity] for own, identity in needs.items()}
         averagers = {
             own: averager.state_dict()
@@ -132,22 +132,22 @@ class Sharing:
             | ({"average": content["averagers"][names[own]]["average"]} if own in names else {})
             for own, averager in state.averagers.items()
         }
-        history = [as_own(line, names, state) for line in content["history"]]
+        history = [adapt_metrics(line, names, state) for line in content["history"]]
         seconds = {k: v for k, v in content["seconds"].items() if k not in ("saving", "guests")}
         segments = list(content["inherited"])
         before = segments[-1]["last_epoch"] if segments else 0
         if before < epochs:
-            theirs = _seconds(content["history"], content["seconds"])
+            total = _seconds(content["history"], content["seconds"])
             segments.append(
                 {
                     "trajectory": content["run_id"],
                     "prefix": prefix.path.stem.rpartition("-")[0],
                     "first_epoch": before + 1,
                     "last_epoch": epochs,
-                    "seconds": theirs - content["inherited_seconds"],
+                    "seconds": total - content["inherited_seconds"],
                 }
             )
-        own = {
+        changes = {
             "averagers": averagers,
             "history": history,
             "seconds": seconds,
@@ -155,56 +155,56 @@ class Sharing:
             "inherited_seconds": _seconds(history, seconds),
         }
         try:
-            state.load_state_dict({**content, **own})
+            state.load_state_dict({**content, **changes})
         except (ValueError, LookupError) as error:
             raise UserError(
-                f"{prefix.path}: does not fit: {told(error)}; undo that change, remove "
+                f"{prefix.path}: does not fit: {describe(error)}; undo that change, remove "
                 f"{self.folder}, or set share=false"
             ) from error
 
 
-def _seconds(history: Iterable[Mapping[str, Any]], present: Mapping[str, float]) -> float:
-    """Return the seconds of all kinds in finished epochs and in the present one."""
-    return sum(sum(line["seconds"].values()) for line in history) + sum(present.values())
+def _seconds(history: Iterable[Mapping[str, Any]], current: Mapping[str, float]) -> float:
+    """Return the total seconds of the finished epochs and the current epoch."""
+    return sum(sum(line["seconds"].values()) for line in history) + sum(current.values())
 
 
-def as_own(
+def adapt_metrics(
     line: Mapping[str, Any], names: Mapping[str, str], state: TrainingState
 ) -> dict[str, Any]:
-    """Return the metrics of a prefix's epoch as those of a run that was trained alone.
+    """Return a prefix's metrics of one epoch, adapted to the averages of the run.
 
     Args:
-        line: of the prefix.
-        names: the prefix's names of the run's averages that have begun, by the run's own names.
-        state: of the run.
+        line: the metrics of the prefix.
+        names: the names of the run's averages in the prefix, by their names in the run.
+        state: the training state of the run.
     """
-    theirs = line.get("observers", {}) | line.get("guests", {})
+    averages = line.get("observers", {}) | line.get("guests", {})
     metrics = {k: v for k, v in line.items() if k not in ("observers", "guests")}
     seconds = {k: v for k, v in line["seconds"].items() if k in ("train", "evaluation")}
 
-    def average_of(name: str) -> tuple[dict[str, Any], dict[str, float]]:
-        average = dict(theirs.get(names.get(name, ""), {}))
+    def split_average(name: str) -> tuple[dict[str, Any], dict[str, float]]:
+        average = dict(averages.get(names.get(name, ""), {}))
         return average, average.pop("seconds", {"averaging": 0.0, "evaluation": 0.0})
 
-    own, spent = average_of(OWN)
+    own, spent = split_average(OWN)
     if own:
         metrics[OWN] = own
     seconds["averaging"] = spent["averaging"]
     seconds["evaluation"] = seconds.get("evaluation", 0.0) + spent["evaluation"]
     for group, members in (("observers", state.observers), ("guests", state.guests)):
         for name in members:
-            average, spent = average_of(name)
+            average, spent = split_average(name)
             metrics.setdefault(group, {})[name] = average | {"seconds": spent}
             seconds[group] = seconds.get(group, 0.0) + sum(spent.values())
     return metrics | {"seconds": seconds}
 
 
-def inherited(state: TrainingState) -> dict[str, Any]:
-    """Return for the record what a run has taken over from shared prefixes.
+def describe_inherited(state: TrainingState) -> dict[str, Any]:
+    """Return the record entry on the epochs that a run took from shared prefixes.
 
     Returns:
-        `epochs`, of the last one only the training; `seconds` in the run's metrics that were spent
-        there; `segments`: the runs that trained these epochs, with the seconds that each took.
+        `epochs`, of which the last includes only training; `seconds` spent on them according to the
+        run's metrics; `segments`: the runs that trained these epochs, with their seconds.
     """
     last = state.inherited[-1]["last_epoch"] if state.inherited else 0
     return {"epochs": last, "seconds": state.inherited_seconds, "segments": state.inherited}

@@ -1,4 +1,4 @@
-"""Signals that ask a run to stop: it finishes the current step, saves and stops."""
+"""Stop a run on a signal: finish the current step, save the state and exit."""
 
 import contextlib
 import os
@@ -18,9 +18,9 @@ def _module(handler: Any) -> str:
 
 
 class StopSignals:
-    """While entered, the first SIGINT or SIGTERM is noted in `received`; a second one kills.
+    """In this context, the first SIGINT or SIGTERM sets `received`; a second signal kills.
 
-    In a Slurm job of submitit, so is the signal that Slurm sends before the job's time is over.
+    In a Slurm job of submitit, Slurm's warning before the time limit also sets `received`.
     """
 
     def __init__(self) -> None:
@@ -28,8 +28,8 @@ class StopSignals:
 
     def __enter__(self) -> Self:
         self._previous: dict[int, Any] = {}
-        if threading.current_thread() is threading.main_thread():  # only there can it be done
-            # submitit's own handlers requeue a job that is about to time out.
+        if threading.current_thread() is threading.main_thread():  # a requirement of signal.signal
+            # submitit's handlers requeue a job that is about to time out.
             handlers = {n: signal.getsignal(n) for n in (signal.SIGUSR1, signal.SIGUSR2)}
             warnings = [n for n, h in handlers.items() if _module(h).startswith("submitit.")]
             for number in (signal.SIGINT, signal.SIGTERM, *warnings):
@@ -40,30 +40,30 @@ class StopSignals:
         self.received = number
         self._restore()
         with contextlib.suppress(OSError):  # the terminal may be gone
-            # Unbuffered, for the signal may have come in the middle of a print.
-            os.write(STDERR, b"stopping after this step; once more to stop at once\n")
+            # Unbuffered, since the signal may interrupt a print.
+            os.write(STDERR, b"stopping after this step; signal again to stop now\n")
 
-    def stop(self, where: str) -> NoReturn:
+    def stop(self, position: str) -> NoReturn:
         """Stop a run whose state is saved, as the sender of the signal expects.
 
-        SIGTERM in a Slurm job: Slurm is about to end the job, and to requeue it if it was preempted
-        but not if it was cancelled. Exiting first would make it a failed one, so wait for the end.
+        After SIGTERM, Slurm ends the job, and requeues a preempted job but not a cancelled one. If
+        the process exited first, Slurm would record a failure, so the process waits.
 
         Raises:
-            Interrupted: after SIGINT, or SIGTERM outside of Slurm.
-            OutOfTime: if the time of a Slurm job is over and submitit does not requeue it.
+            Interrupted: after SIGINT, or after SIGTERM outside Slurm.
+            OutOfTime: if a Slurm job reaches its time limit and submitit does not requeue it.
             SystemExit: if submitit has requeued the job.
         """
         number = signal.Signals(self.received or 0)
         if number in (signal.SIGUSR1, signal.SIGUSR2):
-            with contextlib.suppress(Exception):  # "not requeued", as its settings say
+            with contextlib.suppress(Exception):  # submitit raises an error if it must not requeue
                 self._previous[number](number, None)
-            raise OutOfTime(f"out of time {where}")
+            raise OutOfTime(f"out of time {position}")
         if number == signal.SIGTERM and os.environ.get("SUBMITIT_EXECUTOR") == "slurm":
-            print(f"interrupted {where}; waiting for Slurm to end this job", flush=True)
+            print(f"interrupted {position}; waiting for Slurm to end this job", flush=True)
             while True:
                 time.sleep(1)
-        raise Interrupted(number, f"interrupted {where}")
+        raise Interrupted(number, f"interrupted {position}")
 
     def _restore(self) -> None:
         for number, handler in self._previous.items():

@@ -1,4 +1,4 @@
-"""The state of a run between two steps, saved and loaded as one."""
+"""The training state between two steps, which is saved and loaded as a whole."""
 
 import time
 from collections.abc import Iterator
@@ -16,31 +16,31 @@ from phaseavg.training.optimizers import load_state
 
 TENSORS = ("losses", "wrong", "sizes")
 VALUES = ("step", "seconds", "history", "provenance", "inherited", "inherited_seconds")
-"""Attributes of a `TrainingState` that it saves as they are."""
+"""Attributes of a `TrainingState` that are saved unchanged."""
 
 
 @dataclass
 class TrainingState:
-    """A run between two steps."""
+    """The training state of a run between two steps."""
 
-    model: nn.Module  # neither compiled nor wrapped
+    model: nn.Module  # not compiled or wrapped
     optimizer: Optimizer
     averager: Averager  # decides when the average replaces the weights
     steps_per_epoch: int
     train_size: int  # images in an epoch
-    observers: dict[str, Averager] = field(default_factory=dict)  # tested, never applied
-    guests: dict[str, Averager] = field(default_factory=dict)  # observers of dependent runs
+    observers: dict[str, Averager] = field(default_factory=dict)  # evaluated but never applied
+    guests: dict[str, Averager] = field(default_factory=dict)  # observers for dependent runs
     step: int = 0  # finished updates
-    # Of the batches of the present epoch, each (steps_per_epoch,); the last on the CPU:
+    # Values for each batch of the current epoch, (steps_per_epoch,); `sizes` is on the CPU:
     losses: Tensor = field(init=False)  # mean training loss, float32
     wrong: Tensor = field(init=False)  # misclassified training images, float32
     sizes: Tensor = field(init=False)  # images, int64
-    seconds: dict[str, float] = field(default_factory=dict)  # of the present epoch, by kind
+    seconds: dict[str, float] = field(default_factory=dict)  # of the current epoch, by kind
     history: list[dict[str, Any]] = field(default_factory=list)  # metrics of finished epochs
-    # Device, software and code of the steps; an entry for each that the run was continued with.
+    # Device, software and code of the steps; one entry for each environment of the run.
     provenance: list[dict[str, Any]] = field(default_factory=list)
     inherited: list[dict[str, Any]] = field(default_factory=list)  # segments of shared prefixes
-    inherited_seconds: float = 0.0  # in history and seconds, spent on these
+    inherited_seconds: float = 0.0  # seconds in `history` and `seconds` spent on these segments
 
     def __post_init__(self) -> None:
         device = next(self.model.parameters()).device
@@ -55,7 +55,7 @@ class TrainingState:
 
     @property
     def metrics(self) -> list[dict[str, Any]]:
-        """The history without guests, as the run's record has it."""
+        """The history without guests, as saved in the run's record."""
         return [{k: v for k, v in line.items() if k != "guests"} for line in self.history]
 
     def files(self) -> list[Path]:
@@ -64,32 +64,32 @@ class TrainingState:
         return [path for average in averages for path in average.files()]
 
     def state_dict(self) -> dict[str, Any]:
-        """Return the whole state; tensors are shared with the run, so save before the next step."""
+        """Return the complete state. It shares the run's tensors: save it before the next step."""
         return {
             "model": self.model.state_dict(),
             "optimizer": self.optimizer.state_dict(),
-            "averagers": {name: one.state_dict() for name, one in self.averagers.items()},
+            "averagers": {name: a.state_dict() for name, a in self.averagers.items()},
             "train_size": self.train_size,
             **{name: getattr(self, name) for name in (*TENSORS, *VALUES)},
         }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Continue from what `state_dict` returned.
+        """Restore a state returned by `state_dict`.
 
         Raises:
-            ValueError: if it is of other data or other observers.
-            KeyError: if it is of another version of the code.
+            ValueError: if the data set or the observers differ.
+            KeyError: if another version of the code saved the state.
         """
         if state["train_size"] != self.train_size:
             raise ValueError(
-                f"it was saved with {state['train_size']:,} training images, and now there are "
-                f"{self.train_size:,}"
+                f"it was saved with {state['train_size']:,} training images, but the data "
+                f"set has {self.train_size:,}"
             )
-        for name in self.guests.keys() - state["averagers"].keys():  # it began without them
+        for name in self.guests.keys() - state["averagers"].keys():  # saved without them
             del self.guests[name]
         for name, averager in self.averagers.items():
             if name not in state["averagers"]:
-                raise ValueError(f"observers.{name}: the run was begun without it")
+                raise ValueError(f"observers.{name}: the run was started without this observer")
             try:
                 averager.load_state_dict(state["averagers"][name])
             except ValueError as error:
@@ -101,21 +101,21 @@ class TrainingState:
         for name in VALUES:
             setattr(self, name, state[name])
 
-    def continue_with(self, provenance: dict[str, Any]) -> None:
-        """Add the provenance of the steps from here on."""
+    def add_provenance(self, provenance: dict[str, Any]) -> None:
+        """Add the provenance of the following steps."""
         if provenance not in self.provenance:
             self.provenance.append(provenance)
 
 
 class Stopwatch:
-    """Adds the time since the last call to one kind of `seconds`, once the device is done."""
+    """Measures time by kind; each lap synchronizes the device first."""
 
     def __init__(self, device: torch.device, seconds: dict[str, float]) -> None:
         self._device, self._seconds = device, seconds
         self._last = self._saved = time.perf_counter()
 
     def lap(self, kind: str) -> float:
-        """Book the time since the last call as `kind`, and return it."""
+        """Add the time since the last lap to `kind`, and return it."""
         if self._device.type != "cpu":
             torch.accelerator.synchronize(self._device)
         elapsed = time.perf_counter() - self._last
@@ -124,12 +124,12 @@ class Stopwatch:
         return elapsed
 
     def spent(self, kind: str) -> float:
-        """Return the seconds that are booked as `kind`."""
+        """Return the seconds measured for `kind`."""
         return self._seconds.get(kind, 0.0)
 
     @contextmanager
-    def booked(self, kind: str) -> Iterator[None]:
-        """Book the time before as training, and that within the context as `kind`."""
+    def timed(self, kind: str) -> Iterator[None]:
+        """Add the time before the context to `train`, and the time within to `kind`."""
         self.lap("train")
         yield
         self.lap(kind)
@@ -139,6 +139,6 @@ class Stopwatch:
         return time.perf_counter() - self._saved
 
     def saved(self) -> None:
-        """Book the time since the last call as saving, and count from here to the next."""
+        """End a lap of kind `saving`, and restart the time since the last checkpoint."""
         self.lap("saving")
         self._saved = self._last

@@ -1,4 +1,4 @@
-"""One update of the network: launched operation by operation, or replayed as one CUDA graph."""
+"""One optimizer update, run operation by operation or replayed as a CUDA graph."""
 
 from collections.abc import Callable, Iterator
 
@@ -13,41 +13,41 @@ from phaseavg.data.interface import Draw
 from phaseavg.errors import UserError
 from phaseavg.randomness import seed_for
 from phaseavg.training.execution import autocast
-from phaseavg.training.optimizers import after_replay, make_recordable, recordable_part
+from phaseavg.training.optimizers import after_replay, base_optimizer, make_capturable
 from phaseavg.training.state import TrainingState
 
-WARM_UP = 3  # steps before the recorded one, in which libraries choose and prepare kernels
+WARM_UP = 3  # steps before the captured step, in which libraries select kernels
 
 COMPILE_MODES = {True: "default", "max-autotune": "max-autotune-no-cudagraphs"}
-"""torch.compile's mode for each `execution.compile`; `execution.graph` makes the CUDA graphs."""
+"""The mode of torch.compile by `execution.compile`; only `execution.graph` uses CUDA graphs."""
 
 Results = tuple[Tensor, Tensor]
 """A batch's mean loss and number of errors: scalars on the device."""
 
 
 class Step:
-    """Forward and backward pass and update on one batch; loss and errors stay on the device.
+    """Runs the forward pass, backward pass and update; loss and errors stay on the device.
 
     Args:
-        state: the run.
-        data: its data set.
-        settings: of the run.
+        state: the training state.
+        data: the data set.
+        settings: the run's settings.
     """
 
     def __init__(self, state: TrainingState, data: DataSet, settings: Settings) -> None:
         self.state, self.settings, self.data = state, settings, data
         self._forward: Callable[[Tensor], Tensor] = state.model
         if mode := COMPILE_MODES.get(settings.execution.compile):
-            # An epoch's last batch is smaller. A graph per size is faster than one for both.
+            # The last batch of an epoch is smaller. A graph per batch size is faster.
             self._forward = torch.compile(state.model, mode=mode, dynamic=False)
-        # As images come, or as what they are made from (interface.DataSet).
+        # Images, or the random draws from which `images` makes them (interface.DataSet).
         self.draws: Callable[[int, int], Iterator[Draw]] = getattr(
             data, "draws", data.train_batches
         )
         self._images: Callable[[Tensor], Tensor] = getattr(data, "images", lambda images: images)
 
     def __call__(self, drawn: Tensor, labels: Tensor) -> None:
-        """Take one step on a batch from `draws`."""
+        """Run one step on a batch from `draws`."""
         state = self.state
         position = state.step % state.steps_per_epoch
         torch.manual_seed(seed_for(self.settings.seed, "dropout", state.step))
@@ -72,20 +72,20 @@ class Step:
 
 
 def count_wrong(logits: Tensor, labels: Tensor) -> Tensor:
-    """Return the number of misclassified images, a scalar on the device."""
+    """Return the number of misclassified images, as a scalar on the device."""
     return (logits.detach().argmax(1) != labels).sum()
 
 
 class CudaGraph:
-    """Records what a function launches on an NVIDIA GPU, and repeats it on the same memory."""
+    """Captures the GPU operations of a function, and replays them on the same memory."""
 
     def __init__(self) -> None:
         self._graph = torch.cuda.CUDAGraph()
-        # One for all: memory that is freed on a stream is kept for that stream.
+        # One stream for all, since the allocator reuses freed memory only on its stream.
         self._stream = torch.cuda.Stream()
 
     def warm_up(self, function: Callable[[], Results]) -> Results:
-        """Run on a stream that is not the default one, as recording does."""
+        """Run the function on the capture stream."""
         current = torch.cuda.current_stream()
         self._stream.wait_stream(current)
         with torch.cuda.stream(self._stream):
@@ -94,23 +94,23 @@ class CudaGraph:
         return results
 
     def record(self, function: Callable[[], Results]) -> Results:
-        """Record the function without running it; return where its results will be."""
-        mode = "thread_local"  # other threads may do anything, such as pin the next batches
+        """Capture the function without running it; return the tensors for its results."""
+        mode = "thread_local"  # other threads may use the GPU, for example pin memory
         with torch.cuda.graph(self._graph, stream=self._stream, capture_error_mode=mode):
             return function()
 
     def replay(self) -> None:
-        """Launch all that was recorded at once."""
+        """Launch the captured operations."""
         self._graph.replay()
 
 
 class GraphedStep(Step):
-    """The same step, recorded once and replayed from then on: a single launch.
+    """A step that is captured once as a CUDA graph and then replayed.
 
-    The graph holds all that is done on the device: gathering and augmenting images, forward and
-    backward pass, and the update, with a learning rate that is read from the device. The first
-    steps and an epoch's last, smaller batch are launched one by one. A new optimizer is recorded
-    anew. Restore the state before: what is loaded later is other memory than was recorded.
+    The graph includes image augmentation, the forward and backward pass, and the update; it reads
+    the learning rate from the device. The first steps and an epoch's last, smaller batch run
+    without the graph. A new optimizer is captured again. Restore the state before constructing
+    this step: the graph keeps the memory addresses of the captured tensors.
     """
 
     def __init__(
@@ -118,16 +118,16 @@ class GraphedStep(Step):
         state: TrainingState,
         data: DataSet,
         settings: Settings,
-        recorder: Callable[[], CudaGraph] = CudaGraph,
+        new_graph: Callable[[], CudaGraph] = CudaGraph,
     ) -> None:
         super().__init__(state, data, settings)
-        self._new_recorder = recorder
+        self._new_graph = new_graph
         self._begin()
 
     def _begin(self) -> None:
         self._optimizer = self.state.optimizer
-        make_recordable(self._optimizer, self.data.device)
-        self._recorder = self._new_recorder()
+        make_capturable(self._optimizer, self.data.device)
+        self._graph = self._new_graph()
         self._warm = 0
         self._inputs: tuple[Tensor, Tensor] | None = None
 
@@ -135,36 +135,36 @@ class GraphedStep(Step):
         optimizer = self.state.optimizer
         if optimizer is not self._optimizer:
             self._begin()
-        whole = len(labels) == self.data.batch_size
-        if not whole or self._warm < WARM_UP:
-            self._warm += whole
-            return self._recorder.warm_up(lambda: self._launch(drawn, labels, optimizer))
+        is_full = len(labels) == self.data.batch_size
+        if not is_full or self._warm < WARM_UP:
+            self._warm += is_full
+            return self._graph.warm_up(lambda: self._launch(drawn, labels, optimizer))
         if self._inputs is None:
             self._inputs = drawn.clone(), labels.clone()
-            self._results = self._recorded(*self._inputs, recordable_part(optimizer))
-        for recorded, new in zip(self._inputs, (drawn, labels), strict=True):
-            recorded.copy_(new)
-        self._recorder.replay()
+            self._results = self._capture(*self._inputs, base_optimizer(optimizer))
+        for captured, new in zip(self._inputs, (drawn, labels), strict=True):
+            captured.copy_(new)
+        self._graph.replay()
         after_replay(optimizer)
         return self._results
 
-    def _recorded(self, drawn: Tensor, labels: Tensor, optimizer: Optimizer) -> Results:
+    def _capture(self, drawn: Tensor, labels: Tensor, optimizer: Optimizer) -> Results:
         try:
-            return self._recorder.record(lambda: self._launch(drawn, labels, optimizer))
+            return self._graph.record(lambda: self._launch(drawn, labels, optimizer))
         except torch.OutOfMemoryError:
             raise
         except RuntimeError as error:
-            cause: BaseException = error  # torch's last word is that there was an error before
+            cause: BaseException = error  # torch's last error only refers to the first error
             while cause.__context__ is not None:
                 cause = cause.__context__
             raise UserError(
                 f"execution.graph=true: a step of model={self.settings.model['_target_']} with "
-                f"optimizer={self.settings.optimizer['_target_']} cannot be recorded: "
+                f"optimizer={self.settings.optimizer['_target_']} cannot be captured: "
                 f"{' '.join(str(cause).split())}; choices: false"
             ) from error
 
 
 def new_step(state: TrainingState, data: DataSet, settings: Settings) -> Step:
-    """Return the step that the settings ask for."""
+    """Return the step for `execution.graph`."""
     kind = GraphedStep if settings.execution.graph else Step
     return kind(state, data, settings)

@@ -1,4 +1,4 @@
-"""Snapshots saved during training, for Figures 1 to 3."""
+"""Save and read the weights of a training trajectory, for Figures 1 to 3."""
 
 from collections.abc import Iterable
 from pathlib import Path
@@ -8,7 +8,7 @@ from torch import Tensor, nn
 
 from phaseavg.averaging.snapshots import read, to_bytes
 from phaseavg.config import Settings
-from phaseavg.errors import UserError, told
+from phaseavg.errors import UserError, describe
 from phaseavg.phases import Schedule
 from phaseavg.runs.files import write_atomically
 from phaseavg.runs.folder import TRAJECTORY
@@ -16,11 +16,11 @@ from phaseavg.training.optimizers import evaluation_weights
 from phaseavg.training.state import TrainingState
 
 
-def saved_weights(model: nn.Module, kind: str) -> dict[str, Tensor]:
-    """Return what `save_trajectory=kind` saves of a network, by name in the network.
+def weights_to_save(model: nn.Module, kind: str) -> dict[str, Tensor]:
+    """Return the tensors that `save_trajectory=kind` saves, by name in the network.
 
     Raises:
-        UserError: if the network has no linear layer, and the last one is to be saved.
+        UserError: if `kind` is `last_layer` and the network has no linear layer.
     """
     if kind != "last_layer":
         return model.state_dict()
@@ -33,10 +33,10 @@ def saved_weights(model: nn.Module, kind: str) -> dict[str, Tensor]:
     return {f"{linear[-1]}.{key}": value for key, value in layer.state_dict().items()}
 
 
-def saved_steps(kind: str, schedule: Schedule, steps_per_epoch: int) -> list[int]:
-    """Return the steps after which `save_trajectory=kind` saves weights; 0: the initial ones.
+def steps_to_save(kind: str, schedule: Schedule, steps_per_epoch: int) -> list[int]:
+    """Return the steps after which `save_trajectory=kind` saves weights; 0 is the initial state.
 
-    They are the ends of epochs and, for `steps`, the steps 1, 2, 4, … before the end of a phase.
+    These are the ends of epochs and, for `steps`, the steps 1, 2, 4, … before the end of a phase.
     """
     if kind == "none":
         return []
@@ -51,15 +51,15 @@ class TrajectoryWriter:
     """Saves weights in `<run>/trajectory/step-<finished updates>.pt`.
 
     Args:
-        settings: of the run.
-        schedule: its phases.
-        state: of the run, whose network is saved.
+        settings: the run's settings.
+        schedule: the phases of the run.
+        state: the training state with the network.
     """
 
     def __init__(self, settings: Settings, schedule: Schedule, state: TrainingState) -> None:
         self.kind = settings.save_trajectory
         self.folder = settings.run_folder / TRAJECTORY
-        self.steps = saved_steps(self.kind, schedule, state.steps_per_epoch)
+        self.steps = steps_to_save(self.kind, schedule, state.steps_per_epoch)
         self._state, self._due = state, frozenset(self.steps)
 
     def begin(self) -> None:
@@ -74,58 +74,58 @@ class TrajectoryWriter:
         missing = missing_steps(self.folder, [s for s in self.steps if s <= step and step > 0])
         if missing:
             raise UserError(
-                f"save_trajectory={self.kind}: {self.folder.parent} has been trained to step "
-                f"{step} without saving step {missing[0]}; move the folder away to start again"
+                f"save_trajectory={self.kind}: {self.folder.parent} was trained to step "
+                f"{step} without saving step {missing[0]}; move the folder elsewhere and rerun"
             )
         self.folder.mkdir(parents=True, exist_ok=True)
         if step == 0:
             self.save(0)
 
     def is_due(self, step: int) -> bool:
-        """Return whether the weights after `step` updates are to be saved."""
+        """Return whether to save the weights after `step` updates."""
         return step in self._due
 
     def save(self, step: int) -> None:
-        """Save the network's present weights as those after `step` updates.
+        """Save the current weights as the weights after `step` updates.
 
         Raises:
-            UserError: if they cannot be written.
+            UserError: if the file cannot be written.
         """
         with evaluation_weights(self._state.optimizer):
-            content = to_bytes(saved_weights(self._state.model, self.kind))
+            content = to_bytes(weights_to_save(self._state.model, self.kind))
         place = f"runs_dir={self.folder.parents[1]}"
-        write_atomically(path_of(self.folder, step), content, place)
+        write_atomically(weights_path(self.folder, step), content, place)
 
 
-def path_of(folder: Path, step: int) -> Path:
-    """Return where the weights after `step` updates are."""
+def weights_path(folder: Path, step: int) -> Path:
+    """Return the path of the weights after `step` updates."""
     return folder / f"step-{step:09d}.pt"
 
 
 def missing_steps(folder: Path, steps: Iterable[int]) -> list[int]:
-    """Return those of some steps of which there are no weights."""
-    return [step for step in steps if not path_of(folder, step).is_file()]
+    """Return the steps without saved weights."""
+    return [step for step in steps if not weights_path(folder, step).is_file()]
 
 
 def read_weights_after(folder: Path, step: int) -> dict[str, Tensor]:
-    """Return the weights after `step` updates, by name, mapped into memory.
+    """Return the weights after `step` updates, by name, memory-mapped.
 
     Raises:
-        UserError: if they are missing or damaged.
+        UserError: if the file is missing or damaged.
     """
-    path = path_of(folder, step)
+    path = weights_path(folder, step)
     try:
         return read(path)
     except (OSError, RuntimeError, EOFError, UnpicklingError) as error:
         raise UserError(
-            f"{path}: missing or damaged ({told(error)}); repeat the run with rerun=true"
+            f"{path}: missing or damaged ({describe(error)}); repeat the run with rerun=true"
         ) from error
 
 
 def read_last_weight(folder: Path, step: int) -> Tensor | None:
-    """Return the weight of the last linear layer, (classes, features), after `step` updates.
+    """Return the weight matrix of the last linear layer, (classes, features), after `step` updates.
 
-    None if the network has no such layer.
+    Returns None if the network has no linear layer.
     """
     tensors = read_weights_after(folder, step)
     matrices = [t for name, t in tensors.items() if name.endswith("weight") and t.ndim == 2]

@@ -217,7 +217,7 @@ def test_a_run_does_not_go_on_with_other_images(tree, compose_settings, victims,
     process.start()
     process.join()
     (tmp_path / "imagenet/train/ant/ant_3.JPEG").unlink()
-    with pytest.raises(UserError, match="saved with 21 training images, and now there are 20"):
+    with pytest.raises(UserError, match="saved with 21 training images, but the data set has 20"):
         train_script.run(settings)
 
 

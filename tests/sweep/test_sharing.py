@@ -269,7 +269,7 @@ def test_a_full_disk_costs_the_prefix_and_no_run(
     monkeypatch.setattr("phaseavg.runs.prefixes.write_atomically", full)
     status, out, _ = prompt("-m", *SHORT, "averaging=none,phasewise")
     assert status == 0
-    assert "share.dir: no space left; the runs that start from it will be trained alone" in out
+    assert "share.dir: no space left; dependent runs will train from scratch" in out
     assert set(inherited(tmp_path / "runs").values()) == {0}
 
 

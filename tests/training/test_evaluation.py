@@ -1,4 +1,4 @@
-"""Evaluating reads, and counts every image once."""
+"""Evaluation has no side effects and counts each image once."""
 
 import pytest
 import torch
@@ -19,7 +19,7 @@ def data() -> tuple[torch.Tensor, torch.Tensor]:
     return torch.randn(50, 4, generator=random), torch.randint(0, 3, (50,), generator=random)
 
 
-def test_loss_and_error_are_means_over_images_however_they_are_batched() -> None:
+def test_loss_and_error_do_not_depend_on_the_batch_size() -> None:
     model, (images, labels) = network().eval(), data()
     logits = model.double()(images.double())
     expected_loss = cross_entropy(logits, labels).item()
@@ -27,12 +27,12 @@ def test_loss_and_error_are_means_over_images_however_they_are_batched() -> None
     model.float()
     for size in (50, 7, 1):
         batches = zip(images.split(size), labels.split(size), strict=True)
-        found = evaluate(model, batches)
-        assert abs(found.loss - expected_loss) < 1e-6
-        assert abs(found.error - expected_error) < 1e-9
+        actual = evaluate(model, batches)
+        assert abs(actual.loss - expected_loss) < 1e-6
+        assert abs(actual.error - expected_error) < 1e-9
 
 
-def test_evaluating_leaves_weights_statistics_mode_and_random_state_alone() -> None:
+def test_evaluation_changes_no_weights_statistics_mode_or_random_state() -> None:
     model = network()
     for training in (True, False):
         model.train(training)
@@ -47,12 +47,12 @@ def test_evaluating_leaves_weights_statistics_mode_and_random_state_alone() -> N
 
 @pytest.mark.gpu
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs an NVIDIA GPU")
-def test_looking_at_an_average_takes_one_replica_and_gives_it_back() -> None:
+def test_evaluating_an_average_allocates_one_replica_and_frees_it() -> None:
     model = nn.Sequential(nn.Linear(1024, 1024), nn.BatchNorm1d(1024)).cuda()
     averager = Phasewise(model, [2])
     averager.epoch_end(model)
     images = torch.randn(8, 1024, device="cuda")
-    model(images)  # for cuBLAS to take what it takes
+    model(images)  # lets cuBLAS allocate its workspace
     before = torch.cuda.memory_allocated()
     torch.cuda.reset_peak_memory_stats()
     copy = averager.averaged(model, [images])

@@ -16,16 +16,16 @@ from torch import nn
 from phaseavg.config import Execution, Settings
 from phaseavg.errors import UserError
 from phaseavg.training import execution as module
-from phaseavg.training.execution import has_bf16_units, laid_out, prepare
+from phaseavg.training.execution import apply_layout, has_bf16_units, prepare
 from phaseavg.training.parts import assemble
 from phaseavg.training.step import new_step
 
 Compose = Callable[..., Settings]
 
 SLOW = {"torchvision", "timm", "wandb", "matplotlib", "pandas", "sklearn", "scipy", "joblib"}
-"""Packages that take a good part of a second to import, or more."""
+"""Packages that are slow to import."""
 
-TRAIN_AND_TELL = f"""
+TRAIN_AND_LIST_MODULES = f"""
 import sys
 import train
 from phaseavg.cli import command_line
@@ -35,11 +35,11 @@ print("status", status, "imported", sorted({SLOW} & sys.modules.keys()))
 
 
 @pytest.mark.slow
-def test_training_imports_nothing_slow_that_it_does_not_use(tmp_path) -> None:
+def test_training_does_not_import_unused_slow_packages(tmp_path) -> None:
     folders = (f"runs_dir={tmp_path}/runs", f"records_dir={tmp_path}/records")
     short = ("schedule.epochs=[1,1,1]", "optimizer=sgd,amsgrad,adabound,lookahead", "share=false")
     done = subprocess.run(
-        [sys.executable, "-c", TRAIN_AND_TELL, "-m", *TINY, *short, *folders],
+        [sys.executable, "-c", TRAIN_AND_LIST_MODULES, "-m", *TINY, *short, *folders],
         cwd=REPOSITORY,
         capture_output=True,
         text=True,
@@ -52,19 +52,17 @@ def test_training_imports_nothing_slow_that_it_does_not_use(tmp_path) -> None:
 
 
 def threads_of(folder: Path) -> set[int]:
-    """Return with how many threads the runs below a folder were made."""
+    """Return the numbers of threads in the records below a folder."""
     results = [json.loads(path.read_text()) for path in folder.glob("*/result.json")]
-    return {made["execution"]["threads"] for result in results for made in result["provenance"]}
+    return {entry["execution"]["threads"] for result in results for entry in result["provenance"]}
 
 
 @pytest.mark.slow
-def test_a_run_has_the_threads_that_it_asks_for_and_else_those_of_its_process(
-    prompt: Prompt, tmp_path: Path
-) -> None:
+def test_a_run_uses_its_number_of_threads_or_the_default(prompt: Prompt, tmp_path: Path) -> None:
     short = (*TINY, "schedule.epochs=[1,1,1]", "averaging=none,phasewise")
     status, out, err = prompt("-m", *short, "execution.threads=2", "runs_dir=two")
     assert (status, err) == (0, "")
-    assert out.count("1 epochs shared with other runs") == 1  # of a prefix with the same threads
+    assert out.count("1 epochs shared with other runs") == 1  # same number of threads
     assert prompt("-m", *short, "runs_dir=own")[0] == 0
     assert threads_of(tmp_path / "two") == {2}
     assert threads_of(tmp_path / "own") == {1}
@@ -72,14 +70,14 @@ def test_a_run_has_the_threads_that_it_asks_for_and_else_those_of_its_process(
 
 @pytest.fixture
 def switches() -> Iterator[None]:
-    """Leave torch as other tests expect it."""
+    """Restore torch's global flags after a test."""
     yield
     torch.use_deterministic_algorithms(True, warn_only=True)
     torch.backends.cudnn.benchmark = False
     torch.backends.cudnn.allow_tf32 = torch.backends.cuda.matmul.allow_tf32 = False
 
 
-def test_the_profiles_options_and_their_overrides(
+def test_profiles_set_options_that_overrides_can_change(
     compose_settings: Compose, switches: None
 ) -> None:
     fast = ("profile=fast", "execution.precision=auto", "execution.device=cpu")
@@ -121,7 +119,7 @@ def test_a_cpu_has_bf16_units_with_avx512_bf16_or_amx(
 
 
 @pytest.mark.parametrize("units", [True, False])
-def test_auto_is_bf16_exactly_with_units(
+def test_auto_precision_is_bf16_only_with_bf16_units(
     compose_settings: Compose, monkeypatch: pytest.MonkeyPatch, units: bool
 ) -> None:
     monkeypatch.setattr(module, "has_bf16_units", lambda device: units)
@@ -153,11 +151,9 @@ def test_a_cpu_has_no_cuda_graphs(prompt: Prompt) -> None:
     assert err.startswith("train.py: execution.graph=true: cpu has no CUDA graphs; choices: ")
 
 
-def test_layers_too_narrow_for_the_layout_are_refused_before_torch_crashes() -> None:
+def test_channels_last_rejects_narrow_batchnorm_layers() -> None:
     execution, cpu = Execution(channels_last=True), torch.device("cpu")
-    with pytest.raises(
-        UserError, match=r"channels_last=true: .* has 7 channels, under 8; choices: f"
-    ):
-        laid_out(nn.Sequential(nn.Conv2d(3, 7, 3), nn.BatchNorm2d(7)), execution, cpu)
-    model = laid_out(nn.Sequential(nn.Conv2d(3, 8, 3), nn.BatchNorm2d(8)), execution, cpu)
+    with pytest.raises(UserError, match=r"channels_last=true: .* need 8 channels .* has 7;"):
+        apply_layout(nn.Sequential(nn.Conv2d(3, 7, 3), nn.BatchNorm2d(7)), execution, cpu)
+    model = apply_layout(nn.Sequential(nn.Conv2d(3, 8, 3), nn.BatchNorm2d(8)), execution, cpu)
     assert model[0].weight.is_contiguous(memory_format=torch.channels_last)

@@ -1,4 +1,4 @@
-"""One run against Algorithm 1 written out, and what it records."""
+"""Compare a run with a literal Algorithm 1, and check its record."""
 
 import copy
 import json
@@ -29,7 +29,7 @@ def history_of(settings: Settings) -> list[dict]:
 
 
 def algorithm_1(settings: Settings) -> tuple[torch.nn.Module, list[dict[str, Evaluation]]]:
-    """Train as the paper's Algorithm 1 says, line by line: a zero-started average in float64."""
+    """Run the paper's Algorithm 1 line by line, with a zero-initialised average in float64."""
     data = load_data(settings, torch.device("cpu"))
     model = new_model(settings, data)
     optimizer = torch.optim.SGD(model.parameters(), lr=0.1, momentum=0.9, weight_decay=1e-4)
@@ -66,7 +66,7 @@ def algorithm_1(settings: Settings) -> tuple[torch.nn.Module, list[dict[str, Eva
 
 
 def test_a_phasewise_run_is_algorithm_1(compose_settings: Compose) -> None:
-    # Wide enough to be well conditioned: rounding of the average grows by training on from it.
+    # Narrow networks are ill-conditioned: training would amplify the rounding of the average.
     settings = compose_settings(*TINY, "model.width=0.125", "save_weights=true")
     result = train.run(settings)
     expected, ends = algorithm_1(settings)
@@ -82,7 +82,7 @@ def test_a_phasewise_run_is_algorithm_1(compose_settings: Compose) -> None:
         assert phase["average"]["error"] == pytest.approx(end["average"].error, abs=0.3)
 
 
-def test_without_averaging_the_first_phase_is_that_of_the_phasewise_run(
+def test_the_first_phase_does_not_depend_on_averaging(
     compose_settings: Compose,
 ) -> None:
     kinds = ("none", "phasewise", "end")
@@ -93,13 +93,13 @@ def test_without_averaging_the_first_phase_is_that_of_the_phasewise_run(
     for key in ("train", "weights", "bn"):
         column = [[line.get(key) for line in history] for history in (none, phasewise, end)]
         assert column[0][:2] == column[1][:2]
-        assert column[0] == column[2]  # before its last step, averaging at the end is plain SGD
+        assert column[0] == column[2]  # averaging=end is plain SGD before its last step
     assert none[2]["train"] != phasewise[2]["train"]
     assert [line.get("replaced") for line in none] == [None, False, None, False, False]
     assert [line.get("replaced") for line in phasewise] == [None, True, None, True, True]
     assert [line.get("replaced") for line in end] == [None, False, None, False, True]
     assert "average" not in none[-1]
-    assert "average" in end[1]  # is tested at every phase end, and applied at the last one
+    assert "average" in end[1]  # evaluated at each phase end, applied only at the last
 
 
 def test_every_epoch_is_recorded(compose_settings: Compose) -> None:
@@ -120,7 +120,7 @@ def test_every_epoch_is_recorded(compose_settings: Compose) -> None:
 
 
 def test_the_training_loss_is_the_mean_over_all_images(compose_settings: Compose) -> None:
-    """A short last batch counts for what it is."""
+    """A smaller last batch has a smaller weight."""
     settings = compose_settings(*TINY, "batch_size=300", "schedule.epochs=[1,1,1]")
     train.run(settings)
     data = load_data(settings, torch.device("cpu"))
@@ -141,7 +141,7 @@ def test_the_training_loss_is_the_mean_over_all_images(compose_settings: Compose
     assert first["error"] == pytest.approx(100 * wrong / 1000)
 
 
-def test_the_rate_is_that_of_each_group_times_the_factor() -> None:
+def test_the_factor_scales_the_learning_rate_of_each_group() -> None:
     slow, fast = (torch.nn.Parameter(torch.ones(1)) for _ in range(2))
     optimizer = torch.optim.SGD([{"params": [slow], "lr": 0.01}, {"params": [fast], "lr": 1.0}])
     for factor in (1.0, 0.1, 0.1, 0.01):
@@ -151,10 +151,10 @@ def test_the_rate_is_that_of_each_group_times_the_factor() -> None:
 
 
 @pytest.mark.slow
-def test_a_compiled_run_with_autocast_trains_and_records_both(
+def test_a_compiled_run_with_autocast_trains_and_records_its_options(
     compose_settings: Compose, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    # Everything but the generated code, which takes a minute to make.
+    # The test skips code generation, which takes a minute.
     compiled = []
 
     def eager(graph: Any, example_inputs: Any) -> Any:
@@ -176,7 +176,7 @@ def test_a_compiled_run_with_autocast_trains_and_records_both(
     assert result["test_error"] < 100
 
 
-def test_a_record_names_what_made_the_numbers(compose_settings: Compose, tmp_path: Path) -> None:
+def test_a_record_has_the_provenance(compose_settings: Compose, tmp_path: Path) -> None:
     settings = compose_settings(*TINY, "data_dir=/somewhere/private")
     result = train.run(settings)
     folder = settings.runs_dir / result["run_id"]
@@ -188,11 +188,11 @@ def test_a_record_names_what_made_the_numbers(compose_settings: Compose, tmp_pat
     assert result["seconds"]["total"] >= result["seconds"]["train"] > 0
     assert result["images_per_second"] > 0
     assert result["peak_memory_bytes"] > 1e7
-    (made,) = result["provenance"]
-    assert made["execution"]["device"] == "cpu"
-    assert made["versions"]["torch"] == torch.__version__.partition("+")[0]
-    assert set(made["git"]) == {"commit", "modified"}
-    assert re.fullmatch("[0-9a-f]{16}", made["source"])
-    for path in folder.iterdir():  # what may be published knows no folders of the machine
+    (provenance,) = result["provenance"]
+    assert provenance["execution"]["device"] == "cpu"
+    assert provenance["versions"]["torch"] == torch.__version__.partition("+")[0]
+    assert set(provenance["git"]) == {"commit", "modified"}
+    assert re.fullmatch("[0-9a-f]{16}", provenance["source"])
+    for path in folder.iterdir():  # records must not contain paths of the machine
         assert "/somewhere" not in path.read_text()
         assert str(tmp_path) not in path.read_text()

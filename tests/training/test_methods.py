@@ -1,4 +1,4 @@
-"""Every method of the paper as a run, against loops written out."""
+"""Compare a run of each method of the paper with a plain loop."""
 
 import copy
 import json
@@ -34,7 +34,7 @@ OPTIMIZERS, AVERAGINGS = (
     sorted(path.stem for path in (REPOSITORY / "conf" / group).glob("*.yaml"))
     for group in ("optimizer", "averaging")
 )
-OF_A_PHASE = slice(1, 4, 2)  # of TINY's five epochs, those that end its first two phases
+PHASE_ENDS = slice(1, 4, 2)  # the epochs of TINY that end its first two phases
 
 
 def history_of(settings: Settings) -> list[dict[str, Any]]:
@@ -79,7 +79,7 @@ def test_every_optimizer_and_every_averaging_learns(
         "model.width=0.125",
         "batch_size=50",
         "schedule.epochs=[3,1,1]",
-        "evaluation.every=0",  # but at phase ends
+        "evaluation.every=0",  # evaluate at phase ends only
         f"optimizer={optimizer}",
         f"averaging={averaging}",
     )
@@ -94,10 +94,10 @@ def test_every_optimizer_and_every_averaging_learns(
         assert sum(last["average"]["coefficients"]) == pytest.approx(1, abs=1e-9)
 
 
-def by_hand(
+def train_plainly(
     settings: Settings, new_optimizer: Callable[..., torch.optim.Optimizer], reset: bool = False
 ) -> tuple[torch.nn.Module, list[float]]:
-    """Train TINY's phases without averaging; return the network and the test errors of epochs."""
+    """Train TINY's phases without averaging; return the network and the test error per epoch."""
     data = load_data(settings, torch.device("cpu"))
     model = new_model(settings, data)
     optimizer = new_optimizer(model.parameters())
@@ -138,42 +138,42 @@ def lookahead(params: Any) -> Lookahead:
         (["optimizer=lookahead"], lookahead, False),  # k = 5 does not divide the 8 steps
     ],
 )
-def test_a_run_without_averaging_is_the_loop_that_everybody_writes(
+def test_a_run_without_averaging_is_a_plain_training_loop(
     compose_settings: Compose, overrides: list[str], new_optimizer: Any, reset: bool
 ) -> None:
     settings = compose_settings(*UNSAVED, "averaging=none", "save_weights=true", *overrides)
     result = train.run(settings)
-    model, errors = by_hand(settings, new_optimizer, reset)
+    model, errors = train_plainly(settings, new_optimizer, reset)
     assert [line["weights"]["error"] for line in history_of(settings)] == errors
     assert result["test_error"] == errors[-1]
-    found = weights_of(settings)
+    actual = weights_of(settings)
     for name, tensor in model.state_dict().items():
-        assert torch.equal(found[name], tensor), name
+        assert torch.equal(actual[name], tensor), name
 
 
-def test_an_average_replaces_both_weights_of_lookahead(
+def test_an_average_replaces_fast_and_slow_weights_of_lookahead(
     compose_settings: Compose,
 ) -> None:
-    """Even in mid-window, after which old slow weights would undo half of the average."""
+    """Otherwise, the end of the window would restore half of the old slow weights."""
     settings = compose_settings(*UNSAVED, "optimizer=lookahead", "schedule.epochs=[1,1,1]")
     data, schedule, state = assemble(settings, torch.device("cpu"))
     replaced, starts = [], []
     epoch_end, step = state.averager.epoch_end, state.optimizer.step
 
-    def noting(model: torch.nn.Module) -> bool:
+    def recording_epoch_end(model: torch.nn.Module) -> bool:
         done = epoch_end(model)
         replaced.append([p.detach().clone() for p in model.parameters()])
         return done
 
-    def looking(closure: Any = None) -> Any:
+    def recording_step(closure: Any = None) -> Any:
         if state.step % state.steps_per_epoch == 0 < state.step:
             parameters = list(state.model.parameters())
             slow = [state.optimizer.state[p]["slow_weights"].clone() for p in parameters]
             starts.append((slow, [p.detach().clone() for p in parameters]))
         return step(closure)
 
-    state.averager.epoch_end = noting  # type: ignore[method-assign]
-    state.optimizer.step = looking  # type: ignore[method-assign]
+    state.averager.epoch_end = recording_epoch_end  # type: ignore[method-assign]
+    state.optimizer.step = recording_step  # type: ignore[method-assign]
     train_state(state, data, schedule, settings)
     assert len(replaced) == 3
     for average, (slow, fast) in zip(replaced[:2], starts, strict=True):
@@ -189,15 +189,15 @@ def train_state(state: Any, data: Any, schedule: Any, settings: Settings) -> Non
         train_loop(state, data, schedule, settings, folder, tracking, sharing)
 
 
-def test_a_run_whose_fast_weights_are_not_finite_has_diverged(compose_settings: Compose) -> None:
-    """Lookahead's slow weights, which are tested, stay finite until the next window ends."""
+def test_non_finite_fast_weights_are_a_divergence(compose_settings: Compose) -> None:
+    """Lookahead evaluates its slow weights, which stay finite until the window ends."""
     settings = compose_settings(*UNSAVED, "optimizer=lookahead", "averaging=none")
     data, schedule, state = assemble(settings, torch.device("cpu"))
     step = state.optimizer.inner.step
 
     def overflowing(closure: Any = None) -> Any:
         loss = step(closure)
-        if state.step == 7:  # the epoch's last, the third of a window of five
+        if state.step == 7:  # the last step of the epoch, the third of a window of five
             next(state.model.parameters()).data.fill_(math.inf)
         return loss
 
@@ -208,12 +208,12 @@ def test_a_run_whose_fast_weights_are_not_finite_has_diverged(compose_settings: 
     assert diverged.value.outcome["epoch"] == 1
 
 
-def test_the_coefficients_are_those_of_the_weights(compose_settings: Compose) -> None:
+def test_recorded_coefficients_reproduce_the_average(compose_settings: Compose) -> None:
     observers = ("+averaging@observers.swa=uniform", "+averaging@observers.rna=rna")
     settings = compose_settings(*UNSAVED, *observers)
     train.run(settings)
     learnt = []
-    for line in history_of(settings)[OF_A_PHASE]:
+    for line in history_of(settings)[PHASE_ENDS]:
         swa, rna = line["observers"]["swa"], line["observers"]["rna"]
         expected = alphas(0.9, 2).tolist()
         assert line["average"]["coefficients"] == pytest.approx(expected, rel=1e-12)
@@ -225,13 +225,13 @@ def test_the_coefficients_are_those_of_the_weights(compose_settings: Compose) ->
     assert learnt[0] != learnt[1]
 
 
-def test_the_average_without_a_pass_has_the_statistics_of_the_weights_before_it(
+def test_without_a_batchnorm_pass_the_average_has_the_statistics_of_the_last_weights(
     compose_settings: Compose,
 ) -> None:
     settings = compose_settings(*UNSAVED, "schedule.epochs=[1]", "schedule.factors=[1]")
     train.run(settings)
     (line,) = history_of(settings)
-    # The average of one epoch has its weights: only the BatchNorm statistics may differ.
+    # An average over one epoch equals its weights; only the BatchNorm statistics may differ.
     assert line["average"]["without_bn"] == line["weights"]
     assert line["average"]["loss"] == line["bn"]["loss"] != line["weights"]["loss"]
 
@@ -259,11 +259,11 @@ def test_a_run_resumes_after_a_snapshot_could_not_be_written(
     assert not list(tmp_path.rglob("*.part"))
     status, out, _ = prompt(*TINY, "averaging=rna", "averaging.weights.rho=0.1")
     assert status == 0
-    assert "from step 15" in out  # the last one before the epoch's end
+    assert "from step 15" in out  # the last step before the epoch's end
 
 
 def test_singular_equations_are_recorded(compose_settings: Compose) -> None:
-    # With hardly any learning rate, all epochs have the same weights.
+    # With a tiny learning rate, the weights of all epochs are equal.
     overrides = ("averaging=rna", "optimizer.lr=1e-300", "optimizer.weight_decay=0")
     settings = compose_settings(*UNSAVED, *overrides)
     train.run(settings)

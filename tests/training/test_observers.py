@@ -1,4 +1,4 @@
-"""Observers: averages that are tested beside a run and never applied."""
+"""Observers: averages that are evaluated during a run but never applied."""
 
 import json
 from collections.abc import Callable
@@ -40,10 +40,10 @@ AS_A_RUN = {
 }
 
 
-def test_seconds_on_observers_are_not_booked_as_averaging(
+def test_seconds_on_observers_do_not_count_as_averaging(
     compose_settings: Compose, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """By a clock on which a step takes two seconds, an average one, and the rest nothing."""
+    """Uses a fake clock: a step takes two seconds, an average one second, all else none."""
     now = 0
 
     def taking(seconds: int, function: Callable[..., Any]) -> Callable[..., Any]:
@@ -65,7 +65,7 @@ def test_seconds_on_observers_are_not_booked_as_averaging(
 
 
 @pytest.mark.slow
-def test_an_observer_is_the_average_of_a_run_of_its_own_and_changes_nothing(
+def test_an_observer_equals_the_average_of_a_separate_run_and_changes_nothing(
     compose_settings: Compose,
 ) -> None:
     plain = compose_settings(*UNSAVED, "averaging=none", "save_weights=true")
@@ -79,25 +79,25 @@ def test_an_observer_is_the_average_of_a_run_of_its_own_and_changes_nothing(
     weights = weights_of(observed)
     assert all(torch.equal(weights[name], tensor) for name, tensor in weights_of(plain).items())
 
-    # At the first phase end all are as in their own runs; at the end of training, those are that
-    # replace nothing before.
+    # At the first phase end all observers equal the average of their runs. At the end of training,
+    # only observers of runs that replace no weights before the end do.
     result = json.loads((observed.run_folder / "result.json").read_text())
     assert result["observers"].keys() == AS_A_RUN.keys()
     for name, overrides in AS_A_RUN.items():
-        own = compose_settings(*UNSAVED, *overrides)
-        own_result = train.run(own)
-        at_end = own.averaging["_target_"].endswith("AtEnd")
+        separate = compose_settings(*UNSAVED, *overrides)
+        separate_result = train.run(separate)
+        at_end = separate.averaging["_target_"].endswith("AtEnd")
         for epoch in (2, 5) if at_end else (2,):
-            expected = history_of(own)[epoch - 1].get("average", {})
-            assert expected or (name, epoch) == ("last", 2)  # whose window has not begun
+            expected = history_of(separate)[epoch - 1].get("average", {})
+            assert expected or (name, epoch) == ("last", 2)  # its window starts later
             assert observers[epoch - 1][name] == expected, (name, epoch)
-        found = result["observers"][name]["with_bn_pass"]
-        assert found["epochs_tested"] == (1 if name == "last" else 3)
+        actual = result["observers"][name]["with_bn_pass"]
+        assert actual["epochs_tested"] == (1 if name == "last" else 3)
         if at_end:
-            assert found["test_error"] == own_result["test_error"]
+            assert actual["test_error"] == separate_result["test_error"]
 
 
-def test_observers_are_tested_as_often_as_the_average(compose_settings: Compose) -> None:
+def test_observers_are_evaluated_as_often_as_the_average(compose_settings: Compose) -> None:
     options = ("evaluation.average_every=1", "evaluation.batchnorm_every=1")
     observer = "+averaging@observers.swa=uniform"
     settings = compose_settings(*UNSAVED, "averaging=none", observer, *options)
@@ -112,7 +112,7 @@ def test_observers_are_tested_as_often_as_the_average(compose_settings: Compose)
 
 
 @pytest.mark.slow
-def test_a_run_under_way_takes_no_other_observers(
+def test_a_started_run_rejects_changed_observers(
     prompt: Prompt, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     with monkeypatch.context() as broken:
@@ -124,16 +124,16 @@ def test_a_run_under_way_takes_no_other_observers(
         assert status == 2
         assert changed.partition("=")[0].partition("@")[2] in err
         assert err.count("\n") == 1
-    assert prompt(*TINY)[0] == 0  # without observers, nothing is missing
+    assert prompt(*TINY)[0] == 0  # a run may resume without its observers
     _, out, _ = prompt(*TINY, "+averaging@observers.swa=uniform")
     assert "finished before" in out
     assert "without observers.swa" in out
 
 
-def test_the_average_of_an_observer_is_the_mean_of_two_epochs(
+def test_a_uniform_observer_is_the_mean_of_two_epochs(
     compose_settings: Compose,
 ) -> None:
-    """By hand, from two runs that end after one and two epochs."""
+    """The weights of each epoch come from two runs of one and two epochs."""
     options = ("averaging=none", "save_weights=true", "schedule.factors=[1]", "evaluation.every=0")
     one, two = (
         compose_settings(*UNSAVED, *options, f"schedule.epochs=[{epochs}]", *more)

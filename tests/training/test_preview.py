@@ -1,4 +1,4 @@
-"""A dry run, against what the run then does."""
+"""Compare the output of a dry run with the run."""
 
 import json
 import re
@@ -10,7 +10,7 @@ from conftest import TINY, Prompt, untimed
 
 
 def lines_of(out: str) -> dict[str, str]:
-    """Return the lines of a dry run by their first words."""
+    """Return the lines of a dry run by their labels."""
     return dict(re.split(r"  +", line, maxsplit=1) for line in out.splitlines()[1:])
 
 
@@ -28,22 +28,22 @@ def test_a_dry_run_describes_the_run_and_writes_nothing(prompt: Prompt, tmp_path
     assert not list(tmp_path.iterdir())
     assert out.startswith("5 epochs of 8 steps in 3 phases, from step 0; 4,388 parameters; Lookahe")
     assert "inner=SGD(lr=0.1, momentum=0.9, nesterov=False, weight_decay=0.0001)" in out
-    said = lines_of(out)
-    assert said["run"].startswith("runs/digits-cnn13-lookahead-phasewise_rna-seed0-")
-    assert said["run"].endswith("(not started)")
-    assert "1,000 training and 797 test images, 1×8×8, 10 classes" in said["data"]
-    assert said["network"] == "CNN13(width=0.03, pools=1)"
-    assert said["averaging"] == "Phasewise(weights=RNA(rho=1e-05))"
-    assert said["observers.swa"] == "Phasewise(weights=Uniform())"
+    lines = lines_of(out)
+    assert lines["run"].startswith("runs/digits-cnn13-lookahead-phasewise_rna-seed0-")
+    assert lines["run"].endswith("(not started)")
+    assert "1,000 training and 797 test images, 1×8×8, 10 classes" in lines["data"]
+    assert lines["network"] == "CNN13(width=0.03, pools=1)"
+    assert lines["averaging"] == "Phasewise(weights=RNA(rho=1e-05))"
+    assert lines["observers.swa"] == "Phasewise(weights=Uniform())"
     # γ = γ0^(80/2): the second of two epochs at (1 − γ) / (1 − γ²) = 1 / (1 + γ) of the rate.
     second = f"{0.1 / (1 + 0.9**40):.3g}"
-    assert said["phase 1"] == f"2 epochs, 16 steps at learning rate 0.1 to {second}"
-    assert said["phase 3"] == "1 epochs, 8 steps at learning rate 0.001"
-    assert re.match(r"about \d+:\d\d:\d\d of training, at \S+ ms a step on ", said["time"])
+    assert lines["phase 1"] == f"2 epochs, 16 steps at learning rate 0.1 to {second}"
+    assert lines["phase 3"] == "1 epochs, 8 steps at learning rate 0.001"
+    assert re.match(r"about \d+:\d\d:\d\d of training, at \S+ ms a step on ", lines["time"])
 
 
 @pytest.mark.slow
-def test_a_dry_run_changes_nothing_of_the_run_that_follows(prompt: Prompt, tmp_path: Path) -> None:
+def test_a_dry_run_does_not_change_the_next_run(prompt: Prompt, tmp_path: Path) -> None:
     def metrics(folder: str) -> list[dict[str, Any]]:
         (path,) = tmp_path.glob(f"{folder}/*/metrics.jsonl")
         return untimed([json.loads(line) for line in path.read_text().splitlines()])
@@ -54,14 +54,14 @@ def test_a_dry_run_changes_nothing_of_the_run_that_follows(prompt: Prompt, tmp_p
     assert metrics("runs") == metrics("undisturbed")
 
 
-def test_a_dry_run_says_that_a_run_would_resume_or_is_finished(
+def test_a_dry_run_reports_a_resumable_or_finished_run(
     prompt: Prompt, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     with monkeypatch.context() as broken:
         broken.setattr("phaseavg.training.loop.learning_rate", lambda *_: 1 / 0)
         prompt(*TINY)
     _, out, _ = prompt(*TINY, "dry_run=true")
-    assert lines_of(out)["run"].endswith("(started: would resume)")
+    assert lines_of(out)["run"].endswith("(started; would resume)")
     prompt(*TINY)
     status, out, _ = prompt(*TINY, "dry_run=true")
     assert status == 0

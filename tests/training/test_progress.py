@@ -1,4 +1,4 @@
-"""A bar at a terminal, plain lines elsewhere."""
+"""Progress: a bar in a terminal, plain lines in a log."""
 
 import io
 import re
@@ -32,11 +32,11 @@ def progress_of_5_epochs(console: Console) -> TrainingProgress:
     return TrainingProgress(schedule, state, console)
 
 
-def test_a_log_gets_one_plain_line_per_epoch() -> None:
+def test_a_log_has_one_plain_line_per_epoch() -> None:
     log = io.StringIO()
     observers = {
         "swa": {"error": 38.0, "without_bn": {"error": 80.0}, "seconds": {}},
-        "rna": {"seconds": {}},  # not tested in this epoch
+        "rna": {"seconds": {}},  # not evaluated in this epoch
     }
     tests = {"bn": {"error": 39.0}, "average": {"error": 37.0}}
     with progress_of_5_epochs(Console(file=log, soft_wrap=True)) as progress:

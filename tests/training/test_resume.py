@@ -1,4 +1,4 @@
-"""A run that is killed anywhere and resumed ends bit-identical."""
+"""A killed run resumes and ends bit-identical, whenever it is killed."""
 
 import json
 import os
@@ -17,14 +17,14 @@ from conftest import TINY, also_slow, untimed
 
 from phaseavg.config import Settings
 
-SHORT = "schedule.epochs=[2,2,1]"  # once more, for another schedule has epochs of its own
+SHORT = "schedule.epochs=[2,2,1]"  # repeated, since a new schedule option changes the epochs
 
 MOMENTS = [
     ("averaging=phasewise", "replaced", 1),
     *also_slow(
         ("averaging=rna", "before-replacing", 3),  # a snapshot
-        ("optimizer=lookahead averaging=uniform", "stepped", 12),  # in mid-epoch and mid-window
-        ("averaging=phasewise", "half-written", 12),  # a checkpoint, in mid-epoch
+        ("optimizer=lookahead averaging=uniform", "stepped", 12),  # mid-epoch and mid-window
+        ("averaging=phasewise", "half-written", 12),  # a checkpoint in the middle of an epoch
         ("averaging=phasewise", "half-written", 21),  # around the first phase's end
         ("averaging=phasewise", "before-replacing", 11),  # metrics.jsonl at the first epoch's end
         ("averaging=phasewise", "stepped", 16),  # a phase's last step
@@ -40,7 +40,7 @@ MOMENTS = [
         ("averaging=none +averaging@observers.a=rna +averaging@observers.b=uniform", "stepped", 12),
     ),
 ]
-"""Recipes, and when the run is killed, as `train_and_die_at` has it."""
+"""Recipes with the event and count at which `train_and_die_at` kills the run."""
 
 
 def folder_of(settings: Settings) -> Path:
@@ -78,12 +78,12 @@ def assert_same_outcome(settings: Settings, expected: tuple[Any, Any]) -> None:
 def undisturbed(
     victims: Any, tmp_path_factory: pytest.TempPathFactory
 ) -> Iterator[Callable[[Settings], Any]]:
-    """Return a function from settings to the outcome of the same run, never interrupted."""
-    known: dict[str, Any] = {}
+    """Return a function that trains an uninterrupted run and returns its outcome."""
+    outcomes: dict[str, Any] = {}
 
     def trained(settings: Settings) -> Any:
-        name = f"{settings.run_id} {settings.observers}"  # which are no part of the recipe
-        if name not in known:
+        name = f"{settings.run_id} {settings.observers}"  # observers are not in the recipe
+        if name not in outcomes:
             elsewhere = settings.model_copy(
                 update={
                     "runs_dir": tmp_path_factory.mktemp("undisturbed"),
@@ -91,8 +91,8 @@ def undisturbed(
                 }
             )
             assert in_a_victim(victims, victim.train_quietly, elsewhere).exitcode == 0
-            known[name] = outcome(elsewhere)
-        return known[name]
+            outcomes[name] = outcome(elsewhere)
+        return outcomes[name]
 
     return trained
 
@@ -112,10 +112,10 @@ def test_a_run_killed_at_12_random_moments_ends_bit_identical(
         assert died.exitcode == -signal.SIGKILL
     assert in_a_victim(victims, victim.train_quietly, settings).exitcode == 0
     assert_same_outcome(settings, expected)
-    said = (settings.runs_dir / "said").read_text()
-    starts = [int(step) for step in re.findall(r" from step (\d+);", said)]
+    output = (settings.runs_dir / "said").read_text()
+    starts = [int(step) for step in re.findall(r" from step (\d+);", output)]
     assert len(starts) == 13
-    assert len(set(starts)) > 3  # they resumed, and did not start anew
+    assert len(set(starts)) > 3  # the runs resumed instead of starting again
 
 
 @pytest.mark.parametrize(("kind", "event", "count"), MOMENTS)
@@ -137,7 +137,7 @@ def test_a_killed_run_ends_bit_identical(
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, *also_slow(signal.SIGTERM)])
-def test_a_signal_saves_and_stops_with_one_line(
+def test_a_signal_saves_the_state_and_stops_with_one_line(
     victims: Any,
     compose_settings: Callable[..., Settings],
     undisturbed: Callable[..., Any],
@@ -146,11 +146,11 @@ def test_a_signal_saves_and_stops_with_one_line(
 ) -> None:
     settings = compose_settings(*TINY, "save_weights=true")
     rarely_saving = settings.model_copy(update={"checkpoint_seconds": 1000.0})
-    said = tmp_path / "said"
-    how = (rarely_saving, said, 12, os.kill, number)
-    assert in_a_victim(victims, victim.train_and_be_signalled, *how).exitcode == 0
-    assert said.read_text().startswith(f"{128 + number} interrupted after step 12 ")
-    assert "rerun the same command to resume" in said.read_text()
+    output = tmp_path / "said"
+    arguments = (rarely_saving, output, 12, os.kill, number)
+    assert in_a_victim(victims, victim.train_and_be_signalled, *arguments).exitcode == 0
+    assert output.read_text().startswith(f"{128 + number} interrupted after step 12 ")
+    assert "rerun the same command to resume" in output.read_text()
     assert list(folder_of(settings).glob("checkpoint-*"))
     assert in_a_victim(victims, victim.train_quietly, settings).exitcode == 0
     assert_same_outcome(settings, undisturbed(settings))
@@ -171,7 +171,7 @@ def test_a_damaged_checkpoint_is_set_aside(
 
 
 @pytest.mark.slow
-def test_after_a_damaged_snapshot_the_run_starts_anew(
+def test_a_damaged_snapshot_restarts_the_run(
     victims: Any,
     compose_settings: Callable[..., Settings],
     undisturbed: Callable[..., Any],
@@ -179,15 +179,15 @@ def test_after_a_damaged_snapshot_the_run_starts_anew(
 ) -> None:
     settings = compose_settings(*TINY, "save_weights=true", "averaging=rna")
     in_a_victim(victims, victim.train_and_die_at, settings, "stepped", 29)
-    # The snapshot of the phase's start, which both checkpoints need.
+    # Both checkpoints need the snapshot of the phase's start.
     first = min(folder_of(settings).glob("snapshots/*-0000-*.pt"))
     content = bytearray(first.read_bytes())
     content[-1] ^= 1
     first.write_bytes(content)
     assert in_a_victim(victims, victim.train_quietly, settings).exitcode == 0
-    said = (settings.runs_dir / "said").read_text()
-    assert said.count(f"{first} is damaged") == 2
-    assert [int(step) for step in re.findall(r" from step (\d+);", said)] == [0, 0]
+    output = (settings.runs_dir / "said").read_text()
+    assert output.count(f"{first} is damaged") == 2
+    assert [int(step) for step in re.findall(r" from step (\d+);", output)] == [0, 0]
     assert_same_outcome(settings, undisturbed(settings))
 
 
@@ -202,11 +202,11 @@ def test_a_record_names_every_execution_of_a_run(
     settings = settings.model_copy(update={"execution": execution})
     assert in_a_victim(victims, victim.train_quietly, settings).exitcode == 0
     result = json.loads((folder_of(settings) / "result.json").read_text())
-    assert [made["execution"]["precision"] for made in result["provenance"]] == precisions
+    assert [entry["execution"]["precision"] for entry in result["provenance"]] == precisions
 
 
 @pytest.mark.parametrize("count", [1, *also_slow(2, 3, 12, 25)])
-def test_a_failing_write_is_reported_and_leaves_nothing_half_written(
+def test_a_failed_write_is_reported_and_leaves_no_partial_file(
     victims: Any,
     compose_settings: Callable[..., Settings],
     undisturbed: Callable[..., Any],
@@ -214,9 +214,9 @@ def test_a_failing_write_is_reported_and_leaves_nothing_half_written(
     count: int,
 ) -> None:
     settings = compose_settings(*TINY, "save_weights=true")
-    said = tmp_path / "said"
-    in_a_victim(victims, victim.fail_to_write, settings, count, said)
-    message = said.read_text()
+    output = tmp_path / "said"
+    in_a_victim(victims, victim.fail_to_write, settings, count, output)
+    message = output.read_text()
     assert message.startswith(f"runs_dir={settings.runs_dir}: ")
     assert "No space left on device" in message
     assert "\n" not in message
@@ -226,7 +226,7 @@ def test_a_failing_write_is_reported_and_leaves_nothing_half_written(
 
 
 @pytest.mark.slow
-def test_the_cadence_of_tests_changes_no_weights(
+def test_the_evaluation_cadence_does_not_change_the_weights(
     victims: Any, compose_settings: Callable[..., Settings]
 ) -> None:
     # One batch is the whole training set: every step ends an epoch.

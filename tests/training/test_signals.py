@@ -1,4 +1,4 @@
-"""A signal is a wish, the second one an order."""
+"""The first signal stops a run after its step, the second at once."""
 
 import os
 import signal
@@ -13,13 +13,13 @@ from phaseavg.training.signals import StopSignals
 
 @pytest.fixture
 def python_handles_interrupts() -> Iterator[None]:
-    """A process started in the background of a script ignores SIGINT from the start."""
+    """Install Python's SIGINT handler: background processes of a script ignore SIGINT."""
     before = signal.signal(signal.SIGINT, signal.default_int_handler)
     yield
     signal.signal(signal.SIGINT, before)
 
 
-def test_the_first_is_noted_and_the_second_interrupts_at_once(
+def test_the_first_signal_is_recorded_and_the_second_interrupts_at_once(
     capfd: pytest.CaptureFixture[str],
     python_handles_interrupts: None,
 ) -> None:
@@ -28,13 +28,13 @@ def test_the_first_is_noted_and_the_second_interrupts_at_once(
         assert signals.received is None
         signal.raise_signal(signal.SIGINT)
         assert signals.received == signal.SIGINT
-        assert capfd.readouterr().err == "stopping after this step; once more to stop at once\n"
+        assert capfd.readouterr().err == "stopping after this step; signal again to stop now\n"
         with pytest.raises(KeyboardInterrupt):
             signal.raise_signal(signal.SIGINT)
     assert signal.getsignal(signal.SIGINT) is before
 
 
-def test_a_terminal_that_is_gone_does_not_keep_a_run_from_saving(
+def test_a_closed_terminal_does_not_prevent_saving(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     def gone(*_: Any) -> None:
@@ -47,7 +47,7 @@ def test_a_terminal_that_is_gone_does_not_keep_a_run_from_saving(
 
 
 class Handler:
-    """As submitit's, which is told by its module."""
+    """A signal handler with the module name of submitit's handlers."""
 
     __module__ = "submitit.core.job_environment"
 
@@ -65,7 +65,7 @@ class Handler:
         (RuntimeError("Job not requeued because: timed-out too many times."), OutOfTime),
     ],
 )
-def test_submitit_has_its_say_once_a_run_whose_time_is_over_is_saved(
+def test_submitit_handles_its_signal_after_the_state_is_saved(
     raised: BaseException, expected: type[BaseException]
 ) -> None:
     before = signal.signal(signal.SIGUSR2, Handler(raised))
@@ -79,14 +79,14 @@ def test_submitit_has_its_say_once_a_run_whose_time_is_over_is_saved(
         signal.signal(signal.SIGUSR2, before)
 
 
-def test_without_submitit_that_signal_is_left_alone() -> None:
+def test_without_submitit_its_signal_is_not_handled() -> None:
     before = signal.getsignal(signal.SIGUSR2)
     with StopSignals():
         assert signal.getsignal(signal.SIGUSR2) is before
 
 
-def test_in_a_slurm_job_a_saved_run_waits_for_its_end(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Else Slurm calls it failed, and does not requeue it."""
+def test_in_a_slurm_job_a_saved_run_waits_to_be_killed(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Otherwise Slurm marks the job as failed and does not requeue it."""
 
     class Killed(BaseException):
         pass

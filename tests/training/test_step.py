@@ -1,4 +1,4 @@
-"""A step that is recorded and replayed, beside the same one launched operation by operation."""
+"""Compare captured and replayed steps with steps launched operation by operation."""
 
 from collections.abc import Callable, Iterator
 from typing import Any, ClassVar
@@ -18,11 +18,11 @@ from phaseavg.errors import UserError
 from phaseavg.training import loop
 from phaseavg.training.execution import prepare
 from phaseavg.training.optimizers import (
+    base_optimizer,
     learning_rate,
     load_state,
-    make_recordable,
+    make_capturable,
     new_optimizer,
-    recordable_part,
     set_learning_rate,
 )
 from phaseavg.training.parts import load_data
@@ -44,7 +44,7 @@ def memory_of(tensor: Tensor) -> int:
 
 
 class Log(TorchDispatchMode):
-    """Every operation, with what it read and wrote, and the memory from outside as it was."""
+    """Logs each operation with inputs and outputs, and the initial content of external memory."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -60,8 +60,8 @@ class Log(TorchDispatchMode):
         for tensor in tensors_of([arguments, options]):
             if memory_of(tensor) not in self._seen:
                 self._seen.add(memory_of(tensor))
-                whole = tensor.detach()
-                self.before.append((whole, whole.clone()))
+                tensor = tensor.detach()
+                self.before.append((tensor, tensor.clone()))
         results = function(*arguments, **(options or {}))
         self._seen.update(map(memory_of, tensors_of(results)))
         self.operations.append((function, arguments, options or {}, results))
@@ -69,17 +69,17 @@ class Log(TorchDispatchMode):
 
 
 class Recording:
-    """What a CUDA graph does, on the CPU.
+    """A CUDA graph simulated on the CPU.
 
-    Recording changes nothing but what Python itself keeps; a replay repeats the operations on the
-    same memory with the same numbers, and nothing that Python does between them.
+    Capturing changes only Python objects. A replay repeats the operations on the same memory, but
+    not the Python code between them.
     """
 
-    made: ClassVar[list["Recording"]] = []
+    instances: ClassVar[list["Recording"]] = []
 
     def __init__(self) -> None:
         self.replays = 0
-        self.made.append(self)
+        self.instances.append(self)
 
     def warm_up(self, function: Callable[[], Results]) -> Results:
         return function()
@@ -95,27 +95,27 @@ class Recording:
 
     def replay(self) -> None:
         self.replays += 1
-        with torch._C._AutoDispatchBelowAutograd():  # as deep as they were recorded
+        with torch._C._AutoDispatchBelowAutograd():  # the dispatch level of the capture
             for function, arguments, options, results in self._log.operations:
                 again = function(*arguments, **options)
                 for old, new in zip(tensors_of(results), tensors_of(again), strict=True):
-                    if memory_of(old) != memory_of(new):  # else a view, or written in place
+                    if memory_of(old) != memory_of(new):  # otherwise a view or an in-place write
                         old.copy_(new)
 
 
 @pytest.fixture(autouse=True)
 def recordings(monkeypatch: pytest.MonkeyPatch) -> list[Recording]:
-    made: list[Recording] = []
-    monkeypatch.setattr(Recording, "made", made)
-    return made
+    instances: list[Recording] = []
+    monkeypatch.setattr(Recording, "instances", instances)
+    return instances
 
 
 class LaunchedStep(Step):
-    """The steps of a `GraphedStep`, none of them recorded."""
+    """A `GraphedStep` that captures no step."""
 
     def __init__(self, state: TrainingState, data: DataSet, settings: Settings) -> None:
         super().__init__(state, data, settings)
-        make_recordable(state.optimizer, data.device)
+        make_capturable(state.optimizer, data.device)
 
 
 def graphed(state: TrainingState, data: DataSet, settings: Settings) -> GraphedStep:
@@ -133,7 +133,7 @@ def network(dropout: float) -> nn.Sequential:
 def trained(
     settings: Settings, new: Callable[..., Step], steps: int, dropout: float = 0.0
 ) -> tuple[TrainingState, list[float]]:
-    """Return what some steps with a changing rate make of a small network, and their losses."""
+    """Train a small network with a changing learning rate; return the state and the losses."""
     data = load_data(settings, torch.device(settings.execution.device))
     model = network(dropout).to(data.device).train()
     optimizer = new_optimizer(settings, model)
@@ -147,9 +147,9 @@ def trained(
     return state, losses
 
 
-def assert_a_cut_changes_nothing(settings: Settings, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Train to the end; and again, interrupted in the middle of a window of 5 and of an epoch."""
-    whole = train.run(settings)
+def assert_resuming_changes_nothing(settings: Settings, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Compare a run with the same run interrupted in the middle of a window and of an epoch."""
+    uninterrupted = train.run(settings)
     cut = settings.model_copy(update={"runs_dir": settings.runs_dir / "cut"})
     moved = loop.TrainingProgress.step
 
@@ -162,7 +162,7 @@ def assert_a_cut_changes_nothing(settings: Settings, monkeypatch: pytest.MonkeyP
         once.setattr(loop.TrainingProgress, "step", interrupted)
         with pytest.raises(KeyboardInterrupt):
             train.run(cut)
-    assert train.run(cut)["test_loss"] == whole["test_loss"]
+    assert train.run(cut)["test_loss"] == uninterrupted["test_loss"]
     one, other = (s.run_folder / "weights.safetensors" for s in (settings, cut))
     assert one.read_bytes() == other.read_bytes()
 
@@ -173,11 +173,11 @@ def all_tensors(state: TrainingState) -> list[Tensor]:
 
 
 @pytest.mark.parametrize("optimizer", OPTIMIZERS)
-def test_replayed_steps_are_the_launched_ones_bit_by_bit(
+def test_replayed_steps_equal_launched_steps_bit_by_bit(
     compose_settings: Compose, recordings: list[Recording], optimizer: str
 ) -> None:
     settings = compose_settings(*TINY, f"optimizer={optimizer}", "execution.device=cpu")
-    steps = 19  # two epochs of 8, the last batch of each a short one, and 3 more
+    steps = 19  # two epochs of 8 steps, each with a smaller last batch, and 3 more steps
     launched, losses = trained(settings, LaunchedStep, steps, dropout=0.5)
     replayed, same_losses = trained(settings, graphed, steps, dropout=0.5)
     assert recordings[-1].replays == steps - 2 - WARM_UP
@@ -189,7 +189,7 @@ def test_replayed_steps_are_the_launched_ones_bit_by_bit(
 
 
 @pytest.mark.parametrize("optimizer", OPTIMIZERS)
-def test_what_is_recorded_is_the_same_update_up_to_rounding(
+def test_the_captured_update_equals_the_plain_update_up_to_rounding(
     compose_settings: Compose, optimizer: str
 ) -> None:
     settings = compose_settings(*TINY, f"optimizer={optimizer}", "execution.device=cpu")
@@ -200,7 +200,7 @@ def test_what_is_recorded_is_the_same_update_up_to_rounding(
         torch.testing.assert_close(a, b, rtol=1e-2, atol=1e-4)
 
 
-def test_an_optimizer_that_reads_a_number_back_is_refused(
+def test_an_optimizer_that_synchronizes_is_rejected(
     compose_settings: Compose, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     settings = compose_settings(*TINY, "execution.device=cpu")
@@ -209,11 +209,11 @@ def test_an_optimizer_that_reads_a_number_back_is_refused(
         self.param_groups[0]["params"][0].sum().item()
 
     monkeypatch.setattr(torch.optim.SGD, "step", reads_back)
-    with pytest.raises(UserError, match=r"cannot be recorded: a number was read back .*: false"):
+    with pytest.raises(UserError, match=r"cannot be captured: a number was read back .*: false"):
         trained(settings, graphed, 5)
 
 
-def test_the_reason_is_the_first_error_and_want_of_memory_is_none(
+def test_a_capture_error_shows_its_cause_and_out_of_memory_passes_through(
     compose_settings: Compose, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     settings = compose_settings(*TINY, "execution.device=cpu")
@@ -222,10 +222,10 @@ def test_the_reason_is_the_first_error_and_want_of_memory_is_none(
         try:
             raise RuntimeError("the reason")
         finally:
-            raise RuntimeError("there was an error before")  # as torch ends a recording
+            raise RuntimeError("there was an error before")  # as torch ends a failed capture
 
     monkeypatch.setattr(Recording, "record", record)
-    with pytest.raises(UserError, match="cannot be recorded: the reason; choices: false"):
+    with pytest.raises(UserError, match="cannot be captured: the reason; choices: false"):
         trained(settings, graphed, 5)
 
     def without_memory(self: Any, function: Any) -> Results:
@@ -237,7 +237,7 @@ def test_the_reason_is_the_first_error_and_want_of_memory_is_none(
 
 
 @pytest.mark.parametrize("optimizer", OPTIMIZERS)
-def test_a_state_in_another_memory_layout_takes_that_of_the_weights(
+def test_a_loaded_state_gets_the_memory_layout_of_the_weights(
     compose_settings: Compose, optimizer: str
 ) -> None:
     settings = compose_settings(*TINY, f"optimizer={optimizer}", "execution.device=cpu")
@@ -245,7 +245,7 @@ def test_a_state_in_another_memory_layout_takes_that_of_the_weights(
     model = network(0.0).to(memory_format=torch.channels_last)
     other = new_optimizer(settings, model)
     load_state(other, state.optimizer.state_dict())
-    ours, theirs = recordable_part(other).state, recordable_part(state.optimizer).state
+    ours, theirs = base_optimizer(other).state, base_optimizer(state.optimizer).state
     compared = 0
     for p, q in zip(model.parameters(), state.model.parameters(), strict=True):
         for name, value in ours[p].items():
@@ -256,7 +256,7 @@ def test_a_state_in_another_memory_layout_takes_that_of_the_weights(
     assert compared >= 6
 
 
-def test_the_rate_that_is_recorded_is_the_one_that_was_set(compose_settings: Compose) -> None:
+def test_the_recorded_learning_rate_is_exact(compose_settings: Compose) -> None:
     settings = compose_settings(*TINY, "execution.device=cpu")
     state, _ = trained(settings, graphed, 5)
     assert learning_rate(state.optimizer) == 0.1 * 0.9**4  # to the last digit
@@ -268,10 +268,10 @@ def test_the_rate_that_is_recorded_is_the_one_that_was_set(compose_settings: Com
     assert learning_rate(plain) == 0.1
 
 
-def test_an_optimizer_that_cannot_be_recorded_is_refused(compose_settings: Compose) -> None:
+def test_an_optimizer_that_cannot_be_captured_is_rejected(compose_settings: Compose) -> None:
     settings = compose_settings(*TINY, "execution.device=cpu")
     settings = settings.model_copy(update={"optimizer": {"_target_": "torch.optim.LBFGS"}})
-    with pytest.raises(UserError, match="graph=true: LBFGS is neither fused nor capturable"):
+    with pytest.raises(UserError, match="graph=true: LBFGS has no fused or capturable impl"):
         trained(settings, graphed, 1)
 
 
@@ -279,7 +279,7 @@ def test_an_optimizer_that_cannot_be_recorded_is_refused(compose_settings: Compo
     "overrides",
     [[], *also_slow(["optimizer=lookahead"], ["optimizer=adam", "optimizer_state=reset"])],
 )
-def test_a_run_of_replayed_steps_goes_on_as_if_it_had_not_been_cut(
+def test_an_interrupted_run_of_replayed_steps_ends_bit_identical(
     compose_settings: Compose,
     monkeypatch: pytest.MonkeyPatch,
     recordings: list[Recording],
@@ -287,14 +287,14 @@ def test_a_run_of_replayed_steps_goes_on_as_if_it_had_not_been_cut(
 ) -> None:
     monkeypatch.setattr(loop, "new_step", graphed)
     settings = compose_settings(*TINY, "save_weights=true", "share.enabled=false", *overrides)
-    assert_a_cut_changes_nothing(settings, monkeypatch)
-    # A whole run, one that was cut and one that went on; with a new optimizer in each phase.
+    assert_resuming_changes_nothing(settings, monkeypatch)
+    # An uninterrupted, an interrupted and a resumed run, with a new optimizer in each phase.
     anew = "optimizer_state=reset" in overrides
     assert len([r for r in recordings if r.replays > 0]) == (6 if anew else 3)
 
 
 @pytest.mark.parametrize("first", [True, False])
-def test_a_run_goes_on_with_steps_of_the_other_kind(
+def test_a_run_can_switch_between_launched_and_replayed_steps(
     compose_settings: Compose, monkeypatch: pytest.MonkeyPatch, first: bool
 ) -> None:
     settings = compose_settings(*TINY, "optimizer=adam", "share.enabled=false")
@@ -311,7 +311,7 @@ def test_a_run_goes_on_with_steps_of_the_other_kind(
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs an NVIDIA GPU")
 @pytest.mark.parametrize("precision", ["fp32", "bf16"])
 @pytest.mark.parametrize("optimizer", OPTIMIZERS)
-def test_a_cuda_graph_replays_the_launched_steps_bit_by_bit(
+def test_a_cuda_graph_equals_launched_steps_bit_by_bit(
     compose_settings: Compose, optimizer: str, precision: str
 ) -> None:
     overrides = (*TINY, f"optimizer={optimizer}", f"execution.precision={precision}")
@@ -326,10 +326,10 @@ def test_a_cuda_graph_replays_the_launched_steps_bit_by_bit(
 @pytest.mark.gpu
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs an NVIDIA GPU")
 @pytest.mark.parametrize("optimizer", OPTIMIZERS)
-def test_a_run_of_cuda_graphs_goes_on_as_if_it_had_not_been_cut(
+def test_an_interrupted_run_of_cuda_graphs_ends_bit_identical(
     compose_settings: Compose, monkeypatch: pytest.MonkeyPatch, optimizer: str
 ) -> None:
     overrides = ("save_weights=true", "share.enabled=false", f"optimizer={optimizer}")
     on_gpu = ("execution.device=cuda", "execution.graph=true", "execution.average_device=cuda")
     settings = compose_settings(*TINY, *overrides, *on_gpu)
-    assert_a_cut_changes_nothing(settings, monkeypatch)
+    assert_resuming_changes_nothing(settings, monkeypatch)

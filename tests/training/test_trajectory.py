@@ -1,4 +1,4 @@
-"""Weights saved during training."""
+"""Saving the weights of a trajectory during training."""
 
 import json
 import shutil
@@ -22,13 +22,13 @@ from phaseavg.training.execution import pick_device
 from phaseavg.training.parts import assemble, load_data, new_model
 from phaseavg.training.trajectory import (
     TrajectoryWriter,
-    path_of,
     read_last_weight,
     read_weights_after,
-    saved_weights,
+    weights_path,
+    weights_to_save,
 )
 
-STEPS = 8  # of an epoch of TINY, which has phases of 2, 2 and 1 epochs
+STEPS = 8  # per epoch of TINY, which has phases of 2, 2 and 1 epochs
 ENDS = [STEPS * epoch for epoch in range(6)]
 
 
@@ -52,17 +52,17 @@ def metrics_of(settings: Settings) -> list[dict[str, Any]]:
 @pytest.fixture(scope="module")
 def trained(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Settings]:
     """Return a function that trains a run once and returns its settings."""
-    known: dict[tuple[str, ...], Settings] = {}
+    settings_of: dict[tuple[str, ...], Settings] = {}
 
     def run(*overrides: str) -> Settings:
-        if overrides not in known:
+        if overrides not in settings_of:
             folder = tmp_path_factory.mktemp("runs")
             GlobalHydra.instance().clear()
             with initialize_config_dir(str(train.CONF), version_base="1.3"):
                 where = (f"runs_dir={folder}", f"records_dir={folder}", "save_weights=true")
-                known[overrides] = check(compose("config", [*TINY, *where, *overrides]))
-            train.run(known[overrides])
-        return known[overrides]
+                settings_of[overrides] = check(compose("config", [*TINY, *where, *overrides]))
+            train.run(settings_of[overrides])
+        return settings_of[overrides]
 
     return run
 
@@ -75,9 +75,9 @@ def test_the_weights_of_every_epoch_are_saved(
     first = new_model(settings, load_data(settings, pick_device("cpu"))).state_dict()
     last = safetensors.torch.load_file(settings.run_folder / "weights.safetensors")
     for step, expected in ((0, first), (ENDS[-1], last)):
-        found = read_weights_after(folder_of(settings), step)
-        assert found.keys() == expected.keys()
-        assert all(torch.equal(found[name], tensor) for name, tensor in expected.items())
+        actual = read_weights_after(folder_of(settings), step)
+        assert actual.keys() == expected.keys()
+        assert all(torch.equal(actual[name], tensor) for name, tensor in expected.items())
 
 
 def test_saving_weights_changes_nothing(trained: Callable[..., Settings]) -> None:
@@ -89,21 +89,21 @@ def test_saving_weights_changes_nothing(trained: Callable[..., Settings]) -> Non
     assert not folder_of(plain).exists()
 
 
-def test_the_last_layer_is_a_part_of_all_weights(trained: Callable[..., Settings]) -> None:
+def test_last_layer_saves_a_subset_of_the_weights(trained: Callable[..., Settings]) -> None:
     alone = trained("averaging=none", "save_trajectory=last_layer")
-    whole = trained("averaging=none", "save_trajectory=epochs")
+    complete = trained("averaging=none", "save_trajectory=epochs")
     assert saved_steps(alone) == ENDS
     for step in ENDS:
-        found = read_weights_after(folder_of(alone), step)
-        everything = read_weights_after(folder_of(whole), step)
-        assert {name.rpartition(".")[2] for name in found} == {"weight", "bias"}
-        assert all(torch.equal(everything[name], tensor) for name, tensor in found.items())
-        weight = read_last_weight(folder_of(whole), step)
+        actual = read_weights_after(folder_of(alone), step)
+        everything = read_weights_after(folder_of(complete), step)
+        assert {name.rpartition(".")[2] for name in actual} == {"weight", "bias"}
+        assert all(torch.equal(everything[name], tensor) for name, tensor in actual.items())
+        weight = read_last_weight(folder_of(complete), step)
         assert weight.shape[0] == 10
         assert torch.equal(weight, read_last_weight(folder_of(alone), step))
 
 
-def test_single_steps_are_saved_before_phase_ends(trained: Callable[..., Settings]) -> None:
+def test_steps_saves_single_steps_before_phase_ends(trained: Callable[..., Settings]) -> None:
     settings = trained("averaging=none", "save_trajectory=steps")
     before = [end - back for end in (16, 32, 40) for back in (1, 2, 4)]
     assert saved_steps(settings) == sorted([*ENDS, *before])
@@ -114,26 +114,26 @@ def test_weights_at_a_phase_end_are_saved_before_the_average_replaces_them(
 ) -> None:
     plain = trained("averaging=none", "save_trajectory=epochs")
     averaged = trained("averaging=phasewise", "save_trajectory=epochs")
-    end = 16  # of the first phase
-    found, expected = (read_weights_after(folder_of(s), end) for s in (averaged, plain))
-    assert all(torch.equal(found[name], tensor) for name, tensor in expected.items())
+    end = 16  # the first phase's last step
+    actual, expected = (read_weights_after(folder_of(s), end) for s in (averaged, plain))
+    assert all(torch.equal(actual[name], tensor) for name, tensor in expected.items())
     after = [read_weights_after(folder_of(s), end + STEPS) for s in (averaged, plain)]
     assert any(not torch.equal(after[0][name], tensor) for name, tensor in after[1].items())
 
 
-def test_of_lookahead_the_tested_weights_are_saved(
+def test_the_slow_weights_of_lookahead_are_saved(
     trained: Callable[..., Settings],
 ) -> None:
     settings = trained("averaging=none", "optimizer=lookahead", "save_trajectory=epochs")
     last = safetensors.torch.load_file(settings.run_folder / "weights.safetensors")
-    found = read_weights_after(folder_of(settings), 16)  # 5 does not divide it
+    actual = read_weights_after(folder_of(settings), 16)  # not a multiple of k = 5
     live = trained(
         "averaging=none", "optimizer=lookahead", "schedule.epochs=[2]", "schedule.factors=[1]"
     )
     tested = safetensors.torch.load_file(live.run_folder / "weights.safetensors")
     for name, tensor in tested.items():
-        assert torch.equal(found[name], tensor)
-    assert any(not torch.equal(last[name], tensor) for name, tensor in found.items())
+        assert torch.equal(actual[name], tensor)
+    assert any(not torch.equal(last[name], tensor) for name, tensor in actual.items())
 
 
 @pytest.mark.slow
@@ -159,7 +159,7 @@ def test_a_killed_run_ends_with_the_same_trajectory(
     assert contents(settings) == contents(trained("averaging=none", "save_trajectory=steps"))
 
 
-def test_a_run_that_saved_nothing_is_not_resumed(
+def test_a_run_without_saved_weights_cannot_resume_with_a_trajectory(
     victims: Any, compose_settings: Callable[..., Settings]
 ) -> None:
     settings = compose_settings(*TINY, "averaging=none")
@@ -182,7 +182,7 @@ def test_a_run_that_saves_its_trajectory_trains_all_epochs_itself(prompt: Prompt
 
 
 @pytest.mark.slow
-def test_a_finished_run_without_the_trajectory_says_so(prompt: Prompt) -> None:
+def test_a_finished_run_without_its_trajectory_is_reported(prompt: Prompt) -> None:
     here = (*TINY, "averaging=none", "runs_dir=r", "records_dir=r", "share=false")
     assert prompt(*here, "save_trajectory=last_layer")[0] == 0
     assert "finished before: " in prompt(*here, "save_trajectory=last_layer")[1]
@@ -196,18 +196,18 @@ def test_a_finished_run_without_the_trajectory_says_so(prompt: Prompt) -> None:
     assert len(list(Path("r").glob("*/trajectory/*"))) == len(ENDS)
 
 
-def test_weights_that_cannot_be_saved_or_read_are_refused(
+def test_weights_that_cannot_be_saved_or_read_are_rejected(
     compose_settings: Callable[..., Settings],
 ) -> None:
     convolution = nn.Conv2d(1, 10, 3)
     with pytest.raises(UserError, match="no linear layer"):
-        saved_weights(convolution, "last_layer")
+        weights_to_save(convolution, "last_layer")
     settings = compose_settings(*TINY, "save_trajectory=epochs")
     _, schedule, state = assemble(settings, torch.device("cpu"))
     state.model = convolution
     TrajectoryWriter(settings, schedule, state).begin()
     assert read_last_weight(folder_of(settings), 0) is None
-    path = path_of(folder_of(settings), 0)
+    path = weights_path(folder_of(settings), 0)
     path.write_bytes(path.read_bytes()[:-8])
     for step in (0, 1):
         with pytest.raises(UserError, match="missing or damaged"):

@@ -23,7 +23,7 @@ from phaseavg.runs.provenance import device_name
 from phaseavg.training.evaluation import evaluate
 from phaseavg.training.execution import autocast, prepare
 from phaseavg.training.parts import load_data, new_model
-from phaseavg.training.trajectory import missing_steps, path_of, read_weights_after
+from phaseavg.training.trajectory import missing_steps, read_weights_after, weights_path
 
 KEY = ["first", "second", "fraction"]
 
@@ -64,7 +64,7 @@ class Point:
 
     def checksum(self, folder: Path) -> str:
         """Return a hash of the two snapshots."""
-        return "-".join(_checksum(path_of(folder, step)) for step in (self.first, self.second))
+        return "-".join(_checksum(weights_path(folder, step)) for step in (self.first, self.second))
 
 
 def measured(run: Trajectory, points: Sequence[Point]) -> Iterator[dict[str, Any]]:
