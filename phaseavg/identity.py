@@ -1,4 +1,4 @@
-"""Run ids: the same recipe has the same id, today and on another machine."""
+"""Compute run ids from recipes, independently of the machine."""
 
 import hashlib
 import json
@@ -6,32 +6,33 @@ from collections.abc import Mapping
 from typing import Any
 
 NUMERICS_VERSION = 1
-"""Bumped by hand when a change of the code gives other numbers for the same recipe."""
+"""Increase this when a code change alters the results of an unchanged recipe."""
 
 RECIPE = (
     *("dataset", "model", "optimizer", "schedule", "averaging"),
     *("batch_size", "batchnorm_batches", "optimizer_state", "seed"),
 )
-"""The keys of a config that shape the numbers of its run, and so its id."""
+"""The config keys that determine the results of a run; they enter its id."""
 
-USUAL = ("exponential", "sgd")
-"""What goes without saying inside of another part: the paper's weights, Lookahead's optimizer."""
+DEFAULT_NAMES = ("exponential", "sgd")
+"""Nested parts that a run id omits: the paper's coefficients, Lookahead's inner optimizer."""
 
 
-def _short(part: Mapping[str, Any]) -> str:
-    """Return the last part of a target's name, and those of the unusual parts in it."""
+def _short_name(part: Mapping[str, Any]) -> str:
+    """Return the class name of a part, followed by its nested parts that are not defaults."""
     parts = [value for value in part.values() if isinstance(value, Mapping) and "_target_" in value]
-    inner = [name for name in map(_short, parts) if name not in USUAL]
-    own = part["_target_"].rpartition(".")[2].lower()
-    return "_".join([own, *inner])
+    inner = [name for name in map(_short_name, parts) if name not in DEFAULT_NAMES]
+    outer = part["_target_"].rpartition(".")[2].lower()
+    return "_".join([outer, *inner])
 
 
-def parts_of(recipe: Mapping[str, Any]) -> dict[str, str]:
+def part_names(recipe: Mapping[str, Any]) -> dict[str, str]:
     """Return the short names of a recipe's data set, network, optimizer and averaging.
 
-    An optimizer is also named by what is switched on in it: `adam_amsgrad`, `sgd_nesterov`.
+    The name of an optimizer includes its options that are true: `adam_amsgrad`, `sgd_nesterov`.
     """
-    names = {part: _short(recipe[part]) for part in ("dataset", "model", "optimizer", "averaging")}
+    parts = ("dataset", "model", "optimizer", "averaging")
+    names = {part: _short_name(recipe[part]) for part in parts}
     switches = [key for key, value in recipe["optimizer"].items() if value is True]
     return names | {"optimizer": "_".join([names["optimizer"], *switches])}
 
@@ -46,15 +47,15 @@ def run_id(recipe: Mapping[str, Any], version: int | None = None) -> str:
     """Return a readable name that ends in a hash of the recipe.
 
     Args:
-        recipe: JSON-like, without values that equal their defaults (`Settings.recipe`), so that a
-            new option changes no id. Its parts and its seed give the readable half.
-        version: of the numerics, where it is not that of this code.
+        recipe: a JSON-like mapping without default values (`Settings.recipe`), so that a new option
+            does not change existing ids.
+        version: the numerics version; None for `NUMERICS_VERSION`.
     """
     digest = _digest(recipe, version)
-    return "-".join([*parts_of(recipe).values(), f"seed{recipe['seed']}", digest])
+    return "-".join([*part_names(recipe).values(), f"seed{recipe['seed']}", digest])
 
 
 def group_id(recipe: Mapping[str, Any]) -> str:
-    """Return the same without the seed: what all repetitions of a run have in common."""
+    """Return the run id without the seed; all seeds of a recipe share it."""
     seedless = {key: value for key, value in recipe.items() if key != "seed"}
-    return "-".join([*parts_of(recipe).values(), _digest(seedless)])
+    return "-".join([*part_names(recipe).values(), _digest(seedless)])

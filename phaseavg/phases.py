@@ -1,4 +1,4 @@
-"""A learning-rate schedule as a tuple of phases: a pure function of the step."""
+"""Learning-rate schedules made of phases."""
 
 import math
 from collections.abc import Sequence
@@ -7,33 +7,32 @@ from itertools import accumulate
 from typing import Literal, Protocol, runtime_checkable
 
 Pace = Literal["epoch", "step"]
-"""Whether a rate that changes within a phase does so from epoch to epoch or from step to step."""
+"""How often the learning rate changes within a phase: after every epoch or after every step."""
 
 
-MOST_EPOCHS = 1_000_000
-"""Of a schedule: more would take years, and what counts them would take hours."""
+MAX_EPOCHS = 1_000_000
+"""Maximum number of epochs of a schedule; a loop over more epochs would take hours."""
 
 
 @runtime_checkable
 class Shape(Protocol):
-    """How the learning rate runs within a phase.
+    """Learning rate within a phase.
 
-    One whose attribute `per` is `epoch` has one rate in each epoch; others may change it within.
+    If the attribute `per` is `epoch`, the learning rate is constant within each epoch.
     """
 
     def factor(self, done: float, epochs: int) -> float:
-        """Return the learning rate as a multiple of the phase's.
+        """Return the learning rate as a multiple of the phase's learning rate.
 
         Args:
-            done: epochs of the phase that are finished, with fractions of one; from 0 on and under
-                `epochs`.
-            epochs: T, the length of the phase.
+            done: finished epochs of the phase, as a fraction; in [0, `epochs`).
+            epochs: T, the number of epochs in the phase.
         """
         ...
 
 
 class Constant:
-    """One learning rate: the paper's phases."""
+    """Constant learning rate within a phase, as in the paper."""
 
     per: Pace = "epoch"
 
@@ -42,7 +41,7 @@ class Constant:
         return 1.0
 
 
-def _at_pace(per: Pace, done: float) -> float:
+def _round_to_pace(per: Pace, done: float) -> float:
     return math.floor(done) if per == "epoch" else done
 
 
@@ -53,17 +52,17 @@ def _check_pace(per: Pace) -> Pace:
 
 
 class Decayed:
-    """The rate to which exponential averaging amounts (Section 3.1): Table 1d's "decayed".
+    """Learning-rate decay equivalent to exponential averaging (Section 3.1): Table 1d's "decayed".
 
-    Epoch t of T runs at λ (1 − γ^(T−t+1)) / (1 − γ^T), with γ = γ0^(80/T): equation 6's factors of
-    the single updates.
+    The learning rate in epoch t of T is λ (1 − γ^(T−t+1)) / (1 − γ^T), with γ = γ0^(80/T). These
+    are the factors of the updates in equation 6.
 
     Args:
-        gamma0: γ0, as of the average.
-        per: `epoch`, or `step`, with t − 1 the fraction of epochs that are finished.
+        gamma0: γ0 of the equivalent average.
+        per: `epoch` or `step`; with `step`, t − 1 is the fractional number of finished epochs.
 
     Raises:
-        ValueError: if `gamma0` is not strictly between 0 and 1, or `per` is neither of the two.
+        ValueError: if `gamma0` is not strictly between 0 and 1, or `per` is invalid.
     """
 
     def __init__(self, gamma0: float = 0.9, per: Pace = "epoch") -> None:
@@ -72,41 +71,41 @@ class Decayed:
         self.gamma0, self.per = gamma0, _check_pace(per)
 
     def factor(self, done: float, epochs: int) -> float:
-        """Return (1 − γ^(T−t+1)) / (1 − γ^T) with t − 1 epochs done."""
+        """Return (1 − γ^(T−t+1)) / (1 − γ^T) after t − 1 epochs."""
         log_gamma = 80 / epochs * math.log(self.gamma0)
-        left = epochs - _at_pace(self.per, done)
-        return math.expm1(left * log_gamma) / math.expm1(epochs * log_gamma)
+        remaining = epochs - _round_to_pace(self.per, done)
+        return math.expm1(remaining * log_gamma) / math.expm1(epochs * log_gamma)
 
 
 class Cosine:
-    """Half a cosine (Loshchilov and Hutter, ICLR 2017): Table 1d's "cosine", as a single phase.
+    """Cosine decay (Loshchilov and Hutter, ICLR 2017); with a single phase, Table 1d's "cosine".
 
-    Over several phases it restarts with each.
+    The cosine restarts with each phase.
 
     Args:
-        per: `epoch`, or `step`.
+        per: `epoch` or `step`.
 
     Raises:
-        ValueError: if `per` is neither of the two.
+        ValueError: if `per` is invalid.
     """
 
     def __init__(self, per: Pace = "epoch") -> None:
         self.per = _check_pace(per)
 
     def factor(self, done: float, epochs: int) -> float:
-        """Return (1 + cos(π (t − 1) / T)) / 2 with t − 1 epochs done."""
-        return (1 + math.cos(math.pi * _at_pace(self.per, done) / epochs)) / 2
+        """Return (1 + cos(π (t − 1) / T)) / 2 after t − 1 epochs."""
+        return (1 + math.cos(math.pi * _round_to_pace(self.per, done) / epochs)) / 2
 
 
 @dataclass(frozen=True)
 class Phase:
-    """A stretch of epochs at one learning rate, or one decay of it.
+    """Consecutive epochs with one learning rate, or one decay of the learning rate.
 
     Attributes:
         index: position in the schedule, from 0.
-        first_epoch: number of epochs before it.
-        epochs: its length T_p.
-        factor: its learning rate λ_p as a multiple of the optimizer's.
+        first_epoch: first epoch of the phase, counted from 0.
+        epochs: T_p, the number of epochs.
+        factor: λ_p, the learning rate as a multiple of the optimizer's `lr`.
     """
 
     index: int
@@ -116,22 +115,22 @@ class Phase:
 
     @property
     def end(self) -> int:
-        """Number of epochs finished when the phase ends."""
+        """Number of finished epochs at the end of the phase."""
         return self.first_epoch + self.epochs
 
 
 class Schedule:
-    """Phases one after the other: the {T_p, λ_p} of Algorithm 1.
+    """A sequence of phases, the {T_p, λ_p} of Algorithm 1.
 
     Args:
-        epochs: T_p, the length of each phase in epochs.
-        factors: the learning rate of each phase as a multiple of the optimizer's.
-        shape: how it runs within each phase; constant by default.
-        divisor: of each length: 10 makes a miniature of 8, 4 and 4 epochs out of 80, 40 and 40.
+        epochs: T_p, the number of epochs in each phase.
+        factors: λ_p, the learning rate of each phase as a multiple of the optimizer's `lr`.
+        shape: the learning rate within each phase; constant by default.
+        divisor: divisor of all phase lengths; 10 shortens 80, 40, 40 epochs to 8, 4, 4.
 
     Raises:
-        ValueError: if there is no phase, a length or a factor is not positive, there are too many
-            epochs, the two lists differ in length, or the divisor does not divide a length.
+        ValueError: if there are no phases, a length or factor is not positive, the schedule is too
+            long, `epochs` and `factors` differ in length, or `divisor` does not divide a length.
     """
 
     def __init__(
@@ -143,8 +142,8 @@ class Schedule:
     ) -> None:
         if not epochs or min(epochs) < 1:
             raise ValueError(f"epochs={list(epochs)} must be a list of positive numbers")
-        if sum(epochs) > MOST_EPOCHS:
-            raise ValueError(f"epochs={list(epochs)} must be {MOST_EPOCHS:,} or fewer in all")
+        if sum(epochs) > MAX_EPOCHS:
+            raise ValueError(f"epochs={list(epochs)} must be {MAX_EPOCHS:,} or fewer in all")
         if divisor < 1 or any(length % divisor for length in epochs):
             raise ValueError(f"divisor={divisor} must be positive and divide epochs={list(epochs)}")
         epochs = [length // divisor for length in epochs]
@@ -165,20 +164,20 @@ class Schedule:
 
     @property
     def epochs(self) -> list[int]:
-        """The length of each phase in epochs."""
+        """The number of epochs in each phase."""
         return [phase.epochs for phase in self.phases]
 
     @property
     def total_epochs(self) -> int:
-        """The length of the whole training in epochs."""
+        """The number of epochs in all phases together."""
         return self.phases[-1].end
 
     def phase(self, epoch: int) -> Phase:
-        """Return the phase of epoch `epoch`, counted from 0."""
+        """Return the phase that contains `epoch`, counted from 0."""
         return next(phase for phase in self.phases if epoch < phase.end)
 
     def factor(self, step: int, steps_per_epoch: int) -> float:
-        """Return the learning rate after `step` updates, as a multiple of the optimizer's."""
+        """Return the learning rate after `step` updates as a multiple of the optimizer's `lr`."""
         phase = self.phase(step // steps_per_epoch)
         done = (step - phase.first_epoch * steps_per_epoch) / steps_per_epoch
         return phase.factor * self.shape.factor(done, phase.epochs)

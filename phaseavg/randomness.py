@@ -1,6 +1,6 @@
-"""Randomness as a function of (seed, stream, index), never the state of a global generator.
+"""Random numbers as a function of (seed, stream, index), without global generators.
 
-So resuming needs no generator state, and evaluating more or less often changes nothing.
+A resumed run needs no generator state, and extra evaluations do not change the training.
 """
 
 import hashlib
@@ -9,11 +9,11 @@ import numpy as np
 
 
 def seed_for(seed: int, stream: str, index: int = 0) -> int:
-    """Return 63 bits that depend on the three arguments alone.
+    """Return a 63-bit seed that depends only on the arguments.
 
     Args:
         seed: the run's seed.
-        stream: what the numbers are for: `order`, `augmentation`, …
+        stream: the purpose of the random numbers: `train`, `batchnorm`, …
         index: epoch or step.
     """
     digest = hashlib.blake2b(f"{seed}/{stream}/{index}".encode(), digest_size=8).digest()
@@ -21,5 +21,5 @@ def seed_for(seed: int, stream: str, index: int = 0) -> int:
 
 
 def generator(seed: int, stream: str, index: int = 0) -> np.random.Generator:
-    """Return a generator, on the CPU whatever the device, for one stream at one epoch or step."""
+    """Return a NumPy generator (on the CPU) for a stream at an epoch or step."""
     return np.random.default_rng(seed_for(seed, stream, index))

@@ -10,7 +10,7 @@ from typing import Any, Literal, Self
 
 from phaseavg.config import Folder
 from phaseavg.errors import Interrupted
-from phaseavg.identity import group_id, parts_of, run_id
+from phaseavg.identity import group_id, part_names, run_id
 from phaseavg.runs.record import flattened
 
 INIT_SECONDS = 8.0  # timeout for the server's answer; with W&B's overhead, 15 at most
@@ -83,7 +83,7 @@ class WandB(Tracking):
 
     def labels(self) -> dict[str, Any]:
         """Return the `name`, `group` and `tags` of the W&B run."""
-        parts = parts_of(self.recipe)
+        parts = part_names(self.recipe)
         tables = [f"table-{cell.split()[0]}" for cell in self.cells]
         tags = dict.fromkeys(t[:TAG_LENGTH] for t in (*parts.values(), *tables, *self.cells))
         if self.cells:

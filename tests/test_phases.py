@@ -5,7 +5,7 @@ import math
 import pytest
 from reference import alphas
 
-from phaseavg.phases import MOST_EPOCHS, Cosine, Decayed, Phase, Schedule
+from phaseavg.phases import MAX_EPOCHS, Cosine, Decayed, Phase, Schedule
 
 
 def test_80_40_40_has_the_phases_of_the_paper():
@@ -118,6 +118,6 @@ def test_a_divisor_shortens_every_phase_alike():
 
 
 def test_a_schedule_has_a_maximum_length():
-    assert Schedule([MOST_EPOCHS], [1]).total_epochs == MOST_EPOCHS
+    assert Schedule([MAX_EPOCHS], [1]).total_epochs == MAX_EPOCHS
     with pytest.raises(ValueError, match=r"epochs=\[1, \d+\] must be [\d,]+ or fewer in all"):
-        Schedule([1, MOST_EPOCHS], [1, 1])
+        Schedule([1, MAX_EPOCHS], [1, 1])

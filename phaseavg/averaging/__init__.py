@@ -1,11 +1,11 @@
-"""Averages of epoch-end weights: how epochs are weighted, and when they replace the weights.
+"""Weight averaging over training phases, and recomputation of BatchNorm statistics.
 
-Needs torch alone. In your own training loop::
+Requires only torch. In your own training loop::
 
     averager = Phasewise(model, epochs=[80, 40, 40])  # the average is stored on the CPU
     ...
-    if averager.epoch_end(model):                     # after every epoch; True at a phase's end,
-        recompute_batchnorm(model, train_batches)     # when the weights have become the average
+    if averager.epoch_end(model):                     # call after every epoch; at a phase end the
+        recompute_batchnorm(model, train_batches)     # average replaces the weights: returns True
 """
 
 from phaseavg.averaging.average import WeightAverage, unwrapped

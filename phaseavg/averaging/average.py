@@ -11,8 +11,8 @@ from phaseavg.averaging.weights import Weights, coefficients
 
 
 def unwrapped(model: nn.Module) -> nn.Module:
-    """Return the module inside of `torch.compile` and (distributed) data-parallel wrappers."""
-    compiled = getattr(model, "_orig_mod", None)  # importing torch.compile's class takes seconds
+    """Return the module inside `torch.compile` and (distributed) data-parallel wrappers."""
+    compiled = getattr(model, "_orig_mod", None)  # importing OptimizedModule takes seconds
     if isinstance(compiled, nn.Module):
         return unwrapped(compiled)
     if isinstance(model, nn.DataParallel | nn.parallel.DistributedDataParallel):
@@ -26,48 +26,49 @@ def is_averaged(parameter: Tensor) -> bool:
 
 
 class Parameters:
-    """The parameters of a model that are averaged: all, or those that require a gradient now."""
+    """Selection of the parameters to average: all, or only trainable parameters."""
 
     def __init__(self, model: nn.Module, trainable_only: bool) -> None:
         parameters = list(unwrapped(model).parameters())
         self._shapes = [p.shape for p in parameters]
-        self._chosen = [p.requires_grad or not trainable_only for p in parameters]
+        self._selected = [p.requires_grad or not trainable_only for p in parameters]
 
-    def named(self, model: nn.Module) -> dict[str, Tensor]:
-        """Return them by name, detached; of sharded ones (DTensor) this process's part.
+    def tensors(self, model: nn.Module) -> dict[str, Tensor]:
+        """Return the selected parameters by name, detached; a DTensor gives its local shard.
 
         Raises:
-            ValueError: if `model` is another network.
+            ValueError: if the parameters of `model` differ in number or shape.
         """
         parameters = dict(unwrapped(model).named_parameters())
         if [p.shape for p in parameters.values()] != self._shapes:
             raise ValueError(
-                "model: its parameters differ in number or shape from those of the averaged model"
+                "model: the parameters differ in number or shape from the averaged model; pass the "
+                "model that the averager was created with"
             )
-        chosen = {name: p.detach() for name, p in compress(parameters.items(), self._chosen)}
-        return {n: p.to_local() if hasattr(p, "to_local") else p for n, p in chosen.items()}
+        detached = {name: p.detach() for name, p in compress(parameters.items(), self._selected)}
+        return {n: p.to_local() if hasattr(p, "to_local") else p for n, p in detached.items()}
 
 
 class WeightAverage:
     """The debiased average θ̄_t = θ̄_{t−1} + w_t (θ_t − θ̄_{t−1}).
 
-    Equal at every t to the paper's zero-started θ̄ ← γ θ̄ + (1 − γ) θ_t divided by 1 − γ^t
-    (Algorithm 1), so it is usable at any moment of a window. A copy-started exponential average is
-    something else.
+    At every t, θ̄_t equals the paper's zero-initialised average θ̄ ← γ θ̄ + (1 − γ) θ_t divided by
+    1 − γ^t (Algorithm 1), so it can be used before the window ends. An exponential average that is
+    initialised from the weights has other coefficients.
 
-    Parameters in half precision are averaged in float32, or small updates would be rounded away.
-    Integers, booleans and 8-bit floats are copied. Buffers are not averaged: BatchNorm statistics
-    have to be recomputed (`recompute_batchnorm`).
+    Half-precision parameters are averaged in float32, because half precision rounds small updates
+    away. Integers, booleans and 8-bit floats are copied. Buffers are not averaged: recompute
+    BatchNorm statistics with `recompute_batchnorm`.
 
     Args:
-        model: whose parameters are averaged.
-        weights: how the epochs are weighted.
-        device: where θ̄ is stored.
-        trainable_only: leave out parameters that do not require a gradient now.
+        model: the model to average.
+        weights: the coefficients of the epochs.
+        device: the device that stores θ̄.
+        trainable_only: average only parameters that require a gradient at construction.
     """
 
     notes: ClassVar[dict[str, Any]] = {}
-    """What a record should hold of how the coefficients were computed."""
+    """Diagnostics of the coefficients, for the run's record."""
 
     def __init__(
         self,
@@ -78,7 +79,7 @@ class WeightAverage:
     ) -> None:
         self.weights, self._device = weights, str(device)
         self._parameters = Parameters(model, trainable_only)
-        parameters = self._parameters.named(model).values()
+        parameters = self._parameters.tensors(model).values()
         dtypes = [
             torch.promote_types(p.dtype, torch.float32) if is_averaged(p) else p.dtype
             for p in parameters
@@ -86,16 +87,16 @@ class WeightAverage:
         self.tensors = [
             p.to(device, dtype, copy=True) for p, dtype in zip(parameters, dtypes, strict=True)
         ]
-        """θ̄, in the order of the model's parameters; not yet an average before the first update."""
+        """θ̄, in the order of the model's parameters; initial weights until the first update."""
 
     def start(self, model: nn.Module) -> None:
-        """Do nothing: θ_0, the weights before the window's first epoch, is not averaged."""
+        """Do nothing: θ_0, the weights at the start of the window, does not enter the average."""
 
     @torch.no_grad()
     def update(self, model: nn.Module, t: int, epochs: int) -> None:
-        """Take the weights of `model` as θ_t of a window of `epochs` epochs; t = 1 opens it."""
+        """Add the weights of `model` as θ_t, with t = 1…`epochs`; t = 1 starts a new average."""
         weight = self.weights.step(t, epochs)
-        parameters = self._parameters.named(model).values()
+        parameters = self._parameters.tensors(model).values()
         for average, parameter in zip(self.tensors, parameters, strict=True):
             if t == 1 or not is_averaged(average):
                 average.copy_(parameter)
@@ -104,8 +105,8 @@ class WeightAverage:
 
     @torch.no_grad()
     def copy_to(self, model: nn.Module) -> None:
-        """Overwrite the parameters of `model` by the average; leave its buffers alone."""
-        parameters = self._parameters.named(model).values()
+        """Overwrite the parameters of `model` with the average; buffers are unchanged."""
+        parameters = self._parameters.tensors(model).values()
         for parameter, average in zip(parameters, self.tensors, strict=True):
             parameter.copy_(average)
 
@@ -114,25 +115,25 @@ class WeightAverage:
         return coefficients(self.weights, epochs, t)
 
     def storage(self, epochs: int) -> tuple[int, str]:
-        """Return the bytes of θ̄, whatever the number of epochs, and its device."""
+        """Return the size of θ̄ in bytes and its device."""
         return sum(tensor.nbytes for tensor in self.tensors), self._device
 
     def files(self) -> list[Path]:
-        """Return no files: the state holds everything."""
+        """Return an empty list: the state refers to no files."""
         return []
 
     def state_dict(self) -> dict[str, Any]:
-        """Return θ̄; under DTensors the part that this process holds."""
+        """Return θ̄; for DTensors, the local shards."""
         return {"tensors": self.tensors}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Continue from what `state_dict` returned.
+        """Restore a state returned by `state_dict`.
 
         Raises:
-            ValueError: if it is the state of another network.
+            ValueError: if the state was saved for another network.
         """
-        own, saved = ([(t.shape, t.dtype) for t in ts] for ts in (self.tensors, state["tensors"]))
-        if own != saved:
+        new, saved = ([(t.shape, t.dtype) for t in ts] for ts in (self.tensors, state["tensors"]))
+        if new != saved:
             raise ValueError("average: the state was saved for parameters of other shapes or types")
         for average, tensor in zip(self.tensors, state["tensors"], strict=True):
             average.copy_(tensor)

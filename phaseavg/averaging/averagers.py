@@ -1,4 +1,4 @@
-"""When the average replaces the weights: never, at the end of training, of each phase."""
+"""Averagers: replace the weights at phase ends, at the end of training, or never."""
 
 import copy
 import warnings
@@ -17,23 +17,23 @@ from phaseavg.averaging.weights import Exponential, Weights
 
 
 class Averager:
-    """What all averagers share. By itself it averages nothing.
+    """Base class of all averagers; averages nothing itself.
 
-    A subclass sets `average` and `windows`; or it overrides `epoch_end`.
+    A subclass sets `average` and `windows`, or overrides `epoch_end`.
 
     Args:
-        model: the network in training, with the weights that training starts from.
-        epochs: T_p, the number of epochs of every phase.
-        lengths: the same in any other unit, such as steps; `epoch_end` is then called after each.
+        model: the model to train, with its initial weights.
+        epochs: T_p, the number of epochs in each phase.
+        lengths: the phase lengths in another unit, such as steps; call `epoch_end` after each unit.
 
     Raises:
-        ValueError: if there is no phase, or one without epochs.
+        ValueError: if there are no phases, or a phase has no epochs.
     """
 
     average: WeightAverage | RNAAverage | None = None
     windows: Sequence[range] | None = None
-    """The epochs, counted from 0, that each average is over; in order and disjoint. At the end of
-    a window its average replaces the weights. None: not known before training."""
+    """The epochs, counted from 0, that each average covers; disjoint and in order. The average
+    replaces the weights at the end of its window. None: unknown before training."""
 
     def __init__(
         self,
@@ -43,13 +43,13 @@ class Averager:
         lengths: Sequence[int] | None = None,
     ) -> None:
         if (epochs is None) == (lengths is None):
-            raise ValueError(f"epochs={epochs}, lengths={lengths}: give one of the two")
+            raise ValueError(f"epochs={epochs}, lengths={lengths}: pass either epochs or lengths")
         name, phases = ("epochs", epochs) if lengths is None else ("lengths", lengths)
         if not phases or min(phases) < 1:
             raise ValueError(f"{name}={list(phases or [])} must be a list of positive numbers")
         self.lengths = list(phases)
         self.ended = 0
-        """Epochs that have ended."""
+        """Number of finished epochs."""
 
     @classmethod
     def from_scheduler(
@@ -57,12 +57,12 @@ class Averager:
     ) -> Self:
         """Return an averager whose phases end where a scheduler lowers the learning rate.
 
-        The rate of the first parameter group counts, and it must depend on the epoch alone. Count
-        in steps if you step the scheduler so.
+        The learning rate of the first parameter group must be a function of the epoch alone. If
+        the scheduler steps after every update, give `total_epochs` in updates.
 
         Raises:
-            ValueError: if the scheduler has been stepped, or lowers the rate after every epoch, so
-                that there are no phases.
+            ValueError: if the scheduler has been stepped, or lowers the learning rate after every
+                epoch.
         """
         return cls(model, _phase_lengths(scheduler, total_epochs), **options)
 
@@ -73,26 +73,26 @@ class Averager:
 
     @property
     def remaining(self) -> int:
-        """Epochs that are yet to end."""
+        """Number of epochs left."""
         return sum(self.lengths) - self.ended
 
     @property
     def observed(self) -> tuple[int, int]:
-        """Epochs t in the present average, and T of its window; (0, 0) before the first."""
-        begun = [window for window in self.windows or () if window.start < self.ended]
-        if not begun:
+        """Epochs t in the current average, and T in its window; (0, 0) before the first epoch."""
+        started = [window for window in self.windows or () if window.start < self.ended]
+        if not started:
             return 0, 0
-        return min(self.ended, begun[-1].stop) - begun[-1].start, len(begun[-1])
+        return min(self.ended, started[-1].stop) - started[-1].start, len(started[-1])
 
     def epoch_end(self, model: nn.Module, replace: bool = True) -> bool:
-        """Take in the weights at the end of an epoch; return True if they have become the average.
+        """Update the average after an epoch; return True if the average replaced the weights.
 
-        The BatchNorm statistics then belong to other weights: `recompute_batchnorm` comes next.
-        With `replace=False` the average is never applied.
+        The BatchNorm statistics then no longer match the weights: call `recompute_batchnorm`.
+        `replace=False` updates the average but never replaces the weights.
 
         Raises:
             RuntimeError: if all phases are over.
-            ValueError: if `model` is another network.
+            ValueError: if `model` is not the averaged network.
         """
         if not self.remaining:
             raise RuntimeError(
@@ -109,19 +109,19 @@ class Averager:
         return replaced
 
     def restart(self, model: nn.Module) -> None:
-        """Start the window that is about to open from the weights of `model`.
+        """Start the next window from the weights of `model`; inside a window, do nothing.
 
-        `epoch_end` does so. Call it only if something else has changed the weights since, as
-        another averager may; in mid-window it does nothing.
+        `epoch_end` calls this. Call it yourself only after other code, such as another averager,
+        has changed the weights.
         """
         if self.average is not None and any(w.start == self.ended for w in self.windows or ()):
             self.average.start(model)
 
     def copy_to(self, model: nn.Module) -> None:
-        """Overwrite the parameters of `model` by the present average; leave its buffers alone.
+        """Overwrite the parameters of `model` with the current average; buffers are unchanged.
 
         Raises:
-            RuntimeError: if nothing has been averaged yet.
+            RuntimeError: if no epoch has been averaged yet.
         """
         if self.average is None or self.observed[0] == 0:
             raise RuntimeError("nothing has been averaged yet: call epoch_end() after an epoch")
@@ -133,14 +133,14 @@ class Averager:
         batches: Iterable[Any] | None = None,
         forward: Callable[[nn.Module, Any], Any] | None = None,
     ) -> nn.Module:
-        """Return a copy of `model` that has the present average, in eval mode.
+        """Return a copy of `model` with the current average, in eval mode.
 
-        Its BatchNorm statistics are those of `model`, or recomputed from `batches`, as by
-        `recompute_batchnorm`. Of a network that cannot be copied, such as a sharded one, make a
-        second instance and use `copy_to`.
+        `batches` recompute the BatchNorm statistics (`recompute_batchnorm`); None keeps the
+        statistics of `model`. If the model cannot be deep-copied, for example because it is
+        sharded, build a second model and call `copy_to`.
 
         Raises:
-            RuntimeError: if nothing has been averaged yet.
+            RuntimeError: if no epoch has been averaged yet.
         """
         replica = copy.deepcopy(unwrapped(model))
         self.copy_to(replica)
@@ -149,33 +149,33 @@ class Averager:
         return replica.eval()
 
     def coefficients(self) -> list[float]:
-        """Return α_1…α_t of the present average, which sum to 1; none before the first epoch."""
+        """Return α_1…α_t of the current average, which sum to 1; empty before the first epoch."""
         t, epochs = self.observed
         return self.average.coefficients(t, epochs) if self.average is not None and t else []
 
     def finish(self) -> None:
-        """Raise a RuntimeError if training ends inside a phase, whose average was not applied."""
+        """Raise a RuntimeError if training ended inside a phase."""
         if self.remaining:
             raise RuntimeError(
-                f"training ended after {self.ended} of {sum(self.lengths)} epochs, inside a phase, "
-                "whose average was not applied"
+                f"training ended after {self.ended} of {sum(self.lengths)} epochs, inside a phase; "
+                "the average of this phase was not applied"
             )
 
     def state_dict(self) -> dict[str, Any]:
-        """Return what continuing needs, as tensors, numbers and strings."""
+        """Return the state as tensors, numbers and strings."""
         average = {} if self.average is None else self.average.state_dict()
         return {"settings": self._settings(), "ended": self.ended, "average": average}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Continue from what `state_dict` returned.
+        """Restore a state returned by `state_dict`.
 
         Raises:
-            ValueError: if it was saved by another kind of averager, with other phases or weights,
-                or for another network.
+            ValueError: if the class, phases or coefficients of the saved averager differ, or the
+                state was saved for another network.
         """
-        for name, own in self._settings().items():
-            if (saved := state["settings"].get(name)) != own:
-                raise ValueError(f"{name}={own}: the state was saved with {name}={saved}")
+        for name, value in self._settings().items():
+            if (saved := state["settings"].get(name)) != value:
+                raise ValueError(f"{name}={value}: the state was saved with {name}={saved}")
         if self.average is not None:
             self.average.load_state_dict(state["average"])
         self.ended = state["ended"]
@@ -184,7 +184,7 @@ class Averager:
         return {
             "averager": type(self).__name__,
             "lengths": self.lengths,
-            "weights": None if self.average is None else _described(self.average.weights),
+            "weights": None if self.average is None else _describe(self.average.weights),
             "windows": [[window.start, window.stop] for window in self.windows or ()],
         }
 
@@ -205,24 +205,24 @@ class Averager:
 
 
 class NoAveraging(Averager):
-    """Never: the weights stay the optimizer's."""
+    """No averaging: the optimizer's weights are never replaced."""
 
     windows = ()
 
 
 class Phasewise(Averager):
-    """At the end of every phase: the paper's method (Algorithm 1).
+    """Phase-wise averaging, the paper's method (Algorithm 1).
 
-    Each phase's average is its result and the start of the next. The optimizer's state is not
-    touched.
+    At the end of every phase the average of its epoch-end weights replaces the weights, and the
+    next phase starts from the average. The optimizer state is unchanged.
 
     Args:
-        model: the network in training, with the weights that training starts from.
-        epochs: T_p, the number of epochs of every phase.
-        weights: how the epochs of a phase are weighted; by default the paper's, with γ0 = 0.9.
-        device: where the average is stored.
-        lengths: the phases in any other unit than epochs, such as steps.
-        trainable_only: leave out parameters that do not require a gradient now.
+        model: the model to train, with its initial weights.
+        epochs: T_p, the number of epochs in each phase.
+        weights: the coefficients of a phase's epochs; by default the paper's, with γ0 = 0.9.
+        device: the device that stores the average.
+        lengths: the phase lengths in a unit other than epochs, such as steps.
+        trainable_only: average only parameters that require a gradient at construction.
     """
 
     def __init__(
@@ -240,13 +240,13 @@ class Phasewise(Averager):
 
 
 class AtEnd(Averager):
-    """Once, at the end of training, as Polyak and Juditsky (1992) do: Table 1c's "at the end".
+    """Averaging once, at the end of training (Polyak and Juditsky, 1992): Table 1c's "at the end".
 
-    The average is over all of the `training`, or over its last `phase`, as `window` says. The other
-    arguments are those of `Phasewise`.
+    `window="training"` averages all epochs, `window="phase"` the epochs of the last phase. The
+    other arguments are documented in `Phasewise`.
 
     Raises:
-        ValueError: if `window` is neither of the two.
+        ValueError: if `window` is neither `training` nor `phase`.
     """
 
     def __init__(
@@ -267,8 +267,8 @@ class AtEnd(Averager):
         self._average_over([windows[window]], model, weights, device, trainable_only)
 
 
-def _described(weights: object) -> str:
-    """Return the name and the public attributes of weights: `Exponential(gamma0=0.9)`."""
+def _describe(weights: object) -> str:
+    """Return the class name and the public attributes: `Exponential(gamma0=0.9)`."""
     settings = {k: v for k, v in getattr(weights, "__dict__", {}).items() if k[0] != "_"}
     arguments = ", ".join(f"{name}={value!r}" for name, value in settings.items())
     return f"{type(weights).__name__}({arguments})"
@@ -277,27 +277,27 @@ def _described(weights: object) -> str:
 def _phase_lengths(scheduler: LRScheduler, total_epochs: int) -> list[int]:
     if isinstance(scheduler, ReduceLROnPlateau):
         raise ValueError(
-            "scheduler=ReduceLROnPlateau: its rates are not known before training; give epochs=[…]"
+            "scheduler=ReduceLROnPlateau: rates are unknown before training; pass epochs=[…]"
         )
-    first = getattr(scheduler, "_schedulers", [scheduler])[0]  # of a chain, which does not count
+    first = getattr(scheduler, "_schedulers", [scheduler])[0]  # ChainedScheduler counts no steps
     if steps := first.last_epoch:
-        raise ValueError(f"scheduler: it has been stepped {steps} times; make the averager first")
-    # A copy of the scheduler with another optimizer, which has the rates and no parameters.
-    stand_in = torch.optim.SGD([nn.Parameter(torch.zeros(()))])
-    stand_in.param_groups = [
+        raise ValueError(f"scheduler.last_epoch={steps}: create the averager before stepping")
+    # Step a copy of the scheduler, on an optimizer with the same groups but no parameters.
+    optimizer = torch.optim.SGD([nn.Parameter(torch.zeros(()))])
+    optimizer.param_groups = [
         copy.deepcopy({**group, "params": []}) for group in scheduler.optimizer.param_groups
     ]
-    replica = copy.deepcopy(scheduler, {id(scheduler.optimizer): stand_in})
-    rates = [float(stand_in.param_groups[0]["lr"])]
+    replica = copy.deepcopy(scheduler, {id(scheduler.optimizer): optimizer})
+    rates = [float(optimizer.param_groups[0]["lr"])]
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # that the optimizer makes no steps
+        warnings.simplefilter("ignore")  # torch warns that the optimizer has not been stepped
         for _ in range(total_epochs - 1):
             replica.step()
-            rates.append(float(stand_in.param_groups[0]["lr"]))
+            rates.append(float(optimizer.param_groups[0]["lr"]))
     ends = [epoch for epoch, (a, b) in enumerate(pairwise(rates), start=1) if b < a]
     if total_epochs > 2 and len(ends) == total_epochs - 1:
         raise ValueError(
-            f"scheduler={type(scheduler).__name__}: it lowers the rate after every epoch, so there "
-            "are no phases; give epochs=[…]"
+            f"scheduler={type(scheduler).__name__}: the learning rate falls after every epoch, so "
+            "there are no phases; pass epochs=[…]"
         )
     return [b - a for a, b in pairwise([0, *ends, total_epochs])]

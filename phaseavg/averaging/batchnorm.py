@@ -1,4 +1,4 @@
-"""Recomputation of BatchNorm statistics, for weights that were not trained with them."""
+"""Recompute BatchNorm statistics, for example after weights were averaged."""
 
 from collections.abc import Callable, Iterable, Sequence
 from functools import partial
@@ -12,21 +12,23 @@ from phaseavg.averaging.average import unwrapped
 
 
 class _Statistics:
-    """Sums of one layer's batch statistics, weighted by batch size.
+    """Sums of a layer's batch statistics, weighted by batch size.
 
-    With a momentum of 1 the layer's running statistics are those of its last batch: a forward hook
-    reads them, so that the sums cost no pass over the activations.
+    With momentum 1 the running statistics of the layer equal the statistics of the last batch. A
+    forward hook adds them up, without a second pass over the activations.
     """
 
     def __init__(self, layer: _NormBase) -> None:
         self.layer, self.momentum = layer, layer.momentum
         self.running: list[Tensor] = [layer.running_mean, layer.running_var]  # type: ignore[list-item]
-        self.before = [buffer.clone() for buffer in layer.buffers()]
-        # The number of samples, then the sums of the means and of the unbiased variances.
-        both = torch.cat(self.running)
-        dtype = torch.float32 if both.device.type == "mps" else torch.float64  # MPS has no float64
-        self.sums = both.new_zeros(1 + len(both), dtype=dtype)
-        layer.reset_running_stats()  # 0 times infinity would stay
+        self.original = [buffer.clone() for buffer in layer.buffers()]
+        # Number of samples, sum of means, sum of unbiased variances.
+        running = torch.cat(self.running)
+        # MPS has no float64.
+        sum_dtype = torch.float32 if running.device.type == "mps" else torch.float64
+        self.sums = running.new_zeros(1 + len(running), dtype=sum_dtype)
+        # With momentum 1 the old value is multiplied by 0, but 0 * inf is NaN.
+        layer.reset_running_stats()
         layer.momentum = 1.0
         layer.train()
         self.hook = layer.register_forward_hook(self._add)
@@ -37,11 +39,11 @@ class _Statistics:
         self.sums[1:] += size * torch.cat(self.running)
 
     def close(self, sums: Tensor) -> None:
-        """Set the statistics to the weighted means, or back if the sums are empty."""
+        """Set the statistics to the weighted means; without samples, restore the old values."""
         self.hook.remove()
         self.layer.momentum = self.momentum
         if sums[0] == 0:
-            for buffer, value in zip(self.layer.buffers(), self.before, strict=True):
+            for buffer, value in zip(self.layer.buffers(), self.original, strict=True):
                 buffer.copy_(value)
         else:
             for buffer, mean in zip(self.running, (sums[1:] / sums[0]).chunk(2), strict=True):
@@ -53,7 +55,7 @@ def _forward_images(device: torch.device, model: nn.Module, batch: Any) -> None:
     if not isinstance(images, Tensor):
         raise TypeError(
             f"batches: a {type(batch).__name__} is neither a tensor nor a sequence that starts "
-            "with one; pass forward=lambda model, batch: model(...)"
+            "with a tensor; pass forward=lambda model, batch: model(...)"
         )
     if len(images):
         model(images.to(device))
@@ -67,27 +69,25 @@ def recompute_batchnorm(
 ) -> None:
     """Recompute the running statistics of all BatchNorm layers by forward passes (Section 2.1.1).
 
-    The statistics become the mean over the batches of each batch's mean and unbiased variance,
-    weighted by batch size and summed in float64. Unlike with `torch.optim.swa_utils.update_bn`, a
-    short last batch counts for what it is, only BatchNorm layers are put in train mode (dropout
-    stays off), and the global random state, the layers' momenta and every module's mode are
-    afterwards as they were. InstanceNorm layers that track statistics are treated alike. If
-    a process group is initialised, the sums are over all of its processes, which have to call this
-    together.
+    The new statistics are the mean over batches of each batch's mean and unbiased variance,
+    summed in float64. Unlike `torch.optim.swa_utils.update_bn`, it weights batches by their size,
+    keeps dropout off, and restores momenta, modes and the global random state. InstanceNorm layers
+    that track statistics are included. If a process group is initialised, this function is
+    a collective and sums over all processes.
 
     Args:
-        model: the network; unchanged if it has no such layer (`batches` is then not read). Layers
-            in eval mode inside a model in train mode are frozen and keep their statistics.
-        batches: what `forward` takes; by default tensors (N, …), or sequences that start with one,
-            such as (images, labels).
-        forward: runs the model, without its wrappers, on a batch, for example
-            `lambda model, batch: model(**batch)`; it moves the batch to the model's device.
+        model: the model; without normalisation layers it is unchanged and `batches` is not read.
+            Layers in eval mode inside a model in train mode keep their statistics.
+        batches: the inputs of `forward`; by default tensors (N, …), or sequences that start with a
+            tensor, such as (images, labels).
+        forward: runs the unwrapped model on a batch and moves the batch to the model's device, for
+            example `lambda model, batch: model(**batch)`.
 
     Raises:
-        TypeError: if a batch is of another type and no `forward` is given.
-        ValueError: if there are no batches, or only empty ones.
+        TypeError: if a batch is neither a tensor nor such a sequence, and `forward` is None.
+        ValueError: if there are no batches, or all batches are empty.
 
-    If anything is raised, the statistics stay as they were.
+    After an exception the statistics are unchanged.
     """
     model = unwrapped(model)
     modes = {module: module.training for module in model.modules()}
@@ -115,9 +115,9 @@ def recompute_batchnorm(
         totals = sums
     finally:
         parts = torch.split(totals, [len(s.sums) for s in statistics])
-        for own, part in zip(statistics, parts, strict=True):
-            own.close(part)
+        for layer_statistics, part in zip(statistics, parts, strict=True):
+            layer_statistics.close(part)
         for module, mode in modes.items():
             module.training = mode
     if not totals.any():
-        raise ValueError("batches: at least one is needed to recompute BatchNorm statistics")
+        raise ValueError("batches: at least one non-empty batch is needed to recompute statistics")

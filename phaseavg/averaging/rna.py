@@ -1,4 +1,4 @@
-"""Weights of the epochs that are computed from the epochs: the paper's "learnt" weights."""
+"""Regularised nonlinear acceleration (RNA): the paper's "learnt" coefficients."""
 
 import math
 from collections.abc import Iterator, Sequence
@@ -11,31 +11,31 @@ from torch import Tensor, nn
 from phaseavg.averaging.average import Parameters, is_averaged
 from phaseavg.averaging.snapshots import is_intact, read, to_bytes, write_with_checksum
 
-PIECE = 2**16
-"""Entries of the weight vectors that are worked on at once, at most."""
+CHUNK = 2**16
+"""Maximum number of entries of the weight vectors per matrix product."""
 
 
 class RNA:
-    """Weights by regularised nonlinear acceleration, on which the paper's comparison rests.
+    """Coefficients by regularised nonlinear acceleration ("learnt" in the paper).
 
-    With θ_0 the weights at the window's start and R = [θ_t − θ_{t−1}] for t = 1…T,
+    With θ_0 the weights at the start of the window and R = [θ_t − θ_{t−1}] for t = 1…T,
 
         G = RᵀR / ‖RᵀR‖₂ (spectral norm), (G + ρI) z = 1, c = z / Σz, θ̄ = Σ c_t θ_t.
 
-    The c_t sum to 1 and may be negative; ρ → ∞ makes them equal. They need all of the window's
-    weights at once: T + 1 files, each of the size of the network.
+    The c_t sum to 1 and may be negative; ρ → ∞ makes them equal. The solution needs all weights of
+    the window at once: T + 1 snapshot files, each as large as the network.
 
-    c_t goes with θ_t, the newer point of its difference, as in the authors' Python code and not in
-    their MATLAB code. Only parameters count and are averaged, never buffers, which that code
-    flattens too: the number of batches that BatchNorm has seen would drown the weights.
+    c_t multiplies θ_t, the newer point of its difference, as in the authors' Python code; their
+    MATLAB code uses the older point. Only parameters enter R and the average. The authors' code
+    also includes buffers, where BatchNorm's `num_batches_tracked` would dominate R.
 
     Args:
-        folder: where the weights of past epochs are stored; made when the first one comes.
+        folder: the folder for snapshots of past epochs; created with the first snapshot.
         rho: ρ, the regularisation.
-        window: K, how many of the latest epochs (differences) are weighted; None: all.
+        window: K, the number of latest epochs (differences) to average; None for all.
 
     Raises:
-        ValueError: if `rho` is negative or not finite, or `window` not positive.
+        ValueError: if `rho` is negative or not finite, or `window` is not positive.
 
     References:
         D. Scieur, E. Oyallon, A. d'Aspremont, F. Bach, "Nonlinear acceleration of CNNs", ICLR
@@ -53,92 +53,92 @@ class RNA:
 
 
 class RNAAverage:
-    """The average θ̄ = Σ c_t θ_t with the weights c_t of `RNA`.
+    """The average θ̄ = Σ c_t θ_t with the coefficients c_t of `RNA`.
 
-    The weights of an epoch are a snapshot (`phaseavg.averaging.snapshots`), a file that is written
-    once, under a name with its checksum, and never deleted: a checkpoint may refer to those of an
-    earlier window. Delete the files that no checkpoint refers to (`files`) yourself. Products and
-    sums are in float64, on the model's device, piece by piece.
+    Each epoch's weights are saved to a snapshot (`phaseavg.averaging.snapshots`). Snapshots are
+    never deleted, because a checkpoint may refer to an earlier window. You may delete snapshots
+    that no checkpoint refers to (`files`). Products and sums are computed in float64 on the model's
+    device, one chunk at a time.
 
     Raises:
-        ValueError: if a parameter is complex, or sharded over several processes.
+        ValueError: if a parameter is complex, or sharded across processes.
     """
 
     def __init__(self, model: nn.Module, weights: RNA, trainable_only: bool = False) -> None:
         self.weights = weights
         self.folder = weights._folder
         self._parameters = Parameters(model, trainable_only)
-        parameters = self._floating(model)
+        parameters = self._averaged_parameters(model)
         if any(p.is_complex() or hasattr(p, "to_local") for p in model.parameters()):
             raise ValueError(
-                "weights=RNA: complex or sharded parameters cannot be averaged; choose others"
+                "weights=RNA: complex or sharded parameters are not supported; use other weights"
             )
         self._bytes = sum(p.nbytes for p in parameters.values())
         self._shapes = {name: tuple(p.shape) for name, p in parameters.items()}
-        # θ_0 of the next window: the weights, until they have to be written, then the file's name.
+        # θ_0 of the next window: the content of the snapshot, or its file name once written.
         self._start: bytes | str | None = None
-        # List and matrix are replaced and never changed, so that a failure leaves the average as it
-        # was, and a saved state stays what it is.
-        self._files: list[str] = []  # of θ_{t−K}…θ_t, oldest first
-        self._gram = torch.zeros(0, 0, dtype=torch.float64)  # RᵀR of those
+        # `update` replaces the list and the matrix instead of changing them in place. An exception
+        # then leaves the average unchanged, and earlier state dicts stay valid.
+        self._files: list[str] = []  # snapshots of θ_{t−K}…θ_t, oldest first
+        self._gram = torch.zeros(0, 0, dtype=torch.float64)  # RᵀR of these snapshots
 
     def start(self, model: nn.Module) -> None:
-        """Take the weights of `model` as θ_0 of the next window; the present average stays."""
-        self._start = to_bytes(self._floating(model))
+        """Set θ_0 of the next window to the weights of `model`; the average is unchanged."""
+        self._start = to_bytes(self._averaged_parameters(model))
 
     @torch.no_grad()
     def update(self, model: nn.Module, t: int, epochs: int) -> None:
-        """Take the weights of `model` as θ_t of a window of `epochs` epochs; t = 1 opens it."""
+        """Add the weights of `model` as θ_t, with t = 1…`epochs`; t = 1 starts a new average."""
         earlier, gram = self._files, self._gram
         if t == 1:
             if (start := self._start_file()) is None:
                 raise RuntimeError("call start() before the first update of a window")
             earlier, gram = [start], gram.new_zeros(0, 0)
-        files = [*earlier, self._write(to_bytes(self._floating(model)), t)]
+        files = [*earlier, self._write(to_bytes(self._averaged_parameters(model)), t)]
         files = files[-(min(epochs, self.weights.window or epochs) + 1) :]
         snapshots = [read(self.folder / name) for name in files]
         device = _device(model)
         products = torch.zeros(len(files) - 1, dtype=torch.float64, device=device)
         for name in self._shapes:
-            for rows in _pieces([s[name] for s in snapshots], device):
+            for rows in _chunks([s[name] for s in snapshots], device):
                 differences = rows.diff(dim=0)
                 products += differences @ differences[-1]
-        kept = len(products) - 1
-        new = gram.new_empty(kept + 1, kept + 1)
-        new[:kept, :kept] = gram[len(gram) - kept :, len(gram) - kept :]
-        new[kept, :] = new[:, kept] = products.cpu()
-        self._files, self._gram, self._start = files, new, None
+        last = len(products) - 1
+        new_gram = gram.new_empty(last + 1, last + 1)
+        new_gram[:last, :last] = gram[len(gram) - last :, len(gram) - last :]
+        new_gram[last, :] = new_gram[:, last] = products.cpu()
+        self._files, self._gram, self._start = files, new_gram, None
 
     def coefficients(self, t: int, epochs: int) -> list[float]:
-        """Return c_1…c_t, which sum to 1; 0 for those that are no longer weighted."""
-        return [0.0] * (t - len(self._gram)) + self._solved()[0].tolist()
+        """Return c_1…c_t, which sum to 1; epochs outside the window have coefficient 0."""
+        return [0.0] * (t - len(self._gram)) + self._solve()[0].tolist()
 
     @property
     def notes(self) -> dict[str, Any]:
-        """How the coefficients were computed: `condition` and `solved_by`; see `solve`."""
-        return self._solved()[1]
+        """Diagnostics of the coefficients: `condition` and `solved_by`, described in `solve`."""
+        return self._solve()[1]
 
     @torch.no_grad()
     def copy_to(self, model: nn.Module) -> None:
-        """Overwrite the parameters of `model` by the average; leave its buffers alone."""
-        weights = self._solved()[0].to(_device(model))
+        """Overwrite the parameters of `model` with the average; buffers are unchanged."""
+        coefficients = self._solve()[0].to(_device(model))
         snapshots = [read(self.folder / name) for name in self._files[1:]]
-        for name, parameter in self._floating(model).items():
-            pieces = _pieces([s[name] for s in snapshots], weights.device)
-            average = torch.cat([weights @ rows for rows in pieces])
+        for name, parameter in self._averaged_parameters(model).items():
+            chunks = _chunks([s[name] for s in snapshots], coefficients.device)
+            average = torch.cat([coefficients @ rows for rows in chunks])
             parameter.copy_(average.view(parameter.shape))
 
     def storage(self, epochs: int) -> tuple[int, str]:
-        """Return the bytes of the files of a window of `epochs` epochs, and where they are."""
+        """Return the size in bytes of a window's snapshots, and their folder."""
         snapshots = min(epochs, self.weights.window or epochs) + 1
         return snapshots * self._bytes, f"files in {self.folder}"
 
     def files(self) -> list[Path]:
-        """Return the files that the state refers to."""
+        """Return the snapshots that the state refers to."""
         return [self.folder / name for name in (*self._files, self._start_file()) if name]
 
     def state_dict(self) -> dict[str, Any]:
-        """Return what continuing needs, as tensors and file names."""
+        """Return the state as tensors and file names."""
         return {
             "shapes": self._shapes,
             "gram": self._gram,
@@ -147,10 +147,11 @@ class RNAAverage:
         }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Continue from what `state_dict` returned.
+        """Restore a state returned by `state_dict`.
 
         Raises:
-            ValueError: if it is the state of another network, or a file is missing or damaged.
+            ValueError: if the state was saved for another network, or a snapshot is missing or
+                damaged.
         """
         if state["shapes"] != self._shapes:
             raise ValueError("average: the state was saved for other parameters")
@@ -159,15 +160,15 @@ class RNAAverage:
                 raise ValueError(f"{self.folder / name} is missing or damaged")
         self._start, self._files, self._gram = state["start"], state["files"], state["gram"].cpu()
 
-    def _solved(self) -> tuple[Tensor, dict[str, Any]]:
+    def _solve(self) -> tuple[Tensor, dict[str, Any]]:
         return solve(self._gram, self.weights.rho)
 
-    def _floating(self, model: nn.Module) -> dict[str, Tensor]:
-        named = self._parameters.named(model)
-        return {name: p for name, p in named.items() if is_averaged(p)}
+    def _averaged_parameters(self, model: nn.Module) -> dict[str, Tensor]:
+        tensors = self._parameters.tensors(model)
+        return {name: p for name, p in tensors.items() if is_averaged(p)}
 
     def _start_file(self) -> str | None:
-        """Return the name of the file of θ_0, which is written now if it was not yet."""
+        """Return the name of the snapshot of θ_0; write it if necessary."""
         if isinstance(self._start, bytes):
             self._start = self._write(self._start, 0)
         return self._start
@@ -176,11 +177,11 @@ class RNAAverage:
         return write_with_checksum(self.folder, f"snapshot-{t:04d}", content)
 
 
-def _pieces(tensors: Sequence[Tensor], device: torch.device) -> Iterator[Tensor]:
-    """Yield the entries of tensors of one shape in float64, `PIECE` at a time, a row per tensor."""
+def _chunks(tensors: Sequence[Tensor], device: torch.device) -> Iterator[Tensor]:
+    """Yield float64 matrices of `CHUNK` columns: row i holds consecutive entries of tensor i."""
     vectors = [tensor.flatten() for tensor in tensors]
-    for first in range(0, max(len(vectors[0]), 1), PIECE):
-        rows = [vector[first : first + PIECE].to(device, torch.float64) for vector in vectors]
+    for first in range(0, max(len(vectors[0]), 1), CHUNK):
+        rows = [vector[first : first + CHUNK].to(device, torch.float64) for vector in vectors]
         yield torch.stack(rows)
 
 
@@ -190,13 +191,12 @@ def _device(model: nn.Module) -> torch.device:
 
 
 def solve(gram: Tensor, rho: float) -> tuple[Tensor, dict[str, Any]]:
-    """Return c from RᵀR, and notes on how it was computed.
+    """Return c from RᵀR, and diagnostics.
 
-    `solved_by` is `solve`; `least squares` where G + ρI is singular to working precision (an
-    eigenvalue is below n ε times the largest; the authors wait for a pivot of exactly 0, which
-    depends on rounding); `uniform` where these determine nothing: |Σz| < 1e-10, as the authors have
-    it, no difference at all, or numbers that are not finite. `condition` is the condition number of
-    G + ρI, None where that matrix is singular or does not exist.
+    `condition` is the condition number of G + ρI, or None if G + ρI is singular or undefined.
+    `solved_by` is `least squares` if G + ρI has an eigenvalue below n ε times the largest (the
+    authors check for a pivot of exactly 0, which depends on rounding). It is `uniform` if
+    |Σz| < 1e-10, as in the authors' code, or if RᵀR is zero or not finite; otherwise `solve`.
     """
     size = len(gram)
     uniform = torch.full((size,), 1 / max(size, 1), dtype=torch.float64)

@@ -1,6 +1,6 @@
-"""Snapshots: files that hold a network's weights at one moment, by parameter name.
+"""Read and write snapshots: files that hold a network's weights by parameter name.
 
-Any PyTorch program reads one with `torch.load(path)`, and `model.load_state_dict` takes it.
+`model.load_state_dict(torch.load(path), strict=False)` reads a snapshot.
 """
 
 import hashlib
@@ -15,7 +15,7 @@ from torch import Tensor
 
 
 def to_bytes(tensors: Mapping[str, Tensor]) -> bytes:
-    """Return the content of a snapshot; the tensors are copied to the CPU."""
+    """Serialise tensors to the content of a snapshot; the tensors are copied to the CPU."""
     copies = {
         name: tensor.detach().to("cpu", copy=True, memory_format=torch.contiguous_format)
         for name, tensor in tensors.items()
@@ -26,19 +26,19 @@ def to_bytes(tensors: Mapping[str, Tensor]) -> bytes:
 
 
 def read(path: Path) -> dict[str, Tensor]:
-    """Return the tensors of a snapshot, mapped into memory: only what is used is read."""
+    """Return the memory-mapped tensors of a snapshot; data is read from disk on access."""
     tensors: dict[str, Tensor] = torch.load(path, map_location="cpu", mmap=True, weights_only=True)
     return tensors
 
 
 def write_with_checksum(folder: Path, stem: str, content: bytes) -> str:
-    """Write a file, whole or not at all; return its name, `<stem>-<checksum>.pt`.
+    """Write a file atomically; return its name, `<stem>-<checksum>.pt`.
 
     Raises:
-        OSError: if it cannot be written; it names the file.
+        OSError: if the file cannot be written; the error names the file.
     """
     path = folder / f"{stem}-{hashlib.sha256(content).hexdigest()[:16]}.pt"
-    # Another process or thread may be writing the same.
+    # Another process or thread may write the same file.
     temporary = path.with_name(f".{path.name}.{os.getpid()}.{threading.get_ident()}.part")
     try:
         folder.mkdir(parents=True, exist_ok=True)
@@ -47,7 +47,7 @@ def write_with_checksum(folder: Path, stem: str, content: bytes) -> str:
             file.flush()
             os.fsync(file.fileno())
         temporary.replace(path)
-    except OSError as error:  # a write's own does not name the file
+    except OSError as error:  # an OSError from write() does not name the file
         raise OSError(error.errno, error.strerror, str(path)) from error
     finally:
         temporary.unlink(missing_ok=True)
@@ -55,7 +55,7 @@ def write_with_checksum(folder: Path, stem: str, content: bytes) -> str:
 
 
 def is_intact(path: Path) -> bool:
-    """Return whether a file exists and has the content whose checksum is in its name."""
+    """Return whether a file exists and its content matches the checksum in its name."""
     if not path.is_file():
         return False
     with path.open("rb") as file:

@@ -1,1 +1,1 @@
-"""The averager as a callback of other training loops; each module needs its own package."""
+"""Callbacks for Lightning and Hugging Face's Trainer; each module needs its own package."""

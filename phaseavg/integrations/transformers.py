@@ -1,4 +1,4 @@
-"""Phase-wise averaging in Hugging Face's Trainer: `callbacks=[PhasewiseCallback([2, 1])]`."""
+"""Hugging Face Trainer callback for phase-wise averaging."""
 
 import math
 from collections.abc import Callable, Iterable, Sequence, Sized
@@ -13,29 +13,31 @@ from transformers import TrainerCallback, TrainerControl, TrainerState, Training
 from phaseavg.averaging import RNA, Phasewise, Weights, recompute_batchnorm
 
 FILE = "phasewise.pt"
-"""The averager's state, in each checkpoint's folder."""
+"""File name of the averager's state in a checkpoint folder."""
 
 
 class PhasewiseCallback(TrainerCallback):
-    """At the end of every phase the average of its epoch-end weights replaces the weights.
+    """Replace the weights with the average of the epoch-end weights at the end of every phase.
 
-    That happens right after the phase's last update, so what is evaluated and saved then is the
-    average. BatchNorm statistics, if there are any, are recomputed by one pass over the training
-    data. A checkpoint has the average so far in a file of its own, and `resume_from_checkpoint`
-    continues with it.
+    The average replaces the weights after the last update of the phase, so evaluation and
+    checkpoints at this step use the average. One pass over the training data recomputes BatchNorm
+    statistics, if any. Checkpoints contain the running average in `phasewise.pt`, and
+    `resume_from_checkpoint` continues it.
+
+    Example: `Trainer(..., callbacks=[PhasewiseCallback([2, 1])])`.
 
     Args:
-        epochs: T_p, the number of epochs of every phase; None to end a phase wherever the scheduler
+        epochs: T_p, the number of epochs in each phase; None ends a phase where the scheduler
             lowers the learning rate.
-        weights: how the epochs of a phase are weighted; by default the paper's, with γ0 = 0.9.
-        device: where the average is stored.
-        every_steps: average after every so many updates instead of after every epoch; `epochs` then
-            counts these.
-        forward: runs the model on a batch of training data; by default with it as keywords.
+        weights: the coefficients of a phase's epochs; by default the paper's, with γ0 = 0.9.
+        device: the device that stores the average.
+        every_steps: number of updates between averaged weights; None averages after every epoch.
+            `epochs` counts these intervals.
+        forward: runs the model on a training batch; by default `model(**batch)`.
 
     Raises:
-        ValueError: when training starts, if it is longer than the phases, these do not follow from
-            the scheduler, or the checkpoint has no average.
+        ValueError: when training starts, if it is longer than the phases, the scheduler does not
+            define phases, or the checkpoint has no average.
     """
 
     def __init__(
@@ -47,7 +49,7 @@ class PhasewiseCallback(TrainerCallback):
         forward: Callable[[nn.Module, Any], Any] | None = None,
     ) -> None:
         self.epochs, self.weights, self.device = epochs, weights, device
-        self.every_steps, self.forward = every_steps, forward or _with_keywords
+        self.every_steps, self.forward = every_steps, forward or _forward_keywords
         self.steps = 0
         self.averager: Phasewise | None = None
 
@@ -61,39 +63,39 @@ class PhasewiseCallback(TrainerCallback):
         train_dataloader: Sized,
         **others: Any,
     ) -> None:
-        """Make the averager, or continue that of the checkpoint."""
+        """Create the averager and restore the checkpoint's state, if any."""
         batches = len(train_dataloader) if self.every_steps is None else 0
         steps = self.every_steps or math.ceil(batches / args.gradient_accumulation_steps)
-        saved = self._saved(args, state)
+        saved = self._saved_state(args, state)
         lengths = self.epochs or (saved and saved["settings"]["lengths"])
         if not lengths:
             by_step = Phasewise.from_scheduler(model, lr_scheduler, state.max_steps).lengths
             if any(length % steps for length in by_step):
                 raise ValueError(
-                    f"epochs=None: the scheduler has phases of {by_step} updates, not multiples of "
-                    f"{steps}; give epochs=[…]"
+                    f"epochs=None: the scheduler's phases of {by_step} updates must be multiples "
+                    f"of {steps}; pass epochs=[…]"
                 )
             lengths = [length // steps for length in by_step]
         if state.max_steps > sum(lengths) * steps:
             raise ValueError(
-                f"epochs={list(lengths)}: the training has {state.max_steps} updates, the phases "
-                f"{sum(lengths) * steps}"
+                f"epochs={list(lengths)}: the training has {state.max_steps} updates, but the "
+                f"phases have {sum(lengths) * steps}"
             )
         self.steps = steps
         self.averager = Phasewise(model, lengths, self.weights, self.device)
         if saved:
             self.averager.load_state_dict(saved)
 
-    def _saved(self, args: TrainingArguments, state: TrainerState) -> dict[str, Any]:
-        """Return the averager's state in the checkpoint from which the training resumes, if any."""
+    def _saved_state(self, args: TrainingArguments, state: TrainerState) -> dict[str, Any]:
+        """Return the averager's state in the checkpoint to resume; empty for a new training."""
         if not state.global_step:
             return {}
-        folder = f"checkpoint-{state.global_step}"
-        places = [Path(args.output_dir, folder), Path(str(args.resume_from_checkpoint))]
-        for path in (place / FILE for place in places):
+        name = f"checkpoint-{state.global_step}"
+        folders = [Path(args.output_dir, name), Path(str(args.resume_from_checkpoint))]
+        for path in (folder / FILE for folder in folders):
             if path.is_file():
                 return dict(torch.load(path, weights_only=True))
-        raise ValueError(f"{places[0] / FILE}: does not exist; the checkpoint has no average")
+        raise ValueError(f"{folders[0] / FILE}: does not exist; the checkpoint has no average")
 
     def on_step_end(
         self,
@@ -104,7 +106,7 @@ class PhasewiseCallback(TrainerCallback):
         train_dataloader: Iterable[Any],
         **others: Any,
     ) -> None:
-        """At the end of an epoch average, and at the end of a phase replace the weights."""
+        """Update the average at an epoch end; replace the weights at a phase end."""
         if state.global_step % self.steps == 0 and self.averager.epoch_end(model):
             recompute_batchnorm(model, train_dataloader, self.forward)
 
@@ -117,5 +119,5 @@ class PhasewiseCallback(TrainerCallback):
             torch.save(self.averager.state_dict(), path)
 
 
-def _with_keywords(model: nn.Module, batch: Any) -> None:
+def _forward_keywords(model: nn.Module, batch: Any) -> None:
     model(**batch)

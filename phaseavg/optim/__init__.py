@@ -1,4 +1,4 @@
-"""Optimizers that phase-wise averaging is compared with and torch.optim lacks."""
+"""Baseline optimizers that torch.optim lacks."""
 
 from phaseavg.optim.adabound import AdaBound
 from phaseavg.optim.lookahead import Lookahead

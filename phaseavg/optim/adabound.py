@@ -11,33 +11,34 @@ from torch.optim.optimizer import ParamsT
 
 
 class AdaBound(Optimizer):
-    """Start as Adam and turn into SGD with learning rate `final_lr`.
+    """Adam that converges to SGD with learning rate `final_lr`.
 
-    With Adam's averages m and v of the gradient and its square, update t is::
+    With Adam's moving averages m of the gradient and v of its square, update t is::
 
         θ ← θ − clamp(lr · √(1 − β2^t) / (1 − β1^t) / (√v + eps), lower, upper) · m
 
         lower = f (1 − 1 / (γ t + 1)),  upper = f (1 + 1 / (γ t)),  f = final_lr · lr / base_lr
 
-    `base_lr` is the `lr` that a parameter group is added with, so a schedule of `lr` scales both
-    bounds. The clamp includes the bias corrections; m itself is never corrected.
+    `base_lr` is the initial `lr` of a parameter group, so a schedule of `lr` scales both bounds.
+    The clamp includes the bias corrections; m itself is not corrected.
 
-    Source: Luo et al., Adaptive Gradient Methods with Dynamic Bound of Learning Rate, ICLR 2019, as
-    in their code (Luolc/AdaBound); Algorithm 1 there has no bias corrections and divides by √t.
+    Source: Luo et al., Adaptive Gradient Methods with Dynamic Bound of Learning Rate, ICLR 2019,
+    and the authors' code (Luolc/AdaBound). This class follows the code; the paper's Algorithm 1
+    has no bias corrections and divides by √t.
 
     Args:
         params: parameters or parameter groups.
         lr: learning rate of Adam; positive.
-        betas: β1 and β2, the decays of m and v; both in [0, 1).
-        final_lr: learning rate that both bounds converge to; positive.
-        gamma: γ, the speed of this convergence; positive.
-        eps: added to √v; not negative.
+        betas: β1 and β2, the decay rates of m and v; both in [0, 1).
+        final_lr: limit of both bounds, the learning rate of SGD; positive.
+        gamma: γ, the convergence rate of the bounds; positive.
+        eps: term added to √v; not negative.
         weight_decay: L2 penalty, added to the gradient; not negative.
-        capturable: keep the step counts, and compute rates and bounds, on the parameters' device,
-            so that a CUDA graph can record a step. `lr` may then be set to a tensor on that device.
+        capturable: store step counts and compute learning rates on the parameters' device, so that
+            a CUDA graph can capture a step. `lr` may then be a tensor on this device.
 
     Raises:
-        ValueError: if a value is out of its range.
+        ValueError: if an argument is out of range.
     """
 
     def __init__(
@@ -64,24 +65,20 @@ class AdaBound(Optimizer):
         super().__init__(params, defaults)
 
     def add_param_group(self, param_group: dict[str, Any]) -> None:
-        """Add a group; its present `lr` becomes its `base_lr`.
+        """Add a parameter group; its `lr` becomes its `base_lr`.
 
         Raises:
-            ValueError: if a value is out of its range.
+            ValueError: if an option is out of range.
         """
         _check({**self.defaults, **param_group})
         super().add_param_group(param_group)
-        # Saved with the group: an optimizer that loads it may be built with a decayed rate.
+        # Saved in the state dict, because the loading optimizer may start from a decayed `lr`.
         group = self.param_groups[-1]
         group["base_lr"] = float(group["lr"])
 
     @torch.no_grad()
     def step(self, closure: Callable[[], float] | None = None) -> Any:
-        """Update all parameters that have a gradient.
-
-        Returns:
-            The loss that `closure` returns, if given.
-        """
+        """Update all parameters that have a gradient; return the loss of `closure`, if any."""
         loss = None
         if closure is not None:
             with torch.enable_grad():
@@ -89,10 +86,11 @@ class AdaBound(Optimizer):
         for group in self.param_groups:
             params = [p for p in group["params"] if p.grad is not None]
             if params:
-                _update(params, [self._state_of(p, group["capturable"]) for p in params], group)
+                states = [self._parameter_state(p, group["capturable"]) for p in params]
+                _update(params, states, group)
         return loss
 
-    def _state_of(self, parameter: Tensor, capturable: bool) -> dict[str, Tensor]:
+    def _parameter_state(self, parameter: Tensor, capturable: bool) -> dict[str, Tensor]:
         state: dict[str, Tensor] = self.state[parameter]
         if not state:
             device = parameter.device if capturable else "cpu"
@@ -123,8 +121,8 @@ def _update(params: list[Tensor], states: list[dict[str, Tensor]], group: dict[s
         stacked = _rate_and_bounds(torch.stack(steps).double(), torch.sqrt, group)
         rate, lower, upper = (values.unbind() for values in stacked)
     else:
-        each = [_rate_and_bounds(step.item(), math.sqrt, group) for step in steps]
-        rate, lower, upper = zip(*each, strict=True)
+        per_parameter = [_rate_and_bounds(step.item(), math.sqrt, group) for step in steps]
+        rate, lower, upper = zip(*per_parameter, strict=True)
 
     gradients = tuple(p.grad for p in params if p.grad is not None)
     if group["weight_decay"]:
@@ -144,7 +142,7 @@ def _update(params: list[Tensor], states: list[dict[str, Tensor]], group: dict[s
 def _rate_and_bounds(
     t: Any, sqrt: Callable[[Any], Any], group: dict[str, Any]
 ) -> tuple[Any, Any, Any]:
-    """Return the bias-corrected rate of update t, yet to be divided by √v, and its bounds."""
+    """Return Adam's bias-corrected learning rate at update t, before division by √v, and bounds."""
     beta1, beta2 = group["betas"]
     rate = group["lr"] * sqrt(1 - beta2**t) / (1 - beta1**t)
     final = group["final_lr"] * group["lr"] / group["base_lr"]

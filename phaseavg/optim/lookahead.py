@@ -1,4 +1,4 @@
-"""Lookahead: slow weights that every k steps move part of the way to the fast weights."""
+"""Lookahead: interpolate slow weights towards the fast weights every k steps."""
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -13,22 +13,22 @@ from torch.optim import Optimizer
 class Lookahead(Optimizer):
     """Set φ ← φ + α (θ − φ) and θ ← φ after every k steps of an inner optimizer on θ.
 
-    The parameters are the fast weights θ. The slow weights φ start as a copy of them, and are what
-    training is for: evaluate and keep these. The inner optimizer's momentum is left as it is.
+    The model's parameters are the fast weights θ. The slow weights φ are initialised from θ and are
+    the result of training: evaluate and save φ. The inner optimizer's momentum is unchanged.
 
-    `state`, `param_groups` and `defaults` are the inner optimizer's own. `state[p]` holds the
-    `slow_weights` of a parameter from its first step on; before that they are the parameter itself.
-    Each group holds `lookahead_steps`, the steps since its last synchronisation.
+    `state`, `param_groups` and `defaults` belong to the inner optimizer. `state[p]` has the
+    `slow_weights` of a parameter after its first step; before, they equal the parameter. Each group
+    has `lookahead_steps`, the number of steps since its last synchronisation.
 
     Source: Zhang et al., Lookahead Optimizer: k steps forward, 1 step back, NeurIPS 2019.
 
     Args:
-        inner: optimizer of the fast weights.
-        k: steps from one synchronisation to the next; positive.
-        alpha: α, in [0, 1]; 1 gives the inner optimizer alone.
+        inner: the optimizer of the fast weights.
+        k: number of steps between synchronisations; positive.
+        alpha: α, in [0, 1]; 1 is equivalent to the inner optimizer.
 
     Raises:
-        ValueError: if a value is out of its range.
+        ValueError: if an argument is out of range.
     """
 
     def __init__(self, inner: Optimizer, k: int = 5, alpha: float = 0.5) -> None:
@@ -40,7 +40,7 @@ class Lookahead(Optimizer):
         self.k = k
         self.alpha = alpha
         self._restarts = 0
-        super().__setstate__({})  # makes the hooks, as the base class's constructor does
+        super().__setstate__({})  # creates the hooks; the base constructor is not called
         for group in self.param_groups:
             group.setdefault("lookahead_steps", 0)
 
@@ -49,13 +49,13 @@ class Lookahead(Optimizer):
     defaults = property(attrgetter("inner.defaults"))
 
     def add_param_group(self, param_group: dict[str, Any]) -> None:
-        """Add a group to the inner optimizer; its first synchronisation is k steps from here."""
+        """Add a group to the inner optimizer; its first synchronisation follows after k steps."""
         self.inner.add_param_group(param_group)
         self.param_groups[-1]["lookahead_steps"] = 0
 
     def step(self, closure: Callable[[], float] | None = None) -> Any:
-        """Take a step of the inner optimizer and return what it does; synchronise at the k-th."""
-        # Stored only after the step: inner optimizers fill a parameter's state if it is empty.
+        """Step the inner optimizer, return its loss, and synchronise after every k-th step."""
+        # Stored after the step, because inner optimizers initialise a parameter's empty state.
         starts = {
             p: p.detach().clone()
             for group in self.param_groups
@@ -71,10 +71,10 @@ class Lookahead(Optimizer):
         return loss
 
     def look_ahead(self) -> None:
-        """Count a step of the inner optimizer, and synchronise if it is the k-th.
+        """Count a step of the inner optimizer, and synchronise after every k-th step.
 
-        `step` does this. Call it alone only if the inner optimizer steps by itself, as in a CUDA
-        graph, and after a first `step`, which sets the slow weights.
+        `step` calls this. Call it yourself only if the inner optimizer steps on its own, for
+        example in a CUDA graph; a first `step` must have set the slow weights.
         """
         due = []
         for group in self.param_groups:
@@ -92,8 +92,8 @@ class Lookahead(Optimizer):
     def evaluation_weights(self) -> Iterator[None]:
         """Set the parameters to the slow weights within a `with` block.
 
-        The fast weights return after it, unless `restart` or `finish` is called in the block. Take
-        no step and save no state there. BatchNorm statistics remain those of the fast weights.
+        The fast weights are restored afterwards, unless the block calls `restart` or `finish`. Do
+        not step or save a state in the block. BatchNorm statistics are not recomputed.
         """
         params, slow = self._weights(self.param_groups)
         fast = [p.detach().clone() for p in params]
@@ -106,9 +106,9 @@ class Lookahead(Optimizer):
                 _copy(fast, params)
 
     def restart(self) -> None:
-        """Set the slow weights to the parameters, and synchronise k steps from here.
+        """Set the slow weights to the parameters; the next synchronisation follows after k steps.
 
-        Call it after you have changed the parameters, as averaging does.
+        Call this after other code, such as an averager, has changed the parameters.
         """
         _copy(*self._weights(self.param_groups))
         self._restarts += 1
@@ -116,21 +116,21 @@ class Lookahead(Optimizer):
             group["lookahead_steps"] = 0
 
     def finish(self) -> None:
-        """Set the parameters to the slow weights for good, and synchronise k steps from here."""
+        """Set the parameters to the slow weights, and restart the count of k steps."""
         with self.evaluation_weights():
             self.restart()
 
     def __setstate__(self, state: dict[str, Any]) -> None:
-        # Called by load_state_dict, which has cast all tensors to the parameters' type and device.
+        # Called by load_state_dict, with tensors cast to the parameters' dtype and device.
         if not all("lookahead_steps" in group for group in state["param_groups"]):
-            raise ValueError("not the state of a Lookahead: a group has no lookahead_steps")
+            raise ValueError("state_dict: not a state of Lookahead; a group has no lookahead_steps")
         self.inner.__setstate__(state)
 
     def __reduce__(self) -> tuple[Any, ...]:
         return type(self), (self.inner, self.k, self.alpha)
 
     def _weights(self, groups: list[dict[str, Any]]) -> tuple[list[Tensor], list[Tensor]]:
-        """Return fast and slow weights; the latter are the parameter itself before a first step."""
+        """Return fast and slow weights; before the first step both are the parameters."""
         fast = [p for group in groups for p in group["params"]]
         return fast, [self.state.get(p, {}).get("slow_weights", p) for p in fast]
 

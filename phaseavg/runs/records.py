@@ -9,7 +9,7 @@ from typing import Any
 import pandas as pd
 
 from phaseavg.errors import UserError
-from phaseavg.identity import group_id, parts_of
+from phaseavg.identity import group_id, part_names
 from phaseavg.runs.files import write_atomically
 from phaseavg.runs.record import FILES, Record, flattened, intact_records
 
@@ -70,7 +70,7 @@ def row_of(record: Record) -> dict[str, Any]:
     return {
         "run_id": result["run_id"],
         "group": group_id(result["recipe"]),
-        **parts_of(config),
+        **part_names(config),
         "seed": config["seed"],
         "numerics_version": result["numerics_version"],
         "status": result["status"],

@@ -267,6 +267,6 @@ def test_the_coefficients_are_what_the_average_is_made_with(weights, alpha):
 @pytest.mark.parametrize("other", [(3, 4), (13, 2)])
 def test_another_network_is_refused(other):
     averager = Phasewise(small_network(), [2])
-    with pytest.raises(ValueError, match="model: its parameters differ in number or shape"):
+    with pytest.raises(ValueError, match="model: the parameters differ in number or shape"):
         averager.epoch_end(nn.Linear(*other).double())
     assert averager.remaining == 2

@@ -12,7 +12,7 @@ from reference import flat, overwrite, random_trajectory, relative_error, rna, s
 from torch import nn
 
 from phaseavg.averaging import RNA, AtEnd, Phasewise, RNAAverage
-from phaseavg.averaging.rna import PIECE
+from phaseavg.averaging.rna import CHUNK
 from phaseavg.averaging.snapshots import is_intact
 
 
@@ -40,7 +40,7 @@ def convolutional():
     """Return a float32 network with BatchNorm, its weights in channels_last, of several pieces."""
     torch.manual_seed(0)
     model = nn.Sequential(nn.Conv2d(3, 100, 3), nn.BatchNorm2d(100), nn.Conv2d(100, 90, 3))
-    assert sum(p.numel() for p in model.parameters()) > PIECE
+    assert sum(p.numel() for p in model.parameters()) > CHUNK
     return model.to(memory_format=torch.channels_last)
 
 
@@ -137,7 +137,7 @@ def test_an_observer_starts_from_the_weights_that_another_average_has_left(tmp_p
     assert relative_error(observer.coefficients(), expected) <= 1e-9
 
 
-def test_networks_of_several_pieces_are_averaged_in_float64_and_buffers_count_for_nothing(tmp_path):
+def test_networks_of_several_chunks_are_averaged_in_float64_and_buffers_count_for_nothing(tmp_path):
     model = convolutional()
     thetas = random_trajectory(model, 7).astype(np.float32).astype(np.float64)
     overwrite(model, thetas[0])
@@ -186,7 +186,7 @@ def test_only_floating_point_parameters_are_averaged(tmp_path):
     averager.epoch_end(model)
     assert model.counts.tolist() == [5, 5]
     model.waves = nn.Parameter(torch.tensor([1j]))
-    with pytest.raises(ValueError, match="weights=RNA: complex or sharded parameters cannot be"):
+    with pytest.raises(ValueError, match="weights=RNA: complex or sharded parameters are not"):
         Phasewise(model, [1], RNA(tmp_path))
 
 

@@ -71,17 +71,17 @@ def test_phases_end_where_a_scheduler_lowers_the_rate(scheduler, lengths):
 @pytest.mark.parametrize(
     ("scheduler", "steps", "message"),
     [
-        (partial(lr_scheduler.StepLR, step_size=4), 1, "stepped 1 times; make the averager first"),
+        (partial(lr_scheduler.StepLR, step_size=4), 1, "last_epoch=1: create the averager before"),
         (
             lambda optimizer: lr_scheduler.ChainedScheduler([lr_scheduler.StepLR(optimizer, 4)]),
             2,
-            "stepped 2 times; make the averager first",
+            "last_epoch=2: create the averager before",
         ),
-        (lr_scheduler.ReduceLROnPlateau, 0, "ReduceLROnPlateau: its rates are not known before"),
+        (lr_scheduler.ReduceLROnPlateau, 0, "ReduceLROnPlateau: rates are unknown before"),
         (
             partial(lr_scheduler.CosineAnnealingLR, T_max=10),
             0,
-            r"=CosineAnnealingLR: it lowers the rate after every epoch, .*; give epochs=\[…\]$",
+            r"=CosineAnnealingLR: the learning rate falls after every epoch, .*; pass epochs=\[…\]$",
         ),
     ],
 )

@@ -211,7 +211,7 @@ def test_a_state_that_is_not_of_a_lookahead_is_refused_and_nothing_changed():
     optimizer, twin = lookahead(), lookahead()
     train(optimizer, range(3))
     train(twin, range(3))
-    with pytest.raises(ValueError, match="not the state of a Lookahead: a group has no"):
+    with pytest.raises(ValueError, match="not a state of Lookahead; a group has no"):
         optimizer.load_state_dict(INNER["sgd"](parameters()).state_dict())
     assert np.array_equal(train(optimizer, range(3, 9)), train(twin, range(3, 9)))
 

@@ -9,7 +9,7 @@ from hydra.core.global_hydra import GlobalHydra
 from made_cells import WHOLE
 
 from phaseavg.config import check
-from phaseavg.identity import parts_of
+from phaseavg.identity import part_names
 from phaseavg.runs.prefixes import OWN
 from phaseavg.sweep.cells import Cell, Run
 from phaseavg.sweep.order import Job, arranged, ending_with, nodes_of
@@ -193,7 +193,7 @@ def test_which_cells_of_tables_1_to_4_share_what(all_runs: dict[str, Run]) -> No
     found: dict[tuple[str, int], list[str]] = {}
     for job in jobs:
         if job.parent and not job.run.prefixes.averages_nothing:
-            optimizer = parts_of(job.run.settings.recipe())["optimizer"].replace("adam_", "")
+            optimizer = part_names(job.run.settings.recipe())["optimizer"].replace("adam_", "")
             cells = found.setdefault((optimizer, job.start), [])
             cells.extend(f"{cell.table}/{cell.column}" for cell in job.run.cells)
     assert {place: " ".join(sorted(cells)) for place, cells in found.items()} == SHARED
