@@ -1,9 +1,9 @@
-"""Phases from a learning-rate scheduler: wherever it lowers the rate, a phase ends.
+"""Phase-wise averaging of a linear regression, with phases from a learning-rate scheduler.
 
     python examples/from_scheduler.py
 
-A linear regression, so that the averages can be checked by hand: the last phase's average is
-nearer to the solution than its last weights.
+A phase ends where the scheduler lowers the learning rate. In the last phase the average is closer
+to the solution than the last weights.
 """
 
 import torch
@@ -13,7 +13,7 @@ from phaseavg.averaging import Phasewise
 
 
 def main(seed: int = 0) -> tuple[float, float]:
-    """Train; return the distance to the solution of SGD's last weights and of the average."""
+    """Train; return the distances of SGD's last weights and of the average to the solution."""
     torch.manual_seed(seed)
     solution = torch.randn(10)
     model = nn.Linear(10, 1, bias=False)

@@ -1,8 +1,8 @@
-"""The averager as a Lightning callback: the network and data of plain_torch.py, half a minute.
+"""Phase-wise averaging in Lightning, with the network and data of plain_torch.py (30 seconds).
 
     python examples/in_lightning.py
 
-Needs the extra `lightning`. Prints the test error after each epoch that ends a phase.
+Needs the extra `lightning`. Prints the test error at each phase end and one epoch before.
 """
 
 import warnings
@@ -17,7 +17,7 @@ from phaseavg.integrations.lightning import PhasewiseAveraging
 
 
 class Digits(lightning.LightningModule):
-    """A network on noisy digits, trained by SGD with a stepwise learning rate."""
+    """A digit classifier, trained with SGD and a stepwise learning rate."""
 
     def __init__(self, test: tuple[torch.Tensor, ...]) -> None:
         super().__init__()
@@ -33,11 +33,11 @@ class Digits(lightning.LightningModule):
         return cross_entropy(self(batch[0]), batch[1])
 
     def on_train_epoch_end(self) -> None:
-        """Note the test error (%); at a phase end that of the average."""
+        """Record the test error (%); at a phase end it is the error of the average."""
         self.errors.append(error(self.network, *self.test))
 
     def configure_optimizers(self) -> tuple[list, list]:
-        """Return SGD, and a scheduler that lowers its rate after 20 and 30 epochs."""
+        """Return SGD and a scheduler that lowers the learning rate after 20 and 30 epochs."""
         optimizer = torch.optim.SGD(self.parameters(), RATES[0], momentum=0.9, weight_decay=1e-4)
         return [optimizer], [torch.optim.lr_scheduler.MultiStepLR(optimizer, [20, 30])]
 

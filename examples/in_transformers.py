@@ -1,9 +1,9 @@
-"""The averager in Hugging Face's Trainer: a small ViT on 8×8 digits, half a minute on a core.
+"""Phase-wise averaging in Hugging Face's Trainer: a small ViT on 8×8 digits (30 seconds, one core).
 
     python examples/in_transformers.py
 
-Needs the extra `transformers`. Two phases of 10 and 5 epochs, found from the scheduler; prints the
-loss of the test images after each epoch.
+Needs the extra `transformers`. The scheduler defines two phases of 10 and 5 epochs. Prints the test
+loss after each epoch.
 """
 
 import tempfile
@@ -24,13 +24,13 @@ BATCH, EPOCHS = 50, [10, 5]
 
 
 def samples(images: torch.Tensor, labels: torch.Tensor) -> list[dict[str, torch.Tensor]]:
-    """Return images and labels as a Trainer takes them."""
+    """Return images and labels in the format of Trainer."""
     pairs = zip(images, labels, strict=True)
     return [{"pixel_values": image, "labels": label} for image, label in pairs]
 
 
 def main(seed: int = 0) -> list[float]:
-    """Train; return the test loss after every epoch, at a phase end that of the average."""
+    """Train; return the test loss after every epoch; at a phase end it is the average's loss."""
     images, labels, test_images, test_labels = data(seed)
     config = ViTConfig(
         image_size=8,
@@ -45,7 +45,7 @@ def main(seed: int = 0) -> list[float]:
     torch.manual_seed(seed)
     model = ViTForImageClassification(config)
     optimizer = torch.optim.AdamW(model.parameters(), lr=3e-3)
-    drop = EPOCHS[0] * len(images) // BATCH  # in updates: a Trainer steps the scheduler after each
+    drop = EPOCHS[0] * len(images) // BATCH  # in updates: Trainer steps the scheduler per update
     scheduler = torch.optim.lr_scheduler.MultiStepLR(optimizer, [drop])
     callbacks: list[TrainerCallback] = [PhasewiseCallback()]
     with tempfile.TemporaryDirectory() as folder:

@@ -1,10 +1,10 @@
-"""A small transformer on characters, with AdamW: warm-up, a constant rate, two drops.
+"""Phase-wise averaging of a small character-level transformer, trained with AdamW.
 
     python examples/language_model.py
 
-The text is this repository's licence. The phases are found from the scheduler. There is no
-BatchNorm, so the average needs no pass. Prints the validation loss (nats per character) of the
-weights and of the average at each phase end.
+The text is this repository's licence. The learning rate has a warm-up, a constant part and two
+drops, which define the phases. Without BatchNorm the average needs no recomputation pass. Prints
+the validation loss (nats per character) of the weights and of the average at each phase end.
 """
 
 from pathlib import Path
@@ -17,22 +17,22 @@ from phaseavg.averaging import Phasewise
 
 CONTEXT, BATCH, STEPS, EPOCHS = 32, 16, 20, 40
 WARM_UP, DROPS = 4, (24, 32)
-"""Epochs of the warm-up, and after which the rate falls to 0.3 of itself."""
+"""Number of warm-up epochs, and epochs after which the learning rate is multiplied by 0.3."""
 
 
 class Transformer(nn.Module):
-    """A causal transformer over characters.
+    """A causal character-level transformer.
 
     Args:
         characters: size of the alphabet.
-        width: of the embedding.
-        layers: of attention and feed-forward.
+        width: size of the embedding.
+        layers: number of transformer layers.
     """
 
     def __init__(self, characters: int, width: int = 64, layers: int = 2) -> None:
         super().__init__()
         self.tokens = nn.Embedding(characters, width)
-        self.places = nn.Embedding(CONTEXT, width)
+        self.positions = nn.Embedding(CONTEXT, width)
         layer = nn.TransformerEncoderLayer(
             width, 4, 4 * width, 0.0, batch_first=True, norm_first=True
         )
@@ -42,19 +42,19 @@ class Transformer(nn.Module):
     def forward(self, text: torch.Tensor) -> torch.Tensor:
         """Return logits (B, L, characters) for text (B, L)."""
         mask = nn.Transformer.generate_square_subsequent_mask(text.shape[1])
-        hidden = self.tokens(text) + self.places.weight[: text.shape[1]]
+        hidden = self.tokens(text) + self.positions.weight[: text.shape[1]]
         return self.head(self.layers(hidden, mask=mask, is_causal=True))
 
 
-def loss_of(model: nn.Module, text: torch.Tensor, starts: torch.Tensor) -> torch.Tensor:
-    """Return the mean cross-entropy of the characters after each start."""
+def mean_loss(model: nn.Module, text: torch.Tensor, starts: torch.Tensor) -> torch.Tensor:
+    """Return the mean cross-entropy over the windows of `text` that begin at `starts`."""
     windows = torch.stack([text[start : start + CONTEXT + 1] for start in starts])
     logits = model(windows[:, :-1])
     return cross_entropy(logits.flatten(0, 1), windows[:, 1:].flatten())
 
 
 def factor(epoch: int) -> float:
-    """Return the learning rate of an epoch, as a multiple of the largest."""
+    """Return the learning rate of an epoch as a multiple of the maximum."""
     return min((epoch + 1) / WARM_UP, 1.0) * 0.3 ** sum(epoch >= drop for drop in DROPS)
 
 
@@ -75,14 +75,14 @@ def main(seed: int = 0) -> list[tuple[float, float]]:
     for epoch in range(EPOCHS):
         for _ in range(STEPS):
             starts = torch.randint(len(training) - CONTEXT - 1, (BATCH,))
-            loss = loss_of(model, training, starts)
+            loss = mean_loss(model, training, starts)
             optimizer.zero_grad()
             loss.backward()
             optimizer.step()
         with torch.no_grad():
-            last = loss_of(model, validation, checks).item()
+            last = mean_loss(model, validation, checks).item()
             if averager.epoch_end(model):
-                losses.append((last, loss_of(model, validation, checks).item()))
+                losses.append((last, mean_loss(model, validation, checks).item()))
                 print(f"epoch {epoch + 1}: weights {last:.3f}, average {losses[-1][1]:.3f}")
         scheduler.step()
     return losses

@@ -1,4 +1,4 @@
-"""The averager in a plain torch loop: a small network on 8×8 digits, ten seconds on a core.
+"""Phase-wise averaging in a plain torch loop: a small network on 8×8 digits (10 seconds, one core).
 
     python examples/plain_torch.py
 
@@ -16,7 +16,7 @@ EPOCHS, RATES, BATCH = [20, 10, 10], [0.1, 0.01, 0.001], 50
 
 
 def data(seed: int) -> tuple[torch.Tensor, ...]:
-    """Return training images and labels, a fifth of them random, and test images and labels."""
+    """Return training images, training labels (a fifth random), test images and test labels."""
     digits = load_digits()
     generator = torch.Generator().manual_seed(seed)
     order = torch.randperm(len(digits.target), generator=generator)
@@ -66,7 +66,7 @@ def main(seed: int = 0) -> list[tuple[float, float]]:
             loss.backward()
             optimizer.step()
         sgd = error(model, test_images, test_labels)
-        if averager.epoch_end(model):  # at a phase end: the weights are now the average
+        if averager.epoch_end(model):  # phase end: the average has replaced the weights
             recompute_batchnorm(model, images.split(BATCH))
             errors.append((sgd, error(model, test_images, test_labels)))
             print(f"epoch {epoch + 1}: SGD {sgd:.2f} %, average {errors[-1][1]:.2f} %")

@@ -145,7 +145,7 @@ def built_on_meta(dataset: str, model: str) -> tuple[nn.Module, torch.Tensor]:
 @pytest.mark.parametrize("dataset", IMAGES)
 def test_each_valid_pair_builds(dataset: str, model: str) -> None:
     if model in FOR_IMAGENET and dataset != "imagenet":
-        with pytest.raises(UserError, match=f"{model} takes colour images of 64 pixels and more"):
+        with pytest.raises(UserError, match=f"{model} needs colour images of at least 64 pixels"):
             built_on_meta(dataset, model)
     else:
         network, logits = built_on_meta(dataset, model)
@@ -186,10 +186,10 @@ def own(target: str) -> list[str]:
 @pytest.mark.parametrize(
     ("overrides", "message"),
     [
-        (["model=resnet50"], "image_size=8, in_channels=1: resnet50 takes colour images"),
-        (["model=vgg16"], "choices for others: cnn13, resnet34, wrn28_10, densenet121"),
-        (["model=cnn13"], "pools=2 leaves under 3×3 pixels"),
-        # 1,000 = 9 · 111 + 1: BatchNorm has no standard deviation of a single pixel.
+        (["model=resnet50"], "image_size=8, in_channels=1: resnet50 needs colour images"),
+        (["model=vgg16"], "choices for other images: cnn13, resnet34, wrn28_10, densenet121"),
+        (["model=cnn13"], "pools=2 reduces 8×8 images"),
+        # 1,000 = 9 · 111 + 1: BatchNorm cannot take the deviation of one image of one pixel.
         (
             ["model=resnet34", "batch_size=111"],
             "with batch_size=111, down to 1×1×8×8: ValueError: Exp",

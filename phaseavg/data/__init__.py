@@ -1,4 +1,4 @@
-"""Data sets, each a function or class that returns a `DataSet`."""
+"""Data sets: functions and classes that return a `DataSet`."""
 
 from phaseavg.data.cifar import cifar10, cifar100
 from phaseavg.data.digits import digits

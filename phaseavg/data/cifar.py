@@ -1,4 +1,4 @@
-"""CIFAR-10 and CIFAR-100 (Krizhevsky, 2009), from torchvision's files."""
+"""CIFAR-10 and CIFAR-100 (Krizhevsky, 2009), loaded with torchvision."""
 
 from collections.abc import Callable, Sequence
 from functools import partial
@@ -8,22 +8,22 @@ from typing import Any
 import numpy as np
 import torch
 
-from phaseavg.data.downloads import downloaded
+from phaseavg.data.downloads import load_or_download
 from phaseavg.data.resident import PadValue, ResidentImages
 
 
-def _of_each_class(labels: np.ndarray, count: int | None, field: str) -> np.ndarray | slice:
-    """Return the indices of the first `count` images of each class, in the order of the file."""
-    least = int(np.bincount(labels).min())
+def _first_per_class(labels: np.ndarray, count: int | None, field: str) -> np.ndarray | slice:
+    """Return the indices of the first `count` images of each class, in file order."""
+    limit = int(np.bincount(labels).min())
     if count is None:
         return slice(None)
-    if not 1 <= count <= least:
-        raise ValueError(f"{field}={count}; choices: 1 to {least}, null for all")
+    if not 1 <= count <= limit:
+        raise ValueError(f"{field}={count}; choices: 1 to {limit}, null for all")
     return np.sort(np.concatenate([np.flatnonzero(labels == c)[:count] for c in np.unique(labels)]))
 
 
-def _parts(name: str, data_dir: Path | str) -> list[Any]:
-    return downloaded(name, data_dir, {"train": True}, {"train": False})
+def _load_splits(name: str, data_dir: Path | str) -> list[Any]:
+    return load_or_download(name, data_dir, {"train": True}, {"train": False})
 
 
 def _cifar(name: str) -> Callable[..., ResidentImages]:
@@ -42,14 +42,14 @@ def _cifar(name: str) -> Callable[..., ResidentImages]:
         test_per_class: int | None = None,
     ) -> ResidentImages:
         counts = {"train_per_class": train_per_class, "test_per_class": test_per_class}
-        parts, splits = _parts(name, data_dir), []
-        for part, (field, count) in zip(parts, counts.items(), strict=True):
-            labels = np.asarray(part.targets)
-            chosen = _of_each_class(labels, count, field)
-            splits.append((part.data.transpose(0, 3, 1, 2)[chosen], labels[chosen]))
+        sources, splits = _load_splits(name, data_dir), []
+        for source, (field, count) in zip(sources, counts.items(), strict=True):
+            labels = np.asarray(source.targets)
+            indices = _first_per_class(labels, count, field)
+            splits.append((source.data.transpose(0, 3, 1, 2)[indices], labels[indices]))
         return ResidentImages(
             *splits,
-            num_classes=len(parts[0].classes),
+            num_classes=len(sources[0].classes),
             batch_size=batch_size,
             seed=seed,
             padding=padding,
@@ -62,22 +62,22 @@ def _cifar(name: str) -> Callable[..., ResidentImages]:
         )
 
     cifar.__name__ = cifar.__qualname__ = name.lower()
-    cifar.require = partial(_parts, name)
+    cifar.require = partial(_load_splits, name)
     return cifar
 
 
 cifar10 = _cifar("CIFAR10")
-"""Return CIFAR-10: 50,000 images for training and 10,000 for testing.
+"""Return CIFAR-10: 50,000 training images and 10,000 test images.
 
-`data_dir` holds torchvision's `cifar-10-batches-py`, which is downloaded if it is missing;
-`train_per_class` and `test_per_class` take so many images of each class, the first of the file.
-`ResidentImages` describes the other arguments. The images take 240 MB to train on, 480 with a
-mirrored copy, and 31 to test.
+`data_dir` contains torchvision's folder `cifar-10-batches-py`, which is downloaded if missing.
+`train_per_class` and `test_per_class` limit the number of images per class to the first in the
+file. The other arguments are documented in `ResidentImages`. Training images occupy 240 MB
+(480 MB with a mirrored copy), test images 31 MB.
 
 Raises:
-    ValueError: if a file is damaged or missing and cannot be downloaded, or a value is out of
+    ValueError: if a file is damaged or missing and the download fails, or an argument is out of
         range.
 """
 
 cifar100 = _cifar("CIFAR100")
-"""Return CIFAR-100, with its 100 fine classes; else as `cifar10` (`cifar-100-python`)."""
+"""Return CIFAR-100 with 100 fine classes, from `cifar-100-python`; arguments as in `cifar10`."""

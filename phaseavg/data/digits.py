@@ -1,4 +1,4 @@
-"""The embedded data: scikit-learn's digits, real 8×8 scans, trained on with label noise."""
+"""Scikit-learn's digits (8×8 scans) with label noise in the training set."""
 
 from importlib.metadata import distribution
 from pathlib import Path
@@ -10,9 +10,9 @@ from phaseavg.data.resident import PadValue, ResidentImages
 from phaseavg.randomness import generator
 
 FILE = "sklearn/datasets/data/digits.csv.gz"
-TRAIN_SIZE = 1000  # of 1,797; the other 797 are the test set
+TRAIN_SIZE = 1000  # the other 797 of 1,797 images are the test set
 CLASSES = 10
-PARTITION = 0  # seed of the split and of the label noise, for all runs alike
+SPLIT_SEED = 0  # seed of the split and the label noise in all runs
 
 
 def digits(
@@ -24,22 +24,22 @@ def digits(
     padding: int = 1,
     pad_value: PadValue = "mean",
 ) -> ResidentImages:
-    """Return 1,000 digits for training and 797 for testing (needs no download).
+    """Return scikit-learn's digits: 1,000 training images and 797 test images, without download.
 
-    Grey levels 0-16 are stretched to 0-240. A share `label_noise` of the training labels is
-    replaced by uniformly random ones (a tenth of these hit the right class). Split and noise are
-    fixed; `seed` draws batches. `ResidentImages` describes the other arguments; `data_dir` is not
-    used, for the data come with scikit-learn.
+    Grey levels 0-16 are scaled to 0-240. A fraction `label_noise` of the training labels is
+    replaced by uniformly random labels, of which a tenth are correct. Split and noise are fixed;
+    `seed` determines the batches. `data_dir` is not used. The other arguments are documented in
+    `ResidentImages`.
 
     Raises:
-        ValueError: if a value is out of range.
+        ValueError: if an argument is out of range.
     """
     if not 0 <= label_noise <= 1:
         raise ValueError(f"label_noise={label_noise} must lie between 0 and 1")
-    # The file that scikit-learn's `load_digits` reads, without seconds of importing scikit-learn.
+    # The file behind scikit-learn's `load_digits`; importing scikit-learn takes seconds.
     table = np.loadtxt(distribution("scikit-learn").locate_file(FILE), np.uint8, delimiter=",")
     images = (table[:, :-1] * 15).reshape(-1, 1, 8, 8)
-    random = generator(PARTITION, "digits")
+    random = generator(SPLIT_SEED, "digits")
     order = random.permutation(len(images))
     train, test = order[:TRAIN_SIZE], order[TRAIN_SIZE:]
     labels = table[:, -1].copy()

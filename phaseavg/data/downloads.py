@@ -1,4 +1,4 @@
-"""Published data sets, checked and downloaded by torchvision."""
+"""Load, check and download torchvision data sets."""
 
 from contextlib import suppress
 from pathlib import Path
@@ -7,21 +7,21 @@ from typing import Any
 from phaseavg.errors import describe
 
 
-def downloaded(
+def load_or_download(
     name: str, data_dir: Path | str, *splits: dict[str, Any], folder: str = ""
 ) -> list[Any]:
-    """Return the splits of a data set of torchvision, which checks files by their md5.
+    """Return the splits of a torchvision data set; torchvision verifies MD5 checksums.
 
     Args:
-        name: torchvision's class.
-        data_dir: the user's data folder.
-        splits: the class's arguments for each split.
-        folder: in `data_dir`, the class's root.
+        name: the torchvision class.
+        data_dir: the data folder.
+        splits: keyword arguments of the class for each split.
+        folder: subfolder of `data_dir` that is the root of the data set.
 
     Raises:
-        ValueError: if a file is missing or damaged, and cannot be downloaded.
+        ValueError: if a file is missing or damaged and the download fails.
     """
-    from torchvision import datasets  # takes a second, and not every data set needs it
+    from torchvision import datasets  # the import takes a second; not all data sets need it
 
     def load(download: bool) -> list[Any]:
         source, root = getattr(datasets, name), str(Path(data_dir, folder))
@@ -34,6 +34,6 @@ def downloaded(
     except (OSError, RuntimeError) as error:
         raise ValueError(
             f"data_dir={data_dir}: {name} is missing or damaged and could not be downloaded "
-            f"({describe(error)}); put the official files there, remove what is damaged, or name "
+            f"({describe(error)}); copy the official files there, remove damaged files, or set "
             "another data_dir"
         ) from error

@@ -1,4 +1,4 @@
-"""ImageNet: folders of image files, decoded and augmented by worker processes."""
+"""ImageNet: image folders, decoded and augmented by worker processes."""
 
 import multiprocessing
 import os
@@ -20,19 +20,19 @@ from phaseavg.randomness import generator, seed_for
 
 MEAN = (0.485, 0.456, 0.406)
 STD = (0.229, 0.224, 0.225)
-"""Of ImageNet's training pixels, as everybody uses them."""
+"""The usual channel statistics of ImageNet's training images."""
 
 Key = tuple[str, int]
-"""The stream of random numbers for an image's crop and flip, and the image's index."""
+"""Random stream for the augmentation of an image, and index of the image."""
 
 
 class ImageFiles(Dataset):
-    """The images of one split, `data_dir / split`, read and augmented in worker processes.
+    """The images in `data_dir / split`, read and augmented in worker processes.
 
-    `transform` maps a PIL image to a uint8 tensor (C, H, W) and draws from torch's generator.
+    `transform` maps a PIL image to a uint8 tensor (C, H, W), with torch's global generator.
 
     Raises:
-        ValueError: if there are no folders of classes, or one holds no image.
+        ValueError: if there are no class folders, or a class folder has no images.
     """
 
     def __init__(
@@ -49,8 +49,8 @@ class ImageFiles(Dataset):
             ) from error
         self.transform, self.seed = transform, seed
         self.read, self.classes = source.loader, source.classes
-        # Arrays, because a worker that reads a Python object also writes its reference count:
-        # with a list of paths every worker would end up with a copy of the whole list.
+        # Arrays instead of lists: reading a Python object changes its reference count, so that each
+        # forked worker would copy the memory of a list.
         self.paths = np.array([os.fsencode(path) for path, _ in source.samples])
         self.labels = np.array(source.targets)
 
@@ -62,8 +62,8 @@ class ImageFiles(Dataset):
         path = os.fsdecode(self.paths[index])
         try:
             image = self.read(path)
-        except Exception as error:  # Pillow raises many kinds
-            # Returned, because an error that a worker raises arrives as a text of many lines.
+        except Exception as error:  # Pillow raises many types
+            # Returned, because DataLoader turns a worker's exception into a long traceback text.
             return UserError(
                 f"{path} cannot be read ({describe(error)}); replace the file and rerun the same "
                 "command to resume"
@@ -82,42 +82,42 @@ def _collate(samples: Sequence[tuple[Tensor, int] | UserError]) -> Batch | UserE
 
 
 def _ignore_signals(worker: int) -> None:
-    """Leave Ctrl-C and SIGTERM, which reach the whole process group, to the run, which saves."""
+    """Ignore SIGINT and SIGTERM, which reach the whole process group; the main process saves."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.signal(signal.SIGTERM, signal.SIG_IGN)
 
 
 class ImageNet:
-    """Images of a thousand classes, or any other set with the same folders; a `DataSet`.
+    """ImageNet, or another data set with the same folder layout; a `DataSet`.
 
     Training images are cropped at random (8 to 100 % of the area, aspect ratio ¾ to 4/3), resized
-    and flipped; test images are resized and the centre is taken. An augmented image depends on
-    (seed, stream, epoch, image) alone, and the order of an epoch on (seed, stream, epoch), so a run
-    resumes exactly from any step, with any number of workers.
+    and flipped. Test images are resized and centre-cropped. Augmentation depends only on (seed,
+    stream, epoch, image) and the order only on (seed, stream, epoch). A run therefore resumes
+    exactly from any step, with any number of workers.
 
     Args:
         batch_size: images per training batch.
         seed: the run's seed.
-        data_dir: holds `folder`.
-        device: where batches are standardised; until then they are bytes.
-        workers: processes that read images; None for one per core, 0 to read in this process.
-        folder: holds `train` and `val`, each with a folder of images per class.
+        data_dir: the parent of `folder`.
+        device: the device of the batches; images are transferred as uint8 and standardised there.
+        workers: number of processes that read images; None: one per core; 0: the main process.
+        folder: the folder with `train` and `val`, each with an image folder per class.
         image_size: H = W of the images.
-        test_resize: length of a test image's shorter side before its centre is cut out.
-        flip: whether each training image is mirrored with probability ½.
-        color_jitter: strength of random changes of brightness, contrast and saturation.
-        mean: per channel, between 0 and 1; ImageNet's by default.
-        std: deviation per channel, likewise.
+        test_resize: shorter side of test images before the centre crop.
+        flip: whether to mirror training images with probability ½.
+        color_jitter: strength of random brightness, contrast and saturation changes.
+        mean: channel means, between 0 and 1; ImageNet's by default.
+        std: channel standard deviations, in the same unit; ImageNet's by default.
 
     Raises:
-        ValueError: if the folders are missing or their classes differ, or a value is out of range.
+        ValueError: if folders are missing, classes differ, or an argument is out of range.
     """
 
     channels = 3
 
     @staticmethod
     def require(data_dir: Path | str, folder: str = "imagenet") -> None:
-        """Raise a ValueError if there are no folders of classes. Reads no images."""
+        """Raise a ValueError if there are no class folders; images are not read."""
         for split in ("train", "val"):
             if not any(Path(data_dir, folder, split).glob("*/")):
                 raise ValueError(
@@ -139,24 +139,24 @@ class ImageNet:
         mean: Sequence[float] = MEAN,
         std: Sequence[float] = STD,
     ) -> None:
-        from torchvision.transforms import v2  # takes a second, and few data sets need it
+        from torchvision.transforms import v2  # the import takes a second
 
         if not 1 <= image_size <= test_resize:
             raise ValueError(
-                f"image_size={image_size}, test_resize={test_resize}: the first must be positive "
-                "and not larger than the second"
+                f"image_size={image_size}, test_resize={test_resize}: image_size must be positive "
+                "and at most test_resize"
             )
         self.device = torch.device(device)
         self.standardise = Standardise(mean, std, self.channels, self.device)
         augment = [v2.RandomResizedCrop(image_size), v2.RandomHorizontalFlip(0.5 if flip else 0.0)]
         if color_jitter:
             augment.append(v2.ColorJitter(color_jitter, color_jitter, color_jitter))
-        centre = [v2.Resize(test_resize), v2.CenterCrop(image_size)]
+        centre_crop = [v2.Resize(test_resize), v2.CenterCrop(image_size)]
         self._train, self._test = (
             ImageFiles(
                 Path(data_dir), f"{folder}/{split}", v2.Compose([*steps, v2.PILToTensor()]), seed
             )
-            for split, steps in (("train", augment), ("val", centre))
+            for split, steps in (("train", augment), ("val", centre_crop))
         )
         if different := set(self._train.classes) ^ set(self._test.classes):
             raise ValueError(
@@ -170,13 +170,13 @@ class ImageNet:
         self.steps_per_epoch = count_steps(self.train_size, batch_size)
         self.seed = seed
         if workers is None:
-            from joblib import cpu_count  # of the cores that this process may use
+            from joblib import cpu_count  # counts only cores available to this process
 
             workers = cpu_count()
         self.workers = workers
 
     def _load(self, files: ImageFiles, batches: Iterable[list[Key]]) -> Iterator[Batch]:
-        # The system's own way to start a process: a launcher may have made another the default.
+        # The system's default start method; a launcher may have set another method.
         method = multiprocessing.get_all_start_methods()[0]
         loader = DataLoader(
             files,
@@ -186,12 +186,12 @@ class ImageNet:
             collate_fn=_collate,
             worker_init_fn=_ignore_signals,
             pin_memory=self.device.type == "cuda",
-            generator=torch.Generator(),  # else it would draw from the global one
+            generator=torch.Generator(),  # instead of the global generator
         )
         for batch in loader:
             if isinstance(batch, UserError):
                 raise batch
-            images, labels = (part.to(self.device, non_blocking=True) for part in batch)
+            images, labels = (tensor.to(self.device, non_blocking=True) for tensor in batch)
             yield self.standardise(images), labels
 
     def _epoch(self, stream: str, epoch: int) -> Iterator[list[Key]]:
@@ -205,7 +205,7 @@ class ImageNet:
         """Yield the batches of steps `first_step` to `last_step` − 1, epoch after epoch.
 
         Raises:
-            UserError: if a file is no image, or cannot be read.
+            UserError: if a file is not an image or cannot be read.
         """
         keys = across_epochs(
             lambda epoch: self._epoch("train", epoch), self.steps_per_epoch, first_step, last_step
@@ -215,12 +215,12 @@ class ImageNet:
     def batchnorm_batches(self, epoch: int, limit: int | None = None) -> Iterator[Batch]:
         """Yield one pass over the augmented training set, or its first `limit` batches.
 
-        Drawn from a stream of its own, so that it takes nothing from training.
+        A separate random stream leaves the training unchanged.
         """
         return self._load(self._train, islice(self._epoch("batchnorm", epoch), limit))
 
     def test_batches(self) -> Iterator[Batch]:
-        """Yield the centres of the test images."""
+        """Yield the centre-cropped test images."""
         keys = [("test/0", index) for index in range(self.test_size)]
         firsts = range(0, self.test_size, self.batch_size)
         return self._load(self._test, (keys[i : i + self.batch_size] for i in firsts))

@@ -1,4 +1,4 @@
-"""What the training loop needs of a data set, wherever its images are stored."""
+"""Interface between data sets and the training loop."""
 
 from collections.abc import Callable, Iterator, Sequence
 from itertools import islice
@@ -13,91 +13,91 @@ Batch = tuple[Tensor, Tensor]
 """Images, float32 (B, C, H, W), and labels, int64 (B,), both on the device."""
 
 Draw = tuple[Tensor, Tensor]
-"""What a data set makes the images of a batch from, (B, …), and labels, both on the device."""
+"""Input of a data set's `images`, (B, …), and labels, int64 (B,), both on the device."""
 
 
 def count_steps(train_size: int, batch_size: int) -> int:
-    """Return the number of batches of an epoch, the last, partial one included.
+    """Return the number of batches in an epoch, including the last partial batch.
 
     Raises:
-        ValueError: if a batch has no images, or more than there are.
+        ValueError: if `batch_size` is not between 1 and `train_size`.
     """
     if not 1 <= batch_size <= train_size:
         raise ValueError(
-            f"batch_size={batch_size}; choices: 1 to {train_size}, the training images"
+            f"batch_size={batch_size}; choices: 1 to {train_size}, the number of training images"
         )
     return -(-train_size // batch_size)
 
 
 def across_epochs(
-    batches_of: Callable[[int], Iterator[Item]],
+    epoch_batches: Callable[[int], Iterator[Item]],
     steps_per_epoch: int,
     first_step: int,
     last_step: int,
 ) -> Iterator[Item]:
-    """Yield the batches of steps `first_step` to `last_step` − 1; `batches_of` takes an epoch."""
+    """Yield the batches of steps `first_step` to `last_step` − 1, epoch after epoch."""
     step = first_step
     while step < last_step:
         epoch, skipped = divmod(step, steps_per_epoch)
-        for batch in islice(batches_of(epoch), skipped, skipped + last_step - step):
+        for batch in islice(epoch_batches(epoch), skipped, skipped + last_step - step):
             yield batch
             step += 1
 
 
 def check_batch(
-    which: str,
+    split: str,
     images: Tensor,
     labels: Tensor,
     shape: Sequence[int],
     dtype: torch.dtype,
     num_classes: int,
 ) -> None:
-    """Check that images and labels are what a network for `num_classes` classes trains on.
+    """Validate the images and labels of a split for a network with `num_classes` classes.
 
-    Images (N, C, H, W) must have a `shape` (C, H, W), with H = W, and a `dtype`. `which` names
-    their split in messages: `training` or `test`.
+    Images (N, C, H, W) must have `shape` (C, H, W), with H = W, and `dtype`. `split` is the name of
+    the split in messages: `training` or `test`.
 
     Raises:
-        ValueError: if there is no image, or images or labels are of another shape, kind or range.
+        ValueError: if there are no images, or a shape, dtype or label is invalid.
     """
     if len(images) == 0:
-        raise ValueError(f"there is no {which} image")
+        raise ValueError(f"there is no {split} image")
     actual = tuple(images.shape[1:])
     if (actual, images.dtype) != (tuple(shape), dtype) or len({*shape[1:]}) != 1:
         raise ValueError(
-            f"{which} images are {actual}, {images.dtype}; they must be {tuple(shape)}, {dtype}, "
-            "channels first and as high as wide"
+            f"{split} images are {actual}, {images.dtype}; they must be {tuple(shape)}, {dtype}, "
+            "channels first and square"
         )
     if labels.shape != images.shape[:1] or labels.dtype.is_floating_point:
         raise ValueError(
-            f"{which} labels are {tuple(labels.shape)}, {labels.dtype}; they must be "
+            f"{split} labels are {tuple(labels.shape)}, {labels.dtype}; they must be "
             f"({len(images)},), integers"
         )
     low, high = labels.min().item(), labels.max().item()
     if low < 0 or high >= num_classes:
         raise ValueError(
-            f"{which} label {low if low < 0 else high}: must lie between 0 and {num_classes - 1}, "
+            f"{split} label {low if low < 0 else high}: must lie between 0 and {num_classes - 1}, "
             f"for num_classes={num_classes}"
         )
 
 
 @runtime_checkable
 class DataSet(Protocol):
-    """Batches that depend on the step or the epoch alone.
+    """Batches that depend only on the step or the epoch.
 
-    A data set that makes images from something smaller may have two more methods, `draws` and
-    `images`, as `ResidentImages` describes them: a CUDA graph of a step then holds that work, too.
-    Its class or function may have a function `require`, by which a sweep checks files beforehand.
+    Two optional methods, `draws` and `images` (see `ResidentImages`), move the augmentation into
+    the CUDA graph of a step. An optional function `require` on the class or function lets a sweep
+    check the files before it starts.
     """
 
     num_classes: int
     channels: int  # C of the images
-    image_size: int  # their H = W
+    image_size: int  # H = W of the images
     train_size: int  # number of training images
-    test_size: int
-    batch_size: int  # images per training batch; the last batch of an epoch may have fewer
-    steps_per_epoch: int  # the partial batch included
-    device: torch.device  # of the batches
+    test_size: int  # number of test images
+    batch_size: int  # images per training batch; the last batch of an epoch may be smaller
+    steps_per_epoch: int  # includes the partial batch
+    device: torch.device  # device of the batches
 
     def train_batches(self, first_step: int, last_step: int) -> Iterator[Batch]:
         """Yield the batches of steps `first_step` to `last_step` − 1, epoch after epoch."""

@@ -1,4 +1,4 @@
-"""Small data sets that live on the device as one uint8 tensor, augmented batch by batch."""
+"""Small data sets, stored on the device as a uint8 tensor and augmented per batch."""
 
 from collections.abc import Iterator, Sequence
 from itertools import islice
@@ -14,49 +14,49 @@ from phaseavg.randomness import generator
 
 PadValue = Literal["mean", "zero"]
 
-TEST_BATCH = 500  # images; any number gives the same errors
+TEST_BATCH = 500  # images per test batch; does not affect errors
 
 
 def _pixel_statistics(images: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Return mean and deviation of each channel of uint8 images (N, C, H, W), in units of 255.
+    """Return mean and standard deviation per channel of uint8 images (N, C, H, W), divided by 255.
 
-    From the counts of the 256 levels: exact, and without a float copy of the images.
+    The histogram of the 256 levels gives exact sums without a float copy of the images.
     """
     levels = np.arange(256)
     channels = images.swapaxes(0, 1)
     counts = [np.bincount(pixels.ravel(), minlength=256) for pixels in channels]
-    share = np.array(counts) / channels[0].size
-    mean = share @ levels
-    deviation = np.sqrt((share * (levels - mean[:, None]) ** 2).sum(1))
-    return mean / 255, deviation / 255
+    frequencies = np.array(counts) / channels[0].size
+    mean = frequencies @ levels
+    std = np.sqrt((frequencies * (levels - mean[:, None]) ** 2).sum(1))
+    return mean / 255, std / 255
 
 
 class ResidentImages:
-    """Standardised images, cropped at random from a padded frame and flipped, batch by batch.
+    """Standardised images with random crops from the padded images and random flips.
 
-    A batch depends on (seed, stream, epoch, position) alone: order, crops and flips of an epoch are
-    drawn together, on the CPU, from a generator keyed by them, and are the same on every device.
+    Order, crops and flips of an epoch are drawn together on the CPU from (seed, stream, epoch).
+    The batches are therefore reproducible from any step and equal on all devices.
 
     Args:
         train: training images, uint8 (N, C, H, W), and labels, (N,).
-        test: test images and labels, likewise.
+        test: test images and labels, in the same format.
         num_classes: number of classes.
-        batch_size: images per training batch; the last, partial batch of an epoch is kept.
+        batch_size: images per training batch; the last batch of an epoch may be smaller.
         seed: the run's seed.
-        padding: pixels around the image from which a crop of its own size is taken; 0 for none.
-        flip: whether each image is mirrored with probability ½.
-        pad_value: the rounded `mean` of the channel, which is zero after standardising (within half
-            a grey level), or raw `zero`.
-        mean: per channel, between 0 and 1, the full scale; the training pixels' own by default.
-        std: deviation per channel, likewise.
-        device: where the images live, as bytes: N C (H + 2 padding)² for training, twice that with
-            a mirrored copy.
-        flipped_copy: whether, if `flip`, a mirrored copy of all images is stored, so that nothing
-            is mirrored batch by batch. The batches are the same.
+        padding: pixels added on each side before the random crop; 0 disables crops.
+        flip: whether to mirror images with probability ½.
+        pad_value: `mean` for the rounded channel mean, within half a grey level of zero after
+            standardising, or `zero` for raw zeros.
+        mean: channel means, between 0 and 1; computed from the training images by default.
+        std: channel standard deviations, in the same unit and with the same default.
+        device: the device that stores the images. Training images occupy N C (H + 2 padding)²
+            bytes, or twice as much with a mirrored copy.
+        flipped_copy: whether to store a mirrored copy of all images if `flip` is true, instead of
+            mirroring each batch. The batches are equal.
 
     Raises:
-        ValueError: if images and labels do not fit each other (see `check_batch`), or a value is
-            out of range.
+        ValueError: if images or labels are invalid (see `check_batch`), or an argument is out of
+            range.
     """
 
     def __init__(
@@ -75,9 +75,9 @@ class ResidentImages:
         flipped_copy: bool = True,
     ) -> None:
         images, labels = train
-        for which, split in (("training", train), ("test", test)):
-            tensors = map(torch.as_tensor, split)
-            check_batch(which, *tensors, images.shape[1:], torch.uint8, num_classes)
+        for split, arrays in (("training", train), ("test", test)):
+            tensors = map(torch.as_tensor, arrays)
+            check_batch(split, *tensors, images.shape[1:], torch.uint8, num_classes)
         self.train_size, self.channels, self.image_size, _ = images.shape
         self.test_size = len(test[0])
         self.num_classes = num_classes
@@ -90,9 +90,9 @@ class ResidentImages:
         self.flip = flip
         self.device = torch.device(device)
 
-        own_mean, own_std = _pixel_statistics(images)
-        mean = own_mean if mean is None else mean
-        std = own_std if std is None else std
+        pixel_mean, pixel_std = _pixel_statistics(images)
+        mean = pixel_mean if mean is None else mean
+        std = pixel_std if std is None else std
         self.standardise = Standardise(mean, std, self.channels, device)
 
         pads = {"mean": np.rint(np.asarray(mean) * 255), "zero": np.zeros(self.channels)}
@@ -105,19 +105,19 @@ class ResidentImages:
         padded[0] = pads[pad_value].astype(np.uint8).reshape(-1, 1, 1)
         inner = slice(padding, padding + self.image_size)
         padded[0, :, :, inner, inner] = images
-        frames = torch.from_numpy(padded)
+        pixels = torch.from_numpy(padded)
         if self._mirrored:
-            frames[1] = frames[0].flip(3)
-        frames = frames.to(self.device)
-        # A view of all windows of an image's size, one for each byte where one can begin, most of
-        # them across images: one index then gathers a batch of crops.
-        strides = frames.stride()[1:]
+            pixels[1] = pixels[0].flip(3)
+        pixels = pixels.to(self.device)
+        # A view with an image-sized window at every byte offset, so that one index_select gathers
+        # a batch of crops. Most windows span several images and are never selected.
+        strides = pixels.stride()[1:]
         last = (self.channels - 1) * strides[1] + (self.image_size - 1) * (strides[2] + 1)
-        self._windows = frames.view(-1).as_strided(
-            (frames.numel() - last, self.channels, self.image_size, self.image_size),
+        self._windows = pixels.view(-1).as_strided(
+            (pixels.numel() - last, self.channels, self.image_size, self.image_size),
             (1, *strides[1:]),
         )
-        self._frame_strides = strides
+        self._strides = strides
         self.train_labels = torch.as_tensor(labels, dtype=torch.int64, device=self.device)
         self.test_images = torch.as_tensor(test[0], device=self.device)
         self.test_labels = torch.as_tensor(test[1], dtype=torch.int64, device=self.device)
@@ -127,29 +127,29 @@ class ResidentImages:
         order = random.permutation(self.train_size)
         rows, columns = random.integers(0, 2 * self.padding + 1, (2, self.train_size))
         flips = random.random(self.train_size) < (0.5 if self.flip else 0.0)
-        image, row = self._frame_strides[0], self._frame_strides[2]
+        image, row = self._strides[0], self._strides[2]
         if self.flip and not self._mirrored:
             index = np.stack([order * image + rows * row + columns, flips], 1)
-        else:  # what is cut from the left of an image is on the right of its mirror
-            places = (order + flips * self.train_size) * image
-            places += rows * row + np.where(flips, 2 * self.padding - columns, columns)
-            index = places[:, None]
-        index, labels = (torch.from_numpy(numbers).to(self.device) for numbers in (index, order))
-        labels = self.train_labels[labels]
+        else:  # a crop from the left of an image is on the right of the mirrored copy
+            offsets = (order + flips * self.train_size) * image
+            offsets += rows * row + np.where(flips, 2 * self.padding - columns, columns)
+            index = offsets[:, None]
+        index, order = (torch.from_numpy(array).to(self.device) for array in (index, order))
+        labels = self.train_labels[order]
         yield from zip(index.split(self.batch_size), labels.split(self.batch_size), strict=True)
 
     def draws(self, first_step: int, last_step: int) -> Iterator[Draw]:
-        """Yield what `images` makes the batches of steps `first_step` to `last_step` − 1 of.
+        """Yield the inputs of `images` and the labels for steps `first_step` to `last_step` − 1.
 
-        These are the crops' places in memory, int64 (B, 1), or with flips that are yet to be made
-        (B, 2); and labels, int64 (B,). Both are on the device.
+        The inputs are the crops' offsets in memory, int64 (B, 1), or offsets and flips, (B, 2), if
+        there is no mirrored copy. Labels are int64 (B,). Both are on the device.
         """
         return across_epochs(
             lambda epoch: self._epoch("train", epoch), self.steps_per_epoch, first_step, last_step
         )
 
     def images(self, index: Tensor) -> Tensor:
-        """Return the images, float32 (B, C, H, W), of what was drawn; all work is the device's."""
+        """Return the images, float32 (B, C, H, W), for inputs from `draws`; runs on the device."""
         images = self._windows.index_select(0, index[:, 0])
         if index.shape[1] > 1:
             images = torch.where(index[:, 1].bool().view(-1, 1, 1, 1), images.flip(3), images)
@@ -163,13 +163,13 @@ class ResidentImages:
     def batchnorm_batches(self, epoch: int, limit: int | None = None) -> Iterator[Batch]:
         """Yield one pass over the augmented training set, or its first `limit` batches.
 
-        Drawn from a stream of its own, so that it takes nothing from training.
+        A separate random stream leaves the training unchanged.
         """
         for index, labels in islice(self._epoch("batchnorm", epoch), limit):
             yield self.images(index), labels
 
     def test_batches(self) -> Iterator[Batch]:
-        """Yield the test set, standardised and otherwise untouched."""
+        """Yield the standardised test set."""
         for first in range(0, self.test_size, TEST_BATCH):
             batch = slice(first, first + TEST_BATCH)
             yield self.standardise(self.test_images[batch]), self.test_labels[batch]

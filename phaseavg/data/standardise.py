@@ -1,4 +1,4 @@
-"""From the bytes of an image to numbers of mean 0 and deviation 1."""
+"""Standardise uint8 images to mean 0 and standard deviation 1."""
 
 from collections.abc import Sequence
 
@@ -8,12 +8,12 @@ from torch import Tensor
 
 
 class Standardise:
-    """Map uint8 images (…, C, H, W) to float32 of mean 0 and deviation 1 per channel.
+    """Map uint8 images (…, C, H, W) to float32 with mean 0 and standard deviation 1 per channel.
 
-    `mean` and `std` have a number per channel, in units of the full scale 255.
+    `mean` and `std` have an entry per channel, in units of the full scale 255.
 
     Raises:
-        ValueError: if the numbers do not fit the channels or the scale, or a deviation is 0.
+        ValueError: if an entry is missing or not between 0 and 1, or a standard deviation is 0.
     """
 
     def __init__(

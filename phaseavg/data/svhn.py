@@ -1,4 +1,4 @@
-"""SVHN, cropped digits (Netzer et al., 2011), from torchvision's files."""
+"""SVHN, cropped digits (Netzer et al., 2011), loaded with torchvision."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -7,12 +7,12 @@ from typing import Any
 import numpy as np
 import torch
 
-from phaseavg.data.downloads import downloaded
+from phaseavg.data.downloads import load_or_download
 from phaseavg.data.resident import PadValue, ResidentImages
 
 
-def _parts(data_dir: Path | str) -> list[Any]:
-    return downloaded("SVHN", data_dir, {"split": "train"}, {"split": "test"}, folder="svhn")
+def _load_splits(data_dir: Path | str) -> list[Any]:
+    return load_or_download("SVHN", data_dir, {"split": "train"}, {"split": "test"}, folder="svhn")
 
 
 def svhn(
@@ -27,20 +27,20 @@ def svhn(
     std: Sequence[float] | None = None,
     flipped_copy: bool = True,
 ) -> ResidentImages:
-    """Return SVHN: the 73,257 images of its train split, without the extra ones, and 26,032 tests.
+    """Return SVHN without the extra set: 73,257 training images and 26,032 test images.
 
-    The folder `svhn` in `data_dir` holds the official .mat files, downloaded if they are missing.
-    `ResidentImages` describes the other arguments. Images are not mirrored, as in the paper: digits
-    have a side. They take 352 MB to train on, 703 with a mirrored copy, and 80 to test.
+    The folder `svhn` in `data_dir` contains the official .mat files, downloaded if missing. As in
+    the paper, digits are not mirrored. The other arguments are documented in `ResidentImages`.
+    Training images occupy 352 MB (703 MB with a mirrored copy), test images 80 MB.
 
     Raises:
-        ValueError: if a file is missing or damaged and cannot be downloaded, or a value is out of
-            range.
+        ValueError: if a file is missing or damaged and the download fails, or an argument is out
+            of range.
     """
     arguments = locals()
-    parts = [(np.ascontiguousarray(part.data), part.labels) for part in _parts(data_dir)]
+    splits = [(np.ascontiguousarray(split.data), split.labels) for split in _load_splits(data_dir)]
     del arguments["data_dir"]
-    return ResidentImages(*parts, num_classes=10, **arguments)
+    return ResidentImages(*splits, num_classes=10, **arguments)
 
 
-svhn.require = _parts
+svhn.require = _load_splits

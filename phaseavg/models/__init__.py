@@ -1,4 +1,4 @@
-"""The paper's networks, and those of timm by name."""
+"""The paper's networks and all timm networks."""
 
 from phaseavg.models.cnn13 import CNN13
 from phaseavg.models.densenet import DenseNet, densenet121

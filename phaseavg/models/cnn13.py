@@ -1,22 +1,22 @@
-"""The 13-layer VGG-like network of the paper (after Laine and Aila, 2017, without dropout)."""
+"""The paper's 13-layer VGG-like network (Laine and Aila, 2017, without dropout)."""
 
 from torch import Tensor, nn
 
-from phaseavg.models.shared import kaiming_fan_out, scaled
+from phaseavg.models.shared import kaiming_fan_out, scale_channels
 
 
 class CNN13(nn.Module):
     """3×3 convolutions 128×3, pool, 256×3, pool, 512, 256, 128, global average pool, linear.
 
-    Every convolution is followed by BatchNorm and ReLU and has no bias; all pad by 1 but the one
-    with 512 channels. Initialisation: Kaiming-normal, fan-out (He et al., 2015); linear N(0, 0.01).
-    Maps (N, in_channels, H, W) to (N, num_classes); 4,432,522 parameters for 10 classes.
+    BatchNorm and ReLU follow every convolution. Convolutions have no bias, and padding 1 except the
+    convolution with 512 channels. Initialisation: Kaiming-normal, fan-out (He et al., 2015); linear
+    weights N(0, 0.01²). 4,432,522 parameters for 10 classes.
 
-    `width` is a factor on all channel counts. `pools` is 2 as in the paper, or 1, without the
-    second max-pool, for images under 12 pixels.
+    `width` multiplies all channel counts. `pools` is the number of max-pools: 2 as in the paper, or
+    1 for images smaller than 12 pixels.
 
     Raises:
-        ValueError: if `width` or `pools` is out of range or the images are too small.
+        ValueError: if `width` or `pools` is out of range, or the images are too small.
     """
 
     def __init__(
@@ -32,9 +32,8 @@ class CNN13(nn.Module):
             raise ValueError(f"pools={pools}; choices: 1, 2")
         if image_size >> pools < 3:
             raise ValueError(
-                f"pools={pools} leaves under 3×3 pixels of {image_size}×{image_size} for the "
-                "convolution without padding; choices for images of 6 pixels and more: 1, "
-                "of 12 and more: 2"
+                f"pools={pools} reduces {image_size}×{image_size} images to less than 3×3 pixels; "
+                "choices: 1 for images of at least 6×6 pixels, 2 for at least 12×12"
             )
         layers: list[nn.Module] = []
         channels = in_channels
@@ -42,7 +41,7 @@ class CNN13(nn.Module):
         def convolutions(*outputs: int, padding: int = 1) -> None:
             nonlocal channels
             for output in outputs:
-                output = scaled(output, width)
+                output = scale_channels(output, width)
                 layers.append(nn.Conv2d(channels, output, 3, padding=padding, bias=False))
                 layers.append(nn.BatchNorm2d(output))
                 layers.append(nn.ReLU(inplace=True))

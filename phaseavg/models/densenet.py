@@ -5,13 +5,13 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
-from phaseavg.models.shared import kaiming_fan_out, scaled
+from phaseavg.models.shared import kaiming_fan_out, scale_channels
 
 
 class DenseLayer(nn.Module):
     """BatchNorm, ReLU, 1×1 convolution to 4 × growth, BatchNorm, ReLU, 3×3 convolution to growth.
 
-    The result is the input followed by these new channels.
+    The output concatenates the input and the new channels.
     """
 
     def __init__(self, in_channels: int, growth: int) -> None:
@@ -30,21 +30,21 @@ class DenseLayer(nn.Module):
 
 
 class DenseNet(nn.Module):
-    """A 3×3 stem, dense blocks with a transition between any two, BatchNorm, ReLU.
+    """A 3×3 stem, dense blocks with transitions between them, BatchNorm, ReLU.
 
-    As in the authors' CIFAR code the stem is a convolution to 2 × growth channels and nothing else:
-    each layer begins with its own BatchNorm and ReLU. A transition (BatchNorm, ReLU, 1×1
-    convolution, 2×2 average pool) halves channels, height and width. Initialisation, also theirs:
-    convolutions Kaiming-normal, fan-out (He et al., 2015), BatchNorm 1 and 0, linear weights as
-    torch has them, its bias 0. No dropout. `layers` are the numbers of layers in the blocks;
-    `width` is a factor on the growth of 32, and so on all channel counts.
+    As in the authors' CIFAR code, the stem is a single convolution to 2 × growth channels, without
+    BatchNorm and ReLU. A transition (BatchNorm, ReLU, 1×1 convolution, 2×2 average pool) halves
+    channels, height and width. Initialisation as in the authors' code: convolutions Kaiming-normal,
+    fan-out (He et al., 2015); BatchNorm weight 1, bias 0; linear weights as in torch, bias 0. No
+    dropout. `layers` is the number of layers in each block. `width` multiplies the growth of 32 and
+    therefore all channel counts.
     """
 
     def __init__(
         self, layers: Sequence[int], num_classes: int, in_channels: int = 3, width: float = 1.0
     ) -> None:
         super().__init__()
-        growth = scaled(32, width)
+        growth = scale_channels(32, width)
         channels = 2 * growth
         features: list[nn.Module] = [nn.Conv2d(in_channels, channels, 3, padding=1, bias=False)]
         for block, count in enumerate(layers):

@@ -4,14 +4,14 @@ from collections.abc import Sequence
 
 from torch import Tensor, nn
 
-from phaseavg.models.shared import kaiming_fan_out, scaled
+from phaseavg.models.shared import kaiming_fan_out, scale_channels
 
 
 class BasicBlock(nn.Module):
-    """Two 3×3 convolutions beside a shortcut (He et al., CVPR 2016, Figure 2).
+    """Two 3×3 convolutions with a shortcut connection (He et al., CVPR 2016, Figure 2).
 
-    The shortcut is the identity, or a 1×1 convolution with BatchNorm where the shape changes
-    (option B there).
+    The shortcut is the identity, or a 1×1 convolution with BatchNorm if the shape changes
+    (option B in the paper).
     """
 
     def __init__(self, in_channels: int, out_channels: int, stride: int) -> None:
@@ -36,18 +36,18 @@ class BasicBlock(nn.Module):
 
 
 class ResNet(nn.Module):
-    """Four stages of basic blocks with 64, 128, 256, 512 channels, each but the first halving.
+    """Four stages of basic blocks with 64, 128, 256, 512 channels; stages 2 to 4 downsample.
 
-    Initialisation: convolutions Kaiming-normal, fan-out (He et al., 2015), BatchNorm 1 and 0,
-    linear as torch has it. `blocks` are the numbers of blocks in the stages; `width` is a factor on
-    all channel counts.
+    Initialisation: convolutions Kaiming-normal, fan-out (He et al., 2015); BatchNorm weight 1,
+    bias 0; linear layer as in torch. `blocks` is the number of blocks in each stage; `width`
+    multiplies all channel counts.
     """
 
     def __init__(
         self, blocks: Sequence[int], num_classes: int, in_channels: int = 3, width: float = 1.0
     ) -> None:
         super().__init__()
-        channels = scaled(64, width)
+        channels = scale_channels(64, width)
         self.conv1 = nn.Conv2d(in_channels, channels, 3, padding=1, bias=False)
         self.bn1 = nn.BatchNorm2d(channels)
         self.relu = nn.ReLU(inplace=True)
@@ -55,7 +55,7 @@ class ResNet(nn.Module):
         for stage, (count, base) in enumerate(zip(blocks, (64, 128, 256, 512), strict=True)):
             for block in range(count):
                 stride = 2 if stage > 0 and block == 0 else 1
-                output = scaled(base, width)
+                output = scale_channels(base, width)
                 stages.append(BasicBlock(channels, output, stride))
                 channels = output
         self.stages = nn.Sequential(*stages)
@@ -70,7 +70,7 @@ class ResNet(nn.Module):
 
 
 def resnet34(num_classes: int, in_channels: int = 3, width: float = 1.0) -> ResNet:
-    """Return ResNet-34: 3, 4, 6, 3 blocks; for images of any size.
+    """Return ResNet-34 (3, 4, 6, 3 blocks), for images of any size.
 
     21,328,292 parameters for 100 classes.
     """

@@ -1,4 +1,4 @@
-"""The networks of the library timm, with random weights."""
+"""Networks of the library timm, randomly initialised."""
 
 from difflib import get_close_matches
 
@@ -8,14 +8,14 @@ from torch import nn
 def timm_model(
     name: str, num_classes: int, in_channels: int = 3, image_size: int = 224
 ) -> nn.Module:
-    """Return a network of timm by its name, one of `timm.list_models()`; no weights are loaded.
+    """Return a randomly initialised timm network by its name in `timm.list_models()`.
 
-    A network that is made for one image size (its constructor takes `img_size`) gets the data's.
+    Networks with a fixed image size (an argument `img_size`) are built for `image_size`.
 
     Raises:
-        ValueError: if timm has no such network.
+        ValueError: if timm has no network of this name.
     """
-    import timm  # takes seconds, and a run with another network does not need it
+    import timm  # the import takes seconds; other networks do not need it
 
     names = timm.list_models()
     if name not in names:

@@ -1,15 +1,15 @@
-"""Wide residual networks (Zagoruyko and Komodakis, BMVC 2016), laid out as in the authors' code."""
+"""Wide residual networks (Zagoruyko and Komodakis, BMVC 2016), as in the authors' code."""
 
 from torch import Tensor, nn
 
-from phaseavg.models.shared import kaiming_fan_out, scaled
+from phaseavg.models.shared import kaiming_fan_out, scale_channels
 
 
 class PreactivationBlock(nn.Module):
-    """BatchNorm, ReLU and a 3×3 convolution, twice, beside a shortcut.
+    """BatchNorm, ReLU and a 3×3 convolution, twice, with a shortcut connection.
 
-    The shortcut is the identity, or, where the shape changes, a 1×1 convolution without BatchNorm
-    of what comes out of the first BatchNorm and ReLU.
+    The shortcut is the identity. If the shape changes, it is a 1×1 convolution without BatchNorm,
+    applied after the first BatchNorm and ReLU.
     """
 
     def __init__(self, in_channels: int, out_channels: int, stride: int) -> None:
@@ -31,17 +31,18 @@ class PreactivationBlock(nn.Module):
 
 
 class WideResNet(nn.Module):
-    """A 3×3 stem, three groups of pre-activation blocks, the later two halving, BatchNorm, ReLU.
+    """A 3×3 stem, three groups of pre-activation blocks, BatchNorm, ReLU.
 
-    Initialisation as in the authors' Lua code: convolutions Kaiming-normal, fan-out (He et al.,
-    2015), BatchNorm 1 and 0, linear weights as torch has them, its bias 0. No dropout.
+    Groups 2 and 3 downsample. Initialisation as in the authors' Lua code: convolutions
+    Kaiming-normal, fan-out (He et al., 2015); BatchNorm weight 1, bias 0; linear weights as in
+    torch, bias 0. No dropout.
 
     Args:
         blocks: number of blocks in each group; the depth is 6 × blocks + 4.
-        widening: factor on the groups' 16, 32, 64 channels, not on the stem's 16.
+        widening: multiplier of the groups' 16, 32, 64 channels, excluding the stem.
         num_classes: number of outputs.
         in_channels: channels of the images.
-        width: factor on all channel counts, the stem's included.
+        width: multiplier of all channel counts, including the stem.
     """
 
     def __init__(
@@ -53,13 +54,13 @@ class WideResNet(nn.Module):
         width: float = 1.0,
     ) -> None:
         super().__init__()
-        channels = scaled(16, width)
+        channels = scale_channels(16, width)
         self.conv1 = nn.Conv2d(in_channels, channels, 3, padding=1, bias=False)
         groups = []
         for group, base in enumerate((16, 32, 64)):
             for block in range(blocks):
                 stride = 2 if group > 0 and block == 0 else 1
-                output = scaled(base * widening, width)
+                output = scale_channels(base * widening, width)
                 groups.append(PreactivationBlock(channels, output, stride))
                 channels = output
         self.groups = nn.Sequential(*groups)
@@ -77,7 +78,7 @@ class WideResNet(nn.Module):
 
 
 def wrn28_10(num_classes: int, in_channels: int = 3, width: float = 1.0) -> WideResNet:
-    """Return WRN-28-10: 4 blocks in each group, of 160, 320, 640 channels; for images of any size.
+    """Return WRN-28-10 (4 blocks per group; 160, 320, 640 channels), for images of any size.
 
     36,536,884 parameters for 100 classes.
     """

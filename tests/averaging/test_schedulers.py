@@ -81,7 +81,7 @@ def test_phases_end_where_a_scheduler_lowers_the_rate(scheduler, lengths):
         (
             partial(lr_scheduler.CosineAnnealingLR, T_max=10),
             0,
-            r"=CosineAnnealingLR: the learning rate falls after every epoch, .*; pass epochs=\[…\]$",
+            r"=CosineAnnealingLR: the learning rate falls after every .*; pass epochs=\[…\]$",
         ),
     ],
 )

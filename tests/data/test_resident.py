@@ -251,7 +251,7 @@ GOOD = (random_images(4), np.arange(4))
         ((GOOD[0], np.arange(4.0)), GOOD, r"training labels are \(4,\), torch.float64; they must"),
         ((GOOD[0], np.arange(3)), GOOD, r"training labels are \(3,\), torch.int64; .* \(4,\), int"),
         ((GOOD[0] / 255, GOOD[1]), GOOD, r"training images are \(3, 8, 8\), torch.float64; they"),
-        ((GOOD[0][..., :7], GOOD[1]), GOOD, r"training images are \(3, 8, 7\), .* as high as wide"),
+        ((GOOD[0][..., :7], GOOD[1]), GOOD, r"training images are \(3, 8, 7\), .* and square"),
         (GOOD, (random_images(4, channels=1), GOOD[1]), r"test images are \(1, 8, 8\)"),
         ((GOOD[0][:0], GOOD[1][:0]), GOOD, "there is no training image"),
     ],

@@ -60,8 +60,8 @@ def test_initial_weights(make):
 @pytest.mark.parametrize(("in_channels", "image_size"), [(1, 224), (3, 63)])
 def test_images_not_in_colour_or_too_small_are_refused(make, in_channels, image_size):
     message = (
-        f"image_size={image_size}, in_channels={in_channels}: {make.__name__} takes colour images "
-        "of 64 pixels and more; choices for others: cnn13, resnet34, wrn28_10, densenet121"
+        f"image_size={image_size}, in_channels={in_channels}: {make.__name__} needs colour images "
+        "of at least 64 pixels; choices for other images: cnn13, resnet34, wrn28_10, densenet121"
     )
     with pytest.raises(ValueError, match=f"^{re.escape(message)}$"):
         make(10, in_channels=in_channels, image_size=image_size)

@@ -106,5 +106,5 @@ def test_a_seed_gives_the_same_weights_and_another_seed_others(make):
     ("make", "count"), [(CNN13, 128), (resnet34, 64), (wrn28_10, 16), (densenet121, 32)]
 )
 def test_a_width_that_leaves_no_channels_is_refused(make, count):
-    with pytest.raises(ValueError, match=f"width=0.001 leaves none of {count} channels"):
+    with pytest.raises(ValueError, match=f"width=0.001 reduces {count} channels to 0"):
         make(10, width=0.001)
