@@ -1,4 +1,4 @@
-"""The running average: Algorithm 1 and the paper's equations, and what could spoil them."""
+"""WeightAverage follows Algorithm 1 and the paper's equations, for all dtypes and wrappers."""
 
 import copy
 
@@ -20,14 +20,14 @@ from phaseavg.averaging import Exponential, Phasewise, Uniform, WeightAverage, u
 
 
 class Linear:
-    """α_t = 2t / (T (T + 1)): weights of one's own, by nothing but the one method."""
+    """User-defined coefficients α_t = 2t / (T (T + 1)); only `step` is implemented."""
 
     def step(self, t, epochs):
         return 2 / (t + 1)
 
 
 class Plain:
-    """θ̄ ← γ θ̄ + (1 − γ) θ_t from a copy of the first weights: not debiased."""
+    """θ̄ ← γ θ̄ + (1 − γ) θ_t, initialised from the first weights and not debiased."""
 
     def __init__(self, gamma):
         self.gamma = gamma
@@ -42,7 +42,7 @@ def vector(average):
 
 @pytest.mark.parametrize("epochs", [1, 2, 30, 80, 100])
 @pytest.mark.parametrize("gamma0", [0.99, 0.95, 0.9, 0.8, 0.5])
-def test_the_average_is_algorithm_1_at_every_epoch_and_the_closed_form_at_the_end(gamma0, epochs):
+def test_average_matches_algorithm_1_at_every_epoch_and_the_closed_form_at_the_end(gamma0, epochs):
     model = small_network()
     thetas = random_trajectory(model, epochs)
     averager = Phasewise(model, [epochs], Exponential(gamma0))
@@ -54,7 +54,7 @@ def test_the_average_is_algorithm_1_at_every_epoch_and_the_closed_form_at_the_en
 
 
 def regression():
-    """Return 16 inputs of three numbers and targets of two, in float64."""
+    """Return float64 inputs (16, 3) and targets (16, 2)."""
     torch.manual_seed(1)
     return torch.randn(16, 3).double(), torch.randn(16, 2).double()
 
@@ -89,7 +89,7 @@ def test_equation_6_holds_on_a_recorded_trajectory(epochs):
 
 
 def sgd(rates):
-    """Return the weights after updates at the given rates, without momentum."""
+    """Return the weights after SGD updates with learning rates `rates`, without momentum."""
     torch.manual_seed(0)
     model = small_network()
     for rate in rates:
@@ -98,7 +98,7 @@ def sgd(rates):
 
 
 @pytest.mark.parametrize("debiased", [False, True])
-def test_injecting_the_average_after_every_update_scales_the_rate(debiased):
+def test_replacing_weights_after_every_update_scales_the_learning_rate(debiased):
     # Equations 7 and 8: by 1 − γ if θ̄ is started at θ_0 and not debiased; else θ̄_t =
     # θ̄_{t−1} − w_t λ g scales it by w_t = (1 − γ) / (1 − γ^t), more at first.
     updates, rate, gamma = 20, 0.2, 0.7
@@ -118,7 +118,7 @@ def test_injecting_the_average_after_every_update_scales_the_rate(debiased):
     assert relative_error(flat(model), sgd([rate * scale for scale in scales])) <= 1e-12
 
 
-def test_training_on_in_place_does_not_change_the_average():
+def test_in_place_updates_of_the_model_do_not_change_the_average():
     model = small_network()
     average = WeightAverage(model, Exponential())
     for t in (1, 2, 3):  # the first weights are copied by another path than the later ones
@@ -136,7 +136,7 @@ def test_training_on_in_place_does_not_change_the_average():
         lambda model: torch.compile(nn.DataParallel(model)),
     ],
 )
-def test_wrapped_models_are_read_and_written_as_the_raw_one(wrap):
+def test_wrapped_models_are_unwrapped(wrap):
     model = small_network()
     wrapper = wrap(model)
     assert wrapper is not model
@@ -191,7 +191,7 @@ def test_complex_parameters_are_averaged():
     assert model.other.tolist() == [2 - 1j]
 
 
-def test_of_a_frozen_base_nothing_is_stored_and_nothing_changes():
+def test_frozen_parameters_are_neither_stored_nor_changed():
     model = nn.Sequential(nn.Linear(100, 100), nn.Linear(100, 1))
     model[0].requires_grad_(requires_grad=False)
     averager = Phasewise(model, [2], Uniform(), trainable_only=True)
@@ -206,7 +206,7 @@ def test_of_a_frozen_base_nothing_is_stored_and_nothing_changes():
 
 
 @pytest.mark.parametrize("device", ["cpu", "meta"])
-def test_the_average_is_stored_on_the_device_named(device):
+def test_average_is_stored_on_the_selected_device(device):
     average = WeightAverage(small_network(), Uniform(), device)
     assert {tensor.device.type for tensor in average.tensors} == {device}
     assert average.storage(80) == (8 * 26, device)
@@ -214,7 +214,7 @@ def test_the_average_is_stored_on_the_device_named(device):
 
 @pytest.mark.gpu
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs an NVIDIA GPU")
-def test_gpu_memory_does_not_grow_by_the_average():
+def test_average_on_the_cpu_uses_no_gpu_memory():
     model = nn.Linear(1024, 1024).cuda()
     before = torch.cuda.memory_allocated()
     torch.cuda.reset_peak_memory_stats()
@@ -226,7 +226,7 @@ def test_gpu_memory_does_not_grow_by_the_average():
     assert torch.cuda.max_memory_allocated() - before < 4096  # of 4 MB of weights: a scalar or two
 
 
-def test_replacing_keeps_buffers_memory_formats_and_the_parameters_themselves():
+def test_copy_to_keeps_buffers_memory_formats_and_parameter_objects():
     model = nn.Sequential(nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4)).double()
     model = model.to(memory_format=torch.channels_last)
     model[1].bias.requires_grad_(requires_grad=False)
@@ -249,7 +249,7 @@ def test_replacing_keeps_buffers_memory_formats_and_the_parameters_themselves():
         (Linear(), [t / 21 for t in range(1, 7)]),
     ],
 )
-def test_the_coefficients_are_what_the_average_is_made_with(weights, alpha):
+def test_coefficients_reproduce_the_average(weights, alpha):
     model = small_network()
     thetas = random_trajectory(model, 6)
     averager = Phasewise(model, [6], weights)
@@ -265,7 +265,7 @@ def test_the_coefficients_are_what_the_average_is_made_with(weights, alpha):
 
 
 @pytest.mark.parametrize("other", [(3, 4), (13, 2)])
-def test_another_network_is_refused(other):
+def test_another_network_is_rejected(other):
     averager = Phasewise(small_network(), [2])
     with pytest.raises(ValueError, match="model: the parameters differ in number or shape"):
         averager.epoch_end(nn.Linear(*other).double())

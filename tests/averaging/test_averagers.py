@@ -1,4 +1,4 @@
-"""When the average replaces the weights, and what an averager says and saves of itself."""
+"""Averagers: replacement of the weights, state and error messages."""
 
 import copy
 import io
@@ -34,12 +34,12 @@ EPOCHS = [2, 3, 1]
 
 
 def train_epoch(model, delta):
-    """Stand in for training: whatever the weights are, an epoch adds `delta` to them."""
+    """Simulate an epoch of training: add `delta` to the weights."""
     overwrite(model, flat(model) + delta)
 
 
 def trained(make, epochs, deltas):
-    """Return the weights after each epoch and whether they were replaced."""
+    """Return the weights after each epoch and whether the average replaced them."""
     model = small_network()
     overwrite(model, np.zeros(26))
     averager = make(model, epochs)
@@ -51,7 +51,7 @@ def trained(make, epochs, deltas):
     return np.array(thetas), replaced
 
 
-def test_two_phases_worked_by_hand():
+def test_two_phases_match_a_manual_calculation():
     # T = 2 in both phases and γ = γ0^(80/2) = ½, so that an average is ⅓ θ_1 + ⅔ θ_2.
     model = nn.Linear(1, 1, bias=False).double()
     overwrite(model, [0.0])
@@ -89,7 +89,7 @@ def test_phases_of_any_lengths_follow_algorithm_1():
         (partial(AtEnd, window="phase"), [0, 0, 0, 0, 0, 1]),
     ],
 )
-def test_the_answer_is_true_exactly_when_the_weights_are_replaced(make, expected):
+def test_epoch_end_returns_true_exactly_when_it_replaces_the_weights(make, expected):
     deltas = random_trajectory(small_network(), 6)
     thetas, replaced = trained(make, EPOCHS, deltas)
     assert replaced == expected
@@ -98,14 +98,14 @@ def test_the_answer_is_true_exactly_when_the_weights_are_replaced(make, expected
 
 
 @pytest.mark.parametrize(("window", "first"), [("training", 0), ("phase", 3)])
-def test_averaging_at_the_end_is_the_closed_form_over_its_window(window, first):
+def test_averaging_at_the_end_matches_the_closed_form_over_its_window(window, first):
     deltas = random_trajectory(small_network(), 7)
     thetas, _ = trained(partial(AtEnd, window=window), [1, 2, 4], deltas)
     expected = alphas(0.9, 7 - first) @ np.cumsum(deltas, axis=0)[first:]
     assert relative_error(thetas[-1], expected) <= 1e-12
 
 
-def test_an_observer_averages_and_never_replaces():
+def test_observer_never_replaces_the_weights():
     model, thetas = small_network(), random_trajectory(small_network(), 6)
     observer = Phasewise(model, EPOCHS)
     for theta in thetas:
@@ -119,7 +119,7 @@ def test_an_observer_averages_and_never_replaces():
     assert observer.remaining == 0
 
 
-def test_the_copy_is_right_at_any_moment_and_leaves_the_model_alone():
+def test_averaged_copy_is_correct_at_every_epoch_and_leaves_the_model_unchanged():
     model = nn.Sequential(nn.Linear(3, 2), nn.BatchNorm1d(2), nn.Dropout(0.5)).double().train()
     batches = [torch.randn(8, 3).double() for _ in range(3)]
     averager = Phasewise(model, [2, 1])
@@ -139,7 +139,7 @@ def test_the_copy_is_right_at_any_moment_and_leaves_the_model_alone():
             assert torch.equal(tensor, expected.state_dict()[name])
 
 
-def test_what_remains_is_counted_and_a_phase_that_never_ended_is_an_error():
+def test_remaining_epochs_are_counted_and_an_unfinished_phase_raises():
     model = small_network()
     averager = Phasewise(model, [2, 1], Uniform())
     for remaining in (2, 1):
@@ -197,7 +197,7 @@ def test_a_restored_averager_continues_exactly(make, done):
         (lambda m: Phasewise(m.float(), [4, 2]), "parameters of other shapes or types"),
     ],
 )
-def test_the_state_of_another_averager_is_refused(other, message):
+def test_state_of_another_averager_is_rejected(other, message):
     averager = Phasewise(small_network(), [4, 2])
     averager.epoch_end(small_network())
     before = flat(averager.averaged(small_network()))
@@ -208,7 +208,7 @@ def test_the_state_of_another_averager_is_refused(other, message):
     np.testing.assert_array_equal(flat(averager.averaged(small_network())), before)
 
 
-def test_the_window_and_the_settings_of_rna_are_part_of_the_state_but_its_folder_is_not(tmp_path):
+def test_state_of_rna_has_window_and_settings_but_not_the_folder(tmp_path):
     model = small_network()
     saved = AtEnd(model, [2], RNA(tmp_path, rho=0.1)).state_dict()
     with pytest.raises(ValueError, match=r"weights=RNA\(rho=1e-05, window=None\)"):
@@ -226,7 +226,7 @@ def test_the_window_and_the_settings_of_rna_are_part_of_the_state_but_its_folder
         AtEnd(model, [1, 1], window="phase").load_state_dict(saved)
 
 
-def test_a_wrong_window_is_refused_with_the_choices():
+def test_invalid_window_is_rejected_with_the_choices():
     with pytest.raises(ValueError, match="window='epoch'; choices: training, phase"):
         AtEnd(small_network(), [2], window="epoch")
 
@@ -234,14 +234,14 @@ def test_a_wrong_window_is_refused_with_the_choices():
 @pytest.mark.parametrize("make", ALL)
 @pytest.mark.parametrize("name", ["epochs", "lengths"])
 @pytest.mark.parametrize("phases", [[], [2, 0]])
-def test_phases_without_epochs_are_refused(make, name, phases):
+def test_phases_without_epochs_are_rejected(make, name, phases):
     with pytest.raises(ValueError) as error:
         make(small_network(), **{name: phases})
     assert f"{name}={phases} must be a list of positive numbers" in str(error.value)
 
 
 @pytest.mark.parametrize("given", [{}, {"epochs": [1], "lengths": [1]}])
-def test_phases_are_given_in_one_way(given):
+def test_epochs_and_lengths_exclude_each_other(given):
     with pytest.raises(ValueError, match="pass either epochs or lengths"):
         Phasewise(small_network(), **given)
 
@@ -251,7 +251,7 @@ def test_lengths_may_be_in_steps():
 
 
 @pytest.mark.parametrize("make", [Phasewise, AtEnd])
-def test_the_device_and_the_parameters_may_be_chosen(make):
+def test_device_and_trainable_only_are_options(make):
     model = nn.Linear(2, 1, bias=False).requires_grad_(False).double()
     (tensor,) = make(model, [2], device="meta").average.tensors
     assert (tensor.numel(), tensor.device.type) == (2, "meta")  # frozen parameters too
@@ -260,7 +260,7 @@ def test_the_device_and_the_parameters_may_be_chosen(make):
     assert (tensor.numel(), tensor.device.type) == (1, "cpu")
 
 
-def test_before_an_epoch_there_are_no_coefficients():
+def test_coefficients_are_empty_before_the_first_epoch():
     model = nn.Linear(1, 1)
     for averager in (NoAveraging(model, [2]), Phasewise(model, [2]), AtEnd(model, [2])):
         assert averager.coefficients() == []

@@ -1,4 +1,4 @@
-"""BatchNorm statistics recomputed for weights that were not trained with them."""
+"""Recomputation of BatchNorm statistics."""
 
 import copy
 from contextlib import nullcontext
@@ -12,7 +12,7 @@ from phaseavg.averaging import recompute_batchnorm
 
 
 class Failing(nn.Module):
-    """Pass its input on, and raise at the second time."""
+    """Identity that raises at the second call."""
 
     calls = 0
 
@@ -35,7 +35,7 @@ def batches_of(*sizes, shape=(3,), seed=0):
 
 
 def two_layers():
-    """Return BatchNorm, linear, BatchNorm in float64, none of it at its initial values."""
+    """Return BatchNorm, linear, BatchNorm in float64, with random parameters and statistics."""
     torch.manual_seed(0)
     model = nn.Sequential(nn.BatchNorm1d(3), nn.Linear(3, 4), nn.BatchNorm1d(4)).double()
     with torch.no_grad():
@@ -46,7 +46,7 @@ def two_layers():
 
 
 def mixed_model():
-    """Return a model whose modules are in different modes and BatchNorms of different momenta."""
+    """Return a model with modules in different modes and BatchNorms with different momenta."""
     model = nn.Sequential(
         nn.BatchNorm1d(3),
         nn.Dropout(0.5),
@@ -73,7 +73,7 @@ def weighted(statistics, sizes):
     return np.average(statistics, axis=0, weights=sizes)
 
 
-def test_statistics_are_the_batches_own_weighted_by_batch_size():
+def test_statistics_are_batch_means_weighted_by_batch_size():
     sizes = [7, 7, 3]
     model, batches = two_layers(), batches_of(*sizes)
     first, linear, second = model
@@ -93,7 +93,7 @@ def test_statistics_are_the_batches_own_weighted_by_batch_size():
         assert layer.num_batches_tracked == 3
 
 
-def test_statistics_of_images_go_over_all_pixels_and_empty_batches_do_not_count():
+def test_image_statistics_cover_all_pixels_and_ignore_empty_batches():
     sizes = [5, 2]
     batches = batches_of(*sizes, shape=(3, 4, 4))
     layer = nn.BatchNorm2d(3, affine=False).double()
@@ -106,7 +106,7 @@ def test_statistics_of_images_go_over_all_pixels_and_empty_batches_do_not_count(
 
 
 @pytest.mark.parametrize("value", [5.0, float("inf"), float("nan")])
-def test_what_the_layers_held_before_does_not_count(value):
+def test_old_statistics_do_not_matter(value):
     batches = batches_of(4, 3)
     used, fresh = two_layers(), two_layers()
     for layer in (used[0], used[2]):  # as after a training that diverged
@@ -122,7 +122,7 @@ def test_what_the_layers_held_before_does_not_count(value):
 
 @pytest.mark.parametrize("fails", [True, False])
 @pytest.mark.parametrize("train", [True, False])
-def test_random_state_modes_and_momenta_are_as_before(train, fails):
+def test_random_state_modes_and_momenta_are_restored(train, fails):
     model = mixed_model() if train else mixed_model().eval()
     if fails:
         model.append(Failing())
@@ -136,7 +136,7 @@ def test_random_state_modes_and_momenta_are_as_before(train, fails):
     assert modes_and_momenta(model) == before
 
 
-def test_dropout_stays_off_although_the_model_is_in_train_mode():
+def test_dropout_is_off_for_a_model_in_train_mode():
     layer = nn.BatchNorm1d(3).double()
     model = nn.Sequential(nn.Dropout(0.5), layer).train()
     (batch,) = batches_of(50)
@@ -145,7 +145,7 @@ def test_dropout_stays_off_although_the_model_is_in_train_mode():
     np.testing.assert_allclose(layer.running_var, batch.var(0), rtol=1e-12)
 
 
-def test_parameters_and_gradients_are_left_alone():
+def test_parameters_and_gradients_are_unchanged():
     model = two_layers()
     before = copy.deepcopy(list(model.parameters()))
     graphs = []
@@ -163,7 +163,7 @@ def test_parameters_and_gradients_are_left_alone():
         (torch.compile, lambda x: [x, torch.zeros(len(x)), "more"]),
     ],
 )
-def test_wrapped_models_and_sequences_that_start_with_a_tensor_are_taken(wrap, wrap_batch):
+def test_wrapped_models_and_sequences_that_start_with_a_tensor_are_accepted(wrap, wrap_batch):
     batches = batches_of(4, 3)
     plain, wrapped = two_layers(), two_layers()
     recompute_batchnorm(plain, batches)
@@ -184,9 +184,7 @@ OTHER = "neither a tensor nor a sequence .* pass forward=lambda"
         ([*batches_of(4), ("no", torch.zeros(3))], TypeError, OTHER),
     ],
 )
-def test_no_or_other_batches_are_refused_in_one_sentence_and_change_nothing(
-    batches, error, message
-):
+def test_missing_or_invalid_batches_raise_and_change_nothing(batches, error, message):
     model = two_layers()
     before, modes = copy.deepcopy(model.state_dict()), modes_and_momenta(model)
     with pytest.raises(error, match=message):
@@ -196,14 +194,14 @@ def test_no_or_other_batches_are_refused_in_one_sentence_and_change_nothing(
 
 
 @pytest.mark.parametrize("layer", [nn.ReLU(), nn.BatchNorm1d(3, track_running_stats=False)])
-def test_nothing_is_read_for_a_model_without_statistics(layer):
+def test_batches_are_not_read_for_a_model_without_statistics(layer):
     model = nn.Sequential(nn.Linear(3, 3), layer)
     read = []
     recompute_batchnorm(model, (read.append(k) for k in range(3)))
     assert read == []
 
 
-def test_layers_without_running_statistics_are_passed_over():
+def test_layers_without_running_statistics_are_skipped():
     model = two_layers()
     untracked = nn.BatchNorm1d(3, track_running_stats=False).double()
     model.insert(0, untracked)
@@ -215,7 +213,7 @@ def test_layers_without_running_statistics_are_passed_over():
     np.testing.assert_allclose(model[1].running_mean, 0, atol=1e-12)
 
 
-def test_a_long_pass_over_a_half_precision_network_is_as_exact_as_its_buffers():
+def test_a_long_half_precision_pass_is_accurate_to_buffer_precision():
     # Running averages in bfloat16 would stop moving once an update is below half a digit.
     torch.manual_seed(0)
     layer = nn.BatchNorm1d(3).to(torch.bfloat16)
@@ -242,7 +240,7 @@ def test_frozen_layers_keep_their_statistics():
 
 
 class Named(nn.Module):
-    """A network on two named inputs, as those of transformers are."""
+    """A network with two keyword inputs, as in transformers."""
 
     def __init__(self):
         super().__init__()
@@ -252,7 +250,7 @@ class Named(nn.Module):
         return {"logits": self.norm(input=left + right)}
 
 
-def test_batches_of_any_form_are_taken_with_a_function_of_ones_own():
+def test_forward_handles_batches_of_any_type():
     left, right = batches_of(4, 3), batches_of(4, 3, seed=1)
     model, plain = Named(), nn.BatchNorm1d(3).double()
     batches = [{"left": x, "right": y} for x, y in zip(left, right, strict=True)]
@@ -261,7 +259,7 @@ def test_batches_of_any_form_are_taken_with_a_function_of_ones_own():
     assert_same_state(model.norm, plain.state_dict())
 
 
-def test_a_layer_that_is_not_called_keeps_its_statistics_and_one_called_twice_counts_twice():
+def test_an_unused_layer_keeps_its_statistics_and_a_shared_layer_counts_each_call():
     class Net(nn.Module):
         def __init__(self):
             super().__init__()
@@ -279,7 +277,7 @@ def test_a_layer_that_is_not_called_keeps_its_statistics_and_one_called_twice_co
     np.testing.assert_allclose(model.used.running_mean, expected, rtol=1e-12)
 
 
-def test_instance_norms_that_track_statistics_are_treated_alike():
+def test_instance_norms_with_running_statistics_are_recomputed():
     layer = nn.InstanceNorm2d(3, track_running_stats=True).double()
     batches = batches_of(5, 2, shape=(3, 4, 4))
     recompute_batchnorm(layer, batches)

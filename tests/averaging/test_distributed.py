@@ -1,4 +1,4 @@
-"""Several processes have the same average and statistics, which are those of one process."""
+"""Averages and statistics of several processes equal those of a single process."""
 
 import json
 import os
@@ -26,14 +26,14 @@ def network():
 
 
 def batches_of(rank):
-    """Return a rank's batches of the BatchNorm pass; the ranks have different numbers of images."""
+    """Return a rank's batches for the BatchNorm pass; ranks have different numbers of images."""
     generator = torch.Generator().manual_seed(rank)
     sizes = [PER_RANK, PER_RANK - 3 * rank]
     return [torch.randn(n, 3, 8, 8, generator=generator) * (1 + rank) + rank for n in sizes]
 
 
 def train(wrap, batches):
-    """Train for two phases; return what the model is at the end of each, and between them."""
+    """Train for two phases; return the model states at phase ends and between them."""
     model = network()
     wrapped = wrap(model)
     optimizer = torch.optim.SGD(wrapped.parameters(), lr=0.1, momentum=0.9)
@@ -58,7 +58,7 @@ def train(wrap, batches):
 
 
 def whole(model):
-    """Return a model's state with sharded tensors put together, as lists."""
+    """Return a model's state as lists, with sharded tensors gathered."""
     tensors = {}
     for name, tensor in model.state_dict().items():
         full = tensor.full_tensor() if hasattr(tensor, "full_tensor") else tensor
@@ -84,7 +84,7 @@ WRAPPERS = {"DDP": data_parallel, "FSDP2": fully_sharded}
 
 
 def main(wrapper, rank, folder):
-    """Be one of the ranks, and write down what came out."""
+    """Run a rank and write its result to a file."""
     torch.set_num_threads(1)
     torch.distributed.init_process_group(
         "gloo", init_method=f"file://{folder}/store", rank=rank, world_size=RANKS
@@ -95,7 +95,7 @@ def main(wrapper, rank, folder):
 
 
 @pytest.mark.parametrize("wrapper", WRAPPERS)
-def test_all_ranks_have_the_average_and_the_statistics_of_one_process(tmp_path, wrapper):
+def test_all_ranks_match_a_single_process(tmp_path, wrapper):
     code = f"import test_distributed as t; t.main({wrapper!r}, int({{}}), {str(tmp_path)!r})"
     paths = [str(REPOSITORY), str(REPOSITORY / "tests"), str(REPOSITORY / "tests" / "averaging")]
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join(paths)}

@@ -1,4 +1,4 @@
-"""What other people take away needs torch and nothing else of ours."""
+"""phaseavg.averaging and phaseavg.optim import only torch and the standard library."""
 
 import ast
 import sys

@@ -1,4 +1,4 @@
-"""Regularised nonlinear acceleration: its weights, and the files of past epochs."""
+"""Regularised nonlinear acceleration: coefficients and snapshot files."""
 
 import io
 import json
@@ -18,7 +18,7 @@ from phaseavg.averaging.snapshots import is_intact
 
 @pytest.fixture
 def observed(tmp_path):
-    """Return a function to an averager after a phase of weight vectors, the first its start."""
+    """Return a function that feeds a phase of weight vectors, initial weights first."""
 
     def run(thetas, model=None, epochs=None, **settings):
         model = model or small_network()
@@ -37,7 +37,7 @@ def result(averager, like=None):
 
 
 def convolutional():
-    """Return a float32 network with BatchNorm, its weights in channels_last, of several pieces."""
+    """Return a float32 channels_last network with BatchNorm that spans several chunks."""
     torch.manual_seed(0)
     model = nn.Sequential(nn.Conv2d(3, 100, 3), nn.BatchNorm2d(100), nn.Conv2d(100, 90, 3))
     assert sum(p.numel() for p in model.parameters()) > CHUNK
@@ -45,7 +45,7 @@ def convolutional():
 
 
 def regression_trajectory(epochs):
-    """Return the weights before and after each epoch of ten steps of SGD with momentum."""
+    """Return the initial weights and the weights after each epoch of ten SGD steps."""
     torch.manual_seed(0)
     model = small_network()
     inputs, targets = torch.randn(64, 3).double(), torch.randn(64, 2).double()
@@ -64,7 +64,7 @@ def regression_trajectory(epochs):
 @pytest.mark.parametrize("K", [None, 1, 5, 40])
 @pytest.mark.parametrize("rho", [0.0, 1e-5, 10.0])
 @pytest.mark.parametrize("trajectory", ["random", "trained"])
-def test_the_average_is_the_reference_at_every_epoch(trajectory, rho, K, tmp_path):  # noqa: N803
+def test_average_matches_the_reference_at_every_epoch(trajectory, rho, K, tmp_path):  # noqa: N803
     model, epochs = small_network(), 12
     random = random_trajectory(model, epochs + 1)
     thetas = {"random": random, "trained": regression_trajectory(epochs)}[trajectory]
@@ -89,7 +89,7 @@ def test_the_average_is_the_reference_at_every_epoch(trajectory, rho, K, tmp_pat
         json.dumps(notes, allow_nan=False)
 
 
-def test_the_weights_are_not_all_positive_and_go_with_the_newer_points(observed):
+def test_coefficients_may_be_negative_and_belong_to_the_newer_points(observed):
     # By hand: θ = 0, 1, 1.5 has R = [1, ½], and with ρ = 0 and two orthogonal coordinates
     # G = diag(1, ¼) gives z ∝ (1, 4): c = (0.2, 0.8).
     thetas = np.zeros((3, 26))
@@ -106,7 +106,7 @@ def test_the_weights_are_not_all_positive_and_go_with_the_newer_points(observed)
     assert observed(thetas, rho=0).coefficients()[0] < -0.5
 
 
-def test_a_phase_starts_from_the_average_of_the_one_before(tmp_path):
+def test_a_phase_starts_from_the_average_of_the_previous_phase(tmp_path):
     # θ_0 is that average; of one epoch there is nothing to solve.
     deltas = random_trajectory(small_network(), 3)
     model = small_network()
@@ -121,7 +121,7 @@ def test_a_phase_starts_from_the_average_of_the_one_before(tmp_path):
     assert relative_error(flat(model), (z[0] * first + z[1] * second) / z.sum()) <= 1e-12
 
 
-def test_an_observer_starts_from_the_weights_that_another_average_has_left(tmp_path):
+def test_an_observer_starts_from_weights_set_by_another_averager(tmp_path):
     # Beside it something replaces the weights by 7 at the end of the first phase.
     thetas = random_trajectory(small_network(), 4)
     model = small_network()
@@ -137,7 +137,7 @@ def test_an_observer_starts_from_the_weights_that_another_average_has_left(tmp_p
     assert relative_error(observer.coefficients(), expected) <= 1e-9
 
 
-def test_networks_of_several_chunks_are_averaged_in_float64_and_buffers_count_for_nothing(tmp_path):
+def test_large_networks_are_averaged_in_float64_and_buffers_are_ignored(tmp_path):
     model = convolutional()
     thetas = random_trajectory(model, 7).astype(np.float32).astype(np.float64)
     overwrite(model, thetas[0])
@@ -169,7 +169,7 @@ def test_networks_of_several_chunks_are_averaged_in_float64_and_buffers_count_fo
         ([1e200, 1], [0.5, 0.5], "uniform"),  # whose square is not finite
     ],
 )
-def test_singular_systems_without_regularisation_are_noted(observed, steps, expected, solved_by):
+def test_notes_report_singular_systems_without_regularisation(observed, steps, expected, solved_by):
     direction = np.random.default_rng(1).normal(size=26)
     thetas = np.outer(np.cumsum([0, *steps]), direction)
     averager = observed(thetas, rho=0)
@@ -224,7 +224,7 @@ def test_a_state_restored_after_any_epoch_continues_exactly(done, K, tmp_path): 
     assert all(is_intact(path) for path in restored.average.files())
 
 
-def test_files_are_written_once_and_their_names_show_damage(tmp_path):
+def test_snapshots_are_written_once_and_damage_is_detected(tmp_path):
     model, folder = small_network(), tmp_path / "runs" / "snapshots"
     thetas = random_trajectory(model, 6)
     overwrite(model, thetas[0])
@@ -257,12 +257,12 @@ def test_files_are_written_once_and_their_names_show_damage(tmp_path):
             averager.load_state_dict(state)
 
 
-def test_an_average_that_was_not_started_is_an_error(tmp_path):
+def test_update_before_start_raises(tmp_path):
     with pytest.raises(RuntimeError, match=r"call start\(\) before the first update of a window"):
         RNAAverage(small_network(), RNA(tmp_path)).update(small_network(), 1, 2)
 
 
-def test_a_failing_write_leaves_the_average_and_the_folder_as_they_were(tmp_path, monkeypatch):
+def test_a_failed_write_leaves_average_and_folder_unchanged(tmp_path, monkeypatch):
     model = small_network()
     thetas = random_trajectory(model, 4)
     overwrite(model, thetas[0])
@@ -284,7 +284,7 @@ def test_a_failing_write_leaves_the_average_and_the_folder_as_they_were(tmp_path
     assert relative_error(flat(model), rna(thetas, 1e-5)[1]) <= 1e-9
 
 
-def test_averages_that_write_the_same_files_do_not_disturb_each_other(tmp_path):
+def test_averages_may_share_a_folder(tmp_path):
     thetas = random_trajectory(small_network(), 12)
 
     def write(_):
@@ -304,7 +304,7 @@ def test_averages_that_write_the_same_files_do_not_disturb_each_other(tmp_path):
     assert {path.name for path in tmp_path.iterdir()} == {*names}
 
 
-def test_the_storage_of_a_window_is_known_beforehand(tmp_path):
+def test_storage_is_known_before_training(tmp_path):
     model = small_network()
     where = f"files in {tmp_path}"
     assert RNAAverage(model, RNA(tmp_path)).storage(80) == (81 * 26 * 8, where)
@@ -321,6 +321,6 @@ def test_the_storage_of_a_window_is_known_beforehand(tmp_path):
         ({"window": 0}, "window=0 must be positive"),
     ],
 )
-def test_settings_outside_their_range_are_refused(settings, message):
+def test_settings_out_of_range_are_rejected(settings, message):
     with pytest.raises(ValueError, match=message):
         RNA("anywhere", **settings)

@@ -1,4 +1,4 @@
-"""Phases that are taken from a learning-rate scheduler."""
+"""Phases from a learning-rate scheduler."""
 
 import copy
 from functools import partial
@@ -48,7 +48,7 @@ def sgd_of(model):
         ),
     ],
 )
-def test_phases_end_where_a_scheduler_lowers_the_rate(scheduler, lengths):
+def test_phases_end_where_a_scheduler_lowers_the_learning_rate(scheduler, lengths):
     model = small_network()
     optimizer = sgd_of(model)
     made = scheduler(optimizer)
@@ -85,7 +85,7 @@ def test_phases_end_where_a_scheduler_lowers_the_rate(scheduler, lengths):
         ),
     ],
 )
-def test_a_scheduler_without_phases_is_refused(scheduler, steps, message):
+def test_a_scheduler_without_phases_is_rejected(scheduler, steps, message):
     model = small_network()
     optimizer = sgd_of(model)
     made = scheduler(optimizer)
@@ -97,7 +97,7 @@ def test_a_scheduler_without_phases_is_refused(scheduler, steps, message):
 
 
 @pytest.mark.parametrize(("total", "lengths"), [(1, [1]), (2, [1, 1]), (3, None)])
-def test_two_epochs_are_phases_even_if_the_rate_falls_after_each(total, lengths):
+def test_two_epochs_may_be_two_phases(total, lengths):
     model = nn.Linear(1, 1)
     scheduler = lr_scheduler.ExponentialLR(torch.optim.SGD(model.parameters()), 0.9)
     if lengths is None:

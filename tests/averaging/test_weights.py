@@ -1,4 +1,4 @@
-"""How the epochs of a window are weighted."""
+"""Averaging coefficients of the epochs in a window."""
 
 from decimal import Decimal, localcontext
 
@@ -13,32 +13,32 @@ LENGTHS = [1, 2, 30, 80, 100]
 
 
 def products(weights, epochs):
-    """Return α_t = w_t Π_{s>t} (1 − w_s): what the incremental form does to θ_t in the end."""
+    """Return α_t = w_t Π_{s>t} (1 − w_s), the coefficients of the incremental form."""
     steps = np.array([weights.step(t, epochs) for t in range(1, epochs + 1)])
     return [step * np.prod(1 - steps[t + 1 :]) for t, step in enumerate(steps)]
 
 
 @pytest.mark.parametrize("epochs", LENGTHS)
 @pytest.mark.parametrize("gamma0", GAMMA0S)
-def test_exponential_weights_are_the_closed_form_and_sum_to_one(gamma0, epochs):
+def test_exponential_coefficients_match_the_closed_form_and_sum_to_one(gamma0, epochs):
     found = products(Exponential(gamma0), epochs)
     np.testing.assert_allclose(found, alphas(gamma0, epochs), rtol=1e-12)
     assert sum(found) == pytest.approx(1, rel=1e-13)
 
 
 @pytest.mark.parametrize("weights", [*map(Exponential, GAMMA0S), Uniform()])
-def test_the_first_epoch_replaces_whatever_was_there(weights):
+def test_the_first_epoch_has_step_one(weights):
     assert all(weights.step(1, epochs) == 1.0 for epochs in LENGTHS)
 
 
-def test_gamma0_is_the_decay_of_80_epochs_and_other_lengths_are_stretched():
+def test_gamma0_is_the_decay_in_80_epochs_and_scales_with_the_length():
     for epochs in LENGTHS[1:]:
         *_, before, last = products(Exponential(), epochs)
         assert (before / last) ** epochs == pytest.approx(0.9**80, rel=1e-12)
 
 
 @pytest.mark.parametrize("epochs", [2, 30, 100])
-def test_no_digits_are_lost_where_gamma_is_nearly_one(epochs):
+def test_gamma_near_one_causes_no_cancellation(epochs):
     # (1 − γ) / (1 − γ^t) written down plainly in floats is off by up to 1e-8 here.
     gamma0 = 1 - 1e-9
     with localcontext(prec=60):
@@ -49,6 +49,6 @@ def test_no_digits_are_lost_where_gamma_is_nearly_one(epochs):
 
 
 @pytest.mark.parametrize("gamma0", [0.0, 1.0, -0.1, 1.5, float("nan")])
-def test_gamma0_outside_the_open_unit_interval_is_refused(gamma0):
+def test_gamma0_outside_the_open_unit_interval_is_rejected(gamma0):
     with pytest.raises(ValueError, match=rf"gamma0={gamma0} must lie strictly between 0 and 1"):
         Exponential(gamma0)

@@ -1,4 +1,4 @@
-"""CIFAR from torchvision's files, in miniature: read, downloaded, or an error."""
+"""Loading and downloading of miniature CIFAR files."""
 
 import hashlib
 import pickle
@@ -23,7 +23,7 @@ def md5_of(path):
 
 
 def contents(source):
-    """Return images and labels of the two sets."""
+    """Return images and labels of the training and the test set."""
     random = np.random.default_rng(0)
     return [
         (
@@ -35,7 +35,7 @@ def contents(source):
 
 
 def write_miniature(source, root, monkeypatch):
-    """Write a data set in the layout of the official one and have torchvision expect it."""
+    """Write a miniature data set in the official layout and patch torchvision's checksums."""
     folder = root / source.base_folder
     folder.mkdir(parents=True)
     key = "labels" if source is CIFAR10 else "fine_labels"
@@ -56,7 +56,7 @@ def write_miniature(source, root, monkeypatch):
 
 
 def no_network(source, monkeypatch):
-    """Have torchvision download from a port where nobody listens."""
+    """Point torchvision's download URL to a closed port."""
     monkeypatch.setenv("no_proxy", "127.0.0.1")
     monkeypatch.setattr(source, "url", f"http://127.0.0.1:9/{source.filename}")  # discards all
 
@@ -74,13 +74,13 @@ def assert_is_the_miniature(source, data):
 
 
 def load(source, data_dir, **options):
-    """Return the whole training set in one batch and as raw pixels."""
+    """Load the training set as a single batch of raw pixels."""
     plain = {"padding": 0, "flip": False, **PIXELS}
     return LOADERS[source](TRAIN, 0, data_dir, **{**plain, **options})
 
 
 @BOTH
-def test_images_and_labels_are_those_in_the_files(source, tmp_path, monkeypatch):
+def test_images_and_labels_match_the_files(source, tmp_path, monkeypatch):
     write_miniature(source, tmp_path, monkeypatch)
     no_network(source, monkeypatch)
     assert_is_the_miniature(source, load(source, tmp_path))
@@ -88,7 +88,7 @@ def test_images_and_labels_are_those_in_the_files(source, tmp_path, monkeypatch)
 
 
 @BOTH
-def test_defaults_are_the_papers_augmentation(source, tmp_path, monkeypatch):
+def test_default_augmentation_matches_the_paper(source, tmp_path, monkeypatch):
     write_miniature(source, tmp_path, monkeypatch)
     data = LOADERS[source](8, 0, tmp_path)
     assert (data.image_size, data.steps_per_epoch) == (32, 3)
@@ -99,9 +99,7 @@ def test_defaults_are_the_papers_augmentation(source, tmp_path, monkeypatch):
 
 
 @pytest.mark.parametrize("name", ["data_batch_3", "batches.meta", None])
-def test_what_is_damaged_or_missing_and_cannot_be_downloaded_is_an_error(
-    name, tmp_path, monkeypatch
-):
+def test_damaged_or_missing_files_raise_if_the_download_fails(name, tmp_path, monkeypatch):
     write_miniature(CIFAR10, tmp_path / "data", monkeypatch)
     no_network(CIFAR10, monkeypatch)
     data_dir = tmp_path / "data" if name else tmp_path / "not" / "there"
@@ -131,7 +129,7 @@ def test_missing_and_damaged_data_are_downloaded(source, damaged, tmp_path, monk
     assert_is_the_miniature(source, load(source, data_dir))
 
 
-def test_a_subset_is_balanced_fixed_and_in_the_order_of_the_file(tmp_path, monkeypatch):
+def test_a_subset_is_balanced_fixed_and_in_file_order(tmp_path, monkeypatch):
     images = contents(CIFAR10)[0][0]
     labels = np.array([3, 3, 0, *range(10), 3, 9, 9, 0, 1, 2, 4])
 

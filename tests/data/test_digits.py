@@ -1,4 +1,4 @@
-"""scikit-learn's digits: who is in which set, and whose labels are noise."""
+"""scikit-learn's digits: split and label noise."""
 
 from collections import Counter
 
@@ -10,7 +10,7 @@ from phaseavg.data import digits
 
 
 def raw(data, images):
-    """Return the grey levels 0-240 behind standardised images, one string of bytes for each."""
+    """Return the grey levels 0-240 of standardised images, as bytes per image."""
     pixels = np.rint((images * data.standardise.std + data.standardise.mean).numpy()).astype(
         np.uint8
     )
@@ -18,7 +18,7 @@ def raw(data, images):
 
 
 def training_set(seed=0, **options):
-    """Return (pixels, label) of all training images, in no particular order."""
+    """Return (pixels, label) of all training images in arbitrary order."""
     data = digits(batch_size=1000, seed=seed, padding=0, **options)
     ((images, labels),) = data.train_batches(0, 1)
     return list(zip(raw(data, images), labels.tolist(), strict=True))
@@ -43,7 +43,7 @@ def labels_of_scikit_learn():
     return {x.tobytes(): y for x, y in zip(levels, source.target.tolist(), strict=True)}
 
 
-def test_the_two_sets_are_scikit_learns_images_each_once():
+def test_split_contains_each_scikit_learn_image_once():
     data = digits(batch_size=64, seed=0)
     assert (data.train_size, data.test_size, data.num_classes) == (1000, 797, 10)
     levels = (load_digits().images * 15).astype(np.uint8)
@@ -78,13 +78,13 @@ def test_wrong_labels_are_spread_over_all_classes():
     assert min(counts.values()) > 65
 
 
-def test_split_and_noise_are_the_same_for_all_seeds_but_the_order_is_not():
+def test_split_and_noise_are_equal_for_all_seeds_but_the_order_differs():
     first, second = training_set(seed=0), training_set(seed=1)
     assert first != second
     assert sorted(first) == sorted(second)
 
 
 @pytest.mark.parametrize("label_noise", [-0.1, 1.1])
-def test_noise_out_of_range_is_refused(label_noise):
+def test_label_noise_out_of_range_is_rejected(label_noise):
     with pytest.raises(ValueError, match=f"label_noise={label_noise} must lie between 0 and 1"):
         digits(batch_size=64, seed=0, label_noise=label_noise)

@@ -1,4 +1,4 @@
-"""Folders of real image files: what becomes of them, what a batch depends on, what is damaged."""
+"""ImageNet folders: augmentation, reproducible batches, workers and damaged files."""
 
 import json
 import multiprocessing
@@ -26,7 +26,7 @@ TRAIN = PER_CLASS * len(CLASSES)
 
 
 def write_tree(folder, train=PER_CLASS, test=3):
-    """Write odd sizes, a tall grey and a wide CMYK JPEG, and a PNG; smooth, so that JPEG fits."""
+    """Write grey and CMYK JPEGs and a PNG of odd sizes, smooth to limit JPEG errors."""
     random = np.random.default_rng(0)
     sizes = [(37, 53), (61, 40), (33, 33), (90, 47), (45, 71), (200, 31), (31, 160)]
     for split, count in (("train", train), ("val", test)):
@@ -63,7 +63,7 @@ def assert_equal_batches(found, expected):
         assert torch.equal(labels, other_labels)
 
 
-def test_the_loop_sees_what_it_sees_of_a_resident_set(tree):
+def test_interface_matches_resident_images(tree):
     data = image_net(tree)
     assert (data.num_classes, data.channels, data.image_size) == (3, 3, 32)
     assert (data.train_size, data.test_size) == (TRAIN, 9)
@@ -76,7 +76,7 @@ def test_the_loop_sees_what_it_sees_of_a_resident_set(tree):
     assert torch.cat(labels).bincount().tolist() == [PER_CLASS] * 3
 
 
-def test_test_images_are_the_centres_that_torchvisions_reference_takes(tree):
+def test_test_images_match_torchvisions_reference_centre_crops(tree):
     mean, std = [0.485, 0.456, 0.406], [0.229, 0.224, 0.225]
     steps = [transforms.Resize(36), transforms.CenterCrop(32), transforms.ToTensor()]
     reference = transforms.Compose([*steps, transforms.Normalize(mean, std)])
@@ -88,7 +88,7 @@ def test_test_images_are_the_centres_that_torchvisions_reference_takes(tree):
 
 
 @pytest.mark.parametrize("flip", [True, False])
-def test_training_images_are_torchvisions_random_crops_under_the_images_own_seed(tree, flip):
+def test_training_images_match_torchvisions_random_crops_with_a_seed_per_image(tree, flip):
     raw = {"mean": [0.0] * 3, "std": [1 / 255] * 3}
     data = image_net(tree, batch_size=TRAIN, seed=3, flip=flip, **raw)
     ((images, labels),) = train_batches(data, 2, 3)  # epoch 2
@@ -105,15 +105,15 @@ def test_training_images_are_torchvisions_random_crops_under_the_images_own_seed
 
 
 @pytest.mark.parametrize("workers", [0, 2])
-def test_a_run_goes_on_exactly_from_any_step_with_any_number_of_workers(tree, workers):
+def test_batches_resume_exactly_from_any_step_with_any_number_of_workers(tree, workers):
     whole = train_batches(image_net(tree), 0, 13)
     for first in (0, 3, 6, 7):
         data = image_net(tree, workers=workers)
         assert_equal_batches(train_batches(data, first, 13), whole[first:])
 
 
-def test_workers_start_in_the_process_of_a_launcher(tree, monkeypatch):
-    """Where joblib's loky has made its own context the default, which starts nothing for others."""
+def test_workers_start_in_a_launcher_process(tree, monkeypatch):
+    """Check workers where joblib's loky has set its own context as the default."""
     loky = LokyContext()
     monkeypatch.setattr(multiprocessing.context._default_context, "_actual_context", loky)
     expected = train_batches(image_net(tree), 0, 2)
@@ -129,7 +129,7 @@ def test_batchnorm_batches_are_augmented_differently_and_can_be_limited(tree):
 
 
 @pytest.mark.parametrize("workers", [0, 1])
-def test_the_global_generator_is_left_alone(tree, workers):
+def test_the_global_generator_is_unchanged(tree, workers):
     data = image_net(tree, workers=workers)
     before = torch.get_rng_state()
     for batches in (data.train_batches(0, 2), data.test_batches(), data.batchnorm_batches(0, 1)):
@@ -137,7 +137,7 @@ def test_the_global_generator_is_left_alone(tree, workers):
     assert torch.equal(torch.get_rng_state(), before)
 
 
-def test_colours_change_on_request_alone(tree):
+def test_colours_change_only_with_color_jitter(tree):
     plain = train_batches(image_net(tree), 0, 2)
     changed = train_batches(image_net(tree, color_jitter=0.4), 0, 2)
     assert_equal_batches(train_batches(image_net(tree, color_jitter=0.0), 0, 2), plain)
@@ -145,7 +145,7 @@ def test_colours_change_on_request_alone(tree):
 
 
 @pytest.mark.parametrize("workers", [0, 1])
-def test_a_damaged_image_is_named_and_ends_the_run(tmp_path, workers):
+def test_a_damaged_image_ends_the_run_with_its_path(tmp_path, workers):
     write_tree(tmp_path / "imagenet", train=2, test=1)
     path = tmp_path / "imagenet/train/bee/bee_1.JPEG"
     path.write_bytes(path.read_bytes()[:200])
@@ -168,7 +168,7 @@ def test_a_damaged_image_is_named_and_ends_the_run(tmp_path, workers):
         ),
     ],
 )
-def test_folders_that_do_not_fit_are_refused(tmp_path, change, message):
+def test_invalid_folders_are_rejected(tmp_path, change, message):
     write_tree(tmp_path / "imagenet", train=2, test=1)
     change(tmp_path / "imagenet")
     with pytest.raises(ValueError, match=message) as error:
@@ -186,17 +186,17 @@ def test_folders_that_do_not_fit_are_refused(tmp_path, change, message):
         ({"mean": [0.5]}, r"mean=\[0.5\] must have 3 entries"),
     ],
 )
-def test_values_out_of_range_are_refused(tree, options, message):
+def test_arguments_out_of_range_are_rejected(tree, options, message):
     with pytest.raises(ValueError, match=message):
         image_net(tree, **options)
 
 
-def test_the_number_of_workers_follows_the_cores_unless_given(tree, monkeypatch):
+def test_workers_default_to_the_number_of_cores(tree, monkeypatch):
     monkeypatch.setattr("joblib.cpu_count", lambda: 7)
     assert [image_net(tree, workers=workers).workers for workers in (None, 3)] == [7, 3]
 
 
-def test_a_sweep_requires_folders_of_classes(tmp_path):
+def test_require_checks_for_class_folders(tmp_path):
     (tmp_path / "imagenet/train/ant").mkdir(parents=True)
     with pytest.raises(ValueError, match=f"data_dir={tmp_path}: imagenet/val must hold a folder"):
         ImageNet.require(tmp_path)
@@ -208,7 +208,7 @@ def metrics(settings):
 
 
 @pytest.mark.slow
-def test_a_run_does_not_go_on_with_other_images(tree, compose_settings, victims, tmp_path):
+def test_a_run_does_not_resume_with_other_images(tree, compose_settings, victims, tmp_path):
     write_tree(tmp_path / "imagenet")
     settings = compose_settings(*RUN_OF_IMAGE_FILES, f"data_dir={tmp_path}")
     process = victims.Process(
@@ -222,7 +222,7 @@ def test_a_run_does_not_go_on_with_other_images(tree, compose_settings, victims,
 
 
 @pytest.mark.slow
-def test_ctrl_c_reaches_the_workers_too_and_the_run_saves_and_goes_on(
+def test_workers_ignore_ctrl_c_and_the_run_saves_and_resumes(
     tree, compose_settings, victims, tmp_path
 ):
     settings = compose_settings(

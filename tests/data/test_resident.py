@@ -1,4 +1,4 @@
-"""Images on the device: what augmentation does to them, and what a batch depends on."""
+"""ResidentImages: augmentation and reproducible batches."""
 
 from itertools import islice
 
@@ -31,7 +31,7 @@ def maps(count, size=10):
 
 
 def resident(images, batch_size, seed=0, test=None, **options):
-    """Return a data set whose labels are the images' indices."""
+    """Return a data set whose labels are the image indices."""
     labels = np.arange(len(images))
     test = images[:2] if test is None else test
     return ResidentImages(
@@ -50,7 +50,7 @@ def joined(batches):
 
 
 def offsets_and_flips(crops, padding=4):
-    """Read from crops of `maps`, zeros around, where they were taken and whether mirrored."""
+    """Return offsets and flips of zero-padded crops of `maps`."""
     size = crops.shape[2]
     rows, columns = crops[:, 0].long(), crops[:, 1].long()
     middle, next_to_it = columns[:, size // 2, size // 2], columns[:, size // 2, size // 2 - 1]
@@ -70,7 +70,7 @@ def same(batches, others):
     )
 
 
-def test_every_crop_is_equally_likely_flipped_or_not_and_each_image_draws_its_own():
+def test_crops_and_flips_are_uniform_and_independent_per_image():
     data = resident(maps(162 * 60), 1000, padding=4, flip=True, **PIXELS)
     batches = one_epoch(data)
     rows, columns, flips = offsets_and_flips(joined(batches)[0])
@@ -88,7 +88,7 @@ def test_every_crop_is_equally_likely_flipped_or_not_and_each_image_draws_its_ow
 
 @pytest.mark.parametrize("flip", [False, True])
 @pytest.mark.parametrize("pad_value", ["mean", "zero"])
-def test_a_crop_is_torchvisions_at_the_same_offset(pad_value, flip):
+def test_a_crop_matches_torchvision_at_the_same_offset(pad_value, flip):
     mean, std = [0.3, 0.498, 0.7], [0.2, 0.25, 0.3]
     images = maps(300)
     data = resident(
@@ -114,7 +114,7 @@ def test_a_crop_is_torchvisions_at_the_same_offset(pad_value, flip):
     assert (crops.dtype, labels.dtype) == (torch.float32, torch.int64)
 
 
-def test_without_a_mirrored_copy_batches_are_the_same_and_half_as_large_in_memory():
+def test_flipped_copy_doubles_memory_but_does_not_change_batches():
     both = [
         resident(maps(50), 16, padding=4, flip=True, flipped_copy=kept, **PIXELS)
         for kept in (True, False)
@@ -128,7 +128,7 @@ def test_without_a_mirrored_copy_batches_are_the_same_and_half_as_large_in_memor
     assert sizes == [2 * 50 * 3 * 18 * 18, 50 * 3 * 18 * 18]
 
 
-def test_the_padding_is_the_rounded_mean_of_the_images_own_pixels():
+def test_padding_is_the_rounded_mean_of_the_training_pixels():
     images = np.zeros((2, 1, 2, 2), np.uint8)
     images[0] = 201  # mean 100.5 and, with the next line, 100.75
     images[1, 0, 0, 0] = 2
@@ -141,7 +141,7 @@ def test_the_padding_is_the_rounded_mean_of_the_images_own_pixels():
 
 
 @pytest.mark.parametrize("first", [0, 1, 3, 4, 7, 10])
-def test_a_batch_depends_on_seed_epoch_and_step_alone(first):
+def test_a_batch_depends_only_on_seed_epoch_and_step(first):
     # 4 steps an epoch: in mid-epoch, at its last step, at its end and in a later one.
     options = {"padding": 4, "flip": True}
     whole = list(resident(random_images(50), 16, **options).train_batches(0, 11))
@@ -152,7 +152,7 @@ def test_a_batch_depends_on_seed_epoch_and_step_alone(first):
     assert same(head, whole[:first])
 
 
-def test_other_readers_and_the_global_random_states_change_nothing_and_are_left_alone():
+def test_batches_are_independent_of_other_iterators_and_global_random_states():
     data = resident(random_images(50), 16, padding=4, flip=True)
     expected = list(data.train_batches(0, 9))
     batches = []
@@ -169,9 +169,9 @@ def test_other_readers_and_the_global_random_states_change_nothing_and_are_left_
     assert same(batches, expected)
 
 
-def test_other_seeds_epochs_and_streams_give_other_batches():
+def test_batches_differ_between_seeds_epochs_and_streams():
     def drawn(batches):
-        """Return order and crops apart: either may be the same by mistake."""
+        """Return order and crops separately, to compare each of them."""
         images, labels = joined(batches)
         order = labels.argsort()
         return labels.tolist(), [v[order].tolist() for v in offsets_and_flips(images)[:2]]
@@ -202,7 +202,7 @@ def test_each_epoch_visits_every_image_once_and_keeps_the_partial_batch(count, s
         assert sorted(labels) == list(range(count))
 
 
-def test_the_test_set_comes_in_order_and_untouched_but_for_the_training_sets_scale():
+def test_test_set_is_in_order_and_standardised_by_the_training_set():
     images, test = random_images(40) // 2, random_images(1203, seed=1)
     data = resident(images, 16, test=test, padding=4, flip=True)
     batches = list(data.test_batches())
@@ -215,7 +215,7 @@ def test_the_test_set_comes_in_order_and_untouched_but_for_the_training_sets_sca
 
 
 @pytest.mark.parametrize("limit", [0, 1, 3, 4, 9])
-def test_a_limited_batchnorm_pass_is_the_beginning_of_the_whole(limit):
+def test_a_limited_batchnorm_pass_is_the_start_of_the_full_pass(limit):
     data = resident(random_images(50), 16, padding=4, flip=True)
     whole = list(data.batchnorm_batches(2))
     assert len(whole) == 4
@@ -236,7 +236,7 @@ def test_a_limited_batchnorm_pass_is_the_beginning_of_the_whole(limit):
         ({"std": [0.5, 0.5, 0]}, r"std=\[0.5, 0.5, 0\] must be positive"),
     ],
 )
-def test_mistakes_are_refused_with_field_value_and_choices(options, message):
+def test_invalid_options_are_rejected_with_field_value_and_choices(options, message):
     with pytest.raises(ValueError, match=message):
         resident(random_images(50), **{"batch_size": 16, **options})
 
@@ -256,6 +256,6 @@ GOOD = (random_images(4), np.arange(4))
         ((GOOD[0][:0], GOOD[1][:0]), GOOD, "there is no training image"),
     ],
 )
-def test_images_and_labels_that_no_network_trains_on_are_refused(train, test, message):
+def test_invalid_images_and_labels_are_rejected(train, test, message):
     with pytest.raises(ValueError, match=message):
         ResidentImages(train, test, 10, 2, 0)

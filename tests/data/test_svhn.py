@@ -1,4 +1,4 @@
-"""SVHN from torchvision's files, in miniature: found, damaged, missing."""
+"""Loading of miniature SVHN files, intact, damaged and missing."""
 
 import hashlib
 
@@ -16,7 +16,7 @@ COUNTS = {"train": 20, "test": 6}
 
 @pytest.fixture
 def miniature(tmp_path, monkeypatch):
-    """Write the two files in the layout of the official ones and have torchvision expect them."""
+    """Write miniature files in the official layout and patch torchvision's checksums."""
     folder = tmp_path / "svhn"
     folder.mkdir()
     random = np.random.default_rng(0)
@@ -40,7 +40,7 @@ def joined(batches):
     return torch.cat(images).numpy(), torch.cat(labels).numpy()
 
 
-def test_images_and_labels_are_those_in_the_files(miniature):
+def test_images_and_labels_match_the_files(miniature):
     root, contents = miniature
     data = svhn(8, 0, root, padding=0, **PIXELS)
     assert (data.num_classes, data.channels, data.image_size) == (10, 3, 32)
@@ -72,7 +72,7 @@ def test_flips_are_an_option(miniature):
 @pytest.mark.parametrize(
     "damage", [lambda path: path.write_bytes(b"0"), lambda path: path.unlink()]
 )
-def test_files_that_are_missing_or_damaged_and_cannot_be_downloaded_are_an_error(miniature, damage):
+def test_damaged_or_missing_files_raise_if_the_download_fails(miniature, damage):
     root, _ = miniature
     damage(root / "svhn/test_32x32.mat")
     with pytest.raises(ValueError, match=f"data_dir={root}: SVHN is missing or damaged and could"):

@@ -1,4 +1,4 @@
-"""The paper's 13-layer network: its layout, its linear layer and the images it refuses."""
+"""The paper's 13-layer network: layers, initialisation and rejected image sizes."""
 
 import pytest
 import torch
@@ -20,7 +20,7 @@ CONVOLUTIONS = [
 ]
 
 
-def test_cnn13_is_laid_out_as_in_the_paper():
+def test_cnn13_has_the_layers_of_the_paper():
     model = CNN13(10)
     letters = {nn.Conv2d: "C", nn.BatchNorm2d: "B", nn.ReLU: "R", nn.MaxPool2d: "P"}
     layout = "".join(letters[type(layer)] for layer in model.features)
@@ -34,7 +34,7 @@ def test_cnn13_is_laid_out_as_in_the_paper():
     assert model.features(torch.randn(1, 3, 32, 32)).shape == (1, 128, 6, 6)  # 32, 16, 8, then − 2
 
 
-def test_one_pool_leaves_out_the_second_max_pool_alone():
+def test_pools_1_omits_only_the_second_max_pool():
     two = CNN13(10, width=0.125)
     one = CNN13(10, width=0.125, image_size=8, pools=1)
     kept = [str(layer) for layer in two.features]
@@ -43,7 +43,7 @@ def test_one_pool_leaves_out_the_second_max_pool_alone():
     assert one.features(torch.randn(2, 3, 8, 8)).shape == (2, 16, 2, 2)
 
 
-def test_every_image_is_classified_by_the_average_over_its_pixels():
+def test_logits_use_the_average_over_all_pixels():
     model = CNN13(10, width=0.125).eval()
     images = torch.randn(3, 3, 32, 32)
     with torch.no_grad():
@@ -52,7 +52,7 @@ def test_every_image_is_classified_by_the_average_over_its_pixels():
         torch.testing.assert_close(model(images), expected)
 
 
-def test_the_linear_layer_starts_small_and_without_bias():
+def test_linear_layer_has_small_initial_weights_and_zero_bias():
     torch.manual_seed(0)
     classifier = CNN13(100).classifier
     assert classifier.weight.std().item() == pytest.approx(0.01, rel=0.03)
@@ -61,12 +61,12 @@ def test_the_linear_layer_starts_small_and_without_bias():
 
 
 @pytest.mark.parametrize("pools", [0, 3])
-def test_other_numbers_of_pools_are_refused(pools):
+def test_invalid_pools_are_rejected(pools):
     with pytest.raises(ValueError, match=f"pools={pools}; choices: 1, 2"):
         CNN13(10, pools=pools)
 
 
 @pytest.mark.parametrize(("pools", "size"), [(2, 11), (1, 5)])
-def test_images_too_small_for_the_pools_are_refused(pools, size):
+def test_images_too_small_for_the_pools_are_rejected(pools, size):
     with pytest.raises(ValueError, match=rf"pools={pools} .*{size}×{size} .*choices"):
         CNN13(10, image_size=size, pools=pools)

@@ -1,4 +1,4 @@
-"""The networks' configs: what they build, and the counts and costs that their heads state."""
+"""Model configs: the networks built, and the parameters and costs in the header comments."""
 
 import inspect
 import re
@@ -19,18 +19,18 @@ IMAGES = {"CIFAR": 160 * 50_000, "ImageNet": 120 * 1_281_167}
 
 
 def stated(pattern, path):
-    """Return the groups of `pattern` in the comments at the head of a config, as one line."""
+    """Return the groups of `pattern` in the header comment of a config."""
     head = path.read_text().partition("model:")[0].replace("\n#", " ")
     return re.search(pattern, re.sub(" +", " ", head)).groups()
 
 
-def test_there_is_a_config_for_each_of_the_papers_networks():
+def test_each_network_of_the_paper_has_a_config():
     names = {path.stem for path in CONFIGS}
     assert names == CIFAR | IMAGENET
 
 
 @pytest.mark.parametrize("path", CONFIGS, ids=lambda path: path.stem)
-def test_configs_build_the_network_that_they_name_as_it_is_by_default(path):
+def test_configs_build_their_network_with_its_defaults(path):
     config = OmegaConf.load(path)
     target = get_object(config.model._target_)
     assert target.__name__.lower() == path.stem
@@ -43,7 +43,7 @@ def test_configs_build_the_network_that_they_name_as_it_is_by_default(path):
 
 
 @pytest.mark.parametrize("name", ["cnn13_digits", "wrn10_digits"])
-def test_heads_of_the_networks_for_digits_state_their_parameters(name):
+def test_headers_of_digits_networks_report_their_parameters(name):
     path = FOLDER / f"{name}.yaml"
     (count,) = stated(r"([\d,]+) parameters", path)
     model = instantiate(OmegaConf.load(path).model, num_classes=10, in_channels=1)
@@ -52,7 +52,7 @@ def test_heads_of_the_networks_for_digits_state_their_parameters(name):
 
 
 @pytest.mark.parametrize("path", CONFIGS, ids=lambda path: path.stem)
-def test_heads_state_parameters_and_cost(path):
+def test_headers_report_parameters_and_cost(path):
     count, classes = stated(r"([\d,]+) parameters for (\d+) classes", path)
     with torch.device("meta"):
         model = instantiate(OmegaConf.load(path).model, num_classes=int(classes)).eval()

@@ -1,4 +1,4 @@
-"""The CIFAR form of DenseNet-121 against torchvision's network."""
+"""The CIFAR form of DenseNet-121 compared with torchvision's network."""
 
 import pytest
 import torch
@@ -10,7 +10,7 @@ from phaseavg.models import densenet121
 
 @pytest.mark.parametrize(("growth", "size"), [(32, 8), (6, 19)])
 @pytest.mark.parametrize("train", [False, True])
-def test_densenet121_is_torchvisions_with_a_3x3_convolution_for_stem(train, growth, size):
+def test_densenet121_matches_torchvision_except_for_the_3x3_stem(train, growth, size):
     torch.manual_seed(0)
     oracle = TorchvisionDenseNet(growth, (6, 12, 24, 16), 2 * growth, num_classes=10)
     oracle.features.conv0 = nn.Conv2d(3, 2 * growth, 3, padding=1, bias=False)

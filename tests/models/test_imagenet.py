@@ -1,4 +1,4 @@
-"""The networks for ImageNet: what of torchvision's is taken, initial weights, refusals."""
+"""Networks for ImageNet: architecture, initial weights and rejected images."""
 
 import math
 import re
@@ -16,7 +16,7 @@ def modules(model, kind):
     return [module for module in model.modules() if isinstance(module, kind)]
 
 
-def test_resnext50_convolves_in_32_groups_of_4_channels_and_more():
+def test_resnext50_has_32_groups_of_4_or_more_channels():
     with torch.device("meta"):
         grouped = [c for c in modules(resnext50(10), nn.Conv2d) if c.groups > 1]
         plain = [c for c in modules(resnet50(10), nn.Conv2d) if c.kernel_size == (3, 3)]
@@ -58,7 +58,7 @@ def test_initial_weights(make):
 
 @pytest.mark.parametrize("make", NETWORKS)
 @pytest.mark.parametrize(("in_channels", "image_size"), [(1, 224), (3, 63)])
-def test_images_not_in_colour_or_too_small_are_refused(make, in_channels, image_size):
+def test_grey_or_small_images_are_rejected(make, in_channels, image_size):
     message = (
         f"image_size={image_size}, in_channels={in_channels}: {make.__name__} needs colour images "
         "of at least 64 pixels; choices for other images: cnn13, resnet34, wrn28_10, densenet121"

@@ -1,4 +1,4 @@
-"""What the CIFAR networks share: shapes, initial weights, widths, seeds."""
+"""Shapes, initial weights, widths and seeds of all CIFAR networks."""
 
 import math
 
@@ -20,7 +20,7 @@ def channels(model):
 
 
 def on_meta(make, *args, **options):
-    """Return a network of shapes alone: no memory, no time."""
+    """Return a network on the meta device."""
     with torch.device("meta"):
         return make(*args, **options)
 
@@ -37,7 +37,7 @@ def on_meta(make, *args, **options):
         (densenet121, {"width": 0.1, "in_channels": 2}, 33),
     ],
 )
-def test_images_become_logits(make, options, size):
+def test_networks_map_images_to_logits(make, options, size):
     images = torch.randn(2, options.get("in_channels", 3), size, size)
     logits = make(7, **options)(images)
     assert logits.shape == (2, 7)
@@ -55,7 +55,7 @@ def test_width_scales_every_channel_count(make, width):
 
 
 @pytest.mark.parametrize("make", CIFAR)
-def test_convolutions_start_kaiming_normal_by_fan_out(make):
+def test_initial_convolution_weights_are_kaiming_normal_by_fan_out(make):
     torch.manual_seed(0)
     large = [c for c in convolutions(make(10)) if c.weight.numel() > 50_000]
     assert any(c.in_channels != c.out_channels for c in large)  # else fan-in would do as well
@@ -72,7 +72,7 @@ def test_convolutions_start_kaiming_normal_by_fan_out(make):
     ("make", "inputs", "biased"),
     [(resnet34, 512, True), (wrn28_10, 640, False), (densenet121, 1024, False)],
 )
-def test_linear_weights_start_as_torch_has_them(make, inputs, biased):
+def test_initial_linear_weights_are_torch_defaults(make, inputs, biased):
     torch.manual_seed(0)
     classifier = make(100).classifier
     bound = 1 / math.sqrt(inputs)  # of a uniform distribution
@@ -86,14 +86,14 @@ def test_linear_weights_start_as_torch_has_them(make, inputs, biased):
 @pytest.mark.parametrize(
     ("make", "number"), [(CNN13, 9), (resnet34, 36), (wrn28_10, 25), (densenet121, 120)]
 )
-def test_batchnorms_start_as_the_identity(make, number):
+def test_initial_batchnorms_are_the_identity(make, number):
     norms = [m for m in make(10, width=0.25).modules() if isinstance(m, nn.BatchNorm2d)]
     assert all((m.weight == 1).all() and (m.bias == 0).all() for m in norms)
     assert len(norms) == number
 
 
 @pytest.mark.parametrize("make", CIFAR)
-def test_a_seed_gives_the_same_weights_and_another_seed_others(make):
+def test_initial_weights_depend_on_the_seed(make):
     def weights(seed):
         torch.manual_seed(seed)
         return nn.utils.parameters_to_vector(make(10, width=0.05).parameters())
@@ -105,6 +105,6 @@ def test_a_seed_gives_the_same_weights_and_another_seed_others(make):
 @pytest.mark.parametrize(
     ("make", "count"), [(CNN13, 128), (resnet34, 64), (wrn28_10, 16), (densenet121, 32)]
 )
-def test_a_width_that_leaves_no_channels_is_refused(make, count):
+def test_a_width_without_channels_is_rejected(make, count):
     with pytest.raises(ValueError, match=f"width=0.001 reduces {count} channels to 0"):
         make(10, width=0.001)

@@ -1,4 +1,4 @@
-"""The CIFAR form of ResNet-34 against torchvision's network."""
+"""The CIFAR form of ResNet-34 compared with torchvision's network."""
 
 import pytest
 import torch
@@ -9,7 +9,7 @@ from phaseavg.models import resnet34
 
 
 @pytest.mark.parametrize("train", [False, True])
-def test_resnet34_is_torchvisions_with_a_3x3_stem_and_no_max_pool(train):
+def test_resnet34_matches_torchvision_except_for_stem_and_max_pool(train):
     torch.manual_seed(0)
     oracle = torchvision_resnet34(num_classes=10)
     oracle.conv1 = nn.Conv2d(3, 64, 3, stride=1, padding=1, bias=False)

@@ -1,4 +1,4 @@
-"""Networks of timm by name."""
+"""timm networks by name."""
 
 import re
 
@@ -19,7 +19,7 @@ def test_a_network_fits_the_images_and_classes_of_the_data(name: str, size: int)
         assert model(torch.empty(2, 1, size, size)).shape == (2, 7)
 
 
-def test_a_seed_gives_the_same_weights_and_another_seed_others() -> None:
+def test_initial_weights_depend_on_the_seed() -> None:
     def weights(seed: int) -> torch.Tensor:
         torch.manual_seed(seed)
         return torch.nn.utils.parameters_to_vector(timm_model("test_resnet", 3).parameters())
@@ -36,7 +36,7 @@ def test_a_seed_gives_the_same_weights_and_another_seed_others() -> None:
         ("???", "resnet18, "),
     ],
 )
-def test_another_name_is_refused_with_those_that_are_close(name: str, close: str) -> None:
+def test_an_unknown_name_is_rejected_with_close_names(name: str, close: str) -> None:
     message = f"name={name!r}: timm has no such model; choices: {close}"
     with pytest.raises(ValueError, match=f"^{re.escape(message)}"):
         timm_model(name, num_classes=10)
@@ -53,7 +53,7 @@ def test_another_name_is_refused_with_those_that_are_close(name: str, close: str
         ),
     ],
 )
-def test_at_the_prompt_a_mistake_gets_one_line(
+def test_train_py_reports_mistakes_in_one_line(
     prompt: Prompt, overrides: list[str], told: str
 ) -> None:
     status, out, err = prompt("dataset=digits", "tracking=none", *overrides)

@@ -1,4 +1,4 @@
-"""WRN-28-10 against a second implementation, functional and in float64."""
+"""WRN-28-10 compared with a functional float64 implementation."""
 
 import pytest
 import torch
@@ -44,7 +44,7 @@ def reference(images, state, train):
 
 @pytest.mark.parametrize("size", [16, 17])
 @pytest.mark.parametrize("train", [False, True])
-def test_wrn28_10_is_the_authors(train, size):
+def test_wrn28_10_matches_the_reference(train, size):
     torch.manual_seed(0)
     model = wrn28_10(10, width=0.25).double().train(train)
     for name, tensor in model.state_dict().items():

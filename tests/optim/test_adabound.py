@@ -1,4 +1,4 @@
-"""AdaBound against its paper at every step, in its limits, and as one of torch's optimizers."""
+"""AdaBound compared with a reference, with the authors' package and with torch's interface."""
 
 import adabound
 import numpy as np
@@ -35,13 +35,13 @@ def reference_adabound():
 
 
 @each_kind
-def test_every_step_is_that_of_the_reference(capturable):
+def test_every_step_matches_the_reference(capturable):
     optimizer = AdaBound(parameters(), lr=1e-2, weight_decay=DECAY, capturable=capturable)
     expected = reference_trajectory(reference_adabound())
     assert largest_error(trajectory(optimizer), expected) <= 1e-12
 
 
-def test_the_problem_has_elements_at_both_bounds_and_between_them():
+def test_test_problem_reaches_both_bounds_and_values_between():
     optimizer = reference_adabound()
     clamped = [(optimizer.at_lower, optimizer.at_upper) for _ in reference_trajectory(optimizer)]
     at_lower, at_upper = np.array(clamped).transpose(1, 0, 2)
@@ -51,14 +51,14 @@ def test_the_problem_has_elements_at_both_bounds_and_between_them():
 
 
 @pytest.mark.filterwarnings("ignore:This overload of")  # of signatures of torch 1.4
-def test_every_step_is_that_of_the_authors_package():
+def test_every_step_matches_the_authors_package():
     ours = AdaBound(parameters(), lr=1e-2, weight_decay=DECAY)
     theirs = adabound.AdaBound(parameters(), lr=1e-2, weight_decay=DECAY)
     assert largest_error(trajectory(ours), trajectory(theirs)) <= 1e-12
 
 
 @each_kind
-def test_the_bounds_of_the_first_update_by_hand(capturable):
+def test_bounds_of_the_first_update_match_a_manual_calculation(capturable):
     # γ = 1 and t = 1: f/2 and 2f, with f = 0.1; with β1 = 0, m = g, and the rate is lr/|g|.
     def changes(lr_now):
         params = [scalar() for _ in range(4)]
@@ -71,7 +71,7 @@ def test_the_bounds_of_the_first_update_by_hand(capturable):
 
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float32, torch.float64])
-def test_parameters_of_a_group_are_updated_as_each_by_itself_bit_for_bit(dtype):
+def test_grouped_updates_equal_single_updates_bit_for_bit(dtype):
     together = parameters(dtype)
     alone = parameters(dtype)
     optimizers = [AdaBound(params, 1e-2, (0.9, 0.95)) for params in (together, *zip(alone))]
@@ -91,7 +91,7 @@ def test_parameters_of_a_group_are_updated_as_each_by_itself_bit_for_bit(dtype):
 # The rate that the bounds refer to
 
 
-def test_a_schedule_of_the_rate_scales_both_bounds():
+def test_a_learning_rate_schedule_scales_both_bounds():
     optimizer = AdaBound([scalar(), scalar()], 0.5, (0.0, 0.99), gamma=1e15)
     scheduler = LambdaLR(optimizer, [0.0, 0.5, 1.0, 0.1, 0.01, 0.0].__getitem__)
     expected = np.zeros(2)
@@ -101,14 +101,14 @@ def test_a_schedule_of_the_rate_scales_both_bounds():
         scheduler.step()
 
 
-def test_a_rate_in_a_tensor_may_change_and_the_base_rate_stays():
+def test_a_tensor_lr_may_change_and_base_lr_is_constant():
     lr = torch.tensor(0.5)
     optimizer = AdaBound([scalar()], lr)
     lr.fill_(0.1)
     assert optimizer.param_groups[0]["base_lr"] == 0.5
 
 
-def test_groups_have_bounds_of_their_own():
+def test_each_group_has_its_own_bounds():
     first, second, third = scalar(), scalar(), scalar()
     groups = [{"params": [first]}, {"params": [second], "lr": 0.5, "final_lr": 0.4}]
     optimizer = AdaBound(groups, 0.1, (0.0, 0.9), gamma=1e15)
@@ -118,7 +118,7 @@ def test_groups_have_bounds_of_their_own():
     assert push(optimizer, 1.0, 1.0, 1.0) == pytest.approx([-0.1, -0.4, -0.15], rel=1e-12)
 
 
-def test_a_saved_state_continues_exactly_after_the_rate_has_decayed():
+def test_a_saved_state_continues_exactly_after_a_learning_rate_decay():
     params = parameters(torch.float32)
     optimizer = AdaBound(params, lr=1e-2, gamma=0.1)
     train(optimizer, range(5))
@@ -134,7 +134,7 @@ def test_a_saved_state_continues_exactly_after_the_rate_has_decayed():
 # As one of torch's optimizers; closures and gradient scalers are in test_lookahead.py
 
 
-def test_parameters_without_gradient_stay_and_have_no_state():
+def test_parameters_without_gradient_are_unchanged_and_have_no_state():
     frozen, trained = scalar(3.0), scalar()
     optimizer = AdaBound([frozen, trained], weight_decay=0.1)
     optimizer.add_param_group({"params": [scalar(4.0)]})  # a whole group without
@@ -157,7 +157,7 @@ def test_parameters_without_gradient_stay_and_have_no_state():
         ({"betas": (0.9, -0.1)}, r"betas=\(0.9, -0.1\) must lie in \[0, 1\)"),
     ],
 )
-def test_values_out_of_range_are_refused_of_the_optimizer_and_of_groups(wrong, message):
+def test_options_out_of_range_are_rejected_for_optimizer_and_groups(wrong, message):
     with pytest.raises(ValueError, match=message):
         AdaBound([scalar()], **wrong)
     optimizer = AdaBound([scalar()])
@@ -169,7 +169,7 @@ def test_values_out_of_range_are_refused_of_the_optimizer_and_of_groups(wrong, m
 @pytest.mark.gpu
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs an NVIDIA GPU")
 @each_kind
-def test_the_gpu_gives_the_same(capturable):
+def test_gpu_matches_cpu(capturable):
     moved = [nn.Parameter(p.detach().cuda()) for p in parameters()]
     ours = AdaBound(moved, lr=1e-2, weight_decay=DECAY, capturable=capturable)
     for step, expected in zip(range(60), reference_trajectory(reference_adabound()), strict=False):

@@ -1,4 +1,4 @@
-"""torch's Adam and AMSGrad, which the comparisons use, against their papers at every step."""
+"""torch's Adam and AMSGrad compared with reference implementations of their papers."""
 
 import pytest
 import torch
@@ -25,11 +25,11 @@ def reference(make, **kwargs):
 
 
 @pytest.mark.parametrize(("amsgrad", "make"), [(False, Adam), (True, AMSGrad)])
-def test_every_step_is_that_of_the_reference(amsgrad, make):
+def test_every_step_matches_the_reference(amsgrad, make):
     assert largest_error(adam(amsgrad), reference(make)) <= 1e-12
 
 
-def test_the_maximum_is_not_a_trifle_and_is_taken_before_the_bias_correction():
+def test_amsgrad_maximum_matters_and_precedes_the_bias_correction():
     assert largest_error(adam(amsgrad=True), reference(Adam)) > 1e-2
     corrected_first = reference(AMSGrad, corrected_first=True)
     assert largest_error(adam(amsgrad=True), corrected_first) > 1e-2

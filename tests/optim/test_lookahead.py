@@ -1,4 +1,4 @@
-"""Lookahead against its paper at every step, in its limits, and as one of torch's optimizers."""
+"""Lookahead compared with a reference, with pytorch_optimizer and with torch's interface."""
 
 import copy
 import pickle
@@ -58,13 +58,13 @@ def phi(optimizer):
 
 
 @each_inner
-def test_every_step_is_that_of_the_reference(inner):
+def test_every_step_matches_the_reference(inner):
     expected = reference.Lookahead(REFERENCE[inner](), 5, 0.8)
     actual = trajectory(lookahead(inner, alpha=0.8))
     assert largest_error(actual, reference_trajectory(expected)) <= 1e-12
 
 
-def test_every_step_is_that_of_pytorch_optimizer():
+def test_every_step_matches_pytorch_optimizer():
     # It interpolates from θ to φ, and so rounds differently.
     theirs = pytorch_optimizer.Lookahead(
         INNER["sgd"](parameters()), k=5, alpha=0.8, pullback_momentum="none"
@@ -82,7 +82,7 @@ def test_alpha_1_is_the_inner_optimizer_and_alpha_0_returns_to_the_start(inner, 
     assert at_start.tolist() == [False, False, True] * 10
 
 
-def test_groups_have_rates_of_their_own_and_an_added_one_its_own_window():
+def test_each_group_has_its_own_learning_rate_and_step_count():
     first, second, third = scalar(), scalar(), scalar(5.0)
     inner = SGD([{"params": [first]}, {"params": [second], "lr": 10.0}], lr=1.0)
     optimizer = Lookahead(inner, k=2, alpha=0.25)
@@ -94,7 +94,7 @@ def test_groups_have_rates_of_their_own_and_an_added_one_its_own_window():
     assert push(optimizer, 1.0, 1.0, 1.0) == [-1, -10, -1]
 
 
-def test_a_parameter_without_gradient_stays_until_it_has_one():
+def test_a_parameter_without_gradient_is_unchanged():
     late, trained = scalar(3.0), scalar()
     optimizer = Lookahead(Adam([late, trained], lr=1.0, betas=(0.0, 0.0)), 3, 0.25)
     assert [push(optimizer, None, 1.0)[0] for _ in range(4)] == [3.0] * 4
@@ -121,7 +121,7 @@ def test_before_the_first_step_the_slow_weights_are_the_parameters():
     assert np.array_equal(train(optimizer, range(2))[1], loaded)
 
 
-def test_the_slow_weights_are_lent_for_evaluation_and_the_fast_ones_return():
+def test_evaluation_weights_sets_slow_weights_and_restores_fast_weights():
     optimizer = lookahead()
     for step in range(12):
         fast, slow = theta(optimizer), phi(optimizer)
@@ -136,7 +136,7 @@ def test_the_slow_weights_are_lent_for_evaluation_and_the_fast_ones_return():
 
 
 @pytest.mark.parametrize("end", [Lookahead.restart, Lookahead.finish])
-def test_what_is_restarted_or_finished_while_lent_stays(end):
+def test_restart_and_finish_within_evaluation_weights_persist(end):
     optimizer = lookahead()
     train(optimizer, range(3))
     with optimizer.evaluation_weights():
@@ -152,7 +152,7 @@ def test_what_is_restarted_or_finished_while_lent_stays(end):
 
 
 @pytest.mark.parametrize(("end", "begin"), [(Lookahead.restart, 8.0), (Lookahead.finish, -0.625)])
-def test_by_hand_with_momentum_that_synchronising_restarting_and_finishing_keep(end, begin):
+def test_synchronisation_restart_and_finish_keep_the_momentum(end, begin):
     # The gradient is 1, μ = 1/2, η = 1, k = 2, α = 1/4; m: 1, 3/2 | 7/4; then 15/8, 31/16
     p = scalar()
     optimizer = Lookahead(SGD([p], lr=1.0, momentum=0.5), 2, 0.25)
@@ -165,7 +165,7 @@ def test_by_hand_with_momentum_that_synchronising_restarting_and_finishing_keep(
     assert push(optimizer, 1.0) == [begin - (1.875 + 1.9375) / 4]
 
 
-def test_a_step_of_the_inner_optimizer_and_look_ahead_are_a_step():
+def test_an_inner_step_and_look_ahead_equal_a_step():
     whole, parts = lookahead(), lookahead()
     train(parts, range(1))
     for step in range(1, 12):
@@ -180,7 +180,7 @@ def test_a_step_of_the_inner_optimizer_and_look_ahead_are_a_step():
 
 @pytest.mark.parametrize("done", range(8))
 @each_inner
-def test_saving_and_loading_anywhere_in_a_window_changes_nothing(inner, done):
+def test_save_and_load_at_any_step_changes_nothing(inner, done):
     optimizer = lookahead(inner, torch.float32, k=3, alpha=0.4)
     train(optimizer, range(done))
     params, state = saved_and_loaded([params_of(optimizer), optimizer.state_dict()])
@@ -191,7 +191,7 @@ def test_saving_and_loading_anywhere_in_a_window_changes_nothing(inner, done):
     assert np.array_equal(phi(restored), phi(optimizer))
 
 
-def test_state_groups_and_defaults_are_the_inner_optimizers_and_hold_everything():
+def test_state_groups_and_defaults_belong_to_the_inner_optimizer():
     optimizer = lookahead("adam")
     train(optimizer, range(7))
     inner = optimizer.inner
@@ -207,7 +207,7 @@ def test_state_groups_and_defaults_are_the_inner_optimizers_and_hold_everything(
         assert state["slow_weights"].dtype == torch.float32
 
 
-def test_a_state_that_is_not_of_a_lookahead_is_refused_and_nothing_changed():
+def test_state_of_another_optimizer_is_rejected_and_changes_nothing():
     optimizer, twin = lookahead(), lookahead()
     train(optimizer, range(3))
     train(twin, range(3))
@@ -216,7 +216,7 @@ def test_a_state_that_is_not_of_a_lookahead_is_refused_and_nothing_changed():
     assert np.array_equal(train(optimizer, range(3, 9)), train(twin, range(3, 9)))
 
 
-def test_a_copy_trains_by_itself():
+def test_a_deep_copy_trains_independently():
     optimizer = lookahead(k=3, alpha=0.4)
     train(optimizer, range(4))
     for twin in (copy.deepcopy(optimizer), pickle.loads(pickle.dumps(optimizer))):
@@ -265,7 +265,7 @@ def test_a_closure_is_called_with_gradients_and_its_loss_returned(inner):
     assert np.array_equal(phi(optimizer), theta(optimizer))
 
 
-def test_a_gradient_scaler_skips_overflows_which_are_no_steps():
+def test_steps_skipped_by_a_gradient_scaler_are_not_counted():
     scaled, plain = lookahead("adabound"), lookahead("adabound")
     scaler = torch.amp.GradScaler("cpu", init_scale=2.0**10)
     for step in range(12):
@@ -281,7 +281,7 @@ def test_a_gradient_scaler_skips_overflows_which_are_no_steps():
 
 
 @pytest.mark.filterwarnings("error")
-def test_a_scheduler_drives_the_inner_optimizer():
+def test_a_scheduler_changes_the_inner_optimizer():
     def run(optimizer):
         scheduler = OneCycleLR(optimizer, max_lr=0.2, total_steps=12)
         for step in range(11):
@@ -306,6 +306,6 @@ def test_a_scheduler_drives_the_inner_optimizer():
         ({"alpha": float("nan")}, "alpha=nan must"),
     ],
 )
-def test_wrong_arguments_are_refused(wrong, message):
+def test_invalid_arguments_are_rejected(wrong, message):
     with pytest.raises(ValueError, match=message):
         Lookahead(SGD([scalar()], lr=1.0), **wrong)
