@@ -161,7 +161,7 @@ class ImageNet:
         if different := set(self._train.classes) ^ set(self._test.classes):
             raise ValueError(
                 f"data_dir={data_dir}: {folder}/train and {folder}/val must have the same classes; "
-                f"only one has {min(different)}"
+                f"class {min(different)} is in only one of them"
             )
         self.num_classes = len(self._train.classes)
         self.train_size, self.test_size = len(self._train), len(self._test)

@@ -85,7 +85,7 @@ def test_equation_6_holds_on_a_recorded_trajectory(epochs):
         delta = (thetas[tau] - thetas[tau - 1]) / rate
         expected += (1 - gamma ** (epochs - tau + 1)) / (1 - gamma**epochs) * rate * delta
     assert relative_error(flat(model), expected) <= 1e-12
-    assert relative_error(flat(model), thetas[0]) > 1e-2  # else the identity would be the start's
+    assert relative_error(flat(model), thetas[0]) > 1e-2  # the weights have moved
 
 
 def sgd(rates):
@@ -99,7 +99,7 @@ def sgd(rates):
 
 @pytest.mark.parametrize("debiased", [False, True])
 def test_replacing_weights_after_every_update_scales_the_learning_rate(debiased):
-    # Equations 7 and 8: by 1 − γ if θ̄ is started at θ_0 and not debiased; else θ̄_t =
+    # Equations 7 and 8: by 1 − γ if θ̄ is initialised from θ_0; debiased, θ̄_t =
     # θ̄_{t−1} − w_t λ g scales it by w_t = (1 − γ) / (1 − γ^t), more at first.
     updates, rate, gamma = 20, 0.2, 0.7
     torch.manual_seed(0)
@@ -121,7 +121,7 @@ def test_replacing_weights_after_every_update_scales_the_learning_rate(debiased)
 def test_in_place_updates_of_the_model_do_not_change_the_average():
     model = small_network()
     average = WeightAverage(model, Exponential())
-    for t in (1, 2, 3):  # the first weights are copied by another path than the later ones
+    for t in (1, 2, 3):  # t = 1 copies, later epochs interpolate
         average.update(model, t, 3)
         before = vector(average)
         overwrite(model, flat(model) + 100)
@@ -152,7 +152,7 @@ def test_wrapped_models_are_unwrapped(wrap):
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
 def test_half_precision_is_averaged_in_float32(dtype):
-    # Neighbours in bfloat16, so that nothing between 1 and 1 + 2⁻⁷ can be written in it.
+    # Adjacent bfloat16 numbers: no value between 1 and 1 + 2⁻⁷ is representable.
     values = [1.0, 1.0, 1 + 2**-7]
     model = small_network().to(dtype)
     averager = Phasewise(model, [3], Uniform())
@@ -238,7 +238,7 @@ def test_copy_to_keeps_buffers_memory_formats_and_parameter_objects():
     assert [(p.data_ptr(), p.stride(), p.requires_grad) for p in model.parameters()] == places
     theta = vector(averager.average)
     overwrite(model, theta + 1)
-    np.testing.assert_array_equal(vector(averager.average), theta)  # and stays apart from them
+    np.testing.assert_array_equal(vector(averager.average), theta)  # no shared memory
 
 
 @pytest.mark.parametrize(

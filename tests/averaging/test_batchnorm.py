@@ -23,7 +23,7 @@ class Failing(nn.Module):
         return x
 
 
-def batches_of(*sizes, shape=(3,), seed=0):
+def make_batches(*sizes, shape=(3,), seed=0):
     random = np.random.default_rng(seed)
     scale = random.uniform(0.5, 2, shape[:1])  # batches that differ in mean and spread
     return [
@@ -75,7 +75,7 @@ def weighted(statistics, sizes):
 
 def test_statistics_are_batch_means_weighted_by_batch_size():
     sizes = [7, 7, 3]
-    model, batches = two_layers(), batches_of(*sizes)
+    model, batches = two_layers(), make_batches(*sizes)
     first, linear, second = model
     recompute_batchnorm(model, batches)
 
@@ -95,7 +95,7 @@ def test_statistics_are_batch_means_weighted_by_batch_size():
 
 def test_image_statistics_cover_all_pixels_and_ignore_empty_batches():
     sizes = [5, 2]
-    batches = batches_of(*sizes, shape=(3, 4, 4))
+    batches = make_batches(*sizes, shape=(3, 4, 4))
     layer = nn.BatchNorm2d(3, affine=False).double()
     recompute_batchnorm(layer, [torch.empty(0, 3, 4, 4).double(), *batches])
     pixels = [batch.movedim(1, -1).reshape(-1, 3).numpy() for batch in batches]
@@ -107,7 +107,7 @@ def test_image_statistics_cover_all_pixels_and_ignore_empty_batches():
 
 @pytest.mark.parametrize("value", [5.0, float("inf"), float("nan")])
 def test_old_statistics_do_not_matter(value):
-    batches = batches_of(4, 3)
+    batches = make_batches(4, 3)
     used, fresh = two_layers(), two_layers()
     for layer in (used[0], used[2]):  # as after a training that diverged
         layer.running_mean.fill_(value)
@@ -139,7 +139,7 @@ def test_random_state_modes_and_momenta_are_restored(train, fails):
 def test_dropout_is_off_for_a_model_in_train_mode():
     layer = nn.BatchNorm1d(3).double()
     model = nn.Sequential(nn.Dropout(0.5), layer).train()
-    (batch,) = batches_of(50)
+    (batch,) = make_batches(50)
     recompute_batchnorm(model, [batch])
     np.testing.assert_allclose(layer.running_mean, batch.mean(0), rtol=1e-12)
     np.testing.assert_allclose(layer.running_var, batch.var(0), rtol=1e-12)
@@ -150,7 +150,7 @@ def test_parameters_and_gradients_are_unchanged():
     before = copy.deepcopy(list(model.parameters()))
     graphs = []
     model.register_forward_hook(lambda *args: graphs.append(args[-1].grad_fn))
-    recompute_batchnorm(model, batches_of(4, 4))
+    recompute_batchnorm(model, make_batches(4, 4))
     assert graphs == [None, None]  # a graph of activations would only cost memory
     assert all(torch.equal(p, q) for p, q in zip(model.parameters(), before, strict=True))
     assert all(p.grad is None and p.requires_grad for p in model.parameters())
@@ -164,7 +164,7 @@ def test_parameters_and_gradients_are_unchanged():
     ],
 )
 def test_wrapped_models_and_sequences_that_start_with_a_tensor_are_accepted(wrap, wrap_batch):
-    batches = batches_of(4, 3)
+    batches = make_batches(4, 3)
     plain, wrapped = two_layers(), two_layers()
     recompute_batchnorm(plain, batches)
     recompute_batchnorm(wrap(wrapped), map(wrap_batch, batches))
@@ -179,9 +179,9 @@ OTHER = "neither a tensor nor a sequence .* pass forward=lambda"
     [
         ([], ValueError, "batches: at least one"),
         ([torch.empty(0, 3).double()], ValueError, "batches: at least one"),
-        ([*batches_of(4), {"left": torch.zeros(3)}], TypeError, OTHER),
-        ([*batches_of(4), []], TypeError, OTHER),
-        ([*batches_of(4), ("no", torch.zeros(3))], TypeError, OTHER),
+        ([*make_batches(4), {"left": torch.zeros(3)}], TypeError, OTHER),
+        ([*make_batches(4), []], TypeError, OTHER),
+        ([*make_batches(4), ("no", torch.zeros(3))], TypeError, OTHER),
     ],
 )
 def test_missing_or_invalid_batches_raise_and_change_nothing(batches, error, message):
@@ -205,7 +205,7 @@ def test_layers_without_running_statistics_are_skipped():
     model = two_layers()
     untracked = nn.BatchNorm1d(3, track_running_stats=False).double()
     model.insert(0, untracked)
-    batches = batches_of(6, 5)
+    batches = make_batches(6, 5)
     recompute_batchnorm(model, batches)
     assert untracked.running_mean is None
     assert untracked.momentum == 0.1
@@ -217,7 +217,7 @@ def test_a_long_half_precision_pass_is_accurate_to_buffer_precision():
     # Running averages in bfloat16 would stop moving once an update is below half a digit.
     torch.manual_seed(0)
     layer = nn.BatchNorm1d(3).to(torch.bfloat16)
-    batches = [batch.to(torch.bfloat16) for batch in batches_of(*[16] * 400)]
+    batches = [batch.to(torch.bfloat16) for batch in make_batches(*[16] * 400)]
     for k, batch in enumerate(batches):
         batch.copy_(torch.randn(16, 3) * 2 + 1 + k / 400)
     recompute_batchnorm(layer, batches)
@@ -231,11 +231,11 @@ def test_frozen_layers_keep_their_statistics():
     model = two_layers().train()
     model[0].eval()
     before = copy.deepcopy(model[0].state_dict())
-    recompute_batchnorm(model, batches_of(6, 5))
+    recompute_batchnorm(model, make_batches(6, 5))
     assert_same_state(model[0], before)
     assert model[2].num_batches_tracked == 2
     model.eval()  # then nothing says that it is frozen
-    recompute_batchnorm(model, batches_of(6, 5))
+    recompute_batchnorm(model, make_batches(6, 5))
     assert model[0].num_batches_tracked == 2
 
 
@@ -251,7 +251,7 @@ class Named(nn.Module):
 
 
 def test_forward_handles_batches_of_any_type():
-    left, right = batches_of(4, 3), batches_of(4, 3, seed=1)
+    left, right = make_batches(4, 3), make_batches(4, 3, seed=1)
     model, plain = Named(), nn.BatchNorm1d(3).double()
     batches = [{"left": x, "right": y} for x, y in zip(left, right, strict=True)]
     recompute_batchnorm(model, batches, forward=lambda model, batch: model(**batch))
@@ -270,7 +270,7 @@ def test_an_unused_layer_keeps_its_statistics_and_a_shared_layer_counts_each_cal
 
     model = Net()
     model.unused.running_mean.fill_(5)
-    batches = batches_of(4, 2)
+    batches = make_batches(4, 2)
     recompute_batchnorm(model, batches)
     assert model.unused.running_mean.tolist() == [5, 5, 5]
     expected = 1.5 * weighted([batch.mean(0).numpy() for batch in batches], [4, 2])
@@ -279,7 +279,7 @@ def test_an_unused_layer_keeps_its_statistics_and_a_shared_layer_counts_each_cal
 
 def test_instance_norms_with_running_statistics_are_recomputed():
     layer = nn.InstanceNorm2d(3, track_running_stats=True).double()
-    batches = batches_of(5, 2, shape=(3, 4, 4))
+    batches = make_batches(5, 2, shape=(3, 4, 4))
     recompute_batchnorm(layer, batches)
     images = torch.cat(batches).flatten(2)
     np.testing.assert_allclose(layer.running_mean, images.mean(2).mean(0), rtol=1e-12)

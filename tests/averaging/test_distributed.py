@@ -25,7 +25,7 @@ def network():
     )
 
 
-def batches_of(rank):
+def rank_batches(rank):
     """Return a rank's batches for the BatchNorm pass; ranks have different numbers of images."""
     generator = torch.Generator().manual_seed(rank)
     sizes = [PER_RANK, PER_RANK - 3 * rank]
@@ -48,16 +48,16 @@ def train(wrap, batches):
         optimizer.step()
         if averager.epoch_end(wrapped):
             recompute_batchnorm(wrapped, batches)
-            ends.append(whole(wrapped))
+            ends.append(gather_state(wrapped))
     saved = averager.state_dict()
     averager = Phasewise(wrapped, EPOCHS, Uniform())
     averager.load_state_dict(saved)
     averager.copy_to(wrapped)
-    ends.append(whole(wrapped))
+    ends.append(gather_state(wrapped))
     return ends
 
 
-def whole(model):
+def gather_state(model):
     """Return a model's state as lists, with sharded tensors gathered."""
     tensors = {}
     for name, tensor in model.state_dict().items():
@@ -89,7 +89,7 @@ def main(wrapper, rank, folder):
     torch.distributed.init_process_group(
         "gloo", init_method=f"file://{folder}/store", rank=rank, world_size=RANKS
     )
-    ends = train(WRAPPERS[wrapper], batches_of(rank))
+    ends = train(WRAPPERS[wrapper], rank_batches(rank))
     torch.distributed.destroy_process_group()
     Path(folder, f"{rank}.json").write_text(json.dumps(ends))
 
@@ -110,15 +110,15 @@ def test_all_ranks_match_a_single_process(tmp_path, wrapper):
     ]
     errors = [process.communicate()[1] for process in ranks]
     assert [process.returncode for process in ranks] == [0, 0], "\n".join(errors)
-    one, other = (json.loads((tmp_path / f"{rank}.json").read_text()) for rank in range(RANKS))
-    assert one == other
-    expected = train(lambda model: model, batches_of(0) + batches_of(1))
-    assert len(one) == len(expected) == 3
-    for found, state in zip(one, expected, strict=True):
-        assert found.keys() == state.keys()
+    first, other = (json.loads((tmp_path / f"{rank}.json").read_text()) for rank in range(RANKS))
+    assert first == other
+    expected = train(lambda model: model, rank_batches(0) + rank_batches(1))
+    assert len(first) == len(expected) == 3
+    for actual, state in zip(first, expected, strict=True):
+        assert actual.keys() == state.keys()
         for name, values in state.items():
             if name.endswith("num_batches_tracked"):
                 continue
             torch.testing.assert_close(
-                torch.tensor(found[name]), torch.tensor(values), rtol=1e-5, atol=1e-6
+                torch.tensor(actual[name]), torch.tensor(values), rtol=1e-5, atol=1e-6
             )

@@ -24,5 +24,5 @@ def test_only_torch_and_the_standard_library_are_imported(path: Path) -> None:
         elif isinstance(node, ast.ImportFrom):
             names.add(node.module)
     foreign = {name for name in names if name.split(".")[0] not in sys.stdlib_module_names}
-    own = {name for name in foreign if name.startswith(f"phaseavg.{path.parent.name}")}
-    assert {name.split(".")[0] for name in foreign - own} <= {"torch"}
+    siblings = {name for name in foreign if name.startswith(f"phaseavg.{path.parent.name}")}
+    assert {name.split(".")[0] for name in foreign - siblings} <= {"torch"}

@@ -79,7 +79,7 @@ def test_average_matches_the_reference_at_every_epoch(trajectory, rho, K, tmp_pa
         G = R.T @ R / np.linalg.norm(R.T @ R, 2)  # noqa: N806
         condition = pytest.approx(np.linalg.cond(G + rho * np.eye(len(G))), rel=1e-6)
         assert notes == {"condition": condition, "solved_by": "solve"}
-        assert notes["condition"] < 1e9  # or the tolerances below mean little
+        assert notes["condition"] < 1e9  # needed for the tolerances below
         tolerance = 1e-14 * notes["condition"] + 1e-13
         assert len(actual) == t
         assert actual[: t - len(c)] == [0.0] * (t - len(c))
@@ -107,7 +107,7 @@ def test_coefficients_may_be_negative_and_belong_to_the_newer_points(observed):
 
 
 def test_a_phase_starts_from_the_average_of_the_previous_phase(tmp_path):
-    # θ_0 is that average; of one epoch there is nothing to solve.
+    # θ_0 is the average; a single epoch has coefficient 1.
     deltas = random_trajectory(small_network(), 3)
     model = small_network()
     overwrite(model, np.zeros(26))
@@ -122,7 +122,7 @@ def test_a_phase_starts_from_the_average_of_the_previous_phase(tmp_path):
 
 
 def test_an_observer_starts_from_weights_set_by_another_averager(tmp_path):
-    # Beside it something replaces the weights by 7 at the end of the first phase.
+    # Other code sets the weights to 7 at the end of the first phase.
     thetas = random_trajectory(small_network(), 4)
     model = small_network()
     observer = Phasewise(model, [2, 2], RNA(tmp_path))
@@ -238,7 +238,7 @@ def test_snapshots_are_written_once_and_damage_is_detected(tmp_path):
         averager.epoch_end(model)
     for path, (written, content) in seen.items():
         assert (path.stat().st_mtime_ns, path.read_bytes()) == (written, content)
-    names = sorted(path.name for path in folder.iterdir())  # those out of the window too
+    names = sorted(path.name for path in folder.iterdir())  # includes epochs outside the window
     assert [name[:14] for name in names] == [f"snapshot-{t:04d}-" for t in range(6)]
     assert [path.name for path in averager.average.files()] == names[3:]
     for name, theta in zip(names, thetas, strict=True):

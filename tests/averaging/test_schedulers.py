@@ -13,7 +13,7 @@ from torch.optim import lr_scheduler
 from phaseavg.averaging import Phasewise, Uniform
 
 
-def sgd_of(model):
+def make_sgd(model):
     return torch.optim.SGD(
         [{"params": model[0].parameters()}, {"params": model[2].parameters(), "lr": 9.0}], lr=0.1
     )
@@ -50,19 +50,19 @@ def sgd_of(model):
 )
 def test_phases_end_where_a_scheduler_lowers_the_learning_rate(scheduler, lengths):
     model = small_network()
-    optimizer = sgd_of(model)
-    made = scheduler(optimizer)
-    before = copy.deepcopy(optimizer.state_dict()), copy.deepcopy(made.state_dict())
-    averager = Phasewise.from_scheduler(model, made, 10, weights=Uniform())
+    optimizer = make_sgd(model)
+    instance = scheduler(optimizer)
+    before = copy.deepcopy(optimizer.state_dict()), copy.deepcopy(instance.state_dict())
+    averager = Phasewise.from_scheduler(model, instance, 10, weights=Uniform())
     assert averager.lengths == lengths
     assert isinstance(averager.average.weights, Uniform)
-    after = optimizer.state_dict(), made.state_dict()
+    after = optimizer.state_dict(), instance.state_dict()
     assert repr(after) == repr(before)
-    # The scheduler itself, in a training, agrees.
+    # The original scheduler gives the same phases during training.
     ends, rates = [], [optimizer.param_groups[0]["lr"]]
     for epoch in range(1, 10):
         optimizer.step()
-        made.step()
+        instance.step()
         rates.append(optimizer.param_groups[0]["lr"])
         ends += [epoch] if rates[-1] < rates[-2] else []
     assert np.cumsum(lengths).tolist() == [*ends, 10]
@@ -87,13 +87,13 @@ def test_phases_end_where_a_scheduler_lowers_the_learning_rate(scheduler, length
 )
 def test_a_scheduler_without_phases_is_rejected(scheduler, steps, message):
     model = small_network()
-    optimizer = sgd_of(model)
-    made = scheduler(optimizer)
+    optimizer = make_sgd(model)
+    instance = scheduler(optimizer)
     for _ in range(steps):
         optimizer.step()
-        made.step()
+        instance.step()
     with pytest.raises(ValueError, match=message):
-        Phasewise.from_scheduler(model, made, 10)
+        Phasewise.from_scheduler(model, instance, 10)
 
 
 @pytest.mark.parametrize(("total", "lengths"), [(1, [1]), (2, [1, 1]), (3, None)])

@@ -21,9 +21,9 @@ def products(weights, epochs):
 @pytest.mark.parametrize("epochs", LENGTHS)
 @pytest.mark.parametrize("gamma0", GAMMA0S)
 def test_exponential_coefficients_match_the_closed_form_and_sum_to_one(gamma0, epochs):
-    found = products(Exponential(gamma0), epochs)
-    np.testing.assert_allclose(found, alphas(gamma0, epochs), rtol=1e-12)
-    assert sum(found) == pytest.approx(1, rel=1e-13)
+    actual = products(Exponential(gamma0), epochs)
+    np.testing.assert_allclose(actual, alphas(gamma0, epochs), rtol=1e-12)
+    assert sum(actual) == pytest.approx(1, rel=1e-13)
 
 
 @pytest.mark.parametrize("weights", [*map(Exponential, GAMMA0S), Uniform()])
@@ -39,7 +39,7 @@ def test_gamma0_is_the_decay_in_80_epochs_and_scales_with_the_length():
 
 @pytest.mark.parametrize("epochs", [2, 30, 100])
 def test_gamma_near_one_causes_no_cancellation(epochs):
-    # (1 − γ) / (1 − γ^t) written down plainly in floats is off by up to 1e-8 here.
+    # (1 − γ) / (1 − γ^t) evaluated without expm1 has errors up to 1e-8 here.
     gamma0 = 1 - 1e-9
     with localcontext(prec=60):
         gamma = Decimal(gamma0) ** (Decimal(80) / epochs)

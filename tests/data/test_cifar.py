@@ -18,7 +18,7 @@ PIXELS = {"mean": [0.0] * 3, "std": [1 / 255] * 3}  # standardised images are th
 BOTH = pytest.mark.parametrize("source", [CIFAR10, CIFAR100])
 
 
-def md5_of(path):
+def md5(path):
     return hashlib.md5(path.read_bytes()).hexdigest()
 
 
@@ -47,12 +47,12 @@ def write_miniature(source, root, monkeypatch):
             rows = images[part].reshape(len(part), -1)
             entry = {"data": rows, key: labels[part].tolist(), "coarse_labels": [0] * len(part)}
             (folder / name).write_bytes(pickle.dumps(entry))
-        listed = [[name, md5_of(folder / name)] for name in names]
+        listed = [[name, md5(folder / name)] for name in names]
         monkeypatch.setattr(source, files, listed)
     meta = folder / source.meta["filename"]
     names = [f"class {number}" for number in range(CLASSES[source])]
     meta.write_bytes(pickle.dumps({source.meta["key"]: names}))
-    monkeypatch.setattr(source, "meta", {**source.meta, "md5": md5_of(meta)})
+    monkeypatch.setattr(source, "meta", {**source.meta, "md5": md5(meta)})
 
 
 def no_network(source, monkeypatch):
@@ -64,13 +64,13 @@ def no_network(source, monkeypatch):
 def assert_is_the_miniature(source, data):
     (images, labels), (test_images, test_labels) = contents(source)
     assert (data.train_size, data.test_size, data.num_classes) == (TRAIN, TEST, CLASSES[source])
-    ((found, found_labels),) = data.test_batches()
-    np.testing.assert_array_equal(found, test_images)
-    np.testing.assert_array_equal(found_labels, test_labels)
-    ((found, found_labels),) = data.train_batches(0, 1)
+    ((actual, actual_labels),) = data.test_batches()
+    np.testing.assert_array_equal(actual, test_images)
+    np.testing.assert_array_equal(actual_labels, test_labels)
+    ((actual, actual_labels),) = data.train_batches(0, 1)
     expected = {x.tobytes(): y for x, y in zip(images, labels.tolist(), strict=True)}
-    pixels = [image.numpy().astype(np.uint8).tobytes() for image in found]
-    assert dict(zip(pixels, found_labels.tolist(), strict=True)) == expected
+    pixels = [image.numpy().astype(np.uint8).tobytes() for image in actual]
+    assert dict(zip(pixels, actual_labels.tolist(), strict=True)) == expected
 
 
 def load(source, data_dir, **options):
@@ -142,9 +142,9 @@ def test_a_subset_is_balanced_fixed_and_in_file_order(tmp_path, monkeypatch):
     assert (data.train_size, data.test_size, data.steps_per_epoch) == (10, 10, 2)
     first = [int(np.flatnonzero(labels == c)[0]) for c in range(10)]
     assert data.train_labels.tolist() == labels[sorted(first)].tolist()
-    whole = cifar10(10, 0, tmp_path, train_per_class=1, padding=0, flip=False, **PIXELS)
-    ((kept, order),) = whole.train_batches(0, 1)
-    np.testing.assert_array_equal(kept[order.argsort()].numpy(), images[first])
+    subset = cifar10(10, 0, tmp_path, train_per_class=1, padding=0, flip=False, **PIXELS)
+    ((pixels, order),) = subset.train_batches(0, 1)
+    np.testing.assert_array_equal(pixels[order.argsort()].numpy(), images[first])
     assert cifar10(5, 1, tmp_path, test_per_class=1).test_labels.tolist() == list(range(10))
     for count in (0, 2):
         with pytest.raises(ValueError, match=f"train_per_class={count}; choices: 1 to 1, null for"):

@@ -33,10 +33,10 @@ def test_set():
     ]
 
 
-test_set.__test__ = False  # a helper, whatever its name begins with
+test_set.__test__ = False  # a helper, not a test
 
 
-def labels_of_scikit_learn():
+def scikit_learn_labels():
     """Return the label of each of scikit-learn's images."""
     source = load_digits()
     levels = (source.images * 15).astype(np.uint8)
@@ -47,12 +47,12 @@ def test_split_contains_each_scikit_learn_image_once():
     data = digits(batch_size=64, seed=0)
     assert (data.train_size, data.test_size, data.num_classes) == (1000, 797, 10)
     levels = (load_digits().images * 15).astype(np.uint8)
-    found = Counter(pixels for pixels, _ in [*training_set(), *test_set()])
-    assert found == Counter(image.tobytes() for image in levels)
+    actual = Counter(pixels for pixels, _ in [*training_set(), *test_set()])
+    assert actual == Counter(image.tobytes() for image in levels)
 
 
 def test_test_labels_are_clean():
-    labels = labels_of_scikit_learn()
+    labels = scikit_learn_labels()
     assert all(label == labels[pixels] for pixels, label in test_set())
 
 
@@ -66,7 +66,7 @@ def test_test_labels_are_clean():
 )
 def test_nine_tenths_of_the_noise_are_wrong_labels(label_noise, low, high):
     options = {} if label_noise is None else {"label_noise": label_noise}
-    truth = labels_of_scikit_learn()
+    truth = scikit_learn_labels()
     wrong = [truth[pixels] != label for pixels, label in training_set(**options)]
     assert low <= np.mean(wrong) <= high
 

@@ -56,9 +56,9 @@ def train_batches(data, first, last):
     return list(data.train_batches(first, last))
 
 
-def assert_equal_batches(found, expected):
-    assert len(found) == len(expected)
-    for (images, labels), (other_images, other_labels) in zip(found, expected, strict=True):
+def assert_equal_batches(actual, expected):
+    assert len(actual) == len(expected)
+    for (images, labels), (other_images, other_labels) in zip(actual, expected, strict=True):
         assert torch.equal(images, other_images)
         assert torch.equal(labels, other_labels)
 
@@ -106,10 +106,10 @@ def test_training_images_match_torchvisions_random_crops_with_a_seed_per_image(t
 
 @pytest.mark.parametrize("workers", [0, 2])
 def test_batches_resume_exactly_from_any_step_with_any_number_of_workers(tree, workers):
-    whole = train_batches(image_net(tree), 0, 13)
+    batches = train_batches(image_net(tree), 0, 13)
     for first in (0, 3, 6, 7):
         data = image_net(tree, workers=workers)
-        assert_equal_batches(train_batches(data, first, 13), whole[first:])
+        assert_equal_batches(train_batches(data, first, 13), batches[first:])
 
 
 def test_workers_start_in_a_launcher_process(tree, monkeypatch):
@@ -122,10 +122,10 @@ def test_workers_start_in_a_launcher_process(tree, monkeypatch):
 
 def test_batchnorm_batches_are_augmented_differently_and_can_be_limited(tree):
     data = image_net(tree)
-    whole = list(data.batchnorm_batches(1))
-    assert_equal_batches(list(data.batchnorm_batches(1, 2)), whole[:2])
-    assert len(whole) == 6
-    assert not torch.equal(whole[0][0], train_batches(data, 6, 7)[0][0])
+    batches = list(data.batchnorm_batches(1))
+    assert_equal_batches(list(data.batchnorm_batches(1, 2)), batches[:2])
+    assert len(batches) == 6
+    assert not torch.equal(batches[0][0], train_batches(data, 6, 7)[0][0])
 
 
 @pytest.mark.parametrize("workers", [0, 1])
@@ -164,7 +164,7 @@ def test_a_damaged_image_ends_the_run_with_its_path(tmp_path, workers):
         (lambda root: (root / "val/dog").mkdir(), r"imagenet/val must .*no valid file.* dog"),
         (
             lambda root: (root / "val/cat").rename(root / "val/dog"),
-            r"imagenet/train and imagenet/val must have the same classes; only one has cat",
+            r"imagenet/train and imagenet/val must have the same classes; class cat is in only",
         ),
     ],
 )
@@ -212,7 +212,7 @@ def test_a_run_does_not_resume_with_other_images(tree, compose_settings, victims
     write_tree(tmp_path / "imagenet")
     settings = compose_settings(*RUN_OF_IMAGE_FILES, f"data_dir={tmp_path}")
     process = victims.Process(
-        target=victim.train_and_be_signalled, args=(settings, tmp_path / "said", 9)
+        target=victim.train_and_be_signalled, args=(settings, tmp_path / "output", 9)
     )
     process.start()
     process.join()
@@ -230,11 +230,11 @@ def test_workers_ignore_ctrl_c_and_the_run_saves_and_resumes(
     )
     undisturbed = settings.model_copy(update={"runs_dir": tmp_path / "undisturbed"})
     train_script.run(undisturbed)
-    said = tmp_path / "said"
-    process = victims.Process(target=victim.train_in_a_group, args=(settings, said, 9))
+    output = tmp_path / "output"
+    process = victims.Process(target=victim.train_in_a_group, args=(settings, output, 9))
     process.start()
     process.join()
     assert process.exitcode == 0
-    assert "interrupted after step" in said.read_text()
+    assert "interrupted after step" in output.read_text()
     train_script.run(settings)
     assert metrics(settings) == metrics(undisturbed)

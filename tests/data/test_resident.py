@@ -44,7 +44,7 @@ def one_epoch(data, epoch=0):
     return list(data.train_batches(epoch * steps, (epoch + 1) * steps))
 
 
-def joined(batches):
+def concatenate(batches):
     images, labels = zip(*batches, strict=True)
     return torch.cat(images), torch.cat(labels)
 
@@ -63,7 +63,7 @@ def offsets_and_flips(crops, padding=4):
     )
 
 
-def same(batches, others):
+def equal(batches, others):
     return len(batches) == len(others) and all(
         torch.equal(x, v) and torch.equal(y, w)
         for (x, y), (v, w) in zip(batches, others, strict=True)
@@ -73,7 +73,7 @@ def same(batches, others):
 def test_crops_and_flips_are_uniform_and_independent_per_image():
     data = resident(maps(162 * 60), 1000, padding=4, flip=True, **PIXELS)
     batches = one_epoch(data)
-    rows, columns, flips = offsets_and_flips(joined(batches)[0])
+    rows, columns, flips = offsets_and_flips(concatenate(batches)[0])
     assert (min(rows), max(rows), min(columns), max(columns)) == (0, 8, 0, 8)
     kinds = (rows * 9 + columns) * 2 + flips
     counts = np.bincount(kinds.numpy(), minlength=162)
@@ -116,12 +116,12 @@ def test_a_crop_matches_torchvision_at_the_same_offset(pad_value, flip):
 
 def test_flipped_copy_doubles_memory_but_does_not_change_batches():
     both = [
-        resident(maps(50), 16, padding=4, flip=True, flipped_copy=kept, **PIXELS)
-        for kept in (True, False)
+        resident(maps(50), 16, padding=4, flip=True, flipped_copy=flipped_copy, **PIXELS)
+        for flipped_copy in (True, False)
     ]
-    for of in (lambda d: d.train_batches(2, 11), lambda d: d.batchnorm_batches(3)):
-        batches, others = (list(of(data)) for data in both)
-        assert same(batches, others)
+    for make_batches in (lambda d: d.train_batches(2, 11), lambda d: d.batchnorm_batches(3)):
+        batches, others = (list(make_batches(data)) for data in both)
+        assert equal(batches, others)
     size, half = (data.draws(0, 1).__next__()[0].shape[1] for data in both)
     assert (size, half) == (1, 2)
     sizes = [data._windows.untyped_storage().nbytes() for data in both]
@@ -144,12 +144,12 @@ def test_padding_is_the_rounded_mean_of_the_training_pixels():
 def test_a_batch_depends_only_on_seed_epoch_and_step(first):
     # 4 steps an epoch: in mid-epoch, at its last step, at its end and in a later one.
     options = {"padding": 4, "flip": True}
-    whole = list(resident(random_images(50), 16, **options).train_batches(0, 11))
-    assert len(whole) == 11
+    full = list(resident(random_images(50), 16, **options).train_batches(0, 11))
+    assert len(full) == 11
     tail = list(resident(random_images(50), 16, **options).train_batches(first, 11))
-    assert same(tail, whole[first:])
+    assert equal(tail, full[first:])
     head = list(resident(random_images(50), 16, **options).train_batches(0, first))
-    assert same(head, whole[:first])
+    assert equal(head, full[:first])
 
 
 def test_batches_are_independent_of_other_iterators_and_global_random_states():
@@ -166,13 +166,13 @@ def test_batches_are_independent_of_other_iterators_and_global_random_states():
         assert torch.equal(torch.get_rng_state(), before)
         drawn = np.random.random()  # noqa: NPY002
         assert drawn == np.random.RandomState(step).random()
-    assert same(batches, expected)
+    assert equal(batches, expected)
 
 
 def test_batches_differ_between_seeds_epochs_and_streams():
     def drawn(batches):
         """Return order and crops separately, to compare each of them."""
-        images, labels = joined(batches)
+        images, labels = concatenate(batches)
         order = labels.argsort()
         return labels.tolist(), [v[order].tolist() for v in offsets_and_flips(images)[:2]]
 
@@ -197,7 +197,7 @@ def test_each_epoch_visits_every_image_once_and_keeps_the_partial_batch(count, s
     assert data.steps_per_epoch == len(sizes)
     for batches in (one_epoch(data, 0), one_epoch(data, 1), list(data.batchnorm_batches(0))):
         assert [len(images) for images, _ in batches] == sizes
-        labels = joined(batches)[1].tolist()
+        labels = concatenate(batches)[1].tolist()
         assert labels != list(range(count))
         assert sorted(labels) == list(range(count))
 
@@ -206,20 +206,20 @@ def test_test_set_is_in_order_and_standardised_by_the_training_set():
     images, test = random_images(40) // 2, random_images(1203, seed=1)
     data = resident(images, 16, test=test, padding=4, flip=True)
     batches = list(data.test_batches())
-    found, labels = joined(batches)
+    actual, labels = concatenate(batches)
     assert data.test_size == 1203
     assert labels.tolist() == list(range(1203))
     mean, std = (f(images.astype(float), axis=(0, 2, 3), keepdims=True) for f in (np.mean, np.std))
-    np.testing.assert_allclose(found, (test - mean) / std, atol=1e-5)
+    np.testing.assert_allclose(actual, (test - mean) / std, atol=1e-5)
     assert max(len(images) for images, _ in batches) <= 500
 
 
 @pytest.mark.parametrize("limit", [0, 1, 3, 4, 9])
 def test_a_limited_batchnorm_pass_is_the_start_of_the_full_pass(limit):
     data = resident(random_images(50), 16, padding=4, flip=True)
-    whole = list(data.batchnorm_batches(2))
-    assert len(whole) == 4
-    assert same(list(data.batchnorm_batches(2, limit=limit)), whole[:limit])
+    full = list(data.batchnorm_batches(2))
+    assert len(full) == 4
+    assert equal(list(data.batchnorm_batches(2, limit=limit)), full[:limit])
 
 
 @pytest.mark.parametrize(

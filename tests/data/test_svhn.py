@@ -35,7 +35,7 @@ def miniature(tmp_path, monkeypatch):
     return tmp_path, contents
 
 
-def joined(batches):
+def concatenate(batches):
     images, labels = zip(*batches, strict=True)
     return torch.cat(images).numpy(), torch.cat(labels).numpy()
 
@@ -45,27 +45,27 @@ def test_images_and_labels_match_the_files(miniature):
     data = svhn(8, 0, root, padding=0, **PIXELS)
     assert (data.num_classes, data.channels, data.image_size) == (10, 3, 32)
     assert (data.train_size, data.test_size, data.steps_per_epoch) == (20, 6, 3)
-    images, labels = joined(data.test_batches())
+    images, labels = concatenate(data.test_batches())
     np.testing.assert_array_equal(images, contents["test"][0])
     np.testing.assert_array_equal(labels, contents["test"][1])  # the zero is a 10 in the file
-    images, labels = joined(data.train_batches(0, 3))
-    found = {image.tobytes(): label for image, label in zip(images, labels, strict=True)}
+    images, labels = concatenate(data.train_batches(0, 3))
+    actual = {image.tobytes(): label for image, label in zip(images, labels, strict=True)}
     source = contents["train"]
     expected = {
         image.astype(np.float32).tobytes(): label for image, label in zip(*source, strict=True)
     }
-    assert found == expected  # every image once, none mirrored
+    assert actual == expected  # every image once, none mirrored
 
 
 def test_flips_are_an_option(miniature):
     root, contents = miniature
-    images, _ = joined(svhn(20, 0, root, padding=0, flip=True, **PIXELS).train_batches(0, 1))
+    images, _ = concatenate(svhn(20, 0, root, padding=0, flip=True, **PIXELS).train_batches(0, 1))
     originals = {image.astype(np.float32).tobytes() for image in contents["train"][0]}
-    kept = sum(image.tobytes() in originals for image in images)
+    unchanged = sum(image.tobytes() in originals for image in images)
     mirrored = sum(
         np.ascontiguousarray(image[:, :, ::-1]).tobytes() in originals for image in images
     )
-    assert kept + mirrored == 20
+    assert unchanged + mirrored == 20
     assert 0 < mirrored < 20
 
 

@@ -25,22 +25,22 @@ def test_cnn13_has_the_layers_of_the_paper():
     letters = {nn.Conv2d: "C", nn.BatchNorm2d: "B", nn.ReLU: "R", nn.MaxPool2d: "P"}
     layout = "".join(letters[type(layer)] for layer in model.features)
     assert layout == "CBRCBRCBR" + "P" + "CBRCBRCBR" + "P" + "CBRCBRCBR"
-    found = [layer for layer in model.features if isinstance(layer, nn.Conv2d)]
-    assert [(c.in_channels, c.out_channels, c.padding[0]) for c in found] == CONVOLUTIONS
-    assert all(c.kernel_size == (3, 3) and c.stride == (1, 1) for c in found)
-    assert all(c.padding[0] == c.padding[1] and c.bias is None for c in found)
+    convolutions = [layer for layer in model.features if isinstance(layer, nn.Conv2d)]
+    assert [(c.in_channels, c.out_channels, c.padding[0]) for c in convolutions] == CONVOLUTIONS
+    assert all(c.kernel_size == (3, 3) and c.stride == (1, 1) for c in convolutions)
+    assert all(c.padding[0] == c.padding[1] and c.bias is None for c in convolutions)
     norms = [layer for layer in model.features if isinstance(layer, nn.BatchNorm2d)]
-    assert [norm.num_features for norm in norms] == [c.out_channels for c in found]
+    assert [norm.num_features for norm in norms] == [c.out_channels for c in convolutions]
     assert model.features(torch.randn(1, 3, 32, 32)).shape == (1, 128, 6, 6)  # 32, 16, 8, then − 2
 
 
 def test_pools_1_omits_only_the_second_max_pool():
-    two = CNN13(10, width=0.125)
-    one = CNN13(10, width=0.125, image_size=8, pools=1)
-    kept = [str(layer) for layer in two.features]
-    del kept[19]  # after C B R three times, a pool, and C B R three times
-    assert [str(layer) for layer in one.features] == kept
-    assert one.features(torch.randn(2, 3, 8, 8)).shape == (2, 16, 2, 2)
+    two_pools = CNN13(10, width=0.125)
+    one_pool = CNN13(10, width=0.125, image_size=8, pools=1)
+    expected = [str(layer) for layer in two_pools.features]
+    del expected[19]  # after C B R three times, a pool, and C B R three times
+    assert [str(layer) for layer in one_pool.features] == expected
+    assert one_pool.features(torch.randn(2, 3, 8, 8)).shape == (2, 16, 2, 2)
 
 
 def test_logits_use_the_average_over_all_pixels():

@@ -18,10 +18,10 @@ IMAGENET = {"resnet50", "resnext50", "vgg16"}
 IMAGES = {"CIFAR": 160 * 50_000, "ImageNet": 120 * 1_281_167}
 
 
-def stated(pattern, path):
+def match_header(pattern, path):
     """Return the groups of `pattern` in the header comment of a config."""
-    head = path.read_text().partition("model:")[0].replace("\n#", " ")
-    return re.search(pattern, re.sub(" +", " ", head)).groups()
+    header = path.read_text().partition("model:")[0].replace("\n#", " ")
+    return re.search(pattern, re.sub(" +", " ", header)).groups()
 
 
 def test_each_network_of_the_paper_has_a_config():
@@ -45,7 +45,7 @@ def test_configs_build_their_network_with_its_defaults(path):
 @pytest.mark.parametrize("name", ["cnn13_digits", "wrn10_digits"])
 def test_headers_of_digits_networks_report_their_parameters(name):
     path = FOLDER / f"{name}.yaml"
-    (count,) = stated(r"([\d,]+) parameters", path)
+    (count,) = match_header(r"([\d,]+) parameters", path)
     model = instantiate(OmegaConf.load(path).model, num_classes=10, in_channels=1)
     assert f"{sum(p.numel() for p in model.parameters()):,}" == count
     assert model(torch.zeros(2, 1, 8, 8)).shape == (2, 10)
@@ -53,19 +53,19 @@ def test_headers_of_digits_networks_report_their_parameters(name):
 
 @pytest.mark.parametrize("path", CONFIGS, ids=lambda path: path.stem)
 def test_headers_report_parameters_and_cost(path):
-    count, classes = stated(r"([\d,]+) parameters for (\d+) classes", path)
+    count, classes = match_header(r"([\d,]+) parameters for (\d+) classes", path)
     with torch.device("meta"):
         model = instantiate(OmegaConf.load(path).model, num_classes=int(classes)).eval()
     assert f"{sum(p.numel() for p in model.parameters()):,}" == count
 
-    gigaflop, size = stated(r"([\d.]+) GFLOP per training image of (\d+)×\2", path)
+    gigaflop, size = match_header(r"([\d.]+) GFLOP per training image of (\d+)×\2", path)
     assert size == ("224" if path.stem in IMAGENET else "32")
     with FlopCounterMode(display=False) as counter:
         model(torch.empty(1, 3, int(size), int(size), device="meta"))
     flop = 3 * counter.get_total_flops()  # backward is twice forward
     assert f"{flop / 1e9:.3g}" == gigaflop
 
-    exaflop, dataset = stated(r"([\d.]+) EFLOP for \d+ epochs of (\w+)", path)
+    exaflop, dataset = match_header(r"([\d.]+) EFLOP for \d+ epochs of (\w+)", path)
     assert dataset == ("ImageNet" if path.stem in IMAGENET else "CIFAR")
     decimals = len(exaflop.partition(".")[2])
     assert f"{flop * IMAGES[dataset] / 1e18:.{decimals}f}" == exaflop

@@ -17,7 +17,7 @@ def test_densenet121_matches_torchvision_except_for_the_3x3_stem(train, growth, 
     for name in ("norm0", "relu0", "pool0"):
         setattr(oracle.features, name, nn.Identity())
     model = densenet121(10, width=growth / 32)
-    with torch.no_grad():  # nothing at its initial 0 or 1, which would hide a mistake
+    with torch.no_grad():  # initial values 0 and 1 would hide errors
         for tensor in model.state_dict().values():
             if tensor.ndim == 1:
                 tensor.uniform_(0.5, 1.5)

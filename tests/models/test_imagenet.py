@@ -43,16 +43,16 @@ def test_initial_weights(make):
     for convolution in modules(model, nn.Conv2d):
         weight = convolution.weight
         if weight.numel() > 50_000:
-            deviation = math.sqrt(2 / (convolution.out_channels * weight[0, 0].numel()))
-            assert weight.std().item() == pytest.approx(deviation, rel=0.015)
-            assert weight.abs().max() > 3.5 * deviation  # a uniform distribution ends at 1.7
+            std = math.sqrt(2 / (convolution.out_channels * weight[0, 0].numel()))
+            assert weight.std().item() == pytest.approx(std, rel=0.015)
+            assert weight.abs().max() > 3.5 * std  # a uniform distribution ends at 1.7
         assert convolution.bias is None or convolution.bias.count_nonzero() == 0
     for norm in modules(model, nn.BatchNorm2d):
         assert (norm.weight == 1).all()
         assert (norm.bias == 0).all()
     for linear in modules(model, nn.Linear):
-        deviation = 0.01 if make is vgg16 else 1 / math.sqrt(3 * linear.in_features)
-        assert linear.weight.std().item() == pytest.approx(deviation, rel=0.01)
+        std = 0.01 if make is vgg16 else 1 / math.sqrt(3 * linear.in_features)
+        assert linear.weight.std().item() == pytest.approx(std, rel=0.01)
         assert (linear.bias.count_nonzero() == 0) == (make is vgg16)
 
 

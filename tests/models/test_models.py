@@ -62,10 +62,10 @@ def test_initial_convolution_weights_are_kaiming_normal_by_fan_out(make):
     for convolution in large:
         weight = convolution.weight.detach()
         fan_out = convolution.out_channels * weight[0, 0].numel()
-        deviation = math.sqrt(2 / fan_out)
-        assert weight.std().item() == pytest.approx(deviation, rel=0.015)
-        assert abs(weight.mean()) < 0.02 * deviation
-        assert weight.abs().max() > 3.5 * deviation  # a uniform distribution ends at 1.7
+        std = math.sqrt(2 / fan_out)
+        assert weight.std().item() == pytest.approx(std, rel=0.015)
+        assert abs(weight.mean()) < 0.02 * std
+        assert weight.abs().max() > 3.5 * std  # a uniform distribution ends at 1.7
 
 
 @pytest.mark.parametrize(

@@ -15,7 +15,7 @@ def test_resnet34_matches_torchvision_except_for_stem_and_max_pool(train):
     oracle.conv1 = nn.Conv2d(3, 64, 3, stride=1, padding=1, bias=False)
     oracle.maxpool = nn.Identity()
     model = resnet34(10)
-    with torch.no_grad():  # nothing at its initial 0 or 1, which would hide a mistake
+    with torch.no_grad():  # initial values 0 and 1 would hide errors
         for tensor in model.state_dict().values():
             if tensor.ndim == 1:
                 tensor.uniform_(0.5, 1.5)

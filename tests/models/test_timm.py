@@ -43,7 +43,7 @@ def test_an_unknown_name_is_rejected_with_close_names(name: str, close: str) -> 
 
 
 @pytest.mark.parametrize(
-    ("overrides", "told"),
+    ("overrides", "message"),
     [
         (["model=timm"], "model.name: is missing; add model.name=…"),
         (["model=timm", "model.name=resnet81"], "model: name='resnet81': timm has no such model; "),
@@ -54,9 +54,9 @@ def test_an_unknown_name_is_rejected_with_close_names(name: str, close: str) -> 
     ],
 )
 def test_train_py_reports_mistakes_in_one_line(
-    prompt: Prompt, overrides: list[str], told: str
+    prompt: Prompt, overrides: list[str], message: str
 ) -> None:
     status, out, err = prompt("dataset=digits", "tracking=none", *overrides)
     assert (status, out) == (2, "")
-    assert err.startswith(f"train.py: {told}")
+    assert err.startswith(f"train.py: {message}")
     assert err.count("\n") == 1

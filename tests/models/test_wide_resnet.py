@@ -48,7 +48,7 @@ def test_wrn28_10_matches_the_reference(train, size):
     torch.manual_seed(0)
     model = wrn28_10(10, width=0.25).double().train(train)
     for name, tensor in model.state_dict().items():
-        if tensor.ndim == 1:  # nothing at its initial 0 or 1, which would hide a mistake
+        if tensor.ndim == 1:  # initial values 0 and 1 would hide errors
             tensor.uniform_(0.5, 1.5)
         elif "conv2" in name:
             tensor.mul_(0.5)  # the sum of 12 blocks else outgrows the last ones

@@ -46,7 +46,7 @@ def test_test_problem_reaches_both_bounds_and_values_between():
     clamped = [(optimizer.at_lower, optimizer.at_upper) for _ in reference_trajectory(optimizer)]
     at_lower, at_upper = np.array(clamped).transpose(1, 0, 2)
     for some in (at_lower, at_upper, ~(at_lower | at_upper)):
-        assert some[40:].any(axis=1).all()  # before that the bounds are wide
+        assert some[40:].any(axis=1).all()  # earlier bounds are wide
     assert (at_lower[1:] != at_lower[:-1]).any()  # and elements change sides
 
 
@@ -88,7 +88,7 @@ def test_grouped_updates_equal_single_updates_bit_for_bit(dtype):
     assert (vector(together) != start()).all()
 
 
-# The rate that the bounds refer to
+# base_lr
 
 
 def test_a_learning_rate_schedule_scales_both_bounds():
@@ -131,13 +131,13 @@ def test_a_saved_state_continues_exactly_after_a_learning_rate_decay():
     assert np.array_equal(train(optimizer, range(8, 20)), train(restored, range(8, 20)))
 
 
-# As one of torch's optimizers; closures and gradient scalers are in test_lookahead.py
+# torch's optimizer interface; closures and gradient scalers are in test_lookahead.py
 
 
 def test_parameters_without_gradient_are_unchanged_and_have_no_state():
     frozen, trained = scalar(3.0), scalar()
     optimizer = AdaBound([frozen, trained], weight_decay=0.1)
-    optimizer.add_param_group({"params": [scalar(4.0)]})  # a whole group without
+    optimizer.add_param_group({"params": [scalar(4.0)]})  # a group without gradients
     first, second, third = push(optimizer, None, 1.0, None)
     assert (first, third) == (3.0, 4.0)
     assert second < 0

@@ -65,7 +65,7 @@ def test_every_step_matches_the_reference(inner):
 
 
 def test_every_step_matches_pytorch_optimizer():
-    # It interpolates from θ to φ, and so rounds differently.
+    # pytorch_optimizer interpolates from θ to φ, with other rounding errors.
     theirs = pytorch_optimizer.Lookahead(
         INNER["sgd"](parameters()), k=5, alpha=0.8, pullback_momentum="none"
     )
@@ -111,7 +111,7 @@ def test_before_the_first_step_the_slow_weights_are_the_parameters():
     optimizer = lookahead(k=2, alpha=0.0)
     assert optimizer.state_dict()["state"] == {}
     with torch.no_grad():
-        params_of(optimizer)[0].fill_(7)  # as loading weights does
+        params_of(optimizer)[0].fill_(7)  # like loading weights
     loaded = theta(optimizer)
     with optimizer.evaluation_weights():
         assert np.array_equal(theta(optimizer), loaded)
@@ -142,7 +142,7 @@ def test_restart_and_finish_within_evaluation_weights_persist(end):
     with optimizer.evaluation_weights():
         expected = theta(optimizer)
         end(optimizer)
-        with optimizer.evaluation_weights():  # as an evaluation in the block does
+        with optimizer.evaluation_weights():  # nested, like an evaluation
             pass
     assert np.array_equal(theta(optimizer), expected)
     fast = train(optimizer, range(3))[-1]
@@ -158,7 +158,7 @@ def test_synchronisation_restart_and_finish_keep_the_momentum(end, begin):
     optimizer = Lookahead(SGD([p], lr=1.0, momentum=0.5), 2, 0.25)
     assert [push(optimizer, 1.0) for _ in range(3)] == [[-1], [-0.625], [-2.375]]
     if end is Lookahead.restart:
-        p.data.fill_(8.0)  # as averaging does
+        p.data.fill_(8.0)  # like averaging
     end(optimizer)
     assert theta(optimizer) == phi(optimizer) == [begin]
     assert push(optimizer, 1.0) == [begin - 1.875]
@@ -166,13 +166,13 @@ def test_synchronisation_restart_and_finish_keep_the_momentum(end, begin):
 
 
 def test_an_inner_step_and_look_ahead_equal_a_step():
-    whole, parts = lookahead(), lookahead()
+    reference_run, parts = lookahead(), lookahead()
     train(parts, range(1))
     for step in range(1, 12):
         set_gradients(params_of(parts), step)
         parts.inner.step()
         parts.look_ahead()
-    assert np.array_equal(theta(parts), train(whole, range(12))[-1])
+    assert np.array_equal(theta(parts), train(reference_run, range(12))[-1])
 
 
 # State
@@ -225,7 +225,7 @@ def test_a_deep_copy_trains_independently():
     assert np.array_equal(train(optimizer, range(4, 11)), after)
 
 
-# As one of torch's optimizers
+# torch's optimizer interface
 
 
 def test_hooks_are_called_once_and_in_order():
