@@ -2,11 +2,11 @@
 
     python -m benchmarks.gpu --models cnn13 resnet34
 
-Every way of executing a network trains with the run's own step, on noise in the GPU's memory: 32
-pixels for CIFAR's networks, 224 for ImageNet's. A round times a few steps of each way, the end of
-a phase of averaging with the average in the CPU's or the GPU's memory, and a batch of a BatchNorm
-pass. An epoch is the time of a step times the steps on the whole training set. All times are
-wall-clock seconds, until the GPU has finished.
+Each execution mode trains a network with the training loop's step, on noise in GPU memory: 32
+pixels for CIFAR networks, 224 for ImageNet networks. A round times a few steps of each mode, a
+phase end with the average in CPU or GPU memory, and a batch of a BatchNorm pass. The time per
+epoch is the time of a step times the steps on the full training set. All times are wall-clock
+seconds and include waiting for the GPU.
 """
 
 import gc
@@ -46,34 +46,34 @@ WAYS = {
     "BF16, NHWC, graph, compiled": [BF16, "execution.compile=true"],
     "BF16, NHWC, graph, max-autotune": [BF16, "execution.compile=max-autotune"],
 }
-"""Overrides of each way, beside `profile=fast`."""
+"""The overrides of each execution mode, in addition to `profile=fast`."""
 
 
 class Training:
-    """A run's training in one of `WAYS`; `first_seconds` are those of compiling and recording."""
+    """Training in one of `WAYS`; `first_seconds` includes compiling and recording a graph."""
 
     def __init__(self, name: str, way: str, options: Namespace, device: torch.device) -> None:
         batch = options.batch_size or (128 if name in CIFAR else 256)
         large = {} if name in CIFAR else {"size": 224, "classes": 1000}
-        typed = common.noise_overrides(batch * (100 if name in CIFAR else 4), **large)
-        typed += [f"model={name}", f"batch_size={batch}", f"execution.device={device}"]
-        typed += [f"model.width={options.width}"] * (name in CIFAR) + ["averaging=none"]
-        settings = common.settings_of(*typed, "profile=fast", *WAYS[way])
+        overrides = common.noise_overrides(batch * (100 if name in CIFAR else 4), **large)
+        overrides += [f"model={name}", f"batch_size={batch}", f"execution.device={device}"]
+        overrides += [f"model.width={options.width}"] * (name in CIFAR) + ["averaging=none"]
+        settings = common.make_settings(*overrides, "profile=fast", *WAYS[way])
         self.settings, self.device = prepare(settings)
         self.data, _, self.state = assemble(self.settings, self.device)
         self.model = self.state.model.train()
         self._step = new_step(self.state, self.data, self.settings)
         self._draws = self._step.draws(0, sys.maxsize)
-        self.first_seconds = common.wall_seconds_of(partial(self._take, WARM_UP + 2), self.device)
+        self.first_seconds = common.time_wall(partial(self._take, WARM_UP + 2), self.device)
 
     def _take(self, steps: int) -> None:
         for drawn in islice(self._draws, steps):
             self._step(*drawn)
 
     def step_seconds(self) -> float:
-        """Return the seconds of a step, as the mean of `CHUNK` steps."""
+        """Return the seconds per step, averaged over `CHUNK` steps."""
         prepare(self.settings)  # other contenders have changed torch's global switches
-        return common.wall_seconds_of(partial(self._take, CHUNK), self.device) / CHUNK
+        return common.time_wall(partial(self._take, CHUNK), self.device) / CHUNK
 
     def batchnorm_seconds(self) -> float:
         """Return the seconds of a BatchNorm pass over one batch."""
@@ -88,9 +88,9 @@ def measure(
     """Return the rounds of a network, in seconds, and the rows of the table.
 
     Raises:
-        UserError: if the device supports none of the ways.
+        UserError: if the device supports none of the execution modes.
     """
-    gc.collect()  # what the network before has left
+    gc.collect()  # frees the previous network
     torch.compiler.reset()
     ways: dict[str, Training] = {}
     for way in options.ways:
@@ -99,7 +99,7 @@ def measure(
         except UserError as error:
             print(f"{name}, {way}: skipped: {error}", file=sys.stderr, flush=True)
     if not ways:
-        raise UserError(f"--models={name}: none of --ways can be measured on {device}")
+        raise UserError(f"--models={name}: {device} supports none of --ways; add another way")
     contenders = {way: training.step_seconds for way, training in ways.items()}
     first = next(iter(ways))
     training = ways[first]
@@ -107,8 +107,8 @@ def measure(
         end = partial(common.epoch_end_seconds, training.model, 2, device, home)
         contenders[f"phase end, average on {home}"] = end
     contenders[BATCHNORM] = training.batchnorm_seconds
-    common.in_rounds(contenders, 1, 0)  # warm-up
-    times = common.in_rounds(contenders, options.rounds, options.seconds)
+    common.time_rounds(contenders, 1, 0)  # warm-up
+    times = common.time_rounds(contenders, options.rounds, options.seconds)
     firsts = pd.DataFrame([{way: training.first_seconds for way, training in ways.items()}])
     rounds = {f"step of {name}": times, f"first {WARM_UP + 2} steps of {name}": firsts}
     steps = count_steps(EPOCH_IMAGES[name], training.data.batch_size)
@@ -125,28 +125,28 @@ def measure(
 
 @script
 def main() -> int:
-    """Measure network by network; print the table and append the record, also after a failure."""
-    parser = common.parser_of("gpu", __doc__.splitlines()[0], rounds=20, seconds=20)
-    parser.set_defaults(threads=None)  # torch's own number
+    """Measure each network; print the table and append the record, even after a failure."""
+    parser = common.make_parser("gpu", __doc__.splitlines()[0], rounds=20, seconds=20)
+    parser.set_defaults(threads=None)  # torch's default
     parser.add_argument("--models", nargs="+", choices=EPOCH_IMAGES, default=CIFAR, help="networks")
     ways = list(WAYS)[:-1]
-    parser.add_argument("--ways", nargs="+", choices=WAYS, default=ways, help="the first is plain")
+    parser.add_argument("--ways", nargs="+", choices=WAYS, default=ways, help="baseline first")
     parser.add_argument("--width", type=float, default=1.0, help="factor on channels (CIFAR)")
     parser.add_argument(
-        "--batch-size", type=common.positive, help="128, or 256 for ImageNet's networks"
+        "--batch-size", type=common.positive, help="default: 128, or 256 for ImageNet networks"
     )
     options = parser.parse_args()
     if not torch.cuda.is_available():
-        raise UserError("needs an NVIDIA GPU, and torch finds none")
+        raise UserError("needs an NVIDIA GPU, but torch does not find a CUDA device")
     if options.threads is not None:
         torch.set_num_threads(options.threads)
     rows, rounds = [], {}
     try:
         for name in options.models:
             print(f"{name} …", file=sys.stderr, flush=True)
-            found, of_network = measure(name, options, device := torch.device("cuda"))
-            rounds |= found
-            rows += of_network
+            network_rounds, network_rows = measure(name, options, device := torch.device("cuda"))
+            rounds |= network_rounds
+            rows += network_rows
     finally:
         if rows:
             common.report(options, device, rows, rounds)

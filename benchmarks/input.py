@@ -1,11 +1,11 @@
-"""Time augmented training batches beside torchvision's transforms and a DataLoader, on the CPU.
+"""Compare our training batches with torchvision's transforms and a DataLoader, on the CPU.
 
     python -m benchmarks.input
 
-Images of CIFAR's size are cropped at random from a frame of 4 pixels, flipped and standardised;
-ours lie in memory, torchvision's are PIL images. JPEG files of ImageNet's size are decoded, cropped
-to 224 pixels, flipped and standardised. All images are noise. All times are CPU seconds of an epoch
-of batches, with those of worker processes.
+Images of CIFAR's size are padded by 4 pixels, cropped at random, flipped and standardised; our
+images are tensors in memory, torchvision's are PIL images. JPEG files of ImageNet's size are
+decoded, cropped to 224 pixels, flipped and standardised. All images are noise. All times are CPU
+seconds for an epoch of batches, including worker processes.
 """
 
 import sys
@@ -41,34 +41,34 @@ OURS = "ours"
 
 
 def channel_statistics(pixels: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Return mean and deviation of the channels of uint8 images (N, H, W, C), between 0 and 1."""
+    """Return each channel's mean and standard deviation, for uint8 (N, H, W, C) scaled to 0…1."""
     return pixels.mean((0, 1, 2)) / 255, pixels.std((0, 1, 2)) / 255
 
 
 def transforms(mean: np.ndarray, std: np.ndarray) -> Compose:
-    """Return torchvision's pipeline for CIFAR; the frame has the rounded mean, as in ours."""
+    """Return torchvision's pipeline for CIFAR; the padding has the rounded mean, like ours."""
     fill = tuple(np.rint(255 * mean).astype(int).tolist())
     crop = RandomCrop(32, padding=PADDING, fill=fill)
     return Compose([crop, RandomHorizontalFlip(), ToTensor(), Normalize(mean, std)])
 
 
 def consume(batches: Iterable[object]) -> None:
-    """Make all batches and keep none."""
+    """Iterate over all batches and discard them."""
     for _ in batches:
         pass
 
 
 def our_epoch(data: DataSet) -> float:
     """Return the CPU seconds of an epoch of our training batches."""
-    return common.cpu_seconds_of(lambda: consume(data.train_batches(0, data.steps_per_epoch)))
+    return common.time_cpu(lambda: consume(data.train_batches(0, data.steps_per_epoch)))
 
 
 def loader_epoch(new: Callable[[], DataLoader]) -> float:
-    """Return the CPU seconds of an epoch of a DataLoader, whose workers end with it."""
-    return common.cpu_seconds_of(lambda: consume(new()))
+    """Return the CPU seconds of an epoch of a new DataLoader, including its workers."""
+    return common.time_cpu(lambda: consume(new()))
 
 
-def of_cifar(images: common.Images, data: DataSet) -> dict[str, Callable[[], float]]:
+def cifar_contenders(images: common.Images, data: DataSet) -> dict[str, Callable[[], float]]:
     """Return the contenders for images in memory."""
     pictures = common.Pictures(images, transforms(*channel_statistics(images[0])))
     contenders = {OURS: partial(our_epoch, data)}
@@ -78,12 +78,12 @@ def of_cifar(images: common.Images, data: DataSet) -> dict[str, Callable[[], flo
     return contenders
 
 
-def of_files(folder: Path, count: int) -> dict[str, Callable[[], float]]:
-    """Write JPEG files of 500×375 pixels, as large as ImageNet's; return the contenders for them.
+def file_contenders(folder: Path, count: int) -> dict[str, Callable[[], float]]:
+    """Write JPEG files of 500×375 pixels, ImageNet's typical size; return their contenders.
 
     Args:
-        folder: to write to.
-        count: training images, in two classes.
+        folder: the output folder.
+        count: the number of training images, in two classes.
     """
     random = np.random.default_rng(0)
     for number in range(count + 2):
@@ -102,21 +102,21 @@ def of_files(folder: Path, count: int) -> dict[str, Callable[[], float]]:
 @script
 def main() -> int:
     """Measure, print the table and append the record."""
-    parser = common.parser_of("input", __doc__.splitlines()[0], rounds=5, seconds=60)
+    parser = common.make_parser("input", __doc__.splitlines()[0], rounds=5, seconds=60)
     parser.add_argument("--images", type=common.positive, default=10_000, help="training images")
-    parser.add_argument("--files", type=int, default=256, help="image files; 0 leaves them out")
+    parser.add_argument("--files", type=int, default=256, help="image files; 0 skips this part")
     options = parser.parse_args()
     torch.set_num_threads(options.threads)
     images = common.noise(options.images)
-    settings = common.settings_of(*common.noise_overrides(options.images))
+    settings = common.make_settings(*common.noise_overrides(options.images))
     limits = options.rounds, options.seconds
-    contenders = of_cifar(images, load_data(settings, common.CPU))
-    rounds = {f"{options.images} images in memory": common.in_rounds(contenders, *limits)}
+    contenders = cifar_contenders(images, load_data(settings, common.CPU))
+    rounds = {f"{options.images} images in memory": common.time_rounds(contenders, *limits)}
     if options.files:
         with TemporaryDirectory() as folder:
-            contenders = of_files(Path(folder, "images"), options.files)
-            common.in_rounds(contenders, 1, 0)  # warm-up
-            rounds[f"{options.files} image files"] = common.in_rounds(contenders, *limits)
+            contenders = file_contenders(Path(folder, "images"), options.files)
+            common.time_rounds(contenders, 1, 0)  # warm-up
+            rounds[f"{options.files} image files"] = common.time_rounds(contenders, *limits)
     rows = [
         common.row(measured, peer, times[peer], OURS, times[OURS])
         for measured, times in rounds.items()

@@ -1,13 +1,13 @@
-"""Time training beside timm's train.py and a torchvision-style loop, on the CPU.
+"""Compare training with timm's train.py and a torchvision-style loop, on the CPU.
 
     python -m benchmarks.training --timm ../pytorch-image-models
 
-The same network with the same initial weights trains on the same images, noise of CIFAR's size. An
-epoch is making batches and training on them, without tests and checkpoints. A step is one update on
-a batch that exists already; only ours still has to crop it. All times are CPU seconds.
+The same network trains from the same initial weights on the same noise images of CIFAR's size. An
+epoch includes input and training, without evaluation and checkpoints. A step is an optimizer update
+on an existing batch; only our step also crops the batch. All times are CPU seconds.
 
-timm has no crop from a padded image. The nearest it offers enlarges half of the images by up to 5/4
-and crops them at random. It does not decay biases and BatchNorm, and a step cannot be timed alone.
+timm cannot crop a padded image. Its nearest option enlarges half of the images by up to 5/4 and
+crops them at random. timm does not decay biases and BatchNorm, and its step cannot be timed alone.
 """
 
 import io
@@ -43,7 +43,7 @@ from phaseavg.training.parts import assemble, load_data, new_model
 from phaseavg.training.step import new_step
 
 RATE, MOMENTUM, DECAY = 0.1, 0.9, 5e-4
-STEPS = 8  # timed together
+STEPS = 8  # steps per measurement
 OURS = "ours, profile={}"
 TORCHVISION, TIMM = "torchvision-style loop", "timm's train.py"
 TIMM_OPTIONS = (
@@ -59,7 +59,7 @@ TIMM_OPTIONS = (
 
 @contextmanager
 def quiet() -> Iterator[io.StringIO]:
-    """Catch all output; afterwards turn torch's deterministic algorithms off for the peers."""
+    """Capture all output; on exit, disable torch's deterministic algorithms for other libraries."""
     output = io.StringIO()
     try:
         with redirect_stdout(output), redirect_stderr(output):
@@ -69,24 +69,24 @@ def quiet() -> Iterator[io.StringIO]:
 
 
 def our_epoch(settings: Settings) -> float:
-    """Return the CPU seconds of an epoch of train.py's own loop."""
-    marks = []
+    """Return the CPU seconds of an epoch of train.py's loop."""
+    times = []
 
-    def marked(function: Callable[..., Any]) -> Callable[..., Any]:
+    def record_time(function: Callable[..., Any]) -> Callable[..., Any]:
         def call(*arguments: Any) -> Any:
-            marks.append(common.cpu_seconds())
+            times.append(common.cpu_seconds())
             return function(*arguments)
 
         return call
 
-    first_and_last = {name: marked(getattr(loop, name)) for name in ("new_step", "end_epoch")}
-    with TemporaryDirectory() as folder, patch.multiple(loop, **first_and_last), quiet():
+    start_and_end = {name: record_time(getattr(loop, name)) for name in ("new_step", "end_epoch")}
+    with TemporaryDirectory() as folder, patch.multiple(loop, **start_and_end), quiet():
         train.run(settings.model_copy(update={"runs_dir": Path(folder)}))
-    return marks[1] - marks[0]
+    return times[1] - times[0]
 
 
 def our_step(settings: Settings) -> Callable[[], float]:
-    """Return a function that takes steps of a run, and returns the CPU seconds of each."""
+    """Return a function that takes steps of a run and returns the CPU seconds per step."""
     with quiet():
         settings, device = prepare(settings)
         data, _, state = assemble(settings, device)
@@ -97,21 +97,21 @@ def our_step(settings: Settings) -> Callable[[], float]:
     def seconds() -> float:
         with quiet():
             prepare(settings)
-            return seconds_of_steps(partial(step, *drawn))
+            return step_seconds(partial(step, *drawn))
 
     return seconds
 
 
-def seconds_of_steps(step: Callable[[], Any]) -> float:
-    """Return the CPU seconds of a step, as the mean of a few."""
-    return common.cpu_seconds_of(lambda: [step() for _ in range(STEPS)]) / STEPS
+def step_seconds(step: Callable[[], Any]) -> float:
+    """Return the CPU seconds per step, averaged over `STEPS` steps."""
+    return common.time_cpu(lambda: [step() for _ in range(STEPS)]) / STEPS
 
 
-# The peers
+# Other libraries
 
 
 def torchvision_step(model: nn.Module, optimizer: SGD, images: Tensor, labels: Tensor) -> list:
-    """Take a step as torchvision's reference scripts do; return loss and accuracies (%)."""
+    """Take a step like torchvision's reference scripts; return loss and accuracies (%)."""
     logits = model(images)
     loss = cross_entropy(logits, labels)
     optimizer.zero_grad()
@@ -123,7 +123,7 @@ def torchvision_step(model: nn.Module, optimizer: SGD, images: Tensor, labels: T
 
 
 def torchvision_epoch(model: nn.Module, images: common.Images, batch_size: int) -> float:
-    """Return the CPU seconds of an epoch over PIL images behind a DataLoader."""
+    """Return the CPU seconds of an epoch on PIL images from a DataLoader."""
     pictures = common.Pictures(images, transforms(*channel_statistics(images[0])))
     loader = DataLoader(pictures, batch_size, shuffle=True)
     optimizer = sgd(model)
@@ -134,19 +134,19 @@ def torchvision_epoch(model: nn.Module, images: common.Images, batch_size: int) 
             metrics = torchvision_step(model, optimizer, batch, labels)
             sums += torch.tensor(metrics) * len(labels)
 
-    return common.cpu_seconds_of(epoch)
+    return common.time_cpu(epoch)
 
 
 def sgd(model: nn.Module) -> SGD:
-    """Return torch's default SGD with the run's settings, and set the model to training mode."""
+    """Set the model to training mode; return torch's default SGD with the run's settings."""
     return SGD(model.train().parameters(), lr=RATE, momentum=MOMENTUM, weight_decay=DECAY)
 
 
 def timm_script(checkout: Path) -> tuple[ModuleType, str]:
-    """Return train.py of a checkout of timm, and the version of its timm.
+    """Return the module train.py of a timm checkout, and timm's version.
 
     Raises:
-        UserError: if there is no such script.
+        UserError: if the checkout has no train.py.
     """
     spec = spec_from_file_location("timm_train", checkout / "train.py")
     module = module_from_spec(spec)
@@ -164,10 +164,10 @@ def timm_epoch(
 ) -> float:
     """Return the CPU seconds of timm's `train_one_epoch`, called by its train.py.
 
-    The script gets our network and images. It has no workers, and so no persistent ones.
+    The script receives our network and images. It has no workers, so none are persistent.
 
     Raises:
-        UserError: if the script refuses its options.
+        UserError: if the script rejects its options.
     """
     from timm.models import register_model
 
@@ -178,26 +178,26 @@ def timm_epoch(
     replaced = {
         "create_dataset": lambda *_, **__: common.Pictures(images),
         "create_loader": partial(module.create_loader, persistent_workers=False),
-        "train_one_epoch": timed(module.train_one_epoch, seconds),
+        "train_one_epoch": record_seconds(module.train_one_epoch, seconds),
     }
     mean, std = (list(map(str, values)) for values in channel_statistics(images[0]))
-    typed = [*TIMM_OPTIONS.split(), "--mean", *mean, "--std", *std, "--val-split", ""]
-    typed += ["--model", phaseavg_network.__name__, "--batch-size", str(batch_size)]
+    arguments = [*TIMM_OPTIONS.split(), "--mean", *mean, "--std", *std, "--val-split", ""]
+    arguments += ["--model", phaseavg_network.__name__, "--batch-size", str(batch_size)]
     loggers = patch.multiple(logging.root, handlers=[], level=logging.WARNING)
     with TemporaryDirectory() as folder, loggers, quiet() as output:
         register_model(phaseavg_network)
-        command = patch.object(sys, "argv", ["train.py", *typed, "--output", folder])
+        command = patch.object(sys, "argv", ["train.py", *arguments, "--output", folder])
         with command, patch.multiple(module, **replaced):
             try:
                 module.main()
             except SystemExit as error:
                 reason = output.getvalue().strip().rpartition("\n")[2]
-                raise UserError(f"--timm: its train.py ended with {reason!r}") from error
+                raise UserError(f"--timm: train.py failed with {reason!r}") from error
     return seconds[0]
 
 
-def timed(function: Callable[..., Any], seconds: list[float]) -> Callable[..., Any]:
-    """Return a function that appends the CPU seconds of each of its calls to `seconds`."""
+def record_seconds(function: Callable[..., Any], seconds: list[float]) -> Callable[..., Any]:
+    """Wrap a function so that it appends the CPU seconds of each call to `seconds`."""
 
     def call(*arguments: Any, **options: Any) -> Any:
         start = common.cpu_seconds()
@@ -214,7 +214,7 @@ def timed(function: Callable[..., Any], seconds: list[float]) -> Callable[..., A
 def measure(
     name: str, images: common.Images, options: Namespace, module: ModuleType | None
 ) -> dict[str, pd.DataFrame]:
-    """Return the CPU seconds of an epoch and of a step of a network, a row per round."""
+    """Time an epoch and a step of a network in CPU seconds; return a row per round."""
     overrides = [
         *common.noise_overrides(options.images),
         f"model={name}",
@@ -228,9 +228,9 @@ def measure(
         "share.enabled=false",
         "rerun=true",
         "execution.device=cpu",
-        "execution.precision=fp32",  # as the peers, also where profile=fast would take bf16
+        "execution.precision=fp32",  # like the other libraries; profile=fast may use bf16
     ]
-    plain = common.settings_of(*overrides)
+    plain = common.make_settings(*overrides)
     data = load_data(plain, common.CPU)
 
     def new() -> nn.Module:
@@ -238,34 +238,34 @@ def measure(
 
     epochs, steps = {}, {}
     for profile in options.profiles:
-        settings, way = common.settings_of(*overrides, f"profile={profile}"), OURS.format(profile)
+        settings, way = common.make_settings(*overrides, f"profile={profile}"), OURS.format(profile)
         epochs[way], steps[way] = partial(our_epoch, settings), our_step(settings)
     model, batch = new(), next(data.train_batches(0, 1))
     step = partial(torchvision_step, model, sgd(model), *batch)
-    steps[TORCHVISION] = partial(seconds_of_steps, step)
+    steps[TORCHVISION] = partial(step_seconds, step)
     epochs[TORCHVISION] = lambda: torchvision_epoch(new(), images, options.batch_size)
     if module is not None:
         epochs[TIMM] = lambda: timm_epoch(module, new, images, options.batch_size)
-    common.in_rounds(steps, 1, 0)  # warm-up
+    common.time_rounds(steps, 1, 0)  # warm-up
     limits = options.rounds, options.seconds
     ways = {f"epoch of {name}": epochs, f"step of {name}": steps}
     return {
-        measured: common.in_rounds(contenders, *limits) for measured, contenders in ways.items()
+        measured: common.time_rounds(contenders, *limits) for measured, contenders in ways.items()
     }
 
 
 @script
 def main() -> int:
     """Measure, print the table and append the record."""
-    parser = common.parser_of("training", __doc__.splitlines()[0], rounds=3, seconds=120)
+    parser = common.make_parser("training", __doc__.splitlines()[0], rounds=3, seconds=120)
     parser.add_argument("--images", type=common.positive, default=6_400, help="training images")
     parser.add_argument("--batch-size", type=common.positive, default=128, help="images per step")
     parser.add_argument("--models", nargs="+", default=["cnn13", "resnet34"], help="networks")
     parser.add_argument("--width", type=float, default=0.125, help="factor on all channel counts")
     parser.add_argument(
-        "--profiles", nargs="+", default=["deterministic", "fast"], help="ours, profile=…"
+        "--profiles", nargs="+", default=["deterministic", "fast"], help="our profiles"
     )
-    parser.add_argument("--timm", type=Path, help="checkout of timm's repository")
+    parser.add_argument("--timm", type=Path, help="folder of a timm checkout")
     options = parser.parse_args()
     if options.images % options.batch_size:
         raise UserError(

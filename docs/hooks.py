@@ -1,4 +1,4 @@
-"""What `make docs` adds to the pages: the repository's files that they link to, and all options."""
+"""Hooks of `make docs`: add linked repository files to the site, and all options to a page."""
 
 import posixpath
 import re
@@ -10,17 +10,17 @@ from mkdocs.structure.pages import Page
 
 ROOT = Path(__file__).parents[1]
 LINK = re.compile(r"(!?)\[([^\]]*)\]\((?!\w+:|#)([^)#\s]+)([^)]*)\)")
-"""A link to a file: whether it is a picture, its text, its path, and the rest of it."""
+"""A link to a file; groups: `!` for an image, text, path, the rest."""
 
 
 def linked(file: File, path: str) -> str:
-    """Return the path in the site of what `file` links to; folders of docs/ lie at its top."""
+    """Return the site path of a link in `file`; docs/ is the root of the site."""
     folder = Path(str(file.abs_src_path)).parent.relative_to(ROOT).as_posix()
     return posixpath.normpath(posixpath.join(folder, path)).removeprefix("docs/")
 
 
 def on_files(files: Files, config: MkDocsConfig) -> Files:
-    """Add the files outside of docs/ that pages link to; Markdown becomes a page off the menu."""
+    """Add linked files outside docs/; Markdown files become pages that the menu omits."""
     pages = list(files.documentation_pages())
     for page in pages:
         for _, _, path, _ in LINK.findall(page.content_string):
@@ -35,7 +35,7 @@ def on_files(files: Files, config: MkDocsConfig) -> Files:
 
 
 def on_page_markdown(markdown: str, page: Page, config: MkDocsConfig, files: Files) -> str:
-    """Point links to the files in the site; show folders, which a site cannot list, as names."""
+    """Point links to the files in the site; replace links to folders with their names."""
 
     def moved(link: re.Match[str]) -> str:
         image, text, path, rest = link.groups()

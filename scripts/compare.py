@@ -1,9 +1,9 @@
 """Compare runs: `python scripts/compare.py RUNS … [OVERRIDE …]`.
 
-RUNS is a folder of runs or records, or that of a single run. Runs that differ in their seed alone
-form a group. Overrides of `train.py -m` choose cells of tables instead, such as `table=t1b
-model=cnn13 column=80-40-40-sgd,80-40-40-ours`. Prints what the configs differ in and the errors,
-and writes them beside a picture of the curves. Trains nothing.
+RUNS is a folder of runs, a folder of records or a single run folder. Runs that differ only in
+their seed form a group. Overrides of `train.py -m` select table cells instead, such as `table=t1b
+model=cnn13 column=80-40-40-sgd,80-40-40-ours`. Prints the differing settings and the test errors;
+also writes them as Markdown with a figure of the curves. Trains nothing.
 """
 
 import argparse
@@ -11,8 +11,8 @@ import sys
 from pathlib import Path
 
 from phaseavg.cli import script
-from phaseavg.report.compare import as_text, figure, read_groups
-from phaseavg.report.figures.style import rendered
+from phaseavg.report.compare import comparison_text, figure, read_groups
+from phaseavg.report.figures.style import render
 from phaseavg.runs.files import write_atomically
 
 ROOT = Path(__file__).parents[1]
@@ -20,20 +20,20 @@ ROOT = Path(__file__).parents[1]
 
 @script
 def main() -> int:
-    """Print the tables; write them as Markdown, and the picture."""
+    """Print the tables; write them as Markdown, and the figure."""
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("runs", nargs="+", metavar="RUNS|OVERRIDE", help="folders, or cells")
-    parser.add_argument("--output", type=Path, default=Path("compare"), help="files without ending")
-    given = parser.parse_args()
-    runs, metrics = read_groups(given.runs, ROOT / "conf", ROOT / "results/paper.csv")
-    text = as_text(runs, metrics)
-    files = {"md": text.encode(), **rendered(figure(runs, metrics), "compare")}
-    given.output.parent.mkdir(parents=True, exist_ok=True)
-    for kind, content in files.items():
-        write_atomically(Path(f"{given.output}.{kind}"), content, f"--output={given.output}")
-    print("\n".join([text, *(f"{given.output}.{kind}" for kind in files)]))
+    parser.add_argument("runs", nargs="+", metavar="RUNS|OVERRIDE", help="folders or table cells")
+    parser.add_argument("--output", type=Path, default=Path("compare"), help="path without suffix")
+    args = parser.parse_args()
+    runs, metrics = read_groups(args.runs, ROOT / "conf", ROOT / "results/paper.csv")
+    text = comparison_text(runs, metrics)
+    files = {"md": text.encode(), **render(figure(runs, metrics), "compare")}
+    args.output.parent.mkdir(parents=True, exist_ok=True)
+    for suffix, content in files.items():
+        write_atomically(Path(f"{args.output}.{suffix}"), content, f"--output={args.output}")
+    print("\n".join([text, *(f"{args.output}.{suffix}" for suffix in files)]))
     return 0
 
 

@@ -1,4 +1,4 @@
-"""Test the final weights of a run that kept them (save_weights=true): `evaluate.py RUN`."""
+"""Evaluate the saved final weights of a run (save_weights=true): `evaluate.py RUN`."""
 
 import argparse
 import sys
@@ -10,21 +10,21 @@ from phaseavg.training.evaluation import evaluate_run
 
 @script
 def main() -> int:
-    """Print loss and error."""
+    """Print the test loss and error."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("run", type=Path, help="folder of the run")
-    parser.add_argument("--data-dir", type=Path, default=Path("data"), help="folder of the data")
-    parser.add_argument("--device", default="auto", help="as execution.device of train.py")
+    parser.add_argument("run", type=Path, help="run folder")
+    parser.add_argument("--data-dir", type=Path, default=Path("data"), help="data folder")
+    parser.add_argument("--device", default="auto", help="like execution.device of train.py")
     parser.add_argument(
         "--allow",
         metavar="MODULE",
         action="append",
         default=[],
-        help="a module of your own that the record names, such as that of its network; repeatable",
+        help="your own module that the record names, such as the network's; repeatable",
     )
-    given = parser.parse_args()
-    found = evaluate_run(given.run, given.data_dir, given.device, given.allow)
-    print(f"test loss {found.loss:.6f}  test error {found.error:.2f} %")
+    args = parser.parse_args()
+    metrics = evaluate_run(args.run, args.data_dir, args.device, args.allow)
+    print(f"test loss {metrics.loss:.6f}  test error {metrics.error:.2f} %")
     return 0
 
 

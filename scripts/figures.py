@@ -1,8 +1,8 @@
-"""Draw figures: `python scripts/figures.py fig2 preset=mini --train`; without names, all of them.
+"""Draw figures: `python scripts/figures.py fig2 preset=mini --train`; the default is all figures.
 
-fig1 to fig3 are of a run that has saved its trajectory, the paper's unless overrides of train.py
-say otherwise; --train trains what is missing of it. fig4 and fig6 follow from settings; the others
-are of the records of the tables, and overrides narrow these as for train.py -m.
+fig1 to fig3 show a run that saved its trajectory: the paper's run unless overrides of train.py
+change it. --train trains or resumes this run. fig4 and fig6 need settings only. The other figures
+show the records of tables; overrides select cells as for train.py -m.
 """
 
 import argparse
@@ -13,50 +13,50 @@ from pathlib import Path
 
 from phaseavg.cli import USER_ERROR, script
 from phaseavg.errors import UserError
-from phaseavg.report.figures import FIGURES, Asked, write
+from phaseavg.report.figures import FIGURES, Inputs, write
 from phaseavg.sweep.cells import key_of, parsed, values_of
 
 ROOT = Path(__file__).parents[1]
 
 
 def train(overrides: Sequence[str]) -> None:
-    """Train a run, or what is missing of it.
+    """Train or resume a run.
 
     Raises:
-        UserError: if that ends with another status than 0.
+        UserError: if train.py exits with a status other than 0.
     """
     process = subprocess.Popen([sys.executable, str(ROOT / "train.py"), *overrides])  # noqa: S603
     try:
         status = process.wait()
-    except KeyboardInterrupt:  # train.py has had it, too, and saves its state
+    except KeyboardInterrupt:  # train.py receives the signal, too, and saves its state
         process.wait()
         raise
     if status:
-        raise UserError(f"train.py ended with status {status}; see above")
+        raise UserError(f"train.py exited with status {status}; see its message above")
 
 
 @script
 def main() -> int:
-    """Write the figures and name their files; one that cannot be drawn stops no other."""
+    """Write the figures and print their paths; continue after a figure that cannot be drawn."""
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("what", nargs="*", metavar="NAME|OVERRIDE", help=", ".join(FIGURES))
-    parser.add_argument("--output", type=Path, help="folder; results/figures, or a preset's in it")
-    parser.add_argument("--train", action="store_true", help="train what is missing of a run")
-    given = parser.parse_args()
-    overrides = [word for word in given.what if "=" in word]
-    names = [word for word in given.what if "=" not in word] or list(FIGURES)
+    parser.add_argument("--output", type=Path, help="folder; default results/figures[/PRESET]")
+    parser.add_argument("--train", action="store_true", help="train or resume the run first")
+    args = parser.parse_args()
+    overrides = [word for word in args.what if "=" in word]
+    names = [word for word in args.what if "=" not in word] or list(FIGURES)
     if unknown := [name for name in names if name not in FIGURES]:
-        raise UserError(f"{unknown[0]}: is no figure; choices: {', '.join(FIGURES)}")
+        raise UserError(f"{unknown[0]}: is not a figure; choices: {', '.join(FIGURES)}")
     presets = [values_of(o)[0] for o in parsed(overrides) if key_of(o) == "preset"]
-    output = given.output or Path("results/figures", *presets)
-    trainer = train if given.train else None
-    asked = Asked(overrides, output, ROOT / "conf", ROOT / "results/paper.csv", trainer)
+    output = args.output or Path("results/figures", *presets)
+    trainer = train if args.train else None
+    inputs = Inputs(overrides, output, ROOT / "conf", ROOT / "results/paper.csv", trainer)
     status = 0
     for name in names:
         try:
-            for full_name, drawn in FIGURES[name].drawings(name, asked):
+            for full_name, drawn in FIGURES[name].drawings(name, inputs):
                 print("\n".join(map(str, write(full_name, drawn, output))), flush=True)
         except UserError as error:
             print(f"figures.py: {error}", file=sys.stderr, flush=True)

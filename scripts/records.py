@@ -1,8 +1,8 @@
-"""Keep records: `python scripts/records.py RUNS --records results/STUDY/records`.
+"""Copy records: `python scripts/records.py RUNS --records results/STUDY/records`.
 
-Copies config.yaml, metrics.jsonl and result.json of each ended run in RUNS, and derives runs.csv
-beside the folder of records. Damaged records are reported and left out. Nothing is copied if a run
-was kept before with other content.
+Copies config.yaml, metrics.jsonl and result.json of each ended run in RUNS, and writes runs.csv
+next to the records folder. Damaged records are reported and skipped. Nothing is copied if the
+folder already contains a different record of the same run.
 """
 
 import argparse
@@ -15,17 +15,17 @@ from phaseavg.runs.records import keep_records, write_runs
 
 @script
 def main() -> int:
-    """Copy the records and say how many."""
+    """Copy the records and print their number."""
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("runs", type=Path, nargs="?", help="folder of runs; none: runs.csv alone")
+    parser.add_argument("runs", type=Path, nargs="?", help="runs folder; default: only runs.csv")
     parser.add_argument("--records", type=Path, default=Path("results/full/records"), help="folder")
-    arguments = parser.parse_args()
-    if arguments.runs:
-        new, known = keep_records(arguments.runs, arguments.records)
-        print(f"{arguments.records}: {new} new records, {known} kept before")
-    print(write_runs(arguments.records))
+    args = parser.parse_args()
+    if args.runs:
+        new, existing = keep_records(args.runs, args.records)
+        print(f"{args.records}: {new} new records, {existing} already there")
+    print(write_runs(args.records))
     return 0
 
 

@@ -1,6 +1,6 @@
-"""Write the page of all results: `python scripts/report.py --runs runs/demo`.
+"""Write the results page: `python scripts/report.py --runs runs/demo`.
 
-It is results/index.html, which opens from disk. Trains and computes nothing.
+The page is results/index.html and opens from disk. Trains and computes nothing.
 """
 
 import argparse
@@ -13,12 +13,12 @@ from phaseavg.report.page import write_page
 
 @script
 def main() -> int:
-    """Write the page and name it."""
+    """Write the page and print its path."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--runs", type=Path, nargs="+", default=[], help="folders of more runs")
-    parser.add_argument("--results", type=Path, default=Path("results"), help="folder of the page")
-    arguments = parser.parse_args()
-    for path in write_page(arguments.results, arguments.runs):
+    parser.add_argument("--runs", type=Path, nargs="+", default=[], help="further runs folders")
+    parser.add_argument("--results", type=Path, default=Path("results"), help="results folder")
+    args = parser.parse_args()
+    for path in write_page(args.results, args.runs):
         print(path)
     return 0
 

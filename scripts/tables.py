@@ -1,7 +1,7 @@
 """Write tables from records: `python scripts/tables.py table=t1a model=cnn13`.
 
-Takes the overrides that `train.py -m` takes for a sweep, and trains nothing. Writes each table as
-Markdown, CSV, LaTeX and HTML, and with --claims the verdicts on the paper's claims.
+Accepts the same overrides as a sweep with `train.py -m`. Writes each table as Markdown, CSV, LaTeX
+and HTML; --claims also writes the verdicts on the paper's claims. Trains nothing.
 """
 
 import argparse
@@ -19,20 +19,20 @@ ROOT = Path(__file__).parents[1]
 
 @script
 def main() -> int:
-    """Write the files and name them."""
+    """Write the files and print their paths."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("overrides", nargs="+", help="table=…, and others as for train.py -m")
-    parser.add_argument("--config-dir", type=Path, help="with tables of your own")
+    parser.add_argument("overrides", nargs="+", help="table=… and others, as for train.py -m")
+    parser.add_argument("--config-dir", type=Path, help="folder with your own tables")
     parser.add_argument("--output", type=Path, default=Path("results/full/tables"), help="folder")
-    parser.add_argument("--whole", action="store_true", help="all cells, also those not chosen")
-    parser.add_argument("--claims", type=Path, help="file for the verdicts, from all tables")
-    given = parser.parse_args()
+    parser.add_argument("--whole", action="store_true", help="ignore the selection of cells")
+    parser.add_argument("--claims", type=Path, help="file for the verdicts; needs all tables")
+    args = parser.parse_args()
     paper = read_paper(ROOT / "results/paper.csv")
-    study = read_study(given.overrides, ROOT / "conf", paper, given.whole, given.config_dir)
-    written = write_tables(study, given.output)
-    if given.claims:
-        written += write_claims(study, paper, given.claims)
-    for path in written:
+    study = read_study(args.overrides, ROOT / "conf", paper, args.whole, args.config_dir)
+    paths = write_tables(study, args.output)
+    if args.claims:
+        paths += write_claims(study, paper, args.claims)
+    for path in paths:
         print(path)
     return 0
 

@@ -1,7 +1,7 @@
-"""Make a W&B workspace with tables: `python scripts/wandb_dashboard.py table=t1a,t1b model=cnn13`.
+"""Save a W&B workspace of tables: `python scripts/wandb_dashboard.py table=t1a,t1b model=cnn13`.
 
-Takes the overrides that `train.py -m` takes for a sweep, and shows the runs that it would make: a
-section per table, with curves and errors by cell, and ours beside the paper's.
+Accepts the same overrides as a sweep with `train.py -m`. The workspace shows the runs of that
+sweep: a section per table with curves and errors by cell, and our errors next to the paper's.
 """
 
 import argparse
@@ -22,26 +22,26 @@ ROOT = Path(__file__).parents[1]
 
 @script
 def main() -> int:
-    """Save the workspace and print its address."""
+    """Save the workspace and print its URL."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("overrides", nargs="+", help="table=…, and others as for train.py -m")
-    parser.add_argument("--config-dir", type=Path, help="with tables of your own")
-    parser.add_argument("--entity", help="W&B's account or team; by default your own")
-    parser.add_argument("--project", default="phaseavg", help="W&B's")
-    parser.add_argument("--dry-run", action="store_true", help="print it as JSON, and save nothing")
-    given = parser.parse_args()
+    parser.add_argument("overrides", nargs="+", help="table=… and others, as for train.py -m")
+    parser.add_argument("--config-dir", type=Path, help="folder with your own tables")
+    parser.add_argument("--entity", help="W&B account or team; default: your account")
+    parser.add_argument("--project", default="phaseavg", help="W&B project")
+    parser.add_argument("--dry-run", action="store_true", help="print JSON, save nothing")
+    args = parser.parse_args()
     paper = read_paper(ROOT / "results/paper.csv")
-    study = read_study(given.overrides, ROOT / "conf", paper, more=given.config_dir)
-    if given.dry_run:
-        made = workspace(study, given.entity or "", given.project)
-        print(json.dumps(made._spec, indent=1, ensure_ascii=False))
+    study = read_study(args.overrides, ROOT / "conf", paper, extra_conf=args.config_dir)
+    if args.dry_run:
+        spec = workspace(study, args.entity or "", args.project)._spec
+        print(json.dumps(spec, indent=1, ensure_ascii=False))
         return 0
     try:
-        entity = given.entity or wandb.Api().default_entity or ""
-        print(workspace(study, entity, given.project).save().url)
+        entity = args.entity or wandb.Api().default_entity or ""
+        print(workspace(study, entity, args.project).save().url)
     except (wandb.Error, OSError, ValueError) as error:
         reason = " ".join(str(error).split())
-        raise UserError(f"not saved: {reason} (--dry-run does without W&B)") from error
+        raise UserError(f"not saved: {reason} (--dry-run works without W&B)") from error
     return 0
 
 

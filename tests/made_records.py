@@ -11,7 +11,7 @@ from conftest import REPOSITORY
 
 from phaseavg.config import Settings
 from phaseavg.identity import NUMERICS_VERSION, RECIPE, run_id
-from phaseavg.report.cells import CELL, COLUMNS, read_paper, records_of
+from phaseavg.report.cells import CELL, COLUMNS, read_paper, read_records
 from phaseavg.report.study import Study
 from phaseavg.sweep.cells import Cell, Request
 
@@ -168,6 +168,6 @@ CELLS = [Cell(*key, ()) for key in PAPER.index]
 
 def study_of(frame: pd.DataFrame) -> Study:
     """Return a study of all published cells, with rows that no record is behind."""
-    study = Study(Request({}, CELLS), {}, *records_of([]), PAPER)
+    study = Study(Request({}, CELLS), {}, *read_records([]), PAPER)
     study.rows = frame
     return study

@@ -2,4 +2,4 @@
 
 import os
 
-os.environ["MPLBACKEND"] = "agg"  # pictures are files; a notebook's backend may not be installed
+os.environ["MPLBACKEND"] = "agg"  # figures go to files; a notebook's backend may not be installed

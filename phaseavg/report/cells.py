@@ -1,4 +1,4 @@
-"""The cells of the tables beside the records that fill them."""
+"""Match table cells with the records of their runs."""
 
 from collections.abc import Iterable, Mapping
 from pathlib import Path
@@ -12,7 +12,7 @@ from phaseavg.runs.records import load_runs
 from phaseavg.sweep.cells import Cell, Run
 
 CELL = ["table", "dataset", "model", "column"]
-"""What names a cell, in frames and in results/paper.csv."""
+"""The columns that identify a cell, in data frames and in results/paper.csv."""
 
 COLUMNS = [
     *(*CELL, "seed", "run_id", "status", "test_error", "bn_test_error", "epochs", "method_seconds"),
@@ -21,33 +21,33 @@ COLUMNS = [
 
 
 def key_of(cell: Cell) -> tuple[str, ...]:
-    """Return what names a cell: `CELL`."""
+    """Return a cell's values of the columns `CELL`."""
     return tuple(getattr(cell, key) for key in CELL)
 
 
 def read_paper(path: Path) -> pd.DataFrame:
-    """Return the published cells: columns `CELL`, error_mean and error_std (%, of three seeds)."""
+    """Return the published cells: columns `CELL`, error_mean and error_std (%, three seeds)."""
     text = dict.fromkeys(CELL, str)
     return pd.read_csv(path, dtype=text).set_index(CELL)
 
 
-def execution_of(row: Mapping[str, Any]) -> str:
-    """Return in words how a run was computed, from its row in `load_runs`."""
+def describe_execution(row: Mapping[str, Any]) -> str:
+    """Describe a run's hardware, precision and torch version, from its row in `load_runs`."""
     threads = f"{row['threads']} {'thread' if row['threads'] == '1' else 'threads'}"
-    made = [row["device_name"], row["cpu_capability"], threads]
+    parts = [row["device_name"], row["cpu_capability"], threads]
     options = {key.removeprefix("execution."): item for key, item in row.items()}
-    made += how({**options, "precision": row["precision"]})
-    return ", ".join([*map(str, made), f"torch {row['torch']}"])
+    parts += how({**options, "precision": row["precision"]})
+    return ", ".join([*map(str, parts), f"torch {row['torch']}"])
 
 
-def records_of(runs: Iterable[Run]) -> tuple[pd.DataFrame, pd.DataFrame]:
-    """Return the records of the runs of cells, and their metrics; see `load_runs`.
+def read_records(runs: Iterable[Run]) -> tuple[pd.DataFrame, pd.DataFrame]:
+    """Return the records and metrics of runs; see `load_runs`.
 
-    Of a run with several records counts the one in its runs_dir.
+    If a run has several records, the record in its runs_dir counts.
     """
     settings = {run.run_id: run.settings for run in runs}
-    folders = [one.runs_dir for one in settings.values()]
-    folders += [one.records_dir for one in settings.values()]
+    folders = [config.runs_dir for config in settings.values()]
+    folders += [config.records_dir for config in settings.values()]
     records, metrics = load_runs(*dict.fromkeys(folders))
     records = records[records["run_id"].isin(settings.keys())]
     records = records.drop_duplicates("run_id").reset_index(drop=True)
@@ -55,9 +55,9 @@ def records_of(runs: Iterable[Run]) -> tuple[pd.DataFrame, pd.DataFrame]:
 
 
 def _ends(run: Run, row: Mapping[str, Any], metrics: pd.DataFrame) -> dict[str, dict[str, Any]]:
-    """Return rows of the weights that a run had at its phase ends, before an average replaced them.
+    """Return a row per phase end of a run, with the errors before an average replaced the weights.
 
-    By the key of the prefix, as of runs without averaging that end there.
+    The keys are prefix keys; a run without averaging that ends there has the same key.
     """
     if row["status"] != "finished":
         return {}
@@ -73,27 +73,27 @@ def _ends(run: Run, row: Mapping[str, Any], metrics: pd.DataFrame) -> dict[str, 
 
 
 def read_cells(runs: Iterable[Run], records: pd.DataFrame, metrics: pd.DataFrame) -> pd.DataFrame:
-    """Return a row per cell and seed of which there is a record.
+    """Return a row per cell and seed that has a record.
 
-    A run without averaging that has no record may be a prefix of others, up to a phase end of
-    theirs: the errors of their weights before an average replaces them are its own. Of several
-    runs the shortest counts.
+    A run without averaging may have no record but be a prefix of another run, up to one of its
+    phase ends. Then it has the errors of that run's weights before an average replaced them. If
+    several runs qualify, the shortest counts.
 
     Args:
-        runs: of the cells.
-        records: of these runs, from `records_of`.
-        metrics: likewise.
+        runs: the runs of the cells.
+        records: the records of these runs, from `read_records`.
+        metrics: the metrics of these runs, from `read_records`.
 
     Returns:
-        A frame with the columns table, dataset, model, column, seed, run_id; of the record: status,
-        test_error and bn_test_error (%, without and with a BatchNorm pass where nothing is
-        averaged), epochs, method_seconds (training and averaging), of these averaging_seconds;
-        execution, in words; modified, whether the code had uncommitted changes;
-        before_averaging, whether the row is of another run that begins alike.
+        A frame with the columns table, dataset, model, column, seed, run_id, status; test_error
+        and bn_test_error (%, without and with a BatchNorm pass if the run does not average);
+        epochs; method_seconds (training and averaging); averaging_seconds; execution, a
+        description; modified, whether the code had uncommitted changes; before_averaging, whether
+        the errors come from another run with the same prefix.
     """
     runs = list(runs)
     recorded = {
-        row["run_id"]: row | {"execution": execution_of(row), "before_averaging": False}
+        row["run_id"]: row | {"execution": describe_execution(row), "before_averaging": False}
         for row in records.to_dict("records")
     }
     ends: dict[str, dict[str, Any]] = {}

@@ -1,8 +1,8 @@
-"""What our own runs say of the paper's claims.
+"""Judge the paper's claims by our runs.
 
-The unit is the seed: the paired differences of a claim, and of each of its parts, are averaged
-over the cells for each seed, and a t interval is taken over the seeds. A claim holds if each of its
-parts does; see `phaseavg.report.statistics.judged`.
+The unit is the seed. For a claim and each of its parts, paired differences are averaged over the
+cells for each seed, and a t interval is taken over the seeds. A claim holds if each of its parts
+holds; see `phaseavg.report.statistics.judge_parts`.
 """
 
 from collections.abc import Sequence
@@ -14,7 +14,7 @@ import pandas as pd
 
 from phaseavg.report import statistics
 from phaseavg.report.paper_claims import Claim, Pair
-from phaseavg.report.statistics import SAME
+from phaseavg.report.statistics import PAIR_KEYS
 from phaseavg.sweep.cells import Cell
 
 NETWORK = ["dataset", "model"]
@@ -22,12 +22,12 @@ NETWORK = ["dataset", "model"]
 
 @dataclass
 class Evidence:
-    """What the runs say of a claim, or of a part of it.
+    """The paired differences that decide a claim or a part of a claim.
 
     Attributes:
         differences: a row per cell (label of the pair, data set, network), a column per seed; NaN
-            where a run is missing.
-        margin: what they have to be below; NaN if there are no runs that say it.
+            if a run is missing.
+        margin: the upper limit of the differences; NaN if it cannot be measured yet.
     """
 
     differences: pd.DataFrame
@@ -35,9 +35,9 @@ class Evidence:
 
     @cached_property
     def used(self) -> pd.DataFrame:
-        """The largest block of cells and seeds without a gap, of two seeds or more if there is."""
+        """The largest complete block of cells and seeds, with two seeds or more if possible."""
         sets = {frozenset(row.dropna().index) for _, row in self.differences.iterrows()}
-        sets |= {one & other for one in sets for other in sets}
+        sets |= {left & right for left in sets for right in sets}
         blocks = [self.differences[sorted(seeds)].dropna() for seeds in sets if seeds]
         return max(
             blocks,
@@ -56,7 +56,7 @@ class Evidence:
         return len(self.used) == len(self.differences)
 
     def parts(self, levels: Sequence[str]) -> "dict[tuple[str, ...], Evidence]":
-        """Return its parts, by what tells them apart."""
+        """Return the evidence of each part, by its values of the index levels."""
         if not levels:
             return {("",): self}
         grouped = self.differences.groupby(list(levels), sort=False)
@@ -65,13 +65,13 @@ class Evidence:
 
 @dataclass
 class Judgement:
-    """A claim's verdict, and how it comes about.
+    """The verdict on a claim and on each of its parts.
 
     Attributes:
-        evidence: of all its cells.
-        alternatives: of each its parts, by what tells them apart.
+        evidence: the evidence of all cells.
+        alternatives: the evidence of each part, by its key; a mapping per alternative.
         verdict: `holds`, `does not hold` or `open`.
-        words: the same of each part.
+        words: the verdict on each part, by its key.
     """
 
     evidence: Evidence
@@ -81,8 +81,8 @@ class Judgement:
 
     @property
     def confidence(self) -> float:
-        """The confidence of the intervals that decide."""
-        return statistics.confidence_of(len(self.alternatives))
+        """The confidence level of the intervals that decide."""
+        return statistics.adjusted_confidence(len(self.alternatives))
 
     @property
     def parts(self) -> dict[tuple[str, ...], Evidence]:
@@ -91,14 +91,14 @@ class Judgement:
 
     @property
     def counted(self) -> int:
-        """How many parts have two seeds or more."""
+        """The number of parts with two seeds or more."""
         return sum(len(part.values) > 1 for part in self.parts.values())
 
     @property
     def estimate(self) -> np.ndarray:
         """One value per seed: the mean over all cells.
 
-        Of alternatives it is that part of the best one that speaks most against it.
+        With several alternatives: the worst part of the best alternative.
         """
         if len(self.alternatives) == 1:
             return self.evidence.values
@@ -121,24 +121,24 @@ def judge(claim: Claim, evidence: Evidence) -> Judgement:
             for side in dict.fromkeys(left.values())
         ]
     values = [[part.values for part in group.values()] for group in groups]
-    verdict, words = statistics.judged(values, evidence.margin)
+    verdict, words = statistics.judge_parts(values, evidence.margin)
     by_part = {
         key: word
-        for group, own in zip(groups, words, strict=True)
-        for key, word in zip(group, own, strict=True)
+        for group, group_words in zip(groups, words, strict=True)
+        for key, word in zip(group, group_words, strict=True)
     }
     return Judgement(evidence, groups, verdict, by_part)
 
 
 def _column(rows: pd.DataFrame, cell: tuple[str, str]) -> pd.DataFrame:
-    """Return the rows of one column of one table, by data set, network and what makes pairs."""
+    """Return the rows of a table column, indexed by data set, network and `PAIR_KEYS`."""
     table, column = cell
     chosen = rows[(rows["table"] == table) & (rows["column"] == column)]
-    return chosen.set_index([*NETWORK, *SAME])
+    return chosen.set_index([*NETWORK, *PAIR_KEYS])
 
 
 def differences(pair: Pair, rows: pd.DataFrame) -> pd.Series:
-    """Return the quantity of a pair, by data set, network, seed."""
+    """Return the quantity of a pair by data set, network and seed."""
     left, right = _column(rows, pair.left), _column(rows, pair.right)
     if pair.quantity == "overhead":
         values = left["method_seconds"] / (left["method_seconds"] - left["averaging_seconds"])
@@ -150,33 +150,33 @@ def differences(pair: Pair, rows: pd.DataFrame) -> pd.Series:
 def evidence(
     claim: Claim, rows: pd.DataFrame, networks: pd.MultiIndex, pairs: Sequence[Pair] | None = None
 ) -> Evidence:
-    """Return what the runs say of a claim.
+    """Return the evidence for a claim.
 
     Args:
-        claim: one of `CLAIMS`.
-        rows: from `read_cells`, or `published`; runs that diverged count as missing.
-        networks: (data set, network) of all the cells that it is about.
-        pairs: what to compare instead of the claim's own.
+        claim: an element of `CLAIMS`.
+        rows: from `read_cells` or `published`; diverged runs count as missing.
+        networks: the (data set, network) of all the claim's cells.
+        pairs: pairs to compare instead of the claim's pairs.
     """
     rows = rows[rows["status"] == "finished"]
     values = {pair.label: differences(pair, rows) for pair in pairs or claim.pairs}
     frame = pd.concat(values, names=["pair"]).unstack("seed")
     index = [(label, *network) for label in values for network in networks]
     cells = pd.MultiIndex.from_frame(pd.DataFrame(index, columns=["pair", *NETWORK], dtype=object))
-    margin = deviation_of_best(claim, rows, networks) if claim.margin is None else claim.margin
+    margin = best_deviation(claim, rows, networks) if claim.margin is None else claim.margin
     return Evidence(frame.reindex(cells), margin)
 
 
-def deviation_of_best(claim: Claim, rows: pd.DataFrame, networks: pd.MultiIndex) -> float:
-    """Return the sample deviation of a network's best cell, averaged over the networks.
+def best_deviation(claim: Claim, rows: pd.DataFrame, networks: pd.MultiIndex) -> float:
+    """Return the sample standard deviation of each network's best cell, averaged over networks.
 
-    The best of all that the claim compares, by its mean over the seeds that all of them have; NaN
-    if no network has two such seeds.
+    The best of the compared cells has the lowest mean over the seeds that all cells have. NaN if no
+    network has two such seeds.
     """
     sides = dict.fromkeys(side for pair in claim.pairs for side in (pair.left, pair.right))
     errors = {side: _column(rows, side)["test_error"].droplevel("execution") for side in sides}
-    every = pd.DataFrame(errors).dropna().groupby(NETWORK)
-    means, deviations = every.mean(), every.std()
+    by_network = pd.DataFrame(errors).dropna().groupby(NETWORK)
+    means, deviations = by_network.mean(), by_network.std()
     best = [
         deviations.loc[network, means.loc[network].idxmin()]
         for network in networks
@@ -186,14 +186,14 @@ def deviation_of_best(claim: Claim, rows: pd.DataFrame, networks: pd.MultiIndex)
 
 
 def published(paper: pd.DataFrame) -> pd.DataFrame:
-    """Return the paper's cells as `evidence` takes rows: as if of a single seed."""
+    """Return the paper's cells as rows for `evidence`, with a single seed."""
     rows = paper.reset_index().rename(columns={"error_mean": "test_error"})
     missing = dict.fromkeys(("bn_test_error", "method_seconds", "averaging_seconds"), np.nan)
     return rows.assign(seed=0, execution="", status="finished", **missing)
 
 
-def networks_of(claim: Claim, cells: Sequence[Cell]) -> pd.MultiIndex:
-    """Return the (data set, network) of which the cells have both sides of a claim's pairs."""
+def common_networks(claim: Claim, cells: Sequence[Cell]) -> pd.MultiIndex:
+    """Return each (data set, network) that has cells on both sides of a claim's pairs."""
     tables = {side[0] for pair in claim.pairs for side in (pair.left, pair.right)}
     present = {(cell.table, cell.dataset, cell.model) for cell in cells}
     networks = dict.fromkeys((cell.dataset, cell.model) for cell in cells)
@@ -201,8 +201,8 @@ def networks_of(claim: Claim, cells: Sequence[Cell]) -> pd.MultiIndex:
     return pd.MultiIndex.from_frame(pd.DataFrame(both, columns=NETWORK, dtype=object))
 
 
-def sign_of(difference: float, margin: float) -> str:
-    """Return `below`, `equal` or `above` the margin; nothing of a blank."""
+def margin_side(difference: float, margin: float) -> str:
+    """Return `below`, `equal` or `above`, relative to the margin; empty for NaN."""
     distance = round(difference - margin, 9)
     return (
         "below" if distance < 0 else "above" if distance > 0 else "equal" if distance == 0 else ""
@@ -210,8 +210,8 @@ def sign_of(difference: float, margin: float) -> str:
 
 
 def differences_in(claim: Claim, paper: pd.DataFrame) -> pd.Series:
-    """Return the paper's own differences of means for a claim, by cell; none for costs."""
-    if claim.of_costs:
+    """Return the paper's differences of means for a claim, by cell; empty for costs."""
+    if claim.is_cost:
         return pd.Series(dtype=float)
-    networks = networks_of(claim, [Cell(*key, ()) for key in paper.index])
+    networks = common_networks(claim, [Cell(*key, ()) for key in paper.index])
     return evidence(claim, published(paper), networks).differences.reindex(columns=[0])[0]

@@ -1,4 +1,4 @@
-"""The verdicts on the paper's claims: a frame, and a page made from it."""
+"""Write the verdicts on the paper's claims as a CSV file and a Markdown page."""
 
 from collections.abc import Mapping
 from pathlib import Path
@@ -7,7 +7,14 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from phaseavg.report.claims import Evidence, differences_in, evidence, judge, networks_of, sign_of
+from phaseavg.report.claims import (
+    Evidence,
+    common_networks,
+    differences_in,
+    evidence,
+    judge,
+    margin_side,
+)
 from phaseavg.report.paper_claims import CLAIMS, Claim
 from phaseavg.report.statistics import CONFIDENCE, interval, verdict
 from phaseavg.report.study import Study
@@ -37,7 +44,7 @@ def _number(value: float, sign: bool = True) -> str:
 
 
 def span(row: Mapping[str, Any]) -> str:
-    """Return the mean and interval of a row of verdicts in words; of one seed the value."""
+    """Format the mean and interval of a row of verdicts; for one seed the value only."""
     mean, low, high = (_number(row[key], row["signed"]) for key in ("mean", "low", "high"))
     return f"{mean} [{low}, {high}]" if low else mean
 
@@ -46,7 +53,7 @@ def _row(
     claim: Claim, part: str, of: Evidence, values: np.ndarray, word: str, complete: bool,
     confidence: float = CONFIDENCE,
 ) -> dict[str, Any]:  # fmt: skip
-    """Return a row of verdicts; a verdict has a reserve as long as cells are missing."""
+    """Return a row of verdicts; the verdict ends with `so far` while cells are missing."""
     low, high = interval(values, confidence) if len(values) > 1 else (np.nan, np.nan)
     return {
         "claim": claim.name,
@@ -60,15 +67,15 @@ def _row(
         "seeds": len(values),
         "cells": len(of.used),
         "all_cells": len(of.differences),
-        "signed": not claim.of_costs,
+        "signed": not claim.is_cost,
     }
 
 
 def _rows(claim: Claim, study: Study, networks: pd.MultiIndex, of: Evidence) -> list[dict]:
-    """Return the rows of a claim, of its parts, and of what is beside it and not counted."""
+    """Return the rows of a claim, of its parts, and of the pairs that are not counted."""
     judgement = judge(claim, of)
     parts, confidence = judgement.parts, judgement.confidence
-    signs = [sign for mean in of.differences.mean(axis=1) if (sign := sign_of(mean, of.margin))]
+    signs = [sign for mean in of.differences.mean(axis=1) if (sign := margin_side(mean, of.margin))]
     complete = all(part.complete for part in parts.values())
     whole = _row(claim, "", of, judgement.estimate, judgement.verdict, complete, confidence)
     whole["counted"] = f"{judgement.counted} of {len(parts)}" if claim.parts else ""
@@ -86,13 +93,13 @@ def _rows(claim: Claim, study: Study, networks: pd.MultiIndex, of: Evidence) -> 
 
 
 def read_verdicts(path: Path) -> pd.DataFrame:
-    """Return the frame of verdicts that `write_claims` has written."""
+    """Read the verdicts that `write_claims` wrote."""
     texts = ["part", "counted", "below"]
     return pd.read_csv(path, dtype=dict.fromkeys(texts, str)).fillna(dict.fromkeys(texts, ""))
 
 
-def summary_of(verdicts: pd.DataFrame) -> pd.DataFrame:
-    """Return a row per claim as texts."""
+def summary_table(verdicts: pd.DataFrame) -> pd.DataFrame:
+    """Return a row of texts per claim."""
     whole = verdicts[verdicts["part"] == ""]
     return pd.DataFrame(
         {
@@ -108,22 +115,22 @@ def summary_of(verdicts: pd.DataFrame) -> pd.DataFrame:
     )
 
 
-def _of_the_paper(differences: pd.Series) -> str:
-    """Return the paper's own figure for a claim and its exceptions in words."""
-    known = differences.dropna()
-    if known.empty:
+def _paper_summary(differences: pd.Series) -> str:
+    """Describe the paper's numbers for a claim, with the exceptions."""
+    differences = differences.dropna()
+    if differences.empty:
         return "no figures"
-    signs = known.map(lambda difference: sign_of(difference, 0.0))
-    text = f"mean {_number(known.mean())}, below 0 in {(signs == 'below').sum()} of {len(known)}"
-    words = [f"{text} cells"]
+    signs = differences.map(lambda difference: margin_side(difference, 0.0))
+    below = f"below 0 in {(signs == 'below').sum()} of {len(differences)} cells"
+    words = [f"mean {_number(differences.mean())}, {below}"]
     for word, sign in (("against it", "above"), ("equal", "equal")):
-        cells = [f"{' '.join(key[1:])} ({key[0]})" for key in known.index[signs == sign]]
+        cells = [f"{' '.join(key[1:])} ({key[0]})" for key in differences.index[signs == sign]]
         words += [f"{word}: {', '.join(cells)}"] if cells else []
     return "; ".join(words)
 
 
 def _cells(claim: Claim, of: Evidence, paper: Mapping[tuple[str, ...], float]) -> pd.DataFrame:
-    """Return a row per cell, with the paper's differences where they can be compared."""
+    """Return a row per cell, with the paper's difference if it is comparable."""
     rows = []
     for (label, *network), values in of.differences.iterrows():
         mean = values.mean()
@@ -133,8 +140,8 @@ def _cells(claim: Claim, of: Evidence, paper: Mapping[tuple[str, ...], float]) -
                 "network": network[1],
                 "compared": label,
                 "seeds": " ".join(map(str, values.dropna().index)),
-                "ours": _number(mean, not claim.of_costs),
-                "sign": sign_of(mean, of.margin),
+                "ours": _number(mean, not claim.is_cost),
+                "sign": margin_side(mean, of.margin),
                 "paper": _number(paper.get((label, *network), np.nan)),
             }
         )
@@ -144,7 +151,7 @@ def _cells(claim: Claim, of: Evidence, paper: Mapping[tuple[str, ...], float]) -
 def _section(
     claim: Claim, rows: list[dict[str, Any]], cells: pd.DataFrame, paper: str
 ) -> list[str]:
-    """Return the paragraphs about a claim."""
+    """Return the paragraphs of a claim's section."""
     whole, *others = rows
     margin = "" if np.isnan(whole["margin"]) else f"{round(whole['margin'], 3):g}"
     words = [
@@ -176,37 +183,37 @@ def _section(
 
 
 def claims_page(study: Study, paper: pd.DataFrame) -> tuple[pd.DataFrame, str]:
-    """Return the verdicts on the paper's claims, and a page about them in Markdown.
+    """Return the verdicts on the paper's claims, and a Markdown page about them.
 
     Args:
-        study: whose cells count.
-        paper: all published cells; beside ours are those that can be compared.
+        study: the cells and records to judge by.
+        paper: all published cells.
 
     Returns:
-        A row per claim, with an empty `part`, followed by one per part. Columns: claim, text,
-        part, verdict, mean, low, high (differences in %, ratios of costs), margin, seeds, cells
-        used, all_cells, signed; of claims also parts with two seeds (`counted`), and cells `below`
-        the margin.
+        A row per claim, with an empty `part`, followed by a row per part. Columns: claim, text,
+        part, verdict, mean, low, high (differences in %, ratios for costs), margin, seeds, cells
+        (used), all_cells, signed. Rows of claims also have `counted`, the parts with two seeds,
+        and `below`, the cells below the margin.
     """
     verdicts: list[dict[str, Any]] = []
     sections: list[str] = []
     comparable = {key[1:3] for key in study.paper.index}
     for claim in CLAIMS:
-        networks = networks_of(claim, study.request.cells)
+        networks = common_networks(claim, study.request.cells)
         of = evidence(claim, study.rows, networks)
         rows = _rows(claim, study, networks, of)
         published = differences_in(claim, paper)
-        known = {key: value for key, value in published.items() if key[1:] in comparable}
-        sections += _section(claim, rows, _cells(claim, of, known), _of_the_paper(published))
+        theirs = {key: value for key, value in published.items() if key[1:] in comparable}
+        sections += _section(claim, rows, _cells(claim, of, theirs), _paper_summary(published))
         verdicts += rows
     frame = pd.DataFrame(verdicts)
     remark = study.remark and f"{study.remark}."
-    parts = [RULE.rstrip(), remark, as_markdown(summary_of(frame)), *sections]
+    parts = [RULE.rstrip(), remark, as_markdown(summary_table(frame)), *sections]
     return frame, "\n\n".join(part for part in parts if part) + "\n"
 
 
 def write_claims(study: Study, paper: pd.DataFrame, path: Path) -> list[Path]:
-    """Write the page of `claims_page`, and under the same name its frame as CSV; return both."""
+    """Write the page of `claims_page`, and its frame as a CSV file next to it; return the paths."""
     frame, page = claims_page(study, paper)
     table = frame.round(6).to_csv(index=False, lineterminator="\n")
     path.parent.mkdir(parents=True, exist_ok=True)

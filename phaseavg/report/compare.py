@@ -1,6 +1,6 @@
-"""Compare groups of runs: what their configs differ in, their errors, and their curves.
+"""Compare groups of runs: differing settings, test errors and curves.
 
-A group is runs that differ in their seed alone, or the runs of one table cell.
+A group contains runs that differ only in their seed, or the runs of a table cell.
 """
 
 from collections.abc import Iterator, Sequence
@@ -14,9 +14,9 @@ from matplotlib.lines import Line2D
 from matplotlib.ticker import LogLocator, NullLocator
 
 from phaseavg.errors import UserError
-from phaseavg.report.cells import CELL, execution_of, read_paper
+from phaseavg.report.cells import CELL, describe_execution, read_paper
 from phaseavg.report.figures.style import COLOURS, new_picture, plain
-from phaseavg.report.statistics import SAME, differences, mean_with_interval, spread
+from phaseavg.report.statistics import PAIR_KEYS, differences, mean_with_interval, spread
 from phaseavg.report.study import read_study
 from phaseavg.runs.records import load_runs
 
@@ -27,16 +27,16 @@ MARKERS = {"bn.error": "x", "average.error": "o"}
 
 
 def read_groups(arguments: Sequence[str], conf: Path, paper: Path) -> tuple[pd.DataFrame, ...]:
-    """Return the ended runs of folders and cells, and their metrics.
+    """Return the ended runs of folders and table cells, and their metrics.
 
     Args:
-        arguments: folders of runs, folders of single runs, and overrides of `train.py -m` that
-            choose cells, such as `table=t1b column=80-40-40-sgd,80-40-40-ours`.
-        conf: the folder of the configs.
+        arguments: folders of runs, single run folders, and overrides of `train.py -m` that select
+            cells, such as `table=t1b column=80-40-40-sgd,80-40-40-ours`.
+        conf: the config folder.
         paper: the file of the published cells.
 
     Returns:
-        As `load_runs`; runs have a column `letter` for their group, and `label`, what it is called.
+        The frames of `load_runs`; runs have two more columns, `letter` and `label` of their group.
 
     Raises:
         UserError: if a folder or a cell does not exist, or no run has ended.
@@ -46,7 +46,7 @@ def read_groups(arguments: Sequence[str], conf: Path, paper: Path) -> tuple[pd.D
     for word in arguments:
         if word not in overrides:
             if not Path(word).is_dir():
-                raise UserError(f"{word}: is neither a folder nor an override such as table=t1a")
+                raise UserError(f"{word}: is neither a folder nor an override, such as table=t1a")
             runs, metrics = load_runs(word)
             frames.append((runs.assign(label=runs["group"]), metrics))
     if overrides:
@@ -58,7 +58,7 @@ def read_groups(arguments: Sequence[str], conf: Path, paper: Path) -> tuple[pd.D
     if runs.empty:
         raise UserError(f"{' '.join(arguments)}: no run has ended; rerun its command")
     runs = runs.drop_duplicates(["run_id", "label"]).reset_index(drop=True)
-    runs["execution"] = [execution_of(row) for row in runs.to_dict("records")]
+    runs["execution"] = [describe_execution(row) for row in runs.to_dict("records")]
     runs["letter"] = runs["label"].map(dict(zip(runs["label"].unique(), _letters(), strict=False)))
     metrics = metrics.drop_duplicates(["path", "epoch"])
     return runs, metrics.merge(runs[["path", "letter", "seed", "execution"]], on="path")
@@ -70,16 +70,16 @@ def _letters() -> Iterator[str]:
         yield from map("".join, product(ascii_lowercase, repeat=length))
 
 
-def listed(runs: pd.DataFrame) -> pd.DataFrame:
-    """Return the groups: letter, label, how many runs have finished and diverged."""
+def list_groups(runs: pd.DataFrame) -> pd.DataFrame:
+    """Return the letter, label, and numbers of finished and diverged runs of each group."""
     grouped = runs.groupby("letter", sort=False)
     counts = grouped["status"].value_counts().unstack(fill_value=0)
     counts = counts.reindex(columns=["finished", "diverged"], fill_value=0)
     return grouped["label"].first().to_frame("runs").join(counts).reset_index(names="")
 
 
-def differing(runs: pd.DataFrame) -> pd.DataFrame:
-    """Return the settings that are not the same in all groups: a row each, a column per group."""
+def differing_settings(runs: pd.DataFrame) -> pd.DataFrame:
+    """Return the settings that differ between groups: a row per setting, a column per group."""
     first = runs.columns.get_loc("path") + 1  # the columns of a run's config come last
     names = [n for n in runs.columns[first:] if n not in ("letter", "label")]
     grouped = runs[names].astype(object).where(runs[names].notna(), "").astype(str)
@@ -88,8 +88,8 @@ def differing(runs: pd.DataFrame) -> pd.DataFrame:
 
 
 def _pairs(rows: pd.DataFrame, column: str) -> pd.Series:
-    """Return a column by what makes pairs; of a seed that is there twice, the first."""
-    values = rows.set_index(SAME)[column].dropna()
+    """Return a column, indexed by `PAIR_KEYS`; the first value counts if a key is repeated."""
+    values = rows.set_index(PAIR_KEYS)[column].dropna()
     return values[~values.index.duplicated()]
 
 
@@ -97,10 +97,10 @@ def _mean(values: pd.Series) -> str:
     return spread(values.mean(), values.std())
 
 
-def summarised(runs: pd.DataFrame) -> pd.DataFrame:
-    """Return the test errors (%) of each group, mean ± sample deviation over its finished runs.
+def summarise(runs: pd.DataFrame) -> pd.DataFrame:
+    """Return each group's test errors (%): mean ± sample standard deviation over finished runs.
 
-    The last column is the difference to the first group, paired by seed and execution, with its
+    The last column is the difference from the first group, paired by seed and execution, with a
     95 % t interval and the number of pairs.
     """
     columns = {"test_error": "last", "best_test_error": "best", "bn_test_error": "after a BN pass"}
@@ -118,12 +118,12 @@ def summarised(runs: pd.DataFrame) -> pd.DataFrame:
     return pd.DataFrame(rows)
 
 
-def at_phase_ends(metrics: pd.DataFrame) -> pd.DataFrame:
-    """Return the test errors (%) at phase ends: a row per group and end.
+def phase_end_errors(metrics: pd.DataFrame) -> pd.DataFrame:
+    """Return the test errors (%) at phase ends: a row per group and phase end.
 
-    The average's gain beyond its BatchNorm pass is paired by run. The last two columns are the
-    differences of the weights that training goes on from to those of the first group, as trained
-    and after a BatchNorm pass, paired by seed and execution.
+    The gain of the average over a BatchNorm pass alone is paired by run. The last two columns
+    compare the weights entering the next phase with the first group's weights, as trained and after
+    a BatchNorm pass; both are paired by seed and execution.
     """
     ends = metrics[metrics["replaced"].notna()]
     left = ends["average.error"].where(ends["replaced"].astype(bool), ends["weights.error"])
@@ -143,13 +143,13 @@ def at_phase_ends(metrics: pd.DataFrame) -> pd.DataFrame:
     return pd.DataFrame(rows)
 
 
-def as_text(runs: pd.DataFrame, metrics: pd.DataFrame) -> str:
-    """Return all of the comparison as Markdown."""
+def comparison_text(runs: pd.DataFrame, metrics: pd.DataFrame) -> str:
+    """Return the comparison as Markdown."""
     tables = {
-        "Runs": listed(runs),
-        "Settings that differ": differing(runs),
-        "Test error (%), mean ± sample deviation over n seeds": summarised(runs),
-        "Test error (%) at phase ends": at_phase_ends(metrics),
+        "Runs": list_groups(runs),
+        "Settings that differ": differing_settings(runs),
+        "Test error (%), mean ± sample deviation over n seeds": summarise(runs),
+        "Test error (%) at phase ends": phase_end_errors(metrics),
     }
     parts = [
         f"{head}:\n\n{frame.to_markdown(index=False, disable_numparse=True)}\n"
@@ -160,10 +160,10 @@ def as_text(runs: pd.DataFrame, metrics: pd.DataFrame) -> str:
 
 
 def figure(runs: pd.DataFrame, metrics: pd.DataFrame) -> Figure:
-    """Return test error (%) and training loss against epochs, with the ends of phases.
+    """Plot test error (%) and training loss over the epochs, and mark the phase ends.
 
-    Of each group every run is a thin line and their mean a thick one; an average that is tested
-    along the way is dashed.
+    Runs are thin lines and their group's mean is a thick line. An average that is evaluated inside
+    phases is dashed.
     """
     labels = runs.drop_duplicates("letter").set_index("letter")["label"]
     picture = new_picture(8.5, 6.5 + 0.2 * len(labels))

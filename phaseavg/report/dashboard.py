@@ -1,7 +1,7 @@
-"""A W&B workspace with the tables: curves and errors by cell, and ours beside the paper's.
+"""Build a W&B workspace of tables: curves and errors by cell, and the paper's errors.
 
-In a workspace all panels have the same runs. What tells those of a table apart is the key of their
-config that W&B groups by, `cells.<table>`: runs of the other tables are one group without a name.
+All panels of a workspace show the same runs. W&B groups them by the config key `cells.<table>`;
+runs of other tables form a single unnamed group.
 """
 
 import unicodedata
@@ -12,8 +12,8 @@ import wandb_workspaces.reports.v2 as wr
 import wandb_workspaces.workspaces as ws
 from wandb_workspaces.expr import And
 
-from phaseavg.report.study import Study, summarised
-from phaseavg.report.tables import grid, grid_as_markdown, notes_of
+from phaseavg.report.study import Study, summarise
+from phaseavg.report.tables import grid, grid_as_markdown, table_notes
 from phaseavg.sweep.cells import title_of
 
 CURVES = {
@@ -21,29 +21,29 @@ CURVES = {
     "average/error": "Test error of the average (%)",
     "train/loss": "Training loss",
 }
-"""What is drawn over the epochs, with its title."""
+"""The metrics plotted over the epochs, with their titles."""
 
 ENDS = {
     "test_error": "Test error at the end of training (%)",
     "best_test_error": "Test error of the best epoch (%)",
 }
-"""What bars are drawn of, with its title."""
+"""The metrics shown as bars, with their titles."""
 
 
 def workspace(study: Study, entity: str, project: str) -> ws.Workspace:
-    """Return the workspace of a study, a section per table; it is not saved.
+    """Return the workspace of a study, with a section per table, without saving it.
 
     Args:
         study: from `read_study`.
-        entity: W&B's account or team.
-        project: W&B's.
+        entity: the W&B account or team.
+        project: the W&B project.
     """
-    cells, run_ids = summarised(study), sorted(study.runs)
+    cells, run_ids = summarise(study), sorted(study.runs)
     sections = []
     for name, table in study.request.tables.items():
         own, rows = (frame[frame["table"] == name] for frame in (cells, study.rows))
-        beside = wr.MarkdownPanel(markdown=beside_the_paper(study, name, own, rows))
-        panels = [beside, *panels_of(name, len(own), len(run_ids))]
+        comparison = wr.MarkdownPanel(markdown=comparison_panel(study, name, own, rows))
+        panels = [comparison, *make_panels(name, len(own), len(run_ids))]
         sections.append(
             ws.Section(name=f"{title_of(name)}: {table.title}", panels=panels, is_open=True)
         )
@@ -61,21 +61,21 @@ def workspace(study: Study, entity: str, project: str) -> ws.Workspace:
 
 
 def title(study: Study) -> str:
-    """Return what a workspace is called: its tables, and what is other than the paper's."""
+    """Return a workspace's name: its tables, and the settings that differ from the paper's."""
     names = ", ".join(title_of(table).removeprefix("Table ") for table in study.request.tables)
-    called = f"{'Table' if len(study.request.tables) == 1 else 'Tables'} {names}"
-    words = ". ".join(filter(None, (called, study.remark)))
-    # W&B takes all symbols for emojis, the equals sign too, and refuses them.
-    return "".join(" " if unicodedata.category(sign)[0] == "S" else sign for sign in words)
+    tables = f"{'Table' if len(study.request.tables) == 1 else 'Tables'} {names}"
+    text = ". ".join(filter(None, (tables, study.remark)))
+    # W&B treats every symbol, even the equals sign, as an emoji and rejects it.
+    return "".join(" " if unicodedata.category(char)[0] == "S" else char for char in text)
 
 
-def panels_of(table: str, cells: int, runs: int) -> Sequence[wr.LinePlot | wr.BarPlot]:
-    """Return curves over the epochs and bars, a mean and deviation over the seeds of each cell.
+def make_panels(table: str, cells: int, runs: int) -> Sequence[wr.LinePlot | wr.BarPlot]:
+    """Return line and bar plots of each cell's mean and standard deviation over the seeds.
 
     Args:
-        table: its id.
-        cells: how many it has.
-        runs: how many the workspace has.
+        table: the table's id.
+        cells: the number of cells in the table.
+        runs: the number of runs in the workspace.
     """
     by_cell = {
         "groupby": wr.Config(f"cells.{table}"),
@@ -96,17 +96,17 @@ def panels_of(table: str, cells: int, runs: int) -> Sequence[wr.LinePlot | wr.Ba
     return [*curves, *bars]
 
 
-def beside_the_paper(study: Study, name: str, cells: pd.DataFrame, rows: pd.DataFrame) -> str:
-    """Return a table as Markdown: our errors, where there are records, beside the paper's.
+def comparison_panel(study: Study, name: str, cells: pd.DataFrame, rows: pd.DataFrame) -> str:
+    """Return a table of our errors and the paper's as Markdown.
 
     Args:
         study: from `read_study`.
-        name: of the table.
-        cells: of the table, from `summarised`.
-        rows: of the table, from `read_cells`.
+        name: the table's name.
+        cells: the table's cells, from `summarise`.
+        rows: the table's rows, from `read_cells`.
     """
     words = [f"Test error (%), mean ± sample deviation (n seeds). {study.remark}".strip()]
     lines = grid_as_markdown(grid(cells))
-    notes = [f"* {note}" for note in notes_of(cells, rows)]
+    notes = [f"* {note}" for note in table_notes(cells, rows)]
     grouped = f"Panels are grouped by `cells.{name}`; runs of other tables have none."
     return "\n".join([*words, "", lines or "No cell.", "", *notes, f"* {grouped}"])

@@ -1,7 +1,6 @@
-"""All results as one page that opens from disk: tables, verdicts, figures, runs, curves.
+"""Write the results page, which opens from disk: tables, verdicts, figures, runs, curves.
 
-It is put together from what `make tables`, `make figures` and runs have written; nothing is
-computed anew.
+The page combines existing output of `make tables`, `make figures` and runs; it computes nothing.
 """
 
 import re
@@ -15,8 +14,8 @@ from markupsafe import Markup
 from plotly.offline import get_plotlyjs
 
 from phaseavg.errors import UserError
-from phaseavg.report.claims_page import read_verdicts, summary_of
-from phaseavg.report.figures import title_of
+from phaseavg.report.claims_page import read_verdicts, summary_table
+from phaseavg.report.figures import figure_title
 from phaseavg.runs.files import write_atomically
 from phaseavg.runs.records import load_runs
 
@@ -25,7 +24,7 @@ STUDIES = {
     "cifar100-mini": "In miniature: 5,000 images of CIFAR-100 to train on and all 10,000 to test "
     "on, the 13-layer network at an eighth of its width, every phase a fifth as long.",
 }
-"""What lies in the folders of results; any other with tables or verdicts is shown after them."""
+"""The leads of the studies, by results folder; other folders with tables or verdicts follow."""
 
 CURVES = {
     "weights.error": "Test error (%) of the optimizer's weights",
@@ -34,7 +33,7 @@ CURVES = {
     "train.error": "Training error (%)",
     "train.loss": "Training loss",
 }
-"""What the page draws, by column of `load_runs`."""
+"""The plotted metrics, by column of `load_runs`."""
 
 COLUMNS = {
     "run_id": "run",
@@ -49,32 +48,32 @@ COLUMNS = {
     "torch": "torch",
     "command": "command",
 }
-"""Of the list of runs, by column of `load_runs`."""
+"""The headings of the list of runs, by column of `load_runs`."""
 
 
 def _tables(folder: Path) -> list[Markup]:
-    """Return the bodies of a study's tables, as `make tables` has written them."""
+    """Return the HTML bodies of a study's tables, written by `make tables`."""
     texts = [path.read_text() for path in sorted((folder / "tables").glob("*.html"))]
     bodies = [text.partition("<body>")[2].partition("</body>")[0] for text in texts]
-    # Their own heading becomes one of the page; the template has escaped what is in them.
+    # Each h1 becomes an h4 of the page. The text is already escaped.
     return [Markup(re.sub(r"(</?)h1>", r"\1h4>", body)) for body in bodies]  # noqa: S704
 
 
 def _verdicts(folder: Path) -> Markup:
-    """Return a study's verdicts, as `make tables` has written them; nothing if it has not."""
+    """Return the table of a study's verdicts, written by `make tables`; empty without a file."""
     path = folder / "claims.csv"
     if not path.exists():
         return Markup()
-    found = summary_of(read_verdicts(path))
-    return Markup(found.to_html(index=False, border=0))  # noqa: S704 -- pandas escapes
+    table = summary_table(read_verdicts(path))
+    return Markup(table.to_html(index=False, border=0))  # noqa: S704 -- pandas escapes
 
 
 def _figures(results: Path) -> list[dict[str, str]]:
-    """Return the figures that have been drawn: title, picture, numbers."""
+    """Return the title and paths of each existing figure."""
     pictures = sorted(results.glob("figures/**/*.svg"))
     return [
         {
-            "title": title_of(path.stem),
+            "title": figure_title(path.stem),
             "src": path.relative_to(results).as_posix(),
             "numbers": path.with_suffix(".csv").relative_to(results).as_posix(),
             "caption": f"../docs/figures.md#{path.stem.partition('-')[0]}",
@@ -84,7 +83,7 @@ def _figures(results: Path) -> list[dict[str, str]]:
 
 
 def _runs(folders: Sequence[Path]) -> tuple[pd.DataFrame, dict[str, Any]]:
-    """Return the ended runs in folders with `COLUMNS`, and the points of their curves by run."""
+    """Return the ended runs in folders, with the headings of `COLUMNS`, and their curves."""
     runs, metrics = load_runs(*folders)
     runs = runs.drop_duplicates("run_id")
     runs["place"] = [path.parent.as_posix() for path in runs["path"]]
@@ -93,7 +92,7 @@ def _runs(folders: Sequence[Path]) -> tuple[pd.DataFrame, dict[str, Any]]:
     curves = {
         run_id: {
             "epoch": points["epoch"].tolist(),
-            # JSON has no NaN; five digits are more than a line on a screen can show.
+            # JSON has no NaN; five digits exceed the resolution of a screen.
             **{
                 name: [None if pd.isna(y) else float(f"{y:.5g}") for y in points[name]]
                 for name in CURVES
@@ -107,21 +106,21 @@ def _runs(folders: Sequence[Path]) -> tuple[pd.DataFrame, dict[str, Any]]:
 
 
 def write_page(results: Path, folders: Sequence[Path]) -> list[Path]:
-    """Write `index.html`, and plotly's script beside it; return both.
+    """Write `index.html` and a copy of plotly's script; return both paths.
 
     Args:
         results: the folder of all results.
-        folders: of other runs that it shows.
+        folders: further runs folders to show.
 
     Raises:
-        UserError: if a folder is missing, or the page cannot be written.
+        UserError: if a folder is missing or the page cannot be written.
     """
     for folder in folders:
         if not folder.is_dir():
-            raise UserError(f"--runs={folder}: there is no such folder")
-    written = [*results.glob("*/tables"), *results.glob("*/claims.csv")]
-    found = {path.parent.name for path in written}
-    names = [*(n for n in STUDIES if n in found), *sorted(found - STUDIES.keys())]
+            raise UserError(f"--runs={folder}: folder not found")
+    parts = [*results.glob("*/tables"), *results.glob("*/claims.csv")]
+    present = {path.parent.name for path in parts}
+    names = [*(n for n in STUDIES if n in present), *sorted(present - STUDIES.keys())]
     studies = [
         {
             "name": name,
@@ -131,10 +130,10 @@ def write_page(results: Path, folders: Sequence[Path]) -> list[Path]:
         }
         for name in names
     ]
-    # Figures and the demo have records, too; the studies' come first.
+    # Figures and the demo also have records; the records of studies come first.
     others = {path.parent.name for path in results.glob("*/records")} - {*names}
-    places = [results / name / "records" for name in [*names, *sorted(others)]]
-    runs, curves = _runs([*(place for place in places if place.is_dir()), *folders])
+    records = [results / name / "records" for name in [*names, *sorted(others)]]
+    runs, curves = _runs([*(folder for folder in records if folder.is_dir()), *folders])
     loader = PackageLoader("phaseavg.report")
     template = Environment(loader=loader, autoescape=True, undefined=StrictUndefined)
     html = template.get_template("page.html.j2").render(

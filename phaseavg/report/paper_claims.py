@@ -1,26 +1,26 @@
-"""What the paper claims, each as the pairs of cells that it compares."""
+"""The paper's claims, each defined by the pairs of cells that it compares."""
 
 from dataclasses import dataclass
 
 HELP = 0.2
-"""C8's margin, stated beforehand: a gain below 0.2 % of error is no further help."""
+"""The margin of C8, set in advance: a gain below 0.2 % of error does not count as help."""
 
 COST = 1.05
-"""C10's margin, stated beforehand: up to 5 % more time is the cost of SGD."""
+"""The margin of C10, set in advance: up to 5 % more time counts as the cost of SGD."""
 
 ADAPTIVE = ("adam", "amsgrad", "adabound")
 
 
 @dataclass(frozen=True)
 class Pair:
-    """Two cells of one network that a claim compares: the result is to be below the margin.
+    """Two cells of a network that a claim compares; the quantity should be below the margin.
 
     Attributes:
-        label: what the two are.
+        label: the name of the comparison.
         left: table and column.
-        right: likewise.
-        quantity: left − right of `test_error`, or of `bn_test_error`, after a BatchNorm pass; or
-            `overhead`, of the runs of `left` alone, 1 + averaging / training.
+        right: table and column.
+        quantity: `test_error` or `bn_test_error` (after a BatchNorm pass), as left − right; or
+            `overhead`, 1 + averaging / training of the runs of `left`.
     """
 
     label: str
@@ -35,14 +35,14 @@ class Claim:
 
     Attributes:
         name: C1 to C11.
-        text: what is claimed.
-        pairs: that it compares, for all networks that both tables have.
-        margin: what the differences have to be below; None: the deviation of the best γ0.
-        parts: what tells its parts apart, each of which has to hold: `pair`, `dataset`, `model`;
-            nothing if its mean over all cells decides.
-        alternatives: whether it is enough that the pairs of one left cell hold.
-        beside: pairs that are shown and not counted.
-        note: how it is measured, where that is not plain.
+        text: the claim in words.
+        pairs: the compared pairs, for all networks that both tables contain.
+        margin: the upper limit of the differences; None: the standard deviation of the best γ0.
+        parts: the keys (`pair`, `dataset`, `model`) that split the claim into parts; each part has
+            to hold. If empty, the mean over all cells decides.
+        alternatives: whether the claim holds as soon as the pairs of one left cell hold.
+        beside: further pairs, shown but not counted.
+        note: how the claim is measured, if that is not obvious.
     """
 
     name: str
@@ -55,8 +55,8 @@ class Claim:
     note: str = ""
 
     @property
-    def of_costs(self) -> bool:
-        """Whether it compares costs, as ratios, and not errors."""
+    def is_cost(self) -> bool:
+        """Whether the claim compares costs, as ratios, instead of errors."""
         return self.pairs[0].quantity == "overhead"
 
 
@@ -66,7 +66,7 @@ OURS, PHASEWISE = ("t2", "ours"), ("t1c", "phase-wise")
 
 
 def _at_each_length(label: str, quantity: str = "test_error") -> tuple[Pair, ...]:
-    """Return the pairs of averaged and plain SGD in Table 1b."""
+    """Return the pairs of averaged and plain SGD in Table 1b, for each length of training."""
     return tuple(
         Pair(f"{length}: {label}", ("t1b", f"{length}-ours"), ("t1b", f"{length}-sgd"), quantity)
         for length in LENGTHS

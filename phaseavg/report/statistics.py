@@ -1,7 +1,7 @@
-"""Statistics of runs with several seeds: pairs, intervals, verdicts, and how they are written.
+"""Compute and format statistics over seeds: pairs, intervals and verdicts.
 
-Two runs make a pair if they have the same seed and the same execution. Every table, claim and
-figure takes its pairs, intervals and verdicts from this module.
+Two runs form a pair if they have the same seed and the same execution. Every table, claim and
+figure uses this module for pairs, intervals and verdicts.
 """
 
 from collections.abc import Sequence
@@ -10,31 +10,31 @@ import numpy as np
 import pandas as pd
 from scipy import stats
 
-SAME = ["seed", "execution"]
-"""What the runs of a pair have in common: on another device or precision a seed ends elsewhere."""
+PAIR_KEYS = ["seed", "execution"]
+"""The keys of a pair: on another device or precision, the same seed gives other weights."""
 
 CONFIDENCE = 0.95
 LEVEL = (1 - CONFIDENCE) / 2
-"""Of one-sided tests, so that they agree with the bounds of a two-sided interval."""
+"""The level of one-sided tests, which agrees with the bounds of a two-sided interval."""
 
 
 def pairs(left: pd.Series, right: pd.Series) -> pd.DataFrame:
-    """Return the pairs of two sets of runs, a row each: columns left and right.
+    """Join two sets of runs; return a row per pair, with the columns left and right.
 
-    Both are indexed by `SAME`, and by any other levels that make a pair.
+    Both indexes have the levels `PAIR_KEYS`; further levels have to match, too.
     """
     columns = left.astype(float).to_frame("left"), right.astype(float).to_frame("right")
     return columns[0].join(columns[1], how="inner", validate="one_to_one").dropna()
 
 
 def differences(left: pd.Series, right: pd.Series) -> pd.Series:
-    """Return left − right of the pairs; see `pairs`."""
+    """Return left − right for each of `pairs`."""
     both = pairs(left, right)
     return both["left"] - both["right"]
 
 
 def interval(values: Sequence[float], confidence: float = CONFIDENCE) -> tuple[float, float]:
-    """Return the t interval of a mean; all numbers if there are fewer than two values."""
+    """Return the t interval of a mean; (−∞, ∞) for fewer than two values."""
     if len(values) < 2:
         return -np.inf, np.inf
     mean = float(np.mean(values))
@@ -53,7 +53,7 @@ def p_above(values: Sequence[float], margin: float) -> float:
 
 
 def holm(p_values: Sequence[float]) -> np.ndarray:
-    """Return p-values adjusted by Holm's step-down method, in their order."""
+    """Return p-values adjusted by Holm's step-down method, in the original order."""
     p = np.asarray(p_values, float)
     order = p.argsort(kind="stable")
     adjusted = np.empty(len(p))
@@ -62,31 +62,31 @@ def holm(p_values: Sequence[float]) -> np.ndarray:
 
 
 def verdict(values: Sequence[float], margin: float) -> str:
-    """Return `holds`, `does not hold` or `open`: where the interval lies, of one value per seed."""
-    return judged([[values]], margin)[0]
+    """Return `holds`, `does not hold` or `open` for one value per seed; see `judge_parts`."""
+    return judge_parts([[values]], margin)[0]
 
 
-def confidence_of(alternatives: int) -> float:
-    """Return the confidence of each alternative's intervals (Bonferroni); see `judged`."""
+def adjusted_confidence(alternatives: int) -> float:
+    """Return the confidence level of each alternative (Bonferroni); see `judge_parts`."""
     return 1 - (1 - CONFIDENCE) / alternatives
 
 
-def judged(
+def judge_parts(
     alternatives: Sequence[Sequence[Sequence[float]]], margin: float
 ) -> tuple[str, list[list[str]]]:
-    """Return the verdict on a claim, and those on its parts.
+    """Return the verdict on a claim, and the verdicts on the parts of each alternative.
 
-    A part holds if its interval lies below the margin; with several alternatives, the interval of
-    `confidence_of` them. It does not hold if it is above the margin after Holm's correction over
-    the alternative's parts of two seeds or more. An alternative holds if every part holds, and does
-    not hold if one does not. A claim holds if one alternative holds, and does not hold if none
-    does. All else is open, such as a part with fewer than two seeds.
+    A part holds if its interval lies below the margin; several alternatives use intervals of
+    `adjusted_confidence`. A part does not hold if its mean is significantly above the margin, after
+    Holm's correction over the alternative's parts with two seeds or more. An alternative holds if
+    every part holds; it does not hold if one part does not. A claim holds if one alternative holds;
+    it does not hold if no alternative does. Every other verdict is open.
 
     Args:
-        alternatives: of each its parts, of each part one value per seed.
-        margin: what the values have to be below.
+        alternatives: the parts of each alternative, as one value per seed.
+        margin: the upper limit of the values.
     """
-    confidence = confidence_of(len(alternatives))
+    confidence = adjusted_confidence(len(alternatives))
     words = []
     for parts in alternatives:
         tested = [n for n, values in enumerate(parts) if len(values) > 1]
@@ -101,10 +101,10 @@ def judged(
                 for n, values in enumerate(parts)
             ]
         )
-    whole = [_weakest(parts) for parts in words]
-    if "holds" in whole:
+    verdicts = [_weakest(parts) for parts in words]
+    if "holds" in verdicts:
         return "holds", words
-    return ("does not hold" if set(whole) == {"does not hold"} else "open"), words
+    return ("does not hold" if set(verdicts) == {"does not hold"} else "open"), words
 
 
 def _weakest(parts: Sequence[str]) -> str:
@@ -114,24 +114,24 @@ def _weakest(parts: Sequence[str]) -> str:
 
 
 def spread(mean: float, deviation: float) -> str:
-    """Return mean ± deviation, where there is one; nothing of a blank."""
+    """Format mean ± standard deviation; each is left out if it is NaN."""
     if pd.isna(mean):
         return ""
     return f"{mean:.2f}" + ("" if pd.isna(deviation) else f" ± {deviation:.2f}")
 
 
 def signed(value: float, digits: int = 2) -> str:
-    """Return a difference with its sign; nothing of a blank."""
+    """Format a difference with its sign; empty for NaN."""
     return "" if pd.isna(value) else f"{value:+.{digits}f}".replace("-", "−")
 
 
 def with_interval(mean: float, low: float, high: float, digits: int = 2) -> str:
-    """Return a difference with its interval, where there is one; nothing of a blank."""
+    """Format a difference with its interval, if finite; empty for NaN."""
     if pd.isna(mean) or not np.isfinite(low):
         return signed(mean, digits)
     return f"{signed(mean, digits)} [{signed(low, digits)}, {signed(high, digits)}]"
 
 
 def mean_with_interval(values: Sequence[float]) -> str:
-    """Return the mean of differences with its interval, from two values on; of none nothing."""
+    """Format the mean of differences, with its interval for two or more; empty for none."""
     return with_interval(np.mean(values), *interval(values)) if len(values) else ""

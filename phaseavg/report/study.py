@@ -1,4 +1,4 @@
-"""A study: cells of tables, with the records that there are of them."""
+"""A study: table cells with their records."""
 
 import re
 from collections.abc import Sequence
@@ -11,31 +11,31 @@ import numpy as np
 import pandas as pd
 
 from phaseavg.errors import UserError
-from phaseavg.report.cells import CELL, key_of, read_cells, records_of
-from phaseavg.report.statistics import SAME, differences, interval
+from phaseavg.report.cells import CELL, key_of, read_cells, read_records
+from phaseavg.report.statistics import PAIR_KEYS, differences, interval
 from phaseavg.sweep.cells import Request, Run, read_request, runs_of, whole
 from phaseavg.sweep.composing import cached, composing
 
-SHAPING = {
+RESULT_KEYS = {
     *("dataset", "model", "optimizer", "schedule", "averaging", "preset"),
     *("batch_size", "batchnorm_batches", "optimizer_state", "weight_decay"),
 }
-"""Keys that shape a run's numbers; others are about where, how fast, and what is kept."""
+"""Config keys that affect a run's results; other keys affect location, speed and saved files."""
 
 PAIRED = ["baseline", "paired_n", "paired_mean", "paired_low", "paired_high"]
 
 
 @dataclass
 class Study:
-    """Cells and what the records say of them.
+    """Table cells and their records.
 
     Attributes:
-        request: tables, cells, seeds.
-        runs: by run id.
-        records: of the runs that have ended, and
-        metrics: of these, from `records_of`.
-        paper: the published cells that these can be compared with: none of the study's own if
-            settings that shape numbers hold for all of them.
+        request: tables, cells and seeds.
+        runs: the runs by run id.
+        records: the records of ended runs, from `read_records`.
+        metrics: the metrics of ended runs, from `read_records`.
+        paper: the comparable published cells; without the study's cells if its overrides change
+            `RESULT_KEYS`.
     """
 
     request: Request
@@ -51,16 +51,16 @@ class Study:
 
     @property
     def finished(self) -> pd.DataFrame:
-        """Those of `rows` whose run has finished."""
+        """The rows of finished runs."""
         return self.rows[self.rows["status"] == "finished"]
 
     @property
     def networks(self) -> list[tuple[str, str]]:
-        """The (data set, network) that its cells have, in order."""
+        """Each (data set, network) of the cells, in order."""
         return list(dict.fromkeys((cell.dataset, cell.model) for cell in self.request.cells))
 
-    def of(self, network: tuple[str, str]) -> "Study":
-        """Return the part of the study that is of one (data set, network)."""
+    def restrict_to(self, network: tuple[str, str]) -> "Study":
+        """Return the part of the study with one (data set, network)."""
         cells = [cell for cell in self.request.cells if (cell.dataset, cell.model) == network]
         runs = {
             run_id: replace(run, cells=own)
@@ -71,18 +71,18 @@ class Study:
 
     @property
     def remark(self) -> str:
-        """The settings that hold for all cells, in words."""
-        return remark_on(self.request)
+        """The settings that all cells share, in words."""
+        return common_settings(self.request)
 
 
-def remark_on(request: Request) -> str:
-    """Return the settings that hold for all cells and shape their numbers, in words."""
-    shown = [o for o in request.common if re.split("[.=/@]", o.lstrip("+~"))[0] in SHAPING]
+def common_settings(request: Request) -> str:
+    """Return the shared settings that affect the results, in words."""
+    shown = [o for o in request.common if re.split("[.=/@]", o.lstrip("+~"))[0] in RESULT_KEYS]
     return f"With {' '.join(shown)}" if shown else ""
 
 
 def without_hydra(overrides: Sequence[str]) -> list[str]:
-    """Return overrides without those of Hydra itself."""
+    """Return overrides without Hydra's own settings."""
     return [o for o in overrides if not o.lstrip("+~").startswith("hydra")]
 
 
@@ -91,41 +91,41 @@ def read_study(
     conf: Path,
     paper: pd.DataFrame,
     all_cells: bool = False,
-    more: Path | None = None,
+    extra_conf: Path | None = None,
 ) -> Study:
-    """Return the cells that overrides of a sweep choose, with the records that there are of them.
+    """Return the cells that the overrides of a sweep select, with their records.
 
     Args:
-        overrides: as of a sweep; Hydra's own are left out.
-        conf: the folder of the configs.
+        overrides: overrides of a sweep; Hydra's own settings are ignored.
+        conf: the config folder.
         paper: the published cells.
-        all_cells: take whole tables, and of seeds those of the table and those of the overrides.
-        more: another folder of configs, as --config-dir of train.py.
+        all_cells: include all cells of the tables, and the seeds of both tables and overrides.
+        extra_conf: a further config folder, like --config-dir of train.py.
 
     Raises:
-        UserError: if there is no such table, column, option or key.
+        UserError: if a table, column, option or key does not exist.
     """
-    folders = [conf, more] if more else [conf]
-    with composing(conf, more) as (options, compose), cached(compose, folders) as composed:
+    folders = [conf, extra_conf] if extra_conf else [conf]
+    with composing(conf, extra_conf) as (options, compose), cached(compose, folders) as composed:
         request = read_request(without_hydra(overrides), options, composed)
         if not request.tables:
             raise UserError(f"table: is missing; choices: {', '.join(options)}")
         if all_cells:
             request = whole(request)
         runs = runs_of(request.cells, request.seeds, composed)
-    others = {key_of(cell) for cell in request.cells} if remark_on(request) else set()
-    comparable = paper[[key not in others for key in paper.index]]
-    return Study(request, runs, *records_of(runs.values()), comparable)
+    changed = {key_of(cell) for cell in request.cells} if common_settings(request) else set()
+    comparable = paper[[key not in changed for key in paper.index]]
+    return Study(request, runs, *read_records(runs.values()), comparable)
 
 
-def summarised(study: Study) -> pd.DataFrame:
-    """Return a row per cell: ours, the paper's, the difference.
+def summarise(study: Study) -> pd.DataFrame:
+    """Return a row per cell: our error, the paper's error, the difference.
 
-    Columns: `CELL`; n, seeds; error_mean, error_std (sample deviation; of one run none),
-    bn_error_mean, bn_error_std; diverged, how many runs did; paper_mean, paper_std; difference, of
-    the means; baseline, the column that it is compared with, if it is; paired_n, the seeds that
-    both have with the same execution, paired_mean, the mean of their differences to it, paired_low
-    and paired_high, its 95 % t interval; executions, run_ids; averaged, whether its runs average.
+    Columns: `CELL`; n, seeds; error_mean, error_std (sample standard deviation, NaN for one run),
+    bn_error_mean, bn_error_std; diverged, the number of diverged runs; paper_mean, paper_std;
+    difference, of the means; baseline, the compared column, if any; paired_n, the number of pairs
+    by seed and execution, paired_mean, the mean difference from the baseline, paired_low and
+    paired_high, a 95 % t interval; executions, run_ids; averaged, whether the runs average.
     """
     finished = study.finished.sort_values("seed").groupby(CELL, sort=False)
     ours = finished.agg(
@@ -164,14 +164,14 @@ def summarised(study: Study) -> pd.DataFrame:
 
 
 def _paired(study: Study, keys: Sequence[tuple[str, ...]]) -> list[tuple[Any, ...]]:
-    """Return of each cell what `PAIRED` names."""
-    finished = study.finished.set_index(SAME)
+    """Return a row per cell with the columns `PAIRED`."""
+    finished = study.finished.set_index(PAIR_KEYS)
     errors = {key: cell["test_error"] for key, cell in finished.groupby(CELL)}
     none = finished["test_error"].iloc[:0]
     rows: list[tuple[Any, ...]] = []
     for key in keys:
-        other = study.request.tables[key[0]].baseline.get(key[-1])
-        values = differences(errors.get(key, none), errors.get((*key[:-1], other), none))
+        baseline = study.request.tables[key[0]].baseline.get(key[-1])
+        values = differences(errors.get(key, none), errors.get((*key[:-1], baseline), none))
         span = interval(values) if len(values) else (np.nan, np.nan)
-        rows.append((other, len(values), values.mean(), *span))
+        rows.append((baseline, len(values), values.mean(), *span))
     return rows

@@ -1,4 +1,4 @@
-"""The tables in the paper's shape: ours, the paper's, the difference, from records."""
+"""Write tables in the paper's layout from records: our errors, the paper's, the difference."""
 
 import html
 import re
@@ -10,7 +10,7 @@ from pandas.io.formats.style import Styler
 
 from phaseavg.report.cells import CELL
 from phaseavg.report.statistics import signed, spread, with_interval
-from phaseavg.report.study import Study, summarised
+from phaseavg.report.study import Study, summarise
 from phaseavg.runs.files import write_atomically
 from phaseavg.sweep.cells import title_of
 
@@ -29,7 +29,7 @@ TEX = str.maketrans(
 
 
 def as_tex(text: str) -> str:
-    """Return text as LaTeX has it."""
+    """Escape text for LaTeX."""
     return text.translate(TEX)
 
 
@@ -58,7 +58,7 @@ STYLES = [
 
 
 def as_markdown(frame: pd.DataFrame) -> str:
-    """Return a frame of texts as a Markdown table; nothing of an empty one."""
+    """Return a frame of texts as a Markdown table; an empty frame gives an empty string."""
     if frame.empty:
         return ""
     escaped = frame.astype(str).map(_escaped).rename(columns=_escaped)
@@ -66,19 +66,19 @@ def as_markdown(frame: pd.DataFrame) -> str:
 
 
 def _escaped(text: str) -> str:
-    """Return text as Markdown has it, in which there may be HTML and tables."""
+    """Escape text for a Markdown table; Markdown may contain HTML."""
     return html.escape(text, quote=False).replace("|", r"\|")
 
 
-def letters_of(cells: pd.DataFrame) -> dict[str, str]:
-    """Return a letter for each execution of a table's runs; none if they have but one."""
-    executions = sorted({execution for made in cells["executions"] for execution in made})
+def execution_letters(cells: pd.DataFrame) -> dict[str, str]:
+    """Return a letter for each execution of a table's runs; empty if all runs have the same."""
+    executions = sorted(set().union(*cells["executions"]))
     letters = dict(zip(executions, string.ascii_letters, strict=False))
     return letters if len(letters) > 1 else {}
 
 
 def _ours(cell: pd.Series, letters: dict[str, str]) -> str:
-    """Return our number of a cell, with n, letters of its executions, and runs that diverged."""
+    """Format our error of a cell, with n, the number of diverged runs, and execution letters."""
     counts = [str(cell["n"])] if cell["n"] else []
     counts += [f"{cell['diverged']} diverged"] if cell["diverged"] else []
     marks = "".join(letters.get(execution, "?") for execution in cell["executions"])
@@ -91,21 +91,21 @@ def _ours(cell: pd.Series, letters: dict[str, str]) -> str:
 
 
 def _difference(cell: pd.Series) -> str:
-    """Return the paired difference of a cell; with the number of pairs where they are fewer."""
+    """Format the paired difference of a cell; with the number of pairs if it is below n."""
     pairs = f" ({cell['paired_n']})" if 0 < cell["paired_n"] != cell["n"] else ""
     return with_interval(cell["paired_mean"], cell["paired_low"], cell["paired_high"]) + pairs
 
 
 def grid(cells: pd.DataFrame) -> pd.DataFrame:
-    """Return a table as texts: rows by `ROW`, a column per column of the table.
+    """Return a table as texts, indexed by `ROW`, with the table's columns.
 
-    Each network has the lines ours, the paper's and the difference; where nothing is averaged, ours
-    also after a BatchNorm pass; where columns are compared with others, these differences.
+    Each network has rows for our error, the paper's error and the difference. Further rows show
+    paired differences, and the error after a BatchNorm pass of runs without averaging.
 
     Args:
-        cells: of one table, from `summarised`.
+        cells: the cells of one table, from `summarise`.
     """
-    letters, lines = letters_of(cells), {}
+    letters, lines = execution_letters(cells), {}
     for network, row in cells.groupby(["dataset", "model"], sort=False):
         own = row.set_index("column")
         passed = own[~own["averaged"]]
@@ -129,18 +129,18 @@ def _spread(cell: pd.Series, of: str) -> str:
 
 
 def grid_as_markdown(table: pd.DataFrame) -> str:
-    """Return a table, from `grid`, as Markdown; a network is named in its first line."""
+    """Return a table from `grid` as Markdown; only a network's first row shows its name."""
     flat = table.reset_index().rename(columns={ROW[2]: ""})
     flat.loc[flat.duplicated(ROW[:2]), ROW[:2]] = ""
     return as_markdown(flat)
 
 
-def notes_of(cells: pd.DataFrame, rows: pd.DataFrame) -> list[str]:
+def table_notes(cells: pd.DataFrame, rows: pd.DataFrame) -> list[str]:
     """Return the notes below a table.
 
     Args:
-        cells: of the table, from `summarised`.
-        rows: of the table, from `read_cells`.
+        cells: the table's cells, from `summarise`.
+        rows: the table's rows, from `read_cells`.
     """
     filled = int((cells["n"] > 0).sum())
     notes = [f"{filled} of {len(cells)} cells have runs."]
@@ -157,7 +157,7 @@ def notes_of(cells: pd.DataFrame, rows: pd.DataFrame) -> list[str]:
             f"{column}: {count} of its errors are from runs of the same trajectory, before an "
             "average replaced their weights."
         )
-    letters = letters_of(cells)
+    letters = execution_letters(cells)
     if letters:
         listed = "; ".join(f"[{letter}] {what}" for what, letter in letters.items())
         notes.append(f"Executions are mixed, and differences with them: {listed}.")
@@ -170,13 +170,13 @@ def notes_of(cells: pd.DataFrame, rows: pd.DataFrame) -> list[str]:
 
 
 def write_tables(study: Study, output: Path) -> list[Path]:
-    """Write each table of a study as Markdown, CSV, LaTeX and HTML; return the files."""
-    cells, written = summarised(study), []
+    """Write each table of a study as Markdown, CSV, LaTeX and HTML; return the paths."""
+    cells, paths = summarise(study), []
     output.mkdir(parents=True, exist_ok=True)
     for name, table in study.request.tables.items():
         title = ". ".join(filter(None, (f"{title_of(name)}: {table.title}", study.remark)))
         own, rows = (frame[frame["table"] == name] for frame in (cells, study.rows))
-        texts, notes = grid(own), notes_of(own, rows)
+        texts, notes = grid(own), table_notes(own, rows)
         files = {
             "md": _markdown(title, texts, notes, own),
             "csv": _csv(own),
@@ -184,9 +184,9 @@ def write_tables(study: Study, output: Path) -> list[Path]:
             "html": _html(name, title, texts, notes),
         }
         for kind, text in files.items():
-            written.append(output / f"{name}.{kind}")
-            write_atomically(written[-1], text.encode(), f"--output={output}")
-    return written
+            paths.append(output / f"{name}.{kind}")
+            write_atomically(paths[-1], text.encode(), f"--output={output}")
+    return paths
 
 
 def _markdown(title: str, table: pd.DataFrame, notes: list[str], cells: pd.DataFrame) -> str:
@@ -211,7 +211,7 @@ def _latex(name: str, title: str, table: pd.DataFrame, notes: list[str]) -> str:
         caption=as_tex(f"{title}. {CAPTION}"),
         label=f"tab:{name}",
     )
-    latex = re.sub(r"(\\cline\{[\d-]+\} ?)+\n(?=\\bottomrule)", "", latex)  # two rules would meet
+    latex = re.sub(r"(\\cline\{[\d-]+\} ?)+\n(?=\\bottomrule)", "", latex)  # avoid two rules
     return "\n".join([latex, *(rf"\noindent {as_tex(note)}\par" for note in notes), ""])
 
 
@@ -229,7 +229,7 @@ def _html(name: str, title: str, table: pd.DataFrame, notes: list[str]) -> str:
 
 
 def _csv(cells: pd.DataFrame) -> str:
-    """Return a line per cell, with all its numbers unrounded but for noise."""
+    """Return a CSV line per cell, with all numbers rounded to four decimals."""
     flat = cells.drop(columns="averaged")
     for column, mark in (("executions", "; "), ("run_ids", " ")):
         flat[column] = flat[column].map(mark.join)

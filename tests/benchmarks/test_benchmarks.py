@@ -1,4 +1,4 @@
-"""The benchmarks compare what they say, record every round, and refuse what they cannot do."""
+"""Benchmarks: compared contenders, records of every round, invalid arguments."""
 
 import argparse
 import json
@@ -35,7 +35,7 @@ from torch.utils.data import DataLoader
 from torchvision.transforms import ToTensor
 
 def create_dataset(*_, **__):
-    raise AssertionError("reads images of its own")
+    raise AssertionError("reads its own images")
 
 def create_loader(dataset, batch_size, persistent_workers=True):
     dataset.transform = ToTensor()
@@ -64,7 +64,7 @@ Run = Callable[..., tuple[pd.DataFrame, Record]]
 
 
 def table_of(text: str) -> pd.DataFrame:
-    """Return the only Markdown table of a text."""
+    """Parse the only Markdown table of a text."""
     lines = [line for line in text.splitlines() if line.startswith("|")]
     head, _, *rows = ([cell.strip() for cell in line.split("|")[1:-1]] for line in lines)
     return pd.DataFrame(rows, columns=head)
@@ -90,33 +90,33 @@ def run(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp
 
 
 def require_ratios_of_rounds(table: pd.DataFrame, record: Record) -> None:
-    """Each row is the minimum, median and maximum over the rounds of the record."""
+    """Check that each row has the minimum, median and maximum over the record's rounds."""
     for _, row in table.iterrows():
         rounds = pd.DataFrame(record["rounds"][row["measured"]])
         assert (rounds > 0).all(axis=None) and len(rounds) == 2
-        what, beside = rounds[row["what"]], rounds[row["beside"]]
+        what, baseline = rounds[row["what"]], rounds[row["baseline"]]
         assert row["seconds"] == common.spread(what)
-        assert row["seconds beside"] == common.spread(beside)
-        assert row["ratio"] == common.spread(what / beside)
+        assert row["baseline seconds"] == common.spread(baseline)
+        assert row["ratio"] == common.spread(what / baseline)
 
 
-def test_every_contender_runs_once_per_round_in_turn() -> None:
+def test_each_round_runs_every_contender_once_in_rotated_order() -> None:
     order = []
     ways = {name: lambda name=name: order.append(name) or float(len(order)) for name in "abc"}
-    rounds = common.in_rounds(ways, rounds=3, seconds=60)
+    rounds = common.time_rounds(ways, rounds=3, seconds=60)
     assert "".join(order) == "abcbcacab"
     assert rounds.values.tolist() == [[1, 2, 3], [6, 4, 5], [8, 9, 7]]
-    assert len(common.in_rounds(ways, rounds=9, seconds=0)) == 2
+    assert len(common.time_rounds(ways, rounds=9, seconds=0)) == 2
     assert common.spread(rounds["b"]) == "2–4–9"
 
 
-def test_input_beside_torchvision_is_appended_to_the_record(run: Run, tmp_path: Path) -> None:
+def test_the_input_benchmark_appends_a_record(run: Run, tmp_path: Path) -> None:
     run(batches, *SHORT, "--images", "128", "--files", "0")
     table, record = run(batches, *SHORT, "--images", "200", "--files", "4")
     lines = (tmp_path / "results" / "record.jsonl").read_text().splitlines()
     assert [json.loads(line)["options"]["images"] for line in lines] == [128, 200]
     require_ratios_of_rounds(table, record)
-    assert set(table["beside"]) == {"ours"}
+    assert set(table["baseline"]) == {"ours"}
     assert [(row["measured"], row["what"]) for _, row in table.iterrows()] == [
         ("200 images in memory", "torchvision, 0 workers"),
         ("200 images in memory", "torchvision, 2 workers"),
@@ -125,7 +125,7 @@ def test_input_beside_torchvision_is_appended_to_the_record(run: Run, tmp_path: 
 
 
 @pytest.mark.slow
-def test_training_beside_timm_and_torchvision(run: Run, tmp_path: Path) -> None:
+def test_the_training_benchmark_with_timm_and_torchvision(run: Run, tmp_path: Path) -> None:
     (tmp_path / "train.py").write_text(TIMM_SCRIPT.replace("LR", "float"))
     table, record = run(training, *THIN_TRAINING, "--timm", str(tmp_path))
     require_ratios_of_rounds(table, record)
@@ -135,31 +135,31 @@ def test_training_beside_timm_and_torchvision(run: Run, tmp_path: Path) -> None:
     peers["step of cnn13"] = [training.TORCHVISION]
     expected = [(m, p, way) for m, of in peers.items() for p in of for way in ours]
     assert (
-        list(table[["measured", "what", "beside"]].itertuples(index=False, name=None)) == expected
+        list(table[["measured", "what", "baseline"]].itertuples(index=False, name=None)) == expected
     )
     assert not torch.are_deterministic_algorithms_enabled()
 
 
 @pytest.mark.slow
-def test_averaging_beside_training_and_other_libraries(run: Run) -> None:
+def test_the_averaging_benchmark_with_training_and_other_libraries(run: Run) -> None:
     table, record = run(averaging, *THIN_AVERAGING, "cnn13", "resnet34")
-    of_network = table["beside"] == "epoch of training"
-    assert list(table[of_network]["measured"]) == ["cnn13"] * 5 + ["resnet34"] * 3
-    require_ratios_of_rounds(table[~of_network], record)
+    network_rows = table["baseline"] == "epoch of training"
+    assert list(table[network_rows]["measured"]) == ["cnn13"] * 5 + ["resnet34"] * 3
+    require_ratios_of_rounds(table[~network_rows], record)
     assert {"torch AveragedModel", "timm ModelEmaV3"} <= set(table["what"])
-    assert len(set(table[~of_network]["measured"])) == len(averaging.SIZES)
+    assert len(set(table[~network_rows]["measured"])) == len(averaging.SIZES)
     assert {"torch", "timm"} <= set(record["versions"])
 
 
-def test_averaging_as_a_share_of_an_epoch_by_hand() -> None:
+def test_averaging_as_a_share_of_an_epoch() -> None:
     seconds = {"step": [0.5], "exponential, at its end": [0.1], "BatchNorm batch": [0.2]}
     rows = averaging.training_rows("net", pd.DataFrame(seconds), steps=100)
-    found = {row["what"]: (row["seconds"], row["ratio"]) for row in rows}  # of an epoch of 50 s
+    found = {row["what"]: (row["seconds"], row["ratio"]) for row in rows}  # an epoch takes 50 s
     assert found["exponential, at its end"] == ("0.1–0.1–0.1", "0.002–0.002–0.002")
     assert found["BatchNorm pass"] == ("20–20–20", "0.4–0.4–0.4")
 
 
-def test_no_average_is_timed_if_a_peer_arrives_at_another(
+def test_differing_averages_are_not_timed(
     run: Run, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     ema = averaging.ModelEmaV3
@@ -171,10 +171,10 @@ def test_no_average_is_timed_if_a_peer_arrives_at_another(
 
 
 @pytest.mark.slow
-def test_the_gpu_benchmark_rehearsed_on_a_cpu(
+def test_the_gpu_benchmark_on_a_cpu(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """A way that the device lacks is skipped; epochs have 5,000 steps of 10 images."""
+    """Unsupported execution modes are skipped; epochs have 5,000 steps of 10 images."""
     GlobalHydra.instance().clear()
     monkeypatch.setattr(gpu, "CHUNK", 1)
     monkeypatch.setitem(gpu.WAYS, "recorded", ["execution.graph=true"])
@@ -203,7 +203,7 @@ def test_the_gpu_benchmark_rehearsed_on_a_cpu(
         (averaging, ["--rounds", "8000"], "averaging.py: --rounds=8000: must be at most 7990"),
     ],
 )
-def test_mistakes_take_one_line_and_status_2(
+def test_invalid_arguments_give_a_one_line_message_and_status_2(
     benchmark: ModuleType,
     arguments: list[str],
     message: str,
@@ -215,19 +215,20 @@ def test_mistakes_take_one_line_and_status_2(
     output = tmp_path / "record.jsonl"
     monkeypatch.setattr(sys, "argv", ["benchmark", *arguments, "--output", str(output)])
     assert benchmark.main() == 2
-    said = capsys.readouterr()
-    assert said.out == "" and said.err.count("\n") == 1 and said.err.startswith(message)
+    output_texts = capsys.readouterr()
+    assert output_texts.out == "" and output_texts.err.count("\n") == 1
+    assert output_texts.err.startswith(message)
     assert not output.exists()
 
 
-def test_options_that_timm_refuses_take_one_line(run: Run, tmp_path: Path) -> None:
+def test_options_that_timm_rejects_give_a_one_line_message(run: Run, tmp_path: Path) -> None:
     (tmp_path / "train.py").write_text(TIMM_SCRIPT.replace("LR", "int"))
     module, _ = training.timm_script(tmp_path)
-    with pytest.raises(training.UserError, match=r"ended with .*--lr: invalid int value"):
+    with pytest.raises(training.UserError, match=r"failed with .*--lr: invalid int value"):
         training.timm_epoch(module, torch.nn.Identity, common.noise(20), 10)
 
 
-def test_every_kept_record_has_its_rounds() -> None:
+def test_every_stored_record_has_rounds() -> None:
     paths = sorted(common.RESULTS.glob("*.jsonl"))
     assert [path.stem for path in paths] == ["averaging", "gpu", "input", "training"]
     for record in (json.loads(line) for path in paths for line in path.open()):

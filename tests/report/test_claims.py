@@ -1,4 +1,4 @@
-"""Verdicts: by hand, by scipy, and the paper's own exceptions."""
+"""Verdicts, compared with hand-computed values, scipy and the paper's exceptions."""
 
 from pathlib import Path
 
@@ -17,14 +17,14 @@ GAMMAS = ("0.99", "0.95", "0.9", "0.8", "0.5")
 
 def evidence_of(name: str, *entries: tuple) -> Evidence:
     claim = CLAIM[name]
-    return evidence(claim, rows(*entries), claims.networks_of(claim, CELLS))
+    return evidence(claim, rows(*entries), claims.common_networks(claim, CELLS))
 
 
 def judged(name: str, *entries: tuple) -> Judgement:
     return judge(CLAIM[name], evidence_of(name, *entries))
 
 
-def test_eleven_claims_are_about_cells_of_the_tables() -> None:
+def test_the_eleven_claims_refer_to_cells_of_the_tables() -> None:
     columns = {key[::3] for key in PAPER.index}
     for claim in CLAIMS:
         sides = [side for pair in (*claim.pairs, *claim.beside) for side in (pair.left, pair.right)]
@@ -36,9 +36,9 @@ def test_eleven_claims_are_about_cells_of_the_tables() -> None:
     }
 
 
-def test_the_papers_own_exceptions() -> None:
+def test_exceptions_in_the_papers_numbers() -> None:
     signs = {
-        (claim.name, " ".join(cell)): claims.sign_of(difference, 0.0)
+        (claim.name, " ".join(cell)): claims.margin_side(difference, 0.0)
         for claim in CLAIMS
         for cell, difference in claims.differences_in(claim, PAPER).items()
     }
@@ -57,7 +57,7 @@ def test_the_papers_own_exceptions() -> None:
 
 
 def c3(errors: dict[tuple[str, int], tuple[float, float]]) -> list[tuple]:
-    """Return rows of SGD and ours, by network and seed."""
+    """Return rows of SGD and of our method, by network and seed."""
     return [
         ("t1b", "cifar100", model, f"60-30-30-{which}", seed, error)
         for (model, seed), pair in errors.items()
@@ -65,7 +65,7 @@ def c3(errors: dict[tuple[str, int], tuple[float, float]]) -> list[tuple]:
     ]
 
 
-def test_differences_are_paired_averaged_over_cells_and_then_over_seeds() -> None:
+def test_paired_differences_are_averaged_over_cells_then_seeds() -> None:
     errors = {
         **{("cnn13", 0): (30.0, 29.0), ("cnn13", 1): (31.0, 29.0), ("cnn13", 2): (30.0, 29.5)},
         **{("resnet34", 0): (20.0, 19.0), ("resnet34", 1): (21.0, 20.5)},
@@ -81,7 +81,7 @@ def test_differences_are_paired_averaged_over_cells_and_then_over_seeds() -> Non
 
 
 def test_claims_pair_by_seed_and_execution() -> None:
-    """Values on two devices make no pair, in claims as in tables."""
+    """Claims, like tables, do not pair values from two devices."""
     pair = CLAIM["C2"].pairs[0]
     gpu, cpu = {"execution": "a GPU, bf16"}, {"execution": "a CPU, fp32"}
     entries = [
@@ -96,7 +96,7 @@ def test_claims_pair_by_seed_and_execution() -> None:
 
 
 def c4(lookahead: float) -> list[tuple]:
-    """Return rows of three seeds on all four networks; ours is 5 % better than at the end."""
+    """Return rows of three seeds on four networks; ours is 5 % better than averaging at the end."""
     return [
         ("t1c", "cifar100", model, column, seed, error + noise)
         for model in ("cnn13", "resnet34", "wrn28_10", "densenet121")
@@ -110,10 +110,10 @@ def c4(lookahead: float) -> list[tuple]:
 
 
 def test_a_claim_holds_only_if_every_part_holds() -> None:
-    """Ours is 1 % worse than Lookahead: a large gain over the other comparison is no excuse."""
+    """Ours is 1 % worse than Lookahead; the other, large gain does not compensate."""
     assert judged("C4", *c4(lookahead=-1.0)).verdict == "holds"
     worse = judged("C4", *c4(lookahead=1.0))
-    assert worse.evidence.values == pytest.approx([-2.0] * 3, abs=0.1)  # the mean is for it
+    assert worse.evidence.values == pytest.approx([-2.0] * 3, abs=0.1)  # supports it
     assert worse.verdict == "does not hold"
     assert list(worse.words.values()) == ["holds", "does not hold"]
     assert judged("C4", *c4(lookahead=0.0)).verdict == "open"
@@ -122,7 +122,7 @@ def test_a_claim_holds_only_if_every_part_holds() -> None:
 
 
 def c6(worse: float, noise: tuple[float, ...] = NOISE) -> list[tuple]:
-    """Return rows of Table 2: ours worse than SGD and Lookahead, far better than the others."""
+    """Return rows of Table 2: ours is worse than SGD and Lookahead, far better than the rest."""
     columns = {"ours": 20.0, "sgd": 20.0 - worse, "lookahead": 20.0 - worse}
     columns |= dict.fromkeys(("adam", "amsgrad", "adabound"), 40.0)
     networks = [(c.dataset, c.model) for c in CELLS if (c.table, c.column) == ("t2", "ours")]
@@ -134,12 +134,12 @@ def c6(worse: float, noise: tuple[float, ...] = NOISE) -> list[tuple]:
     ]
 
 
-def test_c6_is_about_every_data_set_and_network() -> None:
+def test_c6_covers_every_data_set_and_network() -> None:
     worse = judged("C6", *c6(1.0))
     assert len(worse.parts) == 75
     assert worse.estimate.mean() == pytest.approx((2 * 1.0 - 3 * 20.0) / 5)  # far below 0
     assert worse.verdict == "does not hold"
-    # Of each part alone the interval is 1 ± 0.5; corrected for 75 parts it is not clear of 0.
+    # The interval of each part is 1 ± 0.5; corrected for 75 parts it includes 0.
     assert judged("C6", *c6(1.0, noise=(-0.2, 0.0, 0.2))).verdict == "open"
     better = c6(-1.0)
     assert judged("C6", *better).verdict == "holds"
@@ -148,7 +148,7 @@ def test_c6_is_about_every_data_set_and_network() -> None:
 
 
 def c1(*means: float, seeds: int = 3, model: str = "cnn13") -> list[tuple]:
-    """Return rows of Table 1a by `GAMMAS`, whose differences are the same for each seed."""
+    """Return rows of Table 1a for `GAMMAS`, with equal differences for each seed."""
     return [
         ("t1a", "cifar100", model, f"gamma0-{gamma}", seed, mean + 0.5 * (seed - 1))
         for gamma, mean in zip(GAMMAS, means, strict=True)
@@ -156,33 +156,33 @@ def c1(*means: float, seeds: int = 3, model: str = "cnn13") -> list[tuple]:
     ]
 
 
-def test_c1_holds_if_one_of_the_two_is_within_the_margin_of_all_others() -> None:
+def test_c1_holds_if_either_γ0_is_within_the_margin_of_all_others() -> None:
     result = judged("C1", *c1(25, 24, 23, 24, 25))
-    assert result.evidence.margin == pytest.approx(0.5)  # the deviation of 0.9
+    assert result.evidence.margin == pytest.approx(0.5)  # the standard deviation of 0.9
     assert result.verdict == "holds"
     assert result.estimate == pytest.approx([-1, -1, -1])  # 0.9 − 0.8
     assert result.confidence == pytest.approx(0.975)
     assert list(result.words.values()) == ["holds"] * 6
-    # 0.95 is out of reach of 0.8, and 0.9 within the margin of it.
+    # 0.9 is within the margin of 0.8, but 0.95 is not.
     assert judged("C1", *c1(25, 24, 22.4, 22, 25)).verdict == "holds"
     result = judged("C1", *c1(25, 24, 23, 22, 25))
     assert result.verdict == "does not hold"
     assert result.estimate == pytest.approx([1, 1, 1])
     missing = judged("C1", *(entry for entry in c1(25, 24, 23, 24, 25) if "0.5" not in entry[3]))
     assert missing.verdict == "open"
-    assert np.isnan(missing.evidence.margin)  # the best of all is not known
+    assert np.isnan(missing.evidence.margin)  # the best γ0 is unknown
 
 
-def test_c1_is_about_one_γ0_for_all_networks() -> None:
+def test_c1_needs_the_same_γ0_for_all_networks() -> None:
     cnn13, resnet34 = c1(25, 20, 23, 24, 25), c1(25, 30, 29, 24, 25, model="resnet34")
     result = judged("C1", *cnn13, *resnet34)
-    assert result.verdict == "does not hold"  # though 0.95 is the best of one network
-    # A network with a single seed leaves the margin alone.
+    assert result.verdict == "does not hold"  # although 0.95 is best for one network
+    # A network with a single seed does not affect the margin.
     half = c1(25, 24, 23, 24, 25, seeds=1, model="resnet34")
     assert evidence_of("C1", *cnn13, *half).margin == pytest.approx(0.5)
 
 
-def test_a_gain_of_further_phases_counts_only_above_its_margin() -> None:
+def test_gains_of_further_phases_below_the_margin_do_not_count() -> None:
     entries = [
         (table, "svhn", "cnn13", column, seed, error)
         for seed in (0, 1, 2)
@@ -197,8 +197,8 @@ def test_a_gain_of_further_phases_counts_only_above_its_margin() -> None:
     assert "| +0.120 | below  |" in page
 
 
-def test_cost_is_what_averaging_adds_inside_a_run() -> None:
-    """SGD's seconds are another run's, and so of the machine's noise."""
+def test_cost_is_the_share_of_averaging_in_a_run() -> None:
+    """SGD's time comes from another run, so the noise of the machine would affect a comparison."""
     entries = [
         (
             *("t1b", "cifar100", "cnn13", f"80-40-40-{which}", seed, 20.0),
@@ -210,7 +210,7 @@ def test_cost_is_what_averaging_adds_inside_a_run() -> None:
     assert evidence_of("C10", *entries).values == pytest.approx([1.03, 1.03, 1.03])
 
 
-def test_the_page_and_its_frame(tmp_path: Path) -> None:
+def test_claims_page_and_frame(tmp_path: Path) -> None:
     errors = {(m, s): (30.0 + s / 10, 29.0) for m in ("cnn13", "resnet34") for s in range(3)}
     study = study_of(rows(*c3(errors)))
     study.rows["bn_test_error"] = 29.0
@@ -224,14 +224,14 @@ def test_the_page_and_its_frame(tmp_path: Path) -> None:
     )
     assert "| 60-30-30: ours − SGD                  | holds so far" in text
     assert "SGD after a BN pass" in text
-    assert "holds so far (not counted)" not in text  # after a BN pass there is no difference
+    assert "holds so far (not counted)" not in text  # no difference after a BN pass
     assert "below 0 in 35 of 36 cells; against it: cifar10 resnet34 (adam: averaged − 160)" in text
     assert (
         "| cifar100   | cnn13       | 60-30-30: ours − SGD  | 0 1 2   | −1.100 | below  | −0.810"
         in text
     )
     verdicts = claims_page.read_verdicts(table)
-    assert claims_page.summary_of(verdicts)["verdict"].tolist() == ["open"] * 9 + [
+    assert claims_page.summary_table(verdicts)["verdict"].tolist() == ["open"] * 9 + [
         "holds so far"
     ] + ["open"]
     part = verdicts.set_index(["claim", "part"]).loc["C3", "60-30-30: ours − SGD"]
@@ -242,7 +242,7 @@ def test_the_page_and_its_frame(tmp_path: Path) -> None:
     assert (part["seeds"], part["cells"], part["all_cells"]) == (3, 2, 4)
 
 
-def test_without_any_run_all_is_open_and_the_papers_figures_stand() -> None:
+def test_without_runs_all_claims_are_open_and_the_papers_numbers_shown() -> None:
     verdicts, text = claims_page.claims_page(study_of(rows()), PAPER)
     assert set(verdicts["verdict"]) == {"open", "open (not counted)"}
     assert "mean −0.685, below 0 in 12 of 12 cells" in text

@@ -1,4 +1,4 @@
-"""Groups of runs beside each other: their settings, errors and curves, by hand and of a run."""
+"""Comparison of groups of runs: settings, errors and curves, with made and trained runs."""
 
 import json
 import re
@@ -14,12 +14,12 @@ from made_records import keep, line
 
 from phaseavg.config import Settings
 from phaseavg.report.compare import (
-    at_phase_ends,
-    differing,
+    differing_settings,
     figure,
-    listed,
+    list_groups,
+    phase_end_errors,
     read_groups,
-    summarised,
+    summarise,
 )
 from scripts import compare as script
 
@@ -27,7 +27,7 @@ Settled = Callable[..., Settings]
 
 
 def history(error: float) -> list[dict[str, Any]]:
-    """Return metrics of phases of 2, 2 and 1 epochs, whose averages are 1 % better."""
+    """Return metrics of phases with 2, 2 and 1 epochs and averages that are 1 % better."""
     lines = []
     for epoch in range(1, 6):
         now = error + 5 - epoch + 1
@@ -48,7 +48,7 @@ def read(*arguments: str | Path) -> tuple[pd.DataFrame, ...]:
     return read_groups([str(word) for word in arguments], REPOSITORY / "conf", paper)
 
 
-def test_runs_that_differ_in_their_seed_alone_are_a_group(
+def test_runs_that_differ_only_in_their_seed_form_a_group(
     compose_settings: Settled, tmp_path: Path
 ) -> None:
     for seed, error in enumerate((20.0, 21.0, 22.0)):
@@ -58,25 +58,26 @@ def test_runs_that_differ_in_their_seed_alone_are_a_group(
         leave(compose_settings(*other, f"seed={seed}"), error)
     keep(compose_settings(*other, "seed=2"), None, metrics=[])
     runs, metrics = read(tmp_path / "runs", tmp_path / "others")
-    assert listed(runs)[["", "finished", "diverged"]].values.tolist() == [["a", 3, 0], ["b", 2, 1]]
-    (setting,) = differing(runs).to_dict("records")
+    counts = list_groups(runs)[["", "finished", "diverged"]].values.tolist()
+    assert counts == [["a", 3, 0], ["b", 2, 1]]
+    (setting,) = differing_settings(runs).to_dict("records")
     assert setting == {"setting": "averaging.weights.gamma0", "a": "0.9", "b": "0.5"}
-    a, b = summarised(runs).to_dict("records")
+    a, b = summarise(runs).to_dict("records")
     assert (a["n"], a["last"], a["last − a"]) == (3, "21.00 ± 1.00", "")
     assert (b["n"], b["last"]) == (2, "22.00 ± 1.41")
-    # Differences 1 and 2; t of one degree of freedom 12.706, standard error 0.5.
+    # Differences 1 and 2; t = 12.706 for one degree of freedom, standard error 0.5.
     assert b["last − a"] == "+1.50 [−4.85, +7.85] (2)"
-    ends = at_phase_ends(metrics)
+    ends = phase_end_errors(metrics)
     assert list(ends["epoch"]) == [2, 4, 5] * 2
     assert list(ends["n"]) == [3, 3, 3, 2, 2, 2]
     first = ends.iloc[0][["as trained", "after a BN pass", "average"]]
     assert first.tolist() == ["25.00 ± 1.00", "24.50 ± 1.00", "24.00 ± 1.00"]
     assert ends.iloc[0]["average − BN pass"] == "−0.50 [−0.50, −0.50]"
-    # b's average beside a's weights: 24 and 26 less 24 and 25, before a BN pass.
+    # b's average compared with a's weights before a BN pass: 24 and 26 minus 24 and 25.
     assert ends.iloc[3]["− a"] == "+0.50 [−5.85, +6.85]"
 
 
-def test_what_was_computed_otherwise_is_no_pair(compose_settings: Settled) -> None:
+def test_runs_with_different_executions_are_not_paired(compose_settings: Settled) -> None:
     folders = [
         leave(compose_settings(*TINY), 20.0),
         leave(compose_settings(*TINY, "averaging=end"), 22.0, threads=2),
@@ -84,40 +85,38 @@ def test_what_was_computed_otherwise_is_no_pair(compose_settings: Settled) -> No
     ]
     runs, _ = read(*folders)
     assert list(runs["letter"]) == ["a", "b", "c"]
-    assert list(summarised(runs)["last − a"]) == [""] * 3
-    settings = differing(runs).set_index("setting")
+    assert list(summarise(runs)["last − a"]) == [""] * 3
+    settings = differing_settings(runs).set_index("setting")
     assert settings.loc["execution", "b"].startswith("a GPU, AVX2, 2 threads, fp32")
     assert settings.loc["averaging.window"].tolist() == ["", "training", "training"]
     assert "seed" not in settings.index
 
 
 def cells(compose_settings: Settled, tmp_path: Path) -> list[str]:
-    """Leave records of two columns of a table in miniature; return the overrides that choose."""
+    """Write records of two columns of a small table; return the overrides that select them."""
     errors = {"averaging=rna": (21.0, 23.0), "averaging.weights.gamma0=0.9": (20.0, 21.0, 22.0)}
     for override, values in errors.items():
         for seed, error in enumerate(values):
-            asked = ("averaging=phasewise", override, f"seed={seed}")
-            leave(compose_settings("preset=mini", *asked), error)
+            inputs = ("averaging=phasewise", override, f"seed={seed}")
+            leave(compose_settings("preset=mini", *inputs), error)
     chosen = ["table=t1a", "model=cnn13_digits", "column=gamma0-0.9,learnt", "preset=mini"]
     return [*chosen, f"runs_dir={tmp_path}/runs", f"records_dir={tmp_path}/records"]
 
 
-def test_a_cell_is_all_its_seeds(compose_settings: Settled, tmp_path: Path) -> None:
+def test_a_cell_contains_all_its_seeds(compose_settings: Settled, tmp_path: Path) -> None:
     runs, metrics = read(*cells(compose_settings, tmp_path))
     names = ["t1a digits cnn13_digits gamma0-0.9", "t1a digits cnn13_digits learnt"]
-    assert listed(runs)["runs"].tolist() == names  # in the table's order
-    assert summarised(runs)["n"].tolist() == [3, 2]
-    settings = differing(runs).set_index("setting")
+    assert list_groups(runs)["runs"].tolist() == names  # in the table's order
+    assert summarise(runs)["n"].tolist() == [3, 2]
+    settings = differing_settings(runs).set_index("setting")
     assert settings.loc["averaging.weights._target_"].tolist() == [
         "phaseavg.averaging.Exponential",
         "phaseavg.averaging.RNA",
     ]
-    assert list(at_phase_ends(metrics)["n"]) == [3, 3, 3, 2, 2, 2]
+    assert list(phase_end_errors(metrics)["n"]) == [3, 3, 3, 2, 2, 2]
 
 
-def test_the_curves_are_the_metrics_with_their_mean(
-    compose_settings: Settled, tmp_path: Path
-) -> None:
+def test_curves_show_the_metrics_and_their_mean(compose_settings: Settled, tmp_path: Path) -> None:
     for seed, error in enumerate((20.0, 21.0, 22.0)):
         leave(compose_settings(*TINY, f"seed={seed}"), error)
     above, below = figure(*read(tmp_path / "runs")).axes
@@ -133,27 +132,27 @@ def test_the_curves_are_the_metrics_with_their_mean(
     assert sorted(ends) == [2.5, 4.5]
 
 
-def test_a_trained_run_has_the_numbers_of_its_result(prompt: Prompt, tmp_path: Path) -> None:
+def test_the_errors_of_a_trained_run_match_its_result(prompt: Prompt, tmp_path: Path) -> None:
     assert prompt(*TINY, "schedule.epochs=[2,1]", "schedule.factors=[1,0.1]")[0] == 0
     (folder,) = (tmp_path / "runs").glob("digits-*")
     result = json.loads((folder / "result.json").read_text())
     runs, metrics = read(folder)
-    (row,) = summarised(runs).to_dict("records")
+    (row,) = summarise(runs).to_dict("records")
     assert row["last"] == f"{result['test_error']:.2f}"
     assert row["best"] == f"{result['best_test_error']:.2f}"
-    ends = at_phase_ends(metrics)
+    ends = phase_end_errors(metrics)
     for end, found in zip(result["phases"], ends.to_dict("records"), strict=True):
         assert found["as trained"] == f"{end['weights']['error']:.2f}"
         assert found["average"] == f"{end['average']['error']:.2f}"
-    assert differing(runs).empty
+    assert differing_settings(runs).empty
 
 
-def typed(monkeypatch: pytest.MonkeyPatch, arguments: Sequence[str]) -> int:
+def run_script(monkeypatch: pytest.MonkeyPatch, arguments: Sequence[str]) -> int:
     monkeypatch.setattr(sys, "argv", ["compare.py", *arguments])
     return script.main()
 
 
-def test_tables_and_picture_at_the_prompt(
+def test_the_script_prints_tables_and_writes_a_figure(
     compose_settings: Settled,
     monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
@@ -162,7 +161,7 @@ def test_tables_and_picture_at_the_prompt(
     for width in (0.03, 0.04):
         leave(compose_settings(*TINY, f"model.width={width}"), 20.0)
     output = tmp_path / "new" / "errors"
-    assert typed(monkeypatch, [str(tmp_path / "runs"), "--output", str(output)]) == 0
+    assert run_script(monkeypatch, [str(tmp_path / "runs"), "--output", str(output)]) == 0
     out = capsys.readouterr().out
     assert re.search(r"\| model.width +\| 0.0[34] +\| 0.0[34] +\|", out)
     assert {path.name for path in output.parent.iterdir()} == {
@@ -176,7 +175,7 @@ def test_tables_and_picture_at_the_prompt(
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["nowhere"], "nowhere: is neither a folder nor an override such as table=t1a"),
+        (["nowhere"], "nowhere: is neither a folder nor an override, such as table=t1a"),
         (["table=9z"], "table=9z: there is no such option; choices: "),
         (["preset=mini"], "table: is missing; choices: "),
         (["table=t1a", "nothing=1"], "nothing"),
@@ -188,7 +187,7 @@ def test_tables_and_picture_at_the_prompt(
         (["."], ".: no run has ended; rerun its command"),
     ],
 )
-def test_mistakes_get_one_line(
+def test_invalid_arguments_give_a_one_line_message(
     monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
     tmp_path: Path,
@@ -196,7 +195,7 @@ def test_mistakes_get_one_line(
     message: str,
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    assert typed(monkeypatch, arguments) == 2
+    assert run_script(monkeypatch, arguments) == 2
     err = capsys.readouterr().err
     assert err.startswith(f"compare.py: {message}")
     assert err.count("\n") == 1

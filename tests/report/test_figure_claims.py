@@ -1,4 +1,4 @@
-"""The picture of the differences: what is in it, by hand, and where."""
+"""The figure of the differences behind the claims, compared with hand-computed values."""
 
 from pathlib import Path
 
@@ -15,7 +15,7 @@ SGD = {0: 26.0, 1: 26.0, 2: 26.0}
 
 @pytest.fixture
 def frame() -> pd.DataFrame:
-    """Return Table 1b's 80-40-40 of two networks: three seeds, and one."""
+    """Return 80-40-40 of Table 1b for two networks: three seeds and one seed."""
     return rows(
         *(("t1b", "cifar100", "cnn13", "80-40-40-ours", s, error) for s, error in OURS.items()),
         *(("t1b", "cifar100", "cnn13", "80-40-40-sgd", s, error) for s, error in SGD.items()),
@@ -24,25 +24,25 @@ def frame() -> pd.DataFrame:
     )
 
 
-def test_differences_of_two_seeds_or_more_beside_the_papers(frame: pd.DataFrame) -> None:
-    found = effects(CELLS, frame, PAPER)
-    assert list(found["pair"]) == ["80-40-40: ours − SGD", "80-40-40: ours − SGD after a BN pass"]
-    first = found.iloc[0]
+def test_differences_need_two_seeds_and_include_the_papers(frame: pd.DataFrame) -> None:
+    data = effects(CELLS, frame, PAPER)
+    assert list(data["pair"]) == ["80-40-40: ours − SGD", "80-40-40: ours − SGD after a BN pass"]
+    first = data.iloc[0]
     assert (first["dataset"], first["model"]) == ("cifar100", "cnn13")
     assert first["claim"].startswith("C3: ")
     assert first["values"] == pytest.approx([-1.0, -0.5, -0.8])
     assert first["paper"] == pytest.approx(26.05 - 26.52)
-    assert pd.isna(found.iloc[1]["paper"])  # it has none after a pass
+    assert pd.isna(data.iloc[1]["paper"])  # not published after a pass
     assert effects(CELLS, frame, PAPER.iloc[:0])["paper"].isna().all()
 
 
-def test_the_picture_has_each_seed_the_mean_its_interval_and_the_paper(
+def test_the_figure_shows_seeds_mean_interval_and_the_papers_value(
     frame: pd.DataFrame,
 ) -> None:
-    found = effects(CELLS, frame, PAPER).iloc[:1]
-    (axes,) = figure(found, "a title").axes
+    data = effects(CELLS, frame, PAPER).iloc[:1]
+    (axes,) = figure(data, "a title").axes
     interval, mean, seeds, paper, zero = axes.lines
-    # Mean −0.7667, deviation 0.2517, times 4.3027 / √3.
+    # Mean −0.7667, standard deviation 0.2517 times 4.3027 / √3.
     assert interval.get_xdata() == pytest.approx([-0.76667 - 0.62517, -0.76667 + 0.62517], abs=1e-4)
     assert mean.get_xdata() == pytest.approx([-0.76667], abs=1e-5)
     assert mean.get_color() == COLOURS["holds"]
@@ -53,7 +53,7 @@ def test_the_picture_has_each_seed_the_mean_its_interval_and_the_paper(
     assert axes.get_title(loc="left") == "a title: cifar100 cnn13"
 
 
-def test_the_numbers_are_written_beside_the_picture(frame: pd.DataFrame, tmp_path: Path) -> None:
+def test_the_numbers_are_written_with_the_figure(frame: pd.DataFrame, tmp_path: Path) -> None:
     files = write("claims", draw(study_of(frame)), tmp_path)
     assert [path.name for path in files] == ["claims.svg", "claims.png", "claims.csv"]
     numbers = pd.read_csv(files[-1])

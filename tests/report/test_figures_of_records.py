@@ -1,4 +1,4 @@
-"""The numbers in the figures that need no training: by hand, and from what a run has seen."""
+"""Figures of settings and records, compared with hand-computed values and a run."""
 
 import math
 from dataclasses import replace
@@ -14,11 +14,11 @@ from matplotlib.figure import Figure
 
 from phaseavg.averaging.weights import Exponential, coefficients
 from phaseavg.errors import UserError
-from phaseavg.report.cells import read_paper, records_of
+from phaseavg.report.cells import read_paper, read_records
 from phaseavg.report.figures import (
     FIGURES,
-    Asked,
-    OfRecords,
+    Inputs,
+    RecordsFigure,
     fig4,
     fig5,
     gamma0,
@@ -32,7 +32,7 @@ from phaseavg.sweep.composing import composing
 CONF = REPOSITORY / "conf"
 PAPER = read_paper(REPOSITORY / "results/paper.csv")
 LEARNT = {0: [0.5, -0.25, 0.75], 1: [0.25, 0.0, 0.75]}
-ERRORS = {  # by table and column: of each seed
+ERRORS = {  # by table and column, one per seed
     ("t1a", "gamma0-0.9"): {0: 26.0, 1: 25.0},
     ("t1a", "gamma0-0.5"): {0: 27.0},
     ("t1a", "learnt"): {0: 30.0, 1: 31.0},
@@ -42,33 +42,33 @@ ERRORS = {  # by table and column: of each seed
 
 
 def closed_form(gamma0: float, epochs: int) -> np.ndarray:
-    """Return (1 − γ) γ^(T−t) / (1 − γ^T) of t = 1…T in float64."""
+    """Return (1 − γ) γ^(T−t) / (1 − γ^T) for t = 1…T in float64."""
     gamma = gamma0 ** (80 / epochs)
     t = np.arange(1, epochs + 1)
     return (1 - gamma) * gamma ** (epochs - t) / (1 - gamma**epochs)
 
 
 def computed(name: str, *overrides: str) -> tuple[Figure, pd.DataFrame]:
-    """Return a figure of settings."""
-    asked = Asked(overrides, Path(), CONF, REPOSITORY / "results/paper.csv")
-    ((_, drawn),) = FIGURES[name].drawings(name, asked)
+    """Draw a figure of settings."""
+    inputs = Inputs(overrides, Path(), CONF, REPOSITORY / "results/paper.csv")
+    ((_, drawn),) = FIGURES[name].drawings(name, inputs)
     return drawn
 
 
 @pytest.fixture(scope="module")
 def unrun(tmp_path_factory: pytest.TempPathFactory) -> Study:
-    """Return Table 1 of one network without a record."""
+    """Return Table 1 with one network and no records."""
     folder = tmp_path_factory.mktemp("study")
     places = (f"runs_dir={folder}/runs", f"records_dir={folder}/records")
     with composing(CONF) as (options, compose):
-        asked = ["table=t1a,t1b,t1c,t1d", "model=cnn13", *places]
-        request = read_request(asked, options, compose)
+        overrides = ["table=t1a,t1b,t1c,t1d", "model=cnn13", *places]
+        request = read_request(overrides, options, compose)
         runs = runs_of(request.cells, request.seeds, compose)
-    return Study(request, runs, *records_of([]), PAPER)
+    return Study(request, runs, *read_records([]), PAPER)
 
 
 def metrics_of(error: float, averaged: bool, phases: int) -> list[dict[str, Any]]:
-    """Return metrics of phases of 3 epochs: the error falls by 10 from one's end to the next's."""
+    """Return metrics of phases with 3 epochs; the error falls by 10 per phase."""
     lines = [line(epoch) for epoch in range(1, 3 * phases + 1)]
     for number in range(1, phases + 1):
         now = error + 10 * (phases - number)
@@ -79,7 +79,7 @@ def metrics_of(error: float, averaged: bool, phases: int) -> list[dict[str, Any]
 
 @pytest.fixture(scope="module")
 def study(unrun: Study) -> Study:
-    """Return the same with records of some of its cells."""
+    """Return the study `unrun` with records of some cells."""
     for (table, column), errors in ERRORS.items():
         for run in unrun.runs.values():
             seed = run.settings.seed
@@ -90,11 +90,11 @@ def study(unrun: Study) -> Study:
                     lines[2]["average"]["coefficients"] = LEARNT[seed]
                     lines[5]["average"]["coefficients"] = [1.0]
                 keep(run.settings, errors[seed], metrics=lines)
-    records, metrics = records_of(unrun.runs.values())
+    records, metrics = read_records(unrun.runs.values())
     return replace(unrun, records=records, metrics=metrics)
 
 
-def test_exponential_weights_sum_to_one_and_are_the_closed_form() -> None:
+def test_exponential_coefficients_sum_to_one_and_match_the_closed_form() -> None:
     picture, data = computed("fig4")
     lengths = fig4.LENGTHS
     assert list(data["epochs"].unique()) == list(lengths)
@@ -110,7 +110,7 @@ def test_exponential_weights_sum_to_one_and_are_the_closed_form() -> None:
     )
 
 
-def test_their_gamma0_can_be_set() -> None:
+def test_gamma0_of_fig4_can_be_set() -> None:
     _, data = computed("fig4", "averaging.weights.gamma0=0.5")
     ten = data[data["epochs"] == 10]
     assert ten["weight"].to_numpy() == pytest.approx(closed_form(0.5, 10), rel=1e-12)
@@ -132,23 +132,23 @@ def test_a_divisor_shortens_the_schedules() -> None:
     assert [len(lines) for _, lines in data.groupby("curve")] == [32, 32, 32]
 
 
-def test_mistakes_in_overrides_are_told() -> None:
+def test_invalid_overrides_are_reported() -> None:
     for name in ("fig4", "fig6"):
         for wrong in ("nothing=1", "optimizer=none", "optimizer.lr=fast"):
             with pytest.raises(UserError):
                 computed(name, wrong)
 
 
-def test_weights_so_far_sum_to_one_too() -> None:
+def test_coefficients_before_the_phase_end_sum_to_one() -> None:
     assert coefficients(Exponential(), 10, 0) == []
     assert math.fsum(coefficients(Exponential(), 10, 4)) == pytest.approx(1, abs=1e-15)
 
 
-def test_learnt_weights_are_those_of_the_records(study: Study) -> None:
+def test_learnt_coefficients_match_the_records(study: Study) -> None:
     picture, data = fig5.draw(study)
     learnt = data[data["weights"] == "learnt"]
     by_seed = {int(s): list(lines["weight"]) for s, lines in learnt.groupby("seed")}
-    assert by_seed == LEARNT  # of the first phase, not of the second
+    assert by_seed == LEARNT  # the first phase, not the second
     others = data[data["weights"] != "learnt"].groupby("weights")
     found = {name: lines["weight"].to_numpy() for name, lines in others}
     assert set(found) == {f"gamma0-{g}" for g in ("0.99", "0.95", "0.9", "0.8", "0.5")}
@@ -171,7 +171,7 @@ def test_more_columns_than_colours_are_all_drawn(study: Study) -> None:
     assert {f"γ0 = {g:g}" for g in gammas} <= labels
 
 
-def test_errors_by_gamma0_are_those_of_the_records_and_the_paper(study: Study) -> None:
+def test_errors_by_gamma0_match_the_records_and_the_paper(study: Study) -> None:
     picture, data = gamma0.draw(study)
     ours = data[data["whose"] == "ours"]
     rows = set(ours[["gamma0", "seed", "test_error"]].itertuples(index=False, name=None))
@@ -195,7 +195,7 @@ def test_errors_by_gamma0_are_those_of_the_records_and_the_paper(study: Study) -
     ]
 
 
-def test_errors_at_phase_ends_are_those_of_the_records(study: Study) -> None:
+def test_errors_at_phase_ends_match_the_records(study: Study) -> None:
     picture, data = phases.draw(study)
     found = {
         (row.column, row.weights, row.seed, row.phase): row.test_error
@@ -224,11 +224,11 @@ def test_errors_at_phase_ends_are_those_of_the_records(study: Study) -> None:
         return {float(x) for points in ends for x, y in points if y == places["cosine"]}
 
     assert not at_cosine(first)
-    assert at_cosine(last) == {24.0}  # its one phase ends with the training
+    assert at_cosine(last) == {24.0}  # its only phase ends with the training
 
 
 @pytest.mark.slow
-def test_rates_are_those_that_the_optimizer_had(prompt: Prompt, tmp_path: Path) -> None:
+def test_learning_rates_match_a_run(prompt: Prompt, tmp_path: Path) -> None:
     common = [o for o in TINY if not o.startswith("schedule")] + ["evaluation.every=0"]
     overrides = [*common, "+schedule.divisor=40"]
     _, data = computed("fig6", *overrides)
@@ -236,8 +236,8 @@ def test_rates_are_those_that_the_optimizer_had(prompt: Prompt, tmp_path: Path) 
     assert len(by_curve) == 3
     names = {"80-40-40": "steps, 80-40-40", "decayed": "decayed", "cosine": "cosine"}
     for option, name in names.items():
-        asked = [*overrides, f"schedule={option}", f"runs_dir={option}", "averaging=none"]
-        status, _, err = prompt(*asked)
+        arguments = [*overrides, f"schedule={option}", f"runs_dir={option}", "averaging=none"]
+        status, _, err = prompt(*arguments)
         assert (status, err) == (0, "")
         (path,) = (tmp_path / option).glob("*/metrics.jsonl")
         metrics = pd.read_json(path, lines=True)
@@ -250,32 +250,32 @@ def test_rates_are_those_that_the_optimizer_had(prompt: Prompt, tmp_path: Path) 
 
 
 def drawings(name: str, study: Study, folder: Path) -> list[str]:
-    """Draw a figure of records as the script does; return the names of those drawn."""
+    """Draw a figure of records like the script; return the names of the drawn figures."""
     places = {o.partition("=")[0]: o for cell in study.request.cells for o in cell.overrides[:2]}
     overrides = ["model=cnn13", *places.values()]
-    asked = Asked(overrides, folder, CONF, REPOSITORY / "results/paper.csv")
-    return [name for name, _ in FIGURES[name].drawings(name, asked)]
+    inputs = Inputs(overrides, folder, CONF, REPOSITORY / "results/paper.csv")
+    return [name for name, _ in FIGURES[name].drawings(name, inputs)]
 
 
-def test_a_figure_per_network_that_has_runs(
+def test_each_network_with_runs_has_a_figure(
     study: Study, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert drawings("fig5", study, tmp_path) == ["fig5-cifar100-cnn13"]
     assert drawings("gamma0", study, tmp_path) == ["gamma0"]
-    assert "cells have runs; python train.py -m table=t1a model=cnn13" in capsys.readouterr().out
+    assert "cells have runs; run python train.py -m table=t1a" in capsys.readouterr().out
 
 
-OF_RECORDS = [name for name, figure in FIGURES.items() if isinstance(figure, OfRecords)]
+RECORDS_FIGURES = [name for name, figure in FIGURES.items() if isinstance(figure, RecordsFigure)]
 
 
 @pytest.mark.parametrize(
-    "name", ["fig5", *also_slow(*(name for name in OF_RECORDS if name != "fig5"))]
+    "name", ["fig5", *also_slow(*(name for name in RECORDS_FIGURES if name != "fig5"))]
 )
-def test_without_a_record_the_command_is_named(name: str, tmp_path: Path) -> None:
+def test_without_records_the_command_is_reported(name: str, tmp_path: Path) -> None:
     folders = [f"runs_dir={tmp_path}", f"records_dir={tmp_path}"]
     paper = REPOSITORY / "results/paper.csv"
-    with pytest.raises(UserError, match=r"has finished; python train\.py -m table=t1a"):
-        list(FIGURES[name].drawings(name, Asked(["model=cnn13", *folders], tmp_path, CONF, paper)))
+    with pytest.raises(UserError, match=r"has finished; run python train\.py -m table=t1a"):
+        list(FIGURES[name].drawings(name, Inputs(["model=cnn13", *folders], tmp_path, CONF, paper)))
 
 
 def test_the_same_numbers_give_the_same_files(study: Study, tmp_path: Path) -> None:

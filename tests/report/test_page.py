@@ -1,4 +1,4 @@
-"""The page of all results shows what was written, escaped, and opens from disk in a browser."""
+"""The results page shows existing results, escapes them, and opens from disk in a browser."""
 
 import html
 import re
@@ -19,7 +19,7 @@ from phaseavg.report.page import write_page
 CHROMIUM = shutil.which("chromium")
 
 NASTY = "<script>alert(1)</script>"
-"""An override of a run; a run id cannot be so."""
+"""An override of a run; a run id cannot contain this."""
 
 VERDICTS = """\
 claim,text,part,verdict,mean,low,high,margin,seeds,cells,all_cells,signed,counted,below
@@ -31,13 +31,13 @@ TABLE = "<body>\n<h1>Table 1b</h1><table><tr><td>31.00 ± 0.71 (2)</td></tr></ta
 
 
 def text_of(markup: str) -> str:
-    """Return what a reader sees of HTML."""
+    """Return the visible text of HTML."""
     return re.sub(r"\s+", " ", html.unescape(re.sub("<[^>]*>", " ", markup)))
 
 
 @pytest.fixture
 def results(tmp_path: Path, compose_settings: Callable[..., Any]) -> Path:
-    """Return a folder with a table, verdicts, two figures, and three runs, one of them damaged."""
+    """Return a folder with a table, verdicts, two figures and three runs, one of them damaged."""
     folder = tmp_path / "results"
     (folder / "full/tables").mkdir(parents=True)
     (folder / "full/tables/t1b.html").write_text(TABLE)
@@ -60,7 +60,7 @@ def results(tmp_path: Path, compose_settings: Callable[..., Any]) -> Path:
     return folder
 
 
-def test_it_shows_what_was_written(results: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_the_page_shows_all_results(results: Path, capsys: pytest.CaptureFixture[str]) -> None:
     index, script = write_page(results, [])
     markup = index.read_text()
     text = text_of(markup)
@@ -82,14 +82,14 @@ def test_it_shows_what_was_written(results: Path, capsys: pytest.CaptureFixture[
     assert index.read_text() == before  # a run is shown once
 
 
-def test_without_any_results_it_says_which_command_makes_them(tmp_path: Path) -> None:
+def test_without_results_the_page_shows_the_commands(tmp_path: Path) -> None:
     index, _ = write_page(tmp_path / "new", [])
     text = text_of(index.read_text())
     assert "None has been drawn; make figures" in text
     assert "None yet. make demo trains eight" in text
 
 
-def test_mistakes_are_named(
+def test_invalid_arguments_are_reported(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     from scripts import report
@@ -97,7 +97,7 @@ def test_mistakes_are_named(
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(sys, "argv", ["report.py", "--runs", "nowhere"])
     assert report.main() == 2
-    assert capsys.readouterr().err == "report.py: --runs=nowhere: there is no such folder\n"
+    assert capsys.readouterr().err == "report.py: --runs=nowhere: folder not found\n"
     assert not (tmp_path / "results").exists()
 
 
@@ -115,10 +115,10 @@ def browser() -> Iterator[Browser]:
 
 @pytest.fixture
 def opened(browser: Browser, results: Path) -> Iterator[Page]:
-    """Open the page; afterwards it must have asked for files alone, and complained of nothing."""
+    """Open the page; afterwards check that it requested only files and logged no errors."""
     index, _ = write_page(results, [])
     page = browser.new_page(viewport={"width": 1280, "height": 844})
-    page.set_default_timeout(0)  # of a single test there is a limit
+    page.set_default_timeout(0)  # each test has a time limit
     complaints: list[str] = []
     page.on("console", lambda message: complaints.append(message.text))
     page.on("pageerror", lambda error: complaints.append(str(error)))
@@ -132,7 +132,7 @@ def opened(browser: Browser, results: Path) -> Iterator[Page]:
 
 
 @pytest.mark.slow
-def test_ticked_runs_are_drawn_and_the_list_is_sorted(opened: Page) -> None:
+def test_ticked_runs_are_plotted_and_the_list_can_be_sorted(opened: Page) -> None:
     drawn = "document.getElementById('plot').data.map(({ x, y }) => [x, y])"
     assert opened.evaluate(drawn) == []
     for box in opened.get_by_role("checkbox").all():
@@ -153,7 +153,7 @@ def test_ticked_runs_are_drawn_and_the_list_is_sorted(opened: Page) -> None:
 
 
 @pytest.mark.slow
-def test_it_is_accessible_and_fits(opened: Page) -> None:
+def test_the_page_is_accessible_and_fits(opened: Page) -> None:
     for width in (1280, 390):
         opened.set_viewport_size({"width": width, "height": 844})
         found = Axe().run(opened)

@@ -1,4 +1,4 @@
-"""Pairs, intervals, Holm's correction and verdicts: against scipy and by hand."""
+"""Pairs, intervals, Holm's correction and verdicts, compared with scipy and by hand."""
 
 import numpy as np
 import pandas as pd
@@ -6,11 +6,11 @@ import pytest
 from scipy import stats
 
 from phaseavg.report.statistics import (
-    SAME,
+    PAIR_KEYS,
     differences,
     holm,
     interval,
-    judged,
+    judge_parts,
     mean_with_interval,
     p_above,
     pairs,
@@ -23,7 +23,7 @@ from phaseavg.report.statistics import (
 
 @pytest.mark.parametrize("n", [2, 3, 8])
 @pytest.mark.parametrize("confidence", [0.95, 0.975])
-def test_the_interval_is_scipys_of_paired_values(n: int, confidence: float) -> None:
+def test_the_interval_matches_scipy(n: int, confidence: float) -> None:
     left, right = np.random.default_rng(n).normal(25, 1, size=(2, n))
     expected = stats.ttest_rel(left, right).confidence_interval(confidence)
     assert interval(left - right, confidence) == pytest.approx(tuple(expected), rel=1e-12)
@@ -32,16 +32,16 @@ def test_the_interval_is_scipys_of_paired_values(n: int, confidence: float) -> N
 
 
 def test_holms_correction_by_hand() -> None:
-    # Sorted 0.005, 0.01, 0.03, 0.04 times 4, 3, 2, 1 is 0.02, 0.03, 0.06, 0.04; never falling.
+    # Sorted 0.005, 0.01, 0.03, 0.04 times 4, 3, 2, 1 is 0.02, 0.03, 0.06, 0.04; made monotone.
     adjusted = holm([0.01, 0.04, 0.03, 0.005])
     assert adjusted == pytest.approx([0.03, 0.06, 0.06, 0.02], abs=1e-15)
     assert holm([0.5, 0.6]) == pytest.approx([1, 1])
     assert holm([]).size == 0
 
 
-def test_pairs_have_seed_and_execution_in_common() -> None:
+def test_pairs_share_seed_and_execution() -> None:
     def errors(*entries: tuple[int, str, float]) -> pd.Series:
-        return pd.DataFrame(entries, columns=[*SAME, "error"]).set_index(SAME)["error"]
+        return pd.DataFrame(entries, columns=[*PAIR_KEYS, "error"]).set_index(PAIR_KEYS)["error"]
 
     left = errors((0, "gpu", 20.0), (1, "gpu", 21.0), (2, "gpu", 22.0), (3, "gpu", np.nan))
     right = errors((2, "gpu", 25.0), (0, "gpu", 22.0), (1, "cpu", 30.0), (3, "gpu", 1.0))
@@ -51,11 +51,11 @@ def test_pairs_have_seed_and_execution_in_common() -> None:
     assert mean_with_interval(found) == "−2.50 [−8.85, +3.85]"
     twice = pd.concat([right, right])
     for one, other in ((left, twice), (twice, left)):
-        with pytest.raises(pd.errors.MergeError):  # the same seed twice makes no pair
+        with pytest.raises(pd.errors.MergeError):  # a repeated seed is ambiguous
             pairs(one, other)
 
 
-def test_a_verdict_says_where_the_interval_lies() -> None:
+def test_verdict_by_position_of_the_interval() -> None:
     assert verdict([], 0) == verdict([-5.0], 0) == "open"  # one seed has no interval
     assert interval([-5.0]) == (-np.inf, np.inf)
     assert p_above([5.0], 0) == p_above([], 0) == 1.0
@@ -64,47 +64,47 @@ def test_a_verdict_says_where_the_interval_lies() -> None:
     assert verdict([-1.0, 0.0, -0.5], 0) == "open"
     low, high = interval([1.0, 2.0])
     assert (verdict([1.0, 2.0], low), verdict([1.0, 2.0], high)) == ("open", "open")
-    # Without any spread the margin decides.
+    # With zero variance the margin decides.
     assert verdict([1.0, 1.0, 1.0], 0) == "does not hold"
     assert verdict([0.0, 0.0, 0.0], 0) == verdict([1.0, 1.0, 1.0], np.nan) == "open"
 
 
-def test_a_claim_is_the_weakest_of_its_parts_and_the_best_of_its_alternatives() -> None:
+def test_a_claim_needs_every_part_of_one_alternative() -> None:
     good, unclear, bad, single = [-1.0, -1.1, -0.9], [-1.0, 0.0, 1.0], [1.0, 1.1, 0.9], [9.0]
-    assert judged([[good, good]], 0) == ("holds", [["holds", "holds"]])
-    assert judged([[good, unclear]], 0) == ("open", [["holds", "open"]])
-    assert judged([[good, bad]], 0)[0] == "does not hold"
-    assert judged([[good, []]], 0)[0] == judged([[]], 0)[0] == "open"
-    assert judged([[good, bad], [good, good]], 0)[0] == "holds"
-    assert judged([[good, bad], [good, unclear]], 0)[0] == "open"
-    assert judged([[good, bad], [bad, unclear]], 0)[0] == "does not hold"
-    # One-sided p = 0.0016 of a part alone is below 0.025, and not after a correction over 20.
-    assert judged([[bad]], 0)[0] == "does not hold"
-    assert judged([[bad, *[unclear] * 19]], 0)[0] == "open"
-    # t = 5.2 of two degrees of freedom: 95 % are clear of the margin, 97.5 % are not.
+    assert judge_parts([[good, good]], 0) == ("holds", [["holds", "holds"]])
+    assert judge_parts([[good, unclear]], 0) == ("open", [["holds", "open"]])
+    assert judge_parts([[good, bad]], 0)[0] == "does not hold"
+    assert judge_parts([[good, []]], 0)[0] == judge_parts([[]], 0)[0] == "open"
+    assert judge_parts([[good, bad], [good, good]], 0)[0] == "holds"
+    assert judge_parts([[good, bad], [good, unclear]], 0)[0] == "open"
+    assert judge_parts([[good, bad], [bad, unclear]], 0)[0] == "does not hold"
+    # The one-sided p = 0.0016 is below 0.025, but not after correction over 20 parts.
+    assert judge_parts([[bad]], 0)[0] == "does not hold"
+    assert judge_parts([[bad, *[unclear] * 19]], 0)[0] == "open"
+    # t = 5.2 with two degrees of freedom: only the 97.5 % interval includes the margin.
     near = [-1.0, -1.4, -0.6]
-    assert (judged([[near]], 0)[0], judged([[near], [bad]], 0)[0]) == ("holds", "open")
-    # A part with one seed is open, and takes nothing from the level of the others.
-    assert judged([[bad, single]], 0) == ("does not hold", [["does not hold", "open"]])
+    assert (judge_parts([[near]], 0)[0], judge_parts([[near], [bad]], 0)[0]) == ("holds", "open")
+    # A part with one seed is open and does not count in the correction.
+    assert judge_parts([[bad, single]], 0) == ("does not hold", [["does not hold", "open"]])
     above = [1.0, 1.5, 0.7]
     assert 0.0125 < stats.ttest_1samp(above, 0, alternative="greater").pvalue < 0.025
-    assert judged([[above, single]], 0)[1] == [["does not hold", "open"]]
-    assert judged([[above, above]], 0)[1] == [["open", "open"]]
+    assert judge_parts([[above, single]], 0)[1] == [["does not hold", "open"]]
+    assert judge_parts([[above, above]], 0)[1] == [["open", "open"]]
 
 
-def test_the_better_of_two_holds_wrongly_in_one_of_twenty_at_most() -> None:
-    """The choice is in the level, with three seeds and a margin that is measured, too."""
+def test_false_positive_rate_of_two_alternatives_is_at_most_5_percent() -> None:
+    """The level accounts for the choice, also with three seeds and a measured margin."""
     random, trials, wrong = np.random.default_rng(0), 60, 0
     for _ in range(trials):
         errors = random.normal(size=(5, 3))
-        errors[:2] += 1.0  # both are worse than the others by the true deviation
+        errors[:2] += 1.0  # both are worse by the true standard deviation
         margin = errors[errors.mean(axis=1).argmin()].std(ddof=1)
         alternatives = [[one - other for other in errors[2:]] for one in errors[:2]]
-        wrong += judged(alternatives, margin)[0] == "holds"
+        wrong += judge_parts(alternatives, margin)[0] == "holds"
     assert wrong / trials <= 0.05
 
 
-def test_numbers_in_words_and_nothing_for_what_is_missing() -> None:
+def test_formatted_numbers_are_empty_for_missing_values() -> None:
     assert (spread(1.5, 0.707), spread(1.5, np.nan), spread(np.nan, 1.0)) == (
         *("1.50 ± 0.71", "1.50"),
         "",

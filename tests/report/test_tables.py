@@ -1,4 +1,4 @@
-"""Tables from records: by hand, and against stored files."""
+"""Tables from records, compared with hand-computed values and stored files."""
 
 import html
 import re
@@ -14,9 +14,9 @@ from hydra import compose, initialize_config_dir
 from hydra.core.global_hydra import GlobalHydra
 from made_records import keep, line
 
-from phaseavg.report.cells import CELL, read_paper, records_of
-from phaseavg.report.study import Study, read_study, summarised
-from phaseavg.report.tables import as_tex, grid, letters_of, notes_of, write_tables
+from phaseavg.report.cells import CELL, read_paper, read_records
+from phaseavg.report.study import Study, read_study, summarise
+from phaseavg.report.tables import as_tex, execution_letters, grid, table_notes, write_tables
 from phaseavg.sweep.cells import Request, Run, Table, cells_of, runs_of
 
 EXPECTED = Path(__file__).parent / "expected"
@@ -43,13 +43,13 @@ PAPER = pd.DataFrame(
 
 
 def study_of(table: Table, folder: Path) -> Study:
-    """Return the cells of a table, with what records there are in a folder."""
+    """Return the cells of a table with the records of a folder."""
     GlobalHydra.instance().clear()
     with initialize_config_dir(str(REPOSITORY / "conf"), version_base="1.3"):
         cells = cells_of("t", table, [f"runs_dir={folder}/runs", f"records_dir={folder}/records"])
         runs = runs_of(cells, {"t": [0, 1, 2]}, lambda overrides: compose("config", overrides))
     request = Request({"t": table}, cells, {"t": [0, 1, 2]})
-    return Study(request, runs, *records_of([]), PAPER)
+    return Study(request, runs, *read_records([]), PAPER)
 
 
 @pytest.fixture
@@ -67,13 +67,13 @@ def runs_in(study: Study, dataset: str, column: str) -> list[Run]:
 
 
 def read(study: Study) -> None:
-    """Read the records of a study's runs anew."""
-    study.records, study.metrics = records_of(study.runs.values())
+    """Reload the records of a study's runs."""
+    study.records, study.metrics = read_records(study.runs.values())
     vars(study).pop("rows", None)
 
 
 def fill(study: Study, mixed: bool = True) -> None:
-    """Keep records: three seeds, two of which one diverged, one, and all diverged."""
+    """Write records: three seeds; two, one diverged; one; all diverged."""
     sgd, ours, learnt = (runs_in(study, "cifar100", c) for c in ("sgd", "ours", "learnt"))
     for run, error in zip(sgd, (26.0, 27.0, 26.8), strict=True):
         keep(run.settings, error, bn_test_error=error - 0.5)
@@ -87,7 +87,7 @@ def fill(study: Study, mixed: bool = True) -> None:
 
 
 def summary(study: Study) -> pd.DataFrame:
-    return summarised(study).set_index(["dataset", "column"])
+    return summarise(study).set_index(["dataset", "column"])
 
 
 def test_means_deviations_blanks_and_differences_by_hand(study: Study) -> None:
@@ -96,7 +96,7 @@ def test_means_deviations_blanks_and_differences_by_hand(study: Study) -> None:
     sgd = cells.loc["cifar100", "sgd"]
     assert (sgd["n"], sgd["seeds"]) == (3, "0 1 2")
     assert sgd["error_mean"] == pytest.approx(79.8 / 3)
-    deviation = ((0.6**2 + 0.4**2 + 0.2**2) / 2) ** 0.5  # of the sample
+    deviation = ((0.6**2 + 0.4**2 + 0.2**2) / 2) ** 0.5  # sample
     assert sgd["error_std"] == pytest.approx(deviation)
     assert sgd["bn_error_mean"] == pytest.approx(79.8 / 3 - 0.5)
     assert sgd["difference"] == pytest.approx(26.6 - 26.52)
@@ -109,7 +109,7 @@ def test_means_deviations_blanks_and_differences_by_hand(study: Study) -> None:
     assert (single["n"], single["error_mean"]) == (1, 2.5)
     assert pd.isna(single["error_std"])
     assert single["difference"] == pytest.approx(-0.15)
-    assert (ours["baseline"], ours["paired_n"]) == ("sgd", 1)  # the other was made elsewhere
+    assert (ours["baseline"], ours["paired_n"]) == ("sgd", 1)  # the other has another execution
     assert ours["paired_mean"] == pytest.approx(-0.5)
     assert pd.isna(sgd["baseline"])
     assert cells.loc["cifar100", "learnt"]["paired_n"] == 0
@@ -125,13 +125,13 @@ def test_differences_are_paired_by_seed_and_execution(study: Study) -> None:
     ours = summary(study).loc["cifar100", "ours"]
     assert ours["paired_n"] == 2  # seeds 0 and 2: −0.5 and −0.3; 1 has diverged
     assert ours["paired_mean"] == pytest.approx(-0.4)
-    half = 12.7062 * 0.1  # the t quantile of one degree of freedom, and the standard error
+    half = 12.7062 * 0.1  # t quantile for one degree of freedom, standard error
     assert ours["paired_low"] == pytest.approx(-0.4 - half, abs=1e-4)
     assert ours["paired_high"] == pytest.approx(-0.4 + half, abs=1e-4)
 
 
 def keep_phases(run: Run, *phases: tuple[int, float, float, float | None]) -> None:
-    """Keep a record with its phase ends: epoch, error as trained, after a pass, of an average."""
+    """Write a record with phase ends: epoch, errors as trained, after a pass, of the average."""
     epoch, trained, passed, average = phases[-1]
     lines = {number: line(number) for number in range(1, epoch + 1)}
     for end, *errors in phases:
@@ -139,8 +139,8 @@ def keep_phases(run: Run, *phases: tuple[int, float, float, float | None]) -> No
     keep(run.settings, trained if average is None else average, passed, metrics=[*lines.values()])
 
 
-def test_errors_before_averaging_are_those_of_the_run_without(tmp_path: Path) -> None:
-    """Only where it is the same trajectory: until an average replaces the weights."""
+def test_errors_before_averaging_fill_cells_without_averaging(tmp_path: Path) -> None:
+    """The trajectory is the same until an average replaces the weights."""
     table = Table(
         title="t",
         rows=[["dataset=cifar100", "model=cnn13"]],
@@ -160,29 +160,29 @@ def test_errors_before_averaging_are_those_of_the_run_without(tmp_path: Path) ->
     keep_phases(by_place["phase-wise", 1], (80, 35.0, 33.0, 24.0), (160, 25.0, 25.0, 24.5))
     keep_phases(by_place["end", 2], (80, 36.0, 34.0, None), (160, 26.0, 25.5, 25.0))
     keep_phases(by_place["ours", 2], (80, 40.0, 34.0, 24.5))
-    keep_phases(by_place["orig", 2], (80, 36.5, 34.5, None))  # its own counts
+    keep_phases(by_place["orig", 2], (80, 36.5, 34.5, None))  # this record takes precedence
     read(study)
     by_column = {name: rows.set_index("seed") for name, rows in study.rows.groupby("column")}
     assert by_column["orig"]["test_error"].to_dict() == {0: 34.0, 1: 35.0, 2: 36.5}
     assert by_column["orig"]["bn_test_error"].to_dict() == {0: 32.0, 1: 33.0, 2: 34.5}
     assert by_column["orig"]["before_averaging"].to_dict() == {0: True, 1: True, 2: False}
     assert by_column["sgd"]["test_error"].to_dict() == {2: 26.0}
-    assert by_column["sgd"]["method_seconds"].isna().all()  # it was not timed
-    summary = summarised(study).set_index("column")
+    assert by_column["sgd"]["method_seconds"].isna().all()  # not timed
+    summary = summarise(study).set_index("column")
     assert summary["n"].to_dict() == {"orig": 3, "ours": 2, "sgd": 1, "end": 1, "phase-wise": 2}
     assert summary.loc["ours", "paired_mean"] == pytest.approx((-10.0 - 12.0) / 2)
-    notes = " ".join(notes_of(summary.reset_index(), study.rows))
+    notes = " ".join(table_notes(summary.reset_index(), study.rows))
     assert "orig: 2 of its errors are from runs of the same trajectory" in notes
 
 
 def without_hashes(text: str) -> str:
-    """Return text in which the hashes of recipes, which change with the config, are the same."""
+    """Replace recipe hashes, which change with the config."""
     return re.sub(r"-[0-9a-f]{10}\b", "-0123456789", text)
 
 
 @pytest.mark.parametrize("state", ["filled", "empty"])
-def test_the_files_are_as_they_were_stored(study: Study, tmp_path: Path, state: str) -> None:
-    """Look at what changed in `git diff` if they are written anew, by tests/report/expected."""
+def test_the_files_match_the_stored_files(study: Study, tmp_path: Path, state: str) -> None:
+    """The stored files are in tests/report/expected; check `git diff` after rewriting them."""
     if state == "filled":
         fill(study)
     else:
@@ -194,12 +194,10 @@ def test_the_files_are_as_they_were_stored(study: Study, tmp_path: Path, state: 
         assert without_hashes(path.read_text()) == stored.read_text(), stored
 
 
-def test_html_and_latex_have_all_of_the_grid_and_escape_what_is_in_it(
-    study: Study, tmp_path: Path
-) -> None:
+def test_html_and_latex_contain_the_full_grid_escaped(study: Study, tmp_path: Path) -> None:
     fill(study)
     _, _, tex, page = (path.read_text() for path in write_tables(study, tmp_path))
-    own = summarised(study)
+    own = summarise(study)
     table = grid(own)
     shown = [html.unescape(text) for text in re.findall(r"<td[^>]*>(.*?)</td>", page)]
     assert shown == [text or "" for text in table.to_numpy().ravel()]
@@ -210,7 +208,7 @@ def test_html_and_latex_have_all_of_the_grid_and_escape_what_is_in_it(
     for texts in table.values:
         for text in texts:
             assert as_tex(text) in tex
-    for note in notes_of(own, study.rows):
+    for note in table_notes(own, study.rows):
         assert html.escape(note) in page
         assert as_tex(note) in tex
     assert r"what is compared, $\gamma$0 \& $<$all$>$" in tex
@@ -218,17 +216,17 @@ def test_html_and_latex_have_all_of_the_grid_and_escape_what_is_in_it(
 
 def test_a_single_execution_gets_no_letters(study: Study) -> None:
     fill(study, mixed=False)
-    cells = summarised(study)
-    assert letters_of(cells) == {}
+    cells = summarise(study)
+    assert execution_letters(cells) == {}
     assert "[" not in " ".join(grid(cells).xs("ours", level=2).to_numpy().ravel())
     fill_other = runs_in(study, "svhn", "learnt")[0]
     keep(fill_other.settings, 2.0, precision="bf16")
     read(study)
-    cells = summarised(study)
-    assert list(letters_of(cells).values()) == ["a", "b"]
+    cells = summarise(study)
+    assert list(execution_letters(cells).values()) == ["a", "b"]
 
 
-def test_a_damaged_record_is_reported_and_does_not_count(
+def test_a_damaged_record_is_reported_and_skipped(
     study: Study, capsys: pytest.CaptureFixture[str]
 ) -> None:
     first, second, _ = runs_in(study, "cifar100", "sgd")
@@ -242,7 +240,7 @@ def test_a_damaged_record_is_reported_and_does_not_count(
     assert error.count("\n") == 1
 
 
-def test_text_in_latex() -> None:
+def test_escaping_for_latex() -> None:
     assert as_tex("γ0 ± 5 % of a_b & {c}\\") == (
         r"$\gamma$0 $\pm$ 5 \% of a\_b \& \{c\}\textbackslash{}"
     )
@@ -263,29 +261,29 @@ def test_latex_compiles(study: Study, tmp_path: Path) -> None:
     assert done.returncode == 0, done.stdout[-2000:]
 
 
-def typed(monkeypatch: pytest.MonkeyPatch, *arguments: str) -> int:
+def run_script(monkeypatch: pytest.MonkeyPatch, *arguments: str) -> int:
     from scripts import tables
 
     monkeypatch.setattr(sys, "argv", ["tables.py", *arguments])
     return tables.main()
 
 
-def test_the_script_writes_blanks_where_nothing_ran(
+def test_the_script_writes_blanks_for_cells_without_runs(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.chdir(tmp_path)
     arguments = ("table=t1d", "model=cnn13", "hydra/launcher=local", f"runs_dir={tmp_path}/runs")
-    assert typed(monkeypatch, "--whole", *arguments, "--claims", "claims.md") == 0
+    assert run_script(monkeypatch, "--whole", *arguments, "--claims", "claims.md") == 0
     assert (tmp_path / "claims.md").exists()
     text = (tmp_path / "results/full/tables/t1d.md").read_text()
-    assert "0 of 8 cells have runs." in text  # whole, whatever it was narrowed to
-    assert "26.74 ± 0.14" in text  # a folder is no other recipe
-    assert typed(monkeypatch, *arguments, "--output", "narrowed") == 0
+    assert "0 of 8 cells have runs." in text  # all cells, despite the selection
+    assert "26.74 ± 0.14" in text  # the folder is not part of the recipe
+    assert run_script(monkeypatch, *arguments, "--output", "narrowed") == 0
     assert "0 of 2 cells have runs." in (tmp_path / "narrowed/t1d.md").read_text()
-    assert typed(monkeypatch, *arguments, "model.width=0.5", "--output", "thin") == 0
+    assert run_script(monkeypatch, *arguments, "model.width=0.5", "--output", "thin") == 0
     thin = (tmp_path / "thin/t1d.md").read_text()
     assert "model.width=0.5" in thin.splitlines()[0]
-    assert "26.74" not in thin  # of another network
+    assert "26.74" not in thin  # another network
     capsys.readouterr()
 
 
@@ -299,7 +297,7 @@ def test_the_script_writes_blanks_where_nothing_ran(
         (["table=t1a", "model.widht=1"], "model.widht: there is no such key; choices: width"),
     ],
 )
-def test_mistakes_get_one_line_and_status_2(
+def test_invalid_arguments_give_a_one_line_message_and_status_2(
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
@@ -307,16 +305,16 @@ def test_mistakes_get_one_line_and_status_2(
     message: str,
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    assert typed(monkeypatch, *arguments) == 2
+    assert run_script(monkeypatch, *arguments) == 2
     error = capsys.readouterr().err
     assert error.startswith(f"tables.py: {message}")
     assert error.count("\n") == 1
     assert list(tmp_path.iterdir()) == []
 
 
-def test_more_seeds_than_the_tables_are_in_whole_tables() -> None:
+def test_whole_tables_include_additional_seeds() -> None:
     paper = read_paper(REPOSITORY / "results/paper.csv")
     study = read_study(["table=t1d", "model=cnn13", "seed=0,7"], REPOSITORY / "conf", paper, True)
     assert study.request.seeds == {"t1d": [0, 1, 2, 7]}
     assert len(study.request.cells) == 8
-    assert study.paper.equals(paper)  # nothing else is set
+    assert study.paper.equals(paper)  # no other setting differs

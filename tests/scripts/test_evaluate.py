@@ -1,4 +1,4 @@
-"""`scripts/evaluate.py` finds what the run has recorded."""
+"""`scripts/evaluate.py` reproduces the recorded loss and error."""
 
 import importlib.util
 import sys
@@ -32,7 +32,7 @@ def script() -> ModuleType:
 
 
 class Tied(nn.Module):
-    """A network with a weight that has two names, the last layer's being the second.
+    """A network with a tied weight; the last layer's name is the second name.
 
     A buffer shares some of it; another one, on request, is nothing that safetensors can hold.
     """
@@ -62,7 +62,7 @@ def finished(
     return settings.runs_dir / result["run_id"], result
 
 
-def test_the_kept_weights_give_the_recorded_loss_and_error(
+def test_saved_weights_give_the_recorded_loss_and_error(
     script: ModuleType, finished: tuple[Path, dict]
 ) -> None:
     folder, result = finished
@@ -72,7 +72,7 @@ def test_the_kept_weights_give_the_recorded_loss_and_error(
 
 
 @pytest.mark.parametrize("finished", [TIED], indirect=True)
-def test_tied_weights_are_kept_once_and_read_under_every_name(finished: tuple[Path, dict]) -> None:
+def test_tied_weights_are_saved_once_and_loaded_for_every_name(finished: tuple[Path, dict]) -> None:
     folder, _ = finished
     model = Tied(10, 8)
     load_weights(model, folder / "weights.safetensors", folder.name)
@@ -85,7 +85,7 @@ def test_tied_weights_are_kept_once_and_read_under_every_name(finished: tuple[Pa
     assert torch.equal(read_last_weight(trajectory, 40), last)
 
 
-def test_weights_that_cannot_be_kept_are_refused_before_training(
+def test_weights_that_cannot_be_saved_are_rejected_before_training(
     prompt: Prompt, tmp_path: Path
 ) -> None:
     status, _, err = prompt(*TINY, *TIED[:-1], "+model.sparse=true", "save_weights=true")
@@ -95,7 +95,7 @@ def test_weights_that_cannot_be_kept_are_refused_before_training(
     assert not list(tmp_path.iterdir())
 
 
-def test_missing_and_damaged_weights_get_one_line_and_status_2(
+def test_missing_and_damaged_weights_give_a_one_line_message_and_status_2(
     script: ModuleType,
     finished: tuple[Path, dict],
     monkeypatch: pytest.MonkeyPatch,
@@ -104,7 +104,7 @@ def test_missing_and_damaged_weights_get_one_line_and_status_2(
     folder, _ = finished
     weights = folder / "weights.safetensors"
 
-    def said(*arguments: str) -> str:
+    def read_error(*arguments: str) -> str:
         capsys.readouterr()
         monkeypatch.setattr(sys, "argv", ["evaluate.py", "--allow", __name__, *arguments])
         assert script.main() == 2
@@ -114,16 +114,16 @@ def test_missing_and_damaged_weights_get_one_line_and_status_2(
 
     tensors = safetensors.torch.load_file(weights)
     safetensors.torch.save_file(tensors, weights, metadata={"run_id": "other"})
-    assert "is of another run, other" in said(str(folder))
+    assert "is of another run, other" in read_error(str(folder))
     weights.write_bytes(weights.read_bytes()[:100])
-    assert "damaged" in said(str(folder))
+    assert "damaged" in read_error(str(folder))
     weights.unlink()
-    assert "save_weights=true" in said(str(folder))
-    assert "config.yaml" in said(str(folder / "nowhere"))
+    assert "save_weights=true" in read_error(str(folder))
+    assert "config.yaml" in read_error(str(folder / "nowhere"))
     weights.touch()
     for content in ("", "- a", "{"):
         (folder / "config.yaml").write_text(content)
-        assert "config.yaml: " in said(str(folder))
+        assert "config.yaml: " in read_error(str(folder))
 
 
 @pytest.mark.parametrize("target", ["os.getcwd", "made_records.made_result"])
@@ -141,6 +141,6 @@ def test_a_strangers_config_imports_and_calls_nothing(
     (folder / "config.yaml").write_text(yaml.safe_dump(config))
     monkeypatch.setattr(sys, "argv", ["evaluate.py", str(folder)])
     assert script.main() == 2
-    said = capsys.readouterr().err
-    assert f"config.yaml: _target_={target}: a record may only name " in said
-    assert said.count("\n") == 1
+    message = capsys.readouterr().err
+    assert f"config.yaml: _target_={target}: a record may only name " in message
+    assert message.count("\n") == 1

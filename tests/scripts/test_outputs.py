@@ -1,4 +1,4 @@
-"""Scripts whose files cannot be written, because their folder cannot be made."""
+"""Scripts report an output folder that cannot be created."""
 
 import importlib
 import sys
@@ -23,7 +23,7 @@ TYPED = {
 
 
 @pytest.mark.parametrize("name", TYPED)
-def test_a_folder_that_cannot_be_made_is_named_in_one_line(
+def test_a_folder_that_cannot_be_created_is_reported_in_one_line(
     monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
     tmp_path: Path,

@@ -1,4 +1,4 @@
-"""A workspace has what tables have, and is built without a server."""
+"""A workspace shows the content of tables and is built without a server."""
 
 import json
 import sys
@@ -13,7 +13,7 @@ import wandb_workspaces.workspaces as ws
 from conftest import REPOSITORY
 from made_records import keep
 
-from phaseavg.report.cells import read_paper, records_of
+from phaseavg.report.cells import read_paper, read_records
 from phaseavg.report.study import read_study
 from phaseavg.sweep.cells import title_of
 from scripts import wandb_dashboard as script
@@ -21,7 +21,7 @@ from scripts import wandb_dashboard as script
 ASKED = ("table=t1a,t1b", "model=cnn13", "column=gamma0-0.9,80-40-40-sgd", "seed=0,1")
 
 
-def typed(monkeypatch: pytest.MonkeyPatch, *arguments: str) -> int:
+def run_script(monkeypatch: pytest.MonkeyPatch, *arguments: str) -> int:
     monkeypatch.setattr(sys, "argv", ["wandb_dashboard.py", *arguments])
     return script.main()
 
@@ -32,18 +32,18 @@ def section_of(spec: dict[str, Any], table: str) -> dict[str, Any]:
     return found
 
 
-def test_a_section_per_table_and_the_papers_numbers_beside_ours(
+def test_each_table_has_a_section_with_the_papers_numbers(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path
 ) -> None:
-    asked = (*ASKED, f"runs_dir={tmp_path}", f"records_dir={tmp_path}")
-    study = read_study(asked, REPOSITORY / "conf", read_paper(REPOSITORY / "results/paper.csv"))
+    inputs = (*ASKED, f"runs_dir={tmp_path}", f"records_dir={tmp_path}")
+    study = read_study(inputs, REPOSITORY / "conf", read_paper(REPOSITORY / "results/paper.csv"))
     for run in study.runs.values():
         if run.labels[0].startswith("t1a"):
             keep(run.settings, 25.0 + run.settings.seed)
-    records, metrics = records_of(study.runs.values())
+    records, metrics = read_records(study.runs.values())
     study = replace(study, records=records, metrics=metrics)
     monkeypatch.setattr(script, "read_study", lambda *given, **more: study)
-    assert typed(monkeypatch, *asked, "--entity=us", "--project=ours", "--dry-run") == 0
+    assert run_script(monkeypatch, *inputs, "--entity=us", "--project=ours", "--dry-run") == 0
     spec = json.loads(capsys.readouterr().out)
     assert (spec["entity"], spec["project"], spec["displayName"]) == ("us", "ours", "Tables 1a, 1b")
     (runset,) = spec["spec"]["section"]["runSets"]
@@ -65,14 +65,14 @@ def test_a_section_per_table_and_the_papers_numbers_beside_ours(
             assert panel["config"].get("xAxis", "epoch") == "epoch"
     ours = section_of(spec, "t1a")["panels"][0]["config"]["value"]
     assert "25.50 ± 0.71 (2)" in ours
-    assert "26.05 ± 0.08" in ours  # the paper's, in results/paper.csv
+    assert "26.05 ± 0.08" in ours  # from results/paper.csv
     assert "−0.55" in ours
     blank = section_of(spec, "t1b")["panels"][0]["config"]["value"]
     assert "0 of 1 cells have runs" in blank
     assert "26.52 ± 0.16" in blank
 
 
-def test_it_is_saved_where_there_is_a_server_and_told_where_there_is_none(
+def test_saving_needs_a_server_and_reports_errors(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     one = ("table=t1a", "model=cnn13", "column=learnt", "seed=0")
@@ -85,19 +85,19 @@ def test_it_is_saved_where_there_is_a_server_and_told_where_there_is_none(
     monkeypatch.setattr(wandb, "Api", lambda: SimpleNamespace(default_entity="me"))
     monkeypatch.setattr(ws.interface, "get_app_url", lambda api: "https://wandb.example")
     monkeypatch.setattr(ws.internal, "upsert_view2", upsert)
-    assert typed(monkeypatch, *one) == 0
+    assert run_script(monkeypatch, *one) == 0
     (view,) = saved
     assert (view.entity, view.project, view.display_name) == ("me", "phaseavg", "Table 1a")
     assert capsys.readouterr().out.startswith("https://wandb.example/me/phaseavg?nw=")
 
-    def refused() -> None:
+    def rejected() -> None:
         raise wandb.errors.UsageError("No API key configured. Use `wandb login` to log in.")
 
-    monkeypatch.setattr(wandb, "Api", refused)
-    assert typed(monkeypatch, *one) == 2
+    monkeypatch.setattr(wandb, "Api", rejected)
+    assert run_script(monkeypatch, *one) == 2
     err = capsys.readouterr().err
     assert err.startswith("wandb_dashboard.py: not saved: No API key configured.")
     assert err.count("\n") == 1
 
-    assert typed(monkeypatch, "table=9", "--dry-run") == 2
+    assert run_script(monkeypatch, "table=9", "--dry-run") == 2
     assert "table=9: there is no such option; choices: ablations, all" in capsys.readouterr().err

@@ -1,4 +1,4 @@
-"""The paired differences behind the claims: each seed, their mean and interval, the paper's."""
+"""Draw the paired differences behind the claims: each seed, mean, interval, the paper's value."""
 
 from collections.abc import Sequence
 
@@ -8,7 +8,7 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.transforms import blended_transform_factory
 
-from phaseavg.report.claims import NETWORK, differences_in, evidence, networks_of
+from phaseavg.report.claims import NETWORK, common_networks, differences_in, evidence
 from phaseavg.report.figures.style import new_picture
 from phaseavg.report.paper_claims import CLAIMS
 from phaseavg.report.statistics import interval, verdict
@@ -18,30 +18,29 @@ from phaseavg.sweep.cells import Cell
 COLOURS = {"holds": "#0b6fa4", "does not hold": "#c2410c", "open": "#6b7280"}
 ROW_INCHES = 0.26
 LINEAR = 1.0
-"""Differences (%) up to this one are drawn to scale, larger ones by their logarithms."""
+"""The limit (%) of the linear part of the axis; larger differences are on a log scale."""
 TICKS = [0.5, 1, 2, 5, 20, 100]
 FINE_TICKS = [0.1, 0.2, 0.5]
-"""Where none is as large as `LINEAR`."""
+"""The ticks if all differences are below `LINEAR`."""
 
 
 def effects(cells: Sequence[Cell], rows: pd.DataFrame, paper: pd.DataFrame) -> pd.DataFrame:
-    """Return a row for each difference of errors of which there are two seeds or more.
+    """Return a row for each difference of errors with two seeds or more.
 
-    Not of C1, whose margin is measured.
+    C1 is left out because its margin is measured.
 
     Args:
-        cells: all that there are.
+        cells: all cells of the study.
         rows: from `read_cells`.
-        paper: the published cells that ours can be compared with.
+        paper: the comparable published cells.
 
     Returns:
-        Columns: claim, its name and text; margin, below which it holds; pair, what is compared;
-        dataset, model; values, of each seed; paper, the published difference (NaN where none is
-        comparable).
+        Columns: claim, name and text; margin; pair, the label of the comparison; dataset, model;
+        values, one per seed; paper, the published difference (NaN if not comparable).
     """
-    found = []
-    for claim in (claim for claim in CLAIMS if claim.margin is not None and not claim.of_costs):
-        networks = networks_of(claim, cells)
+    effect_rows = []
+    for claim in (claim for claim in CLAIMS if claim.margin is not None and not claim.is_cost):
+        networks = common_networks(claim, cells)
         published = differences_in(claim, paper)
         pairs = [*claim.pairs, *claim.beside]
         for key, line in evidence(claim, rows, networks, pairs).differences.iterrows():
@@ -49,16 +48,17 @@ def effects(cells: Sequence[Cell], rows: pd.DataFrame, paper: pd.DataFrame) -> p
             values = line.dropna().to_numpy(float)
             if len(values) > 1:
                 row = [f"{claim.name}: {claim.text}", claim.margin, label, *network, values]
-                found.append([*row, published.get(key, np.nan)])
-    return pd.DataFrame(found, columns=["claim", "margin", "pair", *NETWORK, "values", "paper"])
+                effect_rows.append([*row, published.get(key, np.nan)])
+    columns = ["claim", "margin", "pair", *NETWORK, "values", "paper"]
+    return pd.DataFrame(effect_rows, columns=columns)
 
 
 def figure(found: pd.DataFrame, title: str) -> Figure:
-    """Return a picture of differences, a line each, under the claim that they are about.
+    """Draw a line per difference, grouped by claim.
 
     Args:
         found: from `effects`.
-        title: of the picture.
+        title: the title of the figure.
     """
     networks = found[NETWORK].drop_duplicates()
     alone = len(networks) == 1
@@ -88,7 +88,7 @@ def figure(found: pd.DataFrame, title: str) -> Figure:
         y += 1.5
     axes.set_yticks(places, labels=labels, fontsize=9)
     axes.set_ylim(y - 0.7, -0.8)
-    axes.set_xscale("symlog", linthresh=LINEAR)  # so that a large one leaves room for the small
+    axes.set_xscale("symlog", linthresh=LINEAR)  # keeps small differences visible
     ticks_x = [x for x in (TICKS if reach > LINEAR else FINE_TICKS) if x <= 1.1 * reach]
     axes.set_xticks(signed := [*(-x for x in reversed(ticks_x)), 0, *ticks_x])
     axes.set_xticklabels([f"{x:+g}".replace("-", "−") if x else "0" for x in signed], fontsize=8)
@@ -112,11 +112,11 @@ def figure(found: pd.DataFrame, title: str) -> Figure:
 
 
 def draw(study: Study) -> tuple[Figure, pd.DataFrame]:
-    """Return the differences, coloured by whether their interval is clear of the claim's margin.
+    """Draw the differences, coloured by the position of their interval relative to the margin.
 
     Returns:
-        The picture and its numbers, a row per seed; both empty without two seeds of any pair.
+        The figure and its numbers, a row per seed; both empty if no pair has two seeds.
     """
-    found = effects(study.request.cells, study.rows, study.paper)
-    picture = new_picture() if found.empty else figure(found, study.remark)
-    return picture, found.explode("values").rename(columns={"values": "difference"})
+    data = effects(study.request.cells, study.rows, study.paper)
+    picture = new_picture() if data.empty else figure(data, study.remark)
+    return picture, data.explode("values").rename(columns={"values": "difference"})

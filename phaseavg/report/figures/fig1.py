@@ -1,4 +1,4 @@
-"""Figure 1: losses over a training, and the path of its last layer's weights in each phase."""
+"""Figure 1: losses of a run, and the path of its last layer's weights in each phase."""
 
 from pathlib import Path
 
@@ -18,50 +18,50 @@ COLUMNS = [
 ]
 
 
-def projected(weights: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Return the coordinates of points in the plane of their first two principal components.
+def project(weights: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Project points on the plane of their first two principal components.
 
     Args:
         weights: (epochs, entries), two epochs or more.
 
     Returns:
-        (epochs, 2), and the share of the variance that each of the two has, (2,).
+        The coordinates, (epochs, 2), and each component's share of the variance, (2,).
     """
     pca = PCA(2, svd_solver="full").fit(weights)
     return pca.transform(weights), pca.explained_variance_ratio_
 
 
 def delays(weights: np.ndarray) -> np.ndarray:
-    """Return ‖θ_t − θ_{t−1}‖ and ‖θ_t − θ_{t−2}‖ for t = 1…T, (T, 2); NaN where there is none.
+    """Return ‖θ_t − θ_{t−1}‖ and ‖θ_t − θ_{t−2}‖ for t = 1…T, (T, 2); NaN for t − 2 < 0.
 
     Args:
-        weights: of θ_0 and every epoch after it, (T + 1, entries).
+        weights: θ_0 to θ_T, (T + 1, entries).
     """
-    found = np.full((len(weights) - 1, 2), np.nan)
+    result = np.full((len(weights) - 1, 2), np.nan)
     for column, delay in enumerate((1, 2)):
         distances = np.linalg.norm(weights[delay:] - weights[:-delay], axis=1)
-        found[delay - 1 :, column] = distances
-    return found
+        result[delay - 1 :, column] = distances
+    return result
 
 
 def numbers(run: Trajectory, path: Path) -> pd.DataFrame:
-    """Return what Figure 1 shows of a run, a row per finished epoch.
+    """Return the numbers of Figure 1, a row per finished epoch.
 
-    Where its snapshots are missing, these are the numbers of an earlier drawing.
+    If snapshots are missing, return the saved numbers of an earlier drawing.
 
-    Columns: run_id; phase; epoch; learning_rate; train_loss, over the epoch as it was trained;
-    test_loss; pc1, pc2, the weights of the last linear layer at the end of the epoch in the plane
-    of the phase's first two principal components, and pc1_share, pc2_share, what these have of its
-    variance; delay1, delay2, the distances of these weights from those one and two epochs before,
-    of the latter from the phase's second epoch on. NaN where there are no snapshots.
+    Columns: run_id; phase; epoch; learning_rate; train_loss, the running loss of the epoch;
+    test_loss; pc1, pc2, the weights of the last linear layer at the end of the epoch, projected on
+    the phase's first two principal components; pc1_share, pc2_share, the components' shares of the
+    variance; delay1, delay2, the distances of these weights from the weights one and two epochs
+    before (delay2 from the phase's second epoch). NaN without snapshots.
 
     Args:
-        run: as far as it has come.
-        path: of the numbers of an earlier drawing.
+        run: the run, finished or not.
+        path: the CSV file of saved numbers.
     """
-    known = read_numbers(path, run, COLUMNS)
+    saved = read_numbers(path, run, COLUMNS)
     if not run.epochs:
-        return known
+        return saved
     losses = {"train.loss": "train_loss", "weights.loss": "test_loss"}
     frame = run.metrics.rename(columns=losses).assign(run_id=run.settings.run_id)
     frame = frame.reindex(columns=COLUMNS)
@@ -75,18 +75,18 @@ def numbers(run: Trajectory, path: Path) -> pd.DataFrame:
             continue
         weights = np.stack([layer.double().numpy().ravel() for layer in layers])
         rows = frame["epoch"].isin(epochs[1:])
-        found, shares = projected(weights[1:])
-        frame.loc[rows, ["pc1", "pc2"]] = found
+        coordinates, shares = project(weights[1:])
+        frame.loc[rows, ["pc1", "pc2"]] = coordinates
         frame.loc[rows, ["pc1_share", "pc2_share"]] = shares
         frame.loc[rows, ["delay1", "delay2"]] = delays(weights)
-    return known if frame["pc1"].count() < known["pc1"].count() else frame
+    return saved if frame["pc1"].count() < saved["pc1"].count() else frame
 
 
-def _losses(axes: Axes, found: pd.DataFrame) -> None:
-    axes.plot(found["epoch"], found["train_loss"], color=COLOURS[0], label="training loss")
-    tested = found.dropna(subset="test_loss")
+def _losses(axes: Axes, data: pd.DataFrame) -> None:
+    axes.plot(data["epoch"], data["train_loss"], color=COLOURS[0], label="training loss")
+    tested = data.dropna(subset="test_loss")
     axes.plot(tested["epoch"], tested["test_loss"], color=COLOURS[1], label="test loss")
-    for phase, rows in found.groupby("phase"):
+    for phase, rows in data.groupby("phase"):
         first = rows["epoch"].min()
         text = f"phase {phase}\nλ = {rows['learning_rate'].iloc[0]:g}"
         place = ((first + rows["epoch"].max()) / 2, 1.02)
@@ -94,7 +94,7 @@ def _losses(axes: Axes, found: pd.DataFrame) -> None:
         axes.text(*place, text, ha="center", va="bottom", fontsize=9, transform=transform)
         if first > 1:
             axes.axvline(first - 0.5, color="black", linestyle=":", linewidth=1)
-    axes.set_xlim(0, found["epoch"].max() + 1)
+    axes.set_xlim(0, data["epoch"].max() + 1)
     axes.set_xlabel("epoch")
     axes.set_ylabel("loss")
     axes.legend(edgecolor="none")
@@ -119,7 +119,7 @@ def _path(axes: Axes, rows: pd.DataFrame, names: tuple[str, str]) -> None:
 
 
 def draw(data: pd.DataFrame) -> tuple[Figure, pd.DataFrame]:
-    """Return losses over the epochs, and of each phase the path of the weights; see `numbers`."""
+    """Draw the losses over the epochs, and the path of the weights in each phase; see `numbers`."""
     phases = data["phase"].unique()
     picture = new_picture(3.1 * max(len(phases), 2), 8.5)
     grid = picture.add_gridspec(3, len(phases), height_ratios=[1.1, 1, 1])

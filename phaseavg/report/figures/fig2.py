@@ -7,25 +7,25 @@ import pandas as pd
 from matplotlib.figure import Figure
 
 from phaseavg.phases import Phase
-from phaseavg.report.figures.losses import Point, loss_panels, of_first_phase
+from phaseavg.report.figures.losses import Point, first_phase_losses, loss_panels
 from phaseavg.report.figures.style import new_picture
 from phaseavg.report.figures.trajectory import Trajectory
 
 POINTS = 10
-"""Of each segment, its end included and its start not."""
+"""The number of points per segment, including the end but not the start."""
 
 
 def anchors(phase: Phase) -> list[int]:
-    """Return the epochs whose weights are connected: a phase's first, and the ends of its quarters.
+    """Return the end points of the segments: a phase's first epoch and the ends of its quarters.
 
-    Of 80 epochs 1, 20, 40, 60 and 80, as in the paper.
+    With 80 epochs: 1, 20, 40, 60 and 80, as in the paper.
     """
     quarters = [round(phase.epochs * quarter / 4) for quarter in (1, 2, 3, 4)]
     return [phase.first_epoch + epoch for epoch in sorted({1, *quarters} - {0})]
 
 
-def points_of(phase: Phase, steps_per_epoch: int) -> list[Point]:
-    """Return the points at which losses are measured, along the way."""
+def choose_points(phase: Phase, steps_per_epoch: int) -> list[Point]:
+    """Return the points on the segments, in order."""
     steps = [epoch * steps_per_epoch for epoch in anchors(phase)]
     fractions = [n / POINTS for n in range(1, POINTS + 1)]
     between = [Point(*ends, fraction) for ends in pairwise(steps) for fraction in fractions]
@@ -33,17 +33,17 @@ def points_of(phase: Phase, steps_per_epoch: int) -> list[Point]:
 
 
 def numbers(run: Trajectory, path: Path) -> pd.DataFrame:
-    """Return the losses at the points; see `of_first_phase`.
+    """Return the losses at the points; see `first_phase_losses`.
 
     A column `place` is 0 at the first anchor, 1 at the second, and so on.
     """
-    losses = of_first_phase(run, path, points_of)
+    losses = first_phase_losses(run, path, choose_points)
     segment = pd.factorize(losses["first"])[0] + losses["fraction"]
     return losses.assign(place=segment.where(losses["first"] != losses["second"], 0.0))
 
 
 def draw(data: pd.DataFrame) -> tuple[Figure, pd.DataFrame]:
-    """Return training and test loss along the segments; see `numbers`."""
+    """Draw training and test loss along the segments; see `numbers`."""
     picture = new_picture(8, 5.5)
     ends = data[data["fraction"].isin((0.0, 1.0))]
     for axes, column, colour in loss_panels(picture):

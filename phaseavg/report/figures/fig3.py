@@ -1,4 +1,4 @@
-"""Figure 3: losses half way between a phase's last weights and earlier ones, by the interval."""
+"""Figure 3: losses halfway between a phase's last weights and earlier weights, by interval."""
 
 from pathlib import Path
 
@@ -6,15 +6,16 @@ import pandas as pd
 from matplotlib.figure import Figure
 
 from phaseavg.phases import Phase
-from phaseavg.report.figures.losses import Point, loss_panels, of_first_phase
+from phaseavg.report.figures.losses import Point, first_phase_losses, loss_panels
 from phaseavg.report.figures.style import new_picture
 from phaseavg.report.figures.trajectory import Trajectory
 
 
-def points_of(phase: Phase, steps_per_epoch: int) -> list[Point]:
-    """Return the phase's last weights, and ½ (θ_T + θ) for θ ever further back.
+def choose_points(phase: Phase, steps_per_epoch: int) -> list[Point]:
+    """Return the phase's last weights θ_T, and ½ (θ_T + θ) for increasing intervals.
 
-    1, 2, 4, … steps within the last epoch, then 1, 2, 4, … epochs and the phase's first epoch.
+    The intervals are 1, 2, 4, … steps in the last epoch, then 1, 2, 4, … epochs, and finally the
+    interval to the phase's first epoch.
     """
     last = phase.end * steps_per_epoch
     batches = [2**n for n in range(steps_per_epoch.bit_length()) if 2**n < steps_per_epoch]
@@ -25,14 +26,14 @@ def points_of(phase: Phase, steps_per_epoch: int) -> list[Point]:
 
 
 def numbers(run: Trajectory, path: Path) -> pd.DataFrame:
-    """Return the losses at the points, see `of_first_phase`, with a column `interval_epochs`."""
-    losses = of_first_phase(run, path, points_of)
+    """Return `first_phase_losses` with a column `interval_epochs`."""
+    losses = first_phase_losses(run, path, choose_points)
     steps = losses["second"] - losses["first"]
     return losses.assign(interval_epochs=steps / losses["steps_per_epoch"])
 
 
 def draw(data: pd.DataFrame) -> tuple[Figure, pd.DataFrame]:
-    """Return training and test loss against the interval; see `numbers`."""
+    """Draw training and test loss against the interval; see `numbers`."""
     steps = int(data["steps_per_epoch"].iloc[0])
     last = f"$\\theta_{{{int(data['second'].iloc[0]) // steps}}}$"
     halves, alone = data[data["interval_epochs"] > 0], data[data["interval_epochs"] == 0]

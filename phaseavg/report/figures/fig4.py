@@ -1,4 +1,4 @@
-"""Figure 4: the exponential weights of the epochs, for windows of several lengths."""
+"""Figure 4: the exponential coefficients of the epochs, for windows of several lengths."""
 
 from collections.abc import Sequence
 from itertools import cycle
@@ -14,25 +14,25 @@ from phaseavg.sweep.composing import Compose
 from phaseavg.targets import build
 
 LENGTHS = (10, 20, 40, 80, 160)
-"""Epochs of the windows: the paper's phases, a miniature's, the whole training."""
+"""The windows' lengths in epochs: the paper's phases, shorter phases, the whole training."""
 
 
 def draw(overrides: Sequence[str], compose: Compose) -> tuple[Figure, pd.DataFrame]:
-    """Return the weights of the epochs, as they are and rescaled by the window's length.
+    """Draw the coefficients of the epochs, unscaled and scaled by the window's length.
 
     Args:
-        overrides: as of train.py, such as `averaging.weights.gamma0=0.95`.
-        compose: to compose a config.
+        overrides: overrides of train.py, such as `averaging.weights.gamma0=0.95`.
+        compose: composes a config.
 
     Raises:
-        UserError: if they are wrong, or the weights follow from the training.
+        UserError: if the overrides are invalid, or the coefficients depend on the training.
     """
     settings = check(compose(["averaging=phasewise", *overrides]))
     part = settings.averaging.get("weights")
     if part is None:
         raise UserError(
-            f"averaging={settings.averaging['_target_']}: averages nothing; fig4 is of weights, "
-            "such as those of averaging=phasewise"
+            f"averaging={settings.averaging['_target_']}: has no coefficients for fig4 to draw; "
+            "use averaging=phasewise or another averager with weights"
         )
     weights = build("averaging.weights", part, Weights)
     data = pd.DataFrame(

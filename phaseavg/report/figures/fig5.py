@@ -1,4 +1,4 @@
-"""Figure 5: learnt weights of the epochs of the first phase, beside exponential ones."""
+"""Figure 5: learnt and exponential coefficients of the first phase's epochs."""
 
 from itertools import cycle
 
@@ -11,14 +11,14 @@ from phaseavg.report.figures.style import COLOURS, new_picture, plain
 from phaseavg.report.study import Study
 
 LEARNT = "learnt"
-"""The column of Table 1a whose weights follow from the training."""
+"""The column of Table 1a with learnt coefficients."""
 
 
 def draw(study: Study) -> tuple[Figure, pd.DataFrame]:
-    """Return the learnt weights of each seed, and exponential ones by γ0.
+    """Draw the learnt coefficients of each seed, and exponential coefficients for each γ0.
 
     Args:
-        study: of Table 1a and one network.
+        study: a study of Table 1a with one network.
     """
     picture, rows = new_picture(8, 4.5), study.finished
     rows = rows[rows["column"] == LEARNT].sort_values("seed")

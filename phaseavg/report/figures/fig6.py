@@ -15,27 +15,27 @@ from phaseavg.targets import build
 from phaseavg.training.optimizers import learning_rate, new_optimizer, set_learning_rate
 
 SCHEDULES = {"80-40-40": "steps, 80-40-40", "decayed": "decayed", "cosine": "cosine"}
-"""Options of the config group `schedule`, and their labels."""
+"""Options of the config group `schedule`, with labels."""
 
 SHAPES = ("-", "--", "-.")
 
 
 def draw(overrides: Sequence[str], compose: Compose) -> tuple[Figure, pd.DataFrame]:
-    """Return the learning rate of each epoch, as the optimizer has it.
+    """Draw the optimizer's learning rate in each epoch.
 
     Args:
-        overrides: as of train.py, such as `+schedule.divisor=10`; others that set the schedule are
-            ignored.
-        compose: to compose a config.
+        overrides: overrides of train.py, such as `+schedule.divisor=10`; other overrides of the
+            schedule are ignored.
+        compose: composes a config.
 
     Raises:
-        UserError: if they are wrong.
+        UserError: if an override is invalid.
     """
     keys = {override.input_line: key_of(override) for override in parsed(overrides)}
-    asked = [o for o, key in keys.items() if key == "schedule.divisor" or "schedule" not in key]
+    relevant = [o for o, key in keys.items() if key == "schedule.divisor" or "schedule" not in key]
     frames = []
     for option, label in SCHEDULES.items():
-        settings = check(compose([f"schedule={option}", *asked]))
+        settings = check(compose([f"schedule={option}", *relevant]))
         schedule = build("schedule", settings.schedule, Schedule)
         optimizer = new_optimizer(settings, nn.Linear(1, 1))
         rates = []
@@ -49,7 +49,7 @@ def draw(overrides: Sequence[str], compose: Compose) -> tuple[Figure, pd.DataFra
     axes = plain(picture.subplots())
     curves = data.groupby("curve", sort=False)
     for (label, lines), colour, shape in zip(curves, COLOURS, SHAPES, strict=False):
-        # The last rate holds until the end.
+        # Extend the last learning rate to the end of its epoch.
         epochs = [*lines["epoch"], lines["epoch"].iloc[-1] + 1]
         rates = [*lines["learning_rate"], lines["learning_rate"].iloc[-1]]
         axes.step(epochs, rates, shape, where="post", color=colour, linewidth=1.8, label=label)

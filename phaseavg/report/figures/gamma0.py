@@ -1,4 +1,4 @@
-"""Test error against γ0: Table 1a as a picture."""
+"""Draw test error against γ0, from Table 1a."""
 
 from collections.abc import Mapping, Sequence
 
@@ -12,38 +12,38 @@ from phaseavg.report.figures.style import COLOURS, new_picture, plain
 from phaseavg.report.study import Study
 
 TABLE = "t1a"
-PAPERS = "cifar100"
-"""What the paper's Table 1 is about; of other data its curve is for the shape alone."""
+PAPER_DATASET = "cifar100"
+"""The data set of the paper's Table 1; for other data sets only the curve's shape compares."""
 
 BESIDE = 1.12
-"""By how much seeds are drawn beside their mean, as a factor of 1 − γ0."""
+"""The horizontal offset between seeds and their mean, as a factor on 1 − γ0."""
 
 
 def published(study: Study, network: tuple[str, str], gammas: Mapping[str, float]) -> pd.DataFrame:
-    """Return the paper's errors by γ0, of a network on its own data set or else on CIFAR-100.
+    """Return the paper's errors by γ0 for a network, on its data set or else on CIFAR-100.
 
     Args:
-        study: whose published cells these are.
+        study: the study with the published cells.
         network: data set and network.
         gammas: γ0 by column.
 
     Returns:
-        Columns: dataset, model, gamma0, test_error, deviation (%, of three seeds).
+        Columns: dataset, model, gamma0, test_error, deviation (%, three seeds).
     """
     names = {"error_mean": "test_error", "error_std": "deviation"}
     paper = study.paper.rename(columns=names).reset_index()
     paper = paper[(paper["table"] == TABLE) & (paper["model"] == network[1])]
     paper = paper.assign(gamma0=paper["column"].map(gammas)).dropna(subset="gamma0")
-    own = paper["dataset"] == network[0]
-    found = paper[own if own.any() else paper["dataset"] == PAPERS].sort_values("gamma0")
-    return found[["dataset", "model", "gamma0", *names.values()]]
+    same = paper["dataset"] == network[0]
+    paper = paper[same if same.any() else paper["dataset"] == PAPER_DATASET].sort_values("gamma0")
+    return paper[["dataset", "model", "gamma0", *names.values()]]
 
 
 def draw(study: Study) -> tuple[Figure, pd.DataFrame]:
-    """Return the errors by γ0: ours with each seed, and the paper's on axes of their own.
+    """Draw our errors by γ0, with each seed, and the paper's errors on separate axes.
 
     Args:
-        study: of Table 1a.
+        study: a study of Table 1a.
     """
     gammas = study.request.tables[TABLE].gammas
     rows = study.finished
@@ -88,9 +88,9 @@ def _of(rows: pd.DataFrame, network: tuple[str, str]) -> pd.Series:
 def _curve(
     axes: Axes, mean: pd.Series, deviation: pd.Series, colour: str, gammas: Sequence[float]
 ) -> None:
-    """Draw mean ± deviation (%) against γ0, their index, so that those near 1 lie apart.
+    """Draw mean ± standard deviation (%) against γ0, their index, on a log scale of 1 − γ0.
 
-    The axis has all `gammas`, so that two panels can be compared whatever is missing.
+    The axis shows all `gammas`, so that panels with missing values stay comparable.
     """
     plain(axes)
     spread = deviation.fillna(0)

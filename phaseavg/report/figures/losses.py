@@ -1,4 +1,4 @@
-"""Losses between the weights of a trajectory: the measurements behind Figures 2 and 3."""
+"""Measure losses between the weights of a trajectory, for Figures 2 and 3."""
 
 import hashlib
 import time
@@ -31,7 +31,7 @@ COLUMNS = [
     *("run_id", *KEY, "weights", "steps_per_epoch", "train_loss", "train_error", "test_loss"),
     *("test_error", "train_images", "test_images", "seconds", "device"),
 ]
-"""Of each point: losses are mean cross-entropies, errors are in %."""
+"""The columns of a measured point: losses are mean cross-entropies, errors are in %."""
 
 
 @cache
@@ -42,11 +42,11 @@ def _checksum(path: Path) -> str:
 
 @dataclass(frozen=True)
 class Point:
-    """(1 − f) θ + f θ′: weights between those of two snapshots.
+    """Interpolated weights (1 − f) θ + f θ′ between two snapshots.
 
     Attributes:
         first: the step after which θ was saved.
-        second: likewise θ′, a later one or the same.
+        second: the step after which θ′ was saved, `first` or later.
         fraction: f, from 0 to 1.
     """
 
@@ -55,7 +55,7 @@ class Point:
     fraction: float
 
     def weights(self, folder: Path) -> dict[str, Tensor]:
-        """Return the weights; integers, which have no value between, are the second's."""
+        """Return the interpolated weights; integer tensors are taken from the second snapshot."""
         first, second = (read_weights_after(folder, step) for step in (self.first, self.second))
         return {
             name: torch.lerp(first[name], end, self.fraction) if end.is_floating_point() else end
@@ -67,11 +67,11 @@ class Point:
         return "-".join(_checksum(weights_path(folder, step)) for step in (self.first, self.second))
 
 
-def measured(run: Trajectory, points: Sequence[Point]) -> Iterator[dict[str, Any]]:
+def measure_losses(run: Trajectory, points: Sequence[Point]) -> Iterator[dict[str, Any]]:
     """Yield each point with its losses and errors (%), after recomputing BatchNorm statistics.
 
-    The training loss is over the augmented images of the BatchNorm pass, in evaluation mode. At an
-    epoch's end the test loss equals the one that the run recorded after its own BatchNorm pass.
+    The training loss is the loss of the BatchNorm pass's augmented images in evaluation mode. At
+    the end of an epoch, the test loss equals the run's recorded loss after its BatchNorm pass.
     """
     if not points:
         return
@@ -79,7 +79,7 @@ def measured(run: Trajectory, points: Sequence[Point]) -> Iterator[dict[str, Any
     data = load_data(settings, device)
     model = new_model(settings, data)
     for point in points:
-        began = time.perf_counter()
+        start = time.perf_counter()
         model.load_state_dict(point.weights(run.folder))
         epoch = (point.second if point.fraction else point.first) // data.steps_per_epoch
         with torch.inference_mode(), autocast(device, settings.execution.precision):
@@ -98,50 +98,50 @@ def measured(run: Trajectory, points: Sequence[Point]) -> Iterator[dict[str, Any
             "test_error": test.error,
             "train_images": train.images,
             "test_images": test.images,
-            "seconds": time.perf_counter() - began,
+            "seconds": time.perf_counter() - start,
             "device": device_name(device),
         }
 
 
-def of_first_phase(
-    run: Trajectory, path: Path, points_of: Callable[[Phase, int], list[Point]]
+def first_phase_losses(
+    run: Trajectory, path: Path, choose_points: Callable[[Phase, int], list[Point]]
 ) -> pd.DataFrame:
-    """Return the losses at points of a run's first phase, and measure those that are missing.
+    """Return the losses at points of a run's first phase; measure missing points.
 
-    Each point is written as soon as it is measured. What was measured of other weights, as of a run
-    that was repeated on another machine, is measured again.
+    Each point is saved as soon as it is measured. A point is measured again if its weights have
+    changed, for example because the run was repeated on another machine.
 
     Args:
-        run: as far as it has come; where its snapshots are missing, what was measured counts.
+        run: the run, finished or not; without its snapshots, only saved measurements count.
         path: the CSV file of the measurements.
-        points_of: returns the points of a phase, by the steps of an epoch.
+        choose_points: returns the points of a phase, given the steps per epoch.
 
     Returns:
-        A row per point, in their order, with the columns `COLUMNS`.
+        A row per point, in order, with the columns `COLUMNS`.
     """
-    known = read_numbers(path, run, COLUMNS)
-    if not run.epochs and known.empty:
-        return known
-    steps = run.steps_per_epoch if run.epochs else int(known["steps_per_epoch"].iloc[0])
-    points = points_of(run.schedule.phases[0], steps)
+    saved = read_numbers(path, run, COLUMNS)
+    if not run.epochs and saved.empty:
+        return saved
+    steps = run.steps_per_epoch if run.epochs else int(saved["steps_per_epoch"].iloc[0])
+    points = choose_points(run.schedule.phases[0], steps)
     needed = pd.DataFrame([asdict(point) for point in points])
     ends = sorted({*needed["first"], *needed["second"]})
     if missing := missing_steps(run.folder, ends):
-        print(f"{path.stem}: {len(missing)} snapshots are not in {run.folder}; {run.command}")
+        print(f"{path.stem}: {len(missing)} snapshots are not in {run.folder}; run {run.command}")
     else:
         expected = needed.assign(weights=[point.checksum(run.folder) for point in points])
-        known = known.merge(expected, on=[*KEY, "weights"], how="inner")
-        done = set(known[KEY].itertuples(index=False, name=None))
-        left = [point for point in points if astuple(point) not in done]
+        saved = saved.merge(expected, on=[*KEY, "weights"], how="inner")
+        done = set(saved[KEY].itertuples(index=False, name=None))
+        todo = [point for point in points if astuple(point) not in done]
         path.parent.mkdir(parents=True, exist_ok=True)
-        for number, row in enumerate(measured(run, left), start=len(points) - len(left) + 1):
-            one = pd.DataFrame([row])
-            known = one if known.empty else pd.concat([known, one], ignore_index=True)
-            text = known.to_csv(index=False, lineterminator="\n")
+        for number, row in enumerate(measure_losses(run, todo), start=len(points) - len(todo) + 1):
+            new = pd.DataFrame([row])
+            saved = new if saved.empty else pd.concat([saved, new], ignore_index=True)
+            text = saved.to_csv(index=False, lineterminator="\n")
             write_atomically(path, text.encode(), f"--output={path.parent}")
             losses = f"training loss {row['train_loss']:.4f}, test loss {row['test_loss']:.4f}"
             print(f"{path.stem}: point {number}/{len(points)}, {losses}", flush=True)
-    return needed.merge(known[COLUMNS], on=KEY, how="inner")
+    return needed.merge(saved[COLUMNS], on=KEY, how="inner")
 
 
 def loss_panels(picture: Figure) -> Iterator[tuple[Axes, str, str]]:

@@ -1,4 +1,4 @@
-"""Test errors at phase ends, by column of Table 1."""
+"""Draw test errors at phase ends, by column of Table 1."""
 
 import pandas as pd
 from matplotlib.figure import Figure
@@ -13,35 +13,35 @@ LOOKS = {AVERAGED: COLOURS[0], TRAINED: COLOURS[5], PASSED: COLOURS[1]}
 
 
 def errors_at_ends(study: Study) -> pd.DataFrame:
-    """Return the test errors (%) at phase ends, a row per cell, seed and end.
+    """Return the test errors (%) at phase ends, a row per cell, seed and phase end.
 
-    Columns: table, column; seed; phase, counted from 1, and of how many; epoch; weights: the
-    average where it has replaced them, else as trained, and where nothing is averaged also after a
-    BatchNorm pass; test_error.
+    Columns: table, column; seed; phase, counted from 1; phases, their number; epoch; weights: the
+    average if it replaced the trained weights, else the trained weights, in runs without averaging
+    also after a BatchNorm pass; test_error.
     """
     ends_of = dict(list(study.metrics[study.metrics["replaced"].notna()].groupby("run_id")))
-    found = []
+    errors = []
     for row in study.finished.itertuples():
         ends = ends_of[row.run_id]
-        ends = ends[ends["epoch"] <= row.epochs]  # fewer where the row is of a longer run
+        ends = ends[ends["epoch"] <= row.epochs]  # the run may be longer
         averages = ends["replaced"].any() and not row.before_averaging
         for number, end in enumerate(ends.to_dict("records"), start=1):
             place = (row.table, row.column, row.seed, number, len(ends), end["epoch"])
             if averages and end["replaced"]:
-                found.append((*place, AVERAGED, end["average.error"]))
+                errors.append((*place, AVERAGED, end["average.error"]))
             else:
-                found.append((*place, TRAINED, end["weights.error"]))
+                errors.append((*place, TRAINED, end["weights.error"]))
             if not averages:
-                found.append((*place, PASSED, end["bn.error"]))
+                errors.append((*place, PASSED, end["bn.error"]))
     columns = ["table", "column", "seed", "phase", "phases", "epoch", "weights", "test_error"]
-    return pd.DataFrame(found, columns=columns)
+    return pd.DataFrame(errors, columns=columns)
 
 
 def draw(study: Study) -> tuple[Figure, pd.DataFrame]:
-    """Return the errors at phase ends, a panel per phase.
+    """Draw the errors at phase ends, a panel per phase.
 
     Args:
-        study: of Table 1 and one network.
+        study: a study of Table 1 with one network.
     """
     data = errors_at_ends(study)
     last = int(data["phases"].max())
@@ -57,7 +57,7 @@ def draw(study: Study) -> tuple[Figure, pd.DataFrame]:
                     y += 1
                     places[*own, weights] = y
         y += 1.6
-    # A training of one phase, such as the cosine's, ends where the others do.
+    # Runs with fewer phases, such as the cosine schedule's, end in the last panel.
     panel_of = data["phase"].where(data["phase"] < data["phases"], last)
     picture = new_picture(9.5, ROW_INCHES * y + 1.3)
     panels = picture.subplots(1, last, sharey=True, squeeze=False)[0]

@@ -1,4 +1,4 @@
-"""The look of all figures, and how they become files."""
+"""Style all figures and render them to files."""
 
 import io
 
@@ -7,14 +7,14 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 COLOURS = ("#0b6fa4", "#c2410c", "#15803d", "#7c3aed", "#a16207", "#4c566a", "#be185d", "#0f766e")
-"""Distinct for the colour-blind, each with a contrast of 4.5 or more on white."""
+"""Colour-blind safe colours with a contrast of 4.5 or more on white."""
 
 FORMATS = {"svg": {"metadata": {"Date": None}}, "png": {"dpi": 150}}
-"""Every figure is written in these formats; the options give equal files for equal numbers."""
+"""The formats of every figure; with these options, equal numbers give equal files."""
 
 
 def new_picture(width: float = 8, height: float = 4.5) -> Figure:
-    """Return an empty figure of a size in inches."""
+    """Return an empty figure; width and height are in inches."""
     return Figure(figsize=(width, height), layout="constrained")
 
 
@@ -24,12 +24,12 @@ def plain(axes: Axes) -> Axes:
     return axes
 
 
-def rendered(picture: Figure, name: str) -> dict[str, bytes]:
-    """Return the content of a picture's files, by format.
+def render(picture: Figure, name: str) -> dict[str, bytes]:
+    """Render a figure; return the content of its files by format.
 
     Args:
-        picture: to be drawn.
-        name: of the picture, from which the ids in an SVG follow.
+        picture: the figure.
+        name: the figure's name, which determines the ids in an SVG.
     """
     files = {}
     for kind, options in FORMATS.items():

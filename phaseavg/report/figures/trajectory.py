@@ -1,4 +1,4 @@
-"""The run that Figures 1 to 3 are drawn from, as far as it has come."""
+"""Read the run of Figures 1 to 3, finished or not."""
 
 import shlex
 from collections.abc import Sequence
@@ -22,8 +22,8 @@ from phaseavg.targets import build
 NETWORK = "model=wrn28_10"
 """The network of the paper's figures."""
 
-APART = ("averaging=none", "runs_dir=runs/trajectories", "records_dir=runs/trajectories")
-"""Plain SGD, in a folder apart from runs that save no trajectory."""
+RUN_DEFAULTS = ("averaging=none", "runs_dir=runs/trajectories", "records_dir=runs/trajectories")
+"""Plain SGD, in a separate folder for runs that save their trajectory."""
 
 
 @dataclass
@@ -31,9 +31,9 @@ class Trajectory:
     """A run that saves its trajectory.
 
     Attributes:
-        overrides: that make it.
-        settings: its config.
-        name: its data set and network, as their config groups call them.
+        overrides: the Hydra overrides that define the run.
+        settings: the run's config.
+        name: the data set's and network's config options, joined by `-`.
     """
 
     overrides: list[str]
@@ -42,12 +42,12 @@ class Trajectory:
 
     @property
     def folder(self) -> Path:
-        """The folder of its snapshots."""
+        """The folder of the snapshots."""
         return self.settings.run_folder / TRAJECTORY
 
     @cached_property
     def schedule(self) -> Schedule:
-        """Its phases."""
+        """The schedule of the phases."""
         return build("schedule", self.settings.schedule, Schedule)
 
     @cached_property
@@ -67,65 +67,65 @@ class Trajectory:
 
     @property
     def epochs(self) -> int:
-        """Finished epochs."""
+        """The number of finished epochs."""
         return len(self.metrics)
 
     @property
     def steps_per_epoch(self) -> int:
-        """Updates in an epoch, once one is finished."""
+        """The number of steps per epoch; needs a finished epoch."""
         return int(self.metrics["step"].iloc[0] // self.metrics["epoch"].iloc[0])
 
     @property
     def command(self) -> str:
-        """The command that trains it."""
+        """The command that trains the run."""
         again = ["rerun=true"] if (self.settings.run_folder / "result.json").exists() else []
         return shlex.join(["python", "train.py", *self.overrides, *again])
 
 
 def read_trajectory(overrides: Sequence[str], defaults: Sequence[str], conf: Path) -> Trajectory:
-    """Return the run that a figure is drawn from.
+    """Return the run of a figure.
 
     Args:
-        overrides: as of train.py.
-        defaults: of the figure, which they may replace.
-        conf: the folder of the configs.
+        overrides: overrides of train.py.
+        defaults: the figure's default overrides, which `overrides` may replace.
+        conf: the config folder.
 
     Raises:
-        UserError: if the overrides are wrong.
+        UserError: if an override is invalid.
     """
     with composing(conf):
-        typed = {key_of(override) for override in parsed(overrides)}
-        network = () if typed & {"model", "preset"} else (NETWORK,)
-        own = [o for o in (*network, *APART, *defaults) if o.partition("=")[0] not in typed]
-        config = compose("config", [*own, *overrides], return_hydra_config=True)
+        keys = {key_of(override) for override in parsed(overrides)}
+        network = () if keys & {"model", "preset"} else (NETWORK,)
+        kept = [o for o in (*network, *RUN_DEFAULTS, *defaults) if o.partition("=")[0] not in keys]
+        config = compose("config", [*kept, *overrides], return_hydra_config=True)
     chosen = config.hydra.runtime.choices
     with open_dict(config):
         del config["hydra"]
     name = f"{chosen['dataset']}-{chosen['model']}"
-    return Trajectory([*own, *overrides], check(config), name)
+    return Trajectory([*kept, *overrides], check(config), name)
 
 
 def read_numbers(path: Path, run: Trajectory, columns: Sequence[str]) -> pd.DataFrame:
-    """Return the numbers of a figure that were written before, bit by bit; empty if there are none.
+    """Read the saved numbers of a figure, exact to the last bit; empty without a file.
 
     Args:
-        path: of the CSV file.
-        run: of the figure.
-        columns: of the numbers, `run_id` among them.
+        path: the CSV file.
+        run: the figure's run.
+        columns: the columns of the numbers, including `run_id`.
 
     Raises:
-        UserError: if the file is damaged, or of another run, whose numbers would be lost.
+        UserError: if the file is damaged, or has numbers of another run, which would be lost.
     """
     if not path.exists():
         return pd.DataFrame(columns=columns)
     try:
-        numbers = pd.read_csv(path, engine="python")  # the other one rounds in the last bit
+        numbers = pd.read_csv(path, engine="python")  # the C engine rounds the last bit
         owners = set(numbers[columns]["run_id"])
     except (OSError, ValueError, KeyError) as error:
-        raise UserError(f"{path}: damaged; remove it to measure its numbers again") from error
+        raise UserError(f"{path}: damaged; remove it to measure the numbers again") from error
     if owners - {run.settings.run_id}:
         raise UserError(
-            f"--output={path.parent}: has {path.stem} of another run; name another folder for "
-            f"that of {run.settings.run_id}"
+            f"--output={path.parent}: {path.stem} is from another run; choose another folder for "
+            f"run {run.settings.run_id}"
         )
     return numbers

@@ -1,4 +1,4 @@
-"""Figures 1 to 3, each number of theirs beside one that was had in another way."""
+"""Figures 1 to 3: every number is compared with an independent computation."""
 
 import json
 import runpy
@@ -17,7 +17,7 @@ from conftest import REPOSITORY, TINY
 import train
 from phaseavg.averaging import recompute_batchnorm
 from phaseavg.errors import UserError
-from phaseavg.report.figures import FIGURES, Asked, OfARun, fig1, fig2, fig3, losses, write
+from phaseavg.report.figures import FIGURES, Inputs, RunFigure, fig1, fig2, fig3, losses, write
 from phaseavg.report.figures.trajectory import Trajectory, read_trajectory
 from phaseavg.training.execution import prepare
 from phaseavg.training.parts import load_data, new_model
@@ -34,23 +34,23 @@ def described(folder: Path, *more: str) -> Trajectory:
 
 @pytest.fixture(scope="module")
 def run(tmp_path_factory: pytest.TempPathFactory) -> Trajectory:
-    """Return a trained run that has kept all that can be kept."""
+    """Return a trained run with all snapshots."""
     found = described(tmp_path_factory.mktemp("runs"))
     train.run(found.settings)
     return found
 
 
-OF_A_RUN = {name: figure for name, figure in FIGURES.items() if isinstance(figure, OfARun)}
+RUN_FIGURES = {name: figure for name, figure in FIGURES.items() if isinstance(figure, RunFigure)}
 
 
 def numbers(name: str, run: Trajectory, folder: Path) -> pd.DataFrame:
-    """Return what a figure shows of a run, measuring what a folder does not have."""
-    return OF_A_RUN[name].numbers(run, folder / f"{name}-{run.name}.csv")
+    """Return the numbers of a figure; measure missing points."""
+    return RUN_FIGURES[name].numbers(run, folder / f"{name}-{run.name}.csv")
 
 
 def written(name: str, run: Trajectory, folder: Path) -> list[Path]:
     """Draw a figure of a run and write it."""
-    drawn = OF_A_RUN[name].draw(numbers(name, run, folder))
+    drawn = RUN_FIGURES[name].draw(numbers(name, run, folder))
     return write(f"{name}-{run.name}", drawn, folder)
 
 
@@ -65,17 +65,17 @@ def last_weights(run: Trajectory, epoch: int) -> np.ndarray:
     return state[name].double().numpy().ravel()
 
 
-def test_principal_components_are_those_of_the_covariance(run: Trajectory, tmp_path: Path) -> None:
+def test_principal_components_match_the_covariance(run: Trajectory, tmp_path: Path) -> None:
     found = numbers("fig1", run, tmp_path)
     for first, last in PHASES[:2]:
         weights = np.stack([last_weights(run, epoch) for epoch in range(first, last + 1)])
         centred = weights - weights.mean(0)
-        values, vectors = np.linalg.eigh(centred @ centred.T)  # of the epochs' inner products
+        values, vectors = np.linalg.eigh(centred @ centred.T)  # Gram matrix
         rows = found[found["epoch"].between(first, last)]
         for number in (1, 2):
             own = rows[f"pc{number}"].to_numpy()
             expected = vectors[:, -number] * np.sqrt(values[-number])
-            sign = np.sign(own @ expected)  # which is nobody's choice
+            sign = np.sign(own @ expected)  # arbitrary
             np.testing.assert_allclose(own, sign * expected, rtol=1e-9, atol=1e-12)
             share = values[-number] / values.sum()
             np.testing.assert_allclose(rows[f"pc{number}_share"], share, rtol=1e-9)
@@ -88,29 +88,27 @@ def test_delays_are_distances_within_the_phase(run: Trajectory, tmp_path: Path) 
             now = last_weights(run, epoch)
             before = np.sqrt(((now - last_weights(run, epoch - 1)) ** 2).sum())
             assert found.loc[epoch, "delay1"] == pytest.approx(before, rel=1e-12)
-            if epoch == first:  # two epochs before was another phase
+            if epoch == first:  # the epoch t − 2 is in another phase
                 assert np.isnan(found.loc[epoch, "delay2"])
             else:
                 earlier = np.sqrt(((now - last_weights(run, epoch - 2)) ** 2).sum())
                 assert found.loc[epoch, "delay2"] == pytest.approx(earlier, rel=1e-12)
 
 
-def test_losses_are_those_of_the_record(run: Trajectory, tmp_path: Path) -> None:
+def test_losses_match_the_record(run: Trajectory, tmp_path: Path) -> None:
     data = numbers("fig1", run, tmp_path)
     recorded = recorded_by(run)
     columns = {"train_loss": "train.loss", "test_loss": "weights.loss", "phase": "phase"}
     for column, key in columns.items():
         assert data[column].tolist() == recorded[key].tolist()
-    assert data["pc1"].notna().tolist() == [True] * 8 + [False]  # of one epoch there is no plane
+    assert data["pc1"].notna().tolist() == [True] * 8 + [False]  # one epoch has no plane
     picture, _ = fig1.draw(data)
     axes = picture.axes
     assert axes[0].lines[0].get_ydata().tolist() == recorded["train.loss"].tolist()
     assert len(axes) == 1 + 2 * len(PHASES)
 
 
-def test_ends_of_segments_have_the_losses_that_the_run_recorded(
-    run: Trajectory, tmp_path: Path
-) -> None:
+def test_losses_at_segment_ends_match_the_record(run: Trajectory, tmp_path: Path) -> None:
     found = numbers("fig2", run, tmp_path)
     recorded = recorded_by(run)
     recorded = recorded.set_index("step")["bn.loss"]
@@ -126,12 +124,12 @@ def test_ends_of_segments_have_the_losses_that_the_run_recorded(
     assert line.get_ydata().tolist() == found["train_loss"].tolist()
 
 
-def test_the_anchors_of_the_papers_phase_are_its_own(tmp_path: Path) -> None:
+def test_anchors_and_intervals_match_the_paper(tmp_path: Path) -> None:
     phase = described(tmp_path, "schedule.epochs=[80]", "schedule.factors=[1]").schedule.phases[0]
     assert fig2.anchors(phase) == [1, 20, 40, 60, 80]
-    points = fig2.points_of(phase, 391)
+    points = fig2.choose_points(phase, 391)
     assert len(points) == len(set(points)) == 41
-    found = [(point.second - point.first) / 391 for point in fig3.points_of(phase, 391)]
+    found = [(point.second - point.first) / 391 for point in fig3.choose_points(phase, 391)]
     epochs = [1, 2, 4, 8, 16, 32, 64, 79]
     assert found == [0, *(n / 391 for n in (1, 2, 4, 8, 16, 32, 64, 128, 256)), *epochs]
 
@@ -163,7 +161,7 @@ def test_the_interval_of_one_epoch_is_the_average_of_two(run: Trajectory, tmp_pa
 
 
 def count_measured(monkeypatch: pytest.MonkeyPatch, most: int | None = None) -> list[Any]:
-    """Return a list that grows by every point that is measured; at `most` it is interrupted."""
+    """Return a list of the measured points; interrupt after `most` points."""
     taken: list[Any] = []
     weights = losses.Point.weights
 
@@ -177,7 +175,7 @@ def count_measured(monkeypatch: pytest.MonkeyPatch, most: int | None = None) -> 
     return taken
 
 
-def test_measuring_goes_on_where_it_was_cut(
+def test_interrupted_measurements_resume(
     run: Trajectory, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     with monkeypatch.context() as patch:
@@ -195,7 +193,7 @@ def test_measuring_goes_on_where_it_was_cut(
 
 
 @pytest.mark.slow
-def test_without_the_run_what_was_measured_is_drawn(run: Trajectory, tmp_path: Path) -> None:
+def test_without_the_run_saved_measurements_are_drawn(run: Trajectory, tmp_path: Path) -> None:
     gone = described(tmp_path / "gone")
     shutil.copytree(run.settings.run_folder, gone.settings.run_folder)
     figures = tmp_path / "figures"
@@ -209,18 +207,18 @@ def test_without_the_run_what_was_measured_is_drawn(run: Trajectory, tmp_path: P
     assert {path.name: path.read_bytes() for path in figures.iterdir()} == made
 
 
-@pytest.mark.parametrize("name", OF_A_RUN)
-def test_without_anything_the_command_is_named(name: str, tmp_path: Path) -> None:
-    asked = Asked(
+@pytest.mark.parametrize("name", RUN_FIGURES)
+def test_without_data_the_command_is_reported(name: str, tmp_path: Path) -> None:
+    inputs = Inputs(
         [*TINY, f"runs_dir={tmp_path}"], tmp_path, REPOSITORY / "conf", tmp_path / "paper.csv"
     )
-    with pytest.raises(UserError, match=r"its run has saved nothing yet; python train\.py "):
-        list(OF_A_RUN[name].drawings(name, asked))
+    with pytest.raises(UserError, match=r"no saved run; run python train\.py "):
+        list(RUN_FIGURES[name].drawings(name, inputs))
     assert list(tmp_path.iterdir()) == []
 
 
-@pytest.mark.parametrize("name", OF_A_RUN)
-def test_of_half_a_run_what_there_is_is_drawn(
+@pytest.mark.parametrize("name", RUN_FIGURES)
+def test_an_unfinished_run_is_drawn(
     name: str, run: Trajectory, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     half = described(tmp_path)
@@ -231,27 +229,27 @@ def test_of_half_a_run_what_there_is_is_drawn(
     for path in half.folder.iterdir():
         if int(path.stem.partition("-")[2]) > 4 * STEPS:
             path.unlink()
-    asked = Asked(half.overrides, tmp_path, REPOSITORY / "conf", tmp_path / "paper.csv")
+    inputs = Inputs(half.overrides, tmp_path, REPOSITORY / "conf", tmp_path / "paper.csv")
     if name == "fig1":
-        ((full_name, (_, data)),) = OF_A_RUN[name].drawings(name, asked)
+        ((full_name, (_, data)),) = RUN_FIGURES[name].drawings(name, inputs)
         assert full_name == "fig1-digits-cnn13_digits"
         assert data["pc1"].notna().tolist() == [True] * 4
-        assert "4 of 9 epochs; python train.py " in capsys.readouterr().out
+        assert "4 of 9 epochs; run python train.py " in capsys.readouterr().out
     else:
         assert numbers(name, described(tmp_path), tmp_path).empty
         assert "snapshots are not in" in capsys.readouterr().out
 
 
 @pytest.mark.parametrize("name", ["fig1", "fig3"])
-def test_another_runs_figure_is_not_lost(name: str, run: Trajectory, tmp_path: Path) -> None:
+def test_a_figure_of_another_run_is_protected(name: str, run: Trajectory, tmp_path: Path) -> None:
     written(name, run, tmp_path)
     before = (tmp_path / f"{name}-{run.name}.csv").read_bytes()
-    with pytest.raises(UserError, match=f"has {name}-digits-cnn13_digits of another run"):
+    with pytest.raises(UserError, match=f"{name}-digits-cnn13_digits is from another run"):
         numbers(name, described(tmp_path / "none", "seed=7"), tmp_path)
     assert (tmp_path / f"{name}-{run.name}.csv").read_bytes() == before
 
 
-def test_a_damaged_file_is_named_and_kept(run: Trajectory, tmp_path: Path) -> None:
+def test_a_damaged_file_is_reported_and_not_overwritten(run: Trajectory, tmp_path: Path) -> None:
     path = tmp_path / f"fig3-{run.name}.csv"
     for content in ("run_id,first\n", "\0", ""):
         path.write_text(content)
@@ -260,7 +258,7 @@ def test_a_damaged_file_is_named_and_kept(run: Trajectory, tmp_path: Path) -> No
         assert path.read_text() == content
 
 
-def test_what_was_measured_of_other_weights_is_measured_anew(
+def test_points_with_changed_weights_are_measured_again(
     run: Trajectory, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     path = tmp_path / f"fig3-{run.name}.csv"
@@ -274,8 +272,8 @@ def test_what_was_measured_of_other_weights_is_measured_anew(
     assert after["test_loss"].tolist() == before["test_loss"].tolist()
 
 
-def test_losses_half_way_are_those_of_the_average_that_a_run_has_recorded(tmp_path: Path) -> None:
-    """Of two epochs the uniform average is half way between them."""
+def test_losses_halfway_match_the_recorded_average(tmp_path: Path) -> None:
+    """The uniform average of two epochs is halfway between them."""
     two = ("schedule.epochs=[2]", "schedule.factors=[1]", "+averaging@observers.half=uniform")
     found = described(tmp_path, *two)
     train.run(found.settings)
@@ -284,7 +282,7 @@ def test_losses_half_way_are_those_of_the_average_that_a_run_has_recorded(tmp_pa
     last = recorded_by(found).iloc[-1]
     assert row["test_loss"] == pytest.approx(last["observers.half.loss"], rel=1e-6)
     assert row["test_error"] == pytest.approx(last["observers.half.error"], abs=0.13)  # an image
-    # The training loss by a plain loop over the pass's own images.
+    # Compute the training loss with a plain loop over the pass's images.
     settings, device = prepare(found.settings)
     data = load_data(settings, device)
     model = new_model(settings, data)
@@ -300,9 +298,9 @@ def test_losses_half_way_are_those_of_the_average_that_a_run_has_recorded(tmp_pa
     assert row["train_loss"] != pytest.approx(row["test_loss"], rel=1e-5)
 
 
-def test_what_is_not_said_of_a_run_is_the_papers(tmp_path: Path) -> None:
+def test_run_defaults_match_the_paper(tmp_path: Path) -> None:
     def of(name: str, *overrides: str) -> Trajectory:
-        return read_trajectory(overrides, OF_A_RUN[name].overrides, REPOSITORY / "conf")
+        return read_trajectory(overrides, RUN_FIGURES[name].overrides, REPOSITORY / "conf")
 
     first, second = of("fig1"), of("fig2")
     assert first.name == second.name == "cifar100-wrn28_10"
@@ -328,23 +326,23 @@ Script = Callable[..., tuple[int, str, str]]
 def script(
     monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str], tmp_path: Path
 ) -> Script:
-    """Return a function that types `scripts/figures.py …` and returns status, output and errors."""
+    """Return a function that runs `scripts/figures.py …`; it returns status, output and errors."""
 
-    def typed(*arguments: str) -> tuple[int, str, str]:
+    def run_script(*arguments: str) -> tuple[int, str, str]:
         monkeypatch.chdir(tmp_path)
         monkeypatch.setattr(sys, "argv", ["figures.py", *arguments])
         with pytest.raises(SystemExit) as left:
             runpy.run_path(str(REPOSITORY / "scripts/figures.py"), run_name="__main__")
         return left.value.code, *capfd.readouterr()
 
-    return typed
+    return run_script
 
 
-def test_the_script_answers_a_mistake_in_one_line(script: Script, tmp_path: Path) -> None:
+def test_the_script_reports_an_invalid_name_in_one_line(script: Script, tmp_path: Path) -> None:
     status, out, err = script("fig7")
     assert (status, out) == (2, "")
     (line,) = err.splitlines()
-    assert line.startswith("figures.py: fig7: is no figure; choices: fig1, fig2, fig3, fig4")
+    assert line.startswith("figures.py: fig7: is not a figure; choices: fig1, fig2, fig3, fig4")
     assert not list(tmp_path.iterdir())
 
 
@@ -353,14 +351,14 @@ def test_a_figure_that_cannot_be_drawn_does_not_stop_the_others(
 ) -> None:
     status, _, err = script("fig4", "fig1", "fig6", "preset=demo", "averaging=none")
     assert status == 2
-    assert "averages nothing; fig4 is of weights" in err
-    assert "fig1-digits-cnn13_digits: its run has saved nothing yet" in err
+    assert "has no coefficients for fig4 to draw" in err
+    assert "fig1-digits-cnn13_digits: no saved run" in err
     assert (tmp_path / "results/figures/demo/fig6.svg").exists()
     assert not (tmp_path / "results/figures/demo/fig1-digits-cnn13_digits.svg").exists()
 
 
 @pytest.mark.slow
-def test_the_script_trains_what_is_missing_and_draws_it(script: Script, tmp_path: Path) -> None:
+def test_the_script_trains_the_missing_run_and_draws_it(script: Script, tmp_path: Path) -> None:
     short = (*TINY, "schedule.epochs=[3]", "schedule.factors=[1]")
     status, out, err = script("fig1", "fig4", *short, "--train")
     assert (status, err) == (0, "")
