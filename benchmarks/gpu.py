@@ -118,8 +118,8 @@ def measure(
     pairs += [("epoch", 1, part, fastest, steps) for part in times if part.startswith("phase end")]
     pairs += [("epoch", steps, BATCHNORM, first, steps)]
     return rounds, [
-        common.row(f"{unit} of {name}", a, times[a] * factor, b, times[b] * factor_beside)
-        for unit, factor, a, b, factor_beside in pairs
+        common.row(f"{unit} of {name}", a, times[a] * factor, b, times[b] * baseline_factor)
+        for unit, factor, a, b, baseline_factor in pairs
     ]
 
 

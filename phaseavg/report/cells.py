@@ -97,8 +97,8 @@ def read_cells(runs: Iterable[Run], records: pd.DataFrame, metrics: pd.DataFrame
         for row in records.to_dict("records")
     }
     ends: dict[str, dict[str, Any]] = {}
-    own = [run for run in runs if run.run_id in recorded]
-    for run in sorted(own, key=lambda run: recorded[run.run_id]["epochs"]):
+    available = [run for run in runs if run.run_id in recorded]
+    for run in sorted(available, key=lambda run: recorded[run.run_id]["epochs"]):
         ends = _ends(run, recorded[run.run_id], metrics) | ends
     rows = []
     for run in runs:

@@ -50,7 +50,7 @@ def span(row: Mapping[str, Any]) -> str:
 
 
 def _row(
-    claim: Claim, part: str, of: Evidence, values: np.ndarray, word: str, complete: bool,
+    claim: Claim, part: str, data: Evidence, values: np.ndarray, word: str, complete: bool,
     confidence: float = CONFIDENCE,
 ) -> dict[str, Any]:  # fmt: skip
     """Return a row of verdicts; the verdict ends with `so far` while cells are missing."""
@@ -63,29 +63,30 @@ def _row(
         "mean": values.mean() if len(values) else np.nan,
         "low": low,
         "high": high,
-        "margin": of.margin,
+        "margin": data.margin,
         "seeds": len(values),
-        "cells": len(of.used),
-        "all_cells": len(of.differences),
+        "cells": len(data.used),
+        "all_cells": len(data.differences),
         "signed": not claim.is_cost,
     }
 
 
-def _rows(claim: Claim, study: Study, networks: pd.MultiIndex, of: Evidence) -> list[dict]:
+def _rows(claim: Claim, study: Study, networks: pd.MultiIndex, data: Evidence) -> list[dict]:
     """Return the rows of a claim, of its parts, and of the pairs that are not counted."""
-    judgement = judge(claim, of)
+    judgement = judge(claim, data)
     parts, confidence = judgement.parts, judgement.confidence
-    signs = [sign for mean in of.differences.mean(axis=1) if (sign := margin_side(mean, of.margin))]
+    means = data.differences.mean(axis=1)
+    signs = [sign for mean in means if (sign := margin_side(mean, data.margin))]
     complete = all(part.complete for part in parts.values())
-    whole = _row(claim, "", of, judgement.estimate, judgement.verdict, complete, confidence)
-    whole["counted"] = f"{judgement.counted} of {len(parts)}" if claim.parts else ""
-    whole["below"] = f"{signs.count('below')} of {len(signs)}" if signs else ""
-    rows = [whole]
+    total = _row(claim, "", data, judgement.estimate, judgement.verdict, complete, confidence)
+    total["counted"] = f"{judgement.counted} of {len(parts)}" if claim.parts else ""
+    total["below"] = f"{signs.count('below')} of {len(signs)}" if signs else ""
+    rows = [total]
     for key, part in parts.items() if claim.parts else ():
         word = judgement.words[key]
         rows.append(_row(claim, " ".join(key), part, part.values, word, part.complete, confidence))
-    beside = evidence(claim, study.rows, networks, claim.beside) if claim.beside else None
-    for (label,), part in beside.parts(["pair"]).items() if beside else ():
+    uncounted = evidence(claim, study.rows, networks, claim.uncounted) if claim.uncounted else None
+    for (label,), part in uncounted.parts(["pair"]).items() if uncounted else ():
         word = verdict(part.values, part.margin)
         row = _row(claim, label, part, part.values, word, part.complete)
         rows.append(row | {"verdict": f"{row['verdict']} (not counted)"})
@@ -100,17 +101,17 @@ def read_verdicts(path: Path) -> pd.DataFrame:
 
 def summary_table(verdicts: pd.DataFrame) -> pd.DataFrame:
     """Return a row of texts per claim."""
-    whole = verdicts[verdicts["part"] == ""]
+    total = verdicts[verdicts["part"] == ""]
     return pd.DataFrame(
         {
-            "": whole["claim"],
-            "claim": whole["text"],
-            "verdict": whole["verdict"],
-            "difference [95 % interval]": whole.apply(span, axis=1),
-            "seeds": whole["seeds"].astype(str).replace("0", ""),
-            "cells used": whole["cells"].astype(str) + " of " + whole["all_cells"].astype(str),
-            "parts with 2 seeds": whole["counted"],
-            "cells below": whole["below"],
+            "": total["claim"],
+            "claim": total["text"],
+            "verdict": total["verdict"],
+            "difference [95 % interval]": total.apply(span, axis=1),
+            "seeds": total["seeds"].astype(str).replace("0", ""),
+            "cells used": total["cells"].astype(str) + " of " + total["all_cells"].astype(str),
+            "parts with 2 seeds": total["counted"],
+            "cells below": total["below"],
         }
     )
 
@@ -129,10 +130,10 @@ def _paper_summary(differences: pd.Series) -> str:
     return "; ".join(words)
 
 
-def _cells(claim: Claim, of: Evidence, paper: Mapping[tuple[str, ...], float]) -> pd.DataFrame:
+def _cells(claim: Claim, data: Evidence, paper: Mapping[tuple[str, ...], float]) -> pd.DataFrame:
     """Return a row per cell, with the paper's difference if it is comparable."""
     rows = []
-    for (label, *network), values in of.differences.iterrows():
+    for (label, *network), values in data.differences.iterrows():
         mean = values.mean()
         rows.append(
             {
@@ -141,7 +142,7 @@ def _cells(claim: Claim, of: Evidence, paper: Mapping[tuple[str, ...], float]) -
                 "compared": label,
                 "seeds": " ".join(map(str, values.dropna().index)),
                 "ours": _number(mean, not claim.is_cost),
-                "sign": margin_side(mean, of.margin),
+                "sign": margin_side(mean, data.margin),
                 "paper": _number(paper.get((label, *network), np.nan)),
             }
         )
@@ -152,16 +153,16 @@ def _section(
     claim: Claim, rows: list[dict[str, Any]], cells: pd.DataFrame, paper: str
 ) -> list[str]:
     """Return the paragraphs of a claim's section."""
-    whole, *others = rows
-    margin = "" if np.isnan(whole["margin"]) else f"{round(whole['margin'], 3):g}"
+    total, *part_rows = rows
+    margin = "" if np.isnan(total["margin"]) else f"{round(total['margin'], 3):g}"
     words = [
-        f"**{whole['verdict']}**" + (f": {span(whole)}" if span(whole) else "")
-        + f", {whole['seeds']} seeds, {whole['cells']} of {whole['all_cells']} cells"
+        f"**{total['verdict']}**" + (f": {span(total)}" if span(total) else "")
+        + f", {total['seeds']} seeds, {total['cells']} of {total['all_cells']} cells"
     ]  # fmt: skip
-    if whole["counted"]:
-        words.append(f"{whole['counted']} parts have two seeds")
-    if whole["below"]:
-        words.append(f"below {margin} in {whole['below']} cells")
+    if total["counted"]:
+        words.append(f"{total['counted']} parts have two seeds")
+    if total["below"]:
+        words.append(f"below {margin} in {total['below']} cells")
     parts = pd.DataFrame(
         {
             "part": row["part"],
@@ -170,7 +171,7 @@ def _section(
             "seeds": row["seeds"],
             "cells": f"{row['cells']} of {row['all_cells']}",
         }
-        for row in others
+        for row in part_rows
     )
     return [
         f"## {claim.name}: {claim.text}",
@@ -200,11 +201,11 @@ def claims_page(study: Study, paper: pd.DataFrame) -> tuple[pd.DataFrame, str]:
     comparable = {key[1:3] for key in study.paper.index}
     for claim in CLAIMS:
         networks = common_networks(claim, study.request.cells)
-        of = evidence(claim, study.rows, networks)
-        rows = _rows(claim, study, networks, of)
+        data = evidence(claim, study.rows, networks)
+        rows = _rows(claim, study, networks, data)
         published = differences_in(claim, paper)
         theirs = {key: value for key, value in published.items() if key[1:] in comparable}
-        sections += _section(claim, rows, _cells(claim, of, theirs), _paper_summary(published))
+        sections += _section(claim, rows, _cells(claim, data, theirs), _paper_summary(published))
         verdicts += rows
     frame = pd.DataFrame(verdicts)
     remark = study.remark and f"{study.remark}."

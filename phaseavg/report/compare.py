@@ -135,9 +135,9 @@ def phase_end_errors(metrics: pd.DataFrame) -> pd.DataFrame:
         row |= {label: _mean(lines[key]) for key, label in ERRORS.items()}
         gains = (lines["average.error"] - lines["bn.error"]).dropna()
         row["average − BN pass"] = mean_with_interval(gains)
-        other = ends[(ends["letter"] == first) & (ends["epoch"] == epoch)]
+        reference = ends[(ends["letter"] == first) & (ends["epoch"] == epoch)]
         for key, label in (("weights.error", f"− {first}"), ("bn.error", f"− {first} after BN")):
-            values = differences(_pairs(lines, "left"), _pairs(other, key))
+            values = differences(_pairs(lines, "left"), _pairs(reference, key))
             row[label] = "" if letter == first else mean_with_interval(values)
         rows.append(row)
     return pd.DataFrame(rows)
@@ -171,14 +171,14 @@ def figure(runs: pd.DataFrame, metrics: pd.DataFrame) -> Figure:
     ends = metrics[metrics["replaced"].notna()]
     handles = []
     for (letter, label), colour in zip(labels.items(), cycle(COLOURS), strict=False):
-        own = metrics[metrics["letter"] == letter]
+        lines = metrics[metrics["letter"] == letter]
         for axes, key, shape in (
             (above, "weights.error", "-"),
             (above, "average.error", "--"),
             (below, "train.loss", "-"),
         ):
-            seeds = own.pivot_table(index="epoch", columns="path", values=key).astype(float)
-            if key == "average.error" and len(seeds) <= own["phase"].nunique():
+            seeds = lines.pivot_table(index="epoch", columns="path", values=key).astype(float)
+            if key == "average.error" and len(seeds) <= lines["phase"].nunique():
                 continue  # at phase ends alone: a marker
             axes.plot(seeds.index, seeds, shape, color=colour, linewidth=0.6, alpha=0.45)
             mean = seeds.dropna().mean(axis=1)

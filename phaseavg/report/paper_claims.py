@@ -41,7 +41,7 @@ class Claim:
         parts: the keys (`pair`, `dataset`, `model`) that split the claim into parts; each part has
             to hold. If empty, the mean over all cells decides.
         alternatives: whether the claim holds as soon as the pairs of one left cell hold.
-        beside: further pairs, shown but not counted.
+        uncounted: further pairs, shown but not counted.
         note: how the claim is measured, if that is not obvious.
     """
 
@@ -51,7 +51,7 @@ class Claim:
     margin: float | None = 0.0
     parts: tuple[str, ...] = ()
     alternatives: bool = False
-    beside: tuple[Pair, ...] = ()
+    uncounted: tuple[Pair, ...] = ()
     note: str = ""
 
     @property
@@ -101,7 +101,7 @@ CLAIMS = (
         "phase-wise averaging beats SGD at every length of training",
         _at_each_length("ours − SGD"),
         parts=EACH_PAIR,
-        beside=_at_each_length("ours − SGD after a BN pass", "bn_test_error"),
+        uncounted=_at_each_length("ours − SGD after a BN pass", "bn_test_error"),
     ),
     Claim(
         "C4",
@@ -123,7 +123,7 @@ CLAIMS = (
         "it beats ADAM, AMSGRAD, ADABOUND, SGD and Lookahead on every data set and network",
         tuple(Pair(f"ours − {c}", OURS, ("t2", c)) for c in (*ADAPTIVE, "sgd", "lookahead")),
         parts=(*EACH_PAIR, "dataset", "model"),
-        beside=(Pair("ours − sgd after a BN pass", OURS, ("t2", "sgd"), "bn_test_error"),),
+        uncounted=(Pair("ours − sgd after a BN pass", OURS, ("t2", "sgd"), "bn_test_error"),),
     ),
     Claim(
         "C7",

@@ -63,9 +63,9 @@ class Study:
         """Return the part of the study with one (data set, network)."""
         cells = [cell for cell in self.request.cells if (cell.dataset, cell.model) == network]
         runs = {
-            run_id: replace(run, cells=own)
+            run_id: replace(run, cells=selected)
             for run_id, run in self.runs.items()
-            if (own := [cell for cell in run.cells if cell in cells])
+            if (selected := [cell for cell in run.cells if cell in cells])
         }
         return replace(self, request=replace(self.request, cells=cells), runs=runs)
 
@@ -136,7 +136,7 @@ def summarise(study: Study) -> pd.DataFrame:
         bn_error_mean=("bn_test_error", "mean"),
         bn_error_std=("bn_test_error", "std"),
     )
-    others = (
+    details = (
         study.rows.sort_values("seed")
         .groupby(CELL, sort=False)
         .agg(
@@ -147,7 +147,7 @@ def summarise(study: Study) -> pd.DataFrame:
     )
     published = study.paper.rename(columns={"error_mean": "paper_mean", "error_std": "paper_std"})
     keys = [key_of(cell) for cell in study.request.cells]
-    frame = pd.DataFrame(keys, columns=CELL).set_index(CELL).join([ours, others, published])
+    frame = pd.DataFrame(keys, columns=CELL).set_index(CELL).join([ours, details, published])
     frame = frame.reset_index()
     frame["difference"] = frame["error_mean"] - frame["paper_mean"]
     frame = frame.join(pd.DataFrame(_paired(study, keys), columns=PAIRED))

@@ -107,19 +107,19 @@ def grid(cells: pd.DataFrame) -> pd.DataFrame:
     """
     letters, lines = execution_letters(cells), {}
     for network, row in cells.groupby(["dataset", "model"], sort=False):
-        own = row.set_index("column")
-        passed = own[~own["averaged"]]
-        lines[*network, "ours"] = own.apply(_ours, axis=1, letters=letters)
-        others = {
+        columns = row.set_index("column")
+        passed = columns[~columns["averaged"]]
+        lines[*network, "ours"] = columns.apply(_ours, axis=1, letters=letters)
+        further = {
             "after a BN pass": passed.apply(_spread, axis=1, of="bn_error"),
-            DIFFERENCE: own.apply(_difference, axis=1),
+            DIFFERENCE: columns.apply(_difference, axis=1),
         }
         lines |= {
-            (*network, kind): texts for kind, texts in others.items() if any(texts.astype(str))
+            (*network, kind): texts for kind, texts in further.items() if any(texts.astype(str))
         }
-        if own["paper_mean"].notna().any():
-            lines[*network, "paper"] = own.apply(_spread, axis=1, of="paper")
-            lines[*network, "difference to paper"] = own["difference"].map(signed)
+        if columns["paper_mean"].notna().any():
+            lines[*network, "paper"] = columns.apply(_spread, axis=1, of="paper")
+            lines[*network, "difference to paper"] = columns["difference"].map(signed)
     frame = pd.DataFrame(lines).T.reindex(columns=list(dict.fromkeys(cells["column"]))).fillna("")
     return frame.rename_axis(index=ROW, columns=None)
 

@@ -42,7 +42,7 @@ def effects(cells: Sequence[Cell], rows: pd.DataFrame, paper: pd.DataFrame) -> p
     for claim in (claim for claim in CLAIMS if claim.margin is not None and not claim.is_cost):
         networks = common_networks(claim, cells)
         published = differences_in(claim, paper)
-        pairs = [*claim.pairs, *claim.beside]
+        pairs = [*claim.pairs, *claim.uncounted]
         for key, line in evidence(claim, rows, networks, pairs).differences.iterrows():
             label, *network = key
             values = line.dropna().to_numpy(float)
@@ -53,24 +53,24 @@ def effects(cells: Sequence[Cell], rows: pd.DataFrame, paper: pd.DataFrame) -> p
     return pd.DataFrame(effect_rows, columns=columns)
 
 
-def figure(found: pd.DataFrame, title: str) -> Figure:
+def figure(data: pd.DataFrame, title: str) -> Figure:
     """Draw a line per difference, grouped by claim.
 
     Args:
-        found: from `effects`.
+        data: from `effects`.
         title: the title of the figure.
     """
-    networks = found[NETWORK].drop_duplicates()
-    alone = len(networks) == 1
-    heads = found["claim"].drop_duplicates()
-    height = ROW_INCHES * (len(found) + 1.5 * len(heads)) + 1.2
+    networks = data[NETWORK].drop_duplicates()
+    single = len(networks) == 1
+    heads = data["claim"].drop_duplicates()
+    height = ROW_INCHES * (len(data) + 1.5 * len(heads)) + 1.2
     picture = new_picture(8.5, height)
     axes = picture.subplots()
     from_left = blended_transform_factory(picture.transFigure, axes.transData)
-    ends = [end for values in found["values"] for end in interval(values)]
-    reach = max(np.abs([*ends, *found["paper"].dropna()]).max(), 0.1)
+    ends = [end for values in data["values"] for end in interval(values)]
+    reach = max(np.abs([*ends, *data["paper"].dropna()]).max(), 0.1)
     y, places, labels = 0.0, [], []
-    for claim, lines in found.groupby("claim", sort=False):
+    for claim, lines in data.groupby("claim", sort=False):
         axes.text(0.01, y, claim, transform=from_left, weight="bold", fontsize=8.5, va="center")
         for _, line in lines.iterrows():
             y += 1
@@ -82,7 +82,7 @@ def figure(found: pd.DataFrame, title: str) -> Figure:
             if not np.isnan(line["paper"]):
                 axes.plot(line["paper"], y, "D", color="black", markersize=6, fillstyle="none")
             places.append(y)
-            labels.append(line["pair"] + ("" if alone else f", {line['dataset']} {line['model']}"))
+            labels.append(line["pair"] + ("" if single else f", {line['dataset']} {line['model']}"))
         margin = lines["margin"].iloc[0]
         axes.plot([margin, margin], [y - len(lines) + 0.4, y + 0.5], color="black", linewidth=0.8)
         y += 1.5
@@ -102,11 +102,11 @@ def figure(found: pd.DataFrame, title: str) -> Figure:
         for colour, word in zip(COLOURS.values(), ("for it", "against it", "open"), strict=True)
     ]
     handles.append(Line2D([], [], color="black", marker="|", linewidth=0, label="a seed"))
-    if found["paper"].notna().any():
+    if data["paper"].notna().any():
         marker = {"marker": "D", "fillstyle": "none", "linewidth": 0}
         handles.append(Line2D([], [], color="black", label="the paper", **marker))
     picture.legend(handles=handles, loc="outside lower center", ncols=5, fontsize=8, frameon=False)
-    shown = [title, " ".join(networks.iloc[0]) if alone else ""]
+    shown = [title, " ".join(networks.iloc[0]) if single else ""]
     axes.set_title(": ".join(filter(None, shown)), loc="left", fontsize=10)
     return picture
 

@@ -15,7 +15,7 @@ TABLE = "t1a"
 PAPER_DATASET = "cifar100"
 """The data set of the paper's Table 1; for other data sets only the curve's shape compares."""
 
-BESIDE = 1.12
+OFFSET = 1.12
 """The horizontal offset between seeds and their mean, as a factor on 1 − γ0."""
 
 
@@ -48,7 +48,7 @@ def draw(study: Study) -> tuple[Figure, pd.DataFrame]:
     gammas = study.request.tables[TABLE].gammas
     rows = study.finished
     rows = rows.assign(gamma0=rows["column"].map(gammas)).dropna(subset="gamma0")
-    drawn = [n for n in study.networks if _of(rows, n).any()]
+    drawn = [n for n in study.networks if _is_network(rows, n).any()]
     frames = [rows[["dataset", "model", "gamma0", "seed", "test_error"]].assign(whose="ours")]
     papers = {network: published(study, network, gammas) for network in drawn}
     panels = len(drawn) + sum(not paper.empty for paper in papers.values())
@@ -58,12 +58,12 @@ def draw(study: Study) -> tuple[Figure, pd.DataFrame]:
         return picture, rows
     grid = picture.subplots(lines, 2, squeeze=False).flat
     for network in drawn:
-        own = rows[_of(rows, network)]
-        errors = own.groupby("gamma0")["test_error"].agg(["mean", "std"])
+        points = rows[_is_network(rows, network)]
+        errors = points.groupby("gamma0")["test_error"].agg(["mean", "std"])
         axes = next(grid)
         _curve(axes, errors["mean"], errors["std"], COLOURS[0], list(gammas.values()))
         seeds = {"s": 14, "color": COLOURS[5], "zorder": 3, "label": "a seed"}
-        axes.scatter((1 - own["gamma0"]) / BESIDE, own["test_error"], **seeds)
+        axes.scatter((1 - points["gamma0"]) / OFFSET, points["test_error"], **seeds)
         axes.set_title(f"ours: {' '.join(network)}", fontsize=10, loc="left")
         theirs = papers[network]
         if len(theirs):
@@ -81,7 +81,7 @@ def draw(study: Study) -> tuple[Figure, pd.DataFrame]:
     return picture, pd.concat(frames, ignore_index=True)
 
 
-def _of(rows: pd.DataFrame, network: tuple[str, str]) -> pd.Series:
+def _is_network(rows: pd.DataFrame, network: tuple[str, str]) -> pd.Series:
     return (rows["dataset"] == network[0]) & (rows["model"] == network[1])
 
 
@@ -97,7 +97,7 @@ def _curve(
     axes.errorbar(
         1 - mean.index, mean, spread, color=colour, marker="o", capsize=3, label="mean ± deviation"
     )
-    axes.set_xlim((1 - min(gammas)) * BESIDE**2, (1 - max(gammas)) / BESIDE**2)
+    axes.set_xlim((1 - min(gammas)) * OFFSET**2, (1 - max(gammas)) / OFFSET**2)
     axes.set_xscale("log")
     axes.set_xticks([1 - gamma0 for gamma0 in gammas], labels=[f"{g:g}" for g in gammas])
     axes.minorticks_off()

@@ -50,12 +50,12 @@ def draw(study: Study) -> tuple[Figure, pd.DataFrame]:
     places, heads, y = {}, {}, 0.0
     for table in dict.fromkeys(table for table, _ in order):
         heads[f"Table {table[1:]}"] = y
-        for own in (key for key in order if key[0] == table):
+        for cell in (key for key in order if key[0] == table):
             for weights in (TRAINED, PASSED):
-                lines = data[(data["table"] == table) & (data["column"] == own[1])]
+                lines = data[(data["table"] == table) & (data["column"] == cell[1])]
                 if len(lines) and (weights == TRAINED or (lines["weights"] == PASSED).any()):
                     y += 1
-                    places[*own, weights] = y
+                    places[*cell, weights] = y
         y += 1.6
     # Runs with fewer phases, such as the cosine schedule's, end in the last panel.
     panel_of = data["phase"].where(data["phase"] < data["phases"], last)
