@@ -8,6 +8,7 @@ import contextlib
 import hashlib
 import json
 import os
+import re
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -121,12 +122,12 @@ def cache_folder() -> Path:
 
 
 def _state_of(folders: Iterable[Path], name: str) -> str | None:
-    """Return a hash of all that a config depends on; None if that includes the environment."""
+    """Return a hash of all that a config depends on; None if an option follows the environment."""
     digest = hashlib.sha256(f"{hydra.__version__} {omegaconf.__version__} {name}".encode())
     for folder in folders:
         for path in sorted(folder.rglob("*.yaml")):
             content = path.read_bytes()
-            if b"oc.env" in content:
+            if re.search(rb"^\s*- .*oc\.env", content, re.MULTILINE):  # in a defaults list
                 return None
             digest.update(f"\0{path.relative_to(folder)}\0".encode() + content)
         digest.update(b"\1")

@@ -89,8 +89,8 @@ def test_a_damaged_cache_is_composed_again(conf: Path, content: bytes) -> None:
     assert len(json.loads(path.read_bytes())) == 1
 
 
-def test_what_depends_on_the_environment_is_not_cached(conf: Path) -> None:
-    (conf / "model" / "mine.yaml").write_text("name: ${oc.env:NAME}\n")
+def test_options_that_depend_on_the_environment_are_not_cached(conf: Path) -> None:
+    (conf / "model" / "mine.yaml").write_text("defaults:\n  - /optimizer: ${oc.env:NAME}\n")
     for _ in range(2):
         _, calls = composed(conf, ["model=cnn13"])
         assert calls == 1
