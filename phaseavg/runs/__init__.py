@@ -1,1 +1,1 @@
-"""What a run is called, what it leaves, and how it survives being killed."""
+"""Run folders, checkpoints, shared prefixes and records."""

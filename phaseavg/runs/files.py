@@ -1,4 +1,4 @@
-"""Write files whole or not at all."""
+"""Write, rename and link files atomically."""
 
 import contextlib
 import hashlib
@@ -19,20 +19,20 @@ class _WithoutAliases(getattr(yaml, "CSafeDumper", yaml.SafeDumper)):
 
 
 def dump_yaml(values: Mapping[str, Any]) -> bytes:
-    """Return values as YAML text, with every value in full."""
+    """Return values as YAML text without aliases."""
     return yaml.dump(dict(values), Dumper=_WithoutAliases, sort_keys=False).encode()
 
 
-def write_atomically(path: Path, content: bytes, place: str | None = None) -> None:
+def write_atomically(path: Path, content: bytes, option: str | None = None) -> None:
     """Write a file atomically: readers see the old content or the new one.
 
     Args:
-        path: of the file.
-        content: of the file.
-        place: the option that names its folder; by default `runs_dir`.
+        path: the file.
+        content: the new content.
+        option: the option that sets the folder, for error messages; `runs_dir` by default.
 
     Raises:
-        UserError: if it cannot be written; the old file remains.
+        UserError: if the file cannot be written; the old file remains.
     """
     temporary = path.with_name(f".{path.name}.{os.getpid()}.part")
     try:
@@ -44,15 +44,15 @@ def write_atomically(path: Path, content: bytes, place: str | None = None) -> No
     except OSError as error:
         with contextlib.suppress(OSError):
             temporary.unlink(missing_ok=True)
-        place = place or f"runs_dir={path.parent.parent}"
+        option = option or f"runs_dir={path.parent.parent}"
         raise UserError(
-            f"{place}: {path.parent.name}/{path.name} could not be written ({error.strerror}); "
-            "make room or name another folder, and rerun the same command to resume"
+            f"{option}: cannot write {path.parent.name}/{path.name} ({error.strerror}); "
+            "free disk space or set another folder, and rerun the same command to resume"
         ) from error
 
 
 def remove_leftovers(folder: Path) -> None:
-    """Remove the temporary files that killed processes have left in a folder, if it exists."""
+    """Remove temporary files left in a folder by killed processes."""
     for path in folder.glob(".*.part"):
         if re.fullmatch(r"\..+\.\d+(\.\d+)?\.part", path.name):
             path.unlink(missing_ok=True)
@@ -62,36 +62,36 @@ def set_aside(path: Path, suffix: str) -> Path:
     """Rename a file to `<name>.<suffix>`; return the new path.
 
     Raises:
-        UserError: if its folder cannot be written.
+        UserError: if the folder is not writable.
     """
     try:
         return path.replace(path.with_name(f"{path.name}.{suffix}"))
     except OSError as error:
-        raise UserError(f"{path}: cannot be set aside as {suffix} ({error.strerror})") from error
+        raise UserError(f"{path}: cannot be renamed to *.{suffix} ({error.strerror})") from error
 
 
-def link(source: Path, target: Path, place: str, anew: bool = False) -> None:
-    """Link a file to a second path; on another disk, copy it.
+def link(source: Path, target: Path, option: str, replace: bool = False) -> None:
+    """Hard-link a file to a second path, or copy it if the file system has no hard links.
 
     Args:
         source: the file.
         target: the second path.
-        place: the option that names its folder.
-        anew: whether an existing file, which may be damaged, is replaced.
+        option: the option that sets the target's folder, for error messages.
+        replace: whether to replace an existing target, which may be damaged.
 
     Raises:
-        UserError: if it cannot be written.
+        UserError: if the target cannot be written.
     """
     try:
         target.parent.mkdir(parents=True, exist_ok=True)
-        if anew:
+        if replace:
             target.unlink(missing_ok=True)
         with contextlib.suppress(FileExistsError):
             os.link(source, target)
-    except OSError:  # another disk, or one that has no such links
-        write_atomically(target, source.read_bytes(), place)
+    except OSError:  # another file system, or one without hard links
+        write_atomically(target, source.read_bytes(), option)
 
 
 def checksum(content: bytes) -> str:
-    """Return 16 digits of the SHA-256 of a file's content."""
+    """Return the first 16 hex digits of the SHA-256 of a file's content."""
     return hashlib.sha256(content).hexdigest()[:16]

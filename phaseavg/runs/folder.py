@@ -1,13 +1,13 @@
-"""The folder of a run, `<runs_dir>/<run_id>/`: its lock, files and checkpoints.
+"""The run folder `<runs_dir>/<run_id>/`: lock, files and checkpoints.
 
 config.yaml     the resolved config
-metrics.jsonl   a line per epoch
-result.json     the outcome, once the run is finished or has diverged
-checkpoint-*    the two latest states, until then; named by step and checksum
-snapshots/      weights of single epochs that these refer to, a file each
+metrics.jsonl   one line per epoch
+result.json     the result of a finished or diverged run
+checkpoint-*    the two latest checkpoints of an unfinished run, named by step and checksum
+snapshots/      weights of single epochs that the checkpoints refer to, one file each
 weights.safetensors   the final weights, with save_weights=true
 trajectory/     weights during training, with save_trajectory=
-failure.json    why the last attempt failed, if it did
+failure.json    the error of the last attempt, if the attempt failed
 """
 
 import contextlib
@@ -36,35 +36,35 @@ from phaseavg.runs.files import (
 
 TRAJECTORY = "trajectory"
 
-KEPT_CHECKPOINTS = 2  # if the latest is damaged, the run resumes from the one before
+MAX_CHECKPOINTS = 2  # if the latest is damaged, the run resumes from the previous checkpoint
 
 
 def read_result(folder: Path) -> dict[str, Any] | None:
-    """Return the result in a run's folder; None if there is none.
+    """Return the result in a run folder; None if the folder has no result.
 
-    A result that is damaged or of another run is set aside.
+    A result that is damaged or belongs to another run is renamed to `result.json.damaged`.
 
     Raises:
-        UserError: if it cannot be read.
+        UserError: if the file cannot be read.
     """
     path = folder / record.RESULT
     try:
         result = record.read_result(folder)
         if result["run_id"] != folder.name:
-            raise ValueError(f"of {result['run_id']}")
+            raise ValueError(f"its run_id is {result['run_id']}")
         return result
     except (FileNotFoundError, NotADirectoryError):
         return None
     except OSError as error:
         raise UserError(f"{path}: cannot be read ({error.strerror})") from error
-    except record.DAMAGED as error:
+    except record.READ_ERRORS as error:
         aside = set_aside(path, "damaged")
-        print(f"{path} is damaged ({error}): set aside as {aside.name}", flush=True)
+        print(f"{path} is damaged ({error}): renamed to {aside.name}", flush=True)
         return None
 
 
 def in_progress(folder: Path) -> bool:
-    """Return whether a process holds the lock of a run's folder."""
+    """Return whether a process holds the lock of a run folder."""
     try:
         with (folder / ".lock").open("r+") as lock:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -76,18 +76,18 @@ def in_progress(folder: Path) -> bool:
 
 
 def read_failure(folder: Path) -> str | None:
-    """Return why the last attempt at a run failed; None if it did not."""
+    """Return the error of the last attempt at a run; None if the attempt did not fail."""
     try:
         return str(json.loads((folder / "failure.json").read_text())["error"])
     except FileNotFoundError:
         return None
-    except record.DAMAGED as error:
+    except record.READ_ERRORS as error:
         return f"failure.json cannot be read ({error})"
 
 
 def record_failure(folder: Path, reason: str, **details: Any) -> None:
-    """Write failure.json into the folder of a run, which is made if need be."""
-    with contextlib.suppress(OSError, UserError):  # no room: it is printed as well
+    """Write failure.json into a run folder; create the folder if it is missing."""
+    with contextlib.suppress(OSError, UserError):  # if the disk is full, the printed error remains
         folder.mkdir(parents=True, exist_ok=True)
         failure = {"run_id": folder.name, "error": reason, **details}
         write_atomically(folder / "failure.json", _json(failure))
@@ -98,20 +98,20 @@ def _json(values: Any) -> bytes:
 
 
 class RunFolder:
-    """The folder of one run, made on entering and held by one process at a time.
+    """Create and lock a run folder on entering; only one process holds the lock.
 
     Args:
         path: the folder.
-        wait: whether to wait for a process that holds it.
+        wait: whether to wait for a process that holds the lock.
 
     Raises:
-        UserError: on entering, if it cannot be made, or is held by another process.
+        UserError: on entering, if the folder is not writable or another process holds the lock.
     """
 
     def __init__(self, path: Path, wait: bool = False) -> None:
         self.path = path
         self.wait = wait
-        self._referred: dict[str, list[str]] = {}  # files, by the checkpoint that refers to them
+        self._references: dict[str, list[str]] = {}  # checkpoint → snapshot files
 
     def __enter__(self) -> Self:
         try:
@@ -120,7 +120,7 @@ class RunFolder:
         except OSError as error:
             raise UserError(
                 f"runs_dir={self.path.parent}: cannot be written ({error.strerror}); "
-                "name a folder that can"
+                "set a writable folder"
             ) from error
         try:
             fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -128,7 +128,7 @@ class RunFolder:
             if not self.wait:
                 self._lock.close()
                 raise UserError(f"{self.path}: another process is training this run") from error
-            print(f"{self.path}: another process is training this; waiting for it", flush=True)
+            print(f"{self.path}: another process is training this run; waiting", flush=True)
             fcntl.flock(self._lock, fcntl.LOCK_EX)
         for folder in (self.path, self.path / TRAJECTORY, self.path / "snapshots"):
             remove_leftovers(folder)
@@ -152,7 +152,7 @@ class RunFolder:
         self._write("config.yaml", dump_yaml(config))
 
     def write_metrics(self, history: Sequence[Mapping[str, Any]]) -> None:
-        """Write all lines, so that a kill leaves neither a gap nor half a line."""
+        """Rewrite metrics.jsonl atomically, so that a kill leaves no partial line."""
         self._write("metrics.jsonl", b"".join(_json(line) + b"\n" for line in history))
 
     def finish(self, result: Mapping[str, Any]) -> None:
@@ -163,7 +163,7 @@ class RunFolder:
         (self.path / "failure.json").unlink(missing_ok=True)
 
     def reopen(self) -> None:
-        """Set the result aside, if there is one, so that the run is trained again."""
+        """Rename an existing result and delete the other outputs before retraining."""
         if read_result(self.path) is None:
             return
         self.remove_checkpoints()
@@ -172,11 +172,11 @@ class RunFolder:
         set_aside(self.path / "result.json", "previous")
 
     def _checkpoints(self) -> list[Path]:
-        """Return the checkpoints, latest first."""
+        """Return the checkpoint files, latest first."""
         return sorted(self.path.glob("checkpoint-*.pt"), reverse=True)
 
     def remove_checkpoints(self) -> None:
-        """Remove all checkpoints, and the files that they refer to."""
+        """Remove all checkpoints and their snapshots."""
         for path in self._checkpoints():
             path.unlink()
         shutil.rmtree(self.path / "snapshots", ignore_errors=True)
@@ -184,13 +184,13 @@ class RunFolder:
     def save_checkpoint(
         self, step: int, state: Mapping[str, Any], files: Sequence[Path] = ()
     ) -> None:
-        """Save the state after `step` updates, then remove the oldest checkpoint.
+        """Save a checkpoint after `step` updates, then remove the oldest checkpoint.
 
         Args:
-            step: finished updates.
+            step: the number of finished updates.
             state: tensors, numbers and names.
-            files: in this folder, that the state refers to. They never change, and are removed once
-                no checkpoint refers to them.
+            files: snapshots in this folder that the state refers to. They are immutable, and are
+                removed once no checkpoint refers to them.
         """
         names = [str(path.relative_to(self.path)) for path in files]
         buffer = io.BytesIO()
@@ -198,20 +198,20 @@ class RunFolder:
         content = buffer.getvalue()
         name = f"checkpoint-{step:09d}-{checksum(content)}.pt"
         self._write(name, content)
-        for path in self._checkpoints()[KEPT_CHECKPOINTS:]:
+        for path in self._checkpoints()[MAX_CHECKPOINTS:]:
             path.unlink()
-        self._referred[name] = names
-        kept = [self._referred.get(path.name) for path in self._checkpoints()]
-        if None not in kept:  # None: saved by an earlier process and never read by this one
-            needed = {self.path / name for names in kept for name in names}
+        self._references[name] = names
+        references = [self._references.get(path.name) for path in self._checkpoints()]
+        if None not in references:  # None: saved by an earlier process and not read by this one
+            needed = {self.path / name for names in references for name in names}
             for path in set((self.path / "snapshots").glob("*.pt")) - needed:
                 path.unlink()
 
     def restore(self, state: Any) -> None:
-        """Load the latest intact checkpoint, if there is one, into `state`.
+        """Load the latest intact checkpoint, if any, into `state`.
 
         Raises:
-            UserError: if it was saved by other code or with other data.
+            UserError: if the checkpoint does not match the current code or data.
         """
         checkpoint = self.load_checkpoint()
         if checkpoint is None:
@@ -221,21 +221,21 @@ class RunFolder:
         except (ValueError, LookupError, TypeError, AttributeError, RuntimeError) as error:
             reason = " ".join(str(error).split()) or repr(error)
             raise UserError(
-                f"{self.path}: its checkpoint does not fit: {reason}; undo that change, or move "
-                "the folder away to start again"
+                f"{self.path}: the checkpoint does not match: {reason}; undo that change, or move "
+                "the folder elsewhere to start again"
             ) from error
 
     def load_checkpoint(self) -> dict[str, Any] | None:
-        """Return the latest intact checkpoint, on the CPU; None if there is none.
+        """Return the latest intact checkpoint, on the CPU; None if no checkpoint is intact.
 
-        Damaged ones, and those of other runs, are set aside. Loading never executes code.
+        Damaged checkpoints and checkpoints of other runs are renamed. Loading never executes code.
         """
         for path in self._checkpoints():
             try:
                 return self._read(path)
             except (OSError, ValueError) as error:
                 aside = set_aside(path, "damaged")
-                print(f"{error}: {path.name} set aside as {aside.name}", flush=True)
+                print(f"{error}: {path.name} renamed to {aside.name}", flush=True)
         return None
 
     def _read(self, path: Path) -> dict[str, Any]:
@@ -243,27 +243,27 @@ class RunFolder:
         if state is None:
             raise ValueError(f"{path} is damaged")
         if (owner := state.get("run_id")) != self.path.name:
-            raise ValueError(f"{path} is of another run, {owner}, or of an older version")
-        self._referred[path.name] = state.get("files", [])
-        for name in self._referred[path.name]:
+            raise ValueError(f"{path} belongs to another run ({owner}) or to an older version")
+        self._references[path.name] = state.get("files", [])
+        for name in self._references[path.name]:
             if not is_intact(self.path / name):
                 raise ValueError(f"{self.path / name} is damaged")
         return state
 
 
 def read_state(content: bytes, path: Path) -> dict[str, Any] | None:
-    """Return the state that torch saved in a file, on the CPU; None if it is damaged.
+    """Return a state saved by torch, on the CPU; None if the file is damaged.
 
     Loading never executes code.
 
     Args:
-        content: of the file.
-        path: of the file, whose name ends in the checksum of its content.
+        content: the content of the file.
+        path: the file, whose name ends in the checksum of its content.
     """
     if path.stem.rpartition("-")[2] != checksum(content):
         return None
     try:
         state = torch.load(io.BytesIO(content), map_location="cpu", weights_only=True)
-    except Exception:  # a damaged or malicious file can make it raise anything
+    except Exception:  # a damaged or malicious file can raise any exception
         return None
     return state if isinstance(state, dict) else None

@@ -1,10 +1,10 @@
-"""Prefixes: the first epochs that several runs have in common, trained once.
+"""Shared prefixes: initial epochs that several runs have in common and that are trained once.
 
-A prefix of n epochs is the state of a run after the n-th epoch's last update, before that epoch is
-tested or averaged. Runs share it until one of them first replaces its weights by an average. It is
-saved in `share.dir` as `<key>-<epochs>-<execution>-<checksum>.pt`, with the averages that the runs
-starting from it need; `share.dir/snapshots` has the files that RNA's averages refer to. Deleting
-the folder costs epochs, nothing else.
+A prefix of n epochs is the state of a run after the last update of epoch n, before evaluation and
+averaging. A run can use a prefix until an average first replaces its weights. A prefix file is
+`<share.dir>/<key>-<epochs>-<execution>-<checksum>.pt`. It contains the averages that later runs
+need; `share.dir/snapshots` holds the files that RNA's averages refer to. If the folder is deleted,
+its epochs are trained again.
 """
 
 import hashlib
@@ -34,7 +34,7 @@ OWN = "average"
 """Name of the average that may replace the weights."""
 
 SAME_NUMBERS = ("device", "workers", "flipped_copy")
-"""Execution options that change no bit of a number; of the device, the type counts."""
+"""Execution options that do not change results; the device type is hashed separately."""
 
 
 def digest(values: Any) -> str:
@@ -47,8 +47,8 @@ class Average:
     """One average of a run.
 
     Attributes:
-        part: target and arguments of its averager.
-        epochs: T_p of each phase of the run.
+        part: target and arguments of the averager.
+        epochs: the length T_p of each phase.
     """
 
     part: Part
@@ -56,20 +56,20 @@ class Average:
 
     @property
     def averager(self) -> Averager:
-        """The averager, of a network of one parameter; one that needs a real network knows less."""
+        """The averager, built for a one-parameter network."""
         return _averager(json.dumps(self.part), tuple(self.epochs))
 
     @property
     def windows(self) -> list[range] | None:
-        """The epochs that each average is over; None if that is not known before training."""
+        """The epochs in each averaging window; None if they are not known before training."""
         windows = self.averager.windows
         return None if windows is None else list(windows)
 
     def identity(self, epochs: int) -> str | None:
-        """Return a hash of what the average is made of in the first `epochs` epochs.
+        """Return a hash of the averager and of its windows that begin before epoch `epochs`.
 
-        Averages of one prefix are equal bit by bit if their identities are. None: no window has
-        begun.
+        Two averages of a prefix with equal identities are bitwise equal. Returns None if no window
+        has begun.
         """
         begun = [[w.start, len(w)] for w in self.windows or () if w.start < epochs]
         return digest({"averaging": self.part, "windows": begun}) if begun else None
@@ -77,20 +77,20 @@ class Average:
 
 @cache
 def _averager(part: str, epochs: tuple[int, ...]) -> Averager:
-    """Return an averager of a part as JSON; many runs of a sweep have the same."""
+    """Build an averager from a part in JSON; cached, as many runs of a sweep share averagers."""
     network = nn.Module()
     network.weight = nn.Parameter(torch.zeros(1))
-    given: dict[str, Any] = {"model": network, "epochs": list(epochs)}
+    arguments: dict[str, Any] = {"model": network, "epochs": list(epochs)}
     offered = {"device": "cpu", "folder": Path()}
     try:
-        return build("averaging", json.loads(part), Averager, offered=offered, **given)
-    except Exception:  # of a user's own constructor
-        return Averager(**given)
+        return build("averaging", json.loads(part), Averager, offered=offered, **arguments)
+    except Exception:  # raised by a user-defined constructor
+        return Averager(**arguments)
 
 
 @cache
 def _schedule(config: str) -> Schedule:
-    """Return the schedule of a config as JSON; many runs of a sweep have the same."""
+    """Build a schedule from a config in JSON; cached, as many runs of a sweep share schedules."""
     return build("schedule", json.loads(config), Schedule)
 
 
@@ -98,12 +98,12 @@ class Prefixes:
     """The prefixes of one run.
 
     Attributes:
-        schedule: its phases.
-        averages: its averages, by name.
-        limit: epochs before its weights are first replaced; 0 if it shares nothing.
+        schedule: the schedule of the run.
+        averages: the averages of the run, by name.
+        limit: epochs before an average first replaces the weights; 0 if the run cannot share.
 
     Raises:
-        UserError: if its schedule refuses a value.
+        UserError: if the schedule rejects a value.
     """
 
     def __init__(self, settings: Settings) -> None:
@@ -119,12 +119,12 @@ class Prefixes:
 
     @property
     def averages_nothing(self) -> bool:
-        """Whether the weights are never replaced: other runs may start from this one."""
+        """Whether no average replaces the weights, so that other runs may start from it."""
         return self.averages[OWN].windows == []
 
     @cached_property
     def origin(self) -> dict[str, Any]:
-        """What shapes a run from its first step on, and how often it is tested."""
+        """The settings that affect a run from its first step, and the evaluation settings."""
         names = ("dataset", "model", "optimizer", "batch_size", "seed", "batchnorm_batches")
         record = self.settings.record()
         return {
@@ -133,7 +133,7 @@ class Prefixes:
         }
 
     def key(self, epochs: int) -> str:
-        """Return a hash of all that shapes the first `epochs` epochs, at most `limit`."""
+        """Return a hash of all settings that affect the first `epochs` epochs, at most `limit`."""
         if epochs not in self._keys:
             phases = [phase for phase in self.schedule.phases if phase.first_epoch < epochs]
             rates = [self._rates(phase.index, epochs) for phase in phases]
@@ -142,57 +142,57 @@ class Prefixes:
         return self._keys[epochs]
 
     def _rates(self, index: int, epochs: int) -> Any:
-        """Return a phase's rates in the first `epochs` epochs, relative to the optimizer's."""
+        """Return a phase's learning-rate factors in the first `epochs` epochs."""
         phase, shape = self.schedule.phases[index], self.schedule.shape
         done = range(min(phase.end, epochs) - phase.first_epoch)
         if getattr(shape, "per", "step") == "epoch":
             return [phase.factor * shape.factor(t, phase.epochs) for t in done]
-        # Within an epoch only the shape itself says how the rate runs.
+        # A shape that changes every step is hashed by its config.
         return [self.settings.schedule["shape"], phase.epochs, phase.factor, len(done)]
 
     def needs(self, epochs: int) -> dict[str, str]:
-        """Return the identities of the averages that have begun after `epochs` epochs, by name."""
+        """Return the identities of averages that begin before epoch `epochs`, by name."""
         identities = {name: average.identity(epochs) for name, average in self.averages.items()}
         return {name: identity for name, identity in identities.items() if identity}
 
 
 def execution_key(settings: Settings, device: torch.device) -> str:
-    """Return a hash of everything in the execution that changes the last bits of a number.
+    """Return a hash of all execution options and versions that can change results.
 
     Args:
-        settings: of a run, with nothing of its execution left open.
-        device: that it is trained on.
+        settings: the settings of a run, without `auto` execution options.
+        device: the training device.
     """
-    made = provenance(device, settings.execution.model_dump())
-    execution = {k: v for k, v in made["execution"].items() if k not in SAME_NUMBERS}
-    versions = {name: made["versions"][name] for name in ("torch", "cuda")}
+    details = provenance(device, settings.execution.model_dump())
+    execution = {k: v for k, v in details["execution"].items() if k not in SAME_NUMBERS}
+    versions = {name: details["versions"][name] for name in ("torch", "cuda")}
     return digest({"device_type": device.type, **execution, **versions})[:8]
 
 
 @dataclass(frozen=True)
 class Saved:
-    """The file of a saved prefix, and the names of its averages by their identity."""
+    """A prefix file, and the names of its averages by identity."""
 
     path: Path
     averages: Mapping[str, str]
 
 
 def saved(folder: Path, key: str, epochs: int, execution: str = "*") -> Iterator[Saved]:
-    """Yield the saved prefixes of a key, reading only their heads.
+    """Yield the saved prefixes of a key, reading only the file headers.
 
     Args:
         folder: `share.dir`.
         key: from `Prefixes.key`.
-        epochs: of the prefix.
-        execution: from `execution_key`; by default any.
+        epochs: the length of the prefix.
+        execution: from `execution_key`; `*` matches any.
     """
     for path in sorted(folder.glob(f"{key}-{epochs}-{execution}-*.pt")):
         try:
             head = torch.load(path, mmap=True, weights_only=True)["head"]
             yield Saved(path, dict(head["averages"]))
-        except FileNotFoundError:  # removed meanwhile
+        except FileNotFoundError:  # another process removed the file
             continue
-        except Exception:  # a damaged file can make it raise anything
+        except Exception:  # a damaged file can raise any exception
             _report_damaged(path, path)
 
 
@@ -205,40 +205,40 @@ def save(
     averages: Mapping[str, str],
     files: Iterable[Path],
 ) -> None:
-    """Save a prefix as `saved` yields it, and link the files that its averages refer to.
+    """Save a prefix, and link the snapshots that its averages refer to.
 
     Args:
         folder: `share.dir`.
         key: from `Prefixes.key`.
-        epochs: of the prefix.
+        epochs: the length of the prefix.
         execution: from `execution_key`.
-        state: of the run.
-        averages: the name of each average in the state, by its identity.
+        state: the state of the run.
+        averages: the name of each average in the state, by identity.
         files: snapshots that the state refers to.
 
     Raises:
-        UserError: if it cannot be written.
+        UserError: if a file cannot be written.
     """
-    place = f"share.dir={folder}"
+    option = f"share.dir={folder}"
     files = list(files)
     try:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
-        raise UserError(f"{place}: cannot be written ({error.strerror})") from error
+        raise UserError(f"{option}: cannot be written ({error.strerror})") from error
     for file in files:
-        link(file, folder / "snapshots" / file.name, place)
+        link(file, folder / "snapshots" / file.name, option)
     head = {"key": key, "averages": dict(averages), "files": [file.name for file in files]}
     buffer = io.BytesIO()
     torch.save({"head": head, "state": dict(state)}, buffer)
     content = buffer.getvalue()
     name = f"{key}-{epochs}-{execution}-{checksum(content)}.pt"
-    write_atomically(folder / name, content, place)
+    write_atomically(folder / name, content, option)
 
 
 def load(prefix: Saved) -> dict[str, Any] | None:
-    """Return the state of a saved prefix, on the CPU; None if it is damaged, which is reported.
+    """Return the state of a saved prefix, on the CPU; None if a file is damaged.
 
-    A damaged file is set aside. Loading never executes code.
+    Damaged files are reported and renamed. Loading never executes code.
     """
     path = prefix.path
     try:

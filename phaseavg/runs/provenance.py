@@ -1,4 +1,4 @@
-"""Which software and hardware a record comes from."""
+"""Record the software and hardware that a run uses."""
 
 import hashlib
 import platform
@@ -21,8 +21,8 @@ CODE = ("phaseavg", "conf", "train.py", "hydra_plugins")
 
 def _git(*arguments: str) -> str | None:
     try:
-        done = subprocess.run(  # noqa: S603 -- the arguments are this module's own
-            ["git", "-C", str(REPOSITORY), *arguments],  # noqa: S607 -- the user's own git
+        done = subprocess.run(  # noqa: S603 -- the arguments are constants
+            ["git", "-C", str(REPOSITORY), *arguments],  # noqa: S607 -- git from the user's PATH
             capture_output=True,
             text=True,
             check=True,
@@ -34,7 +34,7 @@ def _git(*arguments: str) -> str | None:
 
 @cache
 def source_digest() -> str:
-    """Return a hash of the code's files: it says what ran also where a copy has no git."""
+    """Return a hash of the source files, which identifies the code without git too."""
     paths = [p for name in CODE for p in (REPOSITORY / name, *(REPOSITORY / name).rglob("*"))]
     digest = hashlib.sha256()
     for path in sorted(p for p in paths if p.suffix in (".py", ".yaml") and p.is_file()):
@@ -46,7 +46,7 @@ def source_digest() -> str:
 
 @cache
 def git_state() -> dict[str, str | bool | None]:
-    """Return the commit of the code and whether the code differs from it; None where unknown."""
+    """Return the commit, and whether the code differs from the commit; None if unknown."""
     commit = _git("rev-parse", "HEAD")
     changes = _git("status", "--porcelain", "--", *CODE) if commit else None
     return {"commit": commit, "modified": None if changes is None else bool(changes)}
@@ -54,18 +54,18 @@ def git_state() -> dict[str, str | bool | None]:
 
 @cache
 def versions() -> dict[str, str | None]:
-    """Return the versions of what the numbers depend on."""
+    """Return the versions of Python, CUDA and the packages that affect results."""
     packages = ("torch", "torchvision", "numpy", "hydra-core", "omegaconf")
     return {
         "python": platform.python_version(),
-        "phaseavg": phaseavg.__version__,  # also where it runs from a copy and is not installed
+        "phaseavg": phaseavg.__version__,  # works without an installation too
         **{package: version(package) for package in packages},
         "cuda": torch.version.cuda if torch.cuda.is_available() else None,
     }
 
 
 def device_name(device: torch.device) -> str:
-    """Return what the device is sold as, as far as the system tells."""
+    """Return the product name of a device, or the machine type if the name is unknown."""
     if device.type == "cuda":
         return torch.cuda.get_device_name(device)
     cpuinfo = Path("/proc/cpuinfo")
@@ -78,25 +78,25 @@ HOW = {"compile": "compiled", "graph": "CUDA graph", "channels_last": "channels 
 
 
 def how(execution: Mapping[str, Any]) -> list[str]:
-    """Return in words how a run is computed, from its execution with nothing left open."""
+    """Return the precision and the other execution options of a run in words."""
     words = [word for option, word in HOW.items() if execution.get(option)]
-    free = ["not deterministic"] * (execution.get("deterministic") is False)
-    return [execution["precision"], *words, *free]
+    nondeterministic = ["not deterministic"] * (execution.get("deterministic") is False)
+    return [execution["precision"], *words, *nondeterministic]
 
 
 def reset_peak_memory(device: torch.device) -> None:
-    """Count a GPU's peak memory from here on."""
+    """Reset the peak memory statistics of a GPU."""
     if device.type == "cuda":
-        torch.cuda.init()  # which the next lines, unlike others, do not do by themselves
-        torch.cuda.empty_cache()  # of runs before this one in the process
+        torch.cuda.init()  # the next two calls do not initialise CUDA
+        torch.cuda.empty_cache()  # memory of earlier runs in this process
         torch.cuda.reset_peak_memory_stats(device)
 
 
 def peak_memory_bytes(device: torch.device) -> int:
-    """Return the most memory that was held: by a GPU's allocator since the last reset.
+    """Return the peak memory that a GPU's allocator reserved since the last reset.
 
-    That is what the run needs there, the memory of a CUDA graph between its replays included.
-    Elsewhere it is the process's, which has one peak for all the runs that it trains.
+    Reserved memory includes the memory of CUDA graphs. On the CPU, return the peak resident memory
+    of the process, over all its runs.
     """
     if device.type == "cuda":
         return torch.cuda.max_memory_reserved(device)
@@ -104,13 +104,13 @@ def peak_memory_bytes(device: torch.device) -> int:
 
 
 def provenance(device: torch.device, execution: Mapping[str, Any]) -> dict[str, Any]:
-    """Return with what numbers are made: execution, versions, git commit, hash of the source."""
+    """Return the execution, versions, git commit and source hash of a run."""
     return {
         "execution": {
             **execution,
             "device": str(device),
             "device_name": device_name(device),
-            # Two CPUs of one name may differ in it, and with it in every rounding.
+            # CPUs with equal names may differ in capability, which changes rounding.
             "cpu_capability": torch.backends.cpu.get_cpu_capability(),
             "threads": torch.get_num_threads(),
         },

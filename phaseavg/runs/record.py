@@ -1,6 +1,6 @@
 """Read the record of one run: config.yaml, metrics.jsonl, result.json.
 
-Reading imports, calls and interpolates nothing that the files name. Readers raise `DAMAGED`.
+Reading never imports, calls or interpolates what the files contain. Readers raise `READ_ERRORS`.
 """
 
 import json
@@ -17,8 +17,8 @@ from phaseavg.runs.result import phase_ends
 
 Values = dict[str, Any]
 
-DAMAGED = (OSError, ValueError, LookupError, TypeError, AttributeError)
-"""What reading a damaged record raises."""
+READ_ERRORS = (OSError, ValueError, LookupError, TypeError, AttributeError)
+"""Exceptions that reading a damaged record may raise."""
 
 _YAML = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
 
@@ -35,7 +35,7 @@ KEYS = {
     | {"test_error", "best_test_error", "best_epoch", "with_bn_pass", "observers", "phases"},
     "diverged": _ENDED | {"reason", "step", "epoch", "learning_rate"},
 }
-"""The keys that a result must have, by its status."""
+"""The keys that a result must have, by status."""
 
 
 def read_result(folder: Path) -> Values:
@@ -51,17 +51,17 @@ def read_config(folder: Path) -> Values:
     try:
         config = yaml.load((folder / CONFIG).read_bytes(), Loader=_YAML)  # noqa: S506 -- it is safe
     except yaml.YAMLError as error:
-        raise ValueError(f"{CONFIG} is no plain YAML ({error})") from error
+        raise ValueError(f"{CONFIG} is not plain YAML ({error})") from error
     return dict(config)
 
 
 def read_metrics(folder: Path) -> list[Values]:
-    """Return the metrics in a folder, a mapping per epoch."""
+    """Return the metrics in a folder, one mapping per epoch."""
     return [dict(json.loads(line)) for line in (folder / METRICS).read_bytes().splitlines()]
 
 
 class Record(NamedTuple):
-    """What an ended run has written: config.yaml, metrics.jsonl by line, and result.json."""
+    """The record of an ended run: config.yaml, the lines of metrics.jsonl, and result.json."""
 
     folder: Path
     config: Values
@@ -74,45 +74,45 @@ def read_record(folder: Path) -> Record:
 
     Raises:
         OSError: if a file is missing or cannot be read.
-        ValueError, LookupError, TypeError, AttributeError: if a file is damaged or of another run.
+        ValueError, LookupError, TypeError, AttributeError: if files are damaged or disagree.
     """
     result, config, metrics = read_result(folder), read_config(folder), read_metrics(folder)
     recipe, ends = result["recipe"], phase_ends(metrics)
-    if run_id(recipe, result["numerics_version"]) != result["run_id"]:
-        raise ValueError(f"{RESULT} has the recipe of another run")
+    if (expected := run_id(recipe, result["numerics_version"])) != result["run_id"]:
+        raise ValueError(f"{RESULT} has run_id {result['run_id']}, but its recipe gives {expected}")
     if not flattened(recipe).items() <= flattened(config).items():
-        raise ValueError(f"{CONFIG} is not that of {result['run_id']}")
+        raise ValueError(f"{CONFIG} does not contain the recipe in {RESULT}")
     epochs = [line["epoch"] for line in metrics]
     if epochs != [*range(1, result["epochs"] + 1)] or result.get("phases", ends) != ends:
         raise ValueError(f"{METRICS} and {RESULT} disagree")
     return Record(folder, config, metrics, result)
 
 
-def flattened(values: Mapping[str, Any], joint: str = ".", path: str = "") -> dict[str, Any]:
-    """Return the values in nested mappings by their keys, joined with dots or another sign."""
+def flattened(values: Mapping[str, Any], separator: str = ".", path: str = "") -> dict[str, Any]:
+    """Return a flat mapping, with nested keys joined by a separator."""
     flat: dict[str, Any] = {}
     for key, value in values.items():
         if isinstance(value, Mapping):
-            flat |= flattened(value, joint, f"{path}{key}{joint}")
+            flat |= flattened(value, separator, f"{path}{key}{separator}")
         else:
             flat[f"{path}{key}"] = value
     return flat
 
 
 def intact_records(*folders: Path | str) -> Iterator[Record]:
-    """Yield the records of the ended runs in folders, by folder and name.
+    """Yield the records of the ended runs in folders, sorted by folder and name.
 
-    A damaged record is left out, and reported in one line on stderr.
+    Damaged records are skipped, and reported in one line each on stderr.
 
     Args:
-        folders: of runs or records, or of a single run; missing folders hold none.
+        folders: folders of runs or records, or run folders; missing folders are ignored.
     """
-    for folder in (ended for given in folders for ended in _ended_in(Path(given))):
+    for folder in (run for parent in folders for run in _ended_in(Path(parent))):
         try:
             record = read_record(folder)
             if record.result["run_id"] != folder.resolve().name:
-                raise ValueError(f"result.json is of another run, {record.result['run_id']}")
-        except DAMAGED as error:
+                raise ValueError(f"{RESULT} has run_id {record.result['run_id']}")
+        except READ_ERRORS as error:
             print(damage(folder, error), file=sys.stderr, flush=True)
         else:
             yield record
@@ -122,9 +122,9 @@ def _ended_in(folder: Path) -> list[Path]:
     if (folder / RESULT).is_file():
         return [folder]
     paths = sorted(path.parent for path in folder.glob(f"*/{RESULT}"))
-    return [path for path in paths if not path.name.startswith(".")]  # half copied
+    return [path for path in paths if not path.name.startswith(".")]  # incomplete copies
 
 
 def damage(folder: Path, error: Exception) -> str:
-    """Return a line about a damaged record."""
-    return f"{folder}: a damaged record ({describe(error)}); move it away and repeat the run"
+    """Return a one-line message about a damaged record."""
+    return f"{folder}: a damaged record ({describe(error)}); move it elsewhere and rerun"

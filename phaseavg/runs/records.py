@@ -1,4 +1,4 @@
-"""Read the records of many runs as two pandas frames, and keep copies of records."""
+"""Load the records of many runs as pandas DataFrames, and copy records."""
 
 import shlex
 import shutil
@@ -21,31 +21,30 @@ METRICS = [
     *("run_id", "path", "epoch", "phase", "learning_rate", "train.loss", "weights.error"),
     *("bn.error", "average.error", "average.coefficients", "replaced"),
 ]
-"""Columns that the frames have in any case; METRICS also where no run was tested so."""
+"""Columns that the DataFrames always have, even if no run has a value."""
 
 
 def load_runs(*folders: Path | str) -> tuple[pd.DataFrame, pd.DataFrame]:
     """Return the ended runs in folders, and their metrics.
 
-    Damaged records are left out, and reported on stderr. Nothing that a record names is executed.
+    Damaged records are skipped and reported on stderr. Loading never executes code.
 
     Args:
-        folders: of runs or records, or of a single run. A run that is in two of them has rows for
-            both.
+        folders: folders of runs or records, or run folders. A run that is in two folders has two
+            rows.
 
     Returns:
-        runs: a row per run. Columns: run_id; group, which runs that differ in their seed alone
-            have in common; dataset, model, optimizer, averaging (short names, as in run ids); seed;
-            of the result: numerics_version, status, test_error, best_test_error and bn_test_error
-            (%, of the last weights after a BatchNorm pass), epochs, seconds, of these
-            inherited_epochs and inherited_seconds, that were trained for several runs at once,
-            method_seconds (training and averaging), of these averaging_seconds; segments, the parts
-            of what was inherited; with what the run was computed: device, device_name,
-            cpu_capability, threads, precision, torch, commit, modified (with ` + ` between them
-            where a run was continued with another); overrides, as typed; path, the run's folder;
-            and the whole config, by the names that an override has.
-        metrics: a row per run and epoch. Columns: run_id, path, and the keys of metrics.jsonl,
-            nested ones joined with dots (`weights.error`).
+        runs: one row per run. Columns: run_id; group, equal for runs that differ only in their
+            seed; dataset, model, optimizer, averaging (short names, as in run ids); seed;
+            numerics_version, status, test_error, best_test_error, bn_test_error (%; bn: the final
+            weights after a BatchNorm pass), epochs, seconds; inherited_epochs and
+            inherited_seconds, the share of prefixes trained once for several runs;
+            method_seconds (training and averaging), averaging_seconds; segments, the inherited
+            prefixes; device, device_name, cpu_capability, threads, precision, torch, commit,
+            modified (` + ` joins the values of a run that was resumed elsewhere); overrides, as
+            typed; path, the run folder; and every config value, named by its override key.
+        metrics: one row per run and epoch. Columns: run_id, path, and the keys of metrics.jsonl,
+            nested keys joined with dots (`weights.error`).
     """
     records = list(intact_records(*folders))
     lines = [
@@ -63,7 +62,7 @@ def row_of(record: Record) -> dict[str, Any]:
     result, config = record.result, record.config
     settings = {key: value for key, value in flattened(config).items() if key != "seed"}
 
-    def made_with(kind: str, key: str) -> str:
+    def joined(kind: str, key: str) -> str:
         entries = (str(entry[kind].get(key)) for entry in result["provenance"])
         return " + ".join(dict.fromkeys(entries))
 
@@ -84,14 +83,14 @@ def row_of(record: Record) -> dict[str, Any]:
         "method_seconds": sum(result["seconds"].get(kind, 0.0) for kind in ("train", "averaging")),
         "averaging_seconds": result["seconds"].get("averaging", 0.0),
         "segments": result["inherited"]["segments"],
-        "device": made_with("execution", "device"),
-        "device_name": made_with("execution", "device_name"),
-        "cpu_capability": made_with("execution", "cpu_capability"),
-        "threads": made_with("execution", "threads"),
-        "precision": made_with("execution", "precision"),
-        "torch": made_with("versions", "torch"),
-        "commit": made_with("git", "commit"),
-        "modified": made_with("git", "modified"),
+        "device": joined("execution", "device"),
+        "device_name": joined("execution", "device_name"),
+        "cpu_capability": joined("execution", "cpu_capability"),
+        "threads": joined("execution", "threads"),
+        "precision": joined("execution", "precision"),
+        "torch": joined("versions", "torch"),
+        "commit": joined("git", "commit"),
+        "modified": joined("git", "modified"),
         "overrides": shlex.join(result["overrides"]),
         "path": record.folder,
         **{key: str(item) if isinstance(item, list) else item for key, item in settings.items()},
@@ -99,26 +98,26 @@ def row_of(record: Record) -> dict[str, Any]:
 
 
 def keep_records(source: Path, records: Path) -> tuple[int, int]:
-    """Copy the records of the ended runs in a folder; return how many, and how many were known.
+    """Copy the records of ended runs; return the numbers of new records and of earlier copies.
 
     Args:
-        source: folder of runs.
-        records: folder of the study's records.
+        source: a folder of runs.
+        records: the folder of the study's records.
 
     Raises:
-        UserError: if there is no ended run, a run was kept before with other content, or a file
-            cannot be written.
+        UserError: if no run has ended, a record differs from its earlier copy, or a file cannot be
+            written.
     """
     if not (ended := [record.folder for record in intact_records(source)]):
-        raise UserError(f"{source}: holds no ended run; name a folder of runs")
+        raise UserError(f"{source}: contains no ended run; choose a folder of runs")
     new = [folder for folder in ended if not (records / folder.name).exists()]
     for folder in ended:
         copy = records / folder.name
         if folder not in new and cmpfiles(folder, copy, FILES, shallow=False)[0] != [*FILES]:
-            raise UserError(f"{folder}: differs from {copy}; move one away; nothing was copied")
+            raise UserError(f"{folder}: differs from {copy}; nothing was copied; move one away")
     try:
         for folder in new:
-            part = records / f".{folder.name}.part"  # no record is ever half copied
+            part = records / f".{folder.name}.part"  # renamed once the copy is complete
             shutil.rmtree(part, ignore_errors=True)
             part.mkdir(parents=True)
             for name in FILES:
@@ -130,7 +129,7 @@ def keep_records(source: Path, records: Path) -> tuple[int, int]:
 
 
 def write_runs(records: Path) -> Path:
-    """Write runs.csv beside a folder of records, a line per run; return its path."""
+    """Write runs.csv next to a folder of records, one line per run; return its path."""
     path = records.parent / "runs.csv"
     runs, _ = load_runs(records)
     text = runs.drop(columns=["path", "segments"], errors="ignore").to_csv(index=False)

@@ -1,4 +1,4 @@
-"""The outcome of a run, derived from its metrics."""
+"""Derive the result of a run from its metrics."""
 
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
@@ -7,32 +7,32 @@ from typing import Any
 Metrics = Mapping[str, Any]
 History = Sequence[Metrics]
 
-Tested = Mapping[str, Any] | None
-"""Loss and error of one test; None where there was none."""
+Evaluation = Mapping[str, Any] | None
+"""Loss and error of one evaluation; None if the epoch was not evaluated."""
 
 
-def _last_and_best(tests: Sequence[Tested]) -> dict[str, Any]:
-    """Return the last and the best of the tests of each epoch; nothing if there is none."""
-    tested = [(test, epoch) for epoch, test in enumerate(tests, 1) if test]
-    if not tested:
+def _last_and_best(evaluations: Sequence[Evaluation]) -> dict[str, Any]:
+    """Return the last and best evaluation, given one per epoch; empty if all are None."""
+    evaluated = [(metrics, epoch) for epoch, metrics in enumerate(evaluations, 1) if metrics]
+    if not evaluated:
         return {}
-    last, _ = tested[-1]
-    best_error, best_epoch = min((test["error"], epoch) for test, epoch in tested)
+    last, _ = evaluated[-1]
+    best_error, best_epoch = min((metrics["error"], epoch) for metrics, epoch in evaluated)
     return {
         "test_error": last["error"],
         "test_loss": last["loss"],
         "best_test_error": best_error,
         "best_epoch": best_epoch,
-        "epochs_tested": len(tested),
+        "epochs_tested": len(evaluated),
     }
 
 
 def errors(history: History, observers: Mapping[str, Any]) -> dict[str, Any]:
-    """Return the last and the best test loss and error, and the metrics of each phase end.
+    """Return the last and best test loss and error, and the metrics of each phase end.
 
-    An epoch counts with the weights that training went on from: where the average has replaced the
-    weights, the average after its BatchNorm pass; elsewhere the weights as the optimizer left them.
-    The best is over the epochs that were tested.
+    If the average replaced the weights after an epoch, the epoch's error is the average's, after a
+    BatchNorm pass. Otherwise it is the error of the optimizer's weights. The best error is over the
+    evaluated epochs.
 
     Args:
         history: the metrics of each epoch.
@@ -40,15 +40,15 @@ def errors(history: History, observers: Mapping[str, Any]) -> dict[str, Any]:
     """
     averages = [line["average"] if line.get("replaced") else None for line in history]
 
-    def weights(key: str) -> list[Tested]:
+    def weights(key: str) -> list[Evaluation]:
         return [a or line.get(key) for a, line in zip(averages, history, strict=True)]
 
     def observer(name: str) -> dict[str, Any]:
-        tests = [line["observers"][name] for line in history]
+        metrics = [line["observers"][name] for line in history]
         return {
             "averaging": observers[name],
-            "with_bn_pass": _last_and_best([test if "error" in test else None for test in tests]),
-            "without_bn_pass": _last_and_best([test.get("without_bn") for test in tests]),
+            "with_bn_pass": _last_and_best([m if "error" in m else None for m in metrics]),
+            "without_bn_pass": _last_and_best([m.get("without_bn") for m in metrics]),
         }
 
     raw = [
@@ -67,12 +67,12 @@ def errors(history: History, observers: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def phase_ends(history: Iterable[Metrics]) -> list[Metrics]:
-    """Return the metrics of the epochs that end a phase."""
+    """Return the metrics of the last epoch of each phase."""
     return [line for line in history if "replaced" in line]
 
 
 def cost(history: History) -> dict[str, Any]:
-    """Return what the run took: epochs, steps, seconds by kind and in total, images per second."""
+    """Return epochs, steps, seconds (in total and by kind) and images per second."""
     seconds: Counter[str] = Counter()
     for line in history:
         seconds.update(line["seconds"])
@@ -86,13 +86,13 @@ def cost(history: History) -> dict[str, Any]:
 
 
 def summary(result: Mapping[str, Any]) -> str:
-    """Return a result in one line."""
+    """Return a one-line summary of a result."""
     if result["status"] == "diverged":
         return f"diverged at step {result['step']} (epoch {result['epoch']}): {result['reason']}"
     end = result["phases"][-1]
     after_pass = f"{end['bn']['error']:.2f} % after a BatchNorm pass"
     if end["replaced"]:
-        after_pass = f"average; the weights before it {end['weights']['error']:.2f} %, {after_pass}"
+        after_pass = f"average; weights before: {end['weights']['error']:.2f} %, {after_pass}"
     return (
         f"test error {result['test_error']:.2f} % ({after_pass}), best "
         f"{result['best_test_error']:.2f} % at epoch {result['best_epoch']}; {result['epochs']} "

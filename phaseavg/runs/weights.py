@@ -1,4 +1,4 @@
-"""Final weights as safetensors; of tied weights one is written."""
+"""Save and load final weights as safetensors; tied weights are saved once."""
 
 import os
 import tempfile
@@ -12,10 +12,10 @@ from phaseavg.errors import UserError, describe
 
 
 def write_weights(model: nn.Module, path: Path, run_id: str) -> int:
-    """Write parameters and buffers to a file, which also names their run; return its bytes.
+    """Write parameters, buffers and the run id to a file; return its size in bytes.
 
     Raises:
-        UserError: if the file cannot be written, or safetensors cannot hold the weights.
+        UserError: if the file cannot be written, or safetensors cannot store the weights.
     """
     temporary = path.with_name(f".{path.name}.{os.getpid()}.part")
     try:
@@ -26,37 +26,37 @@ def write_weights(model: nn.Module, path: Path, run_id: str) -> int:
     except (OSError, safetensors.SafetensorError) as error:
         temporary.unlink(missing_ok=True)
         raise UserError(
-            f"runs_dir={path.parent.parent}: {path.parent.name}/{path.name} could not be written "
-            f"({error}); make room or name another folder, and rerun the same command to resume"
+            f"runs_dir={path.parent.parent}: cannot write {path.parent.name}/{path.name} ({error})"
+            "; free disk space or set another folder, and rerun the same command to resume"
         ) from error
-    except (KeyError, ValueError, RuntimeError) as error:  # it has no format for some tensors
+    except (KeyError, ValueError, RuntimeError) as error:  # some tensors are not supported
         raise UserError(
-            f"save_weights=true: safetensors cannot hold the weights ({describe(error)})"
+            f"save_weights=true: safetensors cannot store the weights ({describe(error)})"
         ) from error
     return path.stat().st_size
 
 
 def require_writable(model: nn.Module) -> None:
-    """Write the weights into a temporary folder, so that no run fails when it has ended.
+    """Save the weights to a temporary folder, so that errors occur before training.
 
     Raises:
-        UserError: if they cannot be written.
+        UserError: if the weights cannot be written.
     """
     with tempfile.TemporaryDirectory() as folder:
         write_weights(model, Path(folder, "weights.safetensors"), "")
 
 
 def load_weights(model: nn.Module, path: Path, run_id: str) -> None:
-    """Load parameters and buffers into the model that they are of.
+    """Load parameters and buffers into a model.
 
     Raises:
-        UserError: if they are of another run or another network, or the file is damaged.
+        UserError: if the run id or the network does not match, or the file is damaged.
     """
     try:
         with safetensors.safe_open(path, "pt") as file:
             owner = (file.metadata() or {}).get("run_id")
         if owner != run_id:
-            raise UserError(f"{path}: is of another run, {owner}")
+            raise UserError(f"{path}: belongs to another run, {owner}")
         load_model(model, path)
     except (safetensors.SafetensorError, RuntimeError) as error:
-        raise UserError(f"{path}: damaged, or of another network ({describe(error)})") from error
+        raise UserError(f"{path}: damaged, or another network's ({describe(error)})") from error

@@ -42,7 +42,7 @@ def sorted_out(runs: Mapping[str, Run]) -> tuple[dict[str, Outcome], list[Run], 
             missing.append(run)
     for note, count in notes.items():
         if note:
-            print(f"{count} finished before, {note}; rerun=true repeats them", flush=True)
+            print(f"{count} finished before, {note}; add rerun=true to repeat", flush=True)
     missing.sort(key=lambda run: read_failure(run.settings.run_folder) is not None)
     return finished, held, missing
 

@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 from phaseavg.config import Settings
 from phaseavg.errors import UserError
 from phaseavg.runs.provenance import device_name, how
-from phaseavg.runs.record import DAMAGED, METRICS, intact_records, read_metrics
+from phaseavg.runs.record import METRICS, READ_ERRORS, intact_records, read_metrics
 from phaseavg.training.execution import pick_device, resolve_auto
 
 UNITS = {"h": 3600, "m": 60, "s": 1}
@@ -48,7 +48,7 @@ def epochs_saved(folder: Path) -> int:
     saved = step_saved(folder)
     try:
         return sum(line["step"] <= saved for line in read_metrics(folder))
-    except DAMAGED:
+    except READ_ERRORS:
         return 0
 
 

@@ -111,7 +111,7 @@ class Sharing:
         try:
             for identity in needs.values():
                 for name in content["snapshots"].get(prefix.averages[identity], ()):
-                    link(self.folder / "snapshots" / name, target / name, setting, anew=True)
+                    link(self.folder / "snapshots" / name, target / name, setting, replace=True)
         except FileNotFoundError:
             return False
         return True

@@ -24,12 +24,12 @@ def test_a_finished_run_is_not_run_again_unless_forced(prompt: Prompt, tmp_path:
     assert again.splitlines()[-1] == out.splitlines()[-1]
     assert result.read_bytes() == before
     _, wanted, _ = prompt(*TINY, "save_weights=true")
-    assert "finished before, without its final weights: fp32 on " in wanted
+    assert "finished before, without final weights: fp32 on " in wanted
     _, wanted, _ = prompt("-m", *TINY, "seed=0", "save_weights=true")
-    assert "1 finished before, without its final weights; rerun=true repeats them" in wanted
+    assert "1 finished before, without final weights; add rerun=true to repeat" in wanted
     _, wanted, _ = prompt(*TINY, "save_trajectory=epochs", "+averaging@observers.swa=uniform")
     assert "finished before, without save_trajectory=epochs, without observers.swa: " in wanted
-    assert "; rerun=true repeats it" in wanted
+    assert "; add rerun=true to repeat it" in wanted
     status, forced, _ = prompt(*TINY, "rerun=true")
     assert status == 0
     first, second = (re.match(r"test error \S+", text.splitlines()[-1]) for text in (out, forced))
@@ -49,7 +49,7 @@ def test_a_finished_run_says_how_it_was_computed_and_where_that_is_not_as_asked(
     execution |= {"device": "cuda:0", "device_name": "NVIDIA H100", "precision": "bf16"}
     execution |= {"deterministic": False, "channels_last": False}
     path.write_text(json.dumps(result))
-    made = ": bf16, not deterministic on NVIDIA H100, 2026-11-26; rerun=true repeats it"
+    made = ": bf16, not deterministic on NVIDIA H100, 2026-11-26; add rerun=true to repeat it"
     free = ("execution.device=auto", "execution.deterministic=false", "execution.precision=auto")
     assert f"finished before{made}" in prompt(*TINY, *free)[1]
     other = "with execution.precision=bf16, not fp32, with execution.device=cuda, not cpu"

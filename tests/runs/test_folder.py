@@ -128,7 +128,7 @@ def test_a_checkpoint_of_another_run_is_not_continued(
         (checkpoint,) = (tmp_path / "seed0").glob("*.pt")
         copied = shutil.copy(checkpoint, folder.path)
         assert folder.load_checkpoint() is None
-        assert f"{copied} is of another run, seed0, or " in capsys.readouterr().out
+        assert f"{copied} belongs to another run (seed0) or " in capsys.readouterr().out
         assert [path.suffix for path in folder.path.glob("checkpoint-*")] == [".damaged"]
 
 

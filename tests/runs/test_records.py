@@ -144,7 +144,7 @@ def test_a_record_under_another_runs_name_is_reported(
     keep(two[0], 5.0, where=two[1].run_folder)
     runs, _ = load_runs(two[0].runs_dir)
     assert runs.empty
-    assert f"is of another run, {two[0].run_id}" in capsys.readouterr().err
+    assert f"result.json has run_id {two[0].run_id}" in capsys.readouterr().err
 
 
 def test_nothing_that_a_record_names_is_imported(
@@ -230,7 +230,7 @@ def test_a_folder_without_runs_is_named(
     monkeypatch.chdir(tmp_path)
     (tmp_path / "empty").mkdir()
     assert typed(monkeypatch, name) == 2
-    assert capsys.readouterr().err.startswith(f"records.py: {name}: holds no ended run")
+    assert capsys.readouterr().err.startswith(f"records.py: {name}: contains no ended run")
     assert [path.name for path in tmp_path.iterdir()] == ["empty"]
 
 

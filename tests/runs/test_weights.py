@@ -25,9 +25,9 @@ def test_weights_are_read_as_they_were_written(tmp_path: Path) -> None:
 def test_weights_of_another_run_or_network_are_refused(tmp_path: Path) -> None:
     path = tmp_path / "weights.safetensors"
     write_weights(nn.Linear(2, 3), path, "a")
-    with pytest.raises(UserError, match="is of another run, a"):
+    with pytest.raises(UserError, match="belongs to another run, a"):
         load_weights(nn.Linear(2, 3), path, "b")
-    with pytest.raises(UserError, match="damaged, or of another network"):
+    with pytest.raises(UserError, match="damaged, or another network's"):
         load_weights(nn.Linear(2, 4), path, "a")
 
 
@@ -44,7 +44,7 @@ def test_a_full_disk_is_named_and_leaves_the_old_file(
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr(weights, "save_model", full)
-    with pytest.raises(UserError, match=r"run/weights.safetensors could not be written .*No space"):
+    with pytest.raises(UserError, match=r"cannot write run/weights.safetensors .*No space"):
         write_weights(nn.Linear(1, 1), path, "a")
     assert path.read_text() == "old"
     assert list(folder.iterdir()) == [path]

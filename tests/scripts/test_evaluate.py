@@ -90,7 +90,7 @@ def test_weights_that_cannot_be_saved_are_rejected_before_training(
 ) -> None:
     status, _, err = prompt(*TINY, *TIED[:-1], "+model.sparse=true", "save_weights=true")
     assert status == 2
-    assert err.startswith("train.py: save_weights=true: safetensors cannot hold the weights")
+    assert err.startswith("train.py: save_weights=true: safetensors cannot store the weights")
     assert err.count("\n") == 1
     assert not list(tmp_path.iterdir())
 
@@ -114,7 +114,7 @@ def test_missing_and_damaged_weights_give_a_one_line_message_and_status_2(
 
     tensors = safetensors.torch.load_file(weights)
     safetensors.torch.save_file(tensors, weights, metadata={"run_id": "other"})
-    assert "is of another run, other" in read_error(str(folder))
+    assert "belongs to another run, other" in read_error(str(folder))
     weights.write_bytes(weights.read_bytes()[:100])
     assert "damaged" in read_error(str(folder))
     weights.unlink()

@@ -14,7 +14,7 @@ from phaseavg.config import Settings, check
 from phaseavg.errors import UserError
 from phaseavg.phases import Schedule
 from phaseavg.runs.folder import TRAJECTORY
-from phaseavg.runs.record import DAMAGED, METRICS, damage, flattened, read_metrics
+from phaseavg.runs.record import METRICS, READ_ERRORS, damage, flattened, read_metrics
 from phaseavg.sweep.cells import key_of, parsed
 from phaseavg.sweep.composing import composing
 from phaseavg.targets import build
@@ -62,7 +62,7 @@ class Trajectory:
             return pd.DataFrame()
         try:
             return pd.DataFrame([flattened(line) for line in read_metrics(folder)])
-        except DAMAGED as error:
+        except READ_ERRORS as error:
             raise UserError(damage(folder, error)) from error
 
     @property
