@@ -1,4 +1,4 @@
-"""Runs of the paper's tables, for tests of cells and of what they share."""
+"""Tables and networks for tests of cells and shared prefixes."""
 
 from collections.abc import Callable, Sequence
 
@@ -12,8 +12,8 @@ CONF = REPOSITORY / "conf"
 OPTIONS = sorted(path.stem for path in (CONF / "table").glob("*.yaml"))
 TABLES = of_the_paper(OPTIONS)
 
-WHOLE = ("cnn13", "resnet50")
-"""A network of CIFAR and SVHN and one of ImageNet of which all cells are composed."""
+NETWORKS = ("cnn13", "resnet50")
+"""Networks whose cells are all composed: one for CIFAR and SVHN, one for ImageNet."""
 
 TABLE = """\
 title: two methods

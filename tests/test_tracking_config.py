@@ -133,7 +133,7 @@ def test_a_sweep_passes_their_cells_to_runs(
     monkeypatch.setattr(WandB, "_start", lambda self: started.append(self))
     status, out, err = prompt(*asked)
     assert (status, err) == (0, "")
-    assert "6 runs asked for, 2 different ones" in out
+    assert "6 runs requested, 2 unique" in out
     assert "cells=" not in out
     plain, ours = ("it's[1]{}", "${no}"), ("gamma0-0.9",)
     found = {run_id(tracking.recipe): tracking for tracking in started}

@@ -1,4 +1,4 @@
-"""Functions for processes that train a run and are killed, in a module that a fork can import."""
+"""Functions for child processes that are interrupted, fail or are killed during training."""
 
 import os
 import signal
@@ -26,10 +26,10 @@ from phaseavg.errors import Diverged, Interrupted, UserError
 
 
 def train_quietly(settings: Settings) -> None:
-    """Train a run to its end; append its output to the file `said` in `runs_dir`."""
-    torch.set_num_threads(1)  # a forked process does not have the parent's threads
-    phaseavg.tracking.INIT_SECONDS = 1000.0  # for slow machines
-    os.environ.pop("WANDB_SERVICE", None)  # nor the parent's W&B service
+    """Train a run to its end; append its output to a file next to the runs."""
+    torch.set_num_threads(1)  # of a forked process: the parent's threads are not there
+    phaseavg.tracking.INIT_SECONDS = 1000.0  # however slow the machine
+    os.environ.pop("WANDB_SERVICE", None)  # nor is its W&B
     settings.runs_dir.mkdir(parents=True, exist_ok=True)
     with (settings.runs_dir / "said").open("a") as said:
         sys.stdout = said
@@ -37,7 +37,7 @@ def train_quietly(settings: Settings) -> None:
 
 
 def train_until_signalled(settings: Settings, exit_file: Path) -> None:
-    """Train a run; write the exit status and message if a signal ends it."""
+    """Train a run until a signal; write its message to a file."""
     try:
         train_quietly(settings)
     except Interrupted as error:
@@ -51,7 +51,7 @@ def train_and_be_signalled(
     kill: Callable[[int, int], None] = os.kill,
     number: int = signal.SIGINT,
 ) -> None:
-    """Train a run that gets a signal in its `count`-th step; write its exit status and message."""
+    """Train a run that receives a signal in step `count`; write its message to a file."""
     step, left = phaseavg.training.step, count
     count_wrong = step.count_wrong
 
@@ -67,15 +67,15 @@ def train_and_be_signalled(
 
 
 def break_the_service(runs: list[Settings], said: Path) -> None:
-    """Train runs; kill the W&B service in the second epoch of the first run.
+    """Train runs; kill W&B's service in the second epoch of the first run.
 
     Args:
-        runs: the settings of tracked runs.
+        runs: runs with tracking.
         said: the file for standard error.
     """
 
     def services() -> list[int]:
-        """Return the child processes, which W&B has started."""
+        """Return the child processes started by W&B."""
         children = Path(f"/proc/self/task/{os.getpid()}/children").read_text()
         return [int(child) for child in children.split()]
 
@@ -97,15 +97,15 @@ def break_the_service(runs: list[Settings], said: Path) -> None:
 
 
 def train_in_a_group(settings: Settings, exit_file: Path, count: int) -> None:
-    """Call `train_and_be_signalled` in a new process group; the signal reaches the whole group."""
+    """Train like `train_and_be_signalled`, but in a new process group that gets the signal."""
     os.setpgrp()
     train_and_be_signalled(settings, exit_file, count, os.killpg)
 
 
 def die_at_call(count: int) -> None:
-    """Kill this process at the `count`-th call of a Python or C function in a training loop.
+    """Kill this process at the `count`-th function call (Python or C) in a training loop.
 
-    The calls cover all of the code, and their order is the same on each machine.
+    The position is arbitrary, but equal on all machines.
     """
     new_step, left = phaseavg.training.loop.new_step, count
 
@@ -123,13 +123,13 @@ def die_at_call(count: int) -> None:
 
 
 def train_and_die_at(settings: Settings, event: str, count: int) -> None:
-    """Train a run and kill it at the `count`-th `event`.
+    """Train a run and kill this process at the `count`-th `event`.
 
     Args:
-        settings: the run's settings.
-        event: `half-written`, with half of a file's content on disk; `before-replacing`, with the
-            new file complete but the old file in place; `replaced`, after the average replaced the
-            weights; `stepped`, right after the optimizer's step; `called`, see `die_at_call`.
+        settings: the settings of the run.
+        event: `half-written`, with half of a file on disk; `before-replacing`, with a complete
+            temporary file next to the old file; `replaced`, right after the average replaced the
+            weights; `stepped`, right after an optimizer step; `called`, as in `die_at_call`.
         count: counted from 1.
     """
     left = count
@@ -141,8 +141,8 @@ def train_and_die_at(settings: Settings, event: str, count: int) -> None:
             os.kill(os.getpid(), signal.SIGKILL)
 
     def then_die(function: Callable[..., Any]) -> Callable[..., Any]:
-        def dying(*arguments: Any, **named: Any) -> Any:
-            result = function(*arguments, **named)
+        def dying(*arguments: Any, **options: Any) -> Any:
+            result = function(*arguments, **options)
             die_if_due()
             return result
 
@@ -175,7 +175,7 @@ def train_and_die_at(settings: Settings, event: str, count: int) -> None:
 
 
 def fail_as_a_job() -> None:
-    """Fail like a Hydra job in a launcher's worker process, outside `command_line`."""
+    """Fail like a Hydra job in a launcher's worker process, without `command_line`."""
 
     def job(_: Any) -> None:
         outcome = {"reason": "the weights are no longer finite", "step": 3, "epoch": 1}
@@ -188,7 +188,7 @@ def fail_as_a_job() -> None:
 
 
 def fail_to_write(settings: Settings, count: int, message_file: Path) -> None:
-    """Train a run whose `count`-th write finds the disk full; save the error message."""
+    """Train a run whose `count`-th write fails on a full disk; write its message to a file."""
     left = count
     fsync = os.fsync
 
@@ -207,7 +207,7 @@ def fail_to_write(settings: Settings, count: int, message_file: Path) -> None:
 
 
 def count_steps(file: Path) -> None:
-    """Append a byte to a file for each training step of this process, even if it is killed."""
+    """Append a byte to a file for every training step of this process."""
     step = phaseavg.training.step.Step
     taken = step.__call__
 
@@ -226,22 +226,22 @@ def sweep_and_die(
     count: int,
     number: int = signal.SIGKILL,
 ) -> None:
-    """Run `train.py …` in a folder, as `sweep_in_a_group`; kill it at the `count`-th event.
+    """Run `train.py …` like `sweep_in_a_group`; kill its process group at the `count`-th event.
 
     Args:
-        folder: to work in.
-        arguments: what is typed.
-        event: `stepped`, after a step's update; `saved`, when a prefix has been
-            written; `called`, as `die_at_call`; `never`.
+        folder: the working folder.
+        arguments: the command-line arguments.
+        event: `stepped`, after an optimizer step; `saved`, after saving a prefix; `called`, as in
+            `die_at_call`; `never`.
         count: counted from 1.
-        number: of the signal, which the whole group gets; at a call it is SIGKILL.
+        number: the signal number for the process group; `called` always uses SIGKILL.
     """
     left = count
 
     def then_die(function: Callable[..., Any], due: Callable[..., bool]) -> Callable[..., Any]:
-        def dying(*arguments: Any, **named: Any) -> Any:
+        def dying(*arguments: Any, **options: Any) -> Any:
             nonlocal left
-            result = function(*arguments, **named)
+            result = function(*arguments, **options)
             if due(*arguments):
                 left -= 1
                 if left == 0:

@@ -1,1 +1,1 @@
-"""Where Hydra finds the launcher `local`; all that it does is in phaseavg/sweep/launcher.py."""
+"""Hydra plugin for the launcher `local`, implemented in phaseavg/sweep/launcher.py."""

@@ -1,6 +1,6 @@
-"""`hydra/launcher=local`. Hydra takes plugins from this namespace package alone.
+"""`hydra/launcher=local`. Hydra only finds plugins in this namespace package.
 
-Every Hydra program of an environment reads this file as it starts, so it imports next to nothing.
+Every Hydra program in the environment imports this file at startup, so its imports are few.
 """
 
 from collections.abc import Sequence
@@ -16,11 +16,11 @@ from omegaconf import DictConfig
 
 @dataclass
 class LocalLauncherConf:
-    """Its options.
+    """The options of the launcher.
 
     Attributes:
-        runs_per_device: how many runs share a GPU, or the CPU; `auto` for 1 per GPU and, on the
-            CPU, cores divided by `execution.threads`.
+        runs_per_device: the number of runs per GPU, or on the CPU. `auto` means 1 per GPU, and on
+            the CPU cores divided by `execution.threads`.
     """
 
     _target_: str = "hydra_plugins.phaseavg_local.launcher.LocalLauncher"
@@ -33,7 +33,7 @@ ConfigStore.instance().store(
 
 
 class LocalLauncher(Launcher):
-    """See `phaseavg.sweep.launcher`."""
+    """Launcher plugin; see `phaseavg.sweep.launcher`."""
 
     def __init__(self, runs_per_device: Any) -> None:
         self._runs_per_device = runs_per_device
@@ -41,16 +41,16 @@ class LocalLauncher(Launcher):
     def setup(
         self, *, hydra_context: HydraContext, task_function: TaskFunction, config: DictConfig
     ) -> None:
-        """Keep what Hydra gives."""
+        """Store the arguments and create the slots."""
         from phaseavg.sweep.launcher import slots_for
 
         self._slots = slots_for(config.execution, self._runs_per_device)
-        self._given = (hydra_context, task_function, config)
+        self._job_context = (hydra_context, task_function, config)
 
     def launch(
         self, job_overrides: Sequence[Sequence[str]], initial_job_idx: int
     ) -> Sequence[JobReturn]:
-        """Train jobs, one per slot at a time."""
+        """Train jobs, with one job per slot at a time."""
         from phaseavg.sweep.launcher import launch
 
-        return launch(job_overrides, initial_job_idx, self._slots, *self._given)
+        return launch(job_overrides, initial_job_idx, self._slots, *self._job_context)

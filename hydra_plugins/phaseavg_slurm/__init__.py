@@ -1,1 +1,1 @@
-"""Where Hydra finds the launcher `slurm`; all that it does is in phaseavg/sweep/slurm.py."""
+"""Hydra plugin for the launcher `slurm`, implemented in phaseavg/sweep/slurm.py."""

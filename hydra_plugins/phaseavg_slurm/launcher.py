@@ -1,6 +1,6 @@
-"""`hydra/launcher=slurm`. Hydra takes plugins from this namespace package alone.
+"""`hydra/launcher=slurm`. Hydra only finds plugins in this namespace package.
 
-Every Hydra program of an environment reads this file as it starts, so it imports next to nothing.
+Every Hydra program in the environment imports this file at startup, so its imports are few.
 """
 
 from collections.abc import Sequence
@@ -13,7 +13,7 @@ from omegaconf import DictConfig
 
 
 class SlurmLauncher(Launcher):
-    """See `phaseavg.sweep.slurm`. Its options are those of `hydra/launcher=submitit_slurm`."""
+    """Launcher plugin with the options of `submitit_slurm`; see `phaseavg.sweep.slurm`."""
 
     def __init__(self, **options: Any) -> None:
         self._options = options
@@ -21,7 +21,7 @@ class SlurmLauncher(Launcher):
     def setup(
         self, *, hydra_context: HydraContext, task_function: TaskFunction, config: DictConfig
     ) -> None:
-        """Keep what Hydra gives, as submitit's own launcher does."""
+        """Pass the arguments to the submitit launcher."""
         from hydra_plugins.hydra_submitit_launcher.submitit_launcher import (
             SlurmLauncher as Submitit,
         )
@@ -34,7 +34,7 @@ class SlurmLauncher(Launcher):
     def launch(
         self, job_overrides: Sequence[Sequence[str]], initial_job_idx: int
     ) -> Sequence[JobReturn]:
-        """Submit a Slurm job per run, and wait for all of them."""
+        """Submit one Slurm job per run, and wait for all jobs."""
         from phaseavg.sweep.slurm import launch
 
         return launch(self._submitit, job_overrides, initial_job_idx)

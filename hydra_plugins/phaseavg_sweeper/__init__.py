@@ -1,1 +1,1 @@
-"""Where Hydra finds the sweeper `phaseavg`; all that it does is in phaseavg/sweep."""
+"""Hydra plugin for the sweeper `phaseavg`, implemented in phaseavg/sweep."""

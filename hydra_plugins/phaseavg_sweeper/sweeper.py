@@ -1,6 +1,6 @@
-"""`hydra/sweeper=phaseavg`. Hydra takes plugins from this namespace package alone.
+"""`hydra/sweeper=phaseavg`. Hydra only finds plugins in this namespace package.
 
-Every Hydra program of an environment reads this file as it starts, so it imports next to nothing.
+Every Hydra program in the environment imports this file at startup, so its imports are few.
 """
 
 from dataclasses import dataclass
@@ -14,7 +14,7 @@ from omegaconf import DictConfig
 
 @dataclass
 class PhaseavgSweeperConf:
-    """Its options: none."""
+    """The options of the sweeper: none."""
 
     _target_: str = "hydra_plugins.phaseavg_sweeper.sweeper.PhaseavgSweeper"
 
@@ -25,16 +25,16 @@ ConfigStore.instance().store(
 
 
 class PhaseavgSweeper(Sweeper):
-    """See `phaseavg.sweep.sweeper`."""
+    """Sweeper plugin; see `phaseavg.sweep.sweeper`."""
 
     def setup(
         self, *, hydra_context: HydraContext, task_function: TaskFunction, config: DictConfig
     ) -> None:
-        """Keep what Hydra gives."""
-        self._given = (hydra_context, task_function, config)
+        """Store the arguments."""
+        self._job_context = (hydra_context, task_function, config)
 
     def sweep(self, arguments: list[str]) -> Any:
-        """Run what `arguments` ask for and is not finished."""
+        """Train the runs that `arguments` request and that are not finished."""
         from phaseavg.sweep.sweeper import sweep
 
-        return sweep(arguments, *self._given)
+        return sweep(arguments, *self._job_context)

@@ -1,1 +1,1 @@
-"""Sweeps: the cells of the tables as runs, which of these are missing, and how to launch them."""
+"""Sweeps: expand tables into runs, find the unfinished runs, and launch them."""

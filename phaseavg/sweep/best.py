@@ -1,4 +1,4 @@
-"""The best values that a searching sweeper, such as Optuna's, has found."""
+"""Print the best values found by a search sweeper such as Optuna."""
 
 from pathlib import Path
 from typing import Any
@@ -9,18 +9,18 @@ from omegaconf import DictConfig, OmegaConf
 from phaseavg.cli import PLAIN_SWEEPERS
 
 RESULTS = "optimization_results.yaml"
-"""What the sweepers optuna, ax and nevergrad write into `hydra.sweep.dir`."""
+"""The file that the sweepers optuna, ax and nevergrad write into `hydra.sweep.dir`."""
 
 
 class BestValues(Callback):
-    """Prints at the end of a sweep what its sweeper has found best; Hydra's own log is off."""
+    """Print the best values at the end of a sweep, as Hydra's log is disabled."""
 
     def on_multirun_end(self, config: DictConfig, **_: Any) -> None:
-        """Print the best values and where they are, if the sweeper searches."""
+        """Print the best values and the path of their file, after a search."""
         path = Path(config.hydra.sweep.dir, RESULTS)
         if config.hydra.runtime.choices["hydra/sweeper"] in PLAIN_SWEEPERS or not path.is_file():
             return
-        found = OmegaConf.to_container(OmegaConf.load(path))
-        if isinstance(found, dict):
-            print("; ".join(f"{name}: {value}" for name, value in found.items()), flush=True)
+        results = OmegaConf.to_container(OmegaConf.load(path))
+        if isinstance(results, dict):
+            print("; ".join(f"{name}: {value}" for name, value in results.items()), flush=True)
         print(path, flush=True)

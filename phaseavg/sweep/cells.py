@@ -1,7 +1,7 @@
-"""The cells of tables as data, and the cells, seeds and runs that a sweep requests.
+"""Expand tables into cells, and a sweep's overrides into cells, seeds and runs.
 
-A table (conf/table/*.yaml) is rows × columns, each a list of overrides; a cell is one of each, and
-its runs are that list × seeds. Other overrides, such as a preset, hold for all cells.
+A table (conf/table/*.yaml) has rows and columns, which are lists of overrides. A cell combines a
+row with a column, and has one run per seed. Other overrides, such as a preset, apply to all cells.
 """
 
 import re
@@ -24,24 +24,24 @@ from phaseavg.runs.prefixes import Prefixes
 from phaseavg.sweep.composing import Compose
 
 ColumnId = Annotated[str, Field(pattern=r"^[^\s=,]+$")]
-"""What `column=` takes: without blanks, commas and equals signs."""
+"""The id of a column, without blanks, commas and equals signs."""
 
 NARROWING = ("dataset", "model", "column", "seed")
-"""What may take several values beside `table`, and narrows it."""
+"""Overrides that select cells and seeds of a table, with one or more values."""
 
 OF_THE_PAPER = re.compile(r"t\d[a-z]?")
-"""The names of the paper's tables: `t1a` is Table 1a. Hydra takes a bare number for no option."""
+"""Names of the paper's tables: `t1a` is Table 1a, as a Hydra option cannot be a number."""
 
 
 class Table(Scalars):
-    """One table, as in its YAML file.
+    """A table, as defined in its YAML file.
 
     Attributes:
-        title: what its columns compare.
-        seeds: default seeds of a cell's runs.
+        title: the comparison that the columns make.
+        seeds: default seeds of each cell.
         rows: lists of overrides; each sets `dataset` and `model`.
-        columns: lists of overrides by the column's id.
-        baseline: by column, the column that it is compared with, seed by seed.
+        columns: lists of overrides, by column id.
+        baseline: by column, the baseline column, compared seed by seed.
     """
 
     title: str
@@ -52,29 +52,27 @@ class Table(Scalars):
 
     @property
     def gammas(self) -> dict[str, float]:
-        """The γ0 that columns set, by column in ascending order."""
+        """The γ0 of the columns that set it, in ascending order."""
         key = "averaging.weights.gamma0"
-        settings = {column: _settings_of(overrides) for column, overrides in self.columns.items()}
-        gammas = {column: float(own[key]) for column, own in settings.items() if key in own}
+        settings = {column: _read_settings(overrides) for column, overrides in self.columns.items()}
+        gammas = {c: float(values[key]) for c, values in settings.items() if key in values}
         return dict(sorted(gammas.items(), key=lambda item: item[1]))
 
     @field_validator("baseline")
     @classmethod
-    def _columns_of_the_table(
-        cls, baseline: dict[str, str], info: ValidationInfo
-    ) -> dict[str, str]:
+    def _check_columns(cls, baseline: dict[str, str], info: ValidationInfo) -> dict[str, str]:
         columns = info.data.get("columns", {})
         for name in (*baseline, *baseline.values()):
             if columns and name not in columns:
-                raise ValueError(f"{name} is no column; choices: {', '.join(columns)}")
+                raise ValueError(f"{name} is not a column; choices: {', '.join(columns)}")
         return baseline
 
 
 @dataclass(frozen=True)
 class Cell:
-    """One number of one table: the ids of its table, data set, network and column.
+    """A cell of a table: the ids of the table, data set, network and column.
 
-    Its overrides are those that hold for all cells, and those of its row and column.
+    `overrides` contains the common overrides and those of the row and the column.
     """
 
     table: str
@@ -85,19 +83,19 @@ class Cell:
 
     @property
     def label(self) -> str:
-        """Table, data set, network and column in one line."""
+        """The table, data set, network and column in one line."""
         return f"{self.table} {self.dataset} {self.model} {self.column}"
 
 
 @dataclass
 class Request:
-    """What a sweep requests.
+    """The tables, cells and seeds that a sweep requests.
 
     Attributes:
-        tables: by id; empty for a plain sweep.
-        cells: requested cells of these tables.
-        seeds: by table.
-        common: overrides that hold for all runs, without `table` and what narrows it.
+        tables: tables by id; empty for a plain sweep.
+        cells: the selected cells of the tables.
+        seeds: seeds by table.
+        common: overrides of all runs, without `table` and `NARROWING`.
     """
 
     tables: dict[str, Table]
@@ -107,37 +105,37 @@ class Request:
 
 
 def title_of(table: str) -> str:
-    """Return what readers call a table: `Table 1a`."""
+    """Return the display name of a table, such as `Table 1a`."""
     return f"Table {table[1:] if OF_THE_PAPER.fullmatch(table) else table}"
 
 
 def of_the_paper(tables: Iterable[str]) -> list[str]:
-    """Return the paper's tables among the options of `table`: only they have numbers."""
+    """Return the paper's tables among the options of `table`, sorted."""
     return sorted(filter(OF_THE_PAPER.fullmatch, tables))
 
 
 def parsed(overrides: Iterable[str], loader: ConfigLoader | None = None) -> list[Override]:
-    """Return overrides as Hydra reads them; `loader` knows the options that a glob stands for."""
+    """Parse overrides with Hydra's grammar; `loader` expands globs of options."""
     return OverridesParser.create(config_loader=loader).parse_overrides(list(overrides))
 
 
 def key_of(override: Override) -> str:
-    """Return what an override sets, without the signs that say how."""
+    """Return the key of an override, without `+` and `~`."""
     return override.get_key_element().lstrip("+~")
 
 
 def values_of(override: Override) -> list[str]:
-    """Return the values that an override gives its key, as an override has them.
+    """Return the values of an override, in Hydra's override syntax.
 
     Raises:
-        UserError: if they cannot be listed.
+        UserError: if the values are not a finite list, as in `interval(0,1)`.
     """
     if override.is_discrete_sweep():
         if values := list(override.sweep_string_iterator()):
             return values
         raise UserError(f"{override.input_line}: stands for no value; list the values")
     if override.is_sweep_override():
-        raise UserError(f"{override.input_line}: a sweep takes lists, ranges and globs of options")
+        raise UserError(f"{override.input_line}: must be a list, range or glob of options")
     return [override.get_value_element_as_str()]
 
 
@@ -145,20 +143,20 @@ def _unquoted(value: str) -> str:
     return value.strip("'\"")
 
 
-def _settings_of(overrides: Sequence[str]) -> dict[str, str]:
+def _read_settings(overrides: Sequence[str]) -> dict[str, str]:
     return {key_of(o): _unquoted(values_of(o)[0]) for o in parsed(overrides)}
 
 
 def read_table(name: str, common: Sequence[str], compose: Compose) -> Table:
-    """Return an option of the config group `table`.
+    """Read and validate an option of the config group `table`.
 
     Args:
-        name: of the option.
-        common: overrides that hold for all runs; a preset among them may have its own rows.
+        name: the name of the table.
+        common: overrides of all runs; a preset may replace the rows.
         compose: composes a config.
 
     Raises:
-        UserError: if a value is wrong.
+        UserError: if a value is invalid.
     """
     node = compose([*common, f"table={name}"]).table
     try:
@@ -179,25 +177,25 @@ def cells_of(name: str, table: Table, common: Sequence[str] = ()) -> list[Cell]:
     """Return the cells of a table, row by row.
 
     Raises:
-        UserError: if a row lacks its data set or network or repeats another's, or an override in
-            `common` is one that the table sets.
+        UserError: if a row has no data set or network, if two rows have the same data set and
+            network, or if the table sets an override in `common`.
     """
     cells: dict[tuple[str, str, str], Cell] = {}
     keys = {key_of(override): override.input_line for override in parsed(common)}
     for row in table.rows:
-        settings = _settings_of(row)
+        settings = _read_settings(row)
         if not {"dataset", "model"} <= settings.keys():
             raise UserError(f"table={name}: table.rows={row} must set dataset and model")
         for column, overrides in table.columns.items():
-            for key in keys.keys() & {*settings, *_settings_of(overrides)}:
+            for key in keys.keys() & {*settings, *_read_settings(overrides)}:
                 raise UserError(
-                    f"{keys[key]}: table {name} sets {key} itself; choose among its cells with "
+                    f"{keys[key]}: table {name} already sets {key}; select cells with "
                     f"{', '.join(f'{narrowing}=' for narrowing in NARROWING)}"
                 )
-            place = (settings["dataset"], settings["model"], column)
-            if place in cells:
-                raise UserError(f"table={name}: table.rows={row}: there is such a row already")
-            cells[place] = Cell(name, *place, (*common, *row, *overrides))
+            ids = (settings["dataset"], settings["model"], column)
+            if ids in cells:
+                raise UserError(f"table={name}: table.rows={row}: duplicate data set and network")
+            cells[ids] = Cell(name, *ids, (*common, *row, *overrides))
     return list(cells.values())
 
 
@@ -207,30 +205,30 @@ def read_request(
     compose: Compose,
     loader: ConfigLoader | None = None,
 ) -> Request:
-    """Return what the overrides of a sweep request.
+    """Read the overrides of a sweep.
 
     Args:
-        arguments: overrides; `table` and what narrows it may have several values.
-        options: of the config group `table`.
+        arguments: overrides; `table` and `NARROWING` may have several values.
+        options: the options of the config group `table`.
         compose: composes a config.
-        loader: knows the options of groups, for globs of them.
+        loader: expands globs of options.
 
     Raises:
-        UserError: if a table, row or column does not exist, or no cell is left.
+        UserError: if a table, row or column does not exist, or no cell is selected.
     """
     overrides = {key_of(override): override for override in parsed(arguments, loader)}
-    own = {"table", "column", "plan", "budget"}
+    sweep_keys = {"table", "column", "plan", "budget"}
     for key in ("plan", "budget"):
         if key in overrides and overrides[key].is_sweep_override():
             raise UserError(f"{overrides[key].input_line}: {key} takes one value for all runs")
-    common = [o.input_line for key, o in overrides.items() if key not in own]
+    common = [o.input_line for key, o in overrides.items() if key not in sweep_keys]
     names = [_unquoted(v) for v in values_of(overrides["table"])] if "table" in overrides else []
     if "all" in names:
         names = [*of_the_paper(options), *names]
     names = [name for name in dict.fromkeys(names) if name not in ("all", "none")]
     if not names:
         if "column" in overrides:
-            raise UserError("column: is a table's; add table=…")
+            raise UserError("column: only tables have columns; add table=…")
         return Request({}, common=common)
 
     for name in names:
@@ -242,12 +240,12 @@ def read_request(
         for key in NARROWING
         if key in overrides
     }
-    others = {key: o for key, o in overrides.items() if key not in {*own, *NARROWING}}
+    others = {key: o for key, o in overrides.items() if key not in {*sweep_keys, *NARROWING}}
     for key, override in others.items():
         if override.is_sweep_override():
             raise UserError(
-                f"{override.input_line}: of a table's sweep, {key} takes one value; several have "
-                f"{', '.join(('table', *NARROWING))}"
+                f"{override.input_line}: {key} takes one value in a table's sweep; only "
+                f"{', '.join(('table', *NARROWING))} take several"
             )
     common = [override.input_line for override in others.values()]
     tables = {name: read_table(name, common, compose) for name in names}
@@ -262,7 +260,7 @@ def read_request(
 
 
 def whole(request: Request) -> Request:
-    """Return the request for all cells of its tables, with the tables' seeds beside its own."""
+    """Extend a request to all cells of its tables, with the tables' seeds added to its seeds."""
     tables = request.tables.items()
     return replace(
         request,
@@ -275,10 +273,10 @@ def whole(request: Request) -> Request:
 
 
 def narrow(cells: Sequence[Cell], narrowed: Mapping[str, Sequence[str]]) -> list[Cell]:
-    """Return the cells whose data set, network and column are among those named.
+    """Select cells by data set, network and column.
 
     Raises:
-        UserError: if no cell has such a value, or none has them all.
+        UserError: if no cell has a value, or no cell matches all keys.
     """
     where = f"table={','.join(dict.fromkeys(cell.table for cell in cells))}"
     for key, values in narrowed.items():
@@ -288,21 +286,21 @@ def narrow(cells: Sequence[Cell], narrowed: Mapping[str, Sequence[str]]) -> list
                 raise UserError(
                     f"{key}={value}: {where} has no such {key}; choices: {', '.join(choices)}"
                 )
-    left = [c for c in cells if all(getattr(c, key) in narrowed[key] for key in narrowed)]
-    if not left:
-        asked = " ".join(f"{key}={','.join(values)}" for key, values in narrowed.items())
-        raise UserError(f"{asked}: no cell of {where} has all of these; choose fewer")
-    return left
+    selected = [c for c in cells if all(getattr(c, key) in narrowed[key] for key in narrowed)]
+    if not selected:
+        selection = " ".join(f"{key}={','.join(values)}" for key, values in narrowed.items())
+        raise UserError(f"{selection}: no cell of {where} matches; choose other values")
+    return selected
 
 
 @dataclass
 class Run:
-    """One run of a sweep.
+    """A run of a sweep.
 
     Attributes:
-        overrides: that make it.
-        settings: its checked config.
-        cells: that it is a run of; empty in a plain sweep.
+        overrides: the overrides that define the run.
+        settings: the validated config.
+        cells: the cells that contain the run; empty in a plain sweep.
     """
 
     overrides: list[str]
@@ -316,28 +314,28 @@ class Run:
 
     @property
     def labels(self) -> list[str]:
-        """The labels of its cells, those of the paper's tables first and in their order."""
+        """The labels of the cells; the paper's tables come first, in their order."""
         ordered = sorted(self.cells, key=lambda c: (not OF_THE_PAPER.fullmatch(c.table), c.table))
         return list(dict.fromkeys(cell.label for cell in ordered))
 
     @cached_property
     def prefixes(self) -> Prefixes:
-        """The prefixes that it may share with other runs."""
+        """The prefixes that the run may share with other runs."""
         return Prefixes(self.settings)
 
     @property
     def epochs(self) -> int:
-        """Epochs of the run."""
+        """The total number of epochs."""
         return self.prefixes.schedule.total_epochs
 
 
 def runs_of(
     cells: Sequence[Cell], seeds: Mapping[str, Sequence[Any]], compose: Compose
 ) -> dict[str, Run]:
-    """Return the different runs of cells by run id; `seeds` is by table.
+    """Return the unique runs of cells, by run id; `seeds` maps tables to seeds.
 
     Raises:
-        UserError: if the config of a run is wrong.
+        UserError: if the config of a run is invalid.
     """
     runs: dict[str, Run] = {}
     for cell in cells:

@@ -1,7 +1,7 @@
-"""Compose configs with Hydra, and cache those of tables on disk.
+"""Compose configs with Hydra, and cache the configs of tables on disk.
 
-Hydra takes a tenth of a second to compose one config, and the paper's tables have 289. The cache
-holds configs before interpolation, by the content of the config folders and the overrides.
+Hydra composes a config in 0.1 s, and the paper's tables have 289 configs. The cache stores configs
+before interpolation; its keys are the overrides and a hash of the config folders.
 """
 
 import contextlib
@@ -25,14 +25,14 @@ from phaseavg.errors import UserError
 from phaseavg.runs.files import write_atomically
 
 Compose = Callable[[Sequence[str]], DictConfig]
-"""From overrides to a run's composed config."""
+"""Maps overrides to the composed config of a run."""
 
-KEPT = 20
-"""Cache files, one for each state of the config folders; older ones are removed."""
+MAX_CACHE_FILES = 20
+"""The maximum number of cache files, one per state of the config folders."""
 
 
 def composer(context: HydraContext, master: DictConfig) -> Compose:
-    """Return a function that composes a run's config as launchers do."""
+    """Return a function that composes a run's config like Hydra's launchers."""
 
     def composed(overrides: Sequence[str]) -> DictConfig:
         config = context.config_loader.load_sweep_config(master, list(overrides))
@@ -44,21 +44,21 @@ def composer(context: HydraContext, master: DictConfig) -> Compose:
 
 
 def config_folders(context: HydraContext, master: DictConfig) -> list[Path] | None:
-    """Return the folders that configs are composed from; None if some are in a Python package."""
-    path = context.config_loader.get_search_path().get_path()
-    own = [entry.path for entry in path if entry.provider not in ("hydra", "schema")]
-    own = [entry for entry in own if not entry.startswith("pkg://hydra_plugins")]
-    places = [p.removeprefix("file://") for p in (*own, *(master.hydra.searchpath or ()))]
-    return None if any("://" in place for place in places) else [*map(Path, places)]
+    """Return the config folders; None if a config comes from a Python package."""
+    search_path = context.config_loader.get_search_path().get_path()
+    entries = [entry.path for entry in search_path if entry.provider not in ("hydra", "schema")]
+    entries = [entry for entry in entries if not entry.startswith("pkg://hydra_plugins")]
+    paths = [p.removeprefix("file://") for p in (*entries, *(master.hydra.searchpath or ()))]
+    return None if any("://" in path for path in paths) else [*map(Path, paths)]
 
 
 @contextlib.contextmanager
 def composing(conf: Path, more: Path | None = None) -> Iterator[tuple[list[str], Compose]]:
-    """Give the names of all tables, and a function that composes a config outside a Hydra job.
+    """Yield the names of all tables, and a function that composes a config outside a Hydra job.
 
     Args:
-        conf: the folder of the configs.
-        more: another one, as --config-dir of train.py.
+        conf: the config folder.
+        more: a second config folder, like --config-dir of train.py.
 
     Raises:
         UserError: if a config cannot be composed.
@@ -82,41 +82,41 @@ def composing(conf: Path, more: Path | None = None) -> Iterator[tuple[list[str],
 def cached(
     composed: Compose, folders: Iterable[Path] | None, name: str = "config"
 ) -> Iterator[Compose]:
-    """Give a function that composes configs, and takes from disk those composed before.
+    """Yield a function that composes configs, or loads them from the cache.
 
     Args:
         composed: composes a config.
-        folders: of all files that it reads; None: nothing is cached.
-        name: of the primary config, as --config-name of train.py.
+        folders: all config folders; None disables the cache.
+        name: the primary config, like --config-name of train.py.
     """
     state = None if folders is None else _state_of(folders, name)
     if state is None:
         yield composed
         return
-    path, known = cache_folder() / f"{state}.json", {}
+    path, cache = cache_folder() / f"{state}.json", {}
     with contextlib.suppress(OSError, ValueError, TypeError):  # missing or damaged
-        known = dict(json.loads(path.read_bytes()))
-    before = len(known)
+        cache = dict(json.loads(path.read_bytes()))
+    before = len(cache)
 
     def from_cache(overrides: Sequence[str]) -> DictConfig:
         key = json.dumps(list(overrides))
-        if key not in known:
+        if key not in cache:
             config = composed(overrides)
             values = OmegaConf.to_container(config)
-            if json.loads(json.dumps(values)) != values:  # JSON has no keys that are numbers
+            if json.loads(json.dumps(values)) != values:  # JSON keys cannot be numbers
                 return config
-            known[key] = values
-        return OmegaConf.create(known[key])
+            cache[key] = values
+        return OmegaConf.create(cache[key])
 
     try:
         yield from_cache
     finally:
-        if len(known) > before:
-            _write(path, known)
+        if len(cache) > before:
+            _write(path, cache)
 
 
 def cache_folder() -> Path:
-    """Return the user's folder for composed configs; it may be removed at any time."""
+    """Return the cache folder for composed configs, which may be deleted at any time."""
     base = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
     return Path(base, "phaseavg", "configs")
 
@@ -134,10 +134,10 @@ def _state_of(folders: Iterable[Path], name: str) -> str | None:
     return digest.hexdigest()[:16]
 
 
-def _write(path: Path, known: dict[str, Any]) -> None:
-    with contextlib.suppress(OSError, UserError):  # a full disk costs seconds, nothing else
+def _write(path: Path, cache: dict[str, Any]) -> None:
+    with contextlib.suppress(OSError, UserError):  # without a cache, configs are composed again
         path.parent.mkdir(parents=True, exist_ok=True)
-        write_atomically(path, json.dumps(known).encode())
+        write_atomically(path, json.dumps(cache).encode())
         by_age = sorted(path.parent.glob("*.json"), key=lambda file: -file.stat().st_mtime)
-        for old in by_age[KEPT:]:
+        for old in by_age[MAX_CACHE_FILES:]:
             old.unlink(missing_ok=True)

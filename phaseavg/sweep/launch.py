@@ -1,4 +1,4 @@
-"""Launch the jobs of a sweep with any of Hydra's launchers."""
+"""Launch the jobs of a sweep with any Hydra launcher."""
 
 import signal
 from collections.abc import Iterator, Sequence
@@ -17,27 +17,27 @@ from phaseavg.sweep.order import Job, literal
 from phaseavg.sweep.outcomes import NewFiles
 
 
-def failed(error: Exception) -> JobReturn:
-    """Return what a job that raised `error` returns."""
+def failed_job(error: Exception) -> JobReturn:
+    """Return the job return of a job that raised `error`."""
     return JobReturn(status=JobStatus.FAILED, _return_value=error)
 
 
 def launch(
     launcher: Launcher, jobs: Sequence[Job], limits: Sequence[str], new: NewFiles
 ) -> dict[str, JobReturn]:
-    """Launch jobs, level by level; return what each job returned, by run id.
+    """Launch jobs level by level; return the job returns by run id.
 
-    A run that another sweep has finished meanwhile is left out. So is a job whose prefix was
-    interrupted: trained alone it would repeat the prefix's epochs.
+    Runs that another sweep has finished are skipped. A job is also skipped if its prefix was
+    interrupted, because it would train the prefix's epochs again.
 
     Args:
-        launcher: of Hydra.
-        jobs: in ascending order of their levels.
-        limits: overrides of all jobs.
-        new: files of these runs.
+        launcher: the Hydra launcher.
+        jobs: jobs in ascending order of level.
+        limits: overrides added to all jobs.
+        new: the new files of the runs.
 
     Raises:
-        SweepFailed: if the launcher itself fails, as joblib does when a process is killed.
+        SweepFailed: if the launcher fails, like joblib when a process is killed.
     """
     returned: dict[str, JobReturn] = {}
     unfinished: set[str] = set()
@@ -71,14 +71,14 @@ def launch(
 
 
 def cells_override(run: Run) -> list[str]:
-    """Return the override that names a run's cells for its tracking, if that takes them."""
+    """Return the override with a run's cell labels, if `tracking` has the option `cells`."""
     labels = run.labels if "cells" in run.settings.tracking else []
     return [f"tracking.cells={literal(labels)}"] if labels else []
 
 
 @contextmanager
 def terminable() -> Iterator[None]:
-    """Let SIGTERM end what a launcher does as Ctrl-C does, so that it stops its processes."""
+    """Treat SIGTERM like Ctrl-C, so that a launcher stops its processes."""
 
     def interrupt(number: int, frame: FrameType | None) -> None:
         raise Interrupted(number, "interrupted; rerun the same command to resume")

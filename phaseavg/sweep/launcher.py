@@ -1,10 +1,10 @@
-"""`hydra/launcher=local`: one process per slot, on all visible GPUs or on the cores of the CPU.
+"""`hydra/launcher=local`: one process per slot, on all visible GPUs or on the CPU.
 
     python train.py -m table=t1c hydra/launcher=local
     python train.py -m table=t1c hydra/launcher=local hydra.launcher.runs_per_device=3
 
-Slots = visible GPUs × runs per GPU; on the CPU, cores ÷ threads of a run. A process sees its own
-GPU alone, and ends its own run alone if it dies.
+The number of slots is visible GPUs × runs per GPU; on the CPU, cores ÷ threads per run. A process
+sees only its GPU. If a process dies, only its run fails.
 """
 
 import io
@@ -32,7 +32,7 @@ from joblib import cpu_count
 from omegaconf import DictConfig, open_dict
 
 from phaseavg.errors import Interrupted, NotStarted, OutOfTime, ProcessLost, UserError
-from phaseavg.sweep.launch import failed
+from phaseavg.sweep.launch import failed_job
 from phaseavg.training.execution import default_threads, pick_device
 from phaseavg.training.signals import StopSignals
 
@@ -41,12 +41,12 @@ POLL_SECONDS = 0.2
 
 @dataclass
 class Slot:
-    """A worker process that trains one run at a time, started anew if it died.
+    """A worker process that trains one run at a time; restarted if it dies.
 
     Attributes:
-        device: of its runs, in words.
-        threads: of torch, unless a run sets them.
-        variables: of its environment.
+        device: the name of the device.
+        threads: the default number of torch threads.
+        variables: environment variables of the process.
     """
 
     device: str
@@ -56,7 +56,7 @@ class Slot:
     _pid: int | None = None
 
     def run(self, payload: bytes, number: int, overrides: Sequence[str]) -> JobReturn:
-        """Train a job; return `ProcessLost` if its process died."""
+        """Train a job; the job return has the error `ProcessLost` if the process dies."""
         try:
             if self._executor is None:
                 self._executor = ProcessPoolExecutor(
@@ -69,10 +69,10 @@ class Slot:
             return self._executor.submit(train_job, number, overrides).result()
         except BrokenProcessPool as error:
             self.close()
-            return failed(ProcessLost(f"its process was ended by the system: {error}"))
+            return failed_job(ProcessLost(f"the process died: {error}"))
 
     def send(self, number: signal.Signals) -> None:
-        """Send a signal to the process, if it runs."""
+        """Send a signal to the process, if it is running."""
         if self._pid is not None:
             with suppress(ProcessLookupError):
                 os.kill(self._pid, number)
@@ -85,16 +85,15 @@ class Slot:
 
 
 def slots_for(execution: DictConfig, runs_per_device: Any) -> list[Slot]:
-    """Return the slots of a sweep, in the order in which runs take them.
+    """Return the slots of a sweep, in the order of their use.
 
     Raises:
-        UserError: if the number of runs per device, or the device of the execution, is wrong.
+        UserError: if `runs_per_device` or `execution.device` is invalid.
     """
     auto = runs_per_device == "auto"
     if not auto and not (type(runs_per_device) is int and runs_per_device > 0):
         raise UserError(
-            f"hydra.launcher.runs_per_device={runs_per_device}: choices: auto, or a number from 1 "
-            "on"
+            f"hydra.launcher.runs_per_device={runs_per_device}: must be auto or a positive integer"
         )
     device = pick_device(execution.device)
     if device.type != "cuda":
@@ -103,13 +102,13 @@ def slots_for(execution: DictConfig, runs_per_device: Any) -> list[Slot]:
         return [Slot(str(device), threads) for _ in range(count)]
     if device.index is not None:
         raise UserError(
-            f"execution.device={device}: hydra/launcher=local gives each run a GPU of its own; "
-            f"choose execution.device=cuda, and the GPUs by CUDA_VISIBLE_DEVICES={device.index}"
+            f"execution.device={device}: hydra/launcher=local assigns the GPUs; "
+            f"use execution.device=cuda and select GPUs with CUDA_VISIBLE_DEVICES={device.index}"
         )
     visible = os.environ.get("CUDA_VISIBLE_DEVICES")
     names = visible.split(",") if visible else map(str, range(torch.cuda.device_count()))
     gpus = [name.strip() for name in names][: torch.cuda.device_count()]
-    # Each GPU's first run comes before any GPU's second.
+    # All GPUs get a first run before any GPU gets a second run.
     order = gpus * (1 if auto else runs_per_device)
     threads = execution.threads or max(cpu_count() // len(order), 1)
     return [Slot(f"GPU {gpu}", threads, {"CUDA_VISIBLE_DEVICES": gpu}) for gpu in order]
@@ -123,14 +122,14 @@ def launch(
     task: TaskFunction,
     config: DictConfig,
 ) -> list[JobReturn]:
-    """Train jobs, given by their overrides, one per slot at a time.
+    """Train jobs, defined by their overrides, with one job per slot at a time.
 
     Raises:
-        Interrupted: after a signal, once all runs in training have saved their state.
+        Interrupted: after a signal, once all running jobs have saved their state.
     """
     devices = ", ".join(dict.fromkeys(slot.device for slot in slots))
     count, threads = len(slots), slots[0].threads
-    print(f"local: runs at a time: {count} on {devices}; threads of each: {threads}", flush=True)
+    print(f"local: parallel runs: {count} on {devices}; threads per run: {threads}", flush=True)
     payload = cloudpickle.dumps((context, task, config, Singleton.get_state()))
     free: queue.SimpleQueue[Slot] = queue.SimpleQueue()
     for slot in slots:
@@ -140,12 +139,12 @@ def launch(
         slot = free.get()
         try:
             if signals.received is not None:
-                return failed(NotStarted("interrupted before it started"))
+                return failed_job(NotStarted("interrupted before it started"))
             returned = slot.run(payload, number, overrides)
         finally:
             free.put(slot)
         if isinstance(returned._return_value, ProcessLost) and signals.received is not None:
-            return failed(NotStarted("interrupted while it started"))
+            return failed_job(NotStarted("interrupted while it started"))
         return returned
 
     with StopSignals() as signals, ThreadPoolExecutor(len(slots)) as pool:
@@ -153,7 +152,7 @@ def launch(
         try:
             while wait(futures, timeout=POLL_SECONDS).not_done:
                 if signals.received is not None:
-                    # Again and again: a signal before a run's first step has no effect.
+                    # Repeat the signal, because runs ignore signals before their first step.
                     for slot in slots:
                         slot.send(signal.SIGTERM)
         except BaseException:  # a second signal
@@ -170,27 +169,27 @@ def launch(
     return [future.result() for future in futures]
 
 
-_given: tuple[HydraContext, TaskFunction, DictConfig]
+_job_context: tuple[HydraContext, TaskFunction, DictConfig]
 _training = False
 
 
 def begin_worker(variables: dict[str, str], threads: int, payload: bytes) -> None:
-    """Begin a process that trains runs."""
-    global _given
+    """Initialise a worker process."""
+    global _job_context
     os.environ.update(variables)
     torch.set_num_threads(threads)
-    # The parent answers signals; those that reach a run in training end it after its step.
+    # The parent handles signals. While a run trains, a signal stops the run after its step.
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, lambda *_: None)
     context, task, config, state = cloudpickle.loads(payload)
     setup_globals()
     Singleton.set_state(state)
-    _given = context, task, config
+    _job_context = context, task, config
     threading.Thread(target=_end_with_parent, daemon=True).start()
 
 
 def _end_with_parent() -> None:
-    """End this process once its parent has died, after its run has saved its state."""
+    """Exit after the parent process dies, once the current run has saved its state."""
     parent = parent_process()
     if parent is not None:
         parent.join()
@@ -201,49 +200,49 @@ def _end_with_parent() -> None:
 
 
 def train_job(number: int, overrides: Sequence[str]) -> JobReturn:
-    """Train a job in this process, and begin each line that it prints with its name."""
+    """Train a job in this process, and prefix its output lines with the job name."""
     global _training
-    context, task, config = _given
+    context, task, config = _job_context
     composed = context.config_loader.load_sweep_config(config, list(overrides))
     with open_dict(composed):
         composed.hydra.job.num = number
         composed.hydra.job.id = f"{composed.hydra.job.name}_{number}"
     HydraConfig.instance().set_config(composed)
 
-    def named(config: DictConfig) -> Any:
-        with redirect_stdout(Named(composed.hydra.job.name, sys.stdout)):
+    def prefixed(config: DictConfig) -> Any:
+        with redirect_stdout(PrefixedOutput(composed.hydra.job.name, sys.stdout)):
             try:
                 return task(config)
-            except KeyboardInterrupt as error:  # which would end the process
+            except KeyboardInterrupt as error:  # it would end the process
                 raise OutOfTime(str(error)) from None
 
     _training = True
     try:
         returned = run_job(
-            task_function=named,
+            task_function=prefixed,
             config=composed,
             hydra_context=context,
             job_dir_key="hydra.sweep.dir",
             job_subdir_key="hydra.sweep.subdir",
         )
-        # Its configs cannot be pickled: Hydra has imported the launcher's plugin twice.
+        # The configs cannot be pickled, because Hydra imports the launcher plugin twice.
         return JobReturn(status=returned.status, _return_value=returned._return_value)
     finally:
         _training = False
 
 
-class Named(io.TextIOBase):
-    """Standard output of one of several processes, in whole lines that begin with its name."""
+class PrefixedOutput(io.TextIOBase):
+    """Standard output of a worker, in complete lines that begin with the job name."""
 
     def __init__(self, name: str, out: TextIO) -> None:
         self._name = name
         self._out = out
-        self._begun = ""
+        self._partial = ""
 
     def write(self, text: str) -> int:
-        """Write whole lines; keep the rest until its line ends."""
-        *lines, self._begun = f"{self._begun}{text}".split("\n")
-        named = [n if n.startswith(self._name) else f"{self._name}: {n}" for n in lines]
-        self._out.write("".join(f"{line}\n" for line in named))
+        """Write complete lines; buffer an incomplete last line."""
+        *lines, self._partial = f"{self._partial}{text}".split("\n")
+        prefixed = [n if n.startswith(self._name) else f"{self._name}: {n}" for n in lines]
+        self._out.write("".join(f"{line}\n" for line in prefixed))
         self._out.flush()
         return len(text)

@@ -1,8 +1,8 @@
-"""The order of a sweep's runs: a run that others start from comes before them.
+"""Order the runs of a sweep, so that shared prefixes are trained first.
 
-Runs that begin alike share a prefix, which a run without averaging trains once: one of the sweep's
-own where there is one, else one that ends with the prefix. Runs that share nothing come in the
-user's order.
+Runs with equal initial epochs share a prefix. A run without averaging trains the prefix once: a
+requested run if possible, otherwise an additional run that ends with the prefix. Runs without a
+shared prefix keep the user's order.
 """
 
 from collections import Counter, defaultdict
@@ -17,14 +17,14 @@ from phaseavg.runs.prefixes import OWN, Average, digest, saved
 from phaseavg.sweep.cells import Run, key_of, parsed
 
 Node = tuple[int, str]
-"""A number of epochs, and the key of the prefix that long."""
+"""A number of epochs, and the key of the prefix of this length."""
 
 Stored = Callable[[Settings, Node, Iterable[str]], bool]
-"""Whether a prefix with averages of these identities is saved already."""
+"""Returns whether a prefix with averages of these identities is saved."""
 
 
 def is_stored(settings: Settings, node: Node, needs: Iterable[str]) -> bool:
-    """Return whether a prefix that has these averages is saved, with any execution."""
+    """Return whether a prefix with these averages is saved, for any execution."""
     epochs, key = node
     return any(
         set(needs) <= prefix.averages.keys() for prefix in saved(settings.share.dir, key, epochs)
@@ -37,14 +37,14 @@ NOTHING = "phaseavg.averaging.NoAveraging"
 
 @dataclass
 class Job:
-    """A run to train, and what it does for the runs that start from it.
+    """A run to train, and the prefixes that it saves for other runs.
 
     Attributes:
-        run: to train.
-        start: epochs of the prefix that it starts from; 0 for none.
-        parent: the job that trains this prefix; None if it is saved already.
-        keep: epochs after which it saves a prefix.
-        guests: averages that these need, by name, with the last of these epochs.
+        run: the run to train.
+        start: the length of the prefix that the run starts from; 0 for no prefix.
+        parent: the job that trains this prefix; None if the prefix is saved.
+        keep: epochs after which the job saves a prefix.
+        guests: averages of other runs, by name, with the last epoch at which they are needed.
     """
 
     run: Run
@@ -55,17 +55,17 @@ class Job:
 
     @property
     def level(self) -> int:
-        """How many jobs come before it, one after the other."""
+        """The number of ancestors, which must finish before this job starts."""
         return 0 if self.parent is None else self.parent.level + 1
 
     @property
     def epochs(self) -> int:
-        """Epochs that it trains."""
+        """The number of epochs that the job trains."""
         return self.run.epochs - self.start
 
     @property
     def overrides(self) -> list[str]:
-        """The overrides that make it."""
+        """The overrides that define the job."""
         keep = [f"share.keep={sorted(self.keep)}".replace(" ", "")] if self.keep else []
         guests = [
             f"+share.guests.{name}="
@@ -75,15 +75,15 @@ class Job:
         return [*self.run.overrides, *keep, *guests]
 
     def serve(self, epochs: int, averages: Iterable[Average]) -> None:
-        """Keep a prefix with some averages, which its own prefix then has to have as well."""
+        """Save a prefix with these averages; the parent's prefix must contain them too."""
         self.keep.add(epochs)
-        own = {a.identity(epochs) for n, a in self.run.prefixes.averages.items() if n != OWN}
+        ids = {a.identity(epochs) for n, a in self.run.prefixes.averages.items() if n != OWN}
         for average in averages:
             identity = average.identity(epochs)
-            if identity is None or identity in own:
+            if identity is None or identity in ids:
                 continue
-            same = [n for n, (a, _) in self.guests.items() if a.identity(epochs) == identity]
-            name = same[0] if same else f"g{digest([average.part, average.epochs])[:8]}"
+            names = [n for n, (a, _) in self.guests.items() if a.identity(epochs) == identity]
+            name = names[0] if names else f"g{digest([average.part, average.epochs])[:8]}"
             guest, until = self.guests.get(name, (average, 0))
             self.guests[name] = guest, max(until, epochs)
         if self.parent is not None and self.start:
@@ -91,7 +91,7 @@ class Job:
 
 
 def literal(value: Any) -> str:
-    """Return a value as Hydra's grammar has it."""
+    """Return a value in Hydra's override syntax."""
     if isinstance(value, Mapping):
         return "{" + ",".join(f"{key}:{literal(item)}" for key, item in value.items()) + "}"
     if isinstance(value, list | tuple):
@@ -101,8 +101,8 @@ def literal(value: Any) -> str:
     return "null" if value is None else str(value)
 
 
-def nodes_of(runs: Iterable[Run]) -> dict[str, list[Node]]:
-    """Return the nodes of each run, by its id: where a run of the same origin ends a phase."""
+def prefix_nodes(runs: Iterable[Run]) -> dict[str, list[Node]]:
+    """Return the possible prefixes of each run: the phase ends of runs with the same origin."""
     points: dict[str, set[int]] = defaultdict(set)
     origins = {}
     for run in runs:
@@ -120,31 +120,31 @@ def nodes_of(runs: Iterable[Run]) -> dict[str, list[Node]]:
     }
 
 
-def arranged(
+def arrange_jobs(
     runs: Sequence[Run],
     done: Mapping[str, int] | None = None,
     stored: Stored = lambda settings, node, needs: False,
 ) -> list[Job]:
-    """Return the jobs that train runs, each after the one that it starts from.
+    """Return jobs for runs, each after the job that trains its prefix.
 
     Args:
-        runs: to train.
-        done: by run id, the epochs that a run's own checkpoints have.
-        stored: tells whether a prefix is saved already; by default none is.
+        runs: the runs to train.
+        done: the epochs in each run's latest checkpoint, by run id.
+        stored: returns whether a prefix is saved; False by default.
     """
     done = done or {}
-    nodes = nodes_of(runs)
-    passing: Counter[Node] = Counter(
+    nodes = prefix_nodes(runs)
+    users: Counter[Node] = Counter(
         node for run in runs for node in nodes[run.run_id] if node[0] > done.get(run.run_id, 0)
     )
     trained: dict[Node, Job] = {}
     jobs: dict[str, Job] = {}
 
-    def add(run: Run, own: Sequence[Node]) -> None:
-        """Add a job that starts from the longest prefix."""
+    def add(run: Run, run_nodes: Sequence[Node]) -> None:
+        """Add a job that starts from the longest available prefix."""
         job = jobs[run.run_id] = Job(run)
         finished = done.get(run.run_id, 0)
-        for epochs, key in reversed(own):
+        for epochs, key in reversed(run_nodes):
             if epochs <= finished:
                 job.start = finished
                 break
@@ -159,7 +159,7 @@ def arranged(
         else:
             job.start = finished
         if run.prefixes.averages_nothing:
-            for node in own:
+            for node in run_nodes:
                 if node[0] > job.start:
                     trained.setdefault(node, job)
 
@@ -169,12 +169,12 @@ def arranged(
     rest = [run for run in runs if not run.prefixes.averages_nothing]
     for run in sorted(rest, key=lambda run: -run.prefixes.limit):
         finished = done.get(run.run_id, 0)
-        shared = [n for n in nodes[run.run_id] if passing[n] > 1 and n[0] > finished]
+        shared = [n for n in nodes[run.run_id] if users[n] > 1 and n[0] > finished]
         if not shared or shared[-1] in trained:
             continue
         if stored(run.settings, shared[-1], run.prefixes.needs(shared[-1][0]).values()):
             continue
-        prefix = ending_with(run, shared[-1])
+        prefix = prefix_run(run, shared[-1])
         if prefix is not None and prefix.run_id not in jobs:
             add(prefix, [n for n in nodes[run.run_id] if n[0] <= shared[-1][0]])
     for run in rest:
@@ -182,10 +182,10 @@ def arranged(
     return sorted(jobs.values(), key=lambda job: job.level)
 
 
-def ending_with(run: Run, node: Node) -> Run | None:
-    """Return the run without averaging that ends with a prefix of `run`.
+def prefix_run(run: Run, node: Node) -> Run | None:
+    """Return a run without averaging that ends with a prefix of `run`.
 
-    Returns None if its phases cannot be cut there, because the rate depends on their length.
+    Returns None if a shorter phase would change the learning rate of the prefix.
     """
     epochs, key = node
     schedule = run.settings.schedule
@@ -196,12 +196,13 @@ def ending_with(run: Run, node: Node) -> Run | None:
         "factors": [phase.factor for phase in phases],
     }
     changes = {"averaging": {"_target_": NOTHING}, "schedule": {**schedule, **cut}}
-    overrides = [o for o in run.overrides if group_of(o) not in ("averaging", "averaging/weights")]
+    replaced = ("averaging", "averaging/weights")
+    overrides = [o for o in run.overrides if override_group(o) not in replaced]
     overrides += ["averaging=none", *(f"schedule.{k}={literal(v)}" for k, v in cut.items())]
     prefix = Run(overrides, run.settings.model_copy(update=changes))
     return prefix if prefix.prefixes.key(epochs) == key else None
 
 
-def group_of(override: str) -> str:
-    """Return the config group or the first key that an override sets; with its package, if any."""
+def override_group(override: str) -> str:
+    """Return the first component of an override's key: its config group or top-level key."""
     return key_of(parsed([override])[0]).partition(".")[0]

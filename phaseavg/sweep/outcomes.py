@@ -1,4 +1,4 @@
-"""The outcomes of a sweep's runs, read from their folders."""
+"""Read the outcomes of a sweep's runs from their folders."""
 
 import json
 from collections import Counter, defaultdict
@@ -18,15 +18,15 @@ FAILURE = "failure.json"
 
 
 def result_of(run: Run) -> Outcome | None:
-    """Return the result of a run in `runs_dir` or `records_dir`; None if it has none."""
+    """Return the result of a run in `runs_dir` or `records_dir`; None if the run has no result."""
     results = (read_result(place) for place in run.settings.places)
     return next((result for result in results if result), None)
 
 
-def sorted_out(runs: Mapping[str, Run]) -> tuple[dict[str, Outcome], list[Run], list[Run]]:
+def classify_runs(runs: Mapping[str, Run]) -> tuple[dict[str, Outcome], list[Run], list[Run]]:
     """Return the results of finished runs, the runs that another process trains, and the rest.
 
-    Of the rest, runs that failed when last tried come last: they may end their process again.
+    In the rest, runs whose last attempt failed come last, because they may crash again.
     """
     finished, held, missing = {}, [], []
     notes: Counter[str] = Counter()
@@ -37,7 +37,7 @@ def sorted_out(runs: Mapping[str, Run]) -> tuple[dict[str, Outcome], list[Run], 
             notes[", ".join(differences(run.settings.run_folder, result, run.settings))] += 1
         elif in_progress(run.settings.run_folder):
             held.append(run)
-            print(f"{run_id}: another process is training it", flush=True)
+            print(f"{run_id}: another process is training this run", flush=True)
         else:
             missing.append(run)
     for note, count in notes.items():
@@ -47,8 +47,8 @@ def sorted_out(runs: Mapping[str, Run]) -> tuple[dict[str, Outcome], list[Run], 
     return finished, held, missing
 
 
-def without_data(runs: Sequence[Run]) -> dict[str, list[Run]]:
-    """Return the runs whose data set is missing, by what is missing; checks each data set once."""
+def runs_without_data(runs: Sequence[Run]) -> dict[str, list[Run]]:
+    """Return the runs whose data set is missing, by error message; check each data set once."""
     reasons: dict[str, str | None] = {}
     missing: dict[str, list[Run]] = defaultdict(list)
     for run in runs:
@@ -61,49 +61,49 @@ def without_data(runs: Sequence[Run]) -> dict[str, list[Run]]:
 
 
 class NewFiles:
-    """The files that runs have written since this object was made.
+    """The files that runs have written since this object was created.
 
     Args:
-        runs: of a sweep; with `rerun=true` their folders have files from before.
+        runs: runs of a sweep; with `rerun=true` their folders contain older files.
     """
 
     def __init__(self, runs: Iterable[Run]) -> None:
         folders = [run.settings.run_folder for run in runs]
         paths = [folder / name for folder in folders for name in (RESULT, FAILURE, METRICS)]
-        self._before = {path: _changed_at(path) for path in paths}
+        self._initial = {path: _modification_time(path) for path in paths}
 
     def has(self, run: Run, name: str) -> bool:
-        """Return whether a run has written its `RESULT`, `FAILURE` or `METRICS`."""
+        """Return whether a run has written the file `RESULT`, `FAILURE` or `METRICS`."""
         path = run.settings.run_folder / name
-        return _changed_at(path) not in (None, self._before[path])
+        return _modification_time(path) not in (None, self._initial[path])
 
     def result(self, run: Run) -> Outcome | None:
-        """Return the result that a run has written; None if it has not."""
+        """Return a run's new result; None if the run has not written a result."""
         return read_result(run.settings.run_folder) if self.has(run, RESULT) else None
 
 
-def _changed_at(path: Path) -> int | None:
+def _modification_time(path: Path) -> int | None:
     try:
         return path.stat().st_mtime_ns
     except OSError:
         return None
 
 
-def counted(
+def count_outcomes(
     total: int,
     ended: Sequence[Outcome],
     before: Sequence[Outcome],
     failed: int = 0,
     interrupted: int = 0,
 ) -> str:
-    """Return in words how many of a sweep's runs have ended how.
+    """Return the number of runs per outcome, as text.
 
     Args:
-        total: number of different runs.
-        ended: results that this sweep has made.
-        before: results from before, or of other processes.
-        failed: number of runs.
-        interrupted: number of runs that saved their state.
+        total: the number of unique runs.
+        ended: results of this sweep.
+        before: earlier results, and results of other processes.
+        failed: the number of failed runs.
+        interrupted: the number of interrupted runs that saved their state.
     """
     statuses = Counter(result["status"] for result in ended)
     parts = {
@@ -113,7 +113,7 @@ def counted(
         "diverged": statuses["diverged"],
         "failed": failed,
         "interrupted": interrupted,
-        "not run, or in training by another process": (
+        "not run, or training in another process": (
             total - len(ended) - len(before) - failed - interrupted
         ),
     }

@@ -1,4 +1,4 @@
-"""Plan a sweep: its cells, runs and epochs, what is finished, and the time that the rest takes."""
+"""Plan a sweep: count cells, runs and epochs, and estimate the remaining time."""
 
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
@@ -7,29 +7,29 @@ from tabulate import tabulate
 
 from phaseavg.runs.folder import read_failure
 from phaseavg.sweep.cells import Request, Run
-from phaseavg.sweep.order import Job, arranged, is_stored
+from phaseavg.sweep.order import Job, arrange_jobs, is_stored
 from phaseavg.sweep.outcomes import result_of
-from phaseavg.sweep.rates import epochs_saved, in_words, rates_for, workload
+from phaseavg.sweep.rates import epochs_saved, format_duration, load_epoch_times, workload
 from phaseavg.training.sharing import uses_prefixes
 
-HEAD = [
-    *("", "cells", "runs", "different", "finished"),
-    *("epochs asked for", "epochs equal runs merged", "epochs shared", "epochs left"),
+HEADER = [
+    *("", "cells", "runs", "unique", "finished"),
+    *("epochs requested", "epochs of unique runs", "epochs with sharing", "epochs left"),
 ]
 
 
-def epochs_of(runs: Iterable[Run]) -> int:
-    """Return the epochs that runs take together, with shared prefixes."""
-    return sum(job.epochs for job in arranged(list(runs)))
+def shared_epochs(runs: Iterable[Run]) -> int:
+    """Return the total epochs of runs, with prefixes shared."""
+    return sum(job.epochs for job in arrange_jobs(list(runs)))
 
 
-def plan(request: Request, runs: Mapping[str, Run], asked: int) -> str:
-    """Return the plan of a sweep: a table of epochs, and the hours that are left.
+def plan(request: Request, runs: Mapping[str, Run], requested: int) -> str:
+    """Return the plan of a sweep: a table of epochs, and the remaining hours.
 
     Args:
         request: tables, cells and seeds.
-        runs: its different runs, by run id.
-        asked: number of its runs, equal ones counted each time.
+        runs: the unique runs, by run id.
+        requested: the number of requested runs, including duplicates.
     """
     ended = {i for i, run in runs.items() if not run.settings.rerun and result_of(run)}
     sharing = all(uses_prefixes(run.settings) for run in runs.values())
@@ -38,16 +38,16 @@ def plan(request: Request, runs: Mapping[str, Run], asked: int) -> str:
         todo = [runs[run_id] for run_id in members if run_id not in ended]
         done = {r.run_id: epochs_saved(r.settings.run_folder) for r in todo}
         if sharing:
-            return arranged(todo, done, is_stored)
+            return arrange_jobs(todo, done, is_stored)
         return [Job(run, start=done[run.run_id]) for run in todo]
 
     def row(name: str, cells: int | str, members: Counter[str]) -> list[int | str]:
-        own = [runs[run_id] for run_id in members]
-        merged = sum(run.epochs for run in own)
+        unique = [runs[run_id] for run_id in members]
+        epochs = sum(run.epochs for run in unique)
         return [
             *(name, cells, members.total(), len(members), len(members.keys() & ended)),
             sum(runs[run_id].epochs * count for run_id, count in members.items()),
-            *(merged, epochs_of(own) if sharing else merged),
+            *(epochs, shared_epochs(unique) if sharing else epochs),
             sum(job.epochs for job in jobs_of(members)),
         ]
 
@@ -55,22 +55,22 @@ def plan(request: Request, runs: Mapping[str, Run], asked: int) -> str:
     for name in request.tables:
         members = Counter(i for i, run in runs.items() for c in run.cells if c.table == name)
         rows.append(row(f"table {name}", sum(c.table == name for c in request.cells), members))
-    every = Counter({run_id: max(len(run.cells), 1) for run_id, run in runs.items()})
-    rows.append(row("in all", len(request.cells) or "", every))
-    rows[-1][2] = asked
-    parts = [tabulate(rows, HEAD, tablefmt="github", intfmt=",")]
+    counts = Counter({run_id: max(len(run.cells), 1) for run_id, run in runs.items()})
+    rows.append(row("total", len(request.cells) or "", counts))
+    rows[-1][2] = requested
+    parts = [tabulate(rows, HEADER, tablefmt="github", intfmt=",")]
     failed = {run_id: read_failure(run.settings.run_folder) for run_id, run in runs.items()}
     failures = [f"{run_id}: {why}" for run_id, why in failed.items() if why and run_id not in ended]
     if failures:
-        parts.append("\n".join(["failed when last tried:", *failures]))
+        parts.append("\n".join(["failed in the last attempt:", *failures]))
     return "\n\n".join([*parts, time_left(jobs_of(runs))])
 
 
 def time_left(jobs: Sequence[Job]) -> str:
-    """Return the hours that jobs take at the rate of finished runs, by data set and network."""
+    """Estimate the hours of jobs from finished runs, by data set and network."""
     if not jobs:
-        return "nothing is left to train"
-    rates = rates_for([job.run.settings for job in jobs])
+        return "all runs are finished"
+    times = load_epoch_times([job.run.settings for job in jobs])
     works: dict[tuple[str, str], list[Job]] = {}
     for job in jobs:
         name = " ".join(job.run.run_id.split("-")[:2])
@@ -79,12 +79,12 @@ def time_left(jobs: Sequence[Job]) -> str:
     for (work, name), members in works.items():
         epochs = sum(job.epochs for job in members)
         measured = ["not measured", "", ""]
-        if rate := rates.get(work):
-            seconds += epochs * rate.seconds
-            hours = epochs * rate.seconds / 3600
-            measured = [f"{rate.seconds:.3g}", f"{rate.runs} runs on {rate.place}", f"{hours:.3g}"]
+        if time := times.get(work):
+            seconds += epochs * time.seconds
+            hours = epochs * time.seconds / 3600
+            measured = [f"{time.seconds:.3g}", f"{time.runs} runs on {time.device}", f"{hours:.3g}"]
         rows.append([name, len(members), epochs, *measured])
-    head = ["", "runs to train", "epochs left", "seconds per epoch", "measured by", "hours"]
-    table = tabulate(rows, head, tablefmt="github", intfmt=",", disable_numparse=[3, 5])
-    known = f"\n\nabout {in_words(seconds)}, one run after the other" if seconds else ""
-    return table + known
+    header = ["", "runs to train", "epochs left", "seconds per epoch", "measured in", "hours"]
+    table = tabulate(rows, header, tablefmt="github", intfmt=",", disable_numparse=[3, 5])
+    total = f"\n\nabout {format_duration(seconds)} without parallel runs" if seconds else ""
+    return table + total

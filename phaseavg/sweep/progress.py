@@ -1,4 +1,4 @@
-"""Report the progress of a sweep from the files that its runs write, under any launcher."""
+"""Report the progress of a sweep from the files of its runs, under any launcher."""
 
 import contextlib
 import threading
@@ -10,17 +10,17 @@ from typing import Self
 from phaseavg.runs.record import METRICS, RESULT
 from phaseavg.sweep.order import Job
 from phaseavg.sweep.outcomes import FAILURE, NewFiles
-from phaseavg.sweep.rates import epochs_saved, epochs_trained, in_words
+from phaseavg.sweep.rates import epochs_saved, epochs_trained, format_duration
 
 EVERY_SECONDS = 60
 
 
 class SweepProgress:
-    """While entered, prints every minute how many runs have ended, and the time left.
+    """Print the number of ended runs and the remaining time every minute, while entered.
 
     Args:
-        jobs: of the sweep.
-        new: files of their runs.
+        jobs: the jobs of the sweep.
+        new: the new files of the runs.
     """
 
     def __init__(self, jobs: Sequence[Job], new: NewFiles) -> None:
@@ -43,10 +43,10 @@ class SweepProgress:
         trace: TracebackType | None,
     ) -> None:
         self._over.set()
-        self._thread.join(timeout=5)  # it may wait for a disk, and has nothing to lose
+        self._thread.join(timeout=5)  # the thread may be blocked by slow file access
 
-    def described(self) -> str | None:
-        """Return the progress in words; None before any epoch was trained."""
+    def describe(self) -> str | None:
+        """Return the progress as text; None if no epoch has been trained."""
         left = trained = ended = failed = 0
         for job, done in zip(self._jobs, self._done, strict=True):
             run = job.run
@@ -66,14 +66,14 @@ class SweepProgress:
         failures = f", {failed} failed" if failed else ""
         return (
             f"sweep: {ended} of {len(self._jobs)} runs have ended{failures}; {left:,} epochs left, "
-            f"about {in_words(seconds)}"
+            f"about {format_duration(seconds)}"
         )
 
     def _print(self) -> None:
-        shown = None
+        printed = None
         while not self._over.wait(EVERY_SECONDS):
-            with contextlib.suppress(OSError):  # a file may be removed while it is read
-                text = self.described()
-                if text and text != shown:
+            with contextlib.suppress(OSError):  # a file may be deleted during reading
+                text = self.describe()
+                if text and text != printed:
                     print(text, flush=True)
-                    shown = text
+                    printed = text

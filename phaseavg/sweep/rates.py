@@ -1,4 +1,4 @@
-"""The epochs that runs have trained, and the time of an epoch by the records of finished runs."""
+"""Progress of runs, and time per epoch estimated from the records of finished runs."""
 
 import json
 import re
@@ -17,11 +17,11 @@ from phaseavg.training.execution import pick_device, resolve_auto
 UNITS = {"h": 3600, "m": 60, "s": 1}
 
 
-def seconds_of(budget: str | float) -> float:
-    """Return the seconds of a budget such as 25m or 1h30m.
+def parse_duration(budget: str | float) -> float:
+    """Convert a budget such as 25m or 1h30m to seconds.
 
     Raises:
-        UserError: if it is no time.
+        UserError: if the format is invalid.
     """
     if not re.fullmatch(r"(\d+(\.\d+)?[hms])+", str(budget)):
         raise UserError(f"budget={budget}: must be a time such as 90s, 25m, 2h or 1h30m")
@@ -29,8 +29,8 @@ def seconds_of(budget: str | float) -> float:
     return sum(float(number) * UNITS[unit] for number, unit in parts)
 
 
-def in_words(seconds: float) -> str:
-    """Return a time in its largest fitting unit."""
+def format_duration(seconds: float) -> str:
+    """Format a duration in seconds, minutes, hours or days."""
     for size, unit in ((86400, "days"), (3600, "h")):
         if seconds >= 2 * size:
             return f"{seconds / size:.1f} {unit}"
@@ -38,13 +38,13 @@ def in_words(seconds: float) -> str:
 
 
 def step_saved(folder: Path) -> int:
-    """Return the step of a run's latest checkpoint; 0 if it has none."""
+    """Return the step of a run's latest checkpoint; 0 without a checkpoint."""
     steps = [int(path.name.split("-")[1]) for path in folder.glob("checkpoint-*.pt")]
     return max(steps, default=0)
 
 
 def epochs_saved(folder: Path) -> int:
-    """Return the epochs of a run that its latest checkpoint has."""
+    """Return the number of epochs in a run's latest checkpoint."""
     saved = step_saved(folder)
     try:
         return sum(line["step"] <= saved for line in read_metrics(folder))
@@ -53,54 +53,54 @@ def epochs_saved(folder: Path) -> int:
 
 
 def epochs_trained(folder: Path) -> int:
-    """Return the epochs that a run has trained, saved or not."""
+    """Return the number of epochs that a run has trained, including unsaved epochs."""
     return (folder / METRICS).read_bytes().count(b"\n")
 
 
-class Rate(NamedTuple):
-    """Seconds of an epoch with its tests and averages, the number of runs, and where they ran."""
+class EpochTime(NamedTuple):
+    """Median seconds per epoch, including evaluation and averaging, over `runs` on a device."""
 
     seconds: float
     runs: int
-    place: str
+    device: str
 
 
 def workload(config: Mapping[str, Any]) -> str:
-    """Return what the time of an epoch mostly depends on: data set, network and batch."""
+    """Return a key for the time per epoch: data set, network and batch size, as JSON."""
     parts = {key: config[key] for key in ("dataset", "model", "batch_size")}
     return json.dumps(parts, sort_keys=True)
 
 
-def place_of(settings: Settings) -> str:
-    """Return the device and the execution of a run in words."""
+def describe_device(settings: Settings) -> str:
+    """Return the device name and the execution options of a run in words."""
     device = pick_device(settings.execution.device)
     execution = resolve_auto(settings.execution, device).model_dump()
     return ", ".join([device_name(device), *how(execution)])
 
 
-def measured_rates(folders: Sequence[Path], place: str) -> dict[str, Rate]:
-    """Return the median seconds per epoch by workload, from the finished runs in folders.
+def measure_epoch_times(folders: Sequence[Path], device: str) -> dict[str, EpochTime]:
+    """Return the median time per epoch by workload, from the finished runs in folders.
 
     Args:
-        folders: of runs or records.
-        place: from `place_of`. A workload that was never measured there gets the rate of the place
-            where it was measured most often.
+        folders: folders of runs or records.
+        device: from `describe_device`. If a workload has no runs on this device, the device with
+            the most runs is used.
     """
     seconds: dict[str, dict[str, list[float]]] = defaultdict(lambda: defaultdict(list))
     for record in intact_records(*folders):
         result, execution = record.result, record.result["provenance"][-1]["execution"]
         if result["epochs"]:
             name = ", ".join([execution["device_name"], *how(execution)])
-            rate = result["seconds"]["total"] / result["epochs"]
-            seconds[workload(record.config)][name].append(rate)
-    rates = {}
-    for work, places in seconds.items():
-        name = place if place in places else max(places, key=lambda p: len(places[p]))
-        rates[work] = Rate(median(places[name]), len(places[name]), name)
-    return rates
+            per_epoch = result["seconds"]["total"] / result["epochs"]
+            seconds[workload(record.config)][name].append(per_epoch)
+    times = {}
+    for work, devices in seconds.items():
+        name = device if device in devices else max(devices, key=lambda d: len(devices[d]))
+        times[work] = EpochTime(median(devices[name]), len(devices[name]), name)
+    return times
 
 
-def rates_for(settings: Sequence[Settings]) -> dict[str, Rate]:
-    """Return the measured rates of runs by workload, from their folders of runs and records."""
-    folders = {folder for one in settings for folder in (one.runs_dir, one.records_dir)}
-    return measured_rates(sorted(folders), place_of(settings[0])) if settings else {}
+def load_epoch_times(settings: Sequence[Settings]) -> dict[str, EpochTime]:
+    """Return the time per epoch by workload, from the folders of runs and records in `settings`."""
+    folders = {folder for run in settings for folder in (run.runs_dir, run.records_dir)}
+    return measure_epoch_times(sorted(folders), describe_device(settings[0])) if settings else {}

@@ -1,4 +1,4 @@
-"""A finished run is found again, says how it was made, and is repeated only if asked."""
+"""Finished runs are found and reported, and repeated only with rerun=true."""
 
 import json
 import re
@@ -12,7 +12,7 @@ import train as train_script
 from phaseavg.runs.folder import RunFolder
 
 
-def test_a_finished_run_is_not_run_again_unless_forced(prompt: Prompt, tmp_path: Path) -> None:
+def test_a_finished_run_is_repeated_only_with_rerun(prompt: Prompt, tmp_path: Path) -> None:
     status, out, err = prompt(*TINY)
     assert (status, err) == (0, "")
     assert "test error" in out.splitlines()[-1]
@@ -23,13 +23,13 @@ def test_a_finished_run_is_not_run_again_unless_forced(prompt: Prompt, tmp_path:
     assert "finished before" in again
     assert again.splitlines()[-1] == out.splitlines()[-1]
     assert result.read_bytes() == before
-    _, wanted, _ = prompt(*TINY, "save_weights=true")
-    assert "finished before, without final weights: fp32 on " in wanted
-    _, wanted, _ = prompt("-m", *TINY, "seed=0", "save_weights=true")
-    assert "1 finished before, without final weights; add rerun=true to repeat" in wanted
-    _, wanted, _ = prompt(*TINY, "save_trajectory=epochs", "+averaging@observers.swa=uniform")
-    assert "finished before, without save_trajectory=epochs, without observers.swa: " in wanted
-    assert "; add rerun=true to repeat it" in wanted
+    _, output, _ = prompt(*TINY, "save_weights=true")
+    assert "finished before, without final weights: fp32 on " in output
+    _, output, _ = prompt("-m", *TINY, "seed=0", "save_weights=true")
+    assert "1 finished before, without final weights; add rerun=true to repeat" in output
+    _, output, _ = prompt(*TINY, "save_trajectory=epochs", "+averaging@observers.swa=uniform")
+    assert "finished before, without save_trajectory=epochs, without observers.swa: " in output
+    assert "; add rerun=true to repeat it" in output
     status, forced, _ = prompt(*TINY, "rerun=true")
     assert status == 0
     first, second = (re.match(r"test error \S+", text.splitlines()[-1]) for text in (out, forced))
@@ -37,7 +37,7 @@ def test_a_finished_run_is_not_run_again_unless_forced(prompt: Prompt, tmp_path:
     assert result.with_name("result.json.previous").read_bytes() == before
 
 
-def test_a_finished_run_says_how_it_was_computed_and_where_that_is_not_as_asked(
+def test_a_finished_run_reports_its_execution_and_differences(
     prompt: Prompt, tmp_path: Path
 ) -> None:
     prompt(*TINY)
@@ -49,18 +49,18 @@ def test_a_finished_run_says_how_it_was_computed_and_where_that_is_not_as_asked(
     execution |= {"device": "cuda:0", "device_name": "NVIDIA H100", "precision": "bf16"}
     execution |= {"deterministic": False, "channels_last": False}
     path.write_text(json.dumps(result))
-    made = ": bf16, not deterministic on NVIDIA H100, 2026-11-26; add rerun=true to repeat it"
-    free = ("execution.device=auto", "execution.deterministic=false", "execution.precision=auto")
-    assert f"finished before{made}" in prompt(*TINY, *free)[1]
-    other = "with execution.precision=bf16, not fp32, with execution.device=cuda, not cpu"
-    asked = (*free[1:2], "execution.precision=fp32", "execution.device=cpu")
-    assert f"finished before, {other}{made}" in prompt(*TINY, *asked)[1]
+    computed = ": bf16, not deterministic on NVIDIA H100, 2026-11-26; add rerun=true to repeat it"
+    auto = ("execution.device=auto", "execution.deterministic=false", "execution.precision=auto")
+    assert f"finished before{computed}" in prompt(*TINY, *auto)[1]
+    differences = "with execution.precision=bf16, not fp32, with execution.device=cuda, not cpu"
+    requested = (*auto[1:2], "execution.precision=fp32", "execution.device=cpu")
+    assert f"finished before, {differences}{computed}" in prompt(*TINY, *requested)[1]
     _, out, _ = prompt(*TINY, "execution.deterministic=true", "execution.device=cuda")
     assert "before, with execution.precision=bf16, not fp32, with execution.deterministic=" in out
 
 
 @pytest.mark.slow
-def test_force_begins_anew_whatever_an_ended_run_has_left(prompt: Prompt, tmp_path: Path) -> None:
+def test_rerun_ignores_the_files_of_the_ended_run(prompt: Prompt, tmp_path: Path) -> None:
     prompt(*TINY, "save_weights=true")
     (folder,) = (tmp_path / "runs").iterdir()
     with RunFolder(folder) as run:  # killed before it could remove its checkpoints
@@ -72,7 +72,7 @@ def test_force_begins_anew_whatever_an_ended_run_has_left(prompt: Prompt, tmp_pa
 
 
 @pytest.mark.slow
-def test_a_run_that_another_process_finishes_meanwhile_is_not_repeated(
+def test_a_run_finished_by_another_process_is_not_repeated(
     prompt: Prompt, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     prompt(*TINY)
@@ -92,7 +92,7 @@ def test_a_run_that_another_process_finishes_meanwhile_is_not_repeated(
     assert result.read_bytes() == content
 
 
-def test_a_run_is_also_found_among_the_records(prompt: Prompt, tmp_path: Path) -> None:
+def test_a_run_is_found_in_records_dir(prompt: Prompt, tmp_path: Path) -> None:
     prompt(*TINY)
     (folder,) = (tmp_path / "runs").iterdir()
     (tmp_path / "kept").mkdir()

@@ -1,4 +1,4 @@
-"""A run's folder: files are written whole or not at all, and damaged ones are set aside."""
+"""Run folders: files are written atomically, and damaged files are renamed."""
 
 import hashlib
 import io
@@ -30,7 +30,7 @@ def test_a_failed_write_keeps_the_old_file(tmp_path: Path, monkeypatch: pytest.M
     assert list(path.parent.iterdir()) == [path]
 
 
-def test_a_checkpoint_comes_back_as_it_was(tmp_path: Path) -> None:
+def test_a_checkpoint_is_restored_exactly(tmp_path: Path) -> None:
     state = {"step": 3, "weights": {"a": torch.randn(4)}, "history": [{"epoch": 1, "x": 0.1}]}
     with RunFolder(tmp_path / "run") as folder:
         assert folder.load_checkpoint() is None
@@ -41,7 +41,7 @@ def test_a_checkpoint_comes_back_as_it_was(tmp_path: Path) -> None:
     assert loaded == {**state, "run_id": "run", "files": []}
 
 
-def test_the_two_latest_checkpoints_are_kept_and_the_older_one_is_the_fallback(
+def test_the_older_of_two_checkpoints_is_the_fallback(
     tmp_path: Path,
 ) -> None:
     with RunFolder(tmp_path) as folder:
@@ -57,7 +57,7 @@ def test_the_two_latest_checkpoints_are_kept_and_the_older_one_is_the_fallback(
 
 
 def snapshot(folder: RunFolder, number: int) -> Path:
-    """Write a file as a snapshot is written, its checksum in its name."""
+    """Write a snapshot file, named by its checksum."""
     content = bytes([number]) * 1000
     checksum = hashlib.sha256(content).hexdigest()[:16]
     path = folder.path / "snapshots" / f"snapshot-{number:04d}-{checksum}.pt"
@@ -70,7 +70,7 @@ def snapshots_of(folder: RunFolder) -> list[Path]:
     return sorted(folder.path.glob("snapshots/*.pt"))
 
 
-def test_files_are_removed_when_no_checkpoint_refers_to_them(tmp_path: Path) -> None:
+def test_unreferenced_snapshots_are_removed(tmp_path: Path) -> None:
     with RunFolder(tmp_path) as folder:
         paths = [snapshot(folder, number) for number in range(4)]
         folder.save_checkpoint(1, {"step": 1}, paths[:2])
@@ -86,7 +86,7 @@ def test_files_are_removed_when_no_checkpoint_refers_to_them(tmp_path: Path) -> 
         assert snapshots_of(folder) == []
 
 
-def test_a_new_process_keeps_the_files_of_checkpoints_that_it_has_not_read(tmp_path: Path) -> None:
+def test_a_new_process_keeps_the_snapshots_of_unread_checkpoints(tmp_path: Path) -> None:
     with RunFolder(tmp_path) as folder:
         paths = [snapshot(folder, 0)]
         folder.save_checkpoint(1, {"step": 1}, paths)
@@ -102,7 +102,7 @@ def test_a_new_process_keeps_the_files_of_checkpoints_that_it_has_not_read(tmp_p
 
 
 @pytest.mark.parametrize("damage", ["missing", "changed", "cut"])
-def test_a_checkpoint_whose_file_is_damaged_gives_way_to_the_one_before(
+def test_a_damaged_snapshot_falls_back_to_the_previous_checkpoint(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], damage: str
 ) -> None:
     with RunFolder(tmp_path) as folder:
@@ -119,7 +119,7 @@ def test_a_checkpoint_whose_file_is_damaged_gives_way_to_the_one_before(
         assert len(list(tmp_path.glob("checkpoint-000000002-*.damaged"))) == 1
 
 
-def test_a_checkpoint_of_another_run_is_not_continued(
+def test_a_checkpoint_of_another_run_is_rejected(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     with RunFolder(tmp_path / "seed0") as folder:
@@ -132,7 +132,7 @@ def test_a_checkpoint_of_another_run_is_not_continued(
         assert [path.suffix for path in folder.path.glob("checkpoint-*")] == [".damaged"]
 
 
-UNUSABLE = {
+INVALID = {
     "of another run": json.dumps(made_result("other", 5.0)),
     "without keys": json.dumps({"status": "finished", "run_id": "run"}),
     "of another status": json.dumps(made_result("run", 5.0) | {"status": "begun"}),
@@ -140,8 +140,8 @@ UNUSABLE = {
 }
 
 
-@pytest.mark.parametrize("content", UNUSABLE.values(), ids=UNUSABLE)
-def test_an_unusable_result_is_set_aside(
+@pytest.mark.parametrize("content", INVALID.values(), ids=INVALID)
+def test_an_invalid_result_is_renamed(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], content: str
 ) -> None:
     folder = tmp_path / "run"
@@ -152,7 +152,7 @@ def test_an_unusable_result_is_set_aside(
     assert [path.name for path in folder.iterdir()] == ["result.json.damaged"]
 
 
-def test_a_failure_is_recorded_or_said_to_be_damaged(tmp_path: Path) -> None:
+def test_a_failure_is_recorded_or_reported_as_damaged(tmp_path: Path) -> None:
     assert read_failure(tmp_path / "run") is None
     record_failure(tmp_path / "run", "no room")
     assert read_failure(tmp_path / "run") == "no room"
@@ -176,7 +176,7 @@ def test_loading_never_executes_code(tmp_path: Path) -> None:
     assert not (tmp_path / "executed").exists()
 
 
-def test_metrics_have_no_nan_that_json_does_not_know(tmp_path: Path) -> None:
+def test_metrics_with_nan_are_rejected(tmp_path: Path) -> None:
     with RunFolder(tmp_path / "run") as folder, pytest.raises(ValueError, match="JSON"):
         folder.write_metrics([{"train_loss": float("nan")}])
 
@@ -192,7 +192,7 @@ def test_leftovers_of_a_killed_write_are_removed(tmp_path: Path) -> None:
     assert left == set(mine)
 
 
-def test_a_second_holder_is_refused(tmp_path: Path) -> None:
+def test_a_second_process_cannot_lock_the_folder(tmp_path: Path) -> None:
     with (
         RunFolder(tmp_path),
         pytest.raises(UserError, match="another process"),

@@ -1,4 +1,4 @@
-"""Prefixes: keys are equal exactly as long as the epochs are, and damaged files are not used."""
+"""Prefixes: keys are equal if and only if the epochs are; damaged files are not used."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -20,7 +20,7 @@ from phaseavg.runs.prefixes import Average, Prefixes, execution_key, load, save,
 from phaseavg.targets import build
 
 STEPS = 3
-"""In an epoch of the reference."""
+"""Updates per epoch in the reference."""
 
 
 @pytest.fixture(scope="module")
@@ -56,7 +56,7 @@ SHORT = st.integers(1, 3)
 
 @st.composite
 def changes(draw: Callable[..., Any]) -> dict[str, Any]:
-    """Return what differs from the base: few choices, so that prefixes are often equal."""
+    """Draw changes to the base settings, from few choices, so that prefixes are often equal."""
     epochs = draw(st.lists(SHORT, min_size=1, max_size=3))
     factors = [draw(st.sampled_from([1.0, 0.1])) for _ in epochs]
     schedule = {"_target_": f"{PHASES}.Schedule", "epochs": epochs, "factors": factors}
@@ -73,8 +73,8 @@ def changes(draw: Callable[..., Any]) -> dict[str, Any]:
     }
 
 
-def epochs_of(settings: Settings, epochs: int) -> list[Any]:
-    """Return what happens in each epoch up to its last update, step by step: the reference."""
+def reference_epochs(settings: Settings, epochs: int) -> list[Any]:
+    """Return the reference: the settings that affect each step of each epoch."""
     schedule = build("schedule", settings.schedule, Schedule)
     fixed = (settings.dataset, settings.model, settings.optimizer, settings.batch_size)
     tested = settings.batchnorm_batches
@@ -92,7 +92,7 @@ def epochs_of(settings: Settings, epochs: int) -> list[Any]:
 @pytest.mark.slow
 @hypothesis_settings(max_examples=400, derandomize=True, deadline=None, database=None)
 @given(one=changes(), other=changes(), own_optimizer=st.sampled_from([0.1, 0.1, 0.2]))
-def test_keys_are_equal_exactly_when_the_epochs_are(
+def test_keys_are_equal_if_and_only_if_the_epochs_are(
     base: Settings, one: dict[str, Any], other: dict[str, Any], own_optimizer: float
 ) -> None:
     left = base.model_copy(update=one)
@@ -100,7 +100,7 @@ def test_keys_are_equal_exactly_when_the_epochs_are(
     right = base.model_copy(update={**other, "optimizer": optimizer})
     left_run, right_run = Prefixes(left), Prefixes(right)
     for epochs in range(1, min(left_run.limit, right_run.limit) + 1):
-        equal = epochs_of(left, epochs) == epochs_of(right, epochs)
+        equal = reference_epochs(left, epochs) == reference_epochs(right, epochs)
         assert (left_run.key(epochs) == right_run.key(epochs)) == equal, epochs
 
 
@@ -120,14 +120,14 @@ def test_a_run_shares_until_its_weights_are_replaced(
 
 
 @pytest.mark.parametrize("name", ["dataset", "model", "optimizer"])
-def test_every_argument_of_a_part_counts(base: Settings, name: str) -> None:
+def test_every_argument_of_a_part_changes_the_key(base: Settings, name: str) -> None:
     part = getattr(base, name)
     for key, value in part.items():
         changed = base.model_copy(update={name: {**part, key: f"not {value}"}})
         assert Prefixes(changed).key(1) != Prefixes(base).key(1), key
 
 
-def test_an_average_is_the_same_one_in_runs_that_give_it_the_same_window() -> None:
+def test_averages_with_equal_windows_have_equal_identities() -> None:
     ours, end, phase = AVERAGINGS[1], *AVERAGINGS[4:]
     assert Average(ours, [80]).identity(80) == Average(ours, [80, 40, 40]).identity(60)
     assert Average(ours, [80]).identity(60) != Average(ours, [60, 30, 30]).identity(60)
@@ -139,13 +139,13 @@ def test_an_average_is_the_same_one_in_runs_that_give_it_the_same_window() -> No
     assert Average(AVERAGINGS[0], [80]).identity(80) is None
 
 
-def test_a_run_whose_averager_is_not_known_beforehand_shares_nothing(base: Settings) -> None:
+def test_a_run_with_unknown_windows_shares_nothing(base: Settings) -> None:
     part = {"_target_": "phaseavg.averaging.Averager"}
     assert Prefixes(base.model_copy(update={"averaging": part})).limit == 0
     assert Prefixes(base.model_copy(update={"observers": {"mine": part}})).limit == 0
 
 
-def test_the_execution_counts_and_where_it_is_told_does_not(base: Settings) -> None:
+def test_the_execution_changes_the_key_and_the_device_index_does_not(base: Settings) -> None:
     cpu = torch.device("cpu")
 
     def key(**execution: Any) -> str:
@@ -166,7 +166,7 @@ def test_the_execution_counts_and_where_it_is_told_does_not(base: Settings) -> N
 KEY = "0123456789abcdef"
 
 
-def saved_in(folder: Path) -> Path:
+def save_prefix(folder: Path) -> Path:
     """Save a prefix with a snapshot, and return its file."""
     content = b"weights of an epoch"
     snapshot = folder / f"run/snapshots/snapshot-0001-{checksum(content)}.pt"
@@ -179,7 +179,7 @@ def saved_in(folder: Path) -> Path:
 
 
 def test_a_saved_prefix_is_found_by_its_key_and_execution(tmp_path: Path) -> None:
-    path = saved_in(tmp_path)
+    path = save_prefix(tmp_path)
     (found,) = saved(tmp_path / "shared", KEY, 2, "execute1")
     assert (found.path, found.averages) == (path, {"identity": "average"})
     state = load(found)
@@ -202,10 +202,10 @@ def truncate(path: Path) -> None:
 
 @pytest.mark.parametrize("damage", [flip, truncate])
 @pytest.mark.parametrize("file", ["prefix", "snapshot"])
-def test_a_damaged_prefix_is_reported_and_set_aside(
+def test_a_damaged_prefix_is_reported_and_renamed(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], damage: Callable[[Path], None], file: str
 ) -> None:
-    path = saved_in(tmp_path)
+    path = save_prefix(tmp_path)
     (snapshot,) = (tmp_path / "shared/snapshots").iterdir()
     damaged = path if file == "prefix" else snapshot
     damage(damaged)
@@ -215,8 +215,8 @@ def test_a_damaged_prefix_is_reported_and_set_aside(
     assert not list(saved(tmp_path / "shared", KEY, 2))
 
 
-def test_a_prefix_that_is_removed_while_it_is_used_counts_as_none(tmp_path: Path) -> None:
-    path = saved_in(tmp_path)
+def test_a_prefix_removed_during_loading_is_ignored(tmp_path: Path) -> None:
+    path = save_prefix(tmp_path)
     (found,) = saved(tmp_path / "shared", KEY, 2)
     path.unlink()
     assert load(found) is None

@@ -1,4 +1,4 @@
-"""Records say what code made them."""
+"""Provenance identifies the code of a run."""
 
 from pathlib import Path
 
@@ -10,7 +10,7 @@ from phaseavg.runs import provenance
 
 @pytest.fixture
 def copy(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """Return a copy of a project of two files, without git."""
+    """Return a project folder of two files, without git."""
     monkeypatch.setattr(provenance, "REPOSITORY", tmp_path)
     monkeypatch.setattr(provenance, "source_digest", provenance.source_digest.__wrapped__)
     (tmp_path / "phaseavg").mkdir()
@@ -19,7 +19,7 @@ def copy(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return tmp_path
 
 
-def test_the_source_is_told_apart_by_content_and_name(copy: Path) -> None:
+def test_the_source_digest_depends_on_content_and_name(copy: Path) -> None:
     def digest() -> str:
         return provenance.source_digest()
 

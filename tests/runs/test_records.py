@@ -1,4 +1,4 @@
-"""Records of others are read as plain data: intact ones load, damaged ones are reported."""
+"""Records are read as plain data; damaged records are reported."""
 
 import json
 import shutil
@@ -32,7 +32,7 @@ def test_values_are_written_without_aliases() -> None:
 
 @pytest.fixture
 def two(compose_settings: Composed) -> list[Settings]:
-    """Return the settings of two runs that differ in their seed alone."""
+    """Return the settings of two runs that differ only in their seed."""
     return [compose_settings("preset=demo", f"seed={seed}") for seed in (0, 1)]
 
 
@@ -69,7 +69,7 @@ def test_records_load_with_their_exact_numbers(
     assert (own["replaced"].isna().tolist(), last["replaced"]) == ([True, False], True)
 
 
-def test_folders_without_a_run_give_empty_frames(tmp_path: Path) -> None:
+def test_folders_without_runs_give_empty_dataframes(tmp_path: Path) -> None:
     runs, metrics = load_runs(tmp_path, tmp_path / "none")
     assert runs.empty
     assert metrics.empty
@@ -78,22 +78,22 @@ def test_folders_without_a_run_give_empty_frames(tmp_path: Path) -> None:
 
 
 def rewrite(name: str, content: str) -> Callable[[Path, Path], None]:
-    """Return what puts a content into a file of a record."""
+    """Return a function that overwrites a file of a record."""
     return lambda folder, _: (folder / name).write_text(content) and None
 
 
 def remove(name: str) -> Callable[[Path, Path], None]:
-    """Return what removes a file of a record."""
+    """Return a function that removes a file of a record."""
     return lambda folder, _: (folder / name).unlink()
 
 
 def swap(name: str) -> Callable[[Path, Path], None]:
-    """Return what puts the file of another record in the place of a record's own."""
+    """Return a function that replaces a file with another record's file."""
     return lambda folder, other: shutil.copy(other / name, folder) and None
 
 
 def reconfigure(**values: object) -> Callable[[Path, Path], None]:
-    """Return what changes a record's config."""
+    """Return a function that changes a record's config."""
 
     def write(folder: Path, _: Path) -> None:
         config = yaml.safe_load((folder / "config.yaml").read_text())
@@ -128,17 +128,17 @@ def test_a_damaged_record_is_reported_and_the_others_load(
     capsys: pytest.CaptureFixture[str],
     damage: Callable[[Path, Path], None],
 ) -> None:
-    whole, folder = (keep(settings, 5.0 + settings.seed) for settings in two)
-    damage(folder, whole)
+    intact, folder = (keep(settings, 5.0 + settings.seed) for settings in two)
+    damage(folder, intact)
     runs, metrics = load_runs(two[0].runs_dir)
     error = capsys.readouterr().err
     assert error.startswith(f"{folder}: a damaged record (")
     assert error.count("\n") == 1
-    assert runs["path"].tolist() == [whole]
-    assert set(metrics["path"]) == {whole}
+    assert runs["path"].tolist() == [intact]
+    assert set(metrics["path"]) == {intact}
 
 
-def test_a_record_under_another_runs_name_is_reported(
+def test_a_record_in_another_runs_folder_is_reported(
     two: list[Settings], capsys: pytest.CaptureFixture[str]
 ) -> None:
     keep(two[0], 5.0, where=two[1].run_folder)
@@ -147,7 +147,7 @@ def test_a_record_under_another_runs_name_is_reported(
     assert f"result.json has run_id {two[0].run_id}" in capsys.readouterr().err
 
 
-def test_nothing_that_a_record_names_is_imported(
+def test_reading_a_record_imports_nothing(
     two: list[Settings], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     sprung = tmp_path / "sprung"
@@ -163,7 +163,7 @@ def test_nothing_that_a_record_names_is_imported(
     assert not sprung.exists()
 
 
-def test_records_of_other_numerics_load_under_their_own_id(two: list[Settings]) -> None:
+def test_records_of_other_numerics_versions_load(two: list[Settings]) -> None:
     folder = keep(two[0], 5.0)
     own = run_id(two[0].recipe(), 0)
     change(folder, numerics_version=0, run_id=own)
@@ -171,12 +171,12 @@ def test_records_of_other_numerics_load_under_their_own_id(two: list[Settings]) 
     assert load_runs(two[0].runs_dir)[0]["run_id"].tolist() == [own] != [two[0].run_id]
 
 
-def typed(monkeypatch: pytest.MonkeyPatch, *arguments: str) -> int:
+def run_script(monkeypatch: pytest.MonkeyPatch, *arguments: str) -> int:
     monkeypatch.setattr(sys, "argv", ["records.py", *arguments])
     return script.main()
 
 
-def test_ended_runs_are_kept_once_and_count_as_finished(
+def test_ended_runs_are_copied_once_and_count_as_finished(
     two: list[Settings], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     for settings in two:
@@ -186,7 +186,7 @@ def test_ended_runs_are_kept_once_and_count_as_finished(
     (unended / "config.yaml").write_text("seed: 0\n")
     runs, records = two[0].runs_dir, two[0].records_dir
     for _ in range(2):
-        assert typed(monkeypatch, str(runs), "--records", str(records)) == 0
+        assert run_script(monkeypatch, str(runs), "--records", str(records)) == 0
     assert sorted(path.name for path in records.iterdir()) == sorted(s.run_id for s in two)
     for settings in two:
         files = sorted(path.name for path in (records / settings.run_id).iterdir())
@@ -200,36 +200,36 @@ def test_ended_runs_are_kept_once_and_count_as_finished(
     assert result_of(Run([], two[0]))["test_error"] == 5.0
 
 
-def test_a_run_that_was_kept_with_other_numbers_stops_the_copying(
+def test_a_record_that_differs_from_its_copy_stops_the_copying(
     two: list[Settings], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     runs, records = two[0].runs_dir, two[0].records_dir
     keep(two[0], 5.0, seconds=99.0, where=records / two[0].run_id)
     for settings in two:
         keep(settings, 5.0)
-    assert typed(monkeypatch, str(runs), "--records", str(records)) == 2
+    assert run_script(monkeypatch, str(runs), "--records", str(records)) == 2
     error = capsys.readouterr().err
     assert f"{two[0].run_folder}: differs from {records / two[0].run_id}" in error
     assert [path.name for path in records.iterdir()] == [two[0].run_id]
 
 
-def test_a_folder_of_records_that_cannot_be_written_is_named(
+def test_an_unwritable_records_folder_is_reported(
     two: list[Settings], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     keep(two[0], 5.0)
     two[0].records_dir.write_text("a file")
-    assert typed(monkeypatch, str(two[0].runs_dir), "--records", str(two[0].records_dir)) == 2
+    assert run_script(monkeypatch, str(two[0].runs_dir), "--records", str(two[0].records_dir)) == 2
     expected = f"records.py: --records={two[0].records_dir}: cannot be written (Not a directory)\n"
     assert capsys.readouterr().err == expected
 
 
 @pytest.mark.parametrize("name", ["nowhere", "empty"])
-def test_a_folder_without_runs_is_named(
+def test_a_folder_without_runs_is_reported(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], name: str
 ) -> None:
     monkeypatch.chdir(tmp_path)
     (tmp_path / "empty").mkdir()
-    assert typed(monkeypatch, name) == 2
+    assert run_script(monkeypatch, name) == 2
     assert capsys.readouterr().err.startswith(f"records.py: {name}: contains no ended run")
     assert [path.name for path in tmp_path.iterdir()] == ["empty"]
 
@@ -238,7 +238,7 @@ STUDIES = sorted((REPOSITORY / "results").glob("**/records"))
 
 
 @pytest.mark.parametrize("study", STUDIES, ids=lambda path: path.parent.name)
-def test_the_records_in_the_repository_are_intact_and_can_be_repeated(
+def test_the_repository_records_are_intact_and_reproducible(
     study: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     runs, _ = load_runs(study)

@@ -1,4 +1,4 @@
-"""Last, best and phase-end errors of a history that is checked by hand."""
+"""Last, best and phase-end errors, compared with results computed by hand."""
 
 from typing import Any
 
@@ -28,7 +28,7 @@ HISTORY: list[dict[str, Any]] = [
         "observers": {"swa": {"without_bn": scores(70.0), **scores(18.0)}},
         "replaced": True,
     },
-    # The average is tested in mid-phase, but training does not continue from it.
+    # The average is evaluated in mid-phase, but does not replace the weights.
     {
         "epoch": 3,
         "train": scores(12.0),
@@ -52,7 +52,7 @@ SWA = {"_target_": "phaseavg.averaging.Phasewise"}
 
 
 def part(error: float, best: float, epoch: int, epochs: int) -> dict[str, float]:
-    """Return the part of a result on one kind of test: last error, best error, its epoch, count."""
+    """Return the result of one kind of evaluation: last and best error, best epoch, count."""
     return {
         "test_error": error,
         "test_loss": pytest.approx(error / 10),
@@ -62,7 +62,7 @@ def part(error: float, best: float, epoch: int, epochs: int) -> dict[str, float]
     }
 
 
-def test_errors_are_of_the_weights_that_training_continues_from() -> None:
+def test_errors_are_those_of_the_weights_after_replacement() -> None:
     averaged = errors(HISTORY, {})
     # Epochs 1 and 3 count with the weights, 2 and 4 with the average that replaced them.
     assert averaged.items() >= part(21.0, 20.0, 2, 4).items()
@@ -87,7 +87,7 @@ def test_observers_have_their_own_errors() -> None:
     }
 
 
-def test_of_equal_errors_the_first_is_the_best_whatever_the_loss() -> None:
+def test_the_first_of_equal_errors_is_the_best() -> None:
     losses = [0.2, None, 0.1]
     history = [
         {"epoch": epoch, "train": scores(1.0), "weights": {"loss": loss, "error": 5.0}}

@@ -1,4 +1,4 @@
-"""Final weights: what is written is read, and what cannot be written or is another's is named."""
+"""Final weights are saved and loaded; errors are reported."""
 
 from pathlib import Path
 from typing import Any
@@ -12,7 +12,7 @@ from phaseavg.runs import weights
 from phaseavg.runs.weights import load_weights, write_weights
 
 
-def test_weights_are_read_as_they_were_written(tmp_path: Path) -> None:
+def test_loaded_weights_equal_the_saved_weights(tmp_path: Path) -> None:
     model, other = (nn.Sequential(nn.Linear(2, 3), nn.BatchNorm1d(3)) for _ in range(2))
     path = tmp_path / "weights.safetensors"
     assert write_weights(model, path, "a") == path.stat().st_size
@@ -22,7 +22,7 @@ def test_weights_are_read_as_they_were_written(tmp_path: Path) -> None:
     assert list(tmp_path.iterdir()) == [path]
 
 
-def test_weights_of_another_run_or_network_are_refused(tmp_path: Path) -> None:
+def test_weights_of_another_run_or_network_are_rejected(tmp_path: Path) -> None:
     path = tmp_path / "weights.safetensors"
     write_weights(nn.Linear(2, 3), path, "a")
     with pytest.raises(UserError, match="belongs to another run, a"):
@@ -31,7 +31,7 @@ def test_weights_of_another_run_or_network_are_refused(tmp_path: Path) -> None:
         load_weights(nn.Linear(2, 4), path, "a")
 
 
-def test_a_full_disk_is_named_and_leaves_the_old_file(
+def test_a_full_disk_is_reported_and_the_old_file_remains(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     folder = tmp_path / "run"

@@ -1,9 +1,9 @@
-"""The runs of the paper's tables, composed once, and a small table."""
+"""Fixtures: the runs of the paper's tables, composed once, and a small table."""
 
 from pathlib import Path
 
 import pytest
-from made_cells import CONF, TABLE, TABLES, WHOLE, request_for
+from made_cells import CONF, NETWORKS, TABLE, TABLES, request_for
 
 from phaseavg.sweep.cells import Run, runs_of
 from phaseavg.sweep.composing import cached, composing
@@ -11,16 +11,16 @@ from phaseavg.sweep.composing import cached, composing
 
 @pytest.fixture(scope="session")
 def all_runs() -> dict[str, Run]:
-    """Return the runs of all cells of two networks with three seeds by run id."""
+    """Return the runs of all cells of two networks with three seeds, by run id."""
     with composing(CONF) as (_, compose), cached(compose, [CONF]) as composed:
         request = request_for(composed, f"table={','.join(TABLES)}", "seed=0,1,2")
-        cells = [cell for cell in request.cells if cell.model in WHOLE]
+        cells = [cell for cell in request.cells if cell.model in NETWORKS]
         return runs_of(cells, request.seeds, composed)
 
 
 @pytest.fixture
 def mine(tmp_path: Path) -> str:
-    """Return a folder of configs with a table in it."""
+    """Return a config folder with a small table."""
     (tmp_path / "mine/table").mkdir(parents=True)
     (tmp_path / "mine/table/tiny.yaml").write_text(TABLE)
     return str(tmp_path / "mine")

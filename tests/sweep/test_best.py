@@ -1,4 +1,4 @@
-"""A sweep that searches: Optuna's best values are printed and stay with the runs."""
+"""Hyperparameter search: Optuna's best values are printed and saved with the runs."""
 
 from pathlib import Path
 
@@ -9,7 +9,7 @@ from omegaconf import OmegaConf
 pytest.importorskip("optuna")
 
 
-def test_the_best_values_of_a_search_are_printed_and_kept(prompt: Prompt, tmp_path: Path) -> None:
+def test_the_best_values_of_a_search_are_printed_and_saved(prompt: Prompt, tmp_path: Path) -> None:
     search = ("hydra/sweeper=optuna", "hydra.sweeper.n_trials=2", "hydra.sweeper.n_jobs=1")
     tiny = (*TINY, "schedule.epochs=[1,1,1]")
     status, out, _ = prompt("-m", *tiny, *search, "averaging.weights.gamma0=interval(0.5,0.9)")

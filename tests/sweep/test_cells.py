@@ -1,4 +1,4 @@
-"""The cells of the tables, and what narrows them."""
+"""Cells of tables, and their selection."""
 
 from collections import Counter
 from collections.abc import Iterator, Sequence
@@ -7,7 +7,7 @@ from pathlib import Path
 import pandas as pd
 import pytest
 from conftest import REPOSITORY
-from made_cells import CONF, OTHERS, TABLES, WHOLE, request_for
+from made_cells import CONF, NETWORKS, OTHERS, TABLES, request_for
 from omegaconf import DictConfig
 
 from phaseavg.errors import UserError
@@ -52,9 +52,7 @@ READINGS = {  # columns of the tables beside the paper's, and the paper's with t
 }
 
 
-def test_tables_beside_the_papers_have_its_defaults_in_common_with_it(
-    composed, all_runs: dict[str, Run]
-) -> None:
+def test_our_own_tables_use_the_papers_defaults(composed, all_runs: dict[str, Run]) -> None:
     columns = f"column={','.join(READINGS)}"
     request = request_for(composed, "table=ablations,gamma0", columns, "model=cnn13", "seed=0")
     runs = runs_of(request.cells, request.seeds, composed)
@@ -68,13 +66,13 @@ def test_tables_beside_the_papers_have_its_defaults_in_common_with_it(
         assert cell in found[column] if cell else not found[column], column
 
 
-def test_what_a_column_is_compared_with_is_in_the_table(composed) -> None:
+def test_the_baseline_of_a_column_is_in_the_table(composed) -> None:
     def other(overrides: Sequence[str]) -> DictConfig:
         config = composed(overrides)
         config.table.baseline = {"learnt": "gamma0-1"}
         return config
 
-    with pytest.raises(UserError, match=r"table=t1a: table\.baseline.*gamma0-1 is no column"):
+    with pytest.raises(UserError, match=r"table=t1a: table\.baseline.*gamma0-1 is not a column"):
         read_table("t1a", (), other)
 
 
@@ -97,8 +95,8 @@ def test_the_published_numbers_are_the_papers() -> None:
     assert paper["error_std"][~imagenet].notna().all()
 
 
-def test_a_column_is_the_same_in_each_row(composed) -> None:
-    """So what holds for the cells of one network holds for those of all on its data sets."""
+def test_columns_are_equal_in_all_rows(composed) -> None:
+    """Results for one network's cells therefore hold for all networks on its data sets."""
     cells = request_for(composed, f"table={','.join(TABLES)}").cells
     columns: dict[tuple[str, str, str], dict[str, tuple[str, ...]]] = {}
     for cell in cells:
@@ -115,9 +113,7 @@ def test_a_column_is_the_same_in_each_row(composed) -> None:
     assert len(cells) == 4 * (35 + 17 + 17) + 3 * 6 == 294
 
 
-def test_cells_compose_and_the_same_cell_in_several_tables_is_the_same_runs(
-    composed, all_runs: dict[str, Run]
-) -> None:
+def test_equal_cells_of_several_tables_have_equal_runs(composed, all_runs: dict[str, Run]) -> None:
     runs = all_runs
     ids: dict[tuple[str, ...], set[str]] = {}
     asked, of_table_1 = 0, 0
@@ -141,7 +137,7 @@ def test_cells_compose_and_the_same_cell_in_several_tables_is_the_same_runs(
     assert len(ours | {cell("t2", "ours")}) == 1
     assert cell("t1c", "every-k") == cell("t2", "lookahead")
     found = {
-        network: {i for key in ids if key[2] == network for i in ids[key]} for network in WHOLE
+        network: {i for key in ids if key[2] == network for i in ids[key]} for network in NETWORKS
     }
     assert len(found["cnn13"]) == 3 * 63
     assert len(found["resnet50"]) == 3 * 6
@@ -162,16 +158,16 @@ NARROWED = [
 
 
 @pytest.mark.parametrize(("arguments", "count"), NARROWED)
-def test_tables_are_narrowed(composed, arguments: tuple[str, ...], count: int) -> None:
+def test_cells_are_selected(composed, arguments: tuple[str, ...], count: int) -> None:
     assert len(request_for(composed, *arguments).cells) == count
 
 
-def test_seeds_are_the_tables_or_those_asked_for(composed) -> None:
+def test_requested_seeds_replace_the_tables_seeds(composed) -> None:
     assert request_for(composed, "table=t1d").seeds == {"t1d": [0, 1, 2]}
     assert request_for(composed, "table=t1d", "seed=range(7,9)").seeds == {"t1d": [7, 8]}
 
 
-def test_no_table_is_a_plain_sweep(composed) -> None:
+def test_a_sweep_without_a_table_is_plain(composed) -> None:
     for arguments in (("seed=0,1",), ("table=none", "seed=0,1")):
         request = request_for(composed, *arguments)
         assert (request.tables, request.cells, request.common) == ({}, [], ["seed=0,1"])
@@ -184,7 +180,7 @@ TINY = Table(
 )
 
 
-def test_cells_that_are_equal_are_one_run(composed) -> None:
+def test_equal_cells_are_one_run(composed) -> None:
     cells = cells_of("tiny", TINY, ["optimizer=adam"])
     assert [cell.column for cell in cells] == ["a", "b", "c"]
     runs = runs_of(cells, {"tiny": [3]}, composed)
@@ -198,19 +194,19 @@ def test_cells_that_are_equal_are_one_run(composed) -> None:
         runs_of(cells, {"tiny": ["x"]}, composed)
 
 
-def test_a_seed_counts_once_and_a_row_is_there_once(composed) -> None:
+def test_seeds_are_deduplicated_and_duplicate_rows_rejected(composed) -> None:
     assert request_for(composed, "table=t1d", "seed=1,1").seeds == {"t1d": [1]}
     twice = TINY.model_copy(update={"rows": [*TINY.rows, [*TINY.rows[0], "model.width=0.2"]]})
-    with pytest.raises(UserError, match="there is such a row already"):
+    with pytest.raises(UserError, match="duplicate data set and network"):
         cells_of("twice", twice)
     half = TINY.model_copy(update={"rows": [["dataset=digits"]]})
     with pytest.raises(UserError, match="must set dataset and model"):
         cells_of("half", half)
-    with pytest.raises(UserError, match=r"\+\+averaging\.weights\.gamma0=0\.5: table t1a sets"):
+    with pytest.raises(UserError, match=r"\+\+averaging\.weights\.gamma0=0\.5: table t1a already"):
         request_for(composed, "table=t1a", "++averaging.weights.gamma0=0.5")
 
 
-def test_a_preset_may_have_rows_of_its_own(composed) -> None:
+def test_a_preset_may_replace_the_rows(composed) -> None:
     request = request_for(composed, "table=t1a,t3", "column=learnt,sgd-ours", "preset=mini")
     assert {(cell.dataset, cell.model) for cell in request.cells} == {
         ("digits", "cnn13_digits"),

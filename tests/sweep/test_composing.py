@@ -1,4 +1,4 @@
-"""Composed configs of tables are cached by the content of the config folders."""
+"""The cache of composed configs, keyed by the content of the config folders."""
 
 import json
 import shutil
@@ -11,19 +11,19 @@ from omegaconf import DictConfig, OmegaConf
 
 from phaseavg.config import check
 from phaseavg.sweep.cells import read_request, runs_of
-from phaseavg.sweep.composing import KEPT, cache_folder, cached, composing
+from phaseavg.sweep.composing import MAX_CACHE_FILES, cache_folder, cached, composing
 
 
 @pytest.fixture
 def conf(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """Return a copy of the config folder, with an empty cache."""
+    """Return a copy of the config folder; the cache is empty."""
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
     shutil.copytree(REPOSITORY / "conf", tmp_path / "conf")
     return tmp_path / "conf"
 
 
 def composed(conf: Path, overrides: Sequence[str]) -> tuple[DictConfig, int]:
-    """Return the config of overrides through the cache, and how often Hydra had to compose it."""
+    """Return a config from the cache, and the number of times that Hydra composed it."""
     calls = []
     with composing(conf) as (_, compose):
 
@@ -35,7 +35,7 @@ def composed(conf: Path, overrides: Sequence[str]) -> tuple[DictConfig, int]:
             return from_cache(overrides), len(calls)
 
 
-def test_the_runs_of_a_table_are_the_same_from_the_cache(conf: Path) -> None:
+def test_runs_from_the_cache_are_equal(conf: Path) -> None:
     ids = []
     for folders in (None, [conf], [conf]):  # without a cache, into it, from it
         with composing(conf) as (options, compose), cached(compose, folders) as from_cache:
@@ -58,7 +58,7 @@ def test_a_config_is_composed_once_until_a_file_changes(conf: Path) -> None:
     assert check(changed).schedule["epochs"] != check(first).schedule["epochs"]
 
 
-def test_another_primary_config_has_a_cache_of_its_own(conf: Path) -> None:
+def test_each_primary_config_has_its_own_cache(conf: Path) -> None:
     composed(conf, ["model=cnn13"])
     calls = []
     with composing(conf) as (_, compose):
@@ -97,13 +97,13 @@ def test_options_that_depend_on_the_environment_are_not_cached(conf: Path) -> No
     assert not cache_folder().exists()
 
 
-def test_what_json_would_change_is_not_cached(conf: Path) -> None:
+def test_configs_that_json_would_change_are_not_cached(conf: Path) -> None:
     for _ in range(2):
         config, calls = composed(conf, ["+model.sizes={1:2}"])
         assert (config.model.sizes, calls) == ({1: 2}, 1)
 
 
-def test_a_cache_that_cannot_be_written_is_no_error(conf: Path) -> None:
+def test_an_unwritable_cache_is_ignored(conf: Path) -> None:
     cache_folder().parent.mkdir(parents=True)
     cache_folder().write_text("a file where the folder should be")
     _, calls = composed(conf, ["model=cnn13"])
@@ -112,7 +112,7 @@ def test_a_cache_that_cannot_be_written_is_no_error(conf: Path) -> None:
 
 def test_old_cache_files_are_removed(conf: Path) -> None:
     cache_folder().mkdir(parents=True)
-    for number in range(KEPT + 3):
+    for number in range(MAX_CACHE_FILES + 3):
         (cache_folder() / f"{number}.json").write_text("{}")
     composed(conf, ["model=cnn13"])
-    assert len(list(cache_folder().glob("*.json"))) == KEPT
+    assert len(list(cache_folder().glob("*.json"))) == MAX_CACHE_FILES

@@ -1,4 +1,4 @@
-"""Sweeps that are cut, by a deadline, a signal or a kill, go on with the same command."""
+"""Sweeps interrupted by a deadline, a signal or a kill resume with the same command."""
 
 import random
 import signal
@@ -14,10 +14,10 @@ from sweep.test_sweeper import SEVERAL, results
 from phaseavg.training.step import Step
 
 
-def test_a_sweep_that_is_out_of_time_has_saved_what_it_has_begun(
+def test_a_sweep_saves_running_runs_at_its_deadline(
     prompt: Prompt, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """No rate is known; what is running stops, the rest is not started, nothing has failed."""
+    """The current run stops, the other runs do not start, and no run fails."""
     now, steps, step = time.time, [], Step.__call__
 
     def counted(*arguments: Any) -> None:
@@ -44,10 +44,10 @@ def test_a_sweep_that_is_out_of_time_has_saved_what_it_has_begun(
 
 
 @pytest.mark.slow
-def test_a_sweep_killed_at_five_random_moments_ends_as_if_nothing_had_happened(
+def test_a_sweep_killed_at_five_random_moments_gives_equal_results(
     victims: Any, tmp_path: Path
 ) -> None:
-    """By SIGKILL, anywhere in 3 runs; each start is the same command."""
+    """SIGKILL anywhere in 3 runs; each attempt uses the same command."""
 
     def swept(name: str, event: str, count: int) -> int:
         arguments = (tmp_path / name, SEVERAL, event, count)
@@ -67,7 +67,7 @@ def test_a_sweep_killed_at_five_random_moments_ends_as_if_nothing_had_happened(
 
 
 @pytest.mark.slow
-def test_ctrl_c_and_sigterm_stop_a_sweep_which_goes_on(victims: Any, tmp_path: Path) -> None:
+def test_a_sweep_resumes_after_ctrl_c_and_sigterm(victims: Any, tmp_path: Path) -> None:
     arguments = ("-m", *TINY, "seed=0,1", "checkpoint_seconds=1000")
 
     def swept(*signalled: Any) -> int:
@@ -80,7 +80,7 @@ def test_ctrl_c_and_sigterm_stop_a_sweep_which_goes_on(victims: Any, tmp_path: P
     for number, status in ((signal.SIGINT, 130), (signal.SIGTERM, 143)):
         assert swept("stepped", 13, number) == status
         said = (tmp_path / "said").read_text()
-        assert "sweep: 0 finished, 0 finished before, 2 not run, or in training" in said
+        assert "sweep: 0 finished, 0 finished before, 2 not run, or training" in said
     assert swept("never", 0) == 0
     said = (tmp_path / "said").read_text()
     assert said.count(" from step 0;") == 2  # the first run's first start, and the second run's

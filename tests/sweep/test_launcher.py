@@ -1,4 +1,4 @@
-"""Several runs at a time: each is the run alone, and a signal costs none of them anything."""
+"""Parallel runs equal single runs, and resume after a signal without loss."""
 
 import contextlib
 import json
@@ -24,7 +24,7 @@ pytestmark = pytest.mark.slow
 
 
 def processes_in(group: int) -> list[str]:
-    """Return the processes of a process group that have not ended."""
+    """Return the running processes of a process group."""
     found = []
     for path in Path("/proc").glob("[0-9]*/stat"):
         with contextlib.suppress(OSError):
@@ -37,17 +37,17 @@ def processes_in(group: int) -> list[str]:
 LOCAL = ("hydra/launcher=local", "hydra.launcher.runs_per_device=2")
 
 
-def test_each_run_is_the_run_alone_bit_by_bit(
+def test_parallel_runs_are_bitwise_equal_to_single_runs(
     prompt: Prompt, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Also after a shared trajectory, beside runs that fail, where processes begin otherwise."""
+    """Includes shared prefixes, failing runs and another start method."""
     monkeypatch.setenv("PYTHONPATH", f"{REPOSITORY}")  # where worker processes find train.py
     for name in ("OMP_NUM_THREADS", "MKL_NUM_THREADS"):
         monkeypatch.setenv(name, "2")  # of new processes; this one has a thread
     command = ("-m", *SHORT, "averaging=none,phasewise", f"hydra.sweep.dir={tmp_path}/scratch")
     status, out, err = prompt(*command, *LOCAL, "batch_size=250,1001")
     assert status == 1
-    assert out.count("local: runs at a time: 2 on cpu; threads of each: 1") == 2  # prefixes first
+    assert out.count("local: parallel runs: 2 on cpu; threads per run: 1") == 2  # prefixes first
     assert err.splitlines()[-1].startswith("sweep: 2 finished, 0 finished before, 2 failed")
     assert inherited(tmp_path / "runs") == {"noaveraging": 0, "phasewise": 2}
     lines = [line for line in out.splitlines() if "epoch 5/5" in line]
@@ -62,10 +62,8 @@ def test_each_run_is_the_run_alone_bit_by_bit(
     assert_equal(outcomes(tmp_path / "runs"), outcomes(tmp_path / "alone"))
 
 
-def test_a_signal_makes_all_runs_save_and_the_same_command_goes_on(
-    victims: Any, tmp_path: Path
-) -> None:
-    """Ctrl-C reaches all processes, the SIGTERM of a scheduler maybe only the first."""
+def test_all_runs_save_after_a_signal_and_resume(victims: Any, tmp_path: Path) -> None:
+    """Ctrl-C reaches all processes; a scheduler's SIGTERM may reach only the parent."""
     tiny = (*TINY, "schedule.epochs=[100000,1,1]", "checkpoint_seconds=1000", "share=false")
     arguments = ("-m", *tiny, "seed=0,1,2", *LOCAL, f"hydra.sweep.dir={tmp_path}/scratch")
 
@@ -100,7 +98,7 @@ def test_a_signal_makes_all_runs_save_and_the_same_command_goes_on(
             time.sleep(0.1)
 
 
-def test_runs_save_and_end_when_their_sweep_is_killed(victims: Any, tmp_path: Path) -> None:
+def test_runs_save_and_exit_when_their_sweep_is_killed(victims: Any, tmp_path: Path) -> None:
     tiny = (*TINY, "schedule.epochs=[100000,1,1]", "checkpoint_seconds=1000", "share=false")
     arguments = ("-m", *tiny, "seed=0,1", *LOCAL, f"hydra.sweep.dir={tmp_path}/scratch")
     process = victims.Process(target=victim.sweep_in_a_group, args=(tmp_path, arguments))
@@ -126,7 +124,7 @@ def digits(batch_size, seed, device="cpu", **options):
 """
 
 
-def test_a_run_whose_process_is_killed_is_named_and_the_others_finish(
+def test_a_run_with_a_killed_process_is_reported_and_the_others_finish(
     prompt: Prompt, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     (tmp_path / "deadly.py").write_text(DEADLY)
@@ -136,14 +134,14 @@ def test_a_run_whose_process_is_killed_is_named_and_the_others_finish(
     status, _, err = prompt(*command)
     assert status == 1
     *_, named, last = err.splitlines()
-    assert re.match(r"train\.py: \S+-seed1-\w+: its process was ended by the system", named)
+    assert re.match(r"train\.py: \S+-seed1-\w+: the process died: ", named)
     assert last.startswith("sweep: 2 finished, 0 finished before, 1 failed; to resume: python ")
     (failure,) = tmp_path.glob("runs/*/failure.json")
     assert "-seed1-" in failure.parent.name
-    assert "ended by the system" in json.loads(failure.read_text())["error"]
+    assert "the process died" in json.loads(failure.read_text())["error"]
 
 
-def test_under_joblib_a_killed_process_leaves_a_sweep_that_can_be_resumed(
+def test_a_sweep_resumes_after_joblib_loses_a_process(
     prompt: Prompt, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     (tmp_path / "deadly.py").write_text(DEADLY)
@@ -159,12 +157,12 @@ def test_under_joblib_a_killed_process_leaves_a_sweep_that_can_be_resumed(
 
 
 @pytest.mark.parametrize("value", ["0", "many", "1.5", "true"])
-def test_a_wrong_number_of_runs_is_one_line(prompt: Prompt, tmp_path: Path, value: str) -> None:
+def test_an_invalid_number_of_runs_is_reported(prompt: Prompt, tmp_path: Path, value: str) -> None:
     options = ("hydra/launcher=local", f"hydra.launcher.runs_per_device={value}")
     status, _, err = prompt("-m", *TINY, "seed=0,1", *options)
     assert status == 2
     assert err.lower() == (
-        f"train.py: hydra.launcher.runs_per_device={value}: choices: auto, or a number from 1 on\n"
+        f"train.py: hydra.launcher.runs_per_device={value}: must be auto or a positive integer\n"
     )
     assert not (tmp_path / "runs").exists()
 
@@ -173,22 +171,22 @@ def execution(device: str, threads: int | None) -> Any:
     return OmegaConf.create({"device": device, "threads": threads})
 
 
-def test_every_gpu_has_its_own_slots(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_each_gpu_has_its_own_slots(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
     monkeypatch.setattr(launcher, "cpu_count", lambda: 8)
     monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
-    found = slots_for(execution("auto", None), 2)
-    assert [slot.variables["CUDA_VISIBLE_DEVICES"] for slot in found] == ["0", "1", "0", "1"]
-    assert [slot.threads for slot in found] == [2] * 4
+    slots = slots_for(execution("auto", None), 2)
+    assert [slot.variables["CUDA_VISIBLE_DEVICES"] for slot in slots] == ["0", "1", "0", "1"]
+    assert [slot.threads for slot in slots] == [2] * 4
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "3,GPU-5a")
-    found = slots_for(execution("cuda", 3), "auto")
-    assert [slot.variables["CUDA_VISIBLE_DEVICES"] for slot in found] == ["3", "GPU-5a"]
-    assert [slot.threads for slot in found] == [3, 3]
+    slots = slots_for(execution("cuda", 3), "auto")
+    assert [slot.variables["CUDA_VISIBLE_DEVICES"] for slot in slots] == ["3", "GPU-5a"]
+    assert [slot.threads for slot in slots] == [3, 3]
     with pytest.raises(UserError, match=r"cuda:1: .* CUDA_VISIBLE_DEVICES=1"):
         slots_for(execution("cuda:1", None), "auto")
 
 
-def test_the_cpu_has_as_many_slots_as_its_cores_are_enough_for(
+def test_the_number_of_cpu_slots_depends_on_cores_and_threads(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setattr(launcher, "cpu_count", lambda: 7)
@@ -207,7 +205,7 @@ def digits(batch_size, seed, device="cpu", **options):
 """
 
 
-def test_a_process_sees_its_own_gpu_alone(
+def test_a_process_sees_only_its_gpu(
     prompt: Prompt, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     (tmp_path / "seeing.py").write_text(ENVIRONMENT)
@@ -217,7 +215,7 @@ def test_a_process_sees_its_own_gpu_alone(
     tiny = (*TINY, "schedule.epochs=[1,1,1]", "share=false", "dataset._target_=seeing.digits")
     status, out, _ = prompt("-m", *tiny, "seed=0,1", *LOCAL, f"hydra.sweep.dir={tmp_path}/scratch")
     assert status == 0
-    assert "local: runs at a time: 2 on GPU 4, GPU 6; threads of each: 1" in out
+    assert "local: parallel runs: 2 on GPU 4, GPU 6; threads per run: 1" in out
     assert {path.name: path.read_text() for path in tmp_path.glob("gpu-*")} == {
         "gpu-0": "4",
         "gpu-1": "6",

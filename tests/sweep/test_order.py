@@ -1,4 +1,4 @@
-"""Which runs share which prefixes, and in which order they are trained."""
+"""Shared prefixes, and the training order of runs."""
 
 from collections.abc import Callable
 
@@ -6,21 +6,21 @@ import pytest
 from conftest import REPOSITORY, TINY
 from hydra import compose, initialize_config_dir
 from hydra.core.global_hydra import GlobalHydra
-from made_cells import WHOLE
+from made_cells import NETWORKS
 
 from phaseavg.config import check
 from phaseavg.identity import part_names
 from phaseavg.runs.prefixes import OWN
 from phaseavg.sweep.cells import Cell, Run
-from phaseavg.sweep.order import Job, arranged, ending_with, nodes_of
-from phaseavg.sweep.plan import epochs_of
+from phaseavg.sweep.order import Job, arrange_jobs, prefix_nodes, prefix_run
+from phaseavg.sweep.plan import shared_epochs
 
 MakeRun = Callable[..., Run]
 
 
 @pytest.fixture(scope="module")
-def run_of() -> MakeRun:
-    """Return a function from schedule, averaging and seed to a run; the rest is the same."""
+def new_run() -> MakeRun:
+    """Return a function that makes a run from a schedule, an averaging and a seed."""
     GlobalHydra.instance().clear()
     with initialize_config_dir(str(REPOSITORY / "conf"), version_base="1.3"):
         parts = {
@@ -29,7 +29,7 @@ def run_of() -> MakeRun:
         }
         base = check(compose("config", list(TINY)))
 
-    def made(epochs: list[int], averaging: str, seed: int = 0) -> Run:
+    def make(epochs: list[int], averaging: str, seed: int = 0) -> Run:
         factors = [1.0, 0.1, 0.01][: len(epochs)]
         schedule = {**base.schedule, "epochs": epochs, "factors": factors}
         update = {"schedule": schedule, "averaging": parts[averaging], "seed": seed}
@@ -37,11 +37,11 @@ def run_of() -> MakeRun:
         overrides = [*TINY, *lists, f"averaging={averaging}", f"seed={seed}"]
         return Run(overrides, base.model_copy(update=update))
 
-    return made
+    return make
 
 
-def described(jobs: list[Job]) -> list[tuple[str, int, list[int]]]:
-    """Return of each job the run's name, the epoch that it starts from, and what it keeps."""
+def describe(jobs: list[Job]) -> list[tuple[str, int, list[int]]]:
+    """Return the name, the start epoch and the saved prefixes of each job."""
     return [
         (
             f"{job.run.settings.run_id.split('-')[3]} "
@@ -54,7 +54,7 @@ def described(jobs: list[Job]) -> list[tuple[str, int, list[int]]]:
 
 
 def assert_served(jobs: list[Job]) -> None:
-    """Check that each job's prefix is kept by an earlier job, with every average it needs."""
+    """Check that an earlier job saves each job's prefix, with all averages that it needs."""
     for number, job in enumerate(jobs):
         if job.parent is None:
             continue
@@ -71,11 +71,11 @@ def assert_served(jobs: list[Job]) -> None:
         assert job.run.prefixes.key(job.start) == job.parent.run.prefixes.key(job.start)
 
 
-def test_the_sgd_run_of_a_sweep_is_the_prefix_of_the_others(run_of: MakeRun) -> None:
-    runs = [run_of([8, 4, 4], name) for name in ("phasewise", "none", "end", "rna")]
-    jobs = arranged(runs)
+def test_the_sgd_run_trains_the_prefix_of_the_others(new_run: MakeRun) -> None:
+    runs = [new_run([8, 4, 4], name) for name in ("phasewise", "none", "end", "rna")]
+    jobs = arrange_jobs(runs)
     assert_served(jobs)
-    assert described(jobs) == [
+    assert describe(jobs) == [
         ("noaveraging 8-4-4", 0, [8, 16]),
         ("phasewise 8-4-4", 8, []),
         ("atend 8-4-4", 16, []),
@@ -84,21 +84,21 @@ def test_the_sgd_run_of_a_sweep_is_the_prefix_of_the_others(run_of: MakeRun) -> 
     assert sum(job.epochs for job in jobs) == 16 + 8 + 8
 
 
-def test_without_an_sgd_run_a_prefix_is_trained_by_itself(run_of: MakeRun) -> None:
-    jobs = arranged([run_of([8, 4, 4], name) for name in ("phasewise", "rna")])
+def test_without_an_sgd_run_a_separate_run_trains_the_prefix(new_run: MakeRun) -> None:
+    jobs = arrange_jobs([new_run([8, 4, 4], name) for name in ("phasewise", "rna")])
     assert_served(jobs)
-    prefix, *rest = described(jobs)
+    prefix, *rest = describe(jobs)
     assert prefix == ("noaveraging 8", 0, [8])
     assert [start for _, start, _ in rest] == [8, 8]
 
 
-def test_a_prefix_starts_from_another_prefix(run_of: MakeRun) -> None:
+def test_a_prefix_starts_from_another_prefix(new_run: MakeRun) -> None:
     """100-50-50 → 80-40-40 at epoch 80 → averaging at the end at epoch 160."""
     lengths = ([10, 5, 5], [8, 4, 4])
-    runs = [run_of(epochs, name) for epochs in lengths for name in ("none", "phasewise")]
-    jobs = arranged([*runs, run_of([8, 4, 4], "end")])
+    runs = [new_run(epochs, name) for epochs in lengths for name in ("none", "phasewise")]
+    jobs = arrange_jobs([*runs, new_run([8, 4, 4], "end")])
     assert_served(jobs)
-    assert described(jobs) == [
+    assert describe(jobs) == [
         ("noaveraging 10-5-5", 0, [8, 10]),
         ("noaveraging 8-4-4", 8, [16]),
         ("phasewise 10-5-5", 10, []),
@@ -108,28 +108,28 @@ def test_a_prefix_starts_from_another_prefix(run_of: MakeRun) -> None:
     assert [job.level for job in jobs] == [0, 1, 1, 1, 2]
 
 
-def test_a_run_that_shares_nothing_is_trained_alone_in_the_users_order(run_of: MakeRun) -> None:
-    runs = [run_of([8, 4, 4], "phasewise", seed) for seed in (2, 0, 1)]
-    jobs = arranged(runs)
+def test_runs_without_shared_prefixes_keep_the_users_order(new_run: MakeRun) -> None:
+    runs = [new_run([8, 4, 4], "phasewise", seed) for seed in (2, 0, 1)]
+    jobs = arrange_jobs(runs)
     assert [job.run for job in jobs] == runs
     assert all(job.parent is None and not job.keep for job in jobs)
 
 
-def test_what_a_run_or_the_disk_already_has_is_not_trained_again(run_of: MakeRun) -> None:
-    runs = [run_of([8, 4, 4], name) for name in ("none", "phasewise", "rna")]
+def test_saved_epochs_are_not_trained_again(new_run: MakeRun) -> None:
+    runs = [new_run([8, 4, 4], name) for name in ("none", "phasewise", "rna")]
     sgd = runs[0].settings.run_id
-    jobs = arranged(runs, {sgd: 12}, lambda settings, node, needs: node[0] == 8)
+    jobs = arrange_jobs(runs, {sgd: 12}, lambda settings, node, needs: node[0] == 8)
     assert [(job.start, job.parent) for job in jobs] == [(12, None), (8, None), (8, None)]
-    # What the SGD run can no longer keep is trained by a prefix of its own.
-    jobs = arranged(runs, {sgd: 12})
+    # The SGD run is past epoch 8, so a separate run trains this prefix.
+    jobs = arrange_jobs(runs, {sgd: 12})
     assert_served(jobs)
-    assert [name for name, _, _ in described(jobs)][:2] == ["noaveraging 8-4-4", "noaveraging 8"]
+    assert [name for name, _, _ in describe(jobs)][:2] == ["noaveraging 8-4-4", "noaveraging 8"]
 
 
-def test_the_overrides_of_a_prefix_make_its_run(run_of: MakeRun) -> None:
-    run = run_of([8, 4, 4], "rna")
-    (node, *_) = nodes_of([run])[run.run_id]
-    prefix = ending_with(run, node)
+def test_the_overrides_of_a_prefix_define_its_run(new_run: MakeRun) -> None:
+    run = new_run([8, 4, 4], "rna")
+    (node, *_) = prefix_nodes([run])[run.run_id]
+    prefix = prefix_run(run, node)
     assert prefix is not None
     GlobalHydra.instance().clear()
     with initialize_config_dir(str(REPOSITORY / "conf"), version_base="1.3"):
@@ -138,17 +138,16 @@ def test_the_overrides_of_a_prefix_make_its_run(run_of: MakeRun) -> None:
     assert composed.recipe() == prefix.settings.recipe()
 
 
-def test_epochs_are_counted_once_by_hand(run_of: MakeRun) -> None:
-    """SGD of 2 + 3 epochs, an average at its end, one that leaves after 2, and a stranger."""
-    runs = [run_of([2, 3], "none"), run_of([2, 3], "end"), run_of([2, 1], "phasewise")]
-    assert epochs_of([*runs, run_of([3, 1], "none"), run_of([3, 1], "none", 1)]) == 5 + 1 + 2 + 4
+def test_shared_epochs_are_counted_once(new_run: MakeRun) -> None:
+    """SGD for 2 + 3 epochs, averaging at the end, averaging after 2, and an unrelated run."""
+    runs = [new_run([2, 3], "none"), new_run([2, 3], "end"), new_run([2, 1], "phasewise")]
+    runs += [new_run([3, 1], "none", seed) for seed in (0, 1)]
+    assert shared_epochs(runs) == 5 + 1 + 2 + 4
 
 
-def test_epochs_that_cells_have_in_common_are_counted_by_their_keys(
-    all_runs: dict[str, Run],
-) -> None:
+def test_shared_epochs_of_cells_match_a_count_by_hand(all_runs: dict[str, Run]) -> None:
     def different(wanted: Callable[[Cell, int], bool]) -> int:
-        return epochs_of(
+        return shared_epochs(
             run
             for run in all_runs.values()
             if any(wanted(cell, run.settings.seed) for cell in run.cells)
@@ -165,9 +164,9 @@ def test_epochs_that_cells_have_in_common_are_counted_by_their_keys(
     assert 4 * different(lambda c, _: c.model == "cnn13") == 53_040
     merged = [run for run in all_runs.values() if run.cells[0].model == "cnn13"]
     assert 4 * sum(run.epochs for run in merged) == 97_920
-    # Networks have nothing in common.
-    apart = sum(different(lambda c, _, m=m: c.model == m) for m in WHOLE)
-    assert different(lambda c, _: c.model in WHOLE) == apart
+    # Networks share no epochs.
+    apart = sum(different(lambda c, _, m=m: c.model == m) for m in NETWORKS)
+    assert different(lambda c, _: c.model in NETWORKS) == apart
 
 
 SHARED = {
@@ -178,17 +177,17 @@ SHARED = {
     ("sgd", 160): "t1c/at-the-end",
     **{(a, 80): f"t3/{a}-ours t4/{a}" for a in ("adam", "amsgrad", "adabound")},
 }
-"""Which cells start from the SGD or adaptive run of their network after which epoch."""
+"""The cells that start from their network's SGD or adaptive run, by epoch."""
 
 
-def test_which_cells_of_tables_1_to_4_share_what(all_runs: dict[str, Run]) -> None:
+def test_shared_prefixes_of_tables_1_to_4(all_runs: dict[str, Run]) -> None:
     own = ("cifar100", "cnn13")
     runs = [
         run
         for run in all_runs.values()
         if run.settings.seed == 0 and (run.cells[0].dataset, run.cells[0].model) == own
     ]
-    jobs = arranged(runs)
+    jobs = arrange_jobs(runs)
     assert {job.run.run_id for job in jobs} == {run.run_id for run in runs}  # no other prefix
     found: dict[tuple[str, int], list[str]] = {}
     for job in jobs:
@@ -206,7 +205,7 @@ def test_which_cells_of_tables_1_to_4_share_what(all_runs: dict[str, Run]) -> No
     assert {60, 80, 100} <= set().union(*epochs)
     kept = [(epoch, job) for job in sgd for epoch in job.keep]
     assert sorted(epoch for epoch, _ in kept if epoch in (60, 100, 160)) == [60, 100, 160]
-    # Five γ0 at T = 80, 0.9 at T = 60 and 100, learnt, and the one over the whole training.
+    # Five γ0 at T = 80, 0.9 at T = 60 and 100, learnt, and the average over the whole training.
     guests = {name: guest for job in sgd for name, (guest, _) in job.guests.items()}
     weights = [(g.part["weights"], g.epochs[0]) for g in guests.values()]
     gammas = sorted((w["gamma0"], e) for w, e in weights if "gamma0" in w)

@@ -1,4 +1,4 @@
-"""What runs have in common is trained once, and no bit of any of them differs for it."""
+"""Shared prefixes are trained once, and all results are bitwise equal."""
 
 import json
 import shutil
@@ -29,7 +29,7 @@ VOLATILE = ("seconds", "images_per_second", "peak_memory_bytes", "provenance", "
 
 
 def without_times(value: Any) -> Any:
-    """Return a record's values without times and what else differs from one start to another."""
+    """Remove the times, and other values that differ between attempts, from a record."""
     if isinstance(value, dict):
         return {k: without_times(v) for k, v in value.items() if k not in VOLATILE}
     return [without_times(item) for item in value] if isinstance(value, list) else value
@@ -40,7 +40,7 @@ def results(folder: Path) -> list[dict[str, Any]]:
 
 
 def outcomes(folder: Path) -> dict[str, Any]:
-    """Return weights, metrics and results of all runs in a folder, but for their times."""
+    """Return weights, metrics and results of all runs in a folder, without times."""
     found = {}
     for path in folder.glob("*/result.json"):
         lines = (path.parent / "metrics.jsonl").read_text().splitlines()
@@ -52,21 +52,21 @@ def outcomes(folder: Path) -> dict[str, Any]:
     return found
 
 
-def assert_equal(found: dict[str, Any], expected: dict[str, Any]) -> None:
+def assert_equal(actual: dict[str, Any], expected: dict[str, Any]) -> None:
     for run_id, (weights, metrics, result) in expected.items():
         for name, tensor in weights.items():
-            assert torch.equal(found[run_id][0][name], tensor), (run_id, name)
-        assert found[run_id][1:] == (metrics, result), run_id
+            assert torch.equal(actual[run_id][0][name], tensor), (run_id, name)
+        assert actual[run_id][1:] == (metrics, result), run_id
 
 
 def inherited(folder: Path) -> dict[str, int]:
-    """Return by averaging how many epochs the runs in a folder have inherited."""
+    """Return the inherited epochs of the runs in a folder, by averaging."""
     return {r["run_id"].split("-")[3]: r["inherited"]["epochs"] for r in results(folder)}
 
 
 @pytest.fixture
 def steps(monkeypatch: pytest.MonkeyPatch) -> list[int]:
-    """Return a list that grows by an entry with every step of this process."""
+    """Return a list that receives an entry for every training step of this process."""
     taken: list[int] = []
     step = phaseavg.training.step.Step.__call__
 
@@ -80,13 +80,13 @@ def steps(monkeypatch: pytest.MonkeyPatch) -> list[int]:
 
 ALL = {"atend": 5, "noaveraging": 0, "phasewise": 2, "phasewise_rna": 2}
 FAMILIES = [
-    # No run without averaging is asked for: a prefix is trained by itself.
+    # No run without averaging is requested, so a separate run trains the prefix.
     (
         "averaging=rna averaging.weights.rho=1e-5,1e-2 checkpoint_seconds=0",
         {"phasewise_rna": 2, "noaveraging": 0},
         2 + 3 + 3,
     ),
-    # A window that opens within the prefix.
+    # A window that begins inside the prefix.
     (
         "averaging=end averaging.window=phase,training",
         {"atend": 5, "noaveraging": 0},
@@ -108,14 +108,14 @@ FAMILIES = [
             {"atend": 3, "noaveraging": 0, "phasewise": 3, "phasewise_rna": 3},
             3,
         ),
-        # What is tested on the way is tested in the prefix.
+        # The prefix also evaluates the epochs that its runs evaluate.
         (
             "averaging=none,uniform,phasewise evaluation.average_every=1 "
             "evaluation.batchnorm_every=2 batchnorm_batches=3 +averaging@observers.swa=uniform",
             {"noaveraging": 0, "phasewise": 2, "phasewise_uniform": 2},
             5 + 3 + 3,
         ),
-        # A chain: the longer SGD run, the shorter one from its second epoch on, and so on.
+        # A chain: the shorter SGD run starts from the longer SGD run, and so on.
         (
             "schedule.factors=[1,0.1] schedule.epochs=[1,1],[2,1],[4,1] "
             "averaging=none,phasewise,rna",
@@ -127,7 +127,7 @@ FAMILIES = [
 
 
 @pytest.mark.parametrize(("family", "shared", "epochs"), FAMILIES)
-def test_a_run_that_shares_is_the_run_alone_bit_by_bit(
+def test_a_run_with_a_shared_prefix_is_bitwise_equal_to_a_single_run(
     prompt: Prompt,
     tmp_path: Path,
     steps: list[int],
@@ -166,7 +166,7 @@ DIFFERENT_STEPS = 8 * (2 + 2 + 1 + 1)
 
 @pytest.fixture(scope="module")
 def undisturbed(victims: Any, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
-    """Return the outcomes of the sweep that is killed, each run trained alone."""
+    """Return the outcomes of the sweep's runs, each trained alone."""
     folder = tmp_path_factory.mktemp("undisturbed")
     command = (*KILLED, "share=false", "checkpoint_seconds=1000")
     process = victims.Process(target=victim.sweep_in_a_group, args=(folder, command))
@@ -184,7 +184,7 @@ KILLS = [("stepped", 4), ("saved", 1), ("stepped", 20), *also_slow(("saved", 2),
 def test_a_sweep_whose_prefix_was_killed_ends_bit_identical(
     victims: Any, tmp_path: Path, event: str, count: int, undisturbed: Any
 ) -> None:
-    """In mid-epoch, with a prefix just written, and after it: each time by SIGKILL."""
+    """SIGKILL in mid-epoch, right after a prefix is saved, and later."""
     for due, exit_code in (((event, count), -signal.SIGKILL), (("never", 0), 0)):
         process = victims.Process(target=victim.sweep_and_die, args=(tmp_path, KILLED, *due))
         process.start()
@@ -195,10 +195,10 @@ def test_a_sweep_whose_prefix_was_killed_ends_bit_identical(
 
 
 @pytest.mark.slow
-def test_sweeps_side_by_side_train_no_prefix_twice(
+def test_concurrent_sweeps_train_each_prefix_once(
     victims: Any, tmp_path: Path, undisturbed: Any
 ) -> None:
-    """One stops while it trains what the three others wait for, and dies; another takes over."""
+    """A sweep dies while three others wait for its prefix; another sweep takes over."""
     arguments = (tmp_path, KILLED, "stepped", 4, signal.SIGSTOP)
     first = victims.Process(target=victim.sweep_and_die, args=arguments)
     first.start()
@@ -239,7 +239,7 @@ def test_a_damaged_prefix_is_trained_again(prompt: Prompt, tmp_path: Path) -> No
 
 
 @pytest.mark.slow
-def test_a_single_run_starts_from_what_a_sweep_has_left(prompt: Prompt, tmp_path: Path) -> None:
+def test_a_single_run_starts_from_a_sweeps_prefix(prompt: Prompt, tmp_path: Path) -> None:
     prompt("-m", *SHORT, "averaging=none,phasewise")
     _, out, _ = prompt(*SHORT, "averaging=end")  # the prefix has no such average
     assert "from step 0;" in out
@@ -249,16 +249,14 @@ def test_a_single_run_starts_from_what_a_sweep_has_left(prompt: Prompt, tmp_path
     assert "from step 0;" in out  # the prefix was tested at other epochs
 
 
-def test_a_prefix_that_diverges_leaves_the_outcome_to_its_runs(
-    prompt: Prompt, tmp_path: Path
-) -> None:
+def test_runs_of_a_diverged_prefix_report_the_divergence(prompt: Prompt, tmp_path: Path) -> None:
     status, _, err = prompt("-m", *SHORT, "averaging=none,phasewise", "optimizer.lr=1e20")
     assert status == 1
     assert "2 diverged" in err.splitlines()[-1]
     assert [result["status"] for result in results(tmp_path / "runs")] == ["diverged"] * 2
 
 
-def test_a_full_disk_costs_the_prefix_and_no_run(
+def test_runs_finish_if_a_full_disk_prevents_saving_a_prefix(
     prompt: Prompt, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def full(path: Path, *rest: Any) -> None:
@@ -275,7 +273,7 @@ def test_a_full_disk_costs_the_prefix_and_no_run(
 
 @pytest.mark.slow
 @pytest.mark.parametrize("moment", ["save", "load"])
-def test_the_folder_of_prefixes_may_be_removed_at_any_time(
+def test_the_prefix_folder_may_be_deleted_at_any_time(
     prompt: Prompt, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, moment: str
 ) -> None:
     meant = getattr(sharing, moment)
@@ -291,13 +289,13 @@ def test_the_folder_of_prefixes_may_be_removed_at_any_time(
 
 
 @pytest.mark.slow
-def test_runs_whose_prefix_is_out_of_time_wait_for_it(
+def test_runs_with_an_interrupted_prefix_are_not_started(
     prompt: Prompt, tmp_path: Path, steps: list[int], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Alone they would train its epochs again."""
+    """Otherwise they would train the prefix's epochs again."""
     command = ("-m", *SHORT, "averaging=none,phasewise,rna")
     with monkeypatch.context() as later:
-        # Only a run in training sees that the time is over: none that is not started does.
+        # Only a run that is training detects the deadline.
         clock = SimpleNamespace(time=lambda: time.time() + 3 * 3600 * (len(steps) >= 3))
         later.setattr(loop, "time", clock)
         status, out, _ = prompt(*command, "budget=2h")
@@ -308,7 +306,7 @@ def test_runs_whose_prefix_is_out_of_time_wait_for_it(
 
 
 @pytest.mark.slow
-def test_a_prefix_that_fails_is_named_and_its_runs_are_trained_alone(
+def test_runs_of_a_failed_prefix_are_trained_alone(
     prompt: Prompt, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def broken(self: Sharing, *_: Any) -> None:
@@ -322,6 +320,6 @@ def test_a_prefix_that_fails_is_named_and_its_runs_are_trained_alone(
     assert status == 1
     assert "noaveraging-seed0" in err
     assert "no prefix today" in err
-    # The prefix is no run that was asked for.
+    # The prefix is not a requested run.
     assert "sweep: 2 finished, 0 finished before; to resume: " in err.splitlines()[-1]
     assert inherited(tmp_path / "runs") == {"phasewise": 0, "phasewise_rna": 0}

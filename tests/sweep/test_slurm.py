@@ -1,4 +1,4 @@
-"""A sweep as jobs of a real Slurm: two nodes on this host, started here (`make test-slurm`)."""
+"""Sweeps on a real Slurm cluster with two nodes on this host (`make test-slurm`)."""
 
 import json
 import os
@@ -21,7 +21,7 @@ pytestmark = [pytest.mark.slurm, pytest.mark.timeout(3600)]
 
 LONG = (*TINY, "schedule.epochs=[300,100,50]", "checkpoint_seconds=1000", "save_weights=true")
 TWELVE = (*LONG, "averaging=none,phasewise,uniform,end", "seed=0,1,2", "execution.threads=1")
-"""Twelve runs: of each seed, one trains the prefixes that the other three start from."""
+"""Twelve runs: for each seed, one run trains the prefixes of the other three."""
 
 
 SLURM = (
@@ -31,14 +31,14 @@ SLURM = (
 
 
 def until(what: Callable[[], object]) -> None:
-    """Wait for something; the test's own limit ends it."""
+    """Wait until a condition is true, or until the test's timeout."""
     while not what():
         time.sleep(0.2)
 
 
 @pytest.fixture(scope="module")
 def slurm() -> Iterator[Callable[..., str]]:
-    """Start a Slurm; return a function that calls its commands."""
+    """Start Slurm; yield a function that runs its commands."""
     folder = Path(tempfile.mkdtemp(prefix="slurm-", dir="/tmp"))
     folder.chmod(0o755)
     for name in ("state", "spool/n1", "spool/n2", "munge"):
@@ -90,7 +90,7 @@ def slurm() -> Iterator[Callable[..., str]]:
 
 
 class Sweep:
-    """`train.py -m …` in a process, whose output is read while it goes on."""
+    """A process that runs `train.py -m …`, with its output so far."""
 
     def __init__(
         self,
@@ -116,7 +116,7 @@ class Sweep:
         return self.output.read_text()
 
     def job(self, run: str, after: int = 0) -> tuple[str, Path]:
-        """Return the id of the job of a run, and the run's folder, once it trains.
+        """Return the job id and the folder of a run, once the run trains.
 
         Args:
             run: the end of its name, as a regular expression.
@@ -138,7 +138,7 @@ def saved(folder: Path) -> int:
     return max((int(p.name.split("-")[1]) for p in folder.glob("checkpoint-*.pt")), default=0)
 
 
-def test_of_twelve_jobs_some_are_cancelled_requeued_and_preempted(
+def test_a_sweep_with_cancelled_requeued_and_preempted_jobs(
     slurm: Callable[..., str], tmp_path: Path
 ) -> None:
     options = (*TWELVE, *SLURM)
@@ -152,14 +152,14 @@ def test_of_twelve_jobs_some_are_cancelled_requeued_and_preempted(
     slurm("sbatch", "--partition=urgent", f"--nodelist={node}", "--output=/dev/null", "--wrap=:")
     until(lambda: "waiting for Slurm" in (tmp_path / log_of(preempted)).read_text())
     assert saved(other)
-    # Less time than was asked for: submitit requeues the job once its run is saved.
+    # A shorter time limit: submitit requeues the job once its run is saved.
     shortened, _ = sweep.job("phasewise-seed[12]", after=300)
     slurm("scontrol", "update", f"JobId={shortened}", "TimeLimit=1")
     sweep.process.wait()
 
     last = sweep.said.splitlines()[-1]
     assert sweep.process.returncode == 1
-    # Of seed 0 the prefix was cancelled, and three runs start from it.
+    # The cancelled job trained the prefix of seed 0, from which three runs start.
     assert "sweep: 8 finished, 0 finished before, 1 interrupted, 3 not run" in last
     assert re.search(rf"{folder.name}: interrupted, saved after step [\d,]+: ", sweep.said)
     assert f"its Slurm job {cancelled} ended without a result (state CANCELLED)" in sweep.said
@@ -185,7 +185,7 @@ def test_of_twelve_jobs_some_are_cancelled_requeued_and_preempted(
     assert_equal(outcomes(tmp_path / "runs"), outcomes(tmp_path / "alone"))
 
 
-def test_a_run_whose_time_is_over_is_saved_and_not_failed(
+def test_a_run_at_its_time_limit_is_saved_and_not_failed(
     slurm: Callable[..., str], tmp_path: Path
 ) -> None:
     options = ("schedule.epochs=[900000,1,1]", "hydra/launcher=slurm", "seed=0")
@@ -201,7 +201,7 @@ def test_a_run_whose_time_is_over_is_saved_and_not_failed(
     assert not (folder / "failure.json").exists()
 
 
-def test_a_job_that_fails_names_its_log(slurm: Callable[..., str], tmp_path: Path) -> None:
+def test_a_failed_job_reports_its_log(slurm: Callable[..., str], tmp_path: Path) -> None:
     (tmp_path / "deadly.py").write_text("def digits(**_):\n    raise SystemExit(3)\n")
     options = (*LONG, *SLURM, "seed=0", "dataset._target_=deadly.digits")
     environment = {"PYTHONPATH": str(tmp_path)}

@@ -1,4 +1,4 @@
-"""Sweeps at the prompt: what is missing is run, whatever befalls it."""
+"""Sweeps on the command line: unfinished runs are trained, and failures are reported."""
 
 import fcntl
 import json
@@ -17,8 +17,8 @@ from made_cells import TABLE
 from sweep.test_sharing import without_times
 
 from phaseavg.runs.folder import record_failure
-from phaseavg.sweep.outcomes import sorted_out
-from phaseavg.sweep.rates import in_words
+from phaseavg.sweep.outcomes import classify_runs
+from phaseavg.sweep.rates import format_duration
 
 SHORT = (*TINY, "schedule.epochs=[1,1,1]", "checkpoint_seconds=1000")
 
@@ -33,7 +33,7 @@ def configs(folder: Path) -> list[dict[str, Any]]:
 
 
 def results(folder: Path) -> dict[str, Any]:
-    """Return the outcomes of the runs below a folder by run id, without what depends on time."""
+    """Return the results of the runs in a folder by run id, without times."""
     found = {}
     for path in folder.glob("*/result.json"):
         result = json.loads(path.read_text())
@@ -47,15 +47,15 @@ def results(folder: Path) -> dict[str, Any]:
 
 
 @pytest.mark.slow
-def test_a_table_is_swept_narrowed_and_continued(prompt: Prompt, tmp_path: Path, mine: str) -> None:
+def test_a_table_is_swept_in_two_parts(prompt: Prompt, tmp_path: Path, mine: str) -> None:
     command = ("--config-dir", mine, "-m", *SHORT, "table=tiny")
     status, out, err = prompt(*command, "column=plain,again", "seed=1")
     assert (status, err) == (0, "")
-    assert "2 runs asked for, 1 different ones: 0 finished before, 1 to train" in out
+    assert "2 runs requested, 1 unique: 0 finished before, 1 to train" in out
     assert out.splitlines()[-1] == "sweep: 1 finished, 0 finished before"
     status, out, _ = prompt(*command)
     assert status == 0
-    assert "6 runs asked for, 4 different ones: 1 finished before, 3 to train" in out
+    assert "6 runs requested, 4 unique: 1 finished before, 3 to train" in out
     assert len(re.findall(r"^run \d of 3: ", out, re.MULTILINE)) == 3
     assert out.splitlines()[-1] == "sweep: 3 finished, 1 finished before"
     assert len(results(tmp_path / "runs")) == 4
@@ -64,13 +64,13 @@ def test_a_table_is_swept_narrowed_and_continued(prompt: Prompt, tmp_path: Path,
 
 
 @pytest.mark.slow
-def test_a_plain_sweep_goes_the_same_way(prompt: Prompt, tmp_path: Path) -> None:
+def test_a_plain_sweep_skips_finished_runs(prompt: Prompt, tmp_path: Path) -> None:
     command = ("-m", *SHORT, "averaging=none,phasewise")
     prompt(*command, "seed=0")
     before = results(tmp_path / "runs")
     status, out, err = prompt(*command, "seed=0,1,1", "execution.precision=fp32,fp32")
     assert (status, err) == (0, "")
-    assert "12 runs asked for, 4 different ones: 2 finished before, 2 to train" in out
+    assert "12 runs requested, 4 unique: 2 finished before, 2 to train" in out
     after = results(tmp_path / "runs")
     assert before.items() <= after.items()
     assert len(after) == 4
@@ -86,15 +86,15 @@ MISTAKES = [
         "column=cosine: table=t1a has no such column; choices: gamma0-0.99",
     ),
     ("-m table=t1a model=vgg16", "model=vgg16: table=t1a has no such model; choices: wrn28_10"),
-    ("-m table=t2 dataset=imagenet model=cnn13", "no cell of table=t2 has all of these"),
-    ("-m column=ours", "column: is a table's; add table=…"),
+    ("-m table=t2 dataset=imagenet model=cnn13", "no cell of table=t2 matches"),
+    ("-m column=ours", "column: only tables have columns; add table=…"),
     ("-m table=t1a optimizer.lr=0.1,0.2", "optimizer.lr takes one value"),
-    ("-m table=t1a averaging=end", "averaging=end: table t1a sets averaging itself"),
+    ("-m table=t1a averaging=end", "averaging=end: table t1a already sets averaging"),
     ("-m table=t1a,t1b dataset=svhn", "dataset=svhn: table=t1a,t1b has no such dataset"),
     ("-m table=t1d model=cnn13 seed=a", "seed='a': "),
     ("-m averaging=none,nothing", "averaging=nothing: there is no such option; choices: end"),
     ("-m seed=0,-1", "seed=-1: input should be greater than or equal to 0"),
-    ("-m model.width=interval(0,1)", "model.width=interval(0,1): a sweep takes lists, ranges"),
+    ("-m model.width=interval(0,1)", "model.width=interval(0,1): must be a list, range"),
     ("table=t1a", "table: only a sweep has this option; add -m"),
     ("column=ours", "column: only a sweep has this option; add -m"),
     ("plan=true", "plan: only a sweep has this option; add -m"),
@@ -102,7 +102,7 @@ MISTAKES = [
 
 
 @pytest.mark.parametrize(("typed", "message"), MISTAKES)
-def test_a_mistake_gets_one_line_and_status_2_before_anything_runs(
+def test_a_mistake_is_reported_in_one_line_before_training(
     prompt: Prompt, tmp_path: Path, typed: str, message: str
 ) -> None:
     status, _, err = prompt(*typed.split(), "tracking=none")
@@ -113,7 +113,7 @@ def test_a_mistake_gets_one_line_and_status_2_before_anything_runs(
     assert not list(tmp_path.iterdir())
 
 
-def test_a_table_that_is_none_is_named(prompt: Prompt, tmp_path: Path, mine: str) -> None:
+def test_an_invalid_table_is_reported(prompt: Prompt, tmp_path: Path, mine: str) -> None:
     (tmp_path / "mine/table/tiny.yaml").write_text(TABLE.replace("ours:", "'our s':"))
     status, _, err = prompt("--config-dir", mine, "-m", "table=tiny")
     assert status == 2
@@ -121,14 +121,14 @@ def test_a_table_that_is_none_is_named(prompt: Prompt, tmp_path: Path, mine: str
     assert err.count("\n") == 1
 
 
-def test_a_plan_runs_nothing_and_counts_what_is_left(
+def test_a_plan_trains_nothing_and_counts_the_remaining_epochs(
     prompt: Prompt, tmp_path: Path, mine: str
 ) -> None:
     command = ("--config-dir", mine, "-m", *SHORT, "table=tiny")
     status, out, _ = prompt(*command, "plan=true")
     assert status == 0
     assert not (tmp_path / "runs").exists()
-    # Asked for, and with equal runs merged; of the first epoch both methods have the same.
+    # Requested, unique and shared epochs; both methods share the first epoch.
     row = r"\| table tiny +\| +3 \| +6 \| +4 \| +0 \| +18 \| +12 \| +10 \| +10 \|"
     assert re.search(row, out)
     assert "not measured" in out
@@ -136,17 +136,17 @@ def test_a_plan_runs_nothing_and_counts_what_is_left(
     assert re.search(row.replace("10", "12"), out)
     prompt(*command, "seed=0")
     status, out, _ = prompt(*command, "plan=true")
-    assert re.search(r"\| in all +\| +3 \| +6 \| +4 \| +2 \| +18 \| +12 \| +10 \| +5 \|", out)
-    # By hand: the median of both runs' seconds per epoch, times the epochs that are left.
+    assert re.search(r"\| total +\| +3 \| +6 \| +4 \| +2 \| +18 \| +12 \| +10 \| +5 \|", out)
+    # By hand: the median seconds per epoch of both runs, times the remaining epochs.
     took = [r["seconds"]["total"] for r in map(json.loads, texts(tmp_path / "runs"))]
-    assert f"about {in_words(5 * sum(took) / 2 / 3)}, one run after the other" in out
+    assert f"about {format_duration(5 * sum(took) / 2 / 3)} without parallel runs" in out
     assert "2 runs on" in out
     prompt(*command)
     status, out, _ = prompt(*command, "plan=true")
-    assert "nothing is left to train" in out
+    assert "all runs are finished" in out
 
 
-def test_a_run_that_fails_is_recorded_and_told_and_stops_no_other(
+def test_a_failed_run_is_recorded_and_the_others_continue(
     prompt: Prompt, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     command = ("-m", *SHORT, "seed=0,1,2")
@@ -175,61 +175,59 @@ def test_a_run_that_fails_is_recorded_and_told_and_stops_no_other(
     (failure,) = tmp_path.glob("runs/*seed1*/failure.json")  # though it did not come to its folder
     assert "a part broke" in json.loads(failure.read_text())["error"]
     _, out, _ = prompt(*command, "plan=true")
-    assert re.search(r"failed when last tried:\n\S+seed1\S+: RuntimeError\('a part broke'\)", out)
+    assert re.search(
+        r"failed in the last attempt:\n\S+seed1\S+: RuntimeError\('a part broke'\)", out
+    )
     status, out, err = prompt(*command)
     assert (status, err) == (0, "")
     assert out.splitlines()[-1] == "sweep: 1 finished, 2 finished before"
     assert not failure.exists()
 
 
-def test_runs_that_failed_when_last_tried_come_last(tmp_path: Path) -> None:
+def test_runs_that_failed_before_come_last(tmp_path: Path) -> None:
     folders = {name: tmp_path / name for name in ("first", "second", "third")}
     settings = {
         n: SimpleNamespace(run_folder=f, places=[f], rerun=False) for n, f in folders.items()
     }
     runs = {name: SimpleNamespace(settings=one) for name, one in settings.items()}
     record_failure(folders["first"], "its process was ended")
-    _, _, missing = sorted_out(runs)
+    _, _, missing = classify_runs(runs)
     assert [run.settings.run_folder.name for run in missing] == ["second", "third", "first"]
 
 
-def test_a_data_set_that_is_missing_is_looked_for_and_told_once(
+def test_a_missing_data_set_is_checked_and_reported_once(
     prompt: Prompt, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    looked = []
+    checks = []
 
     def missing(*_: Any) -> None:
-        looked.append(True)
+        checks.append(True)
         raise ValueError("data_dir=data: CIFAR100 is missing or damaged")
 
-    monkeypatch.setattr("phaseavg.data.cifar.downloaded", missing)
+    monkeypatch.setattr("phaseavg.data.cifar.load_or_download", missing)
     status, _, err = prompt("-m", *SHORT, "seed=0,1,2", "dataset=cifar100")
     assert status == 2
     assert err == (
-        "train.py: dataset: data_dir=data: CIFAR100 is missing or damaged: no run can be "
-        "trained without it\n"
+        "train.py: dataset: data_dir=data: CIFAR100 is missing or damaged: all runs need "
+        "this data set\n"
     )
-    assert len(looked) == 1
+    assert len(checks) == 1
     assert not list(tmp_path.iterdir())
 
 
-def test_runs_whose_data_set_is_there_are_trained_without_the_others(
-    prompt: Prompt, tmp_path: Path
-) -> None:
+def test_runs_with_a_missing_data_set_are_skipped(prompt: Prompt, tmp_path: Path) -> None:
     status, _, err = prompt("-m", *SHORT, "seed=0,1", "dataset=imagenet,digits", "share=false")
     assert status == 1
-    told, last = err.splitlines()
-    assert told == (
+    message, last = err.splitlines()
+    assert message == (
         "train.py: dataset: data_dir=data: imagenet/train must hold a folder of images per class: "
-        "2 runs cannot be trained without it"
+        "skipping the 2 runs that need this data set"
     )
     assert last.startswith("train.py: sweep: 2 finished, 0 finished before, 2 failed; to resume: ")
     assert len(list(tmp_path.glob("runs/*"))) == 2
 
 
-def test_a_run_that_diverges_is_an_outcome_that_counts_as_failed(
-    prompt: Prompt, tmp_path: Path
-) -> None:
+def test_a_diverged_run_counts_as_failed(prompt: Prompt, tmp_path: Path) -> None:
     command = ("-m", *SHORT, "optimizer.lr=1e20,0.1")
     for counts in (
         "1 finished, 0 finished before, 1 diverged",
@@ -260,7 +258,7 @@ def test_a_launcher_that_fails_ends_the_sweep_in_one_line(
 
 
 @pytest.mark.slow
-def test_a_run_that_another_process_trains_is_left_to_it(prompt: Prompt, tmp_path: Path) -> None:
+def test_a_run_in_another_process_is_skipped(prompt: Prompt, tmp_path: Path) -> None:
     prompt(*SHORT)
     (folder,) = (tmp_path / "runs").iterdir()
     (folder / "result.json").unlink()
@@ -268,9 +266,9 @@ def test_a_run_that_another_process_trains_is_left_to_it(prompt: Prompt, tmp_pat
         fcntl.flock(held, fcntl.LOCK_EX)
         status, out, err = prompt("-m", *SHORT, "seed=0,1")
     assert (status, err) == (0, "")
-    assert f"{folder.name}: another process is training it" in out
+    assert f"{folder.name}: another process is training this run" in out
     assert out.splitlines()[-1] == (
-        "sweep: 1 finished, 0 finished before, 1 not run, or in training by another process"
+        "sweep: 1 finished, 0 finished before, 1 not run, or training in another process"
     )
 
 
@@ -282,7 +280,7 @@ def test_a_dry_run_of_a_sweep_leaves_nothing(prompt: Prompt, tmp_path: Path) -> 
     assert not (tmp_path / "runs").exists()
     status, _, err = prompt("-m", *SHORT, "batch_size=128,1001", "dry_run=true")
     assert status == 1
-    assert err.splitlines()[-1] == "train.py: sweep: 1 of 2 would fail; see above"
+    assert err.splitlines()[-1] == "train.py: sweep: 1 of 2 jobs would fail; see above"
     assert not (tmp_path / "runs").exists()
 
 
@@ -290,7 +288,7 @@ def test_a_dry_run_of_a_sweep_leaves_nothing(prompt: Prompt, tmp_path: Path) -> 
 def test_all_launchers_give_the_same_records(
     prompt: Prompt, tmp_path: Path, mine: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Also of a run that diverges, of which the parent process hears."""
+    """Includes a diverged run, whose error reaches the parent process."""
     broken = "  broken: [averaging=none, optimizer.lr=1e20]\n"
     (tmp_path / "mine/table/tiny.yaml").write_text(
         TABLE.replace("  again: [averaging=none]\n", broken)
@@ -305,7 +303,7 @@ def test_all_launchers_give_the_same_records(
     assert status == 1
     assert err.splitlines()[-1].startswith(last)
 
-    # Through the shell, where the job is pickled as what __main__ has.
+    # In a subprocess, where the job is pickled from __main__.
     joblib = ("hydra/launcher=joblib", "hydra.launcher.n_jobs=2", scratch)
     shell = [sys.executable, str(REPOSITORY / "train.py"), *command, *joblib, "runs_dir=joblib"]
     done = subprocess.run(shell, cwd=tmp_path, capture_output=True, text=True)
