@@ -71,7 +71,7 @@ MISTAKES = {
     "in a sweep": ("plan=maybe -m", "plan=maybe", "choices: true, false"),
     "several values": ("budget=5m,6m -m", "budget=5m,6m", "one value for all runs"),
     "no values": ("seed=range(3,0) -m", "seed=range(3,0)", "stands for no value"),
-    "values without number": ("seed=interval(0,3) -m", "seed=interval(0,3)", "lists, ranges"),
+    "values without number": ("seed=interval(0,3) -m", "seed=interval(0,3)", "list, range"),
     "missing in a sweep": ("~plan -m", "plan: there is no such key", "choices: "),
 }
 
