@@ -362,7 +362,7 @@ def test_the_script_trains_the_missing_run_and_draws_it(script: Script, tmp_path
     short = (*TINY, "schedule.epochs=[3]", "schedule.factors=[1]")
     status, out, err = script("fig1", "fig4", *short, "--train")
     assert (status, err) == (0, "")
-    assert "save_trajectory=last_layer: 4 files" in out
+    assert "epochs of" in out
     made = {path.name for path in (tmp_path / "results/figures/demo").iterdir()}
     kinds = ("csv", "png", "svg")
     names = ("fig1-digits-cnn13_digits", "fig4")
