@@ -93,7 +93,8 @@ class TrainingState:
             try:
                 averager.load_state_dict(state["averagers"][name])
             except ValueError as error:
-                raise ValueError(f"{name}: {error}") from error
+                key = "averaging" if name == "average" else f"observers.{name}"
+                raise ValueError(f"{key}: {error}") from error
         self.model.load_state_dict(state["model"])
         load_state(self.optimizer, state["optimizer"])
         for name in TENSORS:
