@@ -209,7 +209,7 @@ def test_concurrent_sweeps_train_each_prefix_once(
     others = [victims.Process(target=victim.sweep_and_die, args=arguments) for _ in range(3)]
     for process in others:
         process.start()
-    while (tmp_path / "said").read_text().count("waiting for it") < len(others):
+    while (tmp_path / "said").read_text().count("training this run; waiting") < len(others):
         others[0].join(0.05)
         assert [process.exitcode for process in others] == [None] * len(others)
     first.kill()
