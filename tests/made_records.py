@@ -13,6 +13,7 @@ from phaseavg.config import Settings
 from phaseavg.identity import NUMERICS_VERSION, RECIPE, run_id
 from phaseavg.report.cells import CELL, COLUMNS, read_paper, read_records
 from phaseavg.report.study import Study
+from phaseavg.runs.result import errors
 from phaseavg.sweep.cells import Cell, Request
 
 EXECUTION = {
@@ -41,26 +42,24 @@ def line(
     """
     made: dict[str, Any] = {"epoch": epoch, "phase": 1, "step": 8 * epoch, "learning_rate": 0.1}
     made["train"] = {"images": 1000, "loss": 1 / epoch, "error": 50.0}
-    errors = {"weights": weights, "bn": bn, "average": average}
-    made |= {name: {"loss": 1.0, "error": e} for name, e in errors.items() if e is not None}
+    tests = {"weights": weights, "bn": bn, "average": average}
+    made |= {name: {"loss": 1.0, "error": e} for name, e in tests.items() if e is not None}
     if average is not None:
         made["average"]["without_bn"] = {"loss": 4.0, "error": 90.0}
     return made | {"images_per_second": 10.0, "seconds": {"train": 3.0}} | others
 
 
-PHASE_END = line(1, 5.0, 5.0, replaced=False)
-
-
 def made_result(
     name: str,
     test_error: float | None,
-    bn_test_error: float | None = None,
     seconds: float = 100.0,
-    metrics: Sequence[Mapping[str, Any]] = (PHASE_END,),
+    metrics: Sequence[Mapping[str, Any]] | None = None,
     recipe: Mapping[str, Any] | None = None,
     **execution: Any,
 ) -> dict[str, Any]:
     """Return the result of a run of a name, with the arguments of `keep`."""
+    if metrics is None:
+        metrics = [line(1, test_error, test_error, replaced=False)]
     recipe = recipe or {"seed": 0}
     result: dict[str, Any] = {
         "run_id": name,
@@ -83,15 +82,7 @@ def made_result(
     }
     if test_error is None:
         return result | {"reason": "nan", "step": 3, "epoch": 1, "learning_rate": 0.1}
-    passed = test_error if bn_test_error is None else bn_test_error
-    return result | {
-        "test_error": test_error,
-        "best_test_error": test_error,
-        "with_bn_pass": {"test_error": passed},
-        "best_epoch": 2,
-        "images_per_second": 1000.0,
-        "phases": [end for end in metrics if "replaced" in end],
-    }
+    return result | errors(metrics, {}) | {"images_per_second": 1000.0}
 
 
 def keep(
@@ -120,7 +111,7 @@ def keep(
         passed = test_error if bn_test_error is None else bn_test_error
         end = {} if test_error is None else {"replaced": False}
         metrics = [line(1, test_error), line(2, test_error, passed, **end)]
-    made = (test_error, bn_test_error, seconds, metrics, settings.recipe())
+    made = (test_error, seconds, metrics, settings.recipe())
     result = made_result(settings.run_id, *made, **execution)
     (folder / "result.json").write_text(json.dumps(result))
     (folder / "config.yaml").write_text(yaml.safe_dump(settings.record(), sort_keys=False))

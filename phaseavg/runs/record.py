@@ -13,7 +13,7 @@ import yaml
 
 from phaseavg.errors import describe
 from phaseavg.identity import run_id
-from phaseavg.runs.result import phase_ends
+from phaseavg.runs.result import errors
 
 Values = dict[str, Any]
 
@@ -77,14 +77,18 @@ def read_record(folder: Path) -> Record:
         ValueError, LookupError, TypeError, AttributeError: if files are damaged or disagree.
     """
     result, config, metrics = read_result(folder), read_config(folder), read_metrics(folder)
-    recipe, ends = result["recipe"], phase_ends(metrics)
+    recipe = result["recipe"]
     if (expected := run_id(recipe, result["numerics_version"])) != result["run_id"]:
         raise ValueError(f"{RESULT} has run_id {result['run_id']}, but its recipe gives {expected}")
     if not flattened(recipe).items() <= flattened(config).items():
         raise ValueError(f"{CONFIG} does not contain the recipe in {RESULT}")
     epochs = [line["epoch"] for line in metrics]
-    if epochs != [*range(1, result["epochs"] + 1)] or result.get("phases", ends) != ends:
-        raise ValueError(f"{METRICS} and {RESULT} disagree")
+    if epochs != [*range(1, result["epochs"] + 1)]:
+        raise ValueError(f"{METRICS} does not have the {result['epochs']} epochs of {RESULT}")
+    derived = errors(metrics, {}) if result["status"] == "finished" else {}
+    for key in derived.keys() - {"observers"}:
+        if result[key] != derived[key]:
+            raise ValueError(f"{key} in {RESULT} does not follow from {METRICS}")
     return Record(folder, config, metrics, result)
 
 

@@ -75,7 +75,7 @@ def time_left(jobs: Sequence[Job]) -> str:
     for job in jobs:
         name = " ".join(job.run.run_id.split("-")[:2])
         works.setdefault((workload(job.run.settings.record()), name), []).append(job)
-    rows, seconds = [], 0.0
+    rows, seconds, unmeasured = [], 0.0, 0
     for (work, name), members in works.items():
         epochs = sum(job.epochs for job in members)
         measured = ["not measured", "", ""]
@@ -83,8 +83,11 @@ def time_left(jobs: Sequence[Job]) -> str:
             seconds += epochs * time.seconds
             hours = epochs * time.seconds / 3600
             measured = [f"{time.seconds:.3g}", f"{time.runs} runs on {time.device}", f"{hours:.3g}"]
+        else:
+            unmeasured += epochs
         rows.append([name, len(members), epochs, *measured])
     header = ["", "runs to train", "epochs left", "seconds per epoch", "measured in", "hours"]
     table = tabulate(rows, header, tablefmt="github", intfmt=",", disable_numparse=[3, 5])
-    total = f"\n\nabout {format_duration(seconds)} without parallel runs" if seconds else ""
-    return table + total
+    total = f"about {format_duration(seconds)} without parallel runs" if seconds else ""
+    rest = f"{unmeasured:,} epochs without a measured time" if unmeasured else ""
+    return f"{table}\n\n{' and '.join(filter(None, (total, rest)))}"

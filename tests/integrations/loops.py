@@ -55,3 +55,9 @@ def evaluated(model: nn.Module) -> float:
     model.eval()
     losses = [cross_entropy(model(inputs), labels).item() for inputs, labels in batches()]
     return sum(losses) / len(losses)
+
+
+def equal(one: nn.Module, other: nn.Module) -> bool:
+    """Return whether the parameters and buffers of two models are bitwise equal."""
+    pairs = zip(one.state_dict().values(), other.state_dict().values(), strict=True)
+    return all(torch.equal(a, b) for a, b in pairs)

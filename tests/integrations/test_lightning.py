@@ -8,12 +8,12 @@ import torch
 from integrations.loops import (
     EPOCHS,
     batches,
+    equal,
     evaluated,
     network,
     optimizer_and_scheduler,
     plain_loop,
 )
-from torch import nn
 from torch.nn.functional import cross_entropy
 from torch.utils.data import DataLoader
 
@@ -80,11 +80,6 @@ class StopAfter(lightning.Callback):
 
     def on_train_epoch_end(self, trainer: Any, module: Any) -> None:
         trainer.should_stop = trainer.current_epoch + 1 == self.epochs
-
-
-def equal(one: nn.Module, other: nn.Module) -> bool:
-    pairs = zip(one.state_dict().values(), other.state_dict().values(), strict=True)
-    return all(torch.equal(a, b) for a, b in pairs)
 
 
 @pytest.mark.parametrize("epochs", [EPOCHS, None], ids=["given", "from the scheduler"])

@@ -8,6 +8,7 @@ import torch
 from integrations.loops import (
     EPOCHS,
     batches,
+    equal,
     evaluated,
     network,
     optimizer_and_scheduler,
@@ -85,11 +86,6 @@ def trained(folder: Path, *callbacks: Any, **arguments: Any) -> Model:
     )
     trainer.train(resume_from_checkpoint=resume)
     return model
-
-
-def equal(one: nn.Module, other: nn.Module) -> bool:
-    pairs = zip(one.state_dict().values(), other.state_dict().values(), strict=True)
-    return all(torch.equal(a, b) for a, b in pairs)
 
 
 @pytest.mark.parametrize("epochs", [EPOCHS, None], ids=["given", "from the scheduler"])

@@ -106,6 +106,9 @@ DAMAGE = {
     "half a result": rewrite("result.json", '{"status": "fini'),
     "a list as result": rewrite("result.json", "[]"),
     "a result without its keys": rewrite("result.json", '{"status": "finished", "epochs": 2}'),
+    "a number that does not follow from the metrics": lambda folder, _: change(
+        folder, test_error=0.1
+    ),
     "a recipe of another run": lambda folder, _: change(folder, recipe={"seed": 3}),
     "no config": remove("config.yaml"),
     "a list as config": rewrite("config.yaml", "- 1\n"),
