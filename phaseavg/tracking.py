@@ -11,7 +11,7 @@ from typing import Any, Literal, Self
 from phaseavg.config import Folder
 from phaseavg.errors import Interrupted
 from phaseavg.identity import group_id, part_names, run_id
-from phaseavg.runs.record import flattened
+from phaseavg.runs.record import flatten
 
 INIT_SECONDS = 8.0  # timeout for the server's answer; with W&B's overhead, 15 at most
 FINISH_SECONDS = 60.0  # timeout of the last upload; `wandb sync` uploads the rest
@@ -140,7 +140,7 @@ class WandB(Tracking):
 
     def _log(self, line: Mapping[str, Any]) -> None:
         # W&B groups panels by the text before the first slash.
-        self._run.log(flattened(line, "/"), step=line["epoch"], commit=True)
+        self._run.log(flatten(line, "/"), step=line["epoch"], commit=True)
 
     def log(self, line: Mapping[str, Any]) -> None:
         """Log the metrics of an epoch."""

@@ -14,7 +14,7 @@ from pathlib import Path
 from phaseavg.cli import USER_ERROR, script
 from phaseavg.errors import UserError
 from phaseavg.report.figures import FIGURES, Inputs, write
-from phaseavg.sweep.cells import key_of, parsed, values_of
+from phaseavg.sweep.cells import override_key, override_values, parse_overrides
 
 ROOT = Path(__file__).parents[1]
 
@@ -49,7 +49,8 @@ def main() -> int:
     names = [word for word in args.what if "=" not in word] or list(FIGURES)
     if unknown := [name for name in names if name not in FIGURES]:
         raise UserError(f"{unknown[0]}: is not a figure; choices: {', '.join(FIGURES)}")
-    presets = [values_of(o)[0] for o in parsed(overrides) if key_of(o) == "preset"]
+    parsed = parse_overrides(overrides)
+    presets = [override_values(o)[0] for o in parsed if override_key(o) == "preset"]
     output = args.output or Path("results/figures", *presets)
     trainer = train if args.train else None
     inputs = Inputs(overrides, output, ROOT / "conf", ROOT / "results/paper.csv", trainer)

@@ -10,7 +10,7 @@ import sys
 from pathlib import Path
 
 from phaseavg.cli import script
-from phaseavg.runs.records import keep_records, write_runs
+from phaseavg.runs.records import copy_records, write_runs
 
 
 @script
@@ -23,7 +23,7 @@ def main() -> int:
     parser.add_argument("--records", type=Path, default=Path("results/full/records"), help="folder")
     args = parser.parse_args()
     if args.runs:
-        new, existing = keep_records(args.runs, args.records)
+        new, existing = copy_records(args.runs, args.records)
         print(f"{args.records}: {new} new records, {existing} already there")
     print(write_runs(args.records))
     return 0

@@ -24,11 +24,11 @@ def main() -> int:
     parser.add_argument("overrides", nargs="+", help="table=… and others, as for train.py -m")
     parser.add_argument("--config-dir", type=Path, help="folder with your own tables")
     parser.add_argument("--output", type=Path, default=Path("results/full/tables"), help="folder")
-    parser.add_argument("--whole", action="store_true", help="ignore the selection of cells")
+    parser.add_argument("--all-cells", action="store_true", help="ignore the selection of cells")
     parser.add_argument("--claims", type=Path, help="file for the verdicts; needs all tables")
     args = parser.parse_args()
     paper = read_paper(ROOT / "results/paper.csv")
-    study = read_study(args.overrides, ROOT / "conf", paper, args.whole, args.config_dir)
+    study = read_study(args.overrides, ROOT / "conf", paper, args.all_cells, args.config_dir)
     paths = write_tables(study, args.output)
     if args.claims:
         paths += write_claims(study, paper, args.claims)

@@ -5,12 +5,12 @@ from collections.abc import Callable, Sequence
 from conftest import REPOSITORY
 from omegaconf import DictConfig
 
-from phaseavg.sweep.cells import Request, of_the_paper, read_request
+from phaseavg.sweep.cells import Request, paper_tables, read_request
 
 CONF = REPOSITORY / "conf"
 
 OPTIONS = sorted(path.stem for path in (CONF / "table").glob("*.yaml"))
-TABLES = of_the_paper(OPTIONS)
+TABLES = paper_tables(OPTIONS)
 
 NETWORKS = ("cnn13", "resnet50")
 """Networks whose cells are all composed: one for CIFAR and SVHN, one for ImageNet."""

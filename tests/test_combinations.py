@@ -10,7 +10,7 @@ from typing import Any
 import conftest
 import pytest
 import torch
-from conftest import NEEDED, REPOSITORY, Prompt
+from conftest import NEEDED, REPOSITORY, Prompt, also_slow
 from omegaconf import OmegaConf
 from torch import nn
 
@@ -55,7 +55,7 @@ def test_a_self_contained_group_sets_only_its_own_field(group: str) -> None:
             assert key in ("_self_", "weights") or re.fullmatch(rf"/{group}@[a-z]+", key)
 
 
-@pytest.mark.parametrize("dataset", GROUPS["dataset"])
+@pytest.mark.parametrize("dataset", [GROUPS["dataset"][0], *also_slow(*GROUPS["dataset"][1:])])
 def test_each_pair_of_options_composes(dataset: str) -> None:
     """Of those that may set others; the rest, which set nothing but themselves, take turns.
 

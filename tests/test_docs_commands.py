@@ -12,7 +12,7 @@ from hydra.core.override_parser.overrides_parser import OverridesParser
 
 from phaseavg.config import check
 from phaseavg.report.study import without_hydra
-from phaseavg.sweep.cells import read_request, runs_of
+from phaseavg.sweep.cells import cell_runs, read_request
 from phaseavg.sweep.composing import composing
 
 PAGES = [*REPOSITORY.glob("*.md"), *(REPOSITORY / "docs").glob("*.md")]
@@ -37,12 +37,13 @@ def commands() -> Iterator[tuple[str, list[str]]]:
 
 
 def of_program(*names: str) -> list[ParameterSet]:
-    """Return the commands of a program, with the words after its name."""
-    return [
-        pytest.param(words[len(names) :], id=f"{page}: {shlex.join(words)}")
+    """Return the different commands of a program, with the words after its name."""
+    found = {
+        shlex.join(words): pytest.param(words[len(names) :], id=f"{page}: {shlex.join(words)}")
         for page, words in commands()
         if [w for w in words if "=" not in w or w.startswith("-")][: len(names)] == list(names)
-    ]
+    }
+    return list(found.values())
 
 
 def test_every_command_is_checked_or_not_this_projects() -> None:
@@ -69,8 +70,9 @@ def test_overrides_make_valid_runs(words: list[str]) -> None:
             return
         request = read_request(overrides, options, compose)
         if request.tables:
-            first = request.cells[:1]
-            assert len(runs_of(first, request.seeds, compose)) == len(request.seeds[first[0].table])
+            first = request.cells[0]
+            runs = cell_runs([first], request.seeds, compose)
+            assert len(runs) == len(request.seeds[first.table])
             return
         parsed = OverridesParser.create().parse_overrides(request.common)
         (jobs,) = BasicSweeper.split_arguments(parsed, max_batch_size=None)

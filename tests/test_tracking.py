@@ -17,7 +17,7 @@ from conftest import TINY, Prompt
 import train as train_script
 from phaseavg.config import Settings
 from phaseavg.identity import group_id, run_id
-from phaseavg.runs.record import flattened
+from phaseavg.runs.record import flatten
 
 pytestmark = pytest.mark.slow
 
@@ -63,7 +63,7 @@ def exit_code_of(records: dict[str, list[dict[str, Any]]]) -> int:
 def lines_of(folder: Path) -> list[dict[str, Any]]:
     """Return the metrics of a run in W&B's format."""
     lines = (folder / "metrics.jsonl").read_text().splitlines()
-    return [flattened(json.loads(line), "/") for line in lines]
+    return [flatten(json.loads(line), "/") for line in lines]
 
 
 def mirrored(runs: Path) -> list[Path]:

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from phaseavg.runs.provenance import how
+from phaseavg.runs.provenance import execution_words
 from phaseavg.runs.records import load_runs
 from phaseavg.sweep.cells import Cell, Run
 
@@ -20,7 +20,7 @@ COLUMNS = [
 ]
 
 
-def key_of(cell: Cell) -> tuple[str, ...]:
+def cell_key(cell: Cell) -> tuple[str, ...]:
     """Return a cell's values of the columns `CELL`."""
     return tuple(getattr(cell, key) for key in CELL)
 
@@ -36,7 +36,7 @@ def describe_execution(row: Mapping[str, Any]) -> str:
     threads = f"{row['threads']} {'thread' if row['threads'] == '1' else 'threads'}"
     parts = [row["device_name"], row["cpu_capability"], threads]
     options = {key.removeprefix("execution."): item for key, item in row.items()}
-    parts += how({**options, "precision": row["precision"]})
+    parts += execution_words({**options, "precision": row["precision"]})
     return ", ".join([*map(str, parts), f"torch {row['torch']}"])
 
 
@@ -106,5 +106,5 @@ def read_cells(runs: Iterable[Run], records: pd.DataFrame, metrics: pd.DataFrame
         if row is None and ends and run.prefixes.averages_nothing and run.prefixes.limit:
             row = ends.get(run.prefixes.key(run.epochs))
         if row is not None:
-            rows += [row | dict(zip(CELL, key_of(cell), strict=True)) for cell in run.cells]
+            rows += [row | dict(zip(CELL, cell_key(cell), strict=True)) for cell in run.cells]
     return pd.DataFrame(rows, columns=COLUMNS)

@@ -14,7 +14,7 @@ from wandb_workspaces.expr import And
 
 from phaseavg.report.study import Study, summarise
 from phaseavg.report.tables import grid, grid_as_markdown, table_notes
-from phaseavg.sweep.cells import title_of
+from phaseavg.sweep.cells import table_title
 
 CURVES = {
     "weights/error": "Test error (%)",
@@ -45,7 +45,7 @@ def workspace(study: Study, entity: str, project: str) -> ws.Workspace:
         comparison = wr.MarkdownPanel(markdown=comparison_panel(study, name, own, rows))
         panels = [comparison, *make_panels(name, len(own), len(run_ids))]
         sections.append(
-            ws.Section(name=f"{title_of(name)}: {table.title}", panels=panels, is_open=True)
+            ws.Section(name=f"{table_title(name)}: {table.title}", panels=panels, is_open=True)
         )
     return ws.Workspace(
         entity=entity,
@@ -62,7 +62,7 @@ def workspace(study: Study, entity: str, project: str) -> ws.Workspace:
 
 def title(study: Study) -> str:
     """Return a workspace's name: its tables, and the settings that differ from the paper's."""
-    names = ", ".join(title_of(table).removeprefix("Table ") for table in study.request.tables)
+    names = ", ".join(table_title(table).removeprefix("Table ") for table in study.request.tables)
     tables = f"{'Table' if len(study.request.tables) == 1 else 'Tables'} {names}"
     text = ". ".join(filter(None, (tables, study.remark)))
     # W&B treats every symbol, even the equals sign, as an emoji and rejects it.

@@ -11,9 +11,9 @@ import numpy as np
 import pandas as pd
 
 from phaseavg.errors import UserError
-from phaseavg.report.cells import CELL, key_of, read_cells, read_records
+from phaseavg.report.cells import CELL, cell_key, read_cells, read_records
 from phaseavg.report.statistics import PAIR_KEYS, differences, interval
-from phaseavg.sweep.cells import Request, Run, read_request, runs_of, whole
+from phaseavg.sweep.cells import Request, Run, cell_runs, read_request, select_all_cells
 from phaseavg.sweep.composing import cached, composing
 
 RESULT_KEYS = {
@@ -111,9 +111,9 @@ def read_study(
         if not request.tables:
             raise UserError(f"table: is missing; choices: {', '.join(options)}")
         if all_cells:
-            request = whole(request)
-        runs = runs_of(request.cells, request.seeds, composed)
-    changed = {key_of(cell) for cell in request.cells} if common_settings(request) else set()
+            request = select_all_cells(request)
+        runs = cell_runs(request.cells, request.seeds, composed)
+    changed = {cell_key(cell) for cell in request.cells} if common_settings(request) else set()
     comparable = paper[[key not in changed for key in paper.index]]
     return Study(request, runs, *read_records(runs.values()), comparable)
 
@@ -146,7 +146,7 @@ def summarise(study: Study) -> pd.DataFrame:
         )
     )
     published = study.paper.rename(columns={"error_mean": "paper_mean", "error_std": "paper_std"})
-    keys = [key_of(cell) for cell in study.request.cells]
+    keys = [cell_key(cell) for cell in study.request.cells]
     frame = pd.DataFrame(keys, columns=CELL).set_index(CELL).join([ours, details, published])
     frame = frame.reset_index()
     frame["difference"] = frame["error_mean"] - frame["paper_mean"]
@@ -156,7 +156,7 @@ def summarise(study: Study) -> pd.DataFrame:
     for column in ("executions", "run_ids"):
         frame[column] = [value if isinstance(value, tuple) else () for value in frame[column]]
     averaged = {
-        key_of(cell): not run.prefixes.averages_nothing
+        cell_key(cell): not run.prefixes.averages_nothing
         for run in study.runs.values()
         for cell in run.cells
     }

@@ -12,7 +12,7 @@ from phaseavg.report.cells import CELL
 from phaseavg.report.statistics import signed, spread, with_interval
 from phaseavg.report.study import Study, summarise
 from phaseavg.runs.files import write_atomically
-from phaseavg.sweep.cells import title_of
+from phaseavg.sweep.cells import table_title
 
 DIFFERENCE = "paired difference"
 
@@ -174,7 +174,7 @@ def write_tables(study: Study, output: Path) -> list[Path]:
     cells, paths = summarise(study), []
     output.mkdir(parents=True, exist_ok=True)
     for name, table in study.request.tables.items():
-        title = ". ".join(filter(None, (f"{title_of(name)}: {table.title}", study.remark)))
+        title = ". ".join(filter(None, (f"{table_title(name)}: {table.title}", study.remark)))
         own, rows = (frame[frame["table"] == name] for frame in (cells, study.rows))
         texts, notes = grid(own), table_notes(own, rows)
         files = {

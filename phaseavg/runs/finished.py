@@ -6,7 +6,7 @@ from typing import Any, get_args
 
 from phaseavg.config import SavedTrajectory, Settings
 from phaseavg.runs.folder import TRAJECTORY, read_result
-from phaseavg.runs.provenance import how
+from phaseavg.runs.provenance import execution_words
 from phaseavg.runs.result import summary
 
 Result = Mapping[str, Any]
@@ -20,7 +20,7 @@ def finished_before(settings: Settings) -> Result | None:
     for folder in settings.places:
         if result := read_result(folder):
             execution = result["provenance"][-1]["execution"]
-            computed = ", ".join(how(execution)) + f" on {execution['device_name']}"
+            computed = ", ".join(execution_words(execution)) + f" on {execution['device_name']}"
             notes = ", ".join(["finished before", *differences(folder, result, settings)])
             date = f", {result['date']}" if "date" in result else ""
             print(f"{folder}: {notes}: {computed}{date}; add rerun=true to repeat it")

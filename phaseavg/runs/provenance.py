@@ -77,7 +77,7 @@ def device_name(device: torch.device) -> str:
 HOW = {"compile": "compiled", "graph": "CUDA graph", "channels_last": "channels last"}
 
 
-def how(execution: Mapping[str, Any]) -> list[str]:
+def execution_words(execution: Mapping[str, Any]) -> list[str]:
     """Return the precision and the other execution options of a run in words."""
     words = [word for option, word in HOW.items() if execution.get(option)]
     nondeterministic = ["not deterministic"] * (execution.get("deterministic") is False)

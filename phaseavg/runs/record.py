@@ -80,7 +80,7 @@ def read_record(folder: Path) -> Record:
     recipe = result["recipe"]
     if (expected := run_id(recipe, result["numerics_version"])) != result["run_id"]:
         raise ValueError(f"{RESULT} has run_id {result['run_id']}, but its recipe gives {expected}")
-    if not flattened(recipe).items() <= flattened(config).items():
+    if not flatten(recipe).items() <= flatten(config).items():
         raise ValueError(f"{CONFIG} does not contain the recipe in {RESULT}")
     epochs = [line["epoch"] for line in metrics]
     if epochs != [*range(1, result["epochs"] + 1)]:
@@ -92,12 +92,12 @@ def read_record(folder: Path) -> Record:
     return Record(folder, config, metrics, result)
 
 
-def flattened(values: Mapping[str, Any], separator: str = ".", path: str = "") -> dict[str, Any]:
+def flatten(values: Mapping[str, Any], separator: str = ".", path: str = "") -> dict[str, Any]:
     """Return a flat mapping, with nested keys joined by a separator."""
     flat: dict[str, Any] = {}
     for key, value in values.items():
         if isinstance(value, Mapping):
-            flat |= flattened(value, separator, f"{path}{key}{separator}")
+            flat |= flatten(value, separator, f"{path}{key}{separator}")
         else:
             flat[f"{path}{key}"] = value
     return flat

@@ -11,7 +11,7 @@ import pandas as pd
 from phaseavg.errors import UserError
 from phaseavg.identity import group_id, part_names
 from phaseavg.runs.files import write_atomically
-from phaseavg.runs.record import FILES, Record, flattened, intact_records
+from phaseavg.runs.record import FILES, Record, flatten, intact_records
 
 RUNS = [
     *("run_id", "group", "seed", "status", "test_error", "bn_test_error", "epochs", "seconds"),
@@ -48,7 +48,7 @@ def load_runs(*folders: Path | str) -> tuple[pd.DataFrame, pd.DataFrame]:
     """
     records = list(intact_records(*folders))
     lines = [
-        {"run_id": record.result["run_id"], "path": record.folder, **flattened(line)}
+        {"run_id": record.result["run_id"], "path": record.folder, **flatten(line)}
         for record in records
         for line in record.metrics
     ]
@@ -60,7 +60,7 @@ def load_runs(*folders: Path | str) -> tuple[pd.DataFrame, pd.DataFrame]:
 def row_of(record: Record) -> dict[str, Any]:
     """Return the row of an ended run in `load_runs`."""
     result, config = record.result, record.config
-    settings = {key: value for key, value in flattened(config).items() if key != "seed"}
+    settings = {key: value for key, value in flatten(config).items() if key != "seed"}
 
     def joined(kind: str, key: str) -> str:
         entries = (str(entry[kind].get(key)) for entry in result["provenance"])
@@ -97,7 +97,7 @@ def row_of(record: Record) -> dict[str, Any]:
     }
 
 
-def keep_records(source: Path, records: Path) -> tuple[int, int]:
+def copy_records(source: Path, records: Path) -> tuple[int, int]:
     """Copy the records of ended runs; return the numbers of new records and of earlier copies.
 
     Args:

@@ -104,27 +104,27 @@ class Request:
     common: list[str] = field(default_factory=list)
 
 
-def title_of(table: str) -> str:
+def table_title(table: str) -> str:
     """Return the display name of a table, such as `Table 1a`."""
     return f"Table {table[1:] if OF_THE_PAPER.fullmatch(table) else table}"
 
 
-def of_the_paper(tables: Iterable[str]) -> list[str]:
+def paper_tables(tables: Iterable[str]) -> list[str]:
     """Return the paper's tables among the options of `table`, sorted."""
     return sorted(filter(OF_THE_PAPER.fullmatch, tables))
 
 
-def parsed(overrides: Iterable[str], loader: ConfigLoader | None = None) -> list[Override]:
+def parse_overrides(overrides: Iterable[str], loader: ConfigLoader | None = None) -> list[Override]:
     """Parse overrides with Hydra's grammar; `loader` expands globs of options."""
     return OverridesParser.create(config_loader=loader).parse_overrides(list(overrides))
 
 
-def key_of(override: Override) -> str:
+def override_key(override: Override) -> str:
     """Return the key of an override, without `+` and `~`."""
     return override.get_key_element().lstrip("+~")
 
 
-def values_of(override: Override) -> list[str]:
+def override_values(override: Override) -> list[str]:
     """Return the values of an override, in Hydra's override syntax.
 
     Raises:
@@ -144,7 +144,7 @@ def _unquoted(value: str) -> str:
 
 
 def _read_settings(overrides: Sequence[str]) -> dict[str, str]:
-    return {key_of(o): _unquoted(values_of(o)[0]) for o in parsed(overrides)}
+    return {override_key(o): _unquoted(override_values(o)[0]) for o in parse_overrides(overrides)}
 
 
 def read_table(name: str, common: Sequence[str], compose: Compose) -> Table:
@@ -162,7 +162,7 @@ def read_table(name: str, common: Sequence[str], compose: Compose) -> Table:
     try:
         table = Table.model_validate(OmegaConf.to_container(node, resolve=True))
         for override in chain(*table.rows, *table.columns.values()):
-            if parsed([override])[0].is_sweep_override():
+            if parse_overrides([override])[0].is_sweep_override():
                 raise UserError(f"table={name}: {override}: must have one value")
         return table
     except HydraException as error:
@@ -173,7 +173,7 @@ def read_table(name: str, common: Sequence[str], compose: Compose) -> Table:
         raise UserError(f"table={name}: {where}={first['input']!r}: {first['msg']}") from error
 
 
-def cells_of(name: str, table: Table, common: Sequence[str] = ()) -> list[Cell]:
+def table_cells(name: str, table: Table, common: Sequence[str] = ()) -> list[Cell]:
     """Return the cells of a table, row by row.
 
     Raises:
@@ -181,7 +181,7 @@ def cells_of(name: str, table: Table, common: Sequence[str] = ()) -> list[Cell]:
             network, or if the table sets an override in `common`.
     """
     cells: dict[tuple[str, str, str], Cell] = {}
-    keys = {key_of(override): override.input_line for override in parsed(common)}
+    keys = {override_key(override): override.input_line for override in parse_overrides(common)}
     for row in table.rows:
         settings = _read_settings(row)
         if not {"dataset", "model"} <= settings.keys():
@@ -216,15 +216,16 @@ def read_request(
     Raises:
         UserError: if a table, row or column does not exist, or no cell is selected.
     """
-    overrides = {key_of(override): override for override in parsed(arguments, loader)}
+    overrides = {override_key(o): o for o in parse_overrides(arguments, loader)}
     sweep_keys = {"table", "column", "plan", "budget"}
     for key in ("plan", "budget"):
         if key in overrides and overrides[key].is_sweep_override():
             raise UserError(f"{overrides[key].input_line}: {key} takes one value for all runs")
     common = [o.input_line for key, o in overrides.items() if key not in sweep_keys]
-    names = [_unquoted(v) for v in values_of(overrides["table"])] if "table" in overrides else []
+    requested = override_values(overrides["table"]) if "table" in overrides else []
+    names = [_unquoted(value) for value in requested]
     if "all" in names:
-        names = [*of_the_paper(options), *names]
+        names = [*paper_tables(options), *names]
     names = [name for name in dict.fromkeys(names) if name not in ("all", "none")]
     if not names:
         if "column" in overrides:
@@ -236,7 +237,7 @@ def read_request(
             choices = ", ".join(sorted(set(options) - {"none"}))
             raise UserError(f"table={name}: there is no such option; choices: {choices}")
     narrowed = {
-        key: list(dict.fromkeys(_unquoted(value) for value in values_of(overrides[key])))
+        key: list(dict.fromkeys(_unquoted(value) for value in override_values(overrides[key])))
         for key in NARROWING
         if key in overrides
     }
@@ -249,8 +250,8 @@ def read_request(
             )
     common = [override.input_line for override in others.values()]
     tables = {name: read_table(name, common, compose) for name in names}
-    cells = [cell for name, table in tables.items() for cell in cells_of(name, table, common)]
-    seeds = [parsed([f"seed={seed}"])[0].value() for seed in narrowed.pop("seed", [])]
+    cells = [cell for name, table in tables.items() for cell in table_cells(name, table, common)]
+    seeds = [parse_overrides([f"seed={seed}"])[0].value() for seed in narrowed.pop("seed", [])]
     return Request(
         tables,
         narrow(cells, narrowed),
@@ -259,12 +260,12 @@ def read_request(
     )
 
 
-def whole(request: Request) -> Request:
+def select_all_cells(request: Request) -> Request:
     """Extend a request to all cells of its tables, with the tables' seeds added to its seeds."""
     tables = request.tables.items()
     return replace(
         request,
-        cells=[cell for name, table in tables for cell in cells_of(name, table, request.common)],
+        cells=[cell for name, table in tables for cell in table_cells(name, table, request.common)],
         seeds={
             name: list(dict.fromkeys([*table.seeds, *request.seeds[name]]))
             for name, table in tables
@@ -329,7 +330,7 @@ class Run:
         return self.prefixes.schedule.total_epochs
 
 
-def runs_of(
+def cell_runs(
     cells: Sequence[Cell], seeds: Mapping[str, Sequence[Any]], compose: Compose
 ) -> dict[str, Run]:
     """Return the unique runs of cells, by run id; `seeds` maps tables to seeds.

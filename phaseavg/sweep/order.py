@@ -14,7 +14,7 @@ from hydra.core.override_parser.types import Quote, QuotedString
 
 from phaseavg.config import Settings
 from phaseavg.runs.prefixes import OWN, Average, digest, saved
-from phaseavg.sweep.cells import Run, key_of, parsed
+from phaseavg.sweep.cells import Run, override_key, parse_overrides
 
 Node = tuple[int, str]
 """A number of epochs, and the key of the prefix of this length."""
@@ -205,4 +205,4 @@ def prefix_run(run: Run, node: Node) -> Run | None:
 
 def override_group(override: str) -> str:
     """Return the first component of an override's key: its config group or top-level key."""
-    return key_of(parsed([override])[0]).partition(".")[0]
+    return override_key(parse_overrides([override])[0]).partition(".")[0]

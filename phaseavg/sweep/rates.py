@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 
 from phaseavg.config import Settings
 from phaseavg.errors import UserError
-from phaseavg.runs.provenance import device_name, how
+from phaseavg.runs.provenance import device_name, execution_words
 from phaseavg.runs.record import METRICS, READ_ERRORS, intact_records, read_metrics
 from phaseavg.training.execution import pick_device, resolve_auto
 
@@ -75,7 +75,7 @@ def describe_device(settings: Settings) -> str:
     """Return the device name and the execution options of a run in words."""
     device = pick_device(settings.execution.device)
     execution = resolve_auto(settings.execution, device).model_dump()
-    return ", ".join([device_name(device), *how(execution)])
+    return ", ".join([device_name(device), *execution_words(execution)])
 
 
 def measure_epoch_times(folders: Sequence[Path], device: str) -> dict[str, EpochTime]:
@@ -90,7 +90,7 @@ def measure_epoch_times(folders: Sequence[Path], device: str) -> dict[str, Epoch
     for record in intact_records(*folders):
         result, execution = record.result, record.result["provenance"][-1]["execution"]
         if result["epochs"]:
-            name = ", ".join([execution["device_name"], *how(execution)])
+            name = ", ".join([execution["device_name"], *execution_words(execution)])
             per_epoch = result["seconds"]["total"] / result["epochs"]
             seconds[workload(record.config)][name].append(per_epoch)
     times = {}

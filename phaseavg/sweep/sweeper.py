@@ -27,7 +27,14 @@ from phaseavg.config import check
 from phaseavg.errors import Diverged, NotStarted, OutOfTime, SweepFailed, UserError
 from phaseavg.runs.folder import in_progress, record_failure
 from phaseavg.runs.record import RESULT
-from phaseavg.sweep.cells import Request, Run, parsed, read_request, runs_of, values_of
+from phaseavg.sweep.cells import (
+    Request,
+    Run,
+    cell_runs,
+    override_values,
+    parse_overrides,
+    read_request,
+)
 from phaseavg.sweep.composing import Compose, cached, composer, config_folders
 from phaseavg.sweep.launch import launch
 from phaseavg.sweep.order import Job, arrange_jobs, is_stored
@@ -58,7 +65,7 @@ def plain_runs(overrides: list[Override], compose: Compose) -> dict[str, Run]:
         if rest not in composed:  # composing is slow, setting a seed is fast
             composed[rest] = compose(rest)
         config = composed[rest]
-        for seed in parsed(o for o in combination if o.startswith("seed=")):
+        for seed in parse_overrides(o for o in combination if o.startswith("seed=")):
             config.seed = seed.value()
         run = Run(combination, check(config))
         runs.setdefault(run.run_id, run)
@@ -71,9 +78,9 @@ def collect_runs(
     """Return the unique runs of a request, by run id, and the number of requested runs."""
     if request.tables:
         count = sum(len(request.seeds[cell.table]) for cell in request.cells)
-        return runs_of(request.cells, request.seeds, compose), count
-    overrides = parsed(request.common, loader)
-    count = prod(len(values_of(override)) for override in overrides)
+        return cell_runs(request.cells, request.seeds, compose), count
+    overrides = parse_overrides(request.common, loader)
+    count = prod(len(override_values(override)) for override in overrides)
     return plain_runs(overrides, compose), count
 
 

@@ -26,7 +26,7 @@ from phaseavg.report.figures import (
     write,
 )
 from phaseavg.report.study import Study
-from phaseavg.sweep.cells import read_request, runs_of
+from phaseavg.sweep.cells import cell_runs, read_request
 from phaseavg.sweep.composing import composing
 
 CONF = REPOSITORY / "conf"
@@ -63,7 +63,7 @@ def unrun(tmp_path_factory: pytest.TempPathFactory) -> Study:
     with composing(CONF) as (options, compose):
         overrides = ["table=t1a,t1b,t1c,t1d", "model=cnn13", *places]
         request = read_request(overrides, options, compose)
-        runs = runs_of(request.cells, request.seeds, compose)
+        runs = cell_runs(request.cells, request.seeds, compose)
     return Study(request, runs, *read_records([]), PAPER)
 
 

@@ -17,7 +17,7 @@ from made_records import keep, line
 from phaseavg.report.cells import CELL, read_paper, read_records
 from phaseavg.report.study import Study, read_study, summarise
 from phaseavg.report.tables import as_tex, execution_letters, grid, table_notes, write_tables
-from phaseavg.sweep.cells import Request, Run, Table, cells_of, runs_of
+from phaseavg.sweep.cells import Request, Run, Table, cell_runs, table_cells
 
 EXPECTED = Path(__file__).parent / "expected"
 
@@ -46,8 +46,9 @@ def study_of(table: Table, folder: Path) -> Study:
     """Return the cells of a table with the records of a folder."""
     GlobalHydra.instance().clear()
     with initialize_config_dir(str(REPOSITORY / "conf"), version_base="1.3"):
-        cells = cells_of("t", table, [f"runs_dir={folder}/runs", f"records_dir={folder}/records"])
-        runs = runs_of(cells, {"t": [0, 1, 2]}, lambda overrides: compose("config", overrides))
+        folders = [f"runs_dir={folder}/runs", f"records_dir={folder}/records"]
+        cells = table_cells("t", table, folders)
+        runs = cell_runs(cells, {"t": [0, 1, 2]}, lambda overrides: compose("config", overrides))
     request = Request({"t": table}, cells, {"t": [0, 1, 2]})
     return Study(request, runs, *read_records([]), PAPER)
 
@@ -273,7 +274,7 @@ def test_the_script_writes_blanks_for_cells_without_runs(
 ) -> None:
     monkeypatch.chdir(tmp_path)
     arguments = ("table=t1d", "model=cnn13", "hydra/launcher=local", f"runs_dir={tmp_path}/runs")
-    assert run_script(monkeypatch, "--whole", *arguments, "--claims", "claims.md") == 0
+    assert run_script(monkeypatch, "--all-cells", *arguments, "--claims", "claims.md") == 0
     assert (tmp_path / "claims.md").exists()
     text = (tmp_path / "results/full/tables/t1d.md").read_text()
     assert "0 of 8 cells have runs." in text  # all cells, despite the selection

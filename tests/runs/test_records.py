@@ -251,4 +251,4 @@ def test_the_repository_records_are_intact_and_reproducible(
         for run in (runs.iloc[0], runs.iloc[-1]):
             assert check(compose(run["overrides"].split())).run_id == run["run_id"]
     with pytest.raises(UserError):
-        script.keep_records(study / "none", study)
+        script.copy_records(study / "none", study)

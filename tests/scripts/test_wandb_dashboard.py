@@ -15,7 +15,7 @@ from made_records import keep
 
 from phaseavg.report.cells import read_paper, read_records
 from phaseavg.report.study import read_study
-from phaseavg.sweep.cells import title_of
+from phaseavg.sweep.cells import table_title
 from scripts import wandb_dashboard as script
 
 ASKED = ("table=t1a,t1b", "model=cnn13", "column=gamma0-0.9,80-40-40-sgd", "seed=0,1")
@@ -28,7 +28,7 @@ def run_script(monkeypatch: pytest.MonkeyPatch, *arguments: str) -> int:
 
 def section_of(spec: dict[str, Any], table: str) -> dict[str, Any]:
     sections = spec["spec"]["section"]["panelBankConfig"]["sections"]
-    (found,) = (s for s in sections if s["name"].startswith(f"{title_of(table)}: "))
+    (found,) = (s for s in sections if s["name"].startswith(f"{table_title(table)}: "))
     return found
 
 

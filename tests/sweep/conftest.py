@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 from made_cells import CONF, NETWORKS, TABLE, TABLES, request_for
 
-from phaseavg.sweep.cells import Run, runs_of
+from phaseavg.sweep.cells import Run, cell_runs
 from phaseavg.sweep.composing import cached, composing
 
 
@@ -15,7 +15,7 @@ def all_runs() -> dict[str, Run]:
     with composing(CONF) as (_, compose), cached(compose, [CONF]) as composed:
         request = request_for(composed, f"table={','.join(TABLES)}", "seed=0,1,2")
         cells = [cell for cell in request.cells if cell.model in NETWORKS]
-        return runs_of(cells, request.seeds, composed)
+        return cell_runs(cells, request.seeds, composed)
 
 
 @pytest.fixture

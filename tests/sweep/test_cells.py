@@ -11,13 +11,13 @@ from made_cells import CONF, NETWORKS, OTHERS, TABLES, request_for
 from omegaconf import DictConfig
 
 from phaseavg.errors import UserError
-from phaseavg.report.cells import CELL, key_of, read_paper
+from phaseavg.report.cells import CELL, cell_key, read_paper
 from phaseavg.sweep.cells import (
     Run,
     Table,
-    cells_of,
+    cell_runs,
     read_table,
-    runs_of,
+    table_cells,
 )
 from phaseavg.sweep.composing import Compose, cached, composing
 
@@ -30,7 +30,7 @@ def composed() -> Iterator[Compose]:
 
 def test_the_294_published_cells_are_our_cells_one_to_one(composed) -> None:
     request = request_for(composed, f"table={','.join(TABLES)}")
-    keys = [key_of(cell) for cell in request.cells]
+    keys = [cell_key(cell) for cell in request.cells]
     published = pd.read_csv(REPOSITORY / "results/paper.csv", dtype=str)[CELL]
     assert len(keys) == len(set(keys)) == 294
     assert sorted(keys) == sorted(published.itertuples(index=False, name=None))
@@ -55,12 +55,12 @@ READINGS = {  # columns of the tables beside the paper's, and the paper's with t
 def test_our_own_tables_use_the_papers_defaults(composed, all_runs: dict[str, Run]) -> None:
     columns = f"column={','.join(READINGS)}"
     request = request_for(composed, "table=ablations,gamma0", columns, "model=cnn13", "seed=0")
-    runs = runs_of(request.cells, request.seeds, composed)
+    runs = cell_runs(request.cells, request.seeds, composed)
     found = {}
     for run_id, run in runs.items():
-        of_the_paper = all_runs[run_id].cells if run_id in all_runs else []
+        paper_tables = all_runs[run_id].cells if run_id in all_runs else []
         for cell in run.cells:
-            found[cell.column] = {(c.table, c.column) for c in of_the_paper}
+            found[cell.column] = {(c.table, c.column) for c in paper_tables}
     assert found.keys() == READINGS.keys()
     for column, cell in READINGS.items():
         assert cell in found[column] if cell else not found[column], column
@@ -119,7 +119,7 @@ def test_equal_cells_of_several_tables_have_equal_runs(composed, all_runs: dict[
     asked, of_table_1 = 0, 0
     for run_id, run in runs.items():
         for cell in run.cells:
-            ids.setdefault(key_of(cell), set()).add(run_id)
+            ids.setdefault(cell_key(cell), set()).add(run_id)
             epochs = run.epochs
             asked += epochs * (cell.model == "cnn13")
             of_table_1 += epochs * (cell.table.startswith("t1") and cell.model == "cnn13")
@@ -181,9 +181,9 @@ TINY = Table(
 
 
 def test_equal_cells_are_one_run(composed) -> None:
-    cells = cells_of("tiny", TINY, ["optimizer=adam"])
+    cells = table_cells("tiny", TINY, ["optimizer=adam"])
     assert [cell.column for cell in cells] == ["a", "b", "c"]
-    runs = runs_of(cells, {"tiny": [3]}, composed)
+    runs = cell_runs(cells, {"tiny": [3]}, composed)
     (first, second) = runs.values()
     assert [cell.column for cell in first.cells] == ["a", "b"]
     assert first.overrides == [
@@ -191,17 +191,17 @@ def test_equal_cells_are_one_run(composed) -> None:
     ]
     assert (second.settings.seed, second.settings.averaging["_target_"][-9:]) == (3, "Phasewise")
     with pytest.raises(UserError, match="seed='x'"):
-        runs_of(cells, {"tiny": ["x"]}, composed)
+        cell_runs(cells, {"tiny": ["x"]}, composed)
 
 
 def test_seeds_are_deduplicated_and_duplicate_rows_rejected(composed) -> None:
     assert request_for(composed, "table=t1d", "seed=1,1").seeds == {"t1d": [1]}
     twice = TINY.model_copy(update={"rows": [*TINY.rows, [*TINY.rows[0], "model.width=0.2"]]})
     with pytest.raises(UserError, match="duplicate data set and network"):
-        cells_of("twice", twice)
+        table_cells("twice", twice)
     half = TINY.model_copy(update={"rows": [["dataset=digits"]]})
     with pytest.raises(UserError, match="must set dataset and model"):
-        cells_of("half", half)
+        table_cells("half", half)
     with pytest.raises(UserError, match=r"\+\+averaging\.weights\.gamma0=0\.5: table t1a already"):
         request_for(composed, "table=t1a", "++averaging.weights.gamma0=0.5")
 
@@ -212,6 +212,6 @@ def test_a_preset_may_replace_the_rows(composed) -> None:
         ("digits", "cnn13_digits"),
         ("digits", "wrn10_digits"),
     }
-    runs = runs_of(request.cells, request.seeds, composed)
+    runs = cell_runs(request.cells, request.seeds, composed)
     assert {run.epochs for run in runs.values()} == {16, 8}
     assert {run.settings.runs_dir for run in runs.values()} == {Path("runs/mini")}

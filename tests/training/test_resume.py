@@ -13,32 +13,32 @@ import pytest
 import safetensors.torch
 import torch
 import victims as victim
-from conftest import TINY, also_slow, untimed
+from conftest import TINY, untimed
 
 from phaseavg.config import Settings
+
+pytestmark = pytest.mark.slow
 
 SHORT = "schedule.epochs=[2,2,1]"  # repeated, since a new schedule option changes the epochs
 
 MOMENTS = [
     ("averaging=phasewise", "replaced", 1),
-    *also_slow(
-        ("averaging=rna", "before-replacing", 3),  # a snapshot
-        ("optimizer=lookahead averaging=uniform", "stepped", 12),  # mid-epoch and mid-window
-        ("averaging=phasewise", "half-written", 12),  # a checkpoint in the middle of an epoch
-        ("averaging=phasewise", "half-written", 21),  # around the first phase's end
-        ("averaging=phasewise", "before-replacing", 11),  # metrics.jsonl at the first epoch's end
-        ("averaging=phasewise", "stepped", 16),  # a phase's last step
-        ("averaging=phasewise", "stepped", 17),  # a phase's first step
-        ("averaging=end", "stepped", 17),
-        ("optimizer=amsgrad", "stepped", 12),
-        ("optimizer=lookahead", "replaced", 1),
-        ("optimizer=lookahead averaging=none", "stepped", 40),  # the last step
-        ("optimizer=adam optimizer_state=reset", "stepped", 17),
-        ("optimizer=lookahead averaging=none optimizer_state=reset", "stepped", 16),
-        ("schedule=decayed schedule.shape.per=step averaging=none", "stepped", 12),
-        ("averaging=rna averaging.weights.window=1 optimizer=lookahead", "stepped", 12),
-        ("averaging=none +averaging@observers.a=rna +averaging@observers.b=uniform", "stepped", 12),
-    ),
+    ("averaging=rna", "before-replacing", 3),  # a snapshot
+    ("optimizer=lookahead averaging=uniform", "stepped", 12),  # mid-epoch and mid-window
+    ("averaging=phasewise", "half-written", 12),  # a checkpoint in the middle of an epoch
+    ("averaging=phasewise", "half-written", 21),  # around the first phase's end
+    ("averaging=phasewise", "before-replacing", 11),  # metrics.jsonl at the first epoch's end
+    ("averaging=phasewise", "stepped", 16),  # a phase's last step
+    ("averaging=phasewise", "stepped", 17),  # a phase's first step
+    ("averaging=end", "stepped", 17),
+    ("optimizer=amsgrad", "stepped", 12),
+    ("optimizer=lookahead", "replaced", 1),
+    ("optimizer=lookahead averaging=none", "stepped", 40),  # the last step
+    ("optimizer=adam optimizer_state=reset", "stepped", 17),
+    ("optimizer=lookahead averaging=none optimizer_state=reset", "stepped", 16),
+    ("schedule=decayed schedule.shape.per=step averaging=none", "stepped", 12),
+    ("averaging=rna averaging.weights.window=1 optimizer=lookahead", "stepped", 12),
+    ("averaging=none +averaging@observers.a=rna +averaging@observers.b=uniform", "stepped", 12),
 ]
 """Recipes with the event and count at which `train_and_die_at` kills the run."""
 
@@ -97,7 +97,6 @@ def undisturbed(
     return trained
 
 
-@pytest.mark.slow
 def test_a_run_killed_at_12_random_moments_ends_bit_identical(
     victims: Any,
     compose_settings: Callable[..., Settings],
@@ -136,7 +135,7 @@ def test_a_killed_run_ends_bit_identical(
     assert_same_outcome(settings, expected)
 
 
-@pytest.mark.parametrize("number", [signal.SIGINT, *also_slow(signal.SIGTERM)])
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_a_signal_saves_the_state_and_stops_with_one_line(
     victims: Any,
     compose_settings: Callable[..., Settings],
@@ -170,7 +169,6 @@ def test_a_damaged_checkpoint_is_set_aside(
     assert_same_outcome(settings, undisturbed(settings))
 
 
-@pytest.mark.slow
 def test_a_damaged_snapshot_restarts_the_run(
     victims: Any,
     compose_settings: Callable[..., Settings],
@@ -191,7 +189,6 @@ def test_a_damaged_snapshot_restarts_the_run(
     assert_same_outcome(settings, undisturbed(settings))
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("precisions", [["fp32"], ["fp32", "bf16"]])
 def test_a_record_names_every_execution_of_a_run(
     victims: Any, compose_settings: Callable[..., Settings], precisions: list[str]
@@ -205,7 +202,7 @@ def test_a_record_names_every_execution_of_a_run(
     assert [entry["execution"]["precision"] for entry in result["provenance"]] == precisions
 
 
-@pytest.mark.parametrize("count", [1, *also_slow(2, 3, 12, 25)])
+@pytest.mark.parametrize("count", [1, 2, 3, 12, 25])
 def test_a_failed_write_is_reported_and_leaves_no_partial_file(
     victims: Any,
     compose_settings: Callable[..., Settings],
@@ -225,7 +222,6 @@ def test_a_failed_write_is_reported_and_leaves_no_partial_file(
     assert_same_outcome(settings, undisturbed(settings))
 
 
-@pytest.mark.slow
 def test_the_evaluation_cadence_does_not_change_the_weights(
     victims: Any, compose_settings: Callable[..., Settings]
 ) -> None:

@@ -19,7 +19,7 @@ from phaseavg.report.figures.style import render
 from phaseavg.report.figures.trajectory import Trajectory, read_trajectory
 from phaseavg.report.study import Study, read_study, without_hydra
 from phaseavg.runs.files import write_atomically
-from phaseavg.sweep.cells import NARROWING, key_of, parsed
+from phaseavg.sweep.cells import NARROWING, override_key, parse_overrides
 from phaseavg.sweep.composing import Compose, composing
 
 Drawn = tuple[Figure, pd.DataFrame]
@@ -54,8 +54,8 @@ class SettingsFigure:
 
     def drawings(self, name: str, inputs: Inputs) -> Iterator[tuple[str, Drawn]]:
         """Yield the figure with its name. Overrides that select cells are ignored."""
-        overrides = parsed(without_hydra(inputs.overrides))
-        relevant = [o.input_line for o in overrides if key_of(o) not in ("table", *NARROWING)]
+        overrides = parse_overrides(without_hydra(inputs.overrides))
+        relevant = [o.input_line for o in overrides if override_key(o) not in ("table", *NARROWING)]
         with composing(inputs.conf) as (_, compose):
             yield name, self.draw(relevant, compose)
 

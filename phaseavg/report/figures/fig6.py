@@ -9,7 +9,7 @@ from torch import nn
 from phaseavg.config import check
 from phaseavg.phases import Schedule
 from phaseavg.report.figures.style import COLOURS, new_picture, plain
-from phaseavg.sweep.cells import key_of, parsed
+from phaseavg.sweep.cells import override_key, parse_overrides
 from phaseavg.sweep.composing import Compose
 from phaseavg.targets import build
 from phaseavg.training.optimizers import learning_rate, new_optimizer, set_learning_rate
@@ -31,7 +31,7 @@ def draw(overrides: Sequence[str], compose: Compose) -> tuple[Figure, pd.DataFra
     Raises:
         UserError: if an override is invalid.
     """
-    keys = {override.input_line: key_of(override) for override in parsed(overrides)}
+    keys = {override.input_line: override_key(override) for override in parse_overrides(overrides)}
     relevant = [o for o, key in keys.items() if key == "schedule.divisor" or "schedule" not in key]
     frames = []
     for option, label in SCHEDULES.items():

@@ -14,8 +14,8 @@ from phaseavg.config import Settings, check
 from phaseavg.errors import UserError
 from phaseavg.phases import Schedule
 from phaseavg.runs.folder import TRAJECTORY
-from phaseavg.runs.record import METRICS, READ_ERRORS, damage, flattened, read_metrics
-from phaseavg.sweep.cells import key_of, parsed
+from phaseavg.runs.record import METRICS, READ_ERRORS, damage, flatten, read_metrics
+from phaseavg.sweep.cells import override_key, parse_overrides
 from phaseavg.sweep.composing import composing
 from phaseavg.targets import build
 
@@ -61,7 +61,7 @@ class Trajectory:
         if not (folder / METRICS).exists():
             return pd.DataFrame()
         try:
-            return pd.DataFrame([flattened(line) for line in read_metrics(folder)])
+            return pd.DataFrame([flatten(line) for line in read_metrics(folder)])
         except READ_ERRORS as error:
             raise UserError(damage(folder, error)) from error
 
@@ -94,7 +94,7 @@ def read_trajectory(overrides: Sequence[str], defaults: Sequence[str], conf: Pat
         UserError: if an override is invalid.
     """
     with composing(conf):
-        keys = {key_of(override) for override in parsed(overrides)}
+        keys = {override_key(override) for override in parse_overrides(overrides)}
         network = () if keys & {"model", "preset"} else (NETWORK,)
         kept = [o for o in (*network, *RUN_DEFAULTS, *defaults) if o.partition("=")[0] not in keys]
         config = compose("config", [*kept, *overrides], return_hydra_config=True)
