@@ -1,7 +1,9 @@
 """Check the parts of a config against their constructors, and build them.
 
 A part is a mapping in the format of `hydra.utils.instantiate`: `_target_`, a class or function,
-and its arguments. The signature of the target is the schema of the arguments.
+and its arguments. The signature of the target is the schema of the arguments. `build` calls
+the target itself rather than through Hydra, because nested constructors also receive values that
+only the program knows, such as the number of classes, and `_partial_` and `_args_` are refused.
 """
 
 import inspect

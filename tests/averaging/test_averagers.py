@@ -137,6 +137,9 @@ def test_averaged_copy_is_correct_at_every_epoch_and_leaves_the_model_unchanged(
         recompute_batchnorm(expected, batches)
         for name, tensor in replica.state_dict().items():
             assert torch.equal(tensor, expected.state_dict()[name])
+    named = [{"inputs": images} for images in batches]
+    same = averager.averaged(model, named, lambda model, batch: model(batch["inputs"]))
+    assert torch.equal(same[1].running_mean, replica[1].running_mean)
 
 
 def test_remaining_epochs_are_counted_and_an_unfinished_phase_raises():

@@ -1,5 +1,6 @@
 """Regularised nonlinear acceleration: coefficients and snapshot files."""
 
+import copy
 import io
 import json
 import os
@@ -12,7 +13,7 @@ from reference import flat, overwrite, random_trajectory, relative_error, rna, s
 from torch import nn
 
 from phaseavg.averaging import RNA, AtEnd, Phasewise, RNAAverage
-from phaseavg.averaging.rna import CHUNK
+from phaseavg.averaging.rna import CHUNK, solve
 from phaseavg.averaging.snapshots import is_intact
 
 
@@ -324,3 +325,20 @@ def test_storage_is_known_before_training(tmp_path):
 def test_settings_out_of_range_are_rejected(settings, message):
     with pytest.raises(ValueError, match=message):
         RNA("anywhere", **settings)
+
+
+def test_frozen_parameters_are_neither_stored_nor_changed(tmp_path):
+    model = nn.Sequential(nn.Linear(3, 2), nn.Linear(2, 1))
+    model[0].requires_grad_(requires_grad=False)
+    averager = Phasewise(model, [2], RNA(tmp_path), trainable_only=True)
+    frozen = copy.deepcopy(model[0].state_dict())
+    for change in (1, 2):
+        overwrite(model[1], flat(model[1]) + change)
+        averager.epoch_end(model)
+    assert set(torch.load(next(tmp_path.glob("*.pt")))) == {"1.weight", "1.bias"}
+    assert all(torch.equal(frozen[name], t) for name, t in model[0].state_dict().items())
+
+
+def test_one_epoch_without_movement_is_its_own_average():
+    coefficients, notes = solve(torch.zeros(1, 1, dtype=torch.float64), 1e-5)
+    assert (coefficients.tolist(), notes["solved_by"]) == ([1.0], "uniform")
