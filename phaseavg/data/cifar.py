@@ -9,17 +9,8 @@ import numpy as np
 import torch
 
 from phaseavg.data.downloads import load_or_download
+from phaseavg.data.interface import first_of_each_class
 from phaseavg.data.resident import PadValue, ResidentImages
-
-
-def _first_per_class(labels: np.ndarray, count: int | None, field: str) -> np.ndarray | slice:
-    """Return the indices of the first `count` images of each class, in file order."""
-    limit = int(np.bincount(labels).min())
-    if count is None:
-        return slice(None)
-    if not 1 <= count <= limit:
-        raise ValueError(f"{field}={count}; choices: 1 to {limit}, null for all")
-    return np.sort(np.concatenate([np.flatnonzero(labels == c)[:count] for c in np.unique(labels)]))
 
 
 def _load_splits(name: str, data_dir: Path | str) -> list[Any]:
@@ -38,18 +29,15 @@ def _cifar(name: str) -> Callable[..., ResidentImages]:
         mean: Sequence[float] | None = None,
         std: Sequence[float] | None = None,
         flipped_copy: bool = True,
-        train_per_class: int | None = None,
-        test_per_class: int | None = None,
+        train_fraction: float = 1.0,
     ) -> ResidentImages:
-        counts = {"train_per_class": train_per_class, "test_per_class": test_per_class}
-        sources, splits = _load_splits(name, data_dir), []
-        for source, (field, count) in zip(sources, counts.items(), strict=True):
-            labels = np.asarray(source.targets)
-            indices = _first_per_class(labels, count, field)
-            splits.append((source.data.transpose(0, 3, 1, 2)[indices], labels[indices]))
+        train, test = _load_splits(name, data_dir)
+        labels = np.asarray(train.targets)
+        kept = first_of_each_class(labels, train_fraction)
         return ResidentImages(
-            *splits,
-            num_classes=len(sources[0].classes),
+            (train.data.transpose(0, 3, 1, 2)[kept], labels[kept]),
+            (test.data.transpose(0, 3, 1, 2), np.asarray(test.targets)),
+            num_classes=len(train.classes),
             batch_size=batch_size,
             seed=seed,
             padding=padding,
@@ -70,9 +58,9 @@ cifar10 = _cifar("CIFAR10")
 """Return CIFAR-10: 50,000 training images and 10,000 test images.
 
 `data_dir` contains torchvision's folder `cifar-10-batches-py`, which is downloaded if missing.
-`train_per_class` and `test_per_class` limit the number of images per class to the first in the
-file. The other arguments are documented in `ResidentImages`. Training images occupy 240 MB
-(480 MB with a mirrored copy), test images 31 MB.
+`train_fraction` keeps the first images of each class, such as a tenth. The other arguments are
+documented in `ResidentImages`. All training images occupy 240 MB (480 MB with a mirrored copy),
+the test images 31 MB.
 
 Raises:
     ValueError: if a file is damaged or missing and the download fails, or an argument is out of

@@ -1,5 +1,6 @@
 """Scikit-learn's digits (8×8 scans) with label noise in the training set."""
 
+from collections.abc import Sequence
 from importlib.metadata import distribution
 from pathlib import Path
 
@@ -22,7 +23,10 @@ def digits(
     device: torch.device | str = "cpu",
     label_noise: float = 0.2,
     padding: int = 1,
+    flip: bool = False,
     pad_value: PadValue = "mean",
+    mean: Sequence[float] | None = None,
+    std: Sequence[float] | None = None,
 ) -> ResidentImages:
     """Return scikit-learn's digits: 1,000 training images and 797 test images, without download.
 
@@ -52,6 +56,9 @@ def digits(
         batch_size=batch_size,
         seed=seed,
         padding=padding,
+        flip=flip,
         pad_value=pad_value,
+        mean=mean,
+        std=std,
         device=device,
     )

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
-from phaseavg.data.interface import Batch, across_epochs, count_steps
+from phaseavg.data.interface import Batch, across_epochs, count_steps, first_of_each_class
 from phaseavg.data.standardise import Standardise
 from phaseavg.errors import UserError, describe
 from phaseavg.randomness import generator, seed_for
@@ -29,14 +29,20 @@ Key = tuple[str, int]
 class ImageFiles(Dataset):
     """The images in `data_dir / split`, read and augmented in worker processes.
 
-    `transform` maps a PIL image to a uint8 tensor (C, H, W), with torch's global generator.
+    `fraction` keeps the first images of each class (`first_of_each_class`). `transform` maps a PIL
+    image to a uint8 tensor (C, H, W), with torch's global generator.
 
     Raises:
         ValueError: if there are no class folders, or a class folder has no images.
     """
 
     def __init__(
-        self, data_dir: Path, split: str, transform: Callable[[Any], Tensor], seed: int
+        self,
+        data_dir: Path,
+        split: str,
+        transform: Callable[[Any], Tensor],
+        seed: int,
+        fraction: float = 1.0,
     ) -> None:
         from torchvision.datasets import ImageFolder
 
@@ -51,8 +57,9 @@ class ImageFiles(Dataset):
         self.read, self.classes = source.loader, source.classes
         # Arrays instead of lists: reading a Python object changes its reference count, so that each
         # forked worker would copy the memory of a list.
-        self.paths = np.array([os.fsencode(path) for path, _ in source.samples])
-        self.labels = np.array(source.targets)
+        kept = first_of_each_class(np.array(source.targets), fraction)
+        self.paths = np.array([os.fsencode(source.samples[index][0]) for index in kept])
+        self.labels = np.array(source.targets)[kept]
 
     def __len__(self) -> int:
         return len(self.labels)
@@ -108,6 +115,7 @@ class ImageNet:
         color_jitter: strength of random brightness, contrast and saturation changes.
         mean: channel means, between 0 and 1; ImageNet's by default.
         std: channel standard deviations, in the same unit; ImageNet's by default.
+        train_fraction: the kept fraction of each class's training images, the first by file name.
 
     Raises:
         ValueError: if folders are missing, classes differ, or an argument is out of range.
@@ -138,6 +146,7 @@ class ImageNet:
         color_jitter: float = 0.0,
         mean: Sequence[float] = MEAN,
         std: Sequence[float] = STD,
+        train_fraction: float = 1.0,
     ) -> None:
         from torchvision.transforms import v2  # the import takes a second
 
@@ -154,9 +163,16 @@ class ImageNet:
         centre_crop = [v2.Resize(test_resize), v2.CenterCrop(image_size)]
         self._train, self._test = (
             ImageFiles(
-                Path(data_dir), f"{folder}/{split}", v2.Compose([*steps, v2.PILToTensor()]), seed
+                Path(data_dir),
+                f"{folder}/{split}",
+                v2.Compose([*steps, v2.PILToTensor()]),
+                seed,
+                fraction,
             )
-            for split, steps in (("train", augment), ("val", centre_crop))
+            for split, steps, fraction in (
+                ("train", augment, train_fraction),
+                ("val", centre_crop, 1.0),
+            )
         )
         if different := set(self._train.classes) ^ set(self._test.classes):
             raise ValueError(

@@ -4,6 +4,7 @@ from collections.abc import Callable, Iterator, Sequence
 from itertools import islice
 from typing import Protocol, TypeVar, runtime_checkable
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -27,6 +28,23 @@ def count_steps(train_size: int, batch_size: int) -> int:
             f"batch_size={batch_size}; choices: 1 to {train_size}, the number of training images"
         )
     return -(-train_size // batch_size)
+
+
+def first_of_each_class(labels: np.ndarray, fraction: float) -> np.ndarray:
+    """Return the indices of the first images of each class, in file order.
+
+    Args:
+        labels: the class of each training image.
+        fraction: the kept fraction of each class, rounded to at least one image.
+
+    Raises:
+        ValueError: if `fraction` is not above 0 and at most 1.
+    """
+    if not 0 < fraction <= 1:
+        raise ValueError(f"train_fraction={fraction} must be above 0 and at most 1")
+    members = [np.flatnonzero(labels == label) for label in np.unique(labels)]
+    kept = [indices[: max(1, round(fraction * len(indices)))] for indices in members]
+    return np.sort(np.concatenate(kept))
 
 
 def across_epochs(

@@ -8,6 +8,7 @@ import numpy as np
 import torch
 
 from phaseavg.data.downloads import load_or_download
+from phaseavg.data.interface import first_of_each_class
 from phaseavg.data.resident import PadValue, ResidentImages
 
 
@@ -26,21 +27,29 @@ def svhn(
     mean: Sequence[float] | None = None,
     std: Sequence[float] | None = None,
     flipped_copy: bool = True,
+    train_fraction: float = 1.0,
 ) -> ResidentImages:
     """Return SVHN without the extra set: 73,257 training images and 26,032 test images.
 
     The folder `svhn` in `data_dir` contains the official .mat files, downloaded if missing. As in
-    the paper, digits are not mirrored. The other arguments are documented in `ResidentImages`.
-    Training images occupy 352 MB (703 MB with a mirrored copy), test images 80 MB.
+    the paper, digits are not mirrored. `train_fraction` keeps the first images of each class. The
+    other arguments are documented in `ResidentImages`. All training images occupy 352 MB (703 MB
+    with a mirrored copy), the test images 80 MB.
 
     Raises:
         ValueError: if a file is missing or damaged and the download fails, or an argument is out
             of range.
     """
     arguments = locals()
-    splits = [(np.ascontiguousarray(split.data), split.labels) for split in _load_splits(data_dir)]
-    del arguments["data_dir"]
-    return ResidentImages(*splits, num_classes=10, **arguments)
+    del arguments["data_dir"], arguments["train_fraction"]
+    train, test = _load_splits(data_dir)
+    kept = first_of_each_class(train.labels, train_fraction)
+    return ResidentImages(
+        (train.data[kept], train.labels[kept]),
+        (np.ascontiguousarray(test.data), test.labels),
+        num_classes=10,
+        **arguments,
+    )
 
 
 svhn.require = _load_splits

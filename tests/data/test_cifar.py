@@ -3,13 +3,13 @@
 import hashlib
 import pickle
 import shutil
-import sys
 
 import numpy as np
 import pytest
 from torchvision.datasets import CIFAR10, CIFAR100
 
 from phaseavg.data import cifar10, cifar100
+from phaseavg.data.interface import first_of_each_class
 
 LOADERS = {CIFAR10: cifar10, CIFAR100: cifar100}
 CLASSES = {CIFAR10: 10, CIFAR100: 100}
@@ -129,23 +129,25 @@ def test_missing_and_damaged_data_are_downloaded(source, damaged, tmp_path, monk
     assert_is_the_miniature(source, load(source, data_dir))
 
 
-def test_a_subset_is_balanced_fixed_and_in_file_order(tmp_path, monkeypatch):
-    images = contents(CIFAR10)[0][0]
-    labels = np.array([3, 3, 0, *range(10), 3, 9, 9, 0, 1, 2, 4])
-
-    def balanced(_):
-        return [(images, labels), (images[:10], np.arange(10))]
-
-    monkeypatch.setattr(sys.modules[__name__], "contents", balanced)
+def test_a_fraction_keeps_the_first_images_of_each_class_in_file_order(tmp_path, monkeypatch):
     write_miniature(CIFAR10, tmp_path, monkeypatch)
-    data = cifar10(5, 0, tmp_path, train_per_class=1, **PIXELS)
-    assert (data.train_size, data.test_size, data.steps_per_epoch) == (10, 10, 2)
-    first = [int(np.flatnonzero(labels == c)[0]) for c in range(10)]
-    assert data.train_labels.tolist() == labels[sorted(first)].tolist()
-    subset = cifar10(10, 0, tmp_path, train_per_class=1, padding=0, flip=False, **PIXELS)
-    ((pixels, order),) = subset.train_batches(0, 1)
-    np.testing.assert_array_equal(pixels[order.argsort()].numpy(), images[first])
-    assert cifar10(5, 1, tmp_path, test_per_class=1).test_labels.tolist() == list(range(10))
-    for count in (0, 2):
-        with pytest.raises(ValueError, match=f"train_per_class={count}; choices: 1 to 1, null for"):
-            cifar10(5, 0, tmp_path, train_per_class=count)
+    (images, labels), _ = contents(CIFAR10)
+    kept = [n for n, label in enumerate(labels) if n in np.flatnonzero(labels == label)[:1]]
+    fraction = 0.4 / np.bincount(labels).max()  # rounds to no image of any class; one is kept
+    data = cifar10(5, 0, tmp_path, train_fraction=fraction, padding=0, flip=False, **PIXELS)
+    assert (data.train_size, data.test_size) == (len(kept), TEST)
+    assert data.train_labels.tolist() == labels[kept].tolist()
+    pixels, order = next(data.train_batches(0, 1))
+    for image, label in zip(pixels.numpy(), order.tolist(), strict=True):
+        first = next(n for n in kept if labels[n] == label)
+        np.testing.assert_array_equal(image, images[first])
+
+
+def test_a_fraction_is_taken_of_every_class():
+    labels = np.repeat([0, 1, 2], [20, 10, 1])[::-1]
+    kept = first_of_each_class(labels, 0.25)
+    assert kept.tolist() == [0, 1, 2, 11, 12, 13, 14, 15]  # 2.5 rounds to even
+    assert first_of_each_class(labels, 1.0).tolist() == list(range(31))
+    for fraction in (0, 1.5):
+        with pytest.raises(ValueError, match=f"train_fraction={fraction} must be above 0"):
+            first_of_each_class(labels, fraction)
