@@ -2,9 +2,10 @@
 PYTHON ?= python3
 BIN := .venv/bin
 TRAIN := $(BIN)/python train.py
+SCALED := $(if $(SCALE),scale=$(SCALE))
 
 .DEFAULT_GOAL := help
-.PHONY: help demo mini mini-cifar100 table1a table1b table1c table1d table1 table2 table3 table4 tables report
+.PHONY: help demo table1a table1b table1c table1d table1 table2 table3 table4 tables report
 .PHONY: fig1 fig2 fig3 fig4 fig5 fig6 figures bench bench-gpu test test-slow test-slurm lint format docs clean
 
 help: ## list the targets
@@ -19,44 +20,31 @@ help: ## list the targets
 
 # A sweep some of whose runs failed ends with status 1, which `-` ignores: the tables are written from the others.
 
-## Train, and write what comes of it; ARGS="model=cnn13 seed=0" narrows the runs or says how they run
+## Train, then write tables and figures; ARGS="model=cnn13 seed=0" selects runs or options; SCALE=tenth is for a CPU
 
 demo: .venv/installed ## 8 runs on embedded data in two minutes; tables and picture in runs/demo
 	$(TRAIN) -m preset=demo averaging=none,phasewise seed=0,1,2,3 runs_dir=runs/demo
 	$(BIN)/python scripts/compare.py runs/demo --output runs/demo/errors
 
-table1a table1b table1c table1d table2 table3 table4: .venv/installed ## a table: results/full/tables
-	-$(TRAIN) -m table=$(@:table%=t%) $(ARGS)
-	$(BIN)/python scripts/tables.py --all-cells table=$(@:table%=t%) $(ARGS)
+table1a table1b table1c table1d table2 table3 table4: .venv/installed ## a table: results/full/tables, or results/tenth/tables
+	-$(TRAIN) -m $(SCALED) table=$(@:table%=t%) $(ARGS)
+	$(BIN)/python scripts/tables.py --all-cells $(SCALED) table=$(@:table%=t%) $(ARGS)
 
 table1: table1a table1b table1c table1d ## all parts of Table 1
 
-mini: .venv/installed ## Tables 1, 3 and 4 on embedded data, in minutes: results/mini
-	-$(TRAIN) -m preset=mini table=t1a,t1b,t1c,t1d,t3,t4 hydra/launcher=local $(ARGS)
-	$(BIN)/python scripts/tables.py preset=mini table=all --output results/mini/tables --claims results/mini/claims.md
-
-# Of Table 3 the columns that have no epoch of their own.
-mini-cifar100: .venv/installed ## Table 1 and ablations on 5,000 images of CIFAR-100: results/cifar100-mini
-	-$(TRAIN) -m preset=mini-cifar100 model=cnn13 table=t1a,t1b,t1c,t1d,ablations hydra/launcher=local $(ARGS)
-	-$(TRAIN) -m preset=mini-cifar100 model=cnn13 table=t3 column=sgd-orig,sgd-ours hydra/launcher=local $(ARGS)
-	$(BIN)/python scripts/records.py runs/mini-cifar100 --records results/cifar100-mini/records
-	$(BIN)/python scripts/tables.py preset=mini-cifar100 table=all,ablations,gamma0 model=cnn13 \
-		--output results/cifar100-mini/tables --claims results/cifar100-mini/claims.md
-
 fig1 fig2 fig3: .venv/installed ## a figure of one run: results/figures
-	$(BIN)/python scripts/figures.py $@ --train $(ARGS)
+	$(BIN)/python scripts/figures.py $@ --train $(SCALED) $(ARGS)
 
 ## Write from records, training nothing
 
-tables: .venv/installed ## all tables and the verdicts on the claims: results/full
-	$(BIN)/python scripts/tables.py table=all --claims results/full/claims.md $(ARGS)
+tables: .venv/installed ## all tables and the verdicts on the claims: results/full, or results/tenth
+	$(BIN)/python scripts/tables.py --claims $(SCALED) table=all $(ARGS)
 
 fig4 fig5 fig6: .venv/installed ## a figure: results/figures
-	$(BIN)/python scripts/figures.py $@ $(ARGS)
+	$(BIN)/python scripts/figures.py $@ $(SCALED) $(ARGS)
 
 figures: .venv/installed ## all figures that there are numbers of: results/figures
-	-$(BIN)/python scripts/figures.py $(ARGS)
-	-$(BIN)/python scripts/figures.py fig5 gamma0 phases claims preset=mini-cifar100 model=cnn13
+	-$(BIN)/python scripts/figures.py $(SCALED) $(ARGS)
 
 report: .venv/installed ## all results as one page: results/index.html; ARGS="--runs runs/demo" adds runs
 	$(BIN)/python scripts/report.py $(ARGS)

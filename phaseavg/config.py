@@ -231,11 +231,9 @@ def check_record(config: Mapping[str, Any], extra: Iterable[str] = ()) -> Settin
 
 
 def _validate(values: dict[str, Any]) -> Settings:
-    sweep = {key: values.pop(key, None) for key in SWEEPS}
-    if "columns" not in (sweep["table"] or {}):  # a preset may change the rows even if table=none
-        del sweep["table"]
-    for key, value in sweep.items():
-        if value is not None and value is not False:
+    for key in SWEEPS:
+        value = values.pop(key, None)
+        if value is not None and value is not False and value != {}:  # {} is table=none
             raise UserError(f"{key}: only a sweep has this option; add -m")
     try:
         return Settings.model_validate(values)

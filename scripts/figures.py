@@ -1,4 +1,4 @@
-"""Draw figures: `python scripts/figures.py fig2 preset=mini --train`; the default is all figures.
+"""Draw figures: `python scripts/figures.py fig2 scale=digits --train`; default: all figures.
 
 fig1 to fig3 show a run that saved its trajectory: the paper's run unless overrides of train.py
 change it. --train trains or resumes this run. fig4 and fig6 need settings only. The other figures
@@ -14,7 +14,7 @@ from pathlib import Path
 from phaseavg.cli import USER_ERROR, script
 from phaseavg.errors import UserError
 from phaseavg.report.figures import FIGURES, Inputs, write
-from phaseavg.sweep.cells import override_key, override_values, parse_overrides
+from phaseavg.sweep.cells import study_name
 
 ROOT = Path(__file__).parents[1]
 
@@ -42,16 +42,15 @@ def main() -> int:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("what", nargs="*", metavar="NAME|OVERRIDE", help=", ".join(FIGURES))
-    parser.add_argument("--output", type=Path, help="folder; default results/figures[/PRESET]")
+    parser.add_argument("--output", type=Path, help="folder; default results/figures[/STUDY]")
     parser.add_argument("--train", action="store_true", help="train or resume the run first")
     args = parser.parse_args()
     overrides = [word for word in args.what if "=" in word]
     names = [word for word in args.what if "=" not in word] or list(FIGURES)
     if unknown := [name for name in names if name not in FIGURES]:
         raise UserError(f"{unknown[0]}: is not a figure; choices: {', '.join(FIGURES)}")
-    parsed = parse_overrides(overrides)
-    presets = [override_values(o)[0] for o in parsed if override_key(o) == "preset"]
-    output = args.output or Path("results/figures", *presets)
+    name = study_name(overrides)
+    output = args.output or Path("results/figures", "" if name == "full" else name)
     trainer = train if args.train else None
     inputs = Inputs(overrides, output, ROOT / "conf", ROOT / "results/paper.csv", trainer)
     status = 0

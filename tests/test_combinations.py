@@ -26,6 +26,7 @@ GROUPS = {
     for folder in CONF.iterdir()
     if folder.is_dir()
     and folder.name not in ("table", "profile", "hydra")  # see tests/sweep, training
+    and not folder.name.startswith("scaled_")  # chosen by scale, data set and network
 }
 SELF_CONTAINED = ("optimizer", "averaging", "schedule", "tracking")  # set only their own field
 ENTANGLED = tuple(sorted(GROUPS.keys() - {*SELF_CONTAINED}))
@@ -33,7 +34,6 @@ ENTANGLED = tuple(sorted(GROUPS.keys() - {*SELF_CONTAINED}))
 IMAGES = {  # classes, channels, size
     "cifar10": (10, 3, 32),
     "cifar100": (100, 3, 32),
-    "cifar100_mini": (100, 3, 32),
     "svhn": (10, 3, 32),
     "digits": (10, 1, 8),
     "imagenet": (1000, 3, 224),
@@ -62,7 +62,7 @@ def test_each_pair_of_options_composes(dataset: str) -> None:
     What an option sets is set beside one other or in its place, so pairs are enough: all of data
     set and network, and all of either with a preset, as presets are fewer than both.
     """
-    assert ENTANGLED == ("dataset", "model", "preset")
+    assert ENTANGLED == ("dataset", "model", "preset", "scale")
     presets, number = GROUPS["preset"], GROUPS["dataset"].index(dataset)
     assert len(presets) <= min(len(GROUPS["dataset"]), len(GROUPS["model"]))
     turns = {group: cycle(GROUPS[group]) for group in SELF_CONTAINED}
@@ -76,6 +76,26 @@ def test_each_pair_of_options_composes(dataset: str) -> None:
             expected = OmegaConf.load(CONF / group / f"{choice[group]}.yaml")
             target = OmegaConf.select(expected, f"{group}._target_") or expected._target_
             assert getattr(settings, group)["_target_"] == target, choice
+
+
+@pytest.mark.parametrize("model", ["cnn13", "resnet34", "wrn28_10", "densenet121"])
+@pytest.mark.parametrize("scale", ["tenth", "digits"])
+def test_a_scaled_network_builds_and_its_options_can_be_overridden(scale: str, model: str) -> None:
+    settings = composed(f"scale={scale}", f"model={model}")
+    full = composed(f"model={model}")
+    assert settings.run_id != full.run_id
+    classes, channels, size = IMAGES["digits" if scale == "digits" else "cifar100"]
+    offered = {"num_classes": classes, "in_channels": channels, "image_size": size}
+    network = build("model", settings.model, offered=offered)
+    assert network(torch.zeros(2, channels, size, size)).shape == (2, classes)
+    assert (settings.weight_decay, settings.optimizer) == (full.weight_decay, full.optimizer)
+    changed = composed(f"scale={scale}", f"model={model}", "model.width=0.5", "batch_size=64")
+    assert (changed.model["width"], changed.batch_size) == (0.5, 64)
+
+
+def test_a_tenth_of_imagenet_has_an_eighth_of_its_batch_size() -> None:
+    settings = composed("scale=tenth", "dataset=imagenet")
+    assert (settings.dataset["train_fraction"], settings.batch_size) == (0.1, 32)
 
 
 @pytest.mark.parametrize("option", [name for name in GROUPS["schedule"] if name[0].isdecimal()])

@@ -220,5 +220,5 @@ def write_claims(study: Study, paper: pd.DataFrame, path: Path) -> list[Path]:
     path.parent.mkdir(parents=True, exist_ok=True)
     files = {path: page, path.with_suffix(".csv"): table}
     for file, text in files.items():
-        write_atomically(file, text.encode(), f"--claims={path}")
+        write_atomically(file, text.encode(), f"--output={path.parent}")
     return list(files)

@@ -17,7 +17,7 @@ from phaseavg.sweep.cells import Request, Run, cell_runs, read_request, select_a
 from phaseavg.sweep.composing import cached, composing
 
 RESULT_KEYS = {
-    *("dataset", "model", "optimizer", "schedule", "averaging", "preset"),
+    *("dataset", "model", "optimizer", "schedule", "averaging", "scale", "preset"),
     *("batch_size", "batchnorm_batches", "optimizer_state", "weight_decay"),
 }
 """Config keys that affect a run's results; other keys affect location, speed and saved files."""

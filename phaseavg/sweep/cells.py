@@ -1,7 +1,7 @@
 """Expand tables into cells, and a sweep's overrides into cells, seeds and runs.
 
 A table (conf/table/*.yaml) has rows and columns, which are lists of overrides. A cell combines a
-row with a column, and has one run per seed. Other overrides, such as a preset, apply to all cells.
+row with a column, and has one run per seed. Other overrides, such as a scale, apply to all cells.
 """
 
 import re
@@ -139,6 +139,13 @@ def override_values(override: Override) -> list[str]:
     return [override.get_value_element_as_str()]
 
 
+def study_name(overrides: Iterable[str]) -> str:
+    """Return the name of the results' folder: the options of `scale` and `preset`, or `full`."""
+    parsed = [o for o in parse_overrides(overrides) if override_key(o) in ("scale", "preset")]
+    names = [override_values(override)[0] for override in parsed]
+    return "-".join(name for name in names if name not in ("full", "none")) or "full"
+
+
 def _unquoted(value: str) -> str:
     return value.strip("'\"")
 
@@ -152,7 +159,7 @@ def read_table(name: str, common: Sequence[str], compose: Compose) -> Table:
 
     Args:
         name: the name of the table.
-        common: overrides of all runs; a preset may replace the rows.
+        common: overrides of all runs.
         compose: composes a config.
 
     Raises:

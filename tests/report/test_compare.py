@@ -98,14 +98,14 @@ def cells(compose_settings: Settled, tmp_path: Path) -> list[str]:
     for override, values in errors.items():
         for seed, error in enumerate(values):
             inputs = ("averaging=phasewise", override, f"seed={seed}")
-            leave(compose_settings("preset=mini", *inputs), error)
-    chosen = ["table=t1a", "model=cnn13_digits", "column=gamma0-0.9,learnt", "preset=mini"]
+            leave(compose_settings("scale=digits", "model=cnn13", *inputs), error)
+    chosen = ["table=t1a", "model=cnn13", "column=gamma0-0.9,learnt", "scale=digits"]
     return [*chosen, f"runs_dir={tmp_path}/runs", f"records_dir={tmp_path}/records"]
 
 
 def test_a_cell_contains_all_its_seeds(compose_settings: Settled, tmp_path: Path) -> None:
     runs, metrics = read(*cells(compose_settings, tmp_path))
-    names = ["t1a digits cnn13_digits gamma0-0.9", "t1a digits cnn13_digits learnt"]
+    names = ["t1a cifar100 cnn13 gamma0-0.9", "t1a cifar100 cnn13 learnt"]
     assert list_groups(runs)["runs"].tolist() == names  # in the table's order
     assert summarise(runs)["n"].tolist() == [3, 2]
     settings = differing_settings(runs).set_index("setting")
@@ -177,7 +177,7 @@ def test_the_script_prints_tables_and_writes_a_figure(
     [
         (["nowhere"], "nowhere: is neither a folder nor an override, such as table=t1a"),
         (["table=9z"], "table=9z: there is no such option; choices: "),
-        (["preset=mini"], "table: is missing; choices: "),
+        (["scale=digits"], "table: is missing; choices: "),
         (["table=t1a", "nothing=1"], "nothing"),
         (["table=t1a", "column=learnd"], "column=learnd: table=t1a has no such column; choices: "),
         (

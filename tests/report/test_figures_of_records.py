@@ -122,13 +122,13 @@ def test_overrides_of_other_figures_do_not_change_them() -> None:
     elsewhere = ["table=t1a,t1d", "column=learnt,x", "seed=0,1", "model=cnn13,resnet34"]
     for name in ("fig4", "fig6"):
         for own in (["schedule=constant-80"], ["save_trajectory=steps", "data_dir='a b'"]):
-            _, plain = computed(name, "preset=mini")
-            _, data = computed(name, "preset=mini", *own, *elsewhere)
+            _, plain = computed(name, "scale=digits")
+            _, data = computed(name, "scale=digits", *own, *elsewhere)
             pd.testing.assert_frame_equal(data, plain)
 
 
 def test_a_divisor_shortens_the_schedules() -> None:
-    _, data = computed("fig6", "preset=mini", "schedule.divisor=5", "schedule.epochs=[3]")
+    _, data = computed("fig6", "scale=digits", "schedule.divisor=5", "schedule.epochs=[3]")
     assert [len(lines) for _, lines in data.groupby("curve")] == [32, 32, 32]
 
 

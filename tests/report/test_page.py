@@ -42,8 +42,8 @@ def results(tmp_path: Path, compose_settings: Callable[..., Any]) -> Path:
     (folder / "full/tables").mkdir(parents=True)
     (folder / "full/tables/t1b.html").write_text(TABLE)
     (folder / "full/claims.csv").write_text(VERDICTS)
-    (folder / "figures/mini").mkdir(parents=True)
-    (folder / "figures/mini/fig5-cifar100-cnn13.svg").write_text(
+    (folder / "figures/tenth").mkdir(parents=True)
+    (folder / "figures/tenth/fig5-cifar100-cnn13.svg").write_text(
         "<svg xmlns='http://www.w3.org/2000/svg' width='900' height='90'/>"
     )
     runs = (("full", [50.0, 40.0, 30.5]), ("figures", [50.0, None, 9.25]), ("full", [1.0]))
@@ -68,7 +68,7 @@ def test_the_page_shows_all_results(results: Path, capsys: pytest.CaptureFixture
     assert "31.00 ± 0.71 (2)" in text
     assert "C1 better & <faster> open −0.500 [−1.250, +0.250] 3 2 of 4 1 of 2 1 of 2" in text
     assert "a part" not in text
-    assert '<img src="figures/mini/fig5-cifar100-cnn13.svg"' in markup
+    assert '<img src="figures/tenth/fig5-cifar100-cnn13.svg"' in markup
     assert "Learnt weights of the first phase: cifar100-cnn13" in text
     assert 'href="../docs/figures.md#fig5"' in markup
     assert "2 runs." in text

@@ -274,17 +274,21 @@ def test_the_script_writes_blanks_for_cells_without_runs(
 ) -> None:
     monkeypatch.chdir(tmp_path)
     arguments = ("table=t1d", "model=cnn13", "hydra/launcher=local", f"runs_dir={tmp_path}/runs")
-    assert run_script(monkeypatch, "--all-cells", *arguments, "--claims", "claims.md") == 0
-    assert (tmp_path / "claims.md").exists()
+    assert run_script(monkeypatch, "--all-cells", *arguments, "--claims") == 0
+    assert (tmp_path / "results/full/claims.md").exists()
     text = (tmp_path / "results/full/tables/t1d.md").read_text()
     assert "0 of 8 cells have runs." in text  # all cells, despite the selection
     assert "26.74 ± 0.14" in text  # the folder is not part of the recipe
     assert run_script(monkeypatch, *arguments, "--output", "narrowed") == 0
-    assert "0 of 2 cells have runs." in (tmp_path / "narrowed/t1d.md").read_text()
+    assert "0 of 2 cells have runs." in (tmp_path / "narrowed/tables/t1d.md").read_text()
     assert run_script(monkeypatch, *arguments, "model.width=0.5", "--output", "thin") == 0
-    thin = (tmp_path / "thin/t1d.md").read_text()
+    thin = (tmp_path / "thin/tables/t1d.md").read_text()
     assert "model.width=0.5" in thin.splitlines()[0]
     assert "26.74" not in thin  # another network
+    assert run_script(monkeypatch, *arguments, "scale=tenth") == 0
+    tenth = (tmp_path / "results/tenth/tables/t1d.md").read_text()
+    assert tenth.splitlines()[0].endswith("With scale=tenth")
+    assert "26.74" not in tenth
     capsys.readouterr()
 
 
@@ -294,7 +298,7 @@ def test_the_script_writes_blanks_for_cells_without_runs(
         (["table=9"], "table=9: there is no such option; choices: ablations, all, "),
         (["table=t1a", "column=x"], "column=x: table=t1a has no such column; choices: gamma0-0.99"),
         (["seed=0"], "table: is missing; choices: ablations, all, "),
-        (["table=t1a", "preset=maxi"], "preset=maxi: there is no such option; choices: demo, mini"),
+        (["table=t1a", "scale=half"], "scale=half: there is no such option; choices: digits, full"),
         (["table=t1a", "model.widht=1"], "model.widht: there is no such key; choices: width"),
     ],
 )

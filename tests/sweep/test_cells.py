@@ -2,7 +2,6 @@
 
 from collections import Counter
 from collections.abc import Iterator, Sequence
-from pathlib import Path
 
 import pandas as pd
 import pytest
@@ -17,6 +16,7 @@ from phaseavg.sweep.cells import (
     Table,
     cell_runs,
     read_table,
+    study_name,
     table_cells,
 )
 from phaseavg.sweep.composing import Compose, cached, composing
@@ -206,12 +206,25 @@ def test_seeds_are_deduplicated_and_duplicate_rows_rejected(composed) -> None:
         request_for(composed, "table=t1a", "++averaging.weights.gamma0=0.5")
 
 
-def test_a_preset_may_replace_the_rows(composed) -> None:
-    request = request_for(composed, "table=t1a,t3", "column=learnt,sgd-ours", "preset=mini")
-    assert {(cell.dataset, cell.model) for cell in request.cells} == {
-        ("digits", "cnn13_digits"),
-        ("digits", "wrn10_digits"),
-    }
-    runs = cell_runs(request.cells, request.seeds, composed)
-    assert {run.epochs for run in runs.values()} == {16, 8}
-    assert {run.settings.runs_dir for run in runs.values()} == {Path("runs/mini")}
+def test_a_scale_keeps_the_cells_and_scales_their_runs(composed) -> None:
+    narrowed = ("table=t1a,t3", "column=learnt,sgd-ours", "dataset=cifar100,cifar10", "seed=0")
+    full, tenth, digits = (
+        request_for(composed, *narrowed, f"scale={scale}") for scale in ("full", "tenth", "digits")
+    )
+    assert [*map(cell_key, full.cells)] == [*map(cell_key, tenth.cells)]
+    assert [*map(cell_key, full.cells)] == [*map(cell_key, digits.cells)]
+    for request, fraction, batch_size, widths, lengths in (
+        (full, 1.0, 128, {1.0}, {160, 80}),
+        (tenth, 0.1, 16, {0.125, 0.25, 0.2}, {160, 80}),
+        (digits, None, 128, {0.05, 0.125, 0.25}, {16, 8}),
+    ):
+        runs = cell_runs(request.cells, request.seeds, composed).values()
+        assert {run.settings.dataset.get("train_fraction", fraction) for run in runs} == {fraction}
+        assert {run.settings.batch_size for run in runs} == {batch_size}
+        assert {run.settings.model["width"] for run in runs} == widths
+        assert {run.epochs for run in runs} == lengths
+        for run in runs:
+            assert run.settings.averaging["weights"].get("gamma0", 0.9) == 0.9
+            assert run.settings.optimizer["lr"] == 0.1
+    assert study_name(["table=t1a", "scale=tenth", "preset=none"]) == "tenth"
+    assert study_name(["table=t1a"]) == study_name(["scale=full"]) == "full"

@@ -95,7 +95,7 @@ def read_trajectory(overrides: Sequence[str], defaults: Sequence[str], conf: Pat
     """
     with composing(conf):
         keys = {override_key(override) for override in parse_overrides(overrides)}
-        network = () if keys & {"model", "preset"} else (NETWORK,)
+        network = () if keys & {"model", "scale", "preset"} else (NETWORK,)
         kept = [o for o in (*network, *RUN_DEFAULTS, *defaults) if o.partition("=")[0] not in keys]
         config = compose("config", [*kept, *overrides], return_hydra_config=True)
     chosen = config.hydra.runtime.choices

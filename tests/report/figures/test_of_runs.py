@@ -312,8 +312,8 @@ def test_run_defaults_match_the_paper(tmp_path: Path) -> None:
     )
     assert of("fig3").settings.run_id == second.settings.run_id
     assert first.settings.averaging["_target_"].endswith("NoAveraging")
-    small = of("fig2", "preset=mini", "schedule=60-30-30")
-    assert small.name == "digits-cnn13_digits"
+    small = of("fig2", "scale=digits", "model=cnn13", "schedule=60-30-30")
+    assert small.name == "cifar100-cnn13"
     assert small.schedule.epochs == [6, 3, 3]
     with pytest.raises(UserError, match="nosuch"):
         of("fig1", "model=nosuch")
