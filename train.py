@@ -23,7 +23,7 @@ from phaseavg.identity import NUMERICS_VERSION
 from phaseavg.runs.finished import finished_before
 from phaseavg.runs.folder import RunFolder
 from phaseavg.runs.provenance import peak_memory_bytes, provenance, reset_peak_memory
-from phaseavg.runs.result import cost, errors, summary
+from phaseavg.runs.result import cost, summarise_errors, summary
 from phaseavg.runs.weights import write_weights
 from phaseavg.targets import build
 from phaseavg.training.execution import prepare
@@ -73,7 +73,10 @@ def run(settings: Settings, overrides: Sequence[str] = ()) -> dict[str, Any]:
         with tracking:
             try:
                 train(state, data, schedule, settings, folder, tracking, sharing)
-                outcome = {"status": "finished", **errors(state.metrics, settings.observers)}
+                outcome = {
+                    "status": "finished",
+                    **summarise_errors(state.metrics, settings.observers),
+                }
             except Diverged as error:
                 outcome = {"status": "diverged", **error.outcome}
         result = {

@@ -30,7 +30,7 @@ from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 from benchmarks import common
 from phaseavg.averaging import RNA, Exponential, Phasewise
-from phaseavg.cli import script
+from phaseavg.cli import one_line_errors
 from phaseavg.data.interface import count_steps
 from phaseavg.errors import UserError
 from phaseavg.training.parts import assemble
@@ -71,14 +71,14 @@ def time_training(name: str, options: Namespace) -> pd.DataFrame:
     data, _, state = assemble(settings, common.CPU)
     model, step = state.model.train(), new_step(state, data, settings)
     drawn = next(step.draws(0, 1))
-    contenders = {
+    timers = {
         "step": partial(common.time_wall, partial(step, *drawn)),
         "exponential, inside a phase": partial(common.epoch_end_seconds, model, epochs=3),
         "exponential, at its end": partial(common.epoch_end_seconds, model, epochs=2),
         "BatchNorm batch": common.batchnorm_seconds(model, data),
     }
-    common.time_rounds(contenders, 1, 0)  # warm-up
-    seconds = common.time_rounds(contenders, options.rounds, options.seconds)
+    common.time_rounds(timers, 1, 0)  # warm-up
+    seconds = common.time_rounds(timers, options.rounds, options.seconds)
     if name in options.rna_models:
         with TemporaryDirectory() as folder:
             *inside, last = rna_phase(model, Path(folder), options.rna_epochs)
@@ -176,15 +176,15 @@ def make_parameters(count: int, tensors: int) -> nn.Module:
 def time_peers(count: int, tensors: int, options: Namespace) -> pd.DataFrame:
     """Time an update of each average; return a row per round."""
     model = make_parameters(count, tensors)
-    contenders = {
+    timers = {
         name: partial(common.time_wall, partial(average.update, model))
         for name, average in averages(model).items()
     }
-    common.time_rounds(contenders, 1, 0)  # warm-up
-    return common.time_rounds(contenders, options.rounds, options.seconds)
+    common.time_rounds(timers, 1, 0)  # warm-up
+    return common.time_rounds(timers, options.rounds, options.seconds)
 
 
-@script
+@one_line_errors
 def main() -> int:
     """Check, measure, print the table and append the record."""
     parser = common.make_parser("averaging", __doc__.splitlines()[0], rounds=20, seconds=60)

@@ -142,22 +142,22 @@ def time_cpu(call: Callable[[], Any]) -> float:
 
 
 def time_rounds(
-    contenders: Mapping[str, Callable[[], float]], rounds: int, seconds: float
+    timers: Mapping[str, Callable[[], float]], rounds: int, seconds: float
 ) -> pd.DataFrame:
     """Time every contender once per round; each round starts with the next contender.
 
     Args:
-        contenders: functions that return their own time in seconds.
+        timers: functions that return their own time in seconds.
         rounds: the maximum number of rounds.
         seconds: the time limit for starting a round; the first two rounds ignore it.
 
     Returns:
         A row per round and a column per contender, in seconds.
     """
-    names, start, times = list(contenders), time.perf_counter(), []
+    names, start, times = list(timers), time.perf_counter(), []
     while len(times) < rounds and (len(times) < 2 or time.perf_counter() - start < seconds):
         first = len(times) % len(names)
-        times.append({name: contenders[name]() for name in names[first:] + names[:first]})
+        times.append({name: timers[name]() for name in names[first:] + names[:first]})
     return pd.DataFrame(times, columns=names)
 
 

@@ -19,7 +19,7 @@ import pandas as pd
 import torch
 
 from benchmarks import common
-from phaseavg.cli import script
+from phaseavg.cli import one_line_errors
 from phaseavg.data.interface import count_steps
 from phaseavg.errors import UserError
 from phaseavg.training.execution import autocast, prepare
@@ -72,7 +72,7 @@ class Training:
 
     def step_seconds(self) -> float:
         """Return the seconds per step, averaged over `CHUNK` steps."""
-        prepare(self.settings)  # other contenders have changed torch's global switches
+        prepare(self.settings)  # other ways have changed torch's global switches
         return common.time_wall(partial(self._take, CHUNK), self.device) / CHUNK
 
     def batchnorm_seconds(self) -> float:
@@ -100,15 +100,15 @@ def measure(
             print(f"{name}, {way}: skipped: {error}", file=sys.stderr, flush=True)
     if not ways:
         raise UserError(f"--models={name}: {device} supports none of --ways; add another way")
-    contenders = {way: training.step_seconds for way, training in ways.items()}
+    timers = {way: training.step_seconds for way, training in ways.items()}
     first = next(iter(ways))
     training = ways[first]
     for home in dict.fromkeys(("cpu", str(device))):
         end = partial(common.epoch_end_seconds, training.model, 2, device, home)
-        contenders[f"phase end, average on {home}"] = end
-    contenders[BATCHNORM] = training.batchnorm_seconds
-    common.time_rounds(contenders, 1, 0)  # warm-up
-    times = common.time_rounds(contenders, options.rounds, options.seconds)
+        timers[f"phase end, average on {home}"] = end
+    timers[BATCHNORM] = training.batchnorm_seconds
+    common.time_rounds(timers, 1, 0)  # warm-up
+    times = common.time_rounds(timers, options.rounds, options.seconds)
     firsts = pd.DataFrame([{way: training.first_seconds for way, training in ways.items()}])
     rounds = {f"step of {name}": times, f"first {WARM_UP + 2} steps of {name}": firsts}
     steps = count_steps(EPOCH_IMAGES[name], training.data.batch_size)
@@ -123,7 +123,7 @@ def measure(
     ]
 
 
-@script
+@one_line_errors
 def main() -> int:
     """Measure each network; print the table and append the record, even after a failure."""
     parser = common.make_parser("gpu", __doc__.splitlines()[0], rounds=20, seconds=20)

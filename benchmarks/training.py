@@ -33,8 +33,8 @@ from torch.utils.data import DataLoader
 
 import train
 from benchmarks import common
-from benchmarks.input import channel_statistics, transforms
-from phaseavg.cli import script
+from benchmarks.input import channel_statistics, cifar_transforms
+from phaseavg.cli import one_line_errors
 from phaseavg.config import Settings
 from phaseavg.errors import UserError
 from phaseavg.training import loop
@@ -124,7 +124,7 @@ def torchvision_step(model: nn.Module, optimizer: SGD, images: Tensor, labels: T
 
 def torchvision_epoch(model: nn.Module, images: common.Images, batch_size: int) -> float:
     """Return the CPU seconds of an epoch on PIL images from a DataLoader."""
-    pictures = common.Pictures(images, transforms(*channel_statistics(images[0])))
+    pictures = common.Pictures(images, cifar_transforms(*channel_statistics(images[0])))
     loader = DataLoader(pictures, batch_size, shuffle=True)
     optimizer = sgd(model)
 
@@ -249,12 +249,10 @@ def measure(
     common.time_rounds(steps, 1, 0)  # warm-up
     limits = options.rounds, options.seconds
     ways = {f"epoch of {name}": epochs, f"step of {name}": steps}
-    return {
-        measured: common.time_rounds(contenders, *limits) for measured, contenders in ways.items()
-    }
+    return {measured: common.time_rounds(timers, *limits) for measured, timers in ways.items()}
 
 
-@script
+@one_line_errors
 def main() -> int:
     """Measure, print the table and append the record."""
     parser = common.make_parser("training", __doc__.splitlines()[0], rounds=3, seconds=120)

@@ -72,7 +72,7 @@ def say(message: str, program: str = "train.py") -> None:
     print(f"{program}: {message}", file=sys.stderr, flush=True)
 
 
-def script(main: Callable[[], int]) -> Callable[[], int]:
+def one_line_errors(main: Callable[[], int]) -> Callable[[], int]:
     """Wrap a script's entry point: a mistake prints one line and returns status 2.
 
     A mistake is a `UserError`, or a file or folder that cannot be read or written. If a user's own

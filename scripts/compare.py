@@ -10,7 +10,7 @@ import argparse
 import sys
 from pathlib import Path
 
-from phaseavg.cli import script
+from phaseavg.cli import one_line_errors
 from phaseavg.report.compare import comparison_text, figure, read_groups
 from phaseavg.report.figures.style import render
 from phaseavg.runs.files import write_atomically
@@ -18,7 +18,7 @@ from phaseavg.runs.files import write_atomically
 ROOT = Path(__file__).parents[1]
 
 
-@script
+@one_line_errors
 def main() -> int:
     """Print the tables; write them as Markdown, and the figure."""
     parser = argparse.ArgumentParser(

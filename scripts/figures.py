@@ -11,7 +11,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from phaseavg.cli import USER_ERROR, script
+from phaseavg.cli import USER_ERROR, one_line_errors
 from phaseavg.errors import UserError
 from phaseavg.report.figures import FIGURES, Inputs, write
 from phaseavg.sweep.cells import study_name
@@ -35,7 +35,7 @@ def train(overrides: Sequence[str]) -> None:
         raise UserError(f"train.py exited with status {status}; see its message above")
 
 
-@script
+@one_line_errors
 def main() -> int:
     """Write the figures and print their paths; continue after a figure that cannot be drawn."""
     parser = argparse.ArgumentParser(

@@ -9,11 +9,11 @@ import argparse
 import sys
 from pathlib import Path
 
-from phaseavg.cli import script
+from phaseavg.cli import one_line_errors
 from phaseavg.runs.records import copy_records, write_runs
 
 
-@script
+@one_line_errors
 def main() -> int:
     """Copy the records and print their number."""
     parser = argparse.ArgumentParser(

@@ -7,11 +7,11 @@ import argparse
 import sys
 from pathlib import Path
 
-from phaseavg.cli import script
+from phaseavg.cli import one_line_errors
 from phaseavg.report.page import write_page
 
 
-@script
+@one_line_errors
 def main() -> int:
     """Write the page and print its path."""
     parser = argparse.ArgumentParser(description=__doc__)

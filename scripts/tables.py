@@ -9,7 +9,7 @@ import argparse
 import sys
 from pathlib import Path
 
-from phaseavg.cli import script
+from phaseavg.cli import one_line_errors
 from phaseavg.report.cells import read_paper
 from phaseavg.report.claims_page import write_claims
 from phaseavg.report.study import read_study
@@ -19,7 +19,7 @@ from phaseavg.sweep.cells import study_name
 ROOT = Path(__file__).parents[1]
 
 
-@script
+@one_line_errors
 def main() -> int:
     """Write the files and print their paths."""
     parser = argparse.ArgumentParser(description=__doc__)

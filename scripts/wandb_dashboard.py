@@ -11,7 +11,7 @@ from pathlib import Path
 
 import wandb
 
-from phaseavg.cli import script
+from phaseavg.cli import one_line_errors
 from phaseavg.errors import UserError
 from phaseavg.report.cells import read_paper
 from phaseavg.report.dashboard import workspace
@@ -20,7 +20,7 @@ from phaseavg.report.study import read_study
 ROOT = Path(__file__).parents[1]
 
 
-@script
+@one_line_errors
 def main() -> int:
     """Save the workspace and print its URL."""
     parser = argparse.ArgumentParser(description=__doc__)

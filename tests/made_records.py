@@ -13,7 +13,7 @@ from phaseavg.config import Settings
 from phaseavg.identity import NUMERICS_VERSION, RECIPE, run_id
 from phaseavg.report.cells import CELL, COLUMNS, read_paper, read_records
 from phaseavg.report.study import Study
-from phaseavg.runs.result import errors
+from phaseavg.runs.result import summarise_errors
 from phaseavg.sweep.cells import Cell, Request
 
 EXECUTION = {
@@ -24,7 +24,7 @@ EXECUTION = {
 }
 
 
-def line(
+def metrics_line(
     epoch: int,
     weights: float | None = None,
     bn: float | None = None,
@@ -59,7 +59,7 @@ def made_result(
 ) -> dict[str, Any]:
     """Return the result of a run of a name, with the arguments of `keep`."""
     if metrics is None:
-        metrics = [line(1, test_error, test_error, replaced=False)]
+        metrics = [metrics_line(1, test_error, test_error, replaced=False)]
     recipe = recipe or {"seed": 0}
     result: dict[str, Any] = {
         "run_id": name,
@@ -82,10 +82,10 @@ def made_result(
     }
     if test_error is None:
         return result | {"reason": "nan", "step": 3, "epoch": 1, "learning_rate": 0.1}
-    return result | errors(metrics, {}) | {"images_per_second": 1000.0}
+    return result | summarise_errors(metrics, {}) | {"images_per_second": 1000.0}
 
 
-def keep(
+def make_record(
     settings: Settings,
     test_error: float | None,
     bn_test_error: float | None = None,
@@ -110,33 +110,33 @@ def keep(
     if metrics is None:
         passed = test_error if bn_test_error is None else bn_test_error
         end = {} if test_error is None else {"replaced": False}
-        metrics = [line(1, test_error), line(2, test_error, passed, **end)]
+        metrics = [metrics_line(1, test_error), metrics_line(2, test_error, passed, **end)]
     made = (test_error, seconds, metrics, settings.recipe())
     result = made_result(settings.run_id, *made, **execution)
     (folder / "result.json").write_text(json.dumps(result))
     (folder / "config.yaml").write_text(yaml.safe_dump(settings.record(), sort_keys=False))
-    write_lines(folder, metrics)
+    write_metrics(folder, metrics)
     return folder
 
 
-def write_lines(folder: Path, metrics: Sequence[Mapping[str, Any]]) -> None:
+def write_metrics(folder: Path, metrics: Sequence[Mapping[str, Any]]) -> None:
     """Write the metrics of a run."""
     (folder / "metrics.jsonl").write_text("".join(f"{json.dumps(each)}\n" for each in metrics))
 
 
-def change(folder: Path, **values: Any) -> None:
+def change_result(folder: Path, **values: Any) -> None:
     """Replace values of a record's result."""
     path = folder / "result.json"
     path.write_text(json.dumps(json.loads(path.read_text()) | values))
 
 
-def configured(folder: Path, config: dict[str, Any]) -> str:
+def write_config(folder: Path, config: dict[str, Any]) -> str:
     """Give a record another config and the run id that follows from it; return that."""
     recipe = {key: config[key] for key in RECIPE if key in config}
     (folder / "config.yaml").write_text(yaml.safe_dump(config))
     version = json.loads((folder / "result.json").read_text())["numerics_version"]
     own = run_id(recipe, version)
-    change(folder, recipe=recipe, run_id=own)
+    change_result(folder, recipe=recipe, run_id=own)
     return own
 
 

@@ -25,8 +25,11 @@ def is_averaged(parameter: Tensor) -> bool:
     return parameter.is_complex() or (parameter.is_floating_point() and parameter.itemsize > 1)
 
 
-class Parameters:
-    """Selection of the parameters to average: all, or only trainable parameters."""
+class ParameterSelection:
+    """The parameters to average: all, or those that were trainable at construction.
+
+    `tensors` also accepts another instance of the model, such as the one that gets the average.
+    """
 
     def __init__(self, model: nn.Module, trainable_only: bool) -> None:
         parameters = list(unwrapped(model).parameters())
@@ -52,9 +55,10 @@ class Parameters:
 class WeightAverage:
     """The debiased average θ̄_t = θ̄_{t−1} + w_t (θ_t − θ̄_{t−1}).
 
-    At every t, θ̄_t equals the paper's zero-initialised average θ̄ ← γ θ̄ + (1 − γ) θ_t divided by
-    1 − γ^t (Algorithm 1), so it can be used before the window ends. An exponential average that is
-    initialised from the weights has other coefficients.
+    With exponential coefficients it equals the paper's m_t / (1 − γ^t), where m_0 = 0 and
+    m_t = γ m_{t−1} + (1 − γ) θ_t (Algorithm 1), so that it is usable at every t. The usual
+    exponential average, which starts from m_0 = θ_0, weights the epochs differently. A window is
+    the sequence of epochs that are averaged together, such as a phase.
 
     Half-precision parameters are averaged in float32, because half precision rounds small updates
     away. Integers, booleans and 8-bit floats are copied. Buffers are not averaged: recompute
@@ -62,13 +66,13 @@ class WeightAverage:
 
     Args:
         model: the model to average.
-        weights: the coefficients of the epochs.
+        weights: the rule for the coefficients w_t of the epochs.
         device: the device that stores θ̄.
         trainable_only: average only parameters that require a gradient at construction.
     """
 
     notes: ClassVar[dict[str, Any]] = {}
-    """Diagnostics of the coefficients, for the run's record."""
+    """Diagnostics of the coefficients, for the run's record; only learnt coefficients have any."""
 
     def __init__(
         self,
@@ -78,7 +82,7 @@ class WeightAverage:
         trainable_only: bool = False,
     ) -> None:
         self.weights, self._device = weights, str(device)
-        self._parameters = Parameters(model, trainable_only)
+        self._parameters = ParameterSelection(model, trainable_only)
         parameters = self._parameters.tensors(model).values()
         dtypes = [
             torch.promote_types(p.dtype, torch.float32) if is_averaged(p) else p.dtype
@@ -94,7 +98,7 @@ class WeightAverage:
 
     @torch.no_grad()
     def update(self, model: nn.Module, t: int, epochs: int) -> None:
-        """Add the weights of `model` as θ_t, with t = 1…`epochs`; t = 1 starts a new average."""
+        """Add the parameters of `model` as θ_t, with t = 1…`epochs`; t = 1 starts a new average."""
         weight = self.weights.step(t, epochs)
         parameters = self._parameters.tensors(model).values()
         for average, parameter in zip(self.tensors, parameters, strict=True):
@@ -132,8 +136,10 @@ class WeightAverage:
         Raises:
             ValueError: if the state was saved for another network.
         """
-        new, saved = ([(t.shape, t.dtype) for t in ts] for ts in (self.tensors, state["tensors"]))
-        if new != saved:
+        expected, saved = (
+            [(t.shape, t.dtype) for t in ts] for ts in (self.tensors, state["tensors"])
+        )
+        if expected != saved:
             raise ValueError("average: the state was saved for parameters of other shapes or types")
         for average, tensor in zip(self.tensors, state["tensors"], strict=True):
             average.copy_(tensor)

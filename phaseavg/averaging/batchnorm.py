@@ -14,18 +14,18 @@ from phaseavg.averaging.average import unwrapped
 class _Statistics:
     """Sums of a layer's batch statistics, weighted by batch size.
 
-    With momentum 1 the running statistics of the layer equal the statistics of the last batch. A
-    forward hook adds them up, without a second pass over the activations.
+    With momentum 1 the running statistics of the layer are those of the last batch. A forward hook
+    adds these to the sums, so that nothing is computed twice.
     """
 
     def __init__(self, layer: _NormBase) -> None:
         self.layer, self.momentum = layer, layer.momentum
         self.running: list[Tensor] = [layer.running_mean, layer.running_var]  # type: ignore[list-item]
         self.original = [buffer.clone() for buffer in layer.buffers()]
-        # Number of samples, sum of means, sum of unbiased variances.
         running = torch.cat(self.running)
         # MPS has no float64.
         sum_dtype = torch.float32 if running.device.type == "mps" else torch.float64
+        # Number of samples, sum of means, sum of unbiased variances.
         self.sums = running.new_zeros(1 + len(running), dtype=sum_dtype)
         # With momentum 1 the old value is multiplied by 0, but 0 * inf is NaN.
         layer.reset_running_stats()
@@ -38,8 +38,11 @@ class _Statistics:
         self.sums[0] += size
         self.sums[1:] += size * torch.cat(self.running)
 
-    def close(self, sums: Tensor) -> None:
-        """Set the statistics to the weighted means; without samples, restore the old values."""
+    def finish(self, sums: Tensor) -> None:
+        """Set the statistics to the weighted means, given the sums over all processes.
+
+        If the number of samples in `sums` is 0, restore the old statistics.
+        """
         self.hook.remove()
         self.layer.momentum = self.momentum
         if sums[0] == 0:
@@ -69,19 +72,21 @@ def recompute_batchnorm(
 ) -> None:
     """Recompute the running statistics of all BatchNorm layers by forward passes (Section 2.1.1).
 
-    The new statistics are the mean over batches of each batch's mean and unbiased variance,
-    summed in float64. Unlike `torch.optim.swa_utils.update_bn`, it weights batches by their size,
-    keeps dropout off, and restores momenta, modes and the global random state. InstanceNorm layers
+    The new statistics are the averages over batches of the batch mean and the unbiased batch
+    variance, weighted by batch size and summed in float64 (float32 on MPS). Unlike
+    `torch.optim.swa_utils.update_bn`, this function weights batches by their size, keeps dropout
+    off, and restores momenta, modes and the global random state. InstanceNorm layers
     that track statistics are included. If a process group is initialised, this function is
     a collective and sums over all processes.
 
     Args:
         model: the model; without normalisation layers it is unchanged and `batches` is not read.
-            Layers in eval mode inside a model in train mode keep their statistics.
+            If it is in train mode, layers in eval mode are taken as frozen and keep their
+            statistics; if it is in eval mode, all layers are recomputed.
         batches: the inputs of `forward`; by default tensors (N, …), or sequences that start with a
             tensor, such as (images, labels).
-        forward: runs the unwrapped model on a batch and moves the batch to the model's device, for
-            example `lambda model, batch: model(**batch)`.
+        forward: runs the unwrapped model on a batch, for example
+            `lambda model, batch: model(**batch)`. It must move the batch to the model's device.
 
     Raises:
         TypeError: if a batch is neither a tensor nor such a sequence, and `forward` is None.
@@ -104,6 +109,7 @@ def recompute_batchnorm(
     statistics = [_Statistics(layer) for layer in layers]
     device = next((p.device for p in model.parameters()), statistics[0].sums.device)
     forward = forward or partial(_forward_images, device)
+    # After an exception the totals are still 0, and the old statistics are restored.
     totals = torch.zeros(sum(len(s.sums) for s in statistics))
     try:
         with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
@@ -116,7 +122,7 @@ def recompute_batchnorm(
     finally:
         parts = torch.split(totals, [len(s.sums) for s in statistics])
         for layer_statistics, part in zip(statistics, parts, strict=True):
-            layer_statistics.close(part)
+            layer_statistics.finish(part)
         for module, mode in modes.items():
             module.training = mode
     if not totals.any():

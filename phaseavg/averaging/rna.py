@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from phaseavg.averaging.average import Parameters, is_averaged
+from phaseavg.averaging.average import ParameterSelection, is_averaged
 from phaseavg.averaging.snapshots import is_intact, read, to_bytes, write_with_checksum
 
 CHUNK = 2**16
@@ -67,7 +67,7 @@ class RNAAverage:
     def __init__(self, model: nn.Module, weights: RNA, trainable_only: bool = False) -> None:
         self.weights = weights
         self.folder = weights._folder
-        self._parameters = Parameters(model, trainable_only)
+        self._parameters = ParameterSelection(model, trainable_only)
         parameters = self._averaged_parameters(model)
         if any(p.is_complex() or hasattr(p, "to_local") for p in model.parameters()):
             raise ValueError(

@@ -1,6 +1,7 @@
 """Read the record of one run: config.yaml, metrics.jsonl, result.json.
 
-Reading never imports, calls or interpolates what the files contain. Readers raise `READ_ERRORS`.
+Files are read as plain data: targets are neither imported nor called, and interpolations are not
+resolved. Readers raise `READ_ERRORS`. An ended run has finished or diverged.
 """
 
 import json
@@ -13,7 +14,7 @@ import yaml
 
 from phaseavg.errors import describe
 from phaseavg.identity import run_id
-from phaseavg.runs.result import errors
+from phaseavg.runs.result import summarise_errors
 
 Values = dict[str, Any]
 
@@ -26,14 +27,14 @@ CONFIG, METRICS, RESULT = FILES = ("config.yaml", "metrics.jsonl", "result.json"
 """The files of a record."""
 
 
-_ENDED = {
+_COMMON = {
     *("run_id", "numerics_version", "recipe", "overrides", "epochs", "seconds", "provenance"),
     "inherited",
 }
-KEYS = {
-    "finished": _ENDED
+REQUIRED_KEYS = {
+    "finished": _COMMON
     | {"test_error", "best_test_error", "best_epoch", "with_bn_pass", "observers", "phases"},
-    "diverged": _ENDED | {"reason", "step", "epoch", "learning_rate"},
+    "diverged": _COMMON | {"reason", "step", "epoch", "learning_rate"},
 }
 """The keys that a result must have, by status."""
 
@@ -41,8 +42,8 @@ KEYS = {
 def read_result(folder: Path) -> Values:
     """Return the result in a folder."""
     result = json.loads((folder / RESULT).read_bytes())
-    if missing := KEYS[result["status"]] - result.keys():
-        raise ValueError(f"{RESULT} has no {min(missing)}")
+    if missing := REQUIRED_KEYS[result["status"]] - result.keys():
+        raise ValueError(f"{RESULT} has no key {min(missing)}")
     return dict(result)
 
 
@@ -85,39 +86,42 @@ def read_record(folder: Path) -> Record:
     epochs = [line["epoch"] for line in metrics]
     if epochs != [*range(1, result["epochs"] + 1)]:
         raise ValueError(f"{METRICS} does not have the {result['epochs']} epochs of {RESULT}")
-    derived = errors(metrics, {}) if result["status"] == "finished" else {}
+    # The configs of the observers are not in the metrics.
+    derived = summarise_errors(metrics, {}) if result["status"] == "finished" else {}
     for key in derived.keys() - {"observers"}:
         if result[key] != derived[key]:
             raise ValueError(f"{key} in {RESULT} does not follow from {METRICS}")
     return Record(folder, config, metrics, result)
 
 
-def flatten(values: Mapping[str, Any], separator: str = ".", path: str = "") -> dict[str, Any]:
+def flatten(values: Mapping[str, Any], separator: str = ".", prefix: str = "") -> dict[str, Any]:
     """Return a flat mapping, with nested keys joined by a separator."""
     flat: dict[str, Any] = {}
     for key, value in values.items():
         if isinstance(value, Mapping):
-            flat |= flatten(value, separator, f"{path}{key}{separator}")
+            flat |= flatten(value, separator, f"{prefix}{key}{separator}")
         else:
-            flat[f"{path}{key}"] = value
+            flat[f"{prefix}{key}"] = value
     return flat
 
 
 def intact_records(*folders: Path | str) -> Iterator[Record]:
-    """Yield the records of the ended runs in folders, sorted by folder and name.
+    """Yield the records of the ended runs in folders, folder by folder, sorted by name.
 
     Damaged records are skipped, and reported in one line each on stderr.
 
     Args:
-        folders: folders of runs or records, or run folders; missing folders are ignored.
+        folders: run folders, or their parents; missing folders are ignored.
     """
     for folder in (run for parent in folders for run in _ended_in(Path(parent))):
         try:
             record = read_record(folder)
             if record.result["run_id"] != folder.resolve().name:
-                raise ValueError(f"{RESULT} has run_id {record.result['run_id']}")
+                raise ValueError(
+                    f"{RESULT} has run_id {record.result['run_id']}, unlike the folder"
+                )
         except READ_ERRORS as error:
-            print(damage(folder, error), file=sys.stderr, flush=True)
+            print(damage_message(folder, error), file=sys.stderr, flush=True)
         else:
             yield record
 
@@ -126,9 +130,9 @@ def _ended_in(folder: Path) -> list[Path]:
     if (folder / RESULT).is_file():
         return [folder]
     paths = sorted(path.parent for path in folder.glob(f"*/{RESULT}"))
-    return [path for path in paths if not path.name.startswith(".")]  # incomplete copies
+    return [path for path in paths if not path.name.startswith(".")]  # not incomplete copies
 
 
-def damage(folder: Path, error: Exception) -> str:
+def damage_message(folder: Path, error: Exception) -> str:
     """Return a one-line message about a damaged record."""
     return f"{folder}: a damaged record ({describe(error)}); move it elsewhere and rerun"

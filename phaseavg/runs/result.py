@@ -27,7 +27,7 @@ def _last_and_best(evaluations: Sequence[Evaluation]) -> dict[str, Any]:
     }
 
 
-def errors(history: History, observers: Mapping[str, Any]) -> dict[str, Any]:
+def summarise_errors(history: History, observers: Mapping[str, Any]) -> dict[str, Any]:
     """Return the last and best test loss and error, and the metrics of each phase end.
 
     If the average replaced the weights after an epoch, the epoch's error is the average's, after a

@@ -7,9 +7,14 @@ from tabulate import tabulate
 
 from phaseavg.runs.folder import read_failure
 from phaseavg.sweep.cells import Request, Run
+from phaseavg.sweep.epoch_times import (
+    checkpoint_epochs,
+    format_duration,
+    load_epoch_times,
+    workload,
+)
 from phaseavg.sweep.order import Job, arrange_jobs, is_stored
 from phaseavg.sweep.outcomes import result_of
-from phaseavg.sweep.rates import epochs_saved, format_duration, load_epoch_times, workload
 from phaseavg.training.sharing import uses_prefixes
 
 HEADER = [
@@ -36,7 +41,7 @@ def plan(request: Request, runs: Mapping[str, Run], requested: int) -> str:
 
     def jobs_of(members: Iterable[str]) -> list[Job]:
         todo = [runs[run_id] for run_id in members if run_id not in ended]
-        done = {r.run_id: epochs_saved(r.settings.run_folder) for r in todo}
+        done = {r.run_id: checkpoint_epochs(r.settings.run_folder) for r in todo}
         if sharing:
             return arrange_jobs(todo, done, is_stored)
         return [Job(run, start=done[run.run_id]) for run in todo]

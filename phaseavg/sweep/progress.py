@@ -8,9 +8,9 @@ from types import TracebackType
 from typing import Self
 
 from phaseavg.runs.record import METRICS, RESULT
+from phaseavg.sweep.epoch_times import checkpoint_epochs, epochs_trained, format_duration
 from phaseavg.sweep.order import Job
 from phaseavg.sweep.outcomes import FAILURE, NewFiles
-from phaseavg.sweep.rates import epochs_saved, epochs_trained, format_duration
 
 EVERY_SECONDS = 60
 
@@ -31,7 +31,7 @@ class SweepProgress:
     def __enter__(self) -> Self:
         self._began = time.monotonic()
         self._done = [
-            max(job.start, epochs_saved(job.run.settings.run_folder)) for job in self._jobs
+            max(job.start, checkpoint_epochs(job.run.settings.run_folder)) for job in self._jobs
         ]
         self._thread.start()
         return self

@@ -25,8 +25,8 @@ from submitit import AutoExecutor, Job
 from phaseavg.cli import say
 from phaseavg.config import Settings, check
 from phaseavg.errors import NotStarted, OutOfTime, ProcessLost, UserError
+from phaseavg.sweep.epoch_times import checkpoint_step
 from phaseavg.sweep.launch import failed_job
-from phaseavg.sweep.rates import step_saved
 
 POLL_SECONDS = 5
 SEEN_AFTER_SECONDS = 60
@@ -167,7 +167,7 @@ def job_outcome(submitted: Submitted, queued: Container[str] | None) -> JobRetur
     submitted.gone_since = submitted.gone_since or time.monotonic()
     if time.monotonic() - submitted.gone_since < SEEN_AFTER_SECONDS:
         return None
-    state, step = job_state(job.job_id), step_saved(submitted.settings.run_folder)
+    state, step = job_state(job.job_id), checkpoint_step(submitted.settings.run_folder)
     about = f"its Slurm job {job.job_id} ended without a result (state {state})"
     if state in FAULTS:
         return failed_job(ProcessLost(f"{about}; log: {job.paths.stderr}"))

@@ -36,6 +36,7 @@ from phaseavg.sweep.cells import (
     read_request,
 )
 from phaseavg.sweep.composing import Compose, cached, composer, config_folders
+from phaseavg.sweep.epoch_times import checkpoint_epochs, parse_duration
 from phaseavg.sweep.launch import launch
 from phaseavg.sweep.order import Job, arrange_jobs, is_stored
 from phaseavg.sweep.outcomes import (
@@ -48,7 +49,6 @@ from phaseavg.sweep.outcomes import (
     runs_without_data,
 )
 from phaseavg.sweep.progress import SweepProgress
-from phaseavg.sweep.rates import epochs_saved, parse_duration
 from phaseavg.training.sharing import uses_prefixes
 
 SLOW_CELLS = 20
@@ -202,7 +202,7 @@ def jobs_for(runs: Sequence[Run], held: Sequence[Run]) -> list[Job]:
     """
     if not runs or not all(uses_prefixes(r.settings) and not r.settings.dry_run for r in runs):
         return [Job(run) for run in runs]
-    done = {run.run_id: epochs_saved(run.settings.run_folder) for run in runs}
+    done = {run.run_id: checkpoint_epochs(run.settings.run_folder) for run in runs}
     jobs = arrange_jobs([*held, *runs], done, is_stored)
     elsewhere = {run.run_id for run in held}
     return [job for job in jobs if job.run.run_id not in elsewhere or job.keep]

@@ -1,4 +1,4 @@
-"""Benchmarks: compared contenders, records of every round, invalid arguments."""
+"""Benchmarks: compared ways, records of every round, invalid arguments."""
 
 import argparse
 import json

@@ -10,7 +10,7 @@ from typing import Any
 import pandas as pd
 import pytest
 from conftest import REPOSITORY, TINY, Prompt
-from made_records import keep, line
+from made_records import make_record, metrics_line
 
 from phaseavg.config import Settings
 from phaseavg.report.compare import (
@@ -34,13 +34,13 @@ def history(error: float) -> list[dict[str, Any]]:
         end = epoch in (2, 4, 5)
         tests = (now, now - 0.5, now - 1) if end else (now,)
         others = {"phase": (epoch + 1) // 2, **({"replaced": True} if end else {})}
-        lines.append(line(epoch, *tests, **others))
+        lines.append(metrics_line(epoch, *tests, **others))
     return lines
 
 
 def leave(settings: Settings, error: float, **execution: Any) -> Path:
     """Write the record of a run; return its folder."""
-    return keep(settings, error, metrics=history(error), **execution)
+    return make_record(settings, error, metrics=history(error), **execution)
 
 
 def read(*arguments: str | Path) -> tuple[pd.DataFrame, ...]:
@@ -56,7 +56,7 @@ def test_runs_that_differ_only_in_their_seed_form_a_group(
     other = (*TINY, "averaging.weights.gamma0=0.5", f"runs_dir={tmp_path}/others")
     for seed, error in enumerate((21.0, 23.0)):
         leave(compose_settings(*other, f"seed={seed}"), error)
-    keep(compose_settings(*other, "seed=2"), None, metrics=[])
+    make_record(compose_settings(*other, "seed=2"), None, metrics=[])
     runs, metrics = read(tmp_path / "runs", tmp_path / "others")
     counts = list_groups(runs)[["", "finished", "diverged"]].values.tolist()
     assert counts == [["a", 3, 0], ["b", 2, 1]]

@@ -9,7 +9,7 @@ import numpy as np
 import pandas as pd
 import pytest
 from conftest import REPOSITORY, TINY, Prompt, also_slow
-from made_records import keep, line
+from made_records import make_record, metrics_line
 from matplotlib.figure import Figure
 
 from phaseavg.averaging.weights import Exponential, coefficients
@@ -69,11 +69,11 @@ def unrun(tmp_path_factory: pytest.TempPathFactory) -> Study:
 
 def metrics_of(error: float, averaged: bool, phases: int) -> list[dict[str, Any]]:
     """Return metrics of phases with 3 epochs; the error falls by 10 per phase."""
-    lines = [line(epoch) for epoch in range(1, 3 * phases + 1)]
+    lines = [metrics_line(epoch) for epoch in range(1, 3 * phases + 1)]
     for number in range(1, phases + 1):
         now = error + 10 * (phases - number)
         errors = (now + 2, now + 1, now) if averaged else (now, now - 0.5)
-        lines[3 * number - 1] = line(3 * number, *errors, phase=number, replaced=averaged)
+        lines[3 * number - 1] = metrics_line(3 * number, *errors, phase=number, replaced=averaged)
     return lines
 
 
@@ -89,7 +89,7 @@ def study(unrun: Study) -> Study:
                 if column == "learnt":
                     lines[2]["average"]["coefficients"] = LEARNT[seed]
                     lines[5]["average"]["coefficients"] = [1.0]
-                keep(run.settings, errors[seed], metrics=lines)
+                make_record(run.settings, errors[seed], metrics=lines)
     records, metrics = read_records(unrun.runs.values())
     return replace(unrun, records=records, metrics=metrics)
 

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 from axe_core_python.sync_playwright import Axe
 from conftest import TINY
-from made_records import change, keep, line
+from made_records import change_result, make_record, metrics_line
 from playwright.sync_api import Browser, Page, sync_playwright
 
 from phaseavg.report.page import write_page
@@ -48,13 +48,13 @@ def results(tmp_path: Path, compose_settings: Callable[..., Any]) -> Path:
     )
     runs = (("full", [50.0, 40.0, 30.5]), ("figures", [50.0, None, 9.25]), ("full", [1.0]))
     for seed, (study, errors) in enumerate(runs):
-        lines = [line(epoch, error) for epoch, error in enumerate(errors, start=1)]
-        lines[-1] = line(len(errors), errors[-1], 9.0, errors[-1] - 1, replaced=True)
+        lines = [metrics_line(epoch, error) for epoch, error in enumerate(errors, start=1)]
+        lines[-1] = metrics_line(len(errors), errors[-1], 9.0, errors[-1] - 1, replaced=True)
         settings = compose_settings(*TINY, f"seed={seed}")
         where = folder / study / "records" / settings.run_id
-        keep(settings, errors[-1] - 1, where=where, metrics=lines)
+        make_record(settings, errors[-1] - 1, where=where, metrics=lines)
         if seed == 1:
-            change(where, overrides=[f"model={NASTY}"])
+            change_result(where, overrides=[f"model={NASTY}"])
         if seed == 2:
             (where / "result.json").write_text("{")
     return folder

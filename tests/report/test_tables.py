@@ -12,7 +12,7 @@ import pytest
 from conftest import REPOSITORY
 from hydra import compose, initialize_config_dir
 from hydra.core.global_hydra import GlobalHydra
-from made_records import keep, line
+from made_records import make_record, metrics_line
 
 from phaseavg.report.cells import CELL, read_paper, read_records
 from phaseavg.report.study import Study, read_study, summarise
@@ -77,13 +77,13 @@ def fill(study: Study, mixed: bool = True) -> None:
     """Write records: three seeds; two, one diverged; one; all diverged."""
     sgd, ours, learnt = (runs_in(study, "cifar100", c) for c in ("sgd", "ours", "learnt"))
     for run, error in zip(sgd, (26.0, 27.0, 26.8), strict=True):
-        keep(run.settings, error, bn_test_error=error - 0.5)
+        make_record(run.settings, error, bn_test_error=error - 0.5)
     for run, error in zip(ours, (25.5, None, 26.5), strict=True):
         other = {"device_name": "another GPU"} if mixed and error == 26.5 else {}
-        keep(run.settings, error, **other)
-    keep(learnt[0].settings, None)
+        make_record(run.settings, error, **other)
+    make_record(learnt[0].settings, None)
     run = runs_in(study, "svhn", "ours")[1]
-    keep(run.settings, 2.5, where=run.settings.records_dir / run.settings.run_id)
+    make_record(run.settings, 2.5, where=run.settings.records_dir / run.settings.run_id)
     read(study)
 
 
@@ -134,10 +134,12 @@ def test_differences_are_paired_by_seed_and_execution(study: Study) -> None:
 def keep_phases(run: Run, *phases: tuple[int, float, float, float | None]) -> None:
     """Write a record with phase ends: epoch, errors as trained, after a pass, of the average."""
     epoch, trained, passed, average = phases[-1]
-    lines = {number: line(number) for number in range(1, epoch + 1)}
+    lines = {number: metrics_line(number) for number in range(1, epoch + 1)}
     for end, *errors in phases:
-        lines[end] = line(end, *errors, replaced=errors[-1] is not None)
-    keep(run.settings, trained if average is None else average, passed, metrics=[*lines.values()])
+        lines[end] = metrics_line(end, *errors, replaced=errors[-1] is not None)
+    make_record(
+        run.settings, trained if average is None else average, passed, metrics=[*lines.values()]
+    )
 
 
 def test_errors_before_averaging_fill_cells_without_averaging(tmp_path: Path) -> None:
@@ -221,7 +223,7 @@ def test_a_single_execution_gets_no_letters(study: Study) -> None:
     assert execution_letters(cells) == {}
     assert "[" not in " ".join(grid(cells).xs("ours", level=2).to_numpy().ravel())
     fill_other = runs_in(study, "svhn", "learnt")[0]
-    keep(fill_other.settings, 2.0, precision="bf16")
+    make_record(fill_other.settings, 2.0, precision="bf16")
     read(study)
     cells = summarise(study)
     assert list(execution_letters(cells).values()) == ["a", "b"]
@@ -231,9 +233,9 @@ def test_a_damaged_record_is_reported_and_skipped(
     study: Study, capsys: pytest.CaptureFixture[str]
 ) -> None:
     first, second, _ = runs_in(study, "cifar100", "sgd")
-    folder = keep(first.settings, 20.0)
+    folder = make_record(first.settings, 20.0)
     (folder / "result.json").write_text('{"status": "fini')
-    keep(second.settings, 21.0)
+    make_record(second.settings, 21.0)
     read(study)
     assert study.rows["run_id"].tolist() == [second.settings.run_id]
     error = capsys.readouterr().err

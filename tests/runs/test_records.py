@@ -10,17 +10,16 @@ import pandas as pd
 import pytest
 import yaml
 from conftest import REPOSITORY
-from made_records import change, configured, keep, line, write_lines
+from made_records import change_result, make_record, metrics_line, write_config, write_metrics
 
 from phaseavg.config import Settings, check
-from phaseavg.errors import UserError
 from phaseavg.identity import run_id
 from phaseavg.runs.files import dump_yaml
 from phaseavg.runs.records import load_runs
 from phaseavg.sweep.cells import Run
 from phaseavg.sweep.composing import composing
 from phaseavg.sweep.outcomes import result_of
-from scripts import records as script
+from scripts import records as records_script
 
 Composed = Callable[..., Settings]
 
@@ -31,42 +30,42 @@ def test_values_are_written_without_aliases() -> None:
 
 
 @pytest.fixture
-def two(compose_settings: Composed) -> list[Settings]:
+def two_runs(compose_settings: Composed) -> list[Settings]:
     """Return the settings of two runs that differ only in their seed."""
     return [compose_settings("preset=demo", f"seed={seed}") for seed in (0, 1)]
 
 
 def test_records_load_with_their_exact_numbers(
-    two: list[Settings], capsys: pytest.CaptureFixture[str]
+    two_runs: list[Settings], capsys: pytest.CaptureFixture[str]
 ) -> None:
     nested = {"swa": {"loss": 1.0, "error": 7.5, "without_bn": {"loss": 2.0, "error": 9.5}}}
-    end = line(2, 0.1 + 0.2, 5.5, 4.5, replaced=True, observers=nested)
-    keep(two[0], 4.5, metrics=[line(1), end])
-    keep(two[1], None)
-    elsewhere = two[0].records_dir
-    keep(two[1], 6.0, where=elsewhere / two[1].run_id)
-    (two[0].runs_dir / "begun").mkdir()
-    (two[0].runs_dir / "begun" / "config.yaml").write_text("seed: 0\n")
-    shutil.copytree(two[0].run_folder, two[0].runs_dir / ".half.part")
-    runs, metrics = load_runs(two[0].runs_dir, elsewhere)
+    end = metrics_line(2, weights=0.1 + 0.2, bn=5.5, average=4.5, replaced=True, observers=nested)
+    make_record(two_runs[0], 4.5, metrics=[metrics_line(1), end])
+    make_record(two_runs[1], None)
+    elsewhere = two_runs[0].records_dir
+    make_record(two_runs[1], 6.0, where=elsewhere / two_runs[1].run_id)
+    (two_runs[0].runs_dir / "begun").mkdir()
+    (two_runs[0].runs_dir / "begun" / "config.yaml").write_text("seed: 0\n")
+    shutil.copytree(two_runs[0].run_folder, two_runs[0].runs_dir / ".half.part")
+    runs, metrics = load_runs(two_runs[0].runs_dir, elsewhere)
     assert capsys.readouterr().err == ""
-    assert set(runs["run_id"]) == {settings.run_id for settings in two}
+    assert set(runs["run_id"]) == {settings.run_id for settings in two_runs}
     assert runs["group"].nunique() == 1
     assert sorted(runs["status"]) == ["diverged", "finished", "finished"]
-    first = runs.set_index("path").loc[two[0].run_folder]
+    first = runs.set_index("path").loc[two_runs[0].run_folder]
     assert (first["test_error"], first["seed"], first["model.width"]) == (4.5, 0, 0.125)
-    assert (first["averaging"], first["averaging._target_"].split(".")[-1]) == (
-        ("phasewise", "Phasewise")
-    )
+    assert first["averaging"] == "phasewise"
+    assert first["averaging._target_"].endswith(".Phasewise")
     assert first["overrides"] == "preset=demo seed=0"
-    own = metrics[metrics["path"] == two[0].run_folder]
+    own = metrics[metrics["path"] == two_runs[0].run_folder]
     assert own["epoch"].tolist() == [1, 2]
     last = own.iloc[-1]
     assert last["weights.error"] == 0.1 + 0.2
     assert last["average.without_bn.error"] == 90.0
     assert (last["observers.swa.error"], last["observers.swa.without_bn.error"]) == (7.5, 9.5)
     assert last["seconds.train"] == 3.0
-    assert (own["replaced"].isna().tolist(), last["replaced"]) == ([True, False], True)
+    assert own["replaced"].isna().tolist() == [True, False]
+    assert last["replaced"]
 
 
 def test_folders_without_runs_give_empty_dataframes(tmp_path: Path) -> None:
@@ -77,22 +76,22 @@ def test_folders_without_runs_give_empty_dataframes(tmp_path: Path) -> None:
     assert {"run_id", "epoch", "weights.error", "replaced"} <= set(metrics)
 
 
-def rewrite(name: str, content: str) -> Callable[[Path, Path], None]:
+def rewrite(name: str, content: str) -> Callable[[Path, Path], object]:
     """Return a function that overwrites a file of a record."""
-    return lambda folder, _: (folder / name).write_text(content) and None
+    return lambda folder, _: (folder / name).write_text(content)
 
 
-def remove(name: str) -> Callable[[Path, Path], None]:
+def remove(name: str) -> Callable[[Path, Path], object]:
     """Return a function that removes a file of a record."""
     return lambda folder, _: (folder / name).unlink()
 
 
-def swap(name: str) -> Callable[[Path, Path], None]:
+def replace_with_other(name: str) -> Callable[[Path, Path], object]:
     """Return a function that replaces a file with another record's file."""
-    return lambda folder, other: shutil.copy(other / name, folder) and None
+    return lambda folder, other: shutil.copy(other / name, folder)
 
 
-def reconfigure(**values: object) -> Callable[[Path, Path], None]:
+def reconfigure(**values: object) -> Callable[[Path, Path], object]:
     """Return a function that changes a record's config."""
 
     def write(folder: Path, _: Path) -> None:
@@ -106,34 +105,38 @@ DAMAGE = {
     "half a result": rewrite("result.json", '{"status": "fini'),
     "a list as result": rewrite("result.json", "[]"),
     "a result without its keys": rewrite("result.json", '{"status": "finished", "epochs": 2}'),
-    "a number that does not follow from the metrics": lambda folder, _: change(
+    "a number that does not follow from the metrics": lambda folder, _: change_result(
         folder, test_error=0.1
     ),
-    "a recipe of another run": lambda folder, _: change(folder, recipe={"seed": 3}),
+    "another recipe in the result": lambda folder, _: change_result(folder, recipe={"seed": 3}),
     "no config": remove("config.yaml"),
     "a list as config": rewrite("config.yaml", "- 1\n"),
-    "an object as config": rewrite("config.yaml", "!!python/object/apply:os.getcwd []"),
-    "a config of another recipe": reconfigure(seed=7),
+    "a tag of a Python object in the config": rewrite(
+        "config.yaml", "!!python/object/apply:os.getcwd []"
+    ),
+    "another seed in the config": reconfigure(seed=7),
     "no metrics": remove("metrics.jsonl"),
-    "half the metrics": rewrite("metrics.jsonl", f"{json.dumps(line(1))}\n"),
+    "half the metrics": rewrite("metrics.jsonl", f"{json.dumps(metrics_line(1))}\n"),
     "half a line of metrics": rewrite("metrics.jsonl", '{"epoch": 1, "ph'),
     "a list as metrics": rewrite("metrics.jsonl", "[]\n[]\n"),
-    "metrics that disagree with the result": lambda folder, _: write_lines(
-        folder, [line(1, 5.0), line(2, 4.0, 4.0, replaced=False)]
+    "metrics that disagree with the result": lambda folder, _: write_metrics(
+        folder, [metrics_line(1, 5.0), metrics_line(2, 4.0, 4.0, replaced=False)]
     ),
-    **{f"another run's {name}": swap(name) for name in ("config.yaml", "result.json")},
+    **{
+        f"another run's {name}": replace_with_other(name) for name in ("config.yaml", "result.json")
+    },
 }
 
 
 @pytest.mark.parametrize("damage", DAMAGE.values(), ids=DAMAGE)
 def test_a_damaged_record_is_reported_and_the_others_load(
-    two: list[Settings],
+    two_runs: list[Settings],
     capsys: pytest.CaptureFixture[str],
-    damage: Callable[[Path, Path], None],
+    damage: Callable[[Path, Path], object],
 ) -> None:
-    intact, folder = (keep(settings, 5.0 + settings.seed) for settings in two)
+    intact, folder = (make_record(settings, 5.0 + settings.seed) for settings in two_runs)
     damage(folder, intact)
-    runs, metrics = load_runs(two[0].runs_dir)
+    runs, metrics = load_runs(two_runs[0].runs_dir)
     error = capsys.readouterr().err
     assert error.startswith(f"{folder}: a damaged record (")
     assert error.count("\n") == 1
@@ -142,87 +145,97 @@ def test_a_damaged_record_is_reported_and_the_others_load(
 
 
 def test_a_record_in_another_runs_folder_is_reported(
-    two: list[Settings], capsys: pytest.CaptureFixture[str]
+    two_runs: list[Settings], capsys: pytest.CaptureFixture[str]
 ) -> None:
-    keep(two[0], 5.0, where=two[1].run_folder)
-    runs, _ = load_runs(two[0].runs_dir)
+    make_record(two_runs[0], 5.0, where=two_runs[1].run_folder)
+    runs, _ = load_runs(two_runs[0].runs_dir)
     assert runs.empty
-    assert f"result.json has run_id {two[0].run_id}" in capsys.readouterr().err
+    assert f"result.json has run_id {two_runs[0].run_id}" in capsys.readouterr().err
 
 
 def test_reading_a_record_imports_nothing(
-    two: list[Settings], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    two_runs: list[Settings], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    sprung = tmp_path / "sprung"
-    (tmp_path / "trapped.py").write_text(f"open({str(sprung)!r}, 'w').close()\nPart = dict\n")
+    marker = tmp_path / "marker"
+    (tmp_path / "malicious.py").write_text(f"open({str(marker)!r}, 'w').close()\nPart = dict\n")
     monkeypatch.syspath_prepend(tmp_path)
-    folder = keep(two[0], 5.0)
+    folder = make_record(two_runs[0], 5.0)
     config = yaml.safe_load((folder / "config.yaml").read_text())
-    command = {"_target_": "os.system", "command": f"touch {sprung}"}
-    bad = config | {"model": {"_target_": "trapped.Part"}, "schedule": command}
-    folder.rename(two[0].runs_dir / configured(folder, bad))
-    runs, _ = load_runs(two[0].runs_dir)
-    assert runs["model._target_"].tolist() == ["trapped.Part"]
-    assert not sprung.exists()
+    command = {"_target_": "os.system", "command": f"touch {marker}"}
+    bad = config | {"model": {"_target_": "malicious.Part"}, "schedule": command}
+    run_id_of_config = write_config(folder, bad)
+    folder.rename(two_runs[0].runs_dir / run_id_of_config)
+    runs, _ = load_runs(two_runs[0].runs_dir)
+    assert runs["model._target_"].tolist() == ["malicious.Part"]
+    assert not marker.exists()
 
 
-def test_records_of_other_numerics_versions_load(two: list[Settings]) -> None:
-    folder = keep(two[0], 5.0)
-    own = run_id(two[0].recipe(), 0)
-    change(folder, numerics_version=0, run_id=own)
-    folder.rename(two[0].runs_dir / own)
-    assert load_runs(two[0].runs_dir)[0]["run_id"].tolist() == [own] != [two[0].run_id]
+def test_records_of_other_numerics_versions_load(two_runs: list[Settings]) -> None:
+    folder = make_record(two_runs[0], 5.0)
+    old_id = run_id(two_runs[0].recipe(), 0)
+    assert old_id != two_runs[0].run_id
+    change_result(folder, numerics_version=0, run_id=old_id)
+    folder.rename(two_runs[0].runs_dir / old_id)
+    runs, _ = load_runs(two_runs[0].runs_dir)
+    assert runs["run_id"].tolist() == [old_id]
 
 
 def run_script(monkeypatch: pytest.MonkeyPatch, *arguments: str) -> int:
     monkeypatch.setattr(sys, "argv", ["records.py", *arguments])
-    return script.main()
+    return records_script.main()
 
 
-def test_ended_runs_are_copied_once_and_count_as_finished(
-    two: list[Settings], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+def test_ended_runs_are_copied_once_and_a_sweep_finds_the_copies(
+    two_runs: list[Settings], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    for settings in two:
-        (keep(settings, 5.0 + settings.seed) / "weights.safetensors").write_bytes(b"large")
-    unended = two[0].runs_dir / "begun"
+    for settings in two_runs:
+        (make_record(settings, 5.0 + settings.seed) / "weights.safetensors").write_bytes(b"large")
+    unended = two_runs[0].runs_dir / "begun"
     unended.mkdir()
     (unended / "config.yaml").write_text("seed: 0\n")
-    runs, records = two[0].runs_dir, two[0].records_dir
+    runs, records = two_runs[0].runs_dir, two_runs[0].records_dir
     for _ in range(2):
         assert run_script(monkeypatch, str(runs), "--records", str(records)) == 0
-    assert sorted(path.name for path in records.iterdir()) == sorted(s.run_id for s in two)
-    for settings in two:
+    assert sorted(path.name for path in records.iterdir()) == sorted(s.run_id for s in two_runs)
+    for settings in two_runs:
         files = sorted(path.name for path in (records / settings.run_id).iterdir())
         assert files == ["config.yaml", "metrics.jsonl", "result.json"]
     csv = pd.read_csv(tmp_path / "runs.csv")
     assert dict(zip(csv["run_id"], csv["test_error"], strict=True)) == {
-        two[0].run_id: 5.0,
-        two[1].run_id: 6.0,
+        two_runs[0].run_id: 5.0,
+        two_runs[1].run_id: 6.0,
     }
-    shutil.rmtree(runs)
-    assert result_of(Run([], two[0]))["test_error"] == 5.0
+    shutil.rmtree(runs)  # only the copies are left
+    assert result_of(Run([], two_runs[0]))["test_error"] == 5.0
 
 
 def test_a_record_that_differs_from_its_copy_stops_the_copying(
-    two: list[Settings], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    two_runs: list[Settings], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    runs, records = two[0].runs_dir, two[0].records_dir
-    keep(two[0], 5.0, seconds=99.0, where=records / two[0].run_id)
-    for settings in two:
-        keep(settings, 5.0)
+    runs, records = two_runs[0].runs_dir, two_runs[0].records_dir
+    make_record(two_runs[0], 5.0, seconds=99.0, where=records / two_runs[0].run_id)
+    for settings in two_runs:
+        make_record(settings, 5.0)
     assert run_script(monkeypatch, str(runs), "--records", str(records)) == 2
     error = capsys.readouterr().err
-    assert f"{two[0].run_folder}: differs from {records / two[0].run_id}" in error
-    assert [path.name for path in records.iterdir()] == [two[0].run_id]
+    assert f"{two_runs[0].run_folder}: differs from {records / two_runs[0].run_id}" in error
+    assert [path.name for path in records.iterdir()] == [two_runs[0].run_id]
 
 
 def test_an_unwritable_records_folder_is_reported(
-    two: list[Settings], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    two_runs: list[Settings], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    keep(two[0], 5.0)
-    two[0].records_dir.write_text("a file")
-    assert run_script(monkeypatch, str(two[0].runs_dir), "--records", str(two[0].records_dir)) == 2
-    expected = f"records.py: --records={two[0].records_dir}: cannot be written (Not a directory)\n"
+    make_record(two_runs[0], 5.0)
+    two_runs[0].records_dir.write_text("a file")
+    assert (
+        run_script(
+            monkeypatch, str(two_runs[0].runs_dir), "--records", str(two_runs[0].records_dir)
+        )
+        == 2
+    )
+    expected = (
+        f"records.py: --records={two_runs[0].records_dir}: cannot be written (Not a directory)\n"
+    )
     assert capsys.readouterr().err == expected
 
 
@@ -241,7 +254,7 @@ STUDIES = sorted((REPOSITORY / "results").glob("**/records"))
 
 
 @pytest.mark.parametrize("study", STUDIES, ids=lambda path: path.parent.name)
-def test_the_repository_records_are_intact_and_reproducible(
+def test_the_repositorys_records_are_intact_and_their_overrides_give_their_ids(
     study: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     runs, _ = load_runs(study)
@@ -250,5 +263,3 @@ def test_the_repository_records_are_intact_and_reproducible(
     with composing(REPOSITORY / "conf") as (_, compose):
         for run in (runs.iloc[0], runs.iloc[-1]):
             assert check(compose(run["overrides"].split())).run_id == run["run_id"]
-    with pytest.raises(UserError):
-        script.copy_records(study / "none", study)

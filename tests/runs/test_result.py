@@ -4,7 +4,7 @@ from typing import Any
 
 import pytest
 
-from phaseavg.runs.result import cost, errors, summary
+from phaseavg.runs.result import cost, summarise_errors, summary
 
 
 def scores(error: float) -> dict[str, float]:
@@ -63,22 +63,22 @@ def part(error: float, best: float, epoch: int, epochs: int) -> dict[str, float]
 
 
 def test_errors_are_those_of_the_weights_after_replacement() -> None:
-    averaged = errors(HISTORY, {})
+    averaged = summarise_errors(HISTORY, {})
     # Epochs 1 and 3 count with the weights, 2 and 4 with the average that replaced them.
     assert averaged.items() >= part(21.0, 20.0, 2, 4).items()
     assert averaged["with_bn_pass"] == part(21.0, 20.0, 2, 2)
     assert averaged["without_bn_pass"] == part(20.5, 20.5, 4, 4)
     assert (averaged["train_loss"], averaged["train_error"]) == (1.0, 10.0)
     assert averaged["phases"] == [HISTORY[1], HISTORY[3]]
-    plain = errors(NOT_REPLACED, {})
+    plain = summarise_errors(NOT_REPLACED, {})
     assert plain.items() >= part(19.0, 19.0, 4, 4).items()
     assert plain["with_bn_pass"] == part(19.5, 19.5, 4, 2)
     assert plain["without_bn_pass"] == part(19.0, 19.0, 4, 4)
 
 
 def test_observers_have_their_own_errors() -> None:
-    assert errors(HISTORY, {})["observers"] == {}
-    assert errors(HISTORY, {"swa": SWA})["observers"] == {
+    assert summarise_errors(HISTORY, {})["observers"] == {}
+    assert summarise_errors(HISTORY, {"swa": SWA})["observers"] == {
         "swa": {
             "averaging": SWA,
             "with_bn_pass": part(18.5, 18.0, 2, 2),
@@ -93,7 +93,7 @@ def test_the_first_of_equal_errors_is_the_best() -> None:
         {"epoch": epoch, "train": scores(1.0), "weights": {"loss": loss, "error": 5.0}}
         for epoch, loss in enumerate(losses, 1)
     ]
-    assert errors(history, {})["best_epoch"] == 1
+    assert summarise_errors(history, {})["best_epoch"] == 1
 
 
 def test_seconds_add_up_by_kind() -> None:
@@ -120,7 +120,9 @@ def test_a_summary_states_errors_and_cost_in_one_line(
 ) -> None:
     made = {"epochs": 4, "seconds": {"total": 12.34}, "images_per_second": 999.6}
     inherited = {"epochs": 0, "seconds": 0.0}
-    line = summary({"status": "finished", "inherited": inherited, **errors(history, {}), **made})
+    line = summary(
+        {"status": "finished", "inherited": inherited, **summarise_errors(history, {}), **made}
+    )
     assert "\n" not in line
     for number in (*numbers, "4 epochs", "12.3 s", "1000 images/s"):
         assert number in line

@@ -11,7 +11,7 @@ import safetensors.torch
 import torch
 import yaml
 from conftest import REPOSITORY, TINY, Prompt
-from made_records import keep
+from made_records import make_record
 from torch import nn
 
 import train
@@ -134,7 +134,7 @@ def test_a_strangers_config_imports_and_calls_nothing(
     capsys: pytest.CaptureFixture[str],
     target: str,
 ) -> None:
-    folder = keep(compose_settings(*TINY), 5.0)
+    folder = make_record(compose_settings(*TINY), 5.0)
     (folder / "weights.safetensors").touch()
     config = yaml.safe_load((folder / "config.yaml").read_text())
     config["dataset"] = {"_target_": target}

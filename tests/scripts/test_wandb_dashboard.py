@@ -11,7 +11,7 @@ import pytest
 import wandb
 import wandb_workspaces.workspaces as ws
 from conftest import REPOSITORY
-from made_records import keep
+from made_records import make_record
 
 from phaseavg.report.cells import read_paper, read_records
 from phaseavg.report.study import read_study
@@ -39,7 +39,7 @@ def test_each_table_has_a_section_with_the_papers_numbers(
     study = read_study(inputs, REPOSITORY / "conf", read_paper(REPOSITORY / "results/paper.csv"))
     for run in study.runs.values():
         if run.labels[0].startswith("t1a"):
-            keep(run.settings, 25.0 + run.settings.seed)
+            make_record(run.settings, 25.0 + run.settings.seed)
     records, metrics = read_records(study.runs.values())
     study = replace(study, records=records, metrics=metrics)
     monkeypatch.setattr(script, "read_study", lambda *given, **more: study)

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 import torch
 from conftest import TINY, Prompt
-from made_records import line, made_result
+from made_records import made_result, metrics_line
 
 from phaseavg.sweep import progress
 from phaseavg.sweep.cells import Run
@@ -34,7 +34,7 @@ def runs(compose_settings: Callable[..., Any]) -> list[Run]:
 def train(run: Run, epochs: int, ended: str | None = None) -> None:
     folder = run.settings.run_folder
     folder.mkdir(parents=True, exist_ok=True)
-    lines = "".join(json.dumps(line(n)) + "\n" for n in range(1, epochs + 1))
+    lines = "".join(json.dumps(metrics_line(n)) + "\n" for n in range(1, epochs + 1))
     write(folder / "metrics.jsonl", lines + '{"st')  # a line that is being written
     if ended:
         write(folder / ended, json.dumps(made_result(folder.name, 5.0)))

@@ -17,8 +17,8 @@ from made_cells import TABLE
 from sweep.test_sharing import without_times
 
 from phaseavg.runs.folder import record_failure
+from phaseavg.sweep.epoch_times import format_duration
 from phaseavg.sweep.outcomes import classify_runs
-from phaseavg.sweep.rates import format_duration
 
 SHORT = (*TINY, "schedule.epochs=[1,1,1]", "checkpoint_seconds=1000")
 

@@ -16,7 +16,7 @@ from phaseavg.errors import UserError
 from phaseavg.report.cells import CELL, read_paper
 from phaseavg.report.figures import claims, fig1, fig2, fig3, fig4, fig5, fig6, gamma0, phases
 from phaseavg.report.figures.style import render
-from phaseavg.report.figures.trajectory import Trajectory, read_trajectory
+from phaseavg.report.figures.trajectory import TrajectoryRun, compose_run
 from phaseavg.report.study import Study, read_study, without_hydra
 from phaseavg.runs.files import write_atomically
 from phaseavg.sweep.cells import NARROWING, override_key, parse_overrides
@@ -70,7 +70,7 @@ class RunFigure:
 
     title: str
     draw: Callable[[pd.DataFrame], Drawn]
-    numbers: Callable[[Trajectory, Path], pd.DataFrame]
+    numbers: Callable[[TrajectoryRun, Path], pd.DataFrame]
     overrides: tuple[str, ...]
 
     def drawings(self, name: str, inputs: Inputs) -> Iterator[tuple[str, Drawn]]:
@@ -79,7 +79,7 @@ class RunFigure:
         Raises:
             UserError: if there are neither snapshots nor saved numbers of the run.
         """
-        run = read_trajectory(inputs.overrides, self.overrides, inputs.conf)
+        run = compose_run(inputs.overrides, self.overrides, inputs.conf)
         if inputs.train is not None:
             inputs.train(run.overrides)
         name = f"{name}-{run.name}"

@@ -9,7 +9,7 @@ from matplotlib.figure import Figure
 from sklearn.decomposition import PCA
 
 from phaseavg.report.figures.style import COLOURS, new_picture, plain
-from phaseavg.report.figures.trajectory import Trajectory, read_numbers
+from phaseavg.report.figures.trajectory import TrajectoryRun, read_numbers
 from phaseavg.training.trajectory import missing_steps, read_last_weight
 
 COLUMNS = [
@@ -44,7 +44,7 @@ def delays(weights: np.ndarray) -> np.ndarray:
     return result
 
 
-def numbers(run: Trajectory, path: Path) -> pd.DataFrame:
+def numbers(run: TrajectoryRun, path: Path) -> pd.DataFrame:
     """Return the numbers of Figure 1, a row per finished epoch.
 
     If snapshots are missing, return the saved numbers of an earlier drawing.
@@ -68,9 +68,9 @@ def numbers(run: Trajectory, path: Path) -> pd.DataFrame:
     steps = run.steps_per_epoch
     for phase in run.schedule.phases:
         epochs = range(phase.first_epoch, min(phase.end, run.epochs) + 1)
-        if len(epochs) < 3 or missing_steps(run.folder, [epoch * steps for epoch in epochs]):
+        if len(epochs) < 3 or missing_steps(run.snapshots, [epoch * steps for epoch in epochs]):
             continue
-        layers = [read_last_weight(run.folder, epoch * steps) for epoch in epochs]
+        layers = [read_last_weight(run.snapshots, epoch * steps) for epoch in epochs]
         if any(layer is None for layer in layers):
             continue
         weights = np.stack([layer.double().numpy().ravel() for layer in layers])

@@ -9,7 +9,7 @@ from matplotlib.figure import Figure
 from phaseavg.phases import Phase
 from phaseavg.report.figures.losses import Point, first_phase_losses, loss_panels
 from phaseavg.report.figures.style import new_picture
-from phaseavg.report.figures.trajectory import Trajectory
+from phaseavg.report.figures.trajectory import TrajectoryRun
 
 POINTS = 10
 """The number of points per segment, including the end but not the start."""
@@ -32,7 +32,7 @@ def choose_points(phase: Phase, steps_per_epoch: int) -> list[Point]:
     return [Point(steps[0], steps[0], 0.0), *between]
 
 
-def numbers(run: Trajectory, path: Path) -> pd.DataFrame:
+def numbers(run: TrajectoryRun, path: Path) -> pd.DataFrame:
     """Return the losses at the points; see `first_phase_losses`.
 
     A column `place` is 0 at the first anchor, 1 at the second, and so on.

@@ -8,7 +8,7 @@ from matplotlib.figure import Figure
 from phaseavg.phases import Phase
 from phaseavg.report.figures.losses import Point, first_phase_losses, loss_panels
 from phaseavg.report.figures.style import new_picture
-from phaseavg.report.figures.trajectory import Trajectory
+from phaseavg.report.figures.trajectory import TrajectoryRun
 
 
 def choose_points(phase: Phase, steps_per_epoch: int) -> list[Point]:
@@ -25,7 +25,7 @@ def choose_points(phase: Phase, steps_per_epoch: int) -> list[Point]:
     return [Point(last, last, 1.0), *(Point(last - back, last, 0.5) for back in backwards)]
 
 
-def numbers(run: Trajectory, path: Path) -> pd.DataFrame:
+def numbers(run: TrajectoryRun, path: Path) -> pd.DataFrame:
     """Return `first_phase_losses` with a column `interval_epochs`."""
     losses = first_phase_losses(run, path, choose_points)
     steps = losses["second"] - losses["first"]

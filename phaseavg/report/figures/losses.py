@@ -17,7 +17,7 @@ from torch import Tensor
 from phaseavg.averaging import recompute_batchnorm
 from phaseavg.phases import Phase
 from phaseavg.report.figures.style import COLOURS, plain
-from phaseavg.report.figures.trajectory import Trajectory, read_numbers
+from phaseavg.report.figures.trajectory import TrajectoryRun, read_numbers
 from phaseavg.runs.files import write_atomically
 from phaseavg.runs.provenance import device_name
 from phaseavg.training.evaluation import evaluate
@@ -67,7 +67,7 @@ class Point:
         return "-".join(_checksum(weights_path(folder, step)) for step in (self.first, self.second))
 
 
-def measure_losses(run: Trajectory, points: Sequence[Point]) -> Iterator[dict[str, Any]]:
+def measure_losses(run: TrajectoryRun, points: Sequence[Point]) -> Iterator[dict[str, Any]]:
     """Yield each point with its losses and errors (%), after recomputing BatchNorm statistics.
 
     The training loss is the loss of the BatchNorm pass's augmented images in evaluation mode. At
@@ -80,7 +80,7 @@ def measure_losses(run: Trajectory, points: Sequence[Point]) -> Iterator[dict[st
     model = new_model(settings, data)
     for point in points:
         start = time.perf_counter()
-        model.load_state_dict(point.weights(run.folder))
+        model.load_state_dict(point.weights(run.snapshots))
         epoch = (point.second if point.fraction else point.first) // data.steps_per_epoch
         with torch.inference_mode(), autocast(device, settings.execution.precision):
             recompute_batchnorm(model, data.batchnorm_batches(epoch, settings.batchnorm_batches))
@@ -90,7 +90,7 @@ def measure_losses(run: Trajectory, points: Sequence[Point]) -> Iterator[dict[st
         yield {
             "run_id": settings.run_id,
             **asdict(point),
-            "weights": point.checksum(run.folder),
+            "weights": point.checksum(run.snapshots),
             "steps_per_epoch": data.steps_per_epoch,
             "train_loss": train.loss,
             "train_error": train.error,
@@ -104,7 +104,7 @@ def measure_losses(run: Trajectory, points: Sequence[Point]) -> Iterator[dict[st
 
 
 def first_phase_losses(
-    run: Trajectory, path: Path, choose_points: Callable[[Phase, int], list[Point]]
+    run: TrajectoryRun, path: Path, choose_points: Callable[[Phase, int], list[Point]]
 ) -> pd.DataFrame:
     """Return the losses at points of a run's first phase; measure missing points.
 
@@ -126,10 +126,12 @@ def first_phase_losses(
     points = choose_points(run.schedule.phases[0], steps)
     needed = pd.DataFrame([asdict(point) for point in points])
     ends = sorted({*needed["first"], *needed["second"]})
-    if missing := missing_steps(run.folder, ends):
-        print(f"{path.stem}: {len(missing)} snapshots are not in {run.folder}; run {run.command}")
+    if missing := missing_steps(run.snapshots, ends):
+        print(
+            f"{path.stem}: {len(missing)} snapshots are not in {run.snapshots}; run {run.command}"
+        )
     else:
-        expected = needed.assign(weights=[point.checksum(run.folder) for point in points])
+        expected = needed.assign(weights=[point.checksum(run.snapshots) for point in points])
         saved = saved.merge(expected, on=[*KEY, "weights"], how="inner")
         done = set(saved[KEY].itertuples(index=False, name=None))
         todo = [point for point in points if astuple(point) not in done]

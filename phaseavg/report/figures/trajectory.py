@@ -1,4 +1,4 @@
-"""Read the run of Figures 1 to 3, finished or not."""
+"""The training run that Figures 1 to 3 show; it may be unfinished."""
 
 import shlex
 from collections.abc import Sequence
@@ -14,7 +14,7 @@ from phaseavg.config import Settings, check
 from phaseavg.errors import UserError
 from phaseavg.phases import Schedule
 from phaseavg.runs.folder import TRAJECTORY
-from phaseavg.runs.record import METRICS, READ_ERRORS, damage, flatten, read_metrics
+from phaseavg.runs.record import METRICS, READ_ERRORS, damage_message, flatten, read_metrics
 from phaseavg.sweep.cells import override_key, parse_overrides
 from phaseavg.sweep.composing import composing
 from phaseavg.targets import build
@@ -23,17 +23,17 @@ NETWORK = "model=wrn28_10"
 """The network of the paper's figures."""
 
 RUN_DEFAULTS = ("averaging=none", "runs_dir=runs/trajectories", "records_dir=runs/trajectories")
-"""Plain SGD, in a separate folder for runs that save their trajectory."""
+"""Plain SGD, in a separate folder; a figure's own defaults turn on saving the weights."""
 
 
 @dataclass
-class Trajectory:
-    """A run that saves its trajectory.
+class TrajectoryRun:
+    """A training run that saves its weights during training.
 
     Attributes:
         overrides: the Hydra overrides that define the run.
         settings: the run's config.
-        name: the data set's and network's config options, joined by `-`.
+        name: the config options of data set and network, such as `cifar100-wrn28_10`.
     """
 
     overrides: list[str]
@@ -41,8 +41,8 @@ class Trajectory:
     name: str
 
     @property
-    def folder(self) -> Path:
-        """The folder of the snapshots."""
+    def snapshots(self) -> Path:
+        """The folder of the saved weights."""
         return self.settings.run_folder / TRAJECTORY
 
     @cached_property
@@ -52,7 +52,7 @@ class Trajectory:
 
     @cached_property
     def metrics(self) -> pd.DataFrame:
-        """A row per finished epoch; empty if the run is not on this machine.
+        """A row per finished epoch; empty if the run has no metrics file.
 
         Raises:
             UserError: if the record is damaged.
@@ -63,7 +63,7 @@ class Trajectory:
         try:
             return pd.DataFrame([flatten(line) for line in read_metrics(folder)])
         except READ_ERRORS as error:
-            raise UserError(damage(folder, error)) from error
+            raise UserError(damage_message(folder, error)) from error
 
     @property
     def epochs(self) -> int:
@@ -72,18 +72,19 @@ class Trajectory:
 
     @property
     def steps_per_epoch(self) -> int:
-        """The number of steps per epoch; needs a finished epoch."""
+        """The number of steps per epoch, if an epoch has finished."""
         return int(self.metrics["step"].iloc[0] // self.metrics["epoch"].iloc[0])
 
     @property
     def command(self) -> str:
         """The command that trains the run."""
-        again = ["rerun=true"] if (self.settings.run_folder / "result.json").exists() else []
-        return shlex.join(["python", "train.py", *self.overrides, *again])
+        # A finished run without the weights that a figure needs has to be repeated.
+        rerun = ["rerun=true"] if (self.settings.run_folder / "result.json").exists() else []
+        return shlex.join(["python", "train.py", *self.overrides, *rerun])
 
 
-def read_trajectory(overrides: Sequence[str], defaults: Sequence[str], conf: Path) -> Trajectory:
-    """Return the run of a figure.
+def compose_run(overrides: Sequence[str], defaults: Sequence[str], conf: Path) -> TrajectoryRun:
+    """Compose the config of the run that a figure shows.
 
     Args:
         overrides: overrides of train.py.
@@ -95,6 +96,7 @@ def read_trajectory(overrides: Sequence[str], defaults: Sequence[str], conf: Pat
     """
     with composing(conf):
         keys = {override_key(override) for override in parse_overrides(overrides)}
+        # A scale or a preset brings its own network.
         network = () if keys & {"model", "scale", "preset"} else (NETWORK,)
         kept = [o for o in (*network, *RUN_DEFAULTS, *defaults) if o.partition("=")[0] not in keys]
         config = compose("config", [*kept, *overrides], return_hydra_config=True)
@@ -102,11 +104,11 @@ def read_trajectory(overrides: Sequence[str], defaults: Sequence[str], conf: Pat
     with open_dict(config):
         del config["hydra"]
     name = f"{chosen['dataset']}-{chosen['model']}"
-    return Trajectory([*kept, *overrides], check(config), name)
+    return TrajectoryRun([*kept, *overrides], check(config), name)
 
 
-def read_numbers(path: Path, run: Trajectory, columns: Sequence[str]) -> pd.DataFrame:
-    """Read the saved numbers of a figure, exact to the last bit; empty without a file.
+def read_numbers(path: Path, run: TrajectoryRun, columns: Sequence[str]) -> pd.DataFrame:
+    """Read the values that a figure saved, without rounding; empty if there is no file.
 
     Args:
         path: the CSV file.
@@ -114,16 +116,17 @@ def read_numbers(path: Path, run: Trajectory, columns: Sequence[str]) -> pd.Data
         columns: the columns of the numbers, including `run_id`.
 
     Raises:
-        UserError: if the file is damaged, or has numbers of another run, which would be lost.
+        UserError: if the file is damaged, or has the values of another run, which the caller would
+            overwrite.
     """
     if not path.exists():
         return pd.DataFrame(columns=columns)
     try:
         numbers = pd.read_csv(path, engine="python")  # the C engine rounds the last bit
-        owners = set(numbers[columns]["run_id"])
+        run_ids = set(numbers[columns]["run_id"])  # a KeyError if any column is missing
     except (OSError, ValueError, KeyError) as error:
         raise UserError(f"{path}: damaged; remove it to measure the numbers again") from error
-    if owners - {run.settings.run_id}:
+    if run_ids - {run.settings.run_id}:
         raise UserError(
             f"--output={path.parent}: {path.stem} is from another run; choose another folder for "
             f"run {run.settings.run_id}"

@@ -18,7 +18,7 @@ import train
 from phaseavg.averaging import recompute_batchnorm
 from phaseavg.errors import UserError
 from phaseavg.report.figures import FIGURES, Inputs, RunFigure, fig1, fig2, fig3, losses, write
-from phaseavg.report.figures.trajectory import Trajectory, read_trajectory
+from phaseavg.report.figures.trajectory import TrajectoryRun, compose_run
 from phaseavg.training.execution import prepare
 from phaseavg.training.parts import load_data, new_model
 from phaseavg.training.trajectory import read_weights_after
@@ -27,13 +27,13 @@ STEPS, PHASES = 8, ((1, 5), (6, 8), (9, 9))
 SHORT = ("schedule.epochs=[5,3,1]", "evaluation.batchnorm_every=1", "save_trajectory=steps")
 
 
-def described(folder: Path, *more: str) -> Trajectory:
+def described(folder: Path, *more: str) -> TrajectoryRun:
     where = (f"runs_dir={folder}", f"records_dir={folder}")
-    return read_trajectory([*TINY, *SHORT, *where, *more], (), REPOSITORY / "conf")
+    return compose_run([*TINY, *SHORT, *where, *more], (), REPOSITORY / "conf")
 
 
 @pytest.fixture(scope="module")
-def run(tmp_path_factory: pytest.TempPathFactory) -> Trajectory:
+def run(tmp_path_factory: pytest.TempPathFactory) -> TrajectoryRun:
     """Return a trained run with all snapshots."""
     found = described(tmp_path_factory.mktemp("runs"))
     train.run(found.settings)
@@ -43,29 +43,29 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> Trajectory:
 RUN_FIGURES = {name: figure for name, figure in FIGURES.items() if isinstance(figure, RunFigure)}
 
 
-def numbers(name: str, run: Trajectory, folder: Path) -> pd.DataFrame:
+def numbers(name: str, run: TrajectoryRun, folder: Path) -> pd.DataFrame:
     """Return the numbers of a figure; measure missing points."""
     return RUN_FIGURES[name].numbers(run, folder / f"{name}-{run.name}.csv")
 
 
-def written(name: str, run: Trajectory, folder: Path) -> list[Path]:
+def written(name: str, run: TrajectoryRun, folder: Path) -> list[Path]:
     """Draw a figure of a run and write it."""
     drawn = RUN_FIGURES[name].draw(numbers(name, run, folder))
     return write(f"{name}-{run.name}", drawn, folder)
 
 
-def recorded_by(run: Trajectory) -> pd.DataFrame:
+def recorded_by(run: TrajectoryRun) -> pd.DataFrame:
     lines = (run.settings.run_folder / "metrics.jsonl").read_text().splitlines()
     return pd.json_normalize([json.loads(line) for line in lines])
 
 
-def last_weights(run: Trajectory, epoch: int) -> np.ndarray:
-    state = read_weights_after(run.folder, epoch * STEPS)
+def last_weights(run: TrajectoryRun, epoch: int) -> np.ndarray:
+    state = read_weights_after(run.snapshots, epoch * STEPS)
     (name,) = [n for n, t in state.items() if n.endswith(".weight") and t.ndim == 2]
     return state[name].double().numpy().ravel()
 
 
-def test_principal_components_match_the_covariance(run: Trajectory, tmp_path: Path) -> None:
+def test_principal_components_match_the_covariance(run: TrajectoryRun, tmp_path: Path) -> None:
     found = numbers("fig1", run, tmp_path)
     for first, last in PHASES[:2]:
         weights = np.stack([last_weights(run, epoch) for epoch in range(first, last + 1)])
@@ -81,7 +81,7 @@ def test_principal_components_match_the_covariance(run: Trajectory, tmp_path: Pa
             np.testing.assert_allclose(rows[f"pc{number}_share"], share, rtol=1e-9)
 
 
-def test_delays_are_distances_within_the_phase(run: Trajectory, tmp_path: Path) -> None:
+def test_delays_are_distances_within_the_phase(run: TrajectoryRun, tmp_path: Path) -> None:
     found = numbers("fig1", run, tmp_path).set_index("epoch")
     for first, last in PHASES[:2]:
         for epoch in range(first, last + 1):
@@ -95,7 +95,7 @@ def test_delays_are_distances_within_the_phase(run: Trajectory, tmp_path: Path) 
                 assert found.loc[epoch, "delay2"] == pytest.approx(earlier, rel=1e-12)
 
 
-def test_losses_match_the_record(run: Trajectory, tmp_path: Path) -> None:
+def test_losses_match_the_record(run: TrajectoryRun, tmp_path: Path) -> None:
     data = numbers("fig1", run, tmp_path)
     recorded = recorded_by(run)
     columns = {"train_loss": "train.loss", "test_loss": "weights.loss", "phase": "phase"}
@@ -108,7 +108,7 @@ def test_losses_match_the_record(run: Trajectory, tmp_path: Path) -> None:
     assert len(axes) == 1 + 2 * len(PHASES)
 
 
-def test_losses_at_segment_ends_match_the_record(run: Trajectory, tmp_path: Path) -> None:
+def test_losses_at_segment_ends_match_the_record(run: TrajectoryRun, tmp_path: Path) -> None:
     found = numbers("fig2", run, tmp_path)
     recorded = recorded_by(run)
     recorded = recorded.set_index("step")["bn.loss"]
@@ -134,10 +134,10 @@ def test_anchors_and_intervals_match_the_paper(tmp_path: Path) -> None:
     assert found == [0, *(n / 391 for n in (1, 2, 4, 8, 16, 32, 64, 128, 256)), *epochs]
 
 
-def test_points_are_on_the_segment(run: Trajectory) -> None:
-    ends = [read_weights_after(run.folder, step) for step in (8, 40)]
+def test_points_are_on_the_segment(run: TrajectoryRun) -> None:
+    ends = [read_weights_after(run.snapshots, step) for step in (8, 40)]
     for fraction in (0.0, 0.3, 0.5, 1.0):
-        found = losses.Point(8, 40, fraction).weights(run.folder)
+        found = losses.Point(8, 40, fraction).weights(run.snapshots)
         assert found.keys() == ends[0].keys()
         for name, value in found.items():
             if not value.is_floating_point():
@@ -150,7 +150,9 @@ def test_points_are_on_the_segment(run: Trajectory) -> None:
                 assert torch.equal(value, ends[int(fraction)][name])
 
 
-def test_the_interval_of_one_epoch_is_the_average_of_two(run: Trajectory, tmp_path: Path) -> None:
+def test_the_interval_of_one_epoch_is_the_average_of_two(
+    run: TrajectoryRun, tmp_path: Path
+) -> None:
     found = numbers("fig3", run, tmp_path)
     assert found["interval_epochs"].tolist() == [0, 1 / 8, 2 / 8, 4 / 8, 1, 2, 4]
     row = found[found["interval_epochs"] == 1].iloc[0]
@@ -176,7 +178,7 @@ def count_measured(monkeypatch: pytest.MonkeyPatch, most: int | None = None) -> 
 
 
 def test_interrupted_measurements_resume(
-    run: Trajectory, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    run: TrajectoryRun, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     with monkeypatch.context() as patch:
         count_measured(patch, most=3)
@@ -193,7 +195,7 @@ def test_interrupted_measurements_resume(
 
 
 @pytest.mark.slow
-def test_without_the_run_saved_measurements_are_drawn(run: Trajectory, tmp_path: Path) -> None:
+def test_without_the_run_saved_measurements_are_drawn(run: TrajectoryRun, tmp_path: Path) -> None:
     gone = described(tmp_path / "gone")
     shutil.copytree(run.settings.run_folder, gone.settings.run_folder)
     figures = tmp_path / "figures"
@@ -219,14 +221,14 @@ def test_without_data_the_command_is_reported(name: str, tmp_path: Path) -> None
 
 @pytest.mark.parametrize("name", RUN_FIGURES)
 def test_an_unfinished_run_is_drawn(
-    name: str, run: Trajectory, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    name: str, run: TrajectoryRun, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     half = described(tmp_path)
     shutil.copytree(run.settings.run_folder, half.settings.run_folder)
     lines = (half.settings.run_folder / "metrics.jsonl").read_text().splitlines(keepends=True)
     (half.settings.run_folder / "metrics.jsonl").write_text("".join(lines[:4]))
     (half.settings.run_folder / "result.json").unlink()
-    for path in half.folder.iterdir():
+    for path in half.snapshots.iterdir():
         if int(path.stem.partition("-")[2]) > 4 * STEPS:
             path.unlink()
     inputs = Inputs(half.overrides, tmp_path, REPOSITORY / "conf", tmp_path / "paper.csv")
@@ -241,7 +243,9 @@ def test_an_unfinished_run_is_drawn(
 
 
 @pytest.mark.parametrize("name", ["fig1", "fig3"])
-def test_a_figure_of_another_run_is_protected(name: str, run: Trajectory, tmp_path: Path) -> None:
+def test_a_figure_of_another_run_is_protected(
+    name: str, run: TrajectoryRun, tmp_path: Path
+) -> None:
     written(name, run, tmp_path)
     before = (tmp_path / f"{name}-{run.name}.csv").read_bytes()
     with pytest.raises(UserError, match=f"{name}-digits-cnn13_digits is from another run"):
@@ -249,7 +253,7 @@ def test_a_figure_of_another_run_is_protected(name: str, run: Trajectory, tmp_pa
     assert (tmp_path / f"{name}-{run.name}.csv").read_bytes() == before
 
 
-def test_a_damaged_file_is_reported_and_not_overwritten(run: Trajectory, tmp_path: Path) -> None:
+def test_a_damaged_file_is_reported_and_not_overwritten(run: TrajectoryRun, tmp_path: Path) -> None:
     path = tmp_path / f"fig3-{run.name}.csv"
     for content in ("run_id,first\n", "\0", ""):
         path.write_text(content)
@@ -259,7 +263,7 @@ def test_a_damaged_file_is_reported_and_not_overwritten(run: Trajectory, tmp_pat
 
 
 def test_points_with_changed_weights_are_measured_again(
-    run: Trajectory, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    run: TrajectoryRun, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     path = tmp_path / f"fig3-{run.name}.csv"
     before = numbers("fig3", run, tmp_path)
@@ -286,7 +290,7 @@ def test_losses_halfway_match_the_recorded_average(tmp_path: Path) -> None:
     settings, device = prepare(found.settings)
     data = load_data(settings, device)
     model = new_model(settings, data)
-    model.load_state_dict(losses.Point(8, 16, 0.5).weights(found.folder))
+    model.load_state_dict(losses.Point(8, 16, 0.5).weights(found.snapshots))
     recompute_batchnorm(model, data.batchnorm_batches(2))
     model.eval()
     total = 0.0
@@ -299,8 +303,8 @@ def test_losses_halfway_match_the_recorded_average(tmp_path: Path) -> None:
 
 
 def test_run_defaults_match_the_paper(tmp_path: Path) -> None:
-    def of(name: str, *overrides: str) -> Trajectory:
-        return read_trajectory(overrides, RUN_FIGURES[name].overrides, REPOSITORY / "conf")
+    def of(name: str, *overrides: str) -> TrajectoryRun:
+        return compose_run(overrides, RUN_FIGURES[name].overrides, REPOSITORY / "conf")
 
     first, second = of("fig1"), of("fig2")
     assert first.name == second.name == "cifar100-wrn28_10"

@@ -5,10 +5,10 @@ from typing import Any
 
 import torch
 from conftest import TINY
-from made_records import change, keep
+from made_records import change_result, make_record
 
 from phaseavg.runs.provenance import device_name
-from phaseavg.sweep.rates import describe_device, measure_epoch_times, workload
+from phaseavg.sweep.epoch_times import describe_device, median_epoch_times, workload
 
 
 def test_times_on_the_same_device_and_execution_are_preferred(
@@ -30,9 +30,9 @@ def test_times_on_the_same_device_and_execution_are_preferred(
         ]
     ):
         folder = tmp_path / str(number) / plain.run_id
-        change(keep(plain, 5.0, where=folder, **options), seconds={"total": took})
+        change_result(make_record(plain, 5.0, where=folder, **options), seconds={"total": took})
     folders = [tmp_path / str(number) for number in range(4)]
     work = workload(plain.record())
-    assert measure_epoch_times(folders, describe_device(plain))[work] == (5.0, 1, f"{name}, fp32")
-    assert measure_epoch_times(folders, describe_device(fast))[work].seconds == 3.0
-    assert measure_epoch_times(folders, "a third, fp32")[work] == (1.1, 2, "another, fp32")
+    assert median_epoch_times(folders, describe_device(plain))[work] == (5.0, 1, f"{name}, fp32")
+    assert median_epoch_times(folders, describe_device(fast))[work].seconds == 3.0
+    assert median_epoch_times(folders, "a third, fp32")[work] == (1.1, 2, "another, fp32")

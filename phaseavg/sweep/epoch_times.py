@@ -18,7 +18,7 @@ UNITS = {"h": 3600, "m": 60, "s": 1}
 
 
 def parse_duration(budget: str | float) -> float:
-    """Convert a budget such as 25m or 1h30m to seconds.
+    """Convert a budget such as 25m or 1h30m to seconds; a number without a unit is rejected.
 
     Raises:
         UserError: if the format is invalid.
@@ -37,15 +37,15 @@ def format_duration(seconds: float) -> str:
     return f"{seconds:.0f} s" if seconds < 120 else f"{seconds / 60:.0f} min"
 
 
-def step_saved(folder: Path) -> int:
+def checkpoint_step(folder: Path) -> int:
     """Return the step of a run's latest checkpoint; 0 without a checkpoint."""
     steps = [int(path.name.split("-")[1]) for path in folder.glob("checkpoint-*.pt")]
     return max(steps, default=0)
 
 
-def epochs_saved(folder: Path) -> int:
-    """Return the number of epochs in a run's latest checkpoint."""
-    saved = step_saved(folder)
+def checkpoint_epochs(folder: Path) -> int:
+    """Return the number of epochs that a run had finished at its latest checkpoint."""
+    saved = checkpoint_step(folder)
     try:
         return sum(line["step"] <= saved for line in read_metrics(folder))
     except READ_ERRORS:
@@ -53,12 +53,13 @@ def epochs_saved(folder: Path) -> int:
 
 
 def epochs_trained(folder: Path) -> int:
-    """Return the number of epochs that a run has trained, including unsaved epochs."""
+    """Return the number of finished epochs, including those after the latest checkpoint."""
+    # Complete lines only: the last line may be half written.
     return (folder / METRICS).read_bytes().count(b"\n")
 
 
 class EpochTime(NamedTuple):
-    """Median seconds per epoch, including evaluation and averaging, over `runs` on a device."""
+    """Median seconds per epoch, including evaluation and averaging, over a number of runs."""
 
     seconds: float
     runs: int
@@ -72,22 +73,23 @@ def workload(config: Mapping[str, Any]) -> str:
 
 
 def describe_device(settings: Settings) -> str:
-    """Return the device name and the execution options of a run in words."""
+    """Return the device's name and the execution options of a run, in words."""
     device = pick_device(settings.execution.device)
     execution = resolve_auto(settings.execution, device).model_dump()
     return ", ".join([device_name(device), *execution_words(execution)])
 
 
-def measure_epoch_times(folders: Sequence[Path], device: str) -> dict[str, EpochTime]:
-    """Return the median time per epoch by workload, from the finished runs in folders.
+def median_epoch_times(folders: Sequence[Path], device: str) -> dict[str, EpochTime]:
+    """Return the median time per epoch by workload, from the ended runs in folders.
 
     Args:
         folders: folders of runs or records.
-        device: from `describe_device`. If a workload has no runs on this device, the device with
-            the most runs is used.
+        device: from `describe_device`. If a workload has no runs on this device with these
+            options, those with the most runs are used.
     """
     seconds: dict[str, dict[str, list[float]]] = defaultdict(lambda: defaultdict(list))
     for record in intact_records(*folders):
+        # A resumed run counts for the device on which it ended.
         result, execution = record.result, record.result["provenance"][-1]["execution"]
         if result["epochs"]:
             name = ", ".join([execution["device_name"], *execution_words(execution)])
@@ -102,5 +104,6 @@ def measure_epoch_times(folders: Sequence[Path], device: str) -> dict[str, Epoch
 
 def load_epoch_times(settings: Sequence[Settings]) -> dict[str, EpochTime]:
     """Return the time per epoch by workload, from the folders of runs and records in `settings`."""
+    # All runs of a sweep have the same device and options.
     folders = {folder for run in settings for folder in (run.runs_dir, run.records_dir)}
-    return measure_epoch_times(sorted(folders), describe_device(settings[0])) if settings else {}
+    return median_epoch_times(sorted(folders), describe_device(settings[0])) if settings else {}
