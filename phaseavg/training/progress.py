@@ -19,6 +19,12 @@ from phaseavg.training.state import TrainingState
 
 REFRESH_SECONDS = 0.25
 
+WARM_UP, TIMED = 1, 3
+"""Steps before the training time on a CPU is estimated: not timed, and timed."""
+
+SLOW_DAYS = 1.0
+"""A run on a CPU that takes longer prints its estimated time and the way to a shorter run."""
+
 LABELS = {  # labels of evaluations, in display order
     "train": "train",
     "weights": "test",
@@ -62,6 +68,8 @@ class TrainingProgress(Progress):
         self.epochs, self.phases = schedule.total_epochs, len(schedule.phases)
         self.steps_per_epoch = state.steps_per_epoch
         self._shown = 0.0
+        self._first_step, self._timed_from = state.step, 0.0
+        self._on_cpu = next(state.model.parameters()).device.type == "cpu"
         self._task = self.add_task(
             "",
             total=self.epochs * self.steps_per_epoch,
@@ -79,6 +87,8 @@ class TrainingProgress(Progress):
             train_error: computes the training error (%) of the current epoch; called only when the
                 bar is redrawn, since it synchronizes with the GPU.
         """
+        if self._on_cpu and step - self._first_step in (WARM_UP, WARM_UP + TIMED):
+            self._say_if_slow(step)
         if self.disable or time.monotonic() - self._shown < REFRESH_SECONDS:
             return
         self._shown = time.monotonic()
@@ -89,6 +99,19 @@ class TrainingProgress(Progress):
             epoch=f"{epoch}/{self.epochs}",
             train_error=f"{train_error():.1f}",
         )
+
+    def _say_if_slow(self, step: int) -> None:
+        """Print the time of a run that would take days on this CPU; timed over a few steps."""
+        if step - self._first_step == WARM_UP:
+            self._timed_from = time.monotonic()
+            return
+        seconds = (time.monotonic() - self._timed_from) / TIMED
+        days = seconds * (self.epochs * self.steps_per_epoch - step) / 86400
+        if days > SLOW_DAYS:
+            self.console.print(
+                f"about {days:.1f} days on this CPU, at {seconds:.2g} s a step; scale=tenth takes "
+                "hours (docs/reproduce.md)"
+            )
 
     def epoch(self, line: Mapping[str, Any]) -> None:
         """Show an epoch's metrics in the bar; in a log or at a phase end, print them."""

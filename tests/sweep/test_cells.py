@@ -46,9 +46,12 @@ READINGS = {  # columns of the tables beside the paper's, and the paper's with t
     "phase-wise": ("t1c", "phase-wise"),
     "end-of-training": ("t1c", "at-the-end"),
     "learnt-1e-5": ("t1a", "learnt"),
+    "lookahead-0.5": ("t1c", "every-k"),
     "60-30-30-0.9": ("t1b", "60-30-30-ours"),
     "80-40-40-0.5": ("t1a", "gamma0-0.5"),
-    **dict.fromkeys(["optimizer-reset", "end-of-phase", "learnt-1e-2", "60-30-30-0.5"]),
+    **dict.fromkeys(
+        ["optimizer-reset", "end-of-phase", "learnt-1e-2", "lookahead-0.8", "60-30-30-0.5"]
+    ),
 }
 
 

@@ -2,6 +2,7 @@
 
 import io
 import re
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -63,3 +64,19 @@ def test_a_terminal_shows_eta_and_the_current_error(monkeypatch: pytest.MonkeyPa
     shown = re.sub(r"\x1b\[[^a-zA-Z]*[a-zA-Z]", "", terminal.getvalue())  # without colours
     for part in ("epoch 2/5", "10/40", "eta", "phase 1/3", "now 33.3", "test 40.12"):
         assert part in shown
+
+
+@pytest.mark.parametrize(("seconds", "said"), [(3000.0, True), (2000.0, False)])
+def test_a_run_of_days_on_a_cpu_says_so_after_its_first_steps(
+    monkeypatch: pytest.MonkeyPatch, seconds: float, said: bool
+) -> None:
+    log = io.StringIO()
+    now = SimpleNamespace(monotonic=lambda: 0.0)
+    monkeypatch.setattr("phaseavg.training.progress.time", now)
+    with progress_of_5_epochs(Console(file=log, soft_wrap=True)) as progress:
+        for step in range(1, 21):
+            now.monotonic = lambda: step * seconds  # noqa: B023
+            progress.step(step, lambda: 0.0)
+    message = "about 1.2 days on this CPU, at 3e+03 s a step; scale=tenth takes hours"
+    assert (message in log.getvalue()) == said  # 36 of 40 steps are left
+    assert log.getvalue().count("\n") == said
