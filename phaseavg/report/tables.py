@@ -165,7 +165,7 @@ def table_notes(cells: pd.DataFrame, rows: pd.DataFrame) -> list[str]:
         notes.append(f"All runs: {rows['execution'].iloc[0]}.")
     modified = rows.loc[rows["modified"].str.contains("True"), "run_id"].nunique()
     if modified:
-        notes.append(f"{modified} of the runs were made with code that was not committed.")
+        notes.append(f"Runs made with uncommitted code: {modified}.")
     return notes
 
 
