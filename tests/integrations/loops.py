@@ -1,5 +1,8 @@
 """A small network, its batches, and the plain loop that the integrations have to equal."""
 
+import re
+from pathlib import Path
+
 import torch
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
@@ -61,3 +64,11 @@ def equal(one: nn.Module, other: nn.Module) -> bool:
     """Return whether the parameters and buffers of two models are bitwise equal."""
     pairs = zip(one.state_dict().values(), other.state_dict().values(), strict=True)
     return all(torch.equal(a, b) for a, b in pairs)
+
+
+def documented_lines(page: str, library: str) -> str:
+    """Return the code on a page that uses the callback of a library."""
+    text = (Path(__file__).parents[2] / page).read_text()
+    pattern = rf"```python\n(from phaseavg.integrations.{library} .*?)```"
+    (code,) = re.findall(pattern, text, re.DOTALL)
+    return code

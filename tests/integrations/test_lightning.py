@@ -8,6 +8,7 @@ import torch
 from integrations.loops import (
     EPOCHS,
     batches,
+    documented_lines,
     equal,
     evaluated,
     network,
@@ -125,3 +126,11 @@ def test_more_epochs_than_phases_are_refused_before_training(tmp_path: Path) -> 
 def test_a_scheduler_that_steps_per_batch_is_refused(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="once per epoch; pass epochs"):
         trainer(tmp_path, PhasewiseAveraging()).fit(Module("step"), loader())
+
+
+@pytest.mark.parametrize("page", ["README.md", "docs/averager.md"])
+def test_the_documented_lines_make_a_trainer(page: str) -> None:
+    code = documented_lines(page, "lightning")
+    names: dict[str, Any] = {"lightning": lightning}
+    exec(code, names)
+    assert any(isinstance(c, PhasewiseAveraging) for c in names["trainer"].callbacks)

@@ -8,6 +8,7 @@ import torch
 from integrations.loops import (
     EPOCHS,
     batches,
+    documented_lines,
     equal,
     evaluated,
     network,
@@ -130,3 +131,13 @@ def test_a_checkpoint_without_an_average_is_refused(tmp_path: Path) -> None:
     trained(tmp_path, StopAfter(6))
     with pytest.raises(ValueError, match=r"checkpoint-6/phasewise.pt: does not exist"):
         trained(tmp_path, PhasewiseCallback(), resume=True)
+
+
+@pytest.mark.parametrize("page", ["README.md", "docs/averager.md"])
+def test_the_documented_lines_make_a_trainer(tmp_path: Path, page: str) -> None:
+    code = documented_lines(page, "transformers")
+    arguments = transformers.TrainingArguments(str(tmp_path), num_train_epochs=160, use_cpu=True)
+    names = {"transformers": transformers, "model": Model(), "arguments": arguments}
+    exec(code, names)
+    callbacks = names["trainer"].callback_handler.callbacks
+    assert any(isinstance(callback, PhasewiseCallback) for callback in callbacks)
