@@ -69,11 +69,12 @@ def _verdicts(folder: Path) -> Markup:
 
 
 def _figures(results: Path) -> list[dict[str, str]]:
-    """Return the title and paths of each existing figure."""
+    """Return the title and paths of each existing figure; the title names a scaled study."""
     pictures = sorted(results.glob("figures/**/*.svg"))
+    studies = {path: path.relative_to(results / "figures").parent.name for path in pictures}
     return [
         {
-            "title": figure_title(path.stem),
+            "title": figure_title(path.stem) + (f" ({studies[path]})" if studies[path] else ""),
             "src": path.relative_to(results).as_posix(),
             "numbers": path.with_suffix(".csv").relative_to(results).as_posix(),
             "caption": f"../docs/figures.md#{path.stem.partition('-')[0]}",

@@ -69,7 +69,7 @@ def test_the_page_shows_all_results(results: Path, capsys: pytest.CaptureFixture
     assert "C1 better & <faster> open −0.500 [−1.250, +0.250] 3 2 of 4 1 of 2 1 of 2" in text
     assert "a part" not in text
     assert '<img src="figures/tenth/fig5-cifar100-cnn13.svg"' in markup
-    assert "Learnt weights of the first phase: cifar100-cnn13" in text
+    assert "Learnt weights of the first phase: cifar100-cnn13 (tenth)" in text
     assert 'href="../docs/figures.md#fig5"' in markup
     assert "2 runs." in text
     assert re.findall(r'<h2 id="([^"]+)', markup) == ["full", "figures", "all-runs", "curves"]
