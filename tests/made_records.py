@@ -115,13 +115,8 @@ def make_record(
     result = made_result(settings.run_id, *made, **execution)
     (folder / "result.json").write_text(json.dumps(result))
     (folder / "config.yaml").write_text(yaml.safe_dump(settings.record(), sort_keys=False))
-    write_metrics(folder, metrics)
-    return folder
-
-
-def write_metrics(folder: Path, metrics: Sequence[Mapping[str, Any]]) -> None:
-    """Write the metrics of a run."""
     (folder / "metrics.jsonl").write_text("".join(f"{json.dumps(each)}\n" for each in metrics))
+    return folder
 
 
 def change_result(folder: Path, **values: Any) -> None:

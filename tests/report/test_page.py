@@ -3,7 +3,6 @@
 import html
 import re
 import shutil
-import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -87,18 +86,6 @@ def test_without_results_the_page_shows_the_commands(tmp_path: Path) -> None:
     text = text_of(index.read_text())
     assert "None has been drawn; make figures" in text
     assert "None yet. make demo trains eight" in text
-
-
-def test_invalid_arguments_are_reported(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
-    from scripts import report
-
-    monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(sys, "argv", ["report.py", "--runs", "nowhere"])
-    assert report.main() == 2
-    assert capsys.readouterr().err == "report.py: --runs=nowhere: folder not found\n"
-    assert not (tmp_path / "results").exists()
 
 
 @pytest.fixture(scope="module")

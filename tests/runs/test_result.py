@@ -4,7 +4,7 @@ from typing import Any
 
 import pytest
 
-from phaseavg.runs.result import cost, summarise_errors, summary
+from phaseavg.runs.result import cost, summarise_errors
 
 
 def scores(error: float) -> dict[str, float]:
@@ -106,24 +106,3 @@ def test_seconds_add_up_by_kind() -> None:
     assert result["seconds"] == {"total": 7.5, "train": 6.0, "evaluation": 1.0, "saving": 0.5}
     assert result["images_per_second"] == pytest.approx(400 / 6)
     assert cost([])["images_per_second"] is None
-
-
-@pytest.mark.parametrize(
-    ("history", "numbers"),
-    [
-        (HISTORY, ["21.00 %", "19.00 %", "19.50 %", "20.00 % at epoch 2"]),
-        (NOT_REPLACED, ["19.00 %", "19.50 %", "19.00 % at epoch 4"]),
-    ],
-)
-def test_a_summary_states_errors_and_cost_in_one_line(
-    history: list[dict[str, Any]], numbers: list[str]
-) -> None:
-    made = {"epochs": 4, "seconds": {"total": 12.34}, "images_per_second": 999.6}
-    inherited = {"epochs": 0, "seconds": 0.0}
-    line = summary(
-        {"status": "finished", "inherited": inherited, **summarise_errors(history, {}), **made}
-    )
-    assert "\n" not in line
-    for number in (*numbers, "4 epochs", "12.3 s", "1000 images/s"):
-        assert number in line
-        line = line.partition(number)[2]  # the next number is further on

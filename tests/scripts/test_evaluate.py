@@ -1,16 +1,14 @@
 """`scripts/evaluate.py` reproduces the recorded loss and error."""
 
-import importlib.util
 import sys
 from collections.abc import Callable
 from pathlib import Path
-from types import ModuleType
 
 import pytest
 import safetensors.torch
 import torch
 import yaml
-from conftest import REPOSITORY, TINY, Prompt
+from conftest import TINY, Prompt
 from made_records import make_record
 from torch import nn
 
@@ -19,16 +17,7 @@ from phaseavg.config import Settings
 from phaseavg.runs.weights import load_weights
 from phaseavg.training.evaluation import evaluate_run
 from phaseavg.training.trajectory import read_last_weight, read_weights_after
-
-
-@pytest.fixture
-def script() -> ModuleType:
-    spec = importlib.util.spec_from_file_location("evaluate", REPOSITORY / "scripts/evaluate.py")
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
+from scripts import evaluate as script
 
 
 class Tied(nn.Module):
@@ -62,9 +51,7 @@ def finished(
     return settings.runs_dir / result["run_id"], result
 
 
-def test_saved_weights_give_the_recorded_loss_and_error(
-    script: ModuleType, finished: tuple[Path, dict]
-) -> None:
+def test_saved_weights_give_the_recorded_loss_and_error(finished: tuple[Path, dict]) -> None:
     folder, result = finished
     found = evaluate_run(folder, Path("data"), "cpu", [__name__])
     assert found.loss == result["test_loss"]
@@ -95,40 +82,8 @@ def test_weights_that_cannot_be_saved_are_rejected_before_training(
     assert not list(tmp_path.iterdir())
 
 
-def test_missing_and_damaged_weights_give_a_one_line_message_and_status_2(
-    script: ModuleType,
-    finished: tuple[Path, dict],
-    monkeypatch: pytest.MonkeyPatch,
-    capsys: pytest.CaptureFixture[str],
-) -> None:
-    folder, _ = finished
-    weights = folder / "weights.safetensors"
-
-    def read_error(*arguments: str) -> str:
-        capsys.readouterr()
-        monkeypatch.setattr(sys, "argv", ["evaluate.py", "--allow", __name__, *arguments])
-        assert script.main() == 2
-        message = capsys.readouterr().err
-        assert message.count("\n") == 1
-        return message
-
-    tensors = safetensors.torch.load_file(weights)
-    safetensors.torch.save_file(tensors, weights, metadata={"run_id": "other"})
-    assert "belongs to another run, other" in read_error(str(folder))
-    weights.write_bytes(weights.read_bytes()[:100])
-    assert "damaged" in read_error(str(folder))
-    weights.unlink()
-    assert "save_weights=true" in read_error(str(folder))
-    assert "config.yaml" in read_error(str(folder / "nowhere"))
-    weights.touch()
-    for content in ("", "- a", "{"):
-        (folder / "config.yaml").write_text(content)
-        assert "config.yaml: " in read_error(str(folder))
-
-
 @pytest.mark.parametrize("target", ["os.getcwd", "made_records.made_result"])
 def test_a_strangers_config_imports_and_calls_nothing(
-    script: ModuleType,
     compose_settings: Callable[..., Settings],
     monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
@@ -144,3 +99,29 @@ def test_a_strangers_config_imports_and_calls_nothing(
     message = capsys.readouterr().err
     assert f"config.yaml: _target_={target}: a record may only name " in message
     assert message.count("\n") == 1
+
+
+def test_missing_and_damaged_weights_give_a_one_line_message_and_status_2(
+    compose_settings: Callable[..., Settings],
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    folder = make_record(compose_settings(*TINY), 5.0)
+    weights = folder / "weights.safetensors"
+    monkeypatch.setattr(sys, "argv", ["evaluate.py", str(folder)])
+
+    def read_error() -> str:
+        assert script.main() == 2
+        message = capsys.readouterr().err
+        assert message.count("\n") == 1
+        return message
+
+    assert "save_weights=true" in read_error()
+    safetensors.torch.save_file({"a": torch.zeros(9)}, weights, metadata={"run_id": "other"})
+    assert "belongs to another run, other" in read_error()
+    safetensors.torch.save_file({"a": torch.zeros(9)}, weights, metadata={"run_id": folder.name})
+    assert "damaged, or another network's" in read_error()
+    weights.write_bytes(weights.read_bytes()[:100])
+    assert "damaged" in read_error()
+    (folder / "config.yaml").write_text("{")
+    assert "config.yaml: " in read_error()

