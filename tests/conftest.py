@@ -1,14 +1,16 @@
 """Shared by several tests: composed configs, runs of a second, and processes to kill."""
 
+import json
 import multiprocessing
 import os
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from functools import cache
 from pathlib import Path
 from typing import Any
 
 import pytest
+import safetensors.torch
 import torch
 from hydra import compose, initialize_config_dir
 from hydra.core.global_hydra import GlobalHydra
@@ -20,8 +22,6 @@ from phaseavg.config import Settings, check
 
 REPOSITORY = Path(__file__).parents[1]
 
-NEEDED = {"timm": ["model.name=resnet18"]}
-"""Overrides without which an option of a config group is incomplete."""
 sys.path.insert(0, str(REPOSITORY))  # to import train.py, also in victims
 
 PROFILE = os.environ.get("TEST_PROFILE", "deterministic")
@@ -37,17 +37,7 @@ TINY = (  # 8 steps an epoch of a network of 4,000 parameters: under a second fo
     "tracking=none",
 )
 
-RUN_OF_IMAGE_FILES = (  # 6 steps an epoch, on small images
-    "dataset=imagenet",
-    "dataset.image_size=16",
-    "dataset.test_resize=18",
-    "model=resnet34",
-    "model.width=0.05",
-    "schedule.epochs=[2,2,1]",
-    "batch_size=4",
-    "execution.workers=0",
-    "tracking=none",
-)
+TIMES = ("seconds", "images_per_second")
 
 
 def untimed(value: Any) -> Any:
@@ -55,9 +45,6 @@ def untimed(value: Any) -> Any:
     if isinstance(value, dict):
         return {k: untimed(v) for k, v in value.items() if k not in TIMES}
     return [untimed(item) for item in value] if isinstance(value, list) else value
-
-
-TIMES = ("seconds", "images_per_second")
 
 
 def also_slow(*parameters: Any) -> list[Any]:
@@ -76,8 +63,11 @@ def composed(*overrides: str) -> DictConfig:
         return compose("config", list(overrides))
 
 
+Compose = Callable[..., Settings]
+
+
 @pytest.fixture
-def compose_settings(tmp_path: Path) -> Callable[..., Settings]:
+def compose_settings(tmp_path: Path) -> Compose:
     """Return a function from overrides to the checked settings of a run below `tmp_path`."""
 
     def settings_of(*overrides: str) -> Settings:
@@ -89,6 +79,31 @@ def compose_settings(tmp_path: Path) -> Callable[..., Settings]:
         return check(config)
 
     return settings_of
+
+
+def history_of(settings: Settings) -> list[dict[str, Any]]:
+    """Return the metrics of a run."""
+    lines = (settings.run_folder / "metrics.jsonl").read_text().splitlines()
+    return [json.loads(line) for line in lines]
+
+
+def result_of(settings: Settings) -> dict[str, Any]:
+    """Return the result of a run."""
+    return json.loads((settings.run_folder / "result.json").read_text())
+
+
+def weights_of(settings: Settings) -> dict[str, torch.Tensor]:
+    """Return the saved weights of a run."""
+    return safetensors.torch.load_file(settings.run_folder / "weights.safetensors")
+
+
+def assert_same_weights(
+    actual: Mapping[str, torch.Tensor], expected: Mapping[str, torch.Tensor]
+) -> None:
+    """Compare the tensors of two state dicts bit by bit."""
+    assert actual.keys() == expected.keys()
+    for name, tensor in expected.items():
+        assert torch.equal(actual[name], tensor), name
 
 
 @pytest.fixture(autouse=True)
@@ -138,3 +153,11 @@ def victims() -> Any:
     context = multiprocessing.get_context("forkserver")
     context.set_forkserver_preload(["torch", "wandb", "train", *INDIRECT_IMPORTS])
     return context
+
+
+def in_a_victim(victims: Any, target: Callable[..., None], *arguments: Any) -> int:
+    """Run a function of `victims.py` in a process of its own; return its exit code."""
+    process = victims.Process(target=target, args=arguments)
+    process.start()
+    process.join()
+    return process.exitcode

@@ -1,16 +1,12 @@
 """Run ids depend only on the recipe, not on its execution or spelling."""
 
 import re
-from collections.abc import Callable
 
 import pytest
-from conftest import TINY
+from conftest import TINY, Compose
 
 from phaseavg import averaging, identity, targets
-from phaseavg.config import Settings
 from phaseavg.identity import run_id
-
-Compose = Callable[..., Settings]
 
 
 def id_of(compose_settings: Compose, *overrides: str) -> str:
@@ -21,15 +17,12 @@ def id_of(compose_settings: Compose, *overrides: str) -> str:
     "override",
     [
         "execution.device=cpu",
-        "execution.precision=bf16",
         "evaluation.every=7",
         "+averaging@observers.swa=uniform",
         "runs_dir=elsewhere",
         "save_weights=true",
-        "rerun=true",
         "model.width=3e-2",  # another spelling of the same number
         "schedule.factors=[1.0,0.1,0.01]",
-        "weight_decay=0.0001",
     ],
 )
 def test_execution_and_spelling_do_not_change_the_id(
@@ -104,12 +97,8 @@ def test_ids_are_stable(compose_settings: Compose) -> None:
 @pytest.mark.parametrize(
     ("overrides", "name"),
     [
-        ([], "digits-cnn13-sgd-phasewise"),
-        (["averaging=rna"], "digits-cnn13-sgd-phasewise_rna"),
-        (["optimizer=amsgrad"], "digits-cnn13-adam_amsgrad-phasewise"),
         (["optimizer.nesterov=true"], "digits-cnn13-sgd_nesterov-phasewise"),
         (["averaging=end", "averaging/weights=uniform"], "digits-cnn13-sgd-atend_uniform"),
-        (["optimizer=lookahead", "averaging=none"], "digits-cnn13-lookahead-noaveraging"),
         (
             ["optimizer=lookahead", "optimizer@optimizer.inner=adam"],
             "digits-cnn13-lookahead_adam-phasewise",

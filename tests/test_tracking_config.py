@@ -2,25 +2,23 @@
 
 import os
 import sys
-from collections.abc import Callable
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
 import pytest
 import yaml
-from conftest import TINY, Prompt
+from conftest import TINY, Compose, Prompt
 from test_tracking import TRACKED, no_account  # noqa: F401 -- a fixture
 
 from phaseavg import tracking
-from phaseavg.config import Settings
 from phaseavg.errors import UserError
 from phaseavg.identity import group_id, run_id
 from phaseavg.tracking import WandB
 
 
 def test_only_repetitions_share_a_group(
-    compose_settings: Callable[..., Settings],
+    compose_settings: Compose,
 ) -> None:
     recipes = [
         compose_settings(*TINY, *changes).recipe()
@@ -32,26 +30,17 @@ def test_only_repetitions_share_a_group(
     assert len({run_id(recipe) for recipe in recipes}) == 4
 
 
-@pytest.mark.parametrize(
-    ("trouble", "reason"),
-    [
-        (OSError("\n the network is gone\nTry again."), "the network is gone"),
-        (TimeoutError(), "TimeoutError()"),
-    ],
-)
 def test_if_wandb_cannot_start_one_line_has_the_reason(
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
-    compose_settings: Callable[..., Settings],
-    trouble: Exception,
-    reason: str,
+    compose_settings: Compose,
 ) -> None:
     started = {}
 
     def init(**given: Any) -> None:
         started.update(given, environment=dict(os.environ))
-        raise trouble
+        raise OSError("\n the network is gone\nTry again.")
 
     stand_in = SimpleNamespace(init=init, Settings=dict, teardown=lambda exit_code: None)
     monkeypatch.setitem(sys.modules, "wandb", stand_in)
@@ -60,7 +49,7 @@ def test_if_wandb_cannot_start_one_line_has_the_reason(
         mirror.log({"epoch": 1})
     mirror.finish({"status": "finished"})
     said = capsys.readouterr().err
-    assert said.startswith(f"train.py: W&B failed ({reason})")
+    assert said.startswith("train.py: W&B failed (the network is gone)")
     assert said.count("\n") == 1
     assert started["settings"]["init_timeout"] == tracking.INIT_SECONDS
     assert started["environment"]["WANDB_ERROR_REPORTING"] == "false"
@@ -77,7 +66,7 @@ def test_without_tracking_wandb_is_not_imported(
 
 
 def test_the_variable_of_wandb_sets_the_mode(
-    compose_settings: Callable[..., Settings], monkeypatch: pytest.MonkeyPatch
+    compose_settings: Compose, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     assert compose_settings("preset=demo").tracking["mode"] == "offline"
     monkeypatch.setenv("WANDB_MODE", "disabled")
@@ -97,8 +86,7 @@ def test_a_run_of_tables_is_named_after_its_first_cell_and_tagged_with_all() -> 
     assert labels["name"] == "1a cifar100 cnn13 gamma0-0.9 seed 7"
     assert labels["group"] == "table-1a"
     kinds = ["digits", "cnn13", "sgd", "phasewise", "table-1a", "table-1c", "table-mine"]
-    assert labels["tags"] == [*kinds, *cells[:2], long[:64]]
-    assert max(map(len, labels["tags"])) == 64  # W&B's limit
+    assert labels["tags"] == [*kinds, *cells[:2], long[:64]]  # W&B's limit
     assert len(WandB(recipe, {}, [], cells=[long]).labels()["name"]) == 128
     plain = WandB(recipe, {}, []).labels()
     assert plain["name"] == "digits-cnn13-sgd-phasewise-seed7"
@@ -120,7 +108,7 @@ columns:
 
 def test_a_sweep_passes_their_cells_to_runs(
     prompt: Prompt,
-    compose_settings: Callable[..., Settings],
+    compose_settings: Compose,
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:

@@ -82,14 +82,9 @@ def train(averager_of, optimizer_of):
             optimizer.zero_grad()
             nn.functional.cross_entropy(model(inputs), labels).backward()
             optimizer.step()
-        before = torch.cat([parameter.detach().flatten() for parameter in model.parameters()])
-        replaced.append(averager.epoch_end(model))
-        after = torch.cat([parameter.detach().flatten() for parameter in model.parameters()])
-        assert after.isfinite().all()
-        assert replaced[-1] or torch.equal(before, after)
-        if replaced[-1]:
+        if averager.epoch_end(model):
+            replaced.append(epoch)
             recompute_batchnorm(model, BATCHES)
-            assert model[1].num_batches_tracked == len(BATCHES)
     return replaced
 
 
@@ -97,18 +92,12 @@ def phasewise_by(weights):
     return lambda model, epochs: Phasewise(model, epochs=epochs, weights=weights)
 
 
-averagers = {
-    "none": (NoAveraging, [False, False, False]),
-    "end": (AtEnd, [False, False, True]),
-    "phasewise": (Phasewise, [False, True, True]),
-    "exponential": (phasewise_by(Exponential(0.9)), [False, True, True]),
-    "uniform": (phasewise_by(Uniform()), [False, True, True]),
-    "rna": (phasewise_by(RNA(scratch)), [False, True, True]),
-}
-for name, (averager_of, expected) in averagers.items():
-    assert train(averager_of, sgd) == expected, name
-assert train(Phasewise, lambda model: Lookahead(sgd(model), k=2)) == [False, True, True]
-assert train(Phasewise, lambda model: AdaBound(model.parameters())) == [False, True, True]
+assert train(NoAveraging, sgd) == []
+assert train(AtEnd, sgd) == [2]
+for weights in (Exponential(0.9), Uniform(), RNA(scratch)):
+    assert train(phasewise_by(weights), sgd) == [1, 2]
+assert train(Phasewise, lambda model: Lookahead(sgd(model), k=2)) == [1, 2]
+assert train(Phasewise, lambda model: AdaBound(model.parameters())) == [1, 2]
 
 assert "numpy" not in sys.modules
 print("trained with torch alone")

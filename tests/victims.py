@@ -1,5 +1,6 @@
 """Functions for child processes that are interrupted, fail or are killed during training."""
 
+import itertools
 import os
 import signal
 import sys
@@ -25,6 +26,29 @@ from phaseavg.config import Settings
 from phaseavg.errors import Diverged, Interrupted, UserError
 
 
+def and_at(
+    count: int,
+    function: Callable[..., Any],
+    act: Callable[[], Any],
+    due: Callable[..., bool] = lambda *_: True,
+) -> Callable[..., Any]:
+    """Return `function`, which does more after its `count`-th call, from 1, that is due."""
+    calls = itertools.count(1)
+
+    def wrapped(*arguments: Any, **options: Any) -> Any:
+        result = function(*arguments, **options)
+        if due(*arguments) and next(calls) == count:
+            act()
+        return result
+
+    return wrapped
+
+
+def die() -> None:
+    """Kill this process."""
+    os.kill(os.getpid(), signal.SIGKILL)
+
+
 def train_quietly(settings: Settings) -> None:
     """Train a run to its end; append its output to a file next to the runs."""
     torch.set_num_threads(1)  # of a forked process: the parent's threads are not there
@@ -36,14 +60,6 @@ def train_quietly(settings: Settings) -> None:
         train.run(settings)
 
 
-def train_until_signalled(settings: Settings, exit_file: Path) -> None:
-    """Train a run until a signal; write its message to a file."""
-    try:
-        train_quietly(settings)
-    except Interrupted as error:
-        exit_file.write_text(f"{128 + error.number} {error}")
-
-
 def train_and_be_signalled(
     settings: Settings,
     exit_file: Path,
@@ -52,18 +68,12 @@ def train_and_be_signalled(
     number: int = signal.SIGINT,
 ) -> None:
     """Train a run that receives a signal in step `count`; write its message to a file."""
-    step, left = phaseavg.training.step, count
-    count_wrong = step.count_wrong
-
-    def signalling(*arguments: Any) -> Any:
-        nonlocal left
-        left -= 1
-        if left == 0:
-            kill(os.getpid(), number)
-        return count_wrong(*arguments)
-
-    step.count_wrong = signalling
-    train_until_signalled(settings, exit_file)
+    step = phaseavg.training.step
+    step.count_wrong = and_at(count, step.count_wrong, lambda: kill(os.getpid(), number))
+    try:
+        train_quietly(settings)
+    except Interrupted as error:
+        exit_file.write_text(f"{128 + error.number} {error}")
 
 
 def break_the_service(runs: list[Settings], said: Path) -> None:
@@ -79,18 +89,12 @@ def break_the_service(runs: list[Settings], said: Path) -> None:
         children = Path(f"/proc/self/task/{os.getpid()}/children").read_text()
         return [int(child) for child in children.split()]
 
+    def kill_the_service() -> None:
+        (service,) = services()
+        os.kill(service, signal.SIGKILL)
+
     loop = phaseavg.training.loop
-    end_epoch, ended = loop.end_epoch, []
-
-    def breaking(*arguments: Any) -> Any:
-        metrics = end_epoch(*arguments)
-        ended.append(arguments)
-        if len(ended) == 2:
-            (service,) = services()
-            os.kill(service, signal.SIGKILL)
-        return metrics
-
-    loop.end_epoch = breaking
+    loop.end_epoch = and_at(2, loop.end_epoch, kill_the_service)
     sys.stderr = said.open("w", buffering=1)
     for settings in runs:
         train_quietly(settings)
@@ -107,13 +111,11 @@ def die_at_call(count: int) -> None:
 
     The position is arbitrary, but equal on all machines.
     """
-    new_step, left = phaseavg.training.loop.new_step, count
+    new_step, calls = phaseavg.training.loop.new_step, itertools.count(1)
 
     def called(_frame: Any, event: str, _argument: Any) -> None:
-        nonlocal left
-        left -= event in ("call", "c_call")
-        if left == 0:
-            os.kill(os.getpid(), signal.SIGKILL)
+        if event in ("call", "c_call") and next(calls) == count:
+            die()
 
     def counting(*arguments: Any) -> Any:
         sys.setprofile(called)
@@ -132,43 +134,25 @@ def train_and_die_at(settings: Settings, event: str, count: int) -> None:
             weights; `stepped`, right after an optimizer step; `called`, as in `die_at_call`.
         count: counted from 1.
     """
-    left = count
-
-    def die_if_due(*_: Any) -> None:
-        nonlocal left
-        left -= 1
-        if left == 0:
-            os.kill(os.getpid(), signal.SIGKILL)
-
-    def then_die(function: Callable[..., Any]) -> Callable[..., Any]:
-        def dying(*arguments: Any, **options: Any) -> Any:
-            result = function(*arguments, **options)
-            die_if_due()
-            return result
-
-        return dying
-
     if event == "half-written":
-        write = phaseavg.runs.folder.write_atomically
+        write, calls = phaseavg.runs.folder.write_atomically, itertools.count(1)
 
         def half(path: Path, content: bytes) -> None:
-            nonlocal left
-            left -= 1
-            if left == 0:
+            if next(calls) == count:
                 temporary = path.with_name(f".{path.name}.{os.getpid()}.part")
                 temporary.write_bytes(content[: len(content) // 2])
-                os.kill(os.getpid(), signal.SIGKILL)
+                die()
             write(path, content)
 
         phaseavg.runs.folder.write_atomically = half
     elif event == "before-replacing":
-        os.fsync = then_die(os.fsync)
+        os.fsync = and_at(count, os.fsync, die)
     elif event == "replaced":
         loop = phaseavg.training.loop
-        loop.recompute_batchnorm = then_die(loop.recompute_batchnorm)
+        loop.recompute_batchnorm = and_at(count, loop.recompute_batchnorm, die)
     elif event == "stepped":
         step = phaseavg.training.step
-        step.count_wrong = then_die(step.count_wrong)
+        step.count_wrong = and_at(count, step.count_wrong, die)
     elif event == "called":
         die_at_call(count)
     train_quietly(settings)
@@ -189,13 +173,10 @@ def fail_as_a_job() -> None:
 
 def fail_to_write(settings: Settings, count: int, message_file: Path) -> None:
     """Train a run whose `count`-th write fails on a full disk; write its message to a file."""
-    left = count
-    fsync = os.fsync
+    fsync, calls = os.fsync, itertools.count(1)
 
     def full(number: int) -> None:
-        nonlocal left
-        left -= 1
-        if left == 0:
+        if next(calls) == count:
             raise OSError(28, "No space left on device")
         fsync(number)
 
@@ -236,28 +217,18 @@ def sweep_and_die(
         count: counted from 1.
         number: the signal number for the process group; `called` always uses SIGKILL.
     """
-    left = count
 
-    def then_die(function: Callable[..., Any], due: Callable[..., bool]) -> Callable[..., Any]:
-        def dying(*arguments: Any, **options: Any) -> Any:
-            nonlocal left
-            result = function(*arguments, **options)
-            if due(*arguments):
-                left -= 1
-                if left == 0:
-                    os.killpg(os.getpgrp(), number)
-            return result
-
-        return dying
+    def end() -> None:
+        os.killpg(os.getpgrp(), number)
 
     count_steps(folder / "steps")
     if event == "stepped":
         step = phaseavg.training.step.Step
-        step.__call__ = then_die(step.__call__, lambda *_: True)
+        step.__call__ = and_at(count, step.__call__, end)
     elif event == "saved":
         prefixes = phaseavg.runs.prefixes
-        prefixes.write_atomically = then_die(
-            prefixes.write_atomically, lambda path, *_: path.suffix == ".pt"
+        prefixes.write_atomically = and_at(
+            count, prefixes.write_atomically, end, due=lambda path, *_: path.suffix == ".pt"
         )
     elif event == "called":
         die_at_call(count)

@@ -6,6 +6,7 @@ import shutil
 
 import numpy as np
 import pytest
+from data.batches import PIXELS
 from torchvision.datasets import CIFAR10, CIFAR100
 
 from phaseavg.data import cifar10, cifar100
@@ -14,7 +15,6 @@ from phaseavg.data.interface import first_of_each_class
 LOADERS = {CIFAR10: cifar10, CIFAR100: cifar100}
 CLASSES = {CIFAR10: 10, CIFAR100: 100}
 TRAIN, TEST = 20, 6  # images
-PIXELS = {"mean": [0.0] * 3, "std": [1 / 255] * 3}  # standardised images are then raw pixels
 BOTH = pytest.mark.parametrize("source", [CIFAR10, CIFAR100])
 
 
@@ -73,10 +73,9 @@ def assert_is_the_miniature(source, data):
     assert dict(zip(pixels, actual_labels.tolist(), strict=True)) == expected
 
 
-def load(source, data_dir, **options):
-    """Load the training set as a single batch of raw pixels."""
-    plain = {"padding": 0, "flip": False, **PIXELS}
-    return LOADERS[source](TRAIN, 0, data_dir, **{**plain, **options})
+def load(source, data_dir, batch_size=TRAIN, **options):
+    """Load raw pixels, by default the training set as a single batch."""
+    return LOADERS[source](batch_size, 0, data_dir, padding=0, flip=False, **PIXELS, **options)
 
 
 @BOTH
@@ -84,7 +83,6 @@ def test_images_and_labels_match_the_files(source, tmp_path, monkeypatch):
     write_miniature(source, tmp_path, monkeypatch)
     no_network(source, monkeypatch)
     assert_is_the_miniature(source, load(source, tmp_path))
-    assert_is_the_miniature(source, load(source, str(tmp_path)))
 
 
 @BOTH
@@ -113,20 +111,19 @@ def test_damaged_or_missing_files_raise_if_the_download_fails(name, tmp_path, mo
     assert "\n" not in message
 
 
-@BOTH
 @pytest.mark.parametrize("damaged", [False, True])
-def test_missing_and_damaged_data_are_downloaded(source, damaged, tmp_path, monkeypatch):
+def test_missing_and_damaged_data_are_downloaded(damaged, tmp_path, monkeypatch):
     site, data_dir = tmp_path / "site", tmp_path / "data"
-    write_miniature(source, site, monkeypatch)
+    write_miniature(CIFAR10, site, monkeypatch)
     if damaged:
         shutil.copytree(site, data_dir)
-        (data_dir / source.base_folder / source.test_list[0][0]).write_bytes(b"damaged")
+        (data_dir / CIFAR10.base_folder / CIFAR10.test_list[0][0]).write_bytes(b"damaged")
 
     def download(self):
         shutil.copytree(site, self.root, dirs_exist_ok=True)
 
-    monkeypatch.setattr(source, "download", download)
-    assert_is_the_miniature(source, load(source, data_dir))
+    monkeypatch.setattr(CIFAR10, "download", download)
+    assert_is_the_miniature(CIFAR10, load(CIFAR10, data_dir))
 
 
 def test_a_fraction_keeps_the_first_images_of_each_class_in_file_order(tmp_path, monkeypatch):
@@ -134,7 +131,7 @@ def test_a_fraction_keeps_the_first_images_of_each_class_in_file_order(tmp_path,
     (images, labels), _ = contents(CIFAR10)
     kept = [n for n, label in enumerate(labels) if n in np.flatnonzero(labels == label)[:1]]
     fraction = 0.4 / np.bincount(labels).max()  # rounds to no image of any class; one is kept
-    data = cifar10(5, 0, tmp_path, train_fraction=fraction, padding=0, flip=False, **PIXELS)
+    data = load(CIFAR10, tmp_path, 5, train_fraction=fraction)
     assert (data.train_size, data.test_size) == (len(kept), TEST)
     assert data.train_labels.tolist() == labels[kept].tolist()
     pixels, order = next(data.train_batches(0, 1))

@@ -6,11 +6,10 @@ import numpy as np
 import pytest
 import scipy.stats
 import torch
+from data.batches import PIXELS, concatenate, equal
 from torchvision.transforms import functional as tv
 
 from phaseavg.data import ResidentImages
-
-PIXELS = {"mean": [0.0] * 3, "std": [1 / 255] * 3}  # standardised images are then raw pixels
 
 
 def random_images(count, channels=3, size=8, seed=0):
@@ -44,11 +43,6 @@ def one_epoch(data, epoch=0):
     return list(data.train_batches(epoch * steps, (epoch + 1) * steps))
 
 
-def concatenate(batches):
-    images, labels = zip(*batches, strict=True)
-    return torch.cat(images), torch.cat(labels)
-
-
 def offsets_and_flips(crops, padding=4):
     """Return offsets and flips of zero-padded crops of `maps`."""
     size = crops.shape[2]
@@ -60,13 +54,6 @@ def offsets_and_flips(crops, padding=4):
         rows[:, size // 2, size // 2] - 1 - size // 2 + padding,
         middle - 1 - from_left + padding,
         flips,
-    )
-
-
-def equal(batches, others):
-    return len(batches) == len(others) and all(
-        torch.equal(x, v) and torch.equal(y, w)
-        for (x, y), (v, w) in zip(batches, others, strict=True)
     )
 
 
@@ -120,8 +107,7 @@ def test_flipped_copy_doubles_memory_but_does_not_change_batches():
         for flipped_copy in (True, False)
     ]
     for make_batches in (lambda d: d.train_batches(2, 11), lambda d: d.batchnorm_batches(3)):
-        batches, others = (list(make_batches(data)) for data in both)
-        assert equal(batches, others)
+        assert equal(*map(make_batches, both))
     size, half = (data.draws(0, 1).__next__()[0].shape[1] for data in both)
     assert (size, half) == (1, 2)
     sizes = [data._windows.untyped_storage().nbytes() for data in both]
@@ -140,16 +126,15 @@ def test_padding_is_the_rounded_mean_of_the_training_pixels():
     assert padding.abs().max() <= 0.5 / data.standardise.std.item()  # zero but for rounding
 
 
-@pytest.mark.parametrize("first", [0, 1, 3, 4, 7, 10])
+@pytest.mark.parametrize("first", [0, 3, 4, 7])
 def test_a_batch_depends_only_on_seed_epoch_and_step(first):
-    # 4 steps an epoch: in mid-epoch, at its last step, at its end and in a later one.
+    # 4 steps an epoch: the first, the last, at an epoch's end and in a later epoch.
     options = {"padding": 4, "flip": True}
     full = list(resident(random_images(50), 16, **options).train_batches(0, 11))
     assert len(full) == 11
-    tail = list(resident(random_images(50), 16, **options).train_batches(first, 11))
-    assert equal(tail, full[first:])
-    head = list(resident(random_images(50), 16, **options).train_batches(0, first))
-    assert equal(head, full[:first])
+    data = resident(random_images(50), 16, **options)
+    assert equal(data.train_batches(first, 11), full[first:])
+    assert equal(data.train_batches(0, first), full[:first])
 
 
 def test_batches_are_independent_of_other_iterators_and_global_random_states():
@@ -214,24 +199,21 @@ def test_test_set_is_in_order_and_standardised_by_the_training_set():
     assert max(len(images) for images, _ in batches) <= 500
 
 
-@pytest.mark.parametrize("limit", [0, 1, 3, 4, 9])
+@pytest.mark.parametrize("limit", [0, 3, 9])
 def test_a_limited_batchnorm_pass_is_the_start_of_the_full_pass(limit):
     data = resident(random_images(50), 16, padding=4, flip=True)
     full = list(data.batchnorm_batches(2))
     assert len(full) == 4
-    assert equal(list(data.batchnorm_batches(2, limit=limit)), full[:limit])
+    assert equal(data.batchnorm_batches(2, limit=limit), full[:limit])
 
 
 @pytest.mark.parametrize(
     ("options", "message"),
     [
         ({"batch_size": 51}, "batch_size=51; choices: 1 to 50"),
-        ({"batch_size": 0}, "batch_size=0; choices: 1 to 50"),
-        ({"padding": -1}, "padding=-1; choices: 0 to 8, the image size"),
-        ({"padding": 10**6}, "padding=1000000; choices: 0 to 8, the image size"),
+        ({"padding": 9}, "padding=9; choices: 0 to 8, the image size"),
         ({"pad_value": "edge"}, "pad_value='edge'; choices: mean, zero"),
         ({"mean": [0.5]}, r"mean=\[0.5\] must have 3 entries"),
-        ({"std": [0.5, 0.5]}, r"std=\[0.5, 0.5\] must have 3 entries"),
         ({"mean": [0.5, 127, 0.5]}, r"mean=\[0.5, 127, 0.5\] must lie between 0 and 1, the full"),
         ({"std": [0.5, 0.5, 0]}, r"std=\[0.5, 0.5, 0\] must be positive"),
     ],
@@ -248,7 +230,6 @@ GOOD = (random_images(4), np.arange(4))
     ("train", "test", "message"),
     [
         (GOOD, (GOOD[0], np.array([0, 1, 2, 10])), "test label 10: must lie between 0 and 9"),
-        ((GOOD[0], np.arange(4.0)), GOOD, r"training labels are \(4,\), torch.float64; they must"),
         ((GOOD[0], np.arange(3)), GOOD, r"training labels are \(3,\), torch.int64; .* \(4,\), int"),
         ((GOOD[0] / 255, GOOD[1]), GOOD, r"training images are \(3, 8, 8\), torch.float64; they"),
         ((GOOD[0][..., :7], GOOD[1]), GOOD, r"training images are \(3, 8, 7\), .* and square"),

@@ -15,7 +15,6 @@ OTHERS = ("cnn13_digits", "timm")
 CONFIGS = sorted(path for path in FOLDER.glob("*.yaml") if path.stem not in OTHERS)
 CIFAR = {"cnn13", "resnet34", "wrn28_10", "densenet121"}
 IMAGENET = {"resnet50", "resnext50", "vgg16"}
-IMAGES = {"CIFAR": 160 * 50_000, "ImageNet": 120 * 1_281_167}
 
 
 def match_header(pattern, path):
@@ -25,8 +24,7 @@ def match_header(pattern, path):
 
 
 def test_each_network_of_the_paper_has_a_config():
-    names = {path.stem for path in CONFIGS}
-    assert names == CIFAR | IMAGENET
+    assert {path.stem for path in CONFIGS} == CIFAR | IMAGENET
 
 
 @pytest.mark.parametrize("path", CONFIGS, ids=lambda path: path.stem)
@@ -42,14 +40,6 @@ def test_configs_build_their_network_with_its_defaults(path):
     assert config.weight_decay == expected
 
 
-def test_the_header_of_the_network_for_digits_reports_its_parameters():
-    path = FOLDER / "cnn13_digits.yaml"
-    (count,) = match_header(r"([\d,]+) parameters", path)
-    model = instantiate(OmegaConf.load(path).model, num_classes=10, in_channels=1)
-    assert f"{sum(p.numel() for p in model.parameters()):,}" == count
-    assert model(torch.zeros(2, 1, 8, 8)).shape == (2, 10)
-
-
 @pytest.mark.parametrize("path", CONFIGS, ids=lambda path: path.stem)
 def test_headers_report_parameters_and_cost(path):
     count, classes = match_header(r"([\d,]+) parameters for (\d+) classes", path)
@@ -63,8 +53,3 @@ def test_headers_report_parameters_and_cost(path):
         model(torch.empty(1, 3, int(size), int(size), device="meta"))
     flop = 3 * counter.get_total_flops()  # backward is twice forward
     assert f"{flop / 1e9:.3g}" == gigaflop
-
-    exaflop, dataset = match_header(r"([\d.]+) EFLOP for \d+ epochs of (\w+)", path)
-    assert dataset == ("ImageNet" if path.stem in IMAGENET else "CIFAR")
-    decimals = len(exaflop.partition(".")[2])
-    assert f"{flop * IMAGES[dataset] / 1e18:.{decimals}f}" == exaflop

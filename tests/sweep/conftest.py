@@ -1,8 +1,11 @@
 """Fixtures: the runs of the paper's tables, composed once, and a small table."""
 
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
+import victims as victim
 from made_cells import CONF, NETWORKS, TABLE, TABLES, request_for
 
 from phaseavg.sweep.cells import Run, cell_runs
@@ -24,3 +27,16 @@ def mine(tmp_path: Path) -> str:
     (tmp_path / "mine/table").mkdir(parents=True)
     (tmp_path / "mine/table/tiny.yaml").write_text(TABLE)
     return str(tmp_path / "mine")
+
+
+@pytest.fixture(scope="session")
+def swept(victims: Any) -> Callable[..., int]:
+    """Return a function that runs a sweep, as `victims.sweep_and_die`, and returns its status."""
+
+    def run(*arguments: Any) -> int:
+        process = victims.Process(target=victim.sweep_and_die, args=arguments)
+        process.start()
+        process.join()
+        return process.exitcode
+
+    return run

@@ -151,29 +151,13 @@ def test_equal_cells_of_several_tables_have_equal_runs(composed, all_runs: dict[
         assert again.optimizer._target_ == run.settings.optimizer["_target_"]
 
 
-NARROWED = [
-    (("table=t1a", "model=cnn13"), 6),
-    (("table=t1a,t1c,t2", "model=cnn13", "dataset=cifar100"), 16),
-    (("table=t1a", "column=learnt,gamma0-0.9", "model=cnn13,resnet34"), 4),
-    (("table=t1a,t1d", "column=cosine"), 4),
-    (("table=t2", "dataset=svhn"), 24),
-]
-
-
-@pytest.mark.parametrize(("arguments", "count"), NARROWED)
-def test_cells_are_selected(composed, arguments: tuple[str, ...], count: int) -> None:
-    assert len(request_for(composed, *arguments).cells) == count
-
-
-def test_requested_seeds_replace_the_tables_seeds(composed) -> None:
-    assert request_for(composed, "table=t1d").seeds == {"t1d": [0, 1, 2]}
-    assert request_for(composed, "table=t1d", "seed=range(7,9)").seeds == {"t1d": [7, 8]}
-
-
-def test_a_sweep_without_a_table_is_plain(composed) -> None:
-    for arguments in (("seed=0,1",), ("table=none", "seed=0,1")):
-        request = request_for(composed, *arguments)
-        assert (request.tables, request.cells, request.common) == ({}, [], ["seed=0,1"])
+def test_cells_are_selected(composed) -> None:
+    for arguments, count in (
+        (("table=t1a,t1c,t2", "model=cnn13", "dataset=cifar100"), 16),
+        (("table=t1a", "column=learnt,gamma0-0.9", "model=cnn13,resnet34"), 4),
+        (("table=t1a,t1d", "column=cosine"), 4),
+    ):
+        assert len(request_for(composed, *arguments).cells) == count
 
 
 TINY = Table(
@@ -197,7 +181,9 @@ def test_equal_cells_are_one_run(composed) -> None:
         cell_runs(cells, {"tiny": ["x"]}, composed)
 
 
-def test_seeds_are_deduplicated_and_duplicate_rows_rejected(composed) -> None:
+def test_seeds_are_replaced_and_deduplicated_and_duplicate_rows_rejected(composed) -> None:
+    assert request_for(composed, "table=t1d").seeds == {"t1d": [0, 1, 2]}
+    assert request_for(composed, "table=t1d", "seed=range(7,9)").seeds == {"t1d": [7, 8]}
     assert request_for(composed, "table=t1d", "seed=1,1").seeds == {"t1d": [1]}
     twice = TINY.model_copy(update={"rows": [*TINY.rows, [*TINY.rows[0], "model.width=0.2"]]})
     with pytest.raises(UserError, match="duplicate data set and network"):

@@ -22,7 +22,7 @@ def conf(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return tmp_path / "conf"
 
 
-def composed(conf: Path, overrides: Sequence[str]) -> tuple[DictConfig, int]:
+def composed(conf: Path, overrides: Sequence[str], name: str = "config") -> tuple[DictConfig, int]:
     """Return a config from the cache, and the number of times that Hydra composed it."""
     calls = []
     with composing(conf) as (_, compose):
@@ -31,7 +31,7 @@ def composed(conf: Path, overrides: Sequence[str]) -> tuple[DictConfig, int]:
             calls.append(overrides)
             return compose(overrides)
 
-        with cached(counting, [conf]) as from_cache:
+        with cached(counting, [conf], name) as from_cache:
             return from_cache(overrides), len(calls)
 
 
@@ -51,25 +51,13 @@ def test_a_config_is_composed_once_until_a_file_changes(conf: Path) -> None:
     again, calls = composed(conf, ["model=cnn13"])
     assert calls == 0
     assert OmegaConf.to_container(again) == OmegaConf.to_container(first)
+    _, calls = composed(conf, ["model=cnn13"], "another_config")
+    assert calls == 1
     path = conf / "schedule" / "80-40-40.yaml"
     path.write_text(path.read_text().replace("80", "81", 1))
     changed, calls = composed(conf, ["model=cnn13"])
     assert calls == 1
     assert check(changed).schedule["epochs"] != check(first).schedule["epochs"]
-
-
-def test_each_primary_config_has_its_own_cache(conf: Path) -> None:
-    composed(conf, ["model=cnn13"])
-    calls = []
-    with composing(conf) as (_, compose):
-
-        def counting(overrides: Sequence[str]) -> DictConfig:
-            calls.append(overrides)
-            return compose(overrides)
-
-        with cached(counting, [conf], "mine") as from_cache:
-            from_cache(["model=cnn13"])
-    assert len(calls) == 1
 
 
 def test_a_config_from_the_cache_is_a_copy(conf: Path) -> None:
@@ -79,11 +67,10 @@ def test_a_config_from_the_cache_is_a_copy(conf: Path) -> None:
         assert from_cache(["model=cnn13"]).batch_size != 1
 
 
-@pytest.mark.parametrize("content", [b"[]", b'{"a": '])
-def test_a_damaged_cache_is_composed_again(conf: Path, content: bytes) -> None:
+def test_a_damaged_cache_is_composed_again(conf: Path) -> None:
     composed(conf, ["model=cnn13"])
     (path,) = cache_folder().glob("*.json")
-    path.write_bytes(content)
+    path.write_bytes(b'{"a": ')
     _, calls = composed(conf, ["model=cnn13"])
     assert calls == 1
     assert len(json.loads(path.read_bytes())) == 1

@@ -3,13 +3,13 @@
 import random
 import signal
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
-import victims as victim
 from conftest import TINY, Prompt
-from sweep.test_sweeper import SEVERAL, results
+from sweep.test_sharing import assert_equal, outcomes
 
 from phaseavg.training.step import Step
 
@@ -45,43 +45,32 @@ def test_a_sweep_saves_running_runs_at_its_deadline(
 
 @pytest.mark.slow
 def test_a_sweep_killed_at_five_random_moments_gives_equal_results(
-    victims: Any, tmp_path: Path
+    swept: Callable[..., int], tmp_path: Path
 ) -> None:
     """SIGKILL anywhere in 3 runs; each attempt uses the same command."""
-
-    def swept(name: str, event: str, count: int) -> int:
-        arguments = (tmp_path / name, SEVERAL, event, count)
-        process = victims.Process(target=victim.sweep_and_die, args=arguments)
-        process.start()
-        process.join()
-        return process.exitcode
-
-    assert swept("undisturbed", "never", 0) == 0
+    tiny = (*TINY, "schedule.epochs=[1,1,1]", "save_weights=true")
+    command = ("-m", *tiny, "averaging=none,end,phasewise")
+    assert swept(tmp_path / "undisturbed", command, "never", 0) == 0
     moments = random.Random(0)
     for _ in range(5):  # of more than a million calls that all runs take
-        assert swept("killed", "called", moments.randrange(1, 200_000)) == -signal.SIGKILL
-    assert swept("killed", "never", 0) == 0
-    expected = results(tmp_path / "undisturbed/runs")
+        moment = moments.randrange(1, 200_000)
+        assert swept(tmp_path / "killed", command, "called", moment) == -signal.SIGKILL
+    assert swept(tmp_path / "killed", command, "never", 0) == 0
+    expected = outcomes(tmp_path / "undisturbed/runs")
     assert len(expected) == 3
-    assert results(tmp_path / "killed/runs") == expected
+    assert_equal(outcomes(tmp_path / "killed/runs"), expected)
 
 
 @pytest.mark.slow
-def test_a_sweep_resumes_after_ctrl_c_and_sigterm(victims: Any, tmp_path: Path) -> None:
-    arguments = ("-m", *TINY, "seed=0,1", "checkpoint_seconds=1000")
-
-    def swept(*signalled: Any) -> int:
-        arguments_and_event = (tmp_path, arguments, *signalled)
-        process = victims.Process(target=victim.sweep_and_die, args=arguments_and_event)
-        process.start()
-        process.join()
-        return process.exitcode
-
+def test_a_sweep_resumes_after_ctrl_c_and_sigterm(
+    swept: Callable[..., int], tmp_path: Path
+) -> None:
+    command = ("-m", *TINY, "seed=0,1", "checkpoint_seconds=1000")
     for number, status in ((signal.SIGINT, 130), (signal.SIGTERM, 143)):
-        assert swept("stepped", 13, number) == status
+        assert swept(tmp_path, command, "stepped", 13, number) == status
         said = (tmp_path / "said").read_text()
         assert "sweep: 0 finished, 0 finished before, 2 not run, or training" in said
-    assert swept("never", 0) == 0
+    assert swept(tmp_path, command, "never", 0) == 0
     said = (tmp_path / "said").read_text()
     assert said.count(" from step 0;") == 2  # the first run's first start, and the second run's
     assert said.splitlines()[-1] == "sweep: 2 finished, 0 finished before"

@@ -124,14 +124,20 @@ def digits(batch_size, seed, device="cpu", **options):
 """
 
 
-def test_a_run_with_a_killed_process_is_reported_and_the_others_finish(
-    prompt: Prompt, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+@pytest.fixture
+def deadly(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> tuple[str, ...]:
+    """Return options of a sweep whose run with seed 1 kills its process."""
     (tmp_path / "deadly.py").write_text(DEADLY)
     monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.setenv("PYTHONPATH", f"{REPOSITORY}:{tmp_path}")  # of worker processes
     tiny = (*TINY, "schedule.epochs=[1,1,1]", "share=false", "dataset._target_=deadly.digits")
-    command = ("-m", *tiny, "seed=0,1,2", *LOCAL, f"hydra.sweep.dir={tmp_path}/scratch")
-    status, _, err = prompt(*command)
+    return ("-m", *tiny, f"hydra.sweep.dir={tmp_path}/scratch")
+
+
+def test_a_run_with_a_killed_process_is_reported_and_the_others_finish(
+    prompt: Prompt, tmp_path: Path, deadly: tuple[str, ...]
+) -> None:
+    status, _, err = prompt(*deadly, "seed=0,1,2", *LOCAL)
     assert status == 1
     *_, named, last = err.splitlines()
     assert re.match(r"train\.py: \S+-seed1-\w+: the process died: ", named)
@@ -142,21 +148,16 @@ def test_a_run_with_a_killed_process_is_reported_and_the_others_finish(
 
 
 def test_a_sweep_resumes_after_joblib_loses_a_process(
-    prompt: Prompt, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    prompt: Prompt, deadly: tuple[str, ...]
 ) -> None:
-    (tmp_path / "deadly.py").write_text(DEADLY)
-    monkeypatch.syspath_prepend(tmp_path)
-    monkeypatch.setenv("PYTHONPATH", f"{REPOSITORY}:{tmp_path}")  # of worker processes
-    tiny = (*TINY, "schedule.epochs=[1,1,1]", "share=false", "dataset._target_=deadly.digits")
-    joblib = ("hydra/launcher=joblib", "hydra.launcher.n_jobs=2")
-    command = ("-m", *tiny, *joblib, f"hydra.sweep.dir={tmp_path}/scratch")
+    command = (*deadly, "hydra/launcher=joblib", "hydra.launcher.n_jobs=2")
     status, _, err = prompt(*command, "seed=0,1,2")
     assert status == 1
     assert "the launcher failed: TerminatedWorkerError" in err
     assert prompt(*command, "seed=0,2")[0] == 0
 
 
-@pytest.mark.parametrize("value", ["0", "many", "1.5", "true"])
+@pytest.mark.parametrize("value", ["0", "many"])
 def test_an_invalid_number_of_runs_is_reported(prompt: Prompt, tmp_path: Path, value: str) -> None:
     options = ("hydra/launcher=local", f"hydra.launcher.runs_per_device={value}")
     status, _, err = prompt("-m", *TINY, "seed=0,1", *options)

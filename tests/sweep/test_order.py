@@ -3,9 +3,7 @@
 from collections.abc import Callable
 
 import pytest
-from conftest import REPOSITORY, TINY
-from hydra import compose, initialize_config_dir
-from hydra.core.global_hydra import GlobalHydra
+from conftest import TINY, composed
 from made_cells import NETWORKS
 
 from phaseavg.config import check
@@ -21,21 +19,14 @@ MakeRun = Callable[..., Run]
 @pytest.fixture(scope="module")
 def new_run() -> MakeRun:
     """Return a function that makes a run from a schedule, an averaging and a seed."""
-    GlobalHydra.instance().clear()
-    with initialize_config_dir(str(REPOSITORY / "conf"), version_base="1.3"):
-        parts = {
-            name: check(compose("config", [*TINY, f"averaging={name}"])).averaging
-            for name in ("none", "phasewise", "end", "rna")
-        }
-        base = check(compose("config", list(TINY)))
 
     def make(epochs: list[int], averaging: str, seed: int = 0) -> Run:
         factors = [1.0, 0.1, 0.01][: len(epochs)]
+        base = check(composed(*TINY, f"averaging={averaging}").copy())
         schedule = {**base.schedule, "epochs": epochs, "factors": factors}
-        update = {"schedule": schedule, "averaging": parts[averaging], "seed": seed}
         lists = (f"schedule.epochs={epochs}", f"schedule.factors={factors}")
         overrides = [*TINY, *lists, f"averaging={averaging}", f"seed={seed}"]
-        return Run(overrides, base.model_copy(update=update))
+        return Run(overrides, base.model_copy(update={"schedule": schedule, "seed": seed}))
 
     return make
 
@@ -131,11 +122,7 @@ def test_the_overrides_of_a_prefix_define_its_run(new_run: MakeRun) -> None:
     (node, *_) = prefix_nodes([run])[run.run_id]
     prefix = prefix_run(run, node)
     assert prefix is not None
-    GlobalHydra.instance().clear()
-    with initialize_config_dir(str(REPOSITORY / "conf"), version_base="1.3"):
-        composed = check(compose("config", prefix.overrides))
-    assert composed.run_id == prefix.settings.run_id
-    assert composed.recipe() == prefix.settings.recipe()
+    assert check(composed(*prefix.overrides)).recipe() == prefix.settings.recipe()
 
 
 def test_shared_epochs_are_counted_once(new_run: MakeRun) -> None:
@@ -196,19 +183,3 @@ def test_shared_prefixes_of_tables_1_to_4(all_runs: dict[str, Run]) -> None:
             cells = found.setdefault((optimizer, job.start), [])
             cells.extend(f"{cell.table}/{cell.column}" for cell in job.run.cells)
     assert {place: " ".join(sorted(cells)) for place, cells in found.items()} == SHARED
-
-    def through(job: Job) -> set[int]:
-        return set() if job.parent is None else {job.start} | through(job.parent)
-
-    sgd = [j for j in jobs if j.run.prefixes.averages_nothing and "-sgd-" in j.run.run_id]
-    epochs = [set(job.run.prefixes.schedule.epochs[:1]) | through(job) for job in sgd]
-    assert {60, 80, 100} <= set().union(*epochs)
-    kept = [(epoch, job) for job in sgd for epoch in job.keep]
-    assert sorted(epoch for epoch, _ in kept if epoch in (60, 100, 160)) == [60, 100, 160]
-    # Five γ0 at T = 80, 0.9 at T = 60 and 100, learnt, and the average over the whole training.
-    guests = {name: guest for job in sgd for name, (guest, _) in job.guests.items()}
-    weights = [(g.part["weights"], g.epochs[0]) for g in guests.values()]
-    gammas = sorted((w["gamma0"], e) for w, e in weights if "gamma0" in w)
-    one = [(0.9, t) for t in (60, 80, 80, 100)]
-    assert gammas == [(0.5, 80), (0.8, 80), *one, (0.95, 80), (0.99, 80)]
-    assert len(weights) - len(gammas) == 1

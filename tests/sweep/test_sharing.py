@@ -40,14 +40,15 @@ def results(folder: Path) -> list[dict[str, Any]]:
 
 
 def outcomes(folder: Path) -> dict[str, Any]:
-    """Return weights, metrics and results of all runs in a folder, without times."""
+    """Return saved weights, metrics and results of all runs in a folder, without times."""
     found = {}
     for path in folder.glob("*/result.json"):
         lines = (path.parent / "metrics.jsonl").read_text().splitlines()
         metrics = [without_times(json.loads(line)) for line in lines]
         result = without_times(json.loads(path.read_text()))
         result.pop("overrides")  # runs_dir apart, they may name share=false
-        weights = safetensors.torch.load_file(path.parent / "weights.safetensors")
+        saved = path.parent / "weights.safetensors"
+        weights = safetensors.torch.load_file(saved) if saved.exists() else {}
         found[path.parent.name] = (weights, metrics, result)
     return found
 
@@ -93,7 +94,6 @@ FAMILIES = [
             {"phasewise_rna": 2, "noaveraging": 0},
             2 + 3 + 3,
         ),
-        (f"{AVERAGINGS} optimizer=sgd", ALL, 5 + 3 + 3),
         # With Adam's state, and learning rates step by step.
         (
             f"{AVERAGINGS} optimizer=amsgrad optimizer_state=reset schedule=decayed "
@@ -165,14 +165,11 @@ DIFFERENT_STEPS = 8 * (2 + 2 + 1 + 1)
 
 
 @pytest.fixture(scope="module")
-def undisturbed(victims: Any, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
+def undisturbed(swept: Any, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
     """Return the outcomes of the sweep's runs, each trained alone."""
     folder = tmp_path_factory.mktemp("undisturbed")
     command = (*KILLED, "share=false", "checkpoint_seconds=1000")
-    process = victims.Process(target=victim.sweep_in_a_group, args=(folder, command))
-    process.start()
-    process.join()
-    assert process.exitcode == 0
+    assert swept(folder, command, "never", 0) == 0
     return outcomes(folder / "runs")
 
 
@@ -182,14 +179,11 @@ KILLS = [("stepped", 4), ("saved", 1), ("stepped", 20), ("saved", 2), ("stepped"
 @pytest.mark.slow
 @pytest.mark.parametrize(("event", "count"), KILLS)
 def test_a_sweep_whose_prefix_was_killed_ends_bit_identical(
-    victims: Any, tmp_path: Path, event: str, count: int, undisturbed: Any
+    swept: Any, tmp_path: Path, event: str, count: int, undisturbed: Any
 ) -> None:
     """SIGKILL in mid-epoch, right after a prefix is saved, and later."""
-    for due, exit_code in (((event, count), -signal.SIGKILL), (("never", 0), 0)):
-        process = victims.Process(target=victim.sweep_and_die, args=(tmp_path, KILLED, *due))
-        process.start()
-        process.join()
-        assert process.exitcode == exit_code
+    assert swept(tmp_path, KILLED, event, count) == -signal.SIGKILL
+    assert swept(tmp_path, KILLED, "never", 0) == 0
     assert_equal(outcomes(tmp_path / "runs"), undisturbed)
     assert len((tmp_path / "steps").read_bytes()) <= DIFFERENT_STEPS + 1  # one was not saved
 

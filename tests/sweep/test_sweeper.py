@@ -6,97 +6,42 @@ import re
 import subprocess
 import sys
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import pytest
-import yaml
 from conftest import REPOSITORY, TINY, Prompt
 from hydra.core.plugins import Plugins
 from made_cells import TABLE
-from sweep.test_sharing import without_times
+from sweep.test_sharing import assert_equal, outcomes
 
-from phaseavg.runs.folder import record_failure
 from phaseavg.sweep.epoch_times import format_duration
-from phaseavg.sweep.outcomes import classify_runs
 
 SHORT = (*TINY, "schedule.epochs=[1,1,1]", "checkpoint_seconds=1000")
-
-
-def texts(folder: Path) -> list[str]:
-    return [path.read_text() for path in sorted(folder.glob("*/result.json"))]
-
-
-def configs(folder: Path) -> list[dict[str, Any]]:
-    paths = sorted(folder.glob("*/result.json"))
-    return [yaml.safe_load(path.with_name("config.yaml").read_text()) for path in paths]
-
-
-def results(folder: Path) -> dict[str, Any]:
-    """Return the results of the runs in a folder by run id, without times."""
-    found = {}
-    for path in folder.glob("*/result.json"):
-        result = json.loads(path.read_text())
-        segments = result["inherited"]["segments"]
-        lines = path.with_name("metrics.jsonl").read_text().splitlines()
-        found[path.parent.name] = without_times(result) | {
-            "inherited": [segment["prefix"] for segment in segments],
-            "metrics": [without_times(json.loads(line)) for line in lines],
-        }
-    return found
-
-
-@pytest.mark.slow
-def test_a_table_is_swept_in_two_parts(prompt: Prompt, tmp_path: Path, mine: str) -> None:
-    command = ("--config-dir", mine, "-m", *SHORT, "table=tiny")
-    status, out, err = prompt(*command, "column=plain,again", "seed=1")
-    assert (status, err) == (0, "")
-    assert "2 runs requested, 1 unique: 0 finished before, 1 to train" in out
-    assert out.splitlines()[-1] == "sweep: 1 finished, 0 finished before"
-    status, out, _ = prompt(*command)
-    assert status == 0
-    assert "6 runs requested, 4 unique: 1 finished before, 3 to train" in out
-    assert len(re.findall(r"^run \d of 3: ", out, re.MULTILINE)) == 3
-    assert out.splitlines()[-1] == "sweep: 3 finished, 1 finished before"
-    assert len(results(tmp_path / "runs")) == 4
-    status, out, _ = prompt(*command)
-    assert (status, out.splitlines()[-1]) == (0, "sweep: 0 finished, 4 finished before")
 
 
 @pytest.mark.slow
 def test_a_plain_sweep_skips_finished_runs(prompt: Prompt, tmp_path: Path) -> None:
     command = ("-m", *SHORT, "averaging=none,phasewise")
     prompt(*command, "seed=0")
-    before = results(tmp_path / "runs")
+    before = {path: path.read_bytes() for path in tmp_path.glob("runs/*/result.json")}
     status, out, err = prompt(*command, "seed=0,1,1", "execution.precision=fp32,fp32")
     assert (status, err) == (0, "")
     assert "12 runs requested, 4 unique: 2 finished before, 2 to train" in out
-    after = results(tmp_path / "runs")
-    assert before.items() <= after.items()
-    assert len(after) == 4
+    assert all(path.read_bytes() == content for path, content in before.items())
+    assert len(list(tmp_path.glob("runs/*/result.json"))) == 4
     status, out, _ = prompt(*command, "seed=0", "rerun=true")
     assert (status, out.splitlines()[-1]) == (0, "sweep: 2 finished, 0 finished before")
 
 
 MISTAKES = [
-    ("-m table=t9", "table=t9: there is no such option; choices: "),
     ("-m table=t1a,9", "table=9: there is no such option; choices: ablations, all"),
-    (
-        "-m table=t1a column=cosine",
-        "column=cosine: table=t1a has no such column; choices: gamma0-0.99",
-    ),
-    ("-m table=t1a model=vgg16", "model=vgg16: table=t1a has no such model; choices: wrn28_10"),
+    ("-m table=t1a column=x", "column=x: table=t1a has no such column; choices: gamma0-0.99"),
     ("-m table=t2 dataset=imagenet model=cnn13", "no cell of table=t2 matches"),
     ("-m column=ours", "column: only tables have columns; add table=…"),
     ("-m table=t1a optimizer.lr=0.1,0.2", "optimizer.lr takes one value"),
     ("-m table=t1a averaging=end", "averaging=end: table t1a already sets averaging"),
-    ("-m table=t1a,t1b dataset=svhn", "dataset=svhn: table=t1a,t1b has no such dataset"),
-    ("-m table=t1d model=cnn13 seed=a", "seed='a': "),
-    ("-m averaging=none,nothing", "averaging=nothing: there is no such option; choices: end"),
     ("-m seed=0,-1", "seed=-1: input should be greater than or equal to 0"),
     ("-m model.width=interval(0,1)", "model.width=interval(0,1): must be a list, range"),
-    ("table=t1a", "table: only a sweep has this option; add -m"),
-    ("column=ours", "column: only a sweep has this option; add -m"),
     ("plan=true", "plan: only a sweep has this option; add -m"),
 ]
 
@@ -111,14 +56,6 @@ def test_a_mistake_is_reported_in_one_line_before_training(
     assert err.count("\n") == 1, err
     assert message in err
     assert not list(tmp_path.iterdir())
-
-
-def test_an_invalid_table_is_reported(prompt: Prompt, tmp_path: Path, mine: str) -> None:
-    (tmp_path / "mine/table/tiny.yaml").write_text(TABLE.replace("ours:", "'our s':"))
-    status, _, err = prompt("--config-dir", mine, "-m", "table=tiny")
-    assert status == 2
-    assert "train.py: table=tiny: table.columns.our s" in err
-    assert err.count("\n") == 1
 
 
 def test_a_plan_trains_nothing_and_counts_the_remaining_epochs(
@@ -138,10 +75,14 @@ def test_a_plan_trains_nothing_and_counts_the_remaining_epochs(
     status, out, _ = prompt(*command, "plan=true")
     assert re.search(r"\| total +\| +3 \| +6 \| +4 \| +2 \| +18 \| +12 \| +10 \| +5 \|", out)
     # By hand: the median seconds per epoch of both runs, times the remaining epochs.
-    took = [r["seconds"]["total"] for r in map(json.loads, texts(tmp_path / "runs"))]
+    found = [json.loads(path.read_text()) for path in tmp_path.glob("runs/*/result.json")]
+    took = [result["seconds"]["total"] for result in found]
     assert f"about {format_duration(5 * sum(took) / 2 / 3)} without parallel runs" in out
     assert "2 runs on" in out
-    prompt(*command)
+    status, out, err = prompt(*command)
+    assert (status, err) == (0, "")
+    assert "6 runs requested, 4 unique: 2 finished before, 2 to train" in out
+    assert out.splitlines()[-1] == "sweep: 2 finished, 2 finished before"
     status, out, _ = prompt(*command, "plan=true")
     assert "all runs are finished" in out
 
@@ -171,28 +112,17 @@ def test_a_failed_run_is_recorded_and_the_others_continue(
         "sweep: 2 finished, 0 finished before, 1 failed; to resume: python train.py -m"
     )
     assert last.endswith("'schedule.epochs=[1,1,1]' checkpoint_seconds=1000 seed=0,1,2")
-    assert len(results(tmp_path / "runs")) == 2
     (failure,) = tmp_path.glob("runs/*seed1*/failure.json")  # though it did not come to its folder
     assert "a part broke" in json.loads(failure.read_text())["error"]
     _, out, _ = prompt(*command, "plan=true")
     assert re.search(
         r"failed in the last attempt:\n\S+seed1\S+: RuntimeError\('a part broke'\)", out
     )
-    status, out, err = prompt(*command)
+    status, out, err = prompt("-m", *SHORT, "seed=0,1,2,3")
     assert (status, err) == (0, "")
-    assert out.splitlines()[-1] == "sweep: 1 finished, 2 finished before"
+    assert out.splitlines()[-1] == "sweep: 2 finished, 2 finished before"
+    assert out.index("-seed3-") < out.index("-seed1-")  # a run that failed before comes last
     assert not failure.exists()
-
-
-def test_runs_that_failed_before_come_last(tmp_path: Path) -> None:
-    folders = {name: tmp_path / name for name in ("first", "second", "third")}
-    settings = {
-        n: SimpleNamespace(run_folder=f, places=[f], rerun=False) for n, f in folders.items()
-    }
-    runs = {name: SimpleNamespace(settings=one) for name, one in settings.items()}
-    record_failure(folders["first"], "its process was ended")
-    _, _, missing = classify_runs(runs)
-    assert [run.settings.run_folder.name for run in missing] == ["second", "third", "first"]
 
 
 def test_a_missing_data_set_is_checked_and_reported_once(
@@ -237,7 +167,6 @@ def test_a_diverged_run_counts_as_failed(prompt: Prompt, tmp_path: Path) -> None
         assert status == 1
         assert re.search(r"^train\.py: digits\S+: diverged: the training loss", err, re.MULTILINE)
         assert f"sweep: {counts}" in err.splitlines()[-1]
-    assert len(results(tmp_path / "runs")) == 2
 
 
 def test_a_launcher_that_fails_ends_the_sweep_in_one_line(
@@ -315,12 +244,9 @@ def test_all_launchers_give_the_same_records(
     status, out, err = prompt(*command, *submitit, *alone)
     assert (status, out.splitlines()[-1]) == (0, "sweep: 1 finished, 0 finished before"), err
 
-    found = results(tmp_path / "basic")
-    assert len(found) == 3
-    assert results(tmp_path / "joblib") == found
-    ((run_id, submitted),) = results(tmp_path / "submitit").items()
-    assert found[run_id].pop("inherited") != submitted.pop("inherited") == []
-    assert submitted == found[run_id]
-
-
-SEVERAL = ("-m", *SHORT, "averaging=none,end,phasewise", "checkpoint_seconds=0")
+    expected = outcomes(tmp_path / "basic")
+    assert len(expected) == 3
+    assert_equal(outcomes(tmp_path / "joblib"), expected)
+    submitted = outcomes(tmp_path / "submitit")
+    assert len(submitted) == 1
+    assert_equal(submitted, {run_id: expected[run_id] for run_id in submitted})

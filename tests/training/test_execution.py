@@ -4,23 +4,20 @@ import json
 import os
 import subprocess
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
-from conftest import REPOSITORY, TINY, Prompt
+from conftest import REPOSITORY, TINY, Compose, Prompt
 from torch import nn
 
-from phaseavg.config import Execution, Settings
+from phaseavg.config import Execution
 from phaseavg.errors import UserError
-from phaseavg.training import execution as module
-from phaseavg.training.execution import apply_layout, has_bf16_units, prepare
+from phaseavg.training.execution import apply_layout, prepare
 from phaseavg.training.parts import assemble
 from phaseavg.training.step import new_step
-
-Compose = Callable[..., Settings]
 
 SLOW = {"torchvision", "timm", "wandb", "matplotlib", "pandas", "sklearn", "scipy", "joblib"}
 """Packages that are slow to import."""
@@ -51,12 +48,6 @@ def test_training_does_not_import_unused_slow_packages(tmp_path) -> None:
     ], done.stderr
 
 
-def threads_of(folder: Path) -> set[int]:
-    """Return the numbers of threads in the records below a folder."""
-    results = [json.loads(path.read_text()) for path in folder.glob("*/result.json")]
-    return {entry["execution"]["threads"] for result in results for entry in result["provenance"]}
-
-
 @pytest.mark.slow
 def test_a_run_uses_its_number_of_threads_or_the_default(prompt: Prompt, tmp_path: Path) -> None:
     short = (*TINY, "schedule.epochs=[1,1,1]", "averaging=none,phasewise")
@@ -64,8 +55,10 @@ def test_a_run_uses_its_number_of_threads_or_the_default(prompt: Prompt, tmp_pat
     assert (status, err) == (0, "")
     assert out.count("1 epochs shared with other runs") == 1  # same number of threads
     assert prompt("-m", *short, "runs_dir=own")[0] == 0
-    assert threads_of(tmp_path / "two") == {2}
-    assert threads_of(tmp_path / "own") == {1}
+    for folder, threads in (("two", 2), ("own", 1)):
+        for path in tmp_path.glob(f"{folder}/*/result.json"):
+            (entry,) = json.loads(path.read_text())["provenance"]
+            assert entry["execution"]["threads"] == threads
 
 
 @pytest.fixture
@@ -103,29 +96,22 @@ def test_profiles_set_options_that_overrides_can_change(
 
 
 @pytest.mark.parametrize(
-    ("capabilities", "units"),
+    ("capabilities", "precision"),
     [
-        ({"avx512_bf16": True, "amx_bf16": False}, True),
-        ({"avx512_bf16": False, "amx_bf16": True}, True),
-        ({"avx512_f": True, "avx512_bf16": False, "amx_tile": True, "amx_bf16": False}, False),
-        ({"architecture": "arm64", "bf16": True}, False),
+        ({"avx512_bf16": True, "amx_bf16": False}, "bf16"),
+        ({"avx512_bf16": False, "amx_bf16": True}, "bf16"),
+        ({"architecture": "arm64", "bf16": True}, "fp32"),
     ],
 )
-def test_a_cpu_has_bf16_units_with_avx512_bf16_or_amx(
-    monkeypatch: pytest.MonkeyPatch, capabilities: dict[str, Any], units: bool
+def test_auto_precision_is_bf16_on_a_cpu_with_avx512_bf16_or_amx(
+    compose_settings: Compose,
+    monkeypatch: pytest.MonkeyPatch,
+    capabilities: dict[str, Any],
+    precision: str,
 ) -> None:
     monkeypatch.setattr("torch.cpu.get_capabilities", lambda: capabilities)
-    assert has_bf16_units(torch.device("cpu")) is units
-
-
-@pytest.mark.parametrize("units", [True, False])
-def test_auto_precision_is_bf16_only_with_bf16_units(
-    compose_settings: Compose, monkeypatch: pytest.MonkeyPatch, units: bool
-) -> None:
-    monkeypatch.setattr(module, "has_bf16_units", lambda device: units)
     options = ("execution.device=cpu", "execution.precision=auto")
-    auto, _ = prepare(compose_settings(*TINY, *options))
-    assert auto.execution.precision == ("bf16" if units else "fp32")
+    assert prepare(compose_settings(*TINY, *options))[0].execution.precision == precision
 
 
 def test_a_bf16_run_on_a_cpu_trains_float32_weights(compose_settings: Compose) -> None:
@@ -143,12 +129,6 @@ def test_a_bf16_run_on_a_cpu_trains_float32_weights(compose_settings: Compose) -
     for parameter, start in zip(state.model.parameters(), first, strict=True):
         assert parameter.dtype == parameter.grad.dtype == torch.float32
         assert not torch.equal(parameter, start)
-
-
-def test_a_cpu_has_no_cuda_graphs(prompt: Prompt) -> None:
-    status, _, err = prompt(*TINY, "execution.graph=true", "execution.device=cpu")
-    assert (status, err.count("\n")) == (2, 1)
-    assert err.startswith("train.py: execution.graph=true: cpu has no CUDA graphs; choices: ")
 
 
 def test_channels_last_rejects_narrow_batchnorm_layers() -> None:

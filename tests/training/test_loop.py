@@ -1,16 +1,14 @@
 """Compare a run with a literal Algorithm 1, and check its record."""
 
 import copy
-import json
 import re
-from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
-from conftest import TINY
+from conftest import TINY, Compose, history_of, result_of
 from torch.nn.functional import cross_entropy
 
 import train
@@ -19,13 +17,6 @@ from phaseavg.config import Settings
 from phaseavg.training.evaluation import Evaluation, evaluate
 from phaseavg.training.optimizers import set_learning_rate
 from phaseavg.training.parts import load_data, new_model
-
-Compose = Callable[..., Settings]
-
-
-def history_of(settings: Settings) -> list[dict]:
-    lines = (settings.run_folder / "metrics.jsonl").read_text().splitlines()
-    return [json.loads(line) for line in lines]
 
 
 def algorithm_1(settings: Settings) -> tuple[torch.nn.Module, list[dict[str, Evaluation]]]:
@@ -179,8 +170,7 @@ def test_a_compiled_run_with_autocast_trains_and_records_its_options(
 def test_a_record_has_the_provenance(compose_settings: Compose, tmp_path: Path) -> None:
     settings = compose_settings(*TINY, "data_dir=/somewhere/private")
     result = train.run(settings)
-    folder = settings.runs_dir / result["run_id"]
-    assert json.loads((folder / "result.json").read_text()) == result
+    assert result_of(settings) == result
     assert result["status"] == "finished"
     assert result["test_error"] == result["phases"][-1]["average"]["error"]
     assert result["best_test_error"] <= result["test_error"]
@@ -193,6 +183,6 @@ def test_a_record_has_the_provenance(compose_settings: Compose, tmp_path: Path) 
     assert provenance["versions"]["torch"] == torch.__version__.partition("+")[0]
     assert set(provenance["git"]) == {"commit", "modified"}
     assert re.fullmatch("[0-9a-f]{16}", provenance["source"])
-    for path in folder.iterdir():  # records must not contain paths of the machine
+    for path in settings.run_folder.iterdir():  # records must not contain paths of the machine
         assert "/somewhere" not in path.read_text()
         assert str(tmp_path) not in path.read_text()

@@ -1,7 +1,7 @@
 """Compare a run of each method of the paper with a plain loop."""
 
 import copy
-import json
+import itertools
 import math
 import os
 from collections.abc import Callable
@@ -9,24 +9,26 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import safetensors.torch
 import torch
-from conftest import REPOSITORY, TINY, Prompt
+from conftest import (
+    REPOSITORY,
+    TINY,
+    Compose,
+    Prompt,
+    also_slow,
+    assert_same_weights,
+    history_of,
+    weights_of,
+)
 from reference import alphas
 from torch.nn.functional import cross_entropy
 
 import train
+from phaseavg.averaging import recompute_batchnorm
 from phaseavg.config import Settings
-from phaseavg.errors import Diverged
 from phaseavg.optim import Lookahead
-from phaseavg.runs.folder import RunFolder
-from phaseavg.tracking import Tracking
 from phaseavg.training.evaluation import evaluate
-from phaseavg.training.loop import train as train_loop
-from phaseavg.training.parts import assemble, load_data, new_model
-from phaseavg.training.sharing import Sharing
-
-Compose = Callable[..., Settings]
+from phaseavg.training.parts import load_data, new_model
 
 UNSAVED = (*TINY, "checkpoint_seconds=1000")  # no checkpoints within phases
 
@@ -37,36 +39,12 @@ OPTIMIZERS, AVERAGINGS = (
 PHASE_ENDS = slice(1, 4, 2)  # the epochs of TINY that end its first two phases
 
 
-def history_of(settings: Settings) -> list[dict[str, Any]]:
-    lines = (settings.run_folder / "metrics.jsonl").read_text().splitlines()
-    return [json.loads(line) for line in lines]
-
-
-def weights_of(settings: Settings) -> dict[str, torch.Tensor]:
-    return safetensors.torch.load_file(settings.run_folder / "weights.safetensors")
-
-
-def in_folder(settings: Settings, name: str) -> Settings:
-    return settings.model_copy(update={"runs_dir": settings.runs_dir / name})
-
-
-PAIRS = [
-    (optimizer, averaging)
-    for optimizer in OPTIMIZERS
-    for averaging in AVERAGINGS
-    if averaging == "phasewise" or optimizer in ("sgd", "lookahead")
-]
-"""All optimizers with one averaging, all averagings with SGD and Lookahead.
-
-Only Lookahead has weights of its own, which an average must replace as well.
-"""
-
-
 @pytest.mark.parametrize(
     ("optimizer", "averaging"),
     [
-        pair if pair == ("sgd", "phasewise") else pytest.param(*pair, marks=pytest.mark.slow)
-        for pair in PAIRS
+        ("sgd", "phasewise"),
+        *also_slow(*((name, "phasewise") for name in OPTIMIZERS if name != "sgd")),
+        *also_slow(*(("lookahead", name) for name in AVERAGINGS if name != "phasewise")),
     ],
 )
 def test_every_optimizer_and_every_averaging_learns(
@@ -93,15 +71,20 @@ def test_every_optimizer_and_every_averaging_learns(
 
 
 def train_plainly(
-    settings: Settings, new_optimizer: Callable[..., torch.optim.Optimizer], reset: bool = False
+    settings: Settings, new_optimizer: Callable[..., torch.optim.Optimizer]
 ) -> tuple[torch.nn.Module, list[float]]:
-    """Train TINY's phases without averaging; return the network and the test error per epoch."""
+    """Train the phases; return the network and the test error before each end of an epoch.
+
+    An average over one epoch equals its weights. With phases of that length, an average continues
+    with the slow weights of Lookahead.
+    """
     data = load_data(settings, torch.device("cpu"))
     model = new_model(settings, data)
     optimizer = new_optimizer(model.parameters())
     step, errors = 0, []
-    for epochs, learning_rate in ((2, 0.1), (2, 0.01), (1, 0.001)):
-        if reset:
+    averaged = "NoAveraging" not in settings.averaging["_target_"]
+    for epochs, learning_rate in zip(settings.schedule["epochs"], (0.1, 0.01, 0.001), strict=True):
+        if settings.optimizer_state == "reset":
             optimizer = new_optimizer(model.parameters())
         optimizer.param_groups[0]["lr"] = learning_rate
         for _ in range(epochs):
@@ -117,6 +100,11 @@ def train_plainly(
                 for copied, p in zip(tested.parameters(), model.parameters(), strict=True):
                     copied.data.copy_(state[p]["slow_weights"])
             errors.append(evaluate(tested, data.test_batches()).error)
+        if averaged:
+            model.load_state_dict(tested.state_dict())
+            recompute_batchnorm(model, data.batchnorm_batches(len(errors)))
+            tested = model
+            optimizer.restart()
     return tested, errors
 
 
@@ -129,81 +117,40 @@ def lookahead(params: Any) -> Lookahead:
 
 
 @pytest.mark.parametrize(
-    ("overrides", "new_optimizer", "reset"),
+    ("overrides", "new_optimizer"),
     [
-        ([], sgd, False),
-        (["optimizer_state=reset"], sgd, True),
-        (["optimizer=lookahead"], lookahead, False),  # k = 5 does not divide the 8 steps
+        (["averaging=none"], sgd),
+        (["averaging=none", "optimizer_state=reset"], sgd),
+        (["averaging=none", "optimizer=lookahead"], lookahead),  # k = 5 does not divide the 8 steps
+        (["averaging=uniform", "optimizer=lookahead", "schedule.epochs=[1,1,1]"], lookahead),
     ],
 )
-def test_a_run_without_averaging_is_a_plain_training_loop(
-    compose_settings: Compose, overrides: list[str], new_optimizer: Any, reset: bool
+def test_a_run_is_a_plain_training_loop(
+    compose_settings: Compose, overrides: list[str], new_optimizer: Any
 ) -> None:
-    settings = compose_settings(*UNSAVED, "averaging=none", "save_weights=true", *overrides)
-    result = train.run(settings)
-    model, errors = train_plainly(settings, new_optimizer, reset)
+    settings = compose_settings(*UNSAVED, "evaluation.every=1", "save_weights=true", *overrides)
+    train.run(settings)
+    model, errors = train_plainly(settings, new_optimizer)
     assert [line["weights"]["error"] for line in history_of(settings)] == errors
-    assert result["test_error"] == errors[-1]
-    actual = weights_of(settings)
-    for name, tensor in model.state_dict().items():
-        assert torch.equal(actual[name], tensor), name
+    assert_same_weights(weights_of(settings), model.state_dict())
 
 
-def test_an_average_replaces_fast_and_slow_weights_of_lookahead(
-    compose_settings: Compose,
+def test_non_finite_fast_weights_are_a_divergence(
+    compose_settings: Compose, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Otherwise, the end of the window would restore half of the old slow weights."""
-    settings = compose_settings(*UNSAVED, "optimizer=lookahead", "schedule.epochs=[1,1,1]")
-    data, schedule, state = assemble(settings, torch.device("cpu"))
-    replaced, starts = [], []
-    epoch_end, step = state.averager.epoch_end, state.optimizer.step
-
-    def recording_epoch_end(model: torch.nn.Module) -> bool:
-        done = epoch_end(model)
-        replaced.append([p.detach().clone() for p in model.parameters()])
-        return done
-
-    def recording_step(closure: Any = None) -> Any:
-        if state.step % state.steps_per_epoch == 0 < state.step:
-            parameters = list(state.model.parameters())
-            slow = [state.optimizer.state[p]["slow_weights"].clone() for p in parameters]
-            starts.append((slow, [p.detach().clone() for p in parameters]))
-        return step(closure)
-
-    state.averager.epoch_end = recording_epoch_end  # type: ignore[method-assign]
-    state.optimizer.step = recording_step  # type: ignore[method-assign]
-    train_state(state, data, schedule, settings)
-    assert len(replaced) == 3
-    for average, (slow, fast) in zip(replaced[:2], starts, strict=True):
-        for theta, phi, expected in zip(fast, slow, average, strict=True):
-            assert torch.equal(theta, expected)
-            assert torch.equal(phi, expected)
-
-
-def train_state(state: Any, data: Any, schedule: Any, settings: Settings) -> None:
-    tracking = Tracking(settings.recipe(), settings.record(), [])
-    with RunFolder(settings.run_folder) as folder:
-        sharing = Sharing(settings, data.device)
-        train_loop(state, data, schedule, settings, folder, tracking, sharing)
-
-
-def test_non_finite_fast_weights_are_a_divergence(compose_settings: Compose) -> None:
     """Lookahead evaluates its slow weights, which stay finite until the window ends."""
-    settings = compose_settings(*UNSAVED, "optimizer=lookahead", "averaging=none")
-    data, schedule, state = assemble(settings, torch.device("cpu"))
-    step = state.optimizer.inner.step
+    step, calls = torch.optim.SGD.step, itertools.count(1)
 
-    def overflowing(closure: Any = None) -> Any:
-        loss = step(closure)
-        if state.step == 7:  # the last step of the epoch, the third of a window of five
-            next(state.model.parameters()).data.fill_(math.inf)
+    def overflowing(self: torch.optim.SGD, closure: Any = None) -> Any:
+        loss = step(self, closure)
+        if next(calls) == 8:  # the last step of the epoch, the third of a window of five
+            self.param_groups[0]["params"][0].data.fill_(math.inf)
         return loss
 
-    state.optimizer.inner.step = overflowing
-    with pytest.raises(Diverged) as diverged:
-        train_state(state, data, schedule, settings)
-    assert diverged.value.outcome["reason"] == "the weights are no longer finite"
-    assert diverged.value.outcome["epoch"] == 1
+    monkeypatch.setattr(torch.optim.SGD, "step", overflowing)
+    result = train.run(compose_settings(*UNSAVED, "optimizer=lookahead", "averaging=none"))
+    assert result["status"] == "diverged"
+    assert (result["reason"], result["epoch"]) == ("the weights are no longer finite", 1)
 
 
 def test_recorded_coefficients_reproduce_the_average(compose_settings: Compose) -> None:

@@ -1,6 +1,5 @@
 """Observers: averages that are evaluated during a run but never applied."""
 
-import json
 from collections.abc import Callable
 from pathlib import Path
 from types import SimpleNamespace
@@ -8,8 +7,17 @@ from typing import Any
 
 import pytest
 import torch
-from conftest import TINY, Prompt, untimed
-from training.test_methods import UNSAVED, Compose, history_of, in_folder, weights_of
+from conftest import (
+    TINY,
+    Compose,
+    Prompt,
+    assert_same_weights,
+    history_of,
+    result_of,
+    untimed,
+    weights_of,
+)
+from training.test_methods import UNSAVED
 
 import train
 from phaseavg.averaging import Averager, recompute_batchnorm
@@ -28,8 +36,6 @@ OBSERVERS = (
     "+averaging@observers.last=end",
     "observers.last.window=phase",
 )
-
-
 AS_A_RUN = {
     "ours": ["averaging=phasewise"],
     "strong": ["averaging=phasewise", "averaging.weights.gamma0=0.99"],
@@ -70,18 +76,17 @@ def test_an_observer_equals_the_average_of_a_separate_run_and_changes_nothing(
 ) -> None:
     plain = compose_settings(*UNSAVED, "averaging=none", "save_weights=true")
     observed = compose_settings(*UNSAVED, "averaging=none", "save_weights=true", *OBSERVERS)
-    observed = in_folder(observed, "observed")
+    observed = observed.model_copy(update={"runs_dir": observed.runs_dir / "observed"})
     for settings in (plain, observed):
         train.run(settings)
     history = history_of(observed)
     observers = [untimed(line.pop("observers")) for line in history]
     assert untimed(history) == untimed(history_of(plain))
-    weights = weights_of(observed)
-    assert all(torch.equal(weights[name], tensor) for name, tensor in weights_of(plain).items())
+    assert_same_weights(weights_of(observed), weights_of(plain))
 
     # At the first phase end all observers equal the average of their runs. At the end of training,
     # only observers of runs that replace no weights before the end do.
-    result = json.loads((observed.run_folder / "result.json").read_text())
+    result = result_of(observed)
     assert result["observers"].keys() == AS_A_RUN.keys()
     for name, overrides in AS_A_RUN.items():
         separate = compose_settings(*UNSAVED, *overrides)

@@ -1,6 +1,5 @@
 """A killed run resumes and ends bit-identical, whenever it is killed."""
 
-import json
 import os
 import random
 import re
@@ -10,10 +9,18 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import safetensors.torch
 import torch
 import victims as victim
-from conftest import TINY, untimed
+from conftest import (
+    TINY,
+    Compose,
+    assert_same_weights,
+    history_of,
+    in_a_victim,
+    result_of,
+    untimed,
+    weights_of,
+)
 
 from phaseavg.config import Settings
 
@@ -29,49 +36,29 @@ MOMENTS = [
     ("averaging=phasewise", "half-written", 21),  # around the first phase's end
     ("averaging=phasewise", "before-replacing", 11),  # metrics.jsonl at the first epoch's end
     ("averaging=phasewise", "stepped", 16),  # a phase's last step
-    ("averaging=phasewise", "stepped", 17),  # a phase's first step
-    ("averaging=end", "stepped", 17),
-    ("optimizer=amsgrad", "stepped", 12),
+    ("averaging=end", "stepped", 17),  # a phase's first step
     ("optimizer=lookahead", "replaced", 1),
     ("optimizer=lookahead averaging=none", "stepped", 40),  # the last step
     ("optimizer=adam optimizer_state=reset", "stepped", 17),
     ("optimizer=lookahead averaging=none optimizer_state=reset", "stepped", 16),
-    ("schedule=decayed schedule.shape.per=step averaging=none", "stepped", 12),
     ("averaging=rna averaging.weights.window=1 optimizer=lookahead", "stepped", 12),
     ("averaging=none +averaging@observers.a=rna +averaging@observers.b=uniform", "stepped", 12),
 ]
 """Recipes with the event and count at which `train_and_die_at` kills the run."""
 
 
-def folder_of(settings: Settings) -> Path:
-    return settings.run_folder
-
-
-def in_a_victim(victims: Any, target: Callable[..., None], *arguments: Any) -> Any:
-    process = victims.Process(target=target, args=arguments)
-    process.start()
-    process.join()
-    return process
-
-
 def outcome(settings: Settings) -> tuple[dict[str, torch.Tensor], list[dict[str, Any]]]:
     """Return the final weights and the metrics, without times."""
-    folder = folder_of(settings)
-    weights = safetensors.torch.load_file(folder / "weights.safetensors")
-    lines = (folder / "metrics.jsonl").read_text().splitlines()
-    return weights, [untimed(json.loads(line)) for line in lines]
+    return weights_of(settings), untimed(history_of(settings))
 
 
 def assert_same_outcome(settings: Settings, expected: tuple[Any, Any]) -> None:
     weights, metrics = outcome(settings)
-    assert weights.keys() == expected[0].keys()
-    for name, tensor in expected[0].items():
-        assert torch.equal(weights[name], tensor), name
+    assert_same_weights(weights, expected[0])
     assert metrics == expected[1]
     assert [line["epoch"] for line in metrics] == [1, 2, 3, 4, 5]
-    assert not list(folder_of(settings).glob(".*.part"))
-    assert not list(folder_of(settings).glob("checkpoint-*.pt"))
-    assert not (folder_of(settings) / "snapshots").exists()
+    for leftover in (".*.part", "checkpoint-*.pt", "snapshots"):
+        assert not list(settings.run_folder.glob(leftover))
 
 
 @pytest.fixture(scope="module")
@@ -90,7 +77,7 @@ def undisturbed(
                     "checkpoint_seconds": 1000.0,
                 }
             )
-            assert in_a_victim(victims, victim.train_quietly, elsewhere).exitcode == 0
+            assert in_a_victim(victims, victim.train_quietly, elsewhere) == 0
             outcomes[name] = outcome(elsewhere)
         return outcomes[name]
 
@@ -99,7 +86,7 @@ def undisturbed(
 
 def test_a_run_killed_at_12_random_moments_ends_bit_identical(
     victims: Any,
-    compose_settings: Callable[..., Settings],
+    compose_settings: Compose,
     undisturbed: Callable[..., Any],
 ) -> None:
     settings = compose_settings(*TINY, "save_weights=true")
@@ -108,8 +95,8 @@ def test_a_run_killed_at_12_random_moments_ends_bit_identical(
     for _ in range(12):
         count = moments.randrange(1, 80_000)  # a step and its checkpoint are some 25,000 calls
         died = in_a_victim(victims, victim.train_and_die_at, settings, "called", count)
-        assert died.exitcode == -signal.SIGKILL
-    assert in_a_victim(victims, victim.train_quietly, settings).exitcode == 0
+        assert died == -signal.SIGKILL
+    assert in_a_victim(victims, victim.train_quietly, settings) == 0
     assert_same_outcome(settings, expected)
     output = (settings.runs_dir / "said").read_text()
     starts = [int(step) for step in re.findall(r" from step (\d+);", output)]
@@ -120,7 +107,7 @@ def test_a_run_killed_at_12_random_moments_ends_bit_identical(
 @pytest.mark.parametrize(("kind", "event", "count"), MOMENTS)
 def test_a_killed_run_ends_bit_identical(
     victims: Any,
-    compose_settings: Callable[..., Settings],
+    compose_settings: Compose,
     undisturbed: Callable[..., Any],
     kind: str,
     event: str,
@@ -129,16 +116,16 @@ def test_a_killed_run_ends_bit_identical(
     settings = compose_settings(*TINY, "save_weights=true", *kind.split(), SHORT)
     expected = undisturbed(settings)
     died = in_a_victim(victims, victim.train_and_die_at, settings, event, count)
-    assert died.exitcode == -signal.SIGKILL
-    assert not (folder_of(settings) / "result.json").exists()
-    assert in_a_victim(victims, victim.train_quietly, settings).exitcode == 0
+    assert died == -signal.SIGKILL
+    assert not (settings.run_folder / "result.json").exists()
+    assert in_a_victim(victims, victim.train_quietly, settings) == 0
     assert_same_outcome(settings, expected)
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_a_signal_saves_the_state_and_stops_with_one_line(
     victims: Any,
-    compose_settings: Callable[..., Settings],
+    compose_settings: Compose,
     undisturbed: Callable[..., Any],
     tmp_path: Path,
     number: int,
@@ -147,65 +134,65 @@ def test_a_signal_saves_the_state_and_stops_with_one_line(
     rarely_saving = settings.model_copy(update={"checkpoint_seconds": 1000.0})
     output = tmp_path / "said"
     arguments = (rarely_saving, output, 12, os.kill, number)
-    assert in_a_victim(victims, victim.train_and_be_signalled, *arguments).exitcode == 0
+    assert in_a_victim(victims, victim.train_and_be_signalled, *arguments) == 0
     assert output.read_text().startswith(f"{128 + number} interrupted after step 12 ")
     assert "rerun the same command to resume" in output.read_text()
-    assert list(folder_of(settings).glob("checkpoint-*"))
-    assert in_a_victim(victims, victim.train_quietly, settings).exitcode == 0
+    assert list(settings.run_folder.glob("checkpoint-*"))
+    assert in_a_victim(victims, victim.train_quietly, settings) == 0
     assert_same_outcome(settings, undisturbed(settings))
 
 
 def test_a_damaged_checkpoint_is_set_aside(
-    victims: Any, compose_settings: Callable[..., Settings], undisturbed: Callable[..., Any]
+    victims: Any, compose_settings: Compose, undisturbed: Callable[..., Any]
 ) -> None:
     settings = compose_settings(*TINY, "save_weights=true")
     in_a_victim(victims, victim.train_and_die_at, settings, "stepped", 20)
-    latest = max(folder_of(settings).glob("checkpoint-*"))
+    latest = max(settings.run_folder.glob("checkpoint-*"))
     content = bytearray(latest.read_bytes())
     content[len(content) // 2] ^= 1
     latest.write_bytes(content)
-    assert in_a_victim(victims, victim.train_quietly, settings).exitcode == 0
+    assert in_a_victim(victims, victim.train_quietly, settings) == 0
     assert latest.with_name(f"{latest.name}.damaged").exists()
     assert_same_outcome(settings, undisturbed(settings))
 
 
 def test_a_damaged_snapshot_restarts_the_run(
     victims: Any,
-    compose_settings: Callable[..., Settings],
+    compose_settings: Compose,
     undisturbed: Callable[..., Any],
     tmp_path: Path,
 ) -> None:
     settings = compose_settings(*TINY, "save_weights=true", "averaging=rna")
     in_a_victim(victims, victim.train_and_die_at, settings, "stepped", 29)
     # Both checkpoints need the snapshot of the phase's start.
-    first = min(folder_of(settings).glob("snapshots/*-0000-*.pt"))
+    first = min(settings.run_folder.glob("snapshots/*-0000-*.pt"))
     content = bytearray(first.read_bytes())
     content[-1] ^= 1
     first.write_bytes(content)
-    assert in_a_victim(victims, victim.train_quietly, settings).exitcode == 0
+    assert in_a_victim(victims, victim.train_quietly, settings) == 0
     output = (settings.runs_dir / "said").read_text()
     assert output.count(f"{first} is damaged") == 2
     assert [int(step) for step in re.findall(r" from step (\d+);", output)] == [0, 0]
     assert_same_outcome(settings, undisturbed(settings))
 
 
-@pytest.mark.parametrize("precisions", [["fp32"], ["fp32", "bf16"]])
-def test_a_record_names_every_execution_of_a_run(
-    victims: Any, compose_settings: Callable[..., Settings], precisions: list[str]
+def test_a_record_names_every_execution_of_a_run_once(
+    victims: Any, compose_settings: Compose
 ) -> None:
     settings = compose_settings(*TINY)
-    in_a_victim(victims, victim.train_and_die_at, settings, "stepped", 9)
-    execution = settings.execution.model_copy(update={"precision": precisions[-1]})
+    for _ in range(2):
+        in_a_victim(victims, victim.train_and_die_at, settings, "stepped", 9)
+    execution = settings.execution.model_copy(update={"precision": "bf16"})
     settings = settings.model_copy(update={"execution": execution})
-    assert in_a_victim(victims, victim.train_quietly, settings).exitcode == 0
-    result = json.loads((folder_of(settings) / "result.json").read_text())
-    assert [entry["execution"]["precision"] for entry in result["provenance"]] == precisions
+    assert in_a_victim(victims, victim.train_quietly, settings) == 0
+    provenance = result_of(settings)["provenance"]
+    assert [entry["execution"]["precision"] for entry in provenance] == ["fp32", "bf16"]
 
 
-@pytest.mark.parametrize("count", [1, 2, 3, 12, 25])
+@pytest.mark.parametrize("count", [1, 3, 12])
 def test_a_failed_write_is_reported_and_leaves_no_partial_file(
     victims: Any,
-    compose_settings: Callable[..., Settings],
+    compose_settings: Compose,
     undisturbed: Callable[..., Any],
     tmp_path: Path,
     count: int,
@@ -217,13 +204,13 @@ def test_a_failed_write_is_reported_and_leaves_no_partial_file(
     assert message.startswith(f"runs_dir={settings.runs_dir}: ")
     assert "No space left on device" in message
     assert "\n" not in message
-    assert not list(folder_of(settings).glob(".*.part"))
-    assert in_a_victim(victims, victim.train_quietly, settings).exitcode == 0
+    assert not list(settings.run_folder.glob(".*.part"))
+    assert in_a_victim(victims, victim.train_quietly, settings) == 0
     assert_same_outcome(settings, undisturbed(settings))
 
 
 def test_the_evaluation_cadence_does_not_change_the_weights(
-    victims: Any, compose_settings: Callable[..., Settings]
+    victims: Any, compose_settings: Compose
 ) -> None:
     # One batch is the whole training set: every step ends an epoch.
     one_step = (*TINY, "batch_size=1000", "schedule.epochs=[4,3,3]", "save_weights=true")
@@ -232,8 +219,7 @@ def test_the_evaluation_cadence_does_not_change_the_weights(
     assert never.run_id == always.run_id
     always = always.model_copy(update={"runs_dir": always.runs_dir / "always"})
     for settings in (never, always):
-        assert in_a_victim(victims, victim.train_quietly, settings).exitcode == 0
+        assert in_a_victim(victims, victim.train_quietly, settings) == 0
     tested = [sum("weights" in line for line in outcome(s)[1]) for s in (never, always)]
     assert tested == [3, 10]
-    for name, tensor in outcome(never)[0].items():
-        assert torch.equal(outcome(always)[0][name], tensor), name
+    assert_same_weights(weights_of(always), weights_of(never))

@@ -1,18 +1,25 @@
 """Saving the weights of a trajectory during training."""
 
-import json
 import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
-import safetensors.torch
 import torch
 import victims as victim
-from conftest import TINY, Prompt, also_slow, untimed
-from hydra import compose, initialize_config_dir
-from hydra.core.global_hydra import GlobalHydra
+from conftest import (
+    TINY,
+    Compose,
+    Prompt,
+    also_slow,
+    assert_same_weights,
+    composed,
+    history_of,
+    in_a_victim,
+    untimed,
+    weights_of,
+)
 from torch import nn
 
 import train
@@ -40,15 +47,6 @@ def saved_steps(settings: Settings) -> list[int]:
     return sorted(int(path.stem.partition("-")[2]) for path in folder_of(settings).iterdir())
 
 
-def contents(settings: Settings) -> dict[str, bytes]:
-    return {path.name: path.read_bytes() for path in folder_of(settings).iterdir()}
-
-
-def metrics_of(settings: Settings) -> list[dict[str, Any]]:
-    lines = (settings.run_folder / "metrics.jsonl").read_text().splitlines()
-    return untimed([json.loads(line) for line in lines])
-
-
 @pytest.fixture(scope="module")
 def trained(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Settings]:
     """Return a function that trains a run once and returns its settings."""
@@ -57,10 +55,8 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Settings]
     def run(*overrides: str) -> Settings:
         if overrides not in settings_of:
             folder = tmp_path_factory.mktemp("runs")
-            GlobalHydra.instance().clear()
-            with initialize_config_dir(str(train.CONF), version_base="1.3"):
-                where = (f"runs_dir={folder}", f"records_dir={folder}", "save_weights=true")
-                settings_of[overrides] = check(compose("config", [*TINY, *where, *overrides]))
+            where = (f"runs_dir={folder}", f"records_dir={folder}", "save_weights=true")
+            settings_of[overrides] = check(composed(*TINY, *where, *overrides))
             train.run(settings_of[overrides])
         return settings_of[overrides]
 
@@ -68,28 +64,24 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Settings]
 
 
 def test_the_weights_of_every_epoch_are_saved(
-    trained: Callable[..., Settings],
+    trained: Compose,
 ) -> None:
     settings = trained("averaging=none", "save_trajectory=epochs")
     assert saved_steps(settings) == ENDS
     first = new_model(settings, load_data(settings, pick_device("cpu"))).state_dict()
-    last = safetensors.torch.load_file(settings.run_folder / "weights.safetensors")
-    for step, expected in ((0, first), (ENDS[-1], last)):
-        actual = read_weights_after(folder_of(settings), step)
-        assert actual.keys() == expected.keys()
-        assert all(torch.equal(actual[name], tensor) for name, tensor in expected.items())
+    for step, expected in ((0, first), (ENDS[-1], weights_of(settings))):
+        assert_same_weights(read_weights_after(folder_of(settings), step), expected)
 
 
-def test_saving_weights_changes_nothing(trained: Callable[..., Settings]) -> None:
+def test_saving_weights_changes_nothing(trained: Compose) -> None:
     plain, keeping = trained("averaging=none"), trained("averaging=none", "save_trajectory=epochs")
-    weights = [(s.run_folder / "weights.safetensors").read_bytes() for s in (plain, keeping)]
     assert plain.run_id == keeping.run_id
-    assert weights[0] == weights[1]
-    assert metrics_of(plain) == metrics_of(keeping)
+    assert_same_weights(weights_of(plain), weights_of(keeping))
+    assert untimed(history_of(plain)) == untimed(history_of(keeping))
     assert not folder_of(plain).exists()
 
 
-def test_last_layer_saves_a_subset_of_the_weights(trained: Callable[..., Settings]) -> None:
+def test_last_layer_saves_a_subset_of_the_weights(trained: Compose) -> None:
     alone = trained("averaging=none", "save_trajectory=last_layer")
     complete = trained("averaging=none", "save_trajectory=epochs")
     assert saved_steps(alone) == ENDS
@@ -103,37 +95,32 @@ def test_last_layer_saves_a_subset_of_the_weights(trained: Callable[..., Setting
         assert torch.equal(weight, read_last_weight(folder_of(alone), step))
 
 
-def test_steps_saves_single_steps_before_phase_ends(trained: Callable[..., Settings]) -> None:
+def test_steps_saves_single_steps_before_phase_ends(trained: Compose) -> None:
     settings = trained("averaging=none", "save_trajectory=steps")
     before = [end - back for end in (16, 32, 40) for back in (1, 2, 4)]
     assert saved_steps(settings) == sorted([*ENDS, *before])
 
 
 def test_weights_at_a_phase_end_are_saved_before_the_average_replaces_them(
-    trained: Callable[..., Settings],
+    trained: Compose,
 ) -> None:
     plain = trained("averaging=none", "save_trajectory=epochs")
     averaged = trained("averaging=phasewise", "save_trajectory=epochs")
     end = 16  # the first phase's last step
-    actual, expected = (read_weights_after(folder_of(s), end) for s in (averaged, plain))
-    assert all(torch.equal(actual[name], tensor) for name, tensor in expected.items())
+    assert_same_weights(*(read_weights_after(folder_of(s), end) for s in (averaged, plain)))
     after = [read_weights_after(folder_of(s), end + STEPS) for s in (averaged, plain)]
     assert any(not torch.equal(after[0][name], tensor) for name, tensor in after[1].items())
 
 
 def test_the_slow_weights_of_lookahead_are_saved(
-    trained: Callable[..., Settings],
+    trained: Compose,
 ) -> None:
     settings = trained("averaging=none", "optimizer=lookahead", "save_trajectory=epochs")
-    last = safetensors.torch.load_file(settings.run_folder / "weights.safetensors")
-    actual = read_weights_after(folder_of(settings), 16)  # not a multiple of k = 5
     live = trained(
         "averaging=none", "optimizer=lookahead", "schedule.epochs=[2]", "schedule.factors=[1]"
     )
-    tested = safetensors.torch.load_file(live.run_folder / "weights.safetensors")
-    for name, tensor in tested.items():
-        assert torch.equal(actual[name], tensor)
-    assert any(not torch.equal(last[name], tensor) for name, tensor in actual.items())
+    saved = read_weights_after(folder_of(settings), 16)  # not a multiple of k = 5
+    assert_same_weights(saved, weights_of(live))
 
 
 @pytest.mark.slow
@@ -144,28 +131,23 @@ def test_a_killed_run_ends_with_the_same_trajectory(
     event: str,
     count: int,
     victims: Any,
-    trained: Callable[..., Settings],
-    compose_settings: Callable[..., Settings],
+    trained: Compose,
+    compose_settings: Compose,
 ) -> None:
     settings = compose_settings(*TINY, "averaging=none", "save_trajectory=steps")
-    for target, arguments in (
-        (victim.train_and_die_at, (settings, event, count)),
-        (victim.train_quietly, (settings,)),
-    ):
-        process = victims.Process(target=target, args=arguments)
-        process.start()
-        process.join()
-    assert process.exitcode == 0
-    assert contents(settings) == contents(trained("averaging=none", "save_trajectory=steps"))
+    in_a_victim(victims, victim.train_and_die_at, settings, event, count)
+    assert in_a_victim(victims, victim.train_quietly, settings) == 0
+    expected = trained("averaging=none", "save_trajectory=steps")
+    assert saved_steps(settings) == saved_steps(expected)
+    for path in folder_of(expected).iterdir():
+        assert (folder_of(settings) / path.name).read_bytes() == path.read_bytes()
 
 
 def test_a_run_without_saved_weights_cannot_resume_with_a_trajectory(
-    victims: Any, compose_settings: Callable[..., Settings]
+    victims: Any, compose_settings: Compose
 ) -> None:
     settings = compose_settings(*TINY, "averaging=none")
-    process = victims.Process(target=victim.train_and_die_at, args=(settings, "stepped", 12))
-    process.start()
-    process.join()
+    in_a_victim(victims, victim.train_and_die_at, settings, "stepped", 12)
     with pytest.raises(UserError, match=r"save_trajectory=epochs: .* step 0"):
         train.run(settings.model_copy(update={"save_trajectory": "epochs"}))
 
@@ -197,7 +179,7 @@ def test_a_finished_run_without_its_trajectory_is_reported(prompt: Prompt) -> No
 
 
 def test_weights_that_cannot_be_saved_or_read_are_rejected(
-    compose_settings: Callable[..., Settings],
+    compose_settings: Compose,
 ) -> None:
     convolution = nn.Conv2d(1, 10, 3)
     with pytest.raises(UserError, match="no linear layer"):
