@@ -92,6 +92,7 @@ def test_per_step_equals_per_epoch_at_the_start_of_epochs(make):
     ("make", "options", "message"),
     [
         (Decayed, {"gamma0": 1.0}, "gamma0=1.0 must lie strictly between 0 and 1"),
+        (Decayed, {"gamma0": 0.0}, "gamma0=0.0 must"),
         (Cosine, {"per": "batch"}, "per='batch'; choices: epoch, step"),
     ],
 )

@@ -14,7 +14,10 @@ from phaseavg.report.statistics import (
     mean_with_interval,
     p_above,
     pairs,
+    signed,
+    spread,
     verdict,
+    with_interval,
 )
 
 
@@ -99,3 +102,11 @@ def test_false_positive_rate_of_two_alternatives_is_at_most_5_percent() -> None:
         alternatives = [[one - other for other in errors[2:]] for one in errors[:2]]
         wrong += judge_parts(alternatives, margin)[0] == "holds"
     assert wrong / trials <= 0.05
+
+
+def test_formatted_numbers_are_empty_for_missing_values() -> None:
+    assert spread(1.5, 0.707) == "1.50 ± 0.71"
+    assert spread(1.5, np.nan) == "1.50"
+    assert spread(np.nan, 1.0) == ""
+    assert with_interval(-0.5, -np.inf, np.inf) == signed(-0.5) == "−0.50"
+    assert signed(np.nan) == with_interval(np.nan, -1.0, 1.0) == mean_with_interval([]) == ""
