@@ -47,6 +47,17 @@ def test_the_readme_shows_the_loop_of_the_docs() -> None:
     assert f"```python\n{loop}```" in AVERAGER
 
 
+@pytest.mark.parametrize("page", ["README.md", "docs/records.md"])
+def test_the_documented_lines_read_records(page: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    text = (REPOSITORY / page).read_text()
+    (code,) = re.findall(r"```python\n(from phaseavg.runs.records .*?)```", text, re.DOTALL)
+    monkeypatch.chdir(REPOSITORY)
+    names: dict[str, Any] = {}
+    exec(code, names)
+    assert {"run_id", "test_error"} <= set(names["runs"])
+    assert {"run_id", "epoch"} <= set(names["metrics"])
+
+
 @pytest.mark.slow
 def test_a_custom_network_data_set_and_averaging(tmp_path: Path) -> None:
     """Each part is a Python file and a YAML file outside the package, as on the page."""
