@@ -39,6 +39,7 @@ MISTAKES = {
         "-1",
     ),
     "missing": ("~seed", "seed: is missing; add seed=…\n", ""),
+    "left open": ("seed=???", "seed: is missing; add seed=…\n", ""),
     "missing argument": ("~schedule.factors", "schedule: ", "missing a required argument"),
     "missing target": ("~averaging._target_", "averaging._target_: is missing", ""),
     "no part": ("averaging=null", "averaging=null", "--help"),

@@ -187,6 +187,12 @@ def test_workers_default_to_the_number_of_cores(tree, monkeypatch):
     assert [image_net(tree, workers=workers).workers for workers in (None, 3)] == [7, 3]
 
 
+def test_require_checks_for_class_folders(tmp_path):
+    (tmp_path / "imagenet/train/ant").mkdir(parents=True)
+    with pytest.raises(ValueError, match=f"data_dir={tmp_path}: imagenet/val must hold a folder"):
+        ImageNet.require(tmp_path)
+
+
 @pytest.mark.slow
 def test_a_run_does_not_resume_with_other_images(tree, compose_settings, victims, tmp_path):
     write_tree(tmp_path / "imagenet")
