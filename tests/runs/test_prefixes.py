@@ -180,16 +180,18 @@ def test_a_saved_prefix_is_found_by_its_key_and_execution(tmp_path: Path) -> Non
     assert not list(saved(tmp_path / "nowhere", KEY, 2))
 
 
-@pytest.mark.parametrize("file", ["prefix", "snapshot"])
+@pytest.mark.parametrize(
+    ("file", "half"), [("prefix", False), ("prefix", True), ("snapshot", False)]
+)
 def test_a_damaged_prefix_is_reported_and_renamed(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str], file: str
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], file: str, half: bool
 ) -> None:
     path = save_prefix(tmp_path)
     (snapshot,) = (tmp_path / "shared/snapshots").iterdir()
     damaged = path if file == "prefix" else snapshot
     content = bytearray(damaged.read_bytes())
     content[len(content) // 2] ^= 1
-    damaged.write_bytes(content)
+    damaged.write_bytes(content[: len(content) // 2] if half else content)
     assert [load(found) for found in saved(tmp_path / "shared", KEY, 2)] in ([], [None])
     assert f"{damaged}: damaged" in capsys.readouterr().out
     assert damaged.with_name(f"{damaged.name}.damaged").exists()

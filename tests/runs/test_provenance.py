@@ -3,6 +3,7 @@
 from pathlib import Path
 
 import pytest
+import torch
 
 from phaseavg.runs import provenance
 
@@ -41,3 +42,17 @@ def test_without_git_the_commit_is_unknown(copy: Path, monkeypatch: pytest.Monke
     assert provenance.git_state.__wrapped__() == {"commit": None, "modified": None}
     monkeypatch.setenv("PATH", "")
     assert provenance.git_state.__wrapped__() == {"commit": None, "modified": None}
+
+
+def test_cuda_is_initialised_before_its_peak_memory_is_reset(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    called = []
+    monkeypatch.setattr(torch.cuda, "init", lambda: called.append("init"))
+    monkeypatch.setattr(
+        torch.cuda, "reset_peak_memory_stats", lambda device: called.append(f"reset {device}")
+    )
+    provenance.reset_peak_memory(torch.device("cpu"))
+    assert called == []
+    provenance.reset_peak_memory(torch.device("cuda", 1))
+    assert called == ["init", "reset cuda:1"]
