@@ -26,7 +26,7 @@ def main() -> int:
     )
     parser.add_argument("runs", nargs="+", metavar="RUNS|OVERRIDE", help="folders or table cells")
     parser.add_argument("--output", type=Path, default=Path("compare"), help="path without suffix")
-    args = parser.parse_args()
+    args = parser.parse_intermixed_args()
     runs, metrics = read_groups(args.runs, ROOT / "conf", ROOT / "results/paper.csv")
     text = comparison_text(runs, metrics)
     files = {"md": text.encode(), **render(figure(runs, metrics), "compare")}

@@ -44,7 +44,7 @@ def main() -> int:
     parser.add_argument("what", nargs="*", metavar="NAME|OVERRIDE", help=", ".join(FIGURES))
     parser.add_argument("--output", type=Path, help="folder; default results/figures[/STUDY]")
     parser.add_argument("--train", action="store_true", help="train or resume the run first")
-    args = parser.parse_args()
+    args = parser.parse_intermixed_args()
     overrides = [word for word in args.what if "=" in word]
     names = [word for word in args.what if "=" not in word] or list(FIGURES)
     if unknown := [name for name in names if name not in FIGURES]:

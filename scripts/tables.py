@@ -28,7 +28,7 @@ def main() -> int:
     parser.add_argument("--output", type=Path, help="folder; default results/STUDY")
     parser.add_argument("--all-cells", action="store_true", help="ignore the selection of cells")
     parser.add_argument("--claims", action="store_true", help="verdicts, too; needs all tables")
-    args = parser.parse_args()
+    args = parser.parse_intermixed_args()
     paper = read_paper(ROOT / "results/paper.csv")
     study = read_study(args.overrides, ROOT / "conf", paper, args.all_cells, args.config_dir)
     output = args.output or Path("results", study_name(args.overrides))

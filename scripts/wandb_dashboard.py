@@ -29,7 +29,7 @@ def main() -> int:
     parser.add_argument("--entity", help="W&B account or team; default: your account")
     parser.add_argument("--project", default="phaseavg", help="W&B project")
     parser.add_argument("--dry-run", action="store_true", help="print JSON, save nothing")
-    args = parser.parse_args()
+    args = parser.parse_intermixed_args()
     paper = read_paper(ROOT / "results/paper.csv")
     study = read_study(args.overrides, ROOT / "conf", paper, extra_conf=args.config_dir)
     if args.dry_run:

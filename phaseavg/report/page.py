@@ -22,7 +22,7 @@ from phaseavg.runs.records import load_runs
 STUDIES = {
     "full": "At the paper's full size: its data sets, networks and 160 epochs.",
     "tenth": "At a tenth: a tenth of the training images, an eighth of the batch size and thin "
-    "networks; epochs, learning rates and the noise of the gradients are the paper's.",
+    "networks; epochs and learning rates are the paper's.",
 }
 """The leads of the studies, by results folder; other folders with tables or verdicts follow."""
 
@@ -71,15 +71,15 @@ def _verdicts(folder: Path) -> Markup:
 def _figures(results: Path) -> list[dict[str, str]]:
     """Return the title and paths of each existing figure; the title names a scaled study."""
     pictures = sorted(results.glob("figures/**/*.svg"))
-    studies = {path: path.relative_to(results / "figures").parent.name for path in pictures}
     return [
         {
-            "title": figure_title(path.stem) + (f" ({studies[path]})" if studies[path] else ""),
+            "title": figure_title(path.stem) + (f" ({study})" if study else ""),
             "src": path.relative_to(results).as_posix(),
             "numbers": path.with_suffix(".csv").relative_to(results).as_posix(),
             "caption": f"../docs/figures.md#{path.stem.partition('-')[0]}",
         }
         for path in pictures
+        for study in [path.parent.relative_to(results / "figures").name]
     ]
 
 

@@ -22,6 +22,9 @@ RESULT_KEYS = {
 }
 """Config keys that affect a run's results; other keys affect location, speed and saved files."""
 
+FULL_SIZE = ("scale=full", "preset=none")
+"""Overrides that keep the paper's settings."""
+
 PAIRED = ["baseline", "paired_n", "paired_mean", "paired_low", "paired_high"]
 
 
@@ -77,7 +80,11 @@ class Study:
 
 def common_settings(request: Request) -> str:
     """Return the shared settings that affect the results, in words."""
-    shown = [o for o in request.common if re.split("[.=/@]", o.lstrip("+~"))[0] in RESULT_KEYS]
+    shown = [
+        o
+        for o in request.common
+        if o not in FULL_SIZE and re.split("[.=/@]", o.lstrip("+~"))[0] in RESULT_KEYS
+    ]
     return f"With {' '.join(shown)}" if shown else ""
 
 

@@ -13,7 +13,7 @@ from typing import Annotated, Any
 
 from hydra.core.config_loader import ConfigLoader
 from hydra.core.override_parser.overrides_parser import OverridesParser
-from hydra.core.override_parser.types import Override
+from hydra.core.override_parser.types import ChoiceSweep, Override, Sweep
 from hydra.errors import HydraException
 from omegaconf import OmegaConf
 from pydantic import Field, ValidationError, ValidationInfo, field_validator
@@ -130,6 +130,9 @@ def override_values(override: Override) -> list[str]:
     Raises:
         UserError: if the values are not a finite list, as in `interval(0,1)`.
     """
+    value = override.value()
+    if isinstance(value, ChoiceSweep) and any(isinstance(item, Sweep) for item in value.list):
+        raise UserError(f"{override.input_line}: a list cannot contain a range; list the values")
     if override.is_discrete_sweep():
         if values := list(override.sweep_string_iterator()):
             return values

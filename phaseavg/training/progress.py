@@ -109,8 +109,8 @@ class TrainingProgress(Progress):
         days = seconds * (self.epochs * self.steps_per_epoch - step) / 86400
         if days > SLOW_DAYS:
             self.console.print(
-                f"about {days:.1f} days on this CPU, at {seconds:.2g} s a step; scale=tenth takes "
-                "hours (docs/reproduce.md)"
+                f"about {days:.1f} days on this CPU, at {seconds:.2g} s a step; a GPU or "
+                "scale=tenth is faster (docs/reproduce.md)"
             )
 
     def epoch(self, line: Mapping[str, Any]) -> None:

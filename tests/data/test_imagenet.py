@@ -69,6 +69,15 @@ def test_interface_matches_resident_images(tree):
     assert torch.cat(labels).bincount().tolist() == [PER_CLASS] * 3
 
 
+def test_a_fraction_keeps_the_first_training_files_of_each_class(tree):
+    whole, part = image_net(tree), image_net(tree, train_fraction=0.5)
+    kept = round(0.5 * PER_CLASS)
+    assert (part.train_size, part.test_size) == (3 * kept, whole.test_size)
+    paths = whole._train.paths.reshape(3, PER_CLASS)[:, :kept]
+    assert part._train.paths.tolist() == paths.flatten().tolist()
+    assert part._train.labels.tolist() == [label for label in range(3) for _ in range(kept)]
+
+
 def test_test_images_match_torchvisions_reference_centre_crops(tree):
     mean, std = [0.485, 0.456, 0.406], [0.229, 0.224, 0.225]
     steps = [transforms.Resize(36), transforms.CenterCrop(32), transforms.ToTensor()]

@@ -247,7 +247,9 @@ def test_the_script_writes_blanks_for_cells_without_runs(
     assert (tmp_path / "results/full/claims.md").exists()
     assert "0 of 8 cells have runs." in text  # all cells, despite the selection
     assert "26.74 ± 0.14" in text  # the folder is not part of the recipe
-    assert "0 of 2 cells have runs." in written("narrowed", "--output", "narrowed")
+    narrowed = written("narrowed", "--output", "narrowed", "scale=full")
+    assert "0 of 2 cells have runs." in narrowed
+    assert "26.74 ± 0.14" in narrowed  # of the full size, whether typed or not
     tenth = written("results/tenth", "scale=tenth")
     assert tenth.splitlines()[0].endswith("With scale=tenth")
     assert "26.74" not in tenth  # another network

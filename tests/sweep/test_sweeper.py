@@ -42,6 +42,7 @@ MISTAKES = [
     ("-m table=t1a averaging=end", "averaging=end: table t1a already sets averaging"),
     ("-m seed=0,-1", "seed=-1: input should be greater than or equal to 0"),
     ("-m model.width=interval(0,1)", "model.width=interval(0,1): must be a list, range"),
+    ("-m seed=0,range(1,3)", "seed=0,range(1,3): a list cannot contain a range; list the values"),
     ("plan=true", "plan: only a sweep has this option; add -m"),
 ]
 

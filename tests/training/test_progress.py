@@ -77,6 +77,6 @@ def test_a_run_of_days_on_a_cpu_says_so_after_its_first_steps(
         for step in range(1, 21):
             now.monotonic = lambda: step * seconds  # noqa: B023
             progress.step(step, lambda: 0.0)
-    message = "about 1.2 days on this CPU, at 3e+03 s a step; scale=tenth takes hours"
+    message = "about 1.2 days on this CPU, at 3e+03 s a step; a GPU or scale=tenth is faster"
     assert (message in log.getvalue()) == said  # 36 of 40 steps are left
     assert log.getvalue().count("\n") == said

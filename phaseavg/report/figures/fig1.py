@@ -68,9 +68,10 @@ def numbers(run: TrajectoryRun, path: Path) -> pd.DataFrame:
     steps = run.steps_per_epoch
     for phase in run.schedule.phases:
         epochs = range(phase.first_epoch, min(phase.end, run.epochs) + 1)
-        if len(epochs) < 3 or missing_steps(run.snapshots, [epoch * steps for epoch in epochs]):
+        ends = [epoch * steps for epoch in epochs]
+        if len(epochs) < 3 or missing_steps(run.weights_folder, ends):
             continue
-        layers = [read_last_weight(run.snapshots, epoch * steps) for epoch in epochs]
+        layers = [read_last_weight(run.weights_folder, step) for step in ends]
         if any(layer is None for layer in layers):
             continue
         weights = np.stack([layer.double().numpy().ravel() for layer in layers])

@@ -80,7 +80,7 @@ def measure_losses(run: TrajectoryRun, points: Sequence[Point]) -> Iterator[dict
     model = new_model(settings, data)
     for point in points:
         start = time.perf_counter()
-        model.load_state_dict(point.weights(run.snapshots))
+        model.load_state_dict(point.weights(run.weights_folder))
         epoch = (point.second if point.fraction else point.first) // data.steps_per_epoch
         with torch.inference_mode(), autocast(device, settings.execution.precision):
             recompute_batchnorm(model, data.batchnorm_batches(epoch, settings.batchnorm_batches))
@@ -90,7 +90,7 @@ def measure_losses(run: TrajectoryRun, points: Sequence[Point]) -> Iterator[dict
         yield {
             "run_id": settings.run_id,
             **asdict(point),
-            "weights": point.checksum(run.snapshots),
+            "weights": point.checksum(run.weights_folder),
             "steps_per_epoch": data.steps_per_epoch,
             "train_loss": train.loss,
             "train_error": train.error,
@@ -126,12 +126,13 @@ def first_phase_losses(
     points = choose_points(run.schedule.phases[0], steps)
     needed = pd.DataFrame([asdict(point) for point in points])
     ends = sorted({*needed["first"], *needed["second"]})
-    if missing := missing_steps(run.snapshots, ends):
+    if missing := missing_steps(run.weights_folder, ends):
         print(
-            f"{path.stem}: {len(missing)} snapshots are not in {run.snapshots}; run {run.command}"
+            f"{path.stem}: {len(missing)} snapshots are not in {run.weights_folder}; "
+            f"run {run.command}"
         )
     else:
-        expected = needed.assign(weights=[point.checksum(run.snapshots) for point in points])
+        expected = needed.assign(weights=[point.checksum(run.weights_folder) for point in points])
         saved = saved.merge(expected, on=[*KEY, "weights"], how="inner")
         done = set(saved[KEY].itertuples(index=False, name=None))
         todo = [point for point in points if astuple(point) not in done]

@@ -41,7 +41,7 @@ class TrajectoryRun:
     name: str
 
     @property
-    def snapshots(self) -> Path:
+    def weights_folder(self) -> Path:
         """The folder of the saved weights."""
         return self.settings.run_folder / TRAJECTORY
 

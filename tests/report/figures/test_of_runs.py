@@ -60,7 +60,7 @@ def recorded_by(run: TrajectoryRun) -> pd.DataFrame:
 
 
 def last_weights(run: TrajectoryRun, epoch: int) -> np.ndarray:
-    state = read_weights_after(run.snapshots, epoch * STEPS)
+    state = read_weights_after(run.weights_folder, epoch * STEPS)
     (name,) = [n for n, t in state.items() if n.endswith(".weight") and t.ndim == 2]
     return state[name].double().numpy().ravel()
 
@@ -197,7 +197,7 @@ def test_an_unfinished_run_is_drawn(
     lines = (half.settings.run_folder / "metrics.jsonl").read_text().splitlines(keepends=True)
     (half.settings.run_folder / "metrics.jsonl").write_text("".join(lines[:4]))
     (half.settings.run_folder / "result.json").unlink()
-    for path in half.snapshots.iterdir():
+    for path in half.weights_folder.iterdir():
         if int(path.stem.partition("-")[2]) > 4 * STEPS:
             path.unlink()
     inputs = Inputs(half.overrides, tmp_path, REPOSITORY / "conf", tmp_path / "paper.csv")
@@ -259,7 +259,7 @@ def test_losses_halfway_match_the_recorded_average(tmp_path: Path) -> None:
     settings, device = prepare(found.settings)
     data = load_data(settings, device)
     model = new_model(settings, data)
-    model.load_state_dict(losses.Point(8, 16, 0.5).weights(found.snapshots))
+    model.load_state_dict(losses.Point(8, 16, 0.5).weights(found.weights_folder))
     recompute_batchnorm(model, data.batchnorm_batches(2))
     model.eval()
     total = 0.0
