@@ -36,6 +36,7 @@ from phaseavg.sweep.cells import (
     read_request,
 )
 from phaseavg.sweep.composing import Compose, cached, composer, config_folders
+from phaseavg.sweep.cpu_time import cpu_notice
 from phaseavg.sweep.epoch_times import checkpoint_epochs, parse_duration
 from phaseavg.sweep.launch import launch
 from phaseavg.sweep.order import Job, arrange_jobs, is_stored
@@ -134,6 +135,8 @@ def sweep(
     todo = [run for run in missing if run.run_id not in no_data]
     jobs = jobs_for(todo, held)
     new = NewFiles(job.run for job in jobs)
+    if request.tables and not config.dry_run and (notice := cpu_notice(jobs)):
+        print(notice, flush=True)
 
     def collect_results() -> tuple[dict[str, Outcome], dict[str, Outcome]]:
         """Return the results of this sweep, and the results of earlier or other processes."""
