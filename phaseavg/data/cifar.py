@@ -3,21 +3,22 @@
 from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
-from typing import Any
 
-import numpy as np
 import torch
 
-from phaseavg.data.downloads import load_or_download
 from phaseavg.data.interface import first_of_each_class
+from phaseavg.data.originals import Splits, load_splits
 from phaseavg.data.resident import PadValue, ResidentImages
 
 
-def _load_splits(name: str, data_dir: Path | str) -> list[Any]:
-    return load_or_download(name, data_dir, {"train": True}, {"train": False})
+FOLDERS = {"CIFAR10": "cifar-10-batches-py", "CIFAR100": "cifar-100-python"}
 
 
-def _cifar(name: str) -> Callable[..., ResidentImages]:
+def _load(name: str, data_dir: Path | str) -> Splits:
+    return load_splits(name, data_dir, FOLDERS[name], {"train": True}, {"train": False})
+
+
+def _cifar(name: str, num_classes: int) -> Callable[..., ResidentImages]:
     def cifar(
         batch_size: int,
         seed: int,
@@ -31,13 +32,12 @@ def _cifar(name: str) -> Callable[..., ResidentImages]:
         flipped_copy: bool = True,
         train_fraction: float = 1.0,
     ) -> ResidentImages:
-        train, test = _load_splits(name, data_dir)
-        labels = np.asarray(train.targets)
+        (images, labels), test = _load(name, data_dir)
         kept = first_of_each_class(labels, train_fraction)
         return ResidentImages(
-            (train.data.transpose(0, 3, 1, 2)[kept], labels[kept]),
-            (test.data.transpose(0, 3, 1, 2), np.asarray(test.targets)),
-            num_classes=len(train.classes),
+            (images[kept], labels[kept]),
+            test,
+            num_classes,
             batch_size=batch_size,
             seed=seed,
             padding=padding,
@@ -50,11 +50,11 @@ def _cifar(name: str) -> Callable[..., ResidentImages]:
         )
 
     cifar.__name__ = cifar.__qualname__ = name.lower()
-    cifar.require = partial(_load_splits, name)
+    cifar.require = partial(_load, name)
     return cifar
 
 
-cifar10 = _cifar("CIFAR10")
+cifar10 = _cifar("CIFAR10", 10)
 """Return CIFAR-10: 50,000 training images and 10,000 test images.
 
 `data_dir` contains torchvision's folder `cifar-10-batches-py`, which is downloaded if missing.
@@ -67,5 +67,5 @@ Raises:
         range.
 """
 
-cifar100 = _cifar("CIFAR100")
+cifar100 = _cifar("CIFAR100", 100)
 """Return CIFAR-100 with 100 fine classes, from `cifar-100-python`; arguments as in `cifar10`."""

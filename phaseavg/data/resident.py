@@ -23,9 +23,9 @@ def _pixel_statistics(images: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     The histogram of the 256 levels gives exact sums without a float copy of the images.
     """
     levels = np.arange(256)
-    channels = images.swapaxes(0, 1)
-    counts = [np.bincount(pixels.ravel(), minlength=256) for pixels in channels]
-    frequencies = np.array(counts) / channels[0].size
+    channels = torch.as_tensor(images).transpose(0, 1)
+    counts = [torch.bincount(pixels.reshape(-1), minlength=256).numpy() for pixels in channels]
+    frequencies = np.array(counts) / channels[0].numel()
     mean = frequencies @ levels
     std = np.sqrt((frequencies * (levels - mean[:, None]) ** 2).sum(1))
     return mean / 255, std / 255
@@ -101,11 +101,10 @@ class ResidentImages:
         self._mirrored = flip and flipped_copy
         size = self.image_size + 2 * padding
         shape = (1 + self._mirrored, self.train_size, self.channels, size, size)
-        padded = np.empty(shape, np.uint8)
-        padded[0] = pads[pad_value].astype(np.uint8).reshape(-1, 1, 1)
+        pixels = torch.empty(shape, dtype=torch.uint8)
+        pixels[0] = torch.as_tensor(pads[pad_value], dtype=torch.uint8).view(-1, 1, 1)
         inner = slice(padding, padding + self.image_size)
-        padded[0, :, :, inner, inner] = images
-        pixels = torch.from_numpy(padded)
+        pixels[0, :, :, inner, inner] = torch.as_tensor(images)
         if self._mirrored:
             pixels[1] = pixels[0].flip(3)
         pixels = pixels.to(self.device)

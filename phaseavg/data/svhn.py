@@ -2,18 +2,17 @@
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
-import numpy as np
 import torch
 
-from phaseavg.data.downloads import load_or_download
 from phaseavg.data.interface import first_of_each_class
+from phaseavg.data.originals import Splits, load_splits
 from phaseavg.data.resident import PadValue, ResidentImages
 
 
-def _load_splits(data_dir: Path | str) -> list[Any]:
-    return load_or_download("SVHN", data_dir, {"split": "train"}, {"split": "test"}, folder="svhn")
+def _load(data_dir: Path | str) -> Splits:
+    splits = {"split": "train"}, {"split": "test"}
+    return load_splits("SVHN", data_dir, "svhn", *splits, root="svhn")
 
 
 def svhn(
@@ -42,14 +41,9 @@ def svhn(
     """
     arguments = locals()
     del arguments["data_dir"], arguments["train_fraction"]
-    train, test = _load_splits(data_dir)
-    kept = first_of_each_class(train.labels, train_fraction)
-    return ResidentImages(
-        (train.data[kept], train.labels[kept]),
-        (np.ascontiguousarray(test.data), test.labels),
-        num_classes=10,
-        **arguments,
-    )
+    (images, labels), test = _load(data_dir)
+    kept = first_of_each_class(labels, train_fraction)
+    return ResidentImages((images[kept], labels[kept]), test, num_classes=10, **arguments)
 
 
-svhn.require = _load_splits
+svhn.require = _load

@@ -135,7 +135,7 @@ def test_a_missing_data_set_is_checked_and_reported_once(
         checks.append(True)
         raise ValueError("data_dir=data: CIFAR100 is missing or damaged")
 
-    monkeypatch.setattr("phaseavg.data.cifar.load_or_download", missing)
+    monkeypatch.setattr("phaseavg.data.cifar.load_splits", missing)
     status, _, err = prompt("-m", *SHORT, "seed=0,1,2", "dataset=cifar100")
     assert status == 2
     assert err == (
