@@ -10,7 +10,6 @@ from phaseavg.data.interface import first_of_each_class
 from phaseavg.data.originals import Splits, load_splits
 from phaseavg.data.resident import PadValue, ResidentImages
 
-
 FOLDERS = {"CIFAR10": "cifar-10-batches-py", "CIFAR100": "cifar-100-python"}
 
 
