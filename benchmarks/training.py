@@ -4,7 +4,8 @@
 
 The same network trains from the same initial weights on the same noise images of CIFAR's size. An
 epoch includes input and training, without evaluation and checkpoints. A step is an optimizer update
-on an existing batch; only our step also crops the batch. All times are CPU seconds.
+on an existing batch; only our step also crops the batch. All times are CPU seconds. On a CPU with
+bf16 units, profile=fast uses bf16; timm's script runs with its defaults and with bf16.
 
 timm cannot crop a padded image. Its nearest option enlarges half of the images by up to 5/4 and
 crops them at random. timm does not decay biases and BatchNorm, and its step cannot be timed alone.
@@ -45,7 +46,13 @@ from phaseavg.training.step import new_step
 RATE, MOMENTUM, DECAY = 0.1, 0.9, 5e-4
 STEPS = 8  # steps per measurement
 OURS = "ours, profile={}"
-TORCHVISION, TIMM = "torchvision-style loop", "timm's train.py"
+TORCHVISION = "torchvision-style loop"
+TIMM = {
+    "timm's train.py": "",
+    "timm's train.py, bf16, channels last": "--amp --amp-dtype bfloat16 --channels-last",
+}
+"""Options of timm by contender."""
+
 TIMM_OPTIONS = (
     "--dataset torch/cifar100 --num-classes 100 --img-size 32 --input-size 3 32 32 --workers 0 "
     f"--device cpu --epochs 1 --opt momentum --lr {RATE} --momentum {MOMENTUM} "
@@ -160,7 +167,11 @@ def timm_script(checkout: Path) -> tuple[ModuleType, str]:
 
 
 def timm_epoch(
-    module: ModuleType, new: Callable[[], nn.Module], images: common.Images, batch_size: int
+    module: ModuleType,
+    new: Callable[[], nn.Module],
+    images: common.Images,
+    batch_size: int,
+    options: str,
 ) -> float:
     """Return the CPU seconds of timm's `train_one_epoch`, called by its train.py.
 
@@ -183,6 +194,7 @@ def timm_epoch(
     mean, std = (list(map(str, values)) for values in channel_statistics(images[0]))
     arguments = [*TIMM_OPTIONS.split(), "--mean", *mean, "--std", *std, "--val-split", ""]
     arguments += ["--model", phaseavg_network.__name__, "--batch-size", str(batch_size)]
+    arguments += options.split()
     loggers = patch.multiple(logging.root, handlers=[], level=logging.WARNING)
     with TemporaryDirectory() as folder, loggers, quiet() as output:
         register_model(phaseavg_network)
@@ -228,7 +240,6 @@ def measure(
         "share.enabled=false",
         "rerun=true",
         "execution.device=cpu",
-        "execution.precision=fp32",  # like the other libraries; profile=fast may use bf16
     ]
     plain = common.make_settings(*overrides)
     data = load_data(plain, common.CPU)
@@ -245,7 +256,8 @@ def measure(
     steps[TORCHVISION] = partial(step_seconds, step)
     epochs[TORCHVISION] = lambda: torchvision_epoch(new(), images, options.batch_size)
     if module is not None:
-        epochs[TIMM] = lambda: timm_epoch(module, new, images, options.batch_size)
+        for way, flags in TIMM.items():
+            epochs[way] = partial(timm_epoch, module, new, images, options.batch_size, flags)
     common.time_rounds(steps, 1, 0)  # warm-up
     limits = options.rounds, options.seconds
     ways = {f"epoch of {name}": epochs, f"step of {name}": steps}

@@ -49,11 +49,13 @@ def train_one_epoch(model, loader):
     assert sizes == [10, 10]
 
 def main():
-    parser = argparse.ArgumentParser()
+    parser = argparse.ArgumentParser(allow_abbrev=False)
     parser.add_argument("--model")
     parser.add_argument("--batch-size", type=int)
     parser.add_argument("--lr", type=float)
-    given, _ = parser.parse_known_args()
+    parser.add_argument("--amp-dtype", default="float32")
+    given, others = parser.parse_known_args()
+    assert (given.amp_dtype == "bfloat16") == ("--channels-last" in others)
     print("not part of the table")
     model = create_model(given.model, num_classes=100)
     train_one_epoch(model, create_loader(create_dataset(), given.batch_size))
@@ -131,7 +133,7 @@ def test_the_training_benchmark_with_timm_and_torchvision(run: Run, tmp_path: Pa
     require_ratios_of_rounds(table, record)
     assert "timm" in record["versions"]
     ours = ["ours, profile=deterministic", "ours, profile=fast"]
-    peers = {"epoch of cnn13": [training.TORCHVISION, training.TIMM]}
+    peers = {"epoch of cnn13": [training.TORCHVISION, *training.TIMM]}
     peers["step of cnn13"] = [training.TORCHVISION]
     expected = [(m, p, way) for m, of in peers.items() for p in of for way in ours]
     assert (
