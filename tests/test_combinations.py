@@ -91,10 +91,19 @@ def test_schedules_without_numbers_have_the_length_of_the_paper() -> None:
 
 def test_when_and_how_to_average_are_chosen_independently() -> None:
     for when, target in (("phasewise", "Phasewise"), ("end", "AtEnd")):
-        for how in ("exponential", "uniform", "rna"):
+        for how in (
+            "exponential",
+            "uniform",
+            "rna",
+            "half_life",
+            "tail",
+            "from_decay",
+            "blend",
+            "bema",
+        ):
             averaging = composed(f"averaging={when}", f"averaging/weights={how}").averaging
             assert averaging["_target_"].endswith(target)
-            assert averaging["weights"]["_target_"].lower().endswith(how)
+            assert averaging["weights"]["_target_"].lower().endswith(f".{how.replace('_', '')}")
     for how in ("uniform", "rna"):  # for short
         expected = composed("averaging=phasewise", f"averaging/weights={how}").averaging
         assert composed(f"averaging={how}").averaging == expected

@@ -3,6 +3,7 @@
 The program shares nothing with the package but the network and torch's gradients.
 """
 
+import math
 from contextlib import nullcontext
 from functools import partial
 
@@ -14,11 +15,14 @@ from reference import algorithm_1, flat, overwrite, relative_error, rna
 from torch import nn
 
 from phaseavg.averaging import (
+    BEMA,
     RNA,
     AtEnd,
+    Blend,
     Exponential,
     NoAveraging,
     Phasewise,
+    Tail,
     Uniform,
     recompute_batchnorm,
 )
@@ -157,6 +161,21 @@ def learnt(thetas):
     return rna(thetas, 1e-2)[1]
 
 
+def tail(thetas):
+    return thetas[-math.ceil((len(thetas) - 1) / 4) :].mean(0)
+
+
+def blend(thetas):
+    return 0.75 * thetas[-1] + 0.25 * exponential(0.9)(thetas)
+
+
+def bema(thetas):
+    ema = thetas[0]
+    for t, theta in enumerate(thetas[1:], start=1):
+        ema = ema + (10 + t) ** -0.5 * (theta - ema)
+    return ema + (10 + t) ** -0.2 * (theta - thetas[0])
+
+
 METHODS = {
     "sgd": (SGD, PLAIN, MOMENTUM, None, []),
     "phase-wise": (SGD, OURS, MOMENTUM, exponential(0.9), EACH),
@@ -168,6 +187,9 @@ METHODS = {
         EACH,
     ),
     "uniform": (SGD, partial(OURS, weights=Uniform()), MOMENTUM, mean, EACH),
+    "tail": (SGD, partial(OURS, weights=Tail(0.25)), MOMENTUM, tail, EACH),
+    "blend": (SGD, partial(OURS, weights=Blend(Exponential(), 0.25)), MOMENTUM, blend, EACH),
+    "bema": (SGD, partial(OURS, weights=BEMA()), MOMENTUM, bema, EACH),
     "at the end": (SGD, END, MOMENTUM, exponential(0.9), WHOLE),
     "last phase": (SGD, partial(END, window="phase"), MOMENTUM, exponential(0.9), LAST),
     "learnt": (SGD, None, MOMENTUM, learnt, EACH),

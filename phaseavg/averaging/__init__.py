@@ -11,17 +11,32 @@ Requires only torch. In your own training loop::
 from phaseavg.averaging.average import WeightAverage, unwrapped
 from phaseavg.averaging.averagers import AtEnd, Averager, NoAveraging, Phasewise
 from phaseavg.averaging.batchnorm import recompute_batchnorm
+from phaseavg.averaging.bema import BEMA, BEMAAverage
 from phaseavg.averaging.rna import RNA, RNAAverage
-from phaseavg.averaging.weights import Exponential, Uniform, Weights
+from phaseavg.averaging.weights import (
+    Blend,
+    Exponential,
+    FromDecay,
+    HalfLife,
+    Tail,
+    Uniform,
+    Weights,
+)
 
 __all__ = [
+    "BEMA",
     "RNA",
     "AtEnd",
     "Averager",
+    "BEMAAverage",
+    "Blend",
     "Exponential",
+    "FromDecay",
+    "HalfLife",
     "NoAveraging",
     "Phasewise",
     "RNAAverage",
+    "Tail",
     "Uniform",
     "WeightAverage",
     "Weights",

@@ -12,6 +12,7 @@ from torch.optim.lr_scheduler import LRScheduler, ReduceLROnPlateau
 
 from phaseavg.averaging.average import WeightAverage, unwrapped
 from phaseavg.averaging.batchnorm import recompute_batchnorm
+from phaseavg.averaging.bema import BEMA
 from phaseavg.averaging.rna import RNA, RNAAverage
 from phaseavg.averaging.weights import Exponential, Weights
 
@@ -192,15 +193,15 @@ class Averager:
         self,
         windows: Sequence[range],
         model: nn.Module,
-        weights: Weights | RNA | None,
+        weights: Weights | RNA | BEMA | None,
         device: torch.device | str,
         trainable_only: bool,
     ) -> None:
         self.windows = windows
-        if isinstance(weights, RNA):
-            self.average = RNAAverage(model, weights, trainable_only)
-        else:
-            self.average = WeightAverage(model, weights or Exponential(), device, trainable_only)
+        weights = weights or Exponential()
+        # RNA and BEMA are more than coefficients of epochs, and have averages of their own.
+        average_class: Any = getattr(weights, "average", WeightAverage)
+        self.average = average_class(model, weights, device, trainable_only)
         self.restart(model)
 
 
@@ -229,7 +230,7 @@ class Phasewise(Averager):
         self,
         model: nn.Module,
         epochs: Sequence[int] | None = None,
-        weights: Weights | RNA | None = None,
+        weights: Weights | RNA | BEMA | None = None,
         device: torch.device | str = "cpu",
         *,
         lengths: Sequence[int] | None = None,
@@ -253,7 +254,7 @@ class AtEnd(Averager):
         self,
         model: nn.Module,
         epochs: Sequence[int] | None = None,
-        weights: Weights | RNA | None = None,
+        weights: Weights | RNA | BEMA | None = None,
         window: Literal["training", "phase"] = "training",
         device: torch.device | str = "cpu",
         *,
@@ -270,7 +271,10 @@ class AtEnd(Averager):
 def _describe(weights: object) -> str:
     """Return the class name and the public attributes: `Exponential(gamma0=0.9)`."""
     settings = {k: v for k, v in getattr(weights, "__dict__", {}).items() if k[0] != "_"}
-    arguments = ", ".join(f"{name}={value!r}" for name, value in settings.items())
+    arguments = ", ".join(
+        f"{name}={_describe(value) if hasattr(value, 'step') else repr(value)}"
+        for name, value in settings.items()
+    )
     return f"{type(weights).__name__}({arguments})"
 
 

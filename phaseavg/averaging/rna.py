@@ -51,6 +51,11 @@ class RNA:
         self.rho = rho
         self.window = window
 
+    @property
+    def average(self) -> type["RNAAverage"]:
+        """The class of the average."""
+        return RNAAverage
+
 
 class RNAAverage:
     """The average θ̄ = Σ c_t θ_t with the coefficients c_t of `RNA`.
@@ -58,13 +63,19 @@ class RNAAverage:
     Each epoch's weights are saved to a snapshot (`phaseavg.averaging.snapshots`). Snapshots are
     never deleted, because a checkpoint may refer to an earlier window. You may delete snapshots
     that no checkpoint refers to (`files`). Products and sums are computed in float64 on the model's
-    device, one chunk at a time.
+    device, one chunk at a time; `device` is not used.
 
     Raises:
         ValueError: if a parameter is complex, or sharded across processes.
     """
 
-    def __init__(self, model: nn.Module, weights: RNA, trainable_only: bool = False) -> None:
+    def __init__(
+        self,
+        model: nn.Module,
+        weights: RNA,
+        device: torch.device | str = "cpu",
+        trainable_only: bool = False,
+    ) -> None:
         self.weights = weights
         self.folder = weights._folder
         self._parameters = ParameterSelection(model, trainable_only)

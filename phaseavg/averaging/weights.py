@@ -4,6 +4,7 @@ Notation of the paper: T epochs in the window, t = 1…T, decay γ per epoch, co
 """
 
 import math
+from collections.abc import Callable
 from itertools import accumulate
 from typing import Protocol, runtime_checkable
 
@@ -50,12 +51,116 @@ class Exponential:
         return math.expm1(log_gamma) / math.expm1(t * log_gamma)
 
 
+class HalfLife(Exponential):
+    """Exponential coefficients that halve every `fraction` × T epochs: γ0 = 2^(−1 / (80 fraction)).
+
+    Args:
+        fraction: the half-life as a fraction of the window; 0.0822 is γ0 = 0.9.
+
+    Raises:
+        ValueError: if `fraction` is not positive and finite.
+    """
+
+    def __init__(self, fraction: float) -> None:
+        if not 0 < fraction < math.inf:
+            raise ValueError(f"fraction={fraction} must be positive and finite")
+        self.fraction = fraction
+        super().__init__(0.5 ** (1 / (80 * fraction)))
+
+
 class Uniform:
     """Equal coefficients α_t = 1/T, as in stochastic weight averaging (Izmailov et al., 2018)."""
 
     def step(self, t: int, epochs: int) -> float:
         """Return w_t = 1/t."""
         return 1 / t
+
+
+class Tail:
+    """Equal coefficients α_t = 1/k of the last k = ⌈fraction × T⌉ epochs of a window, else 0.
+
+    Until these epochs, the average is the latest weights.
+
+    Args:
+        fraction: the averaged fraction of the window.
+
+    Raises:
+        ValueError: if `fraction` is not above 0 and at most 1.
+    """
+
+    def __init__(self, fraction: float) -> None:
+        if not 0 < fraction <= 1:
+            raise ValueError(f"fraction={fraction} must be above 0 and at most 1")
+        self.fraction = fraction
+
+    def step(self, t: int, epochs: int) -> float:
+        """Return w_t = 1 / (t − (T − k)), or 1 before the last k epochs."""
+        # Without rounding, 0.1 × 30 would be a little above 3.
+        averaged = math.ceil(round(self.fraction * epochs, 9))
+        return 1 / max(t - (epochs - averaged), 1)
+
+
+CURVES: dict[str, Callable[[float], float]] = {
+    "linear": lambda x: 1 - x,
+    "cosine": lambda x: (1 + math.cos(math.pi * x)) / 2,
+    "1-sqrt": lambda x: 1 - math.sqrt(x),
+}
+"""Learning rates relative to the constant rate, falling from 1 at x = 0 to 0 at x = 1."""
+
+
+class FromDecay:
+    """The coefficients to which a decayed learning rate corresponds (WSM, Tian et al., 2025).
+
+    Σ_t α_t θ_t = θ_0 + Σ_t s_t (θ_t − θ_{t−1}) with s_t = α_t + … + α_T: the average scales the
+    t-th epoch's update by s_t. Here s_t = f((t − 1) / T), so α_t = f((t − 1) / T) − f(t / T).
+    `linear` gives equal coefficients.
+
+    Args:
+        curve: f, a key of `CURVES`.
+
+    Raises:
+        ValueError: if there is no such curve.
+
+    References:
+        C. Tian et al., "WSM: Decay-free learning rate schedule via checkpoint merging for LLM
+        pre-training", arXiv:2507.17634, 2025.
+        A. Hägele et al., "Scaling laws and compute-optimal training beyond fixed training
+        durations", NeurIPS 2024: the curve 1 − √x.
+    """
+
+    def __init__(self, curve: str = "1-sqrt") -> None:
+        if curve not in CURVES:
+            raise ValueError(f"curve={curve!r}; choices: {', '.join(CURVES)}")
+        self.curve = curve
+
+    def step(self, t: int, epochs: int) -> float:
+        """Return w_t = α_t / (α_1 + … + α_t)."""
+        before, after = (CURVES[self.curve](n / epochs) for n in (t - 1, t))
+        return (before - after) / (1 - after)
+
+
+class Blend:
+    """A blend (1 − λ) θ_T + λ θ̄ of a window's last weights and its average θ̄.
+
+    Before the last epoch, it is the average alone.
+
+    Args:
+        weights: the coefficients of θ̄.
+        amount: λ; 1 is the average, 0 the last weights.
+
+    Raises:
+        ValueError: if `amount` is not between 0 and 1.
+    """
+
+    def __init__(self, weights: Weights, amount: float = 0.5) -> None:
+        if not 0 <= amount <= 1:
+            raise ValueError(f"amount={amount} must be between 0 and 1")
+        self.weights, self.amount = weights, amount
+
+    def step(self, t: int, epochs: int) -> float:
+        """Return w_t of the average; at t = T, 1 − λ (1 − w_T)."""
+        step = self.weights.step(t, epochs)
+        return step if t < epochs else 1 - self.amount * (1 - step)
 
 
 def coefficients(weights: Weights, epochs: int, observed: int) -> list[float]:

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from reference import alphas
 
-from phaseavg.averaging import Exponential, Uniform
+from phaseavg.averaging import Blend, Exponential, FromDecay, HalfLife, Tail, Uniform
 
 GAMMA0S = [0.99, 0.95, 0.9, 0.8, 0.5]
 LENGTHS = [1, 2, 30, 80, 100]
@@ -26,9 +26,20 @@ def test_exponential_coefficients_match_the_closed_form_and_sum_to_one(gamma0, e
     assert sum(actual) == pytest.approx(1, rel=1e-13)
 
 
-@pytest.mark.parametrize("weights", [*map(Exponential, GAMMA0S), Uniform()])
+@pytest.mark.parametrize(
+    "weights",
+    [
+        *map(Exponential, GAMMA0S),
+        Uniform(),
+        HalfLife(0.1),
+        Tail(0.25),
+        FromDecay(),
+        FromDecay("cosine"),
+    ],
+)
 def test_the_first_epoch_has_step_one(weights):
     assert all(weights.step(1, epochs) == 1.0 for epochs in LENGTHS)
+    assert Blend(weights, 0.3).step(1, 5) == 1.0
 
 
 def test_gamma0_is_the_decay_in_80_epochs_and_scales_with_the_length():
@@ -52,3 +63,69 @@ def test_gamma_near_one_causes_no_cancellation(epochs):
 def test_gamma0_outside_the_open_unit_interval_is_rejected(gamma0):
     with pytest.raises(ValueError, match=rf"gamma0={gamma0} must lie strictly between 0 and 1"):
         Exponential(gamma0)
+
+
+@pytest.mark.parametrize("epochs", LENGTHS)
+@pytest.mark.parametrize("fraction", [0.05, 0.0822, 0.5, 2.0])
+def test_the_half_life_is_a_fraction_of_the_window(fraction, epochs):
+    ages = np.arange(epochs)[::-1] / epochs  # of the epochs, as a fraction of the window
+    expected = 2.0 ** (-ages / fraction)
+    np.testing.assert_allclose(
+        products(HalfLife(fraction), epochs), expected / expected.sum(), rtol=1e-11
+    )
+
+
+@pytest.mark.parametrize(
+    ("fraction", "epochs", "averaged"),
+    [(0.25, 80, 20), (0.25, 10, 3), (0.1, 30, 3), (1, 7, 7), (0.01, 40, 1), (1 / 3, 9, 3)],
+)
+def test_a_tail_averages_the_last_epochs_alone(fraction, epochs, averaged):
+    expected = [0.0] * (epochs - averaged) + [1 / averaged] * averaged
+    assert products(Tail(fraction), epochs) == pytest.approx(expected, abs=1e-15)
+
+
+@pytest.mark.parametrize("epochs", LENGTHS)
+@pytest.mark.parametrize(
+    ("curve", "rate"),
+    [
+        ("linear", lambda x: 1 - x),
+        ("cosine", lambda x: np.cos(np.pi * x / 2) ** 2),
+        ("1-sqrt", lambda x: 1 - x**0.5),
+    ],
+)
+def test_coefficients_from_a_decay_scale_the_updates_by_it(curve, rate, epochs):
+    # The average is θ_0 + Σ s_t (θ_t − θ_{t−1}), with s_t the sum of the coefficients from t on.
+    alpha = products(FromDecay(curve), epochs)
+    scales = np.cumsum(alpha[::-1])[::-1]
+    np.testing.assert_allclose(scales, rate(np.arange(epochs) / epochs), rtol=1e-12, atol=1e-14)
+    if curve == "linear":
+        np.testing.assert_allclose(alpha, [1 / epochs] * epochs, rtol=1e-11)
+
+
+@pytest.mark.parametrize("amount", [0, 0.25, 1])
+@pytest.mark.parametrize("epochs", LENGTHS)
+def test_a_blend_adds_the_last_weights(amount, epochs):
+    expected = amount * alphas(0.9, epochs)
+    expected[-1] += 1 - amount
+    blend = Blend(Exponential(), amount)
+    np.testing.assert_allclose(products(blend, epochs), expected, rtol=1e-12, atol=1e-16)
+    assert [blend.step(t, epochs) for t in range(1, epochs)] == [
+        Exponential().step(t, epochs) for t in range(1, epochs)
+    ]
+
+
+@pytest.mark.parametrize(
+    ("create", "message"),
+    [
+        (lambda: HalfLife(0.0), "fraction=0.0 must be positive and finite"),
+        (lambda: HalfLife(float("inf")), "fraction=inf must be positive and finite"),
+        (lambda: Tail(0), "fraction=0 must be above 0 and at most 1"),
+        (lambda: Tail(1.5), "fraction=1.5 must be above 0 and at most 1"),
+        (lambda: FromDecay("linea"), "curve='linea'; choices: linear, cosine, 1-sqrt"),
+        (lambda: Blend(Uniform(), -0.1), "amount=-0.1 must be between 0 and 1"),
+        (lambda: Blend(Uniform(), 1.1), "amount=1.1 must be between 0 and 1"),
+    ],
+)
+def test_a_value_out_of_range_is_rejected(create, message):
+    with pytest.raises(ValueError, match=message):
+        create()
