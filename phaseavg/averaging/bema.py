@@ -51,6 +51,14 @@ class BEMA:
         """Return α_t."""
         return float((self.lag + t) ** -self.eta)
 
+    def coefficients(self, t: int) -> list[float]:
+        """Return the coefficients of θ_1…θ_t in θ̄_t; θ_0 has 1 minus their sum."""
+        betas = [self.beta(s) for s in range(1, t + 1)]
+        kept = accumulate(reversed(betas), lambda product, b: product * (1 - b), initial=1.0)
+        products = [b * k for b, k in zip(reversed(betas), kept, strict=False)][::-1]
+        products[-1] += self.alpha(t)
+        return products
+
 
 class BEMAAverage(WeightAverage):
     """The average θ̄_t of `BEMA`; stores EMA_t and θ_0, twice the size of other averages.
@@ -112,11 +120,7 @@ class BEMAAverage(WeightAverage):
 
     def coefficients(self, t: int, epochs: int) -> list[float]:
         """Return the coefficients of θ_1…θ_t; θ_0 has 1 minus their sum."""
-        betas = [self.weights.beta(s) for s in range(1, t + 1)]
-        kept = accumulate(reversed(betas), lambda product, b: product * (1 - b), initial=1.0)
-        products = [b * k for b, k in zip(reversed(betas), kept, strict=False)][::-1]
-        products[-1] += self.weights.alpha(t)
-        return products
+        return self.weights.coefficients(t)
 
     def storage(self, epochs: int) -> tuple[int, str]:
         """Return the size of EMA_t and θ_0 in bytes, and their device."""

@@ -111,7 +111,7 @@ class RNAAverage:
         device = _device(model)
         products = torch.zeros(len(files) - 1, dtype=torch.float64, device=device)
         for name in self._shapes:
-            for rows in _chunks([s[name] for s in snapshots], device):
+            for rows in chunks([s[name] for s in snapshots], device):
                 differences = rows.diff(dim=0)
                 products += differences @ differences[-1]
         last = len(products) - 1
@@ -135,8 +135,8 @@ class RNAAverage:
         coefficients = self._solve()[0].to(_device(model))
         snapshots = [read(self.folder / name) for name in self._files[1:]]
         for name, parameter in self._averaged_parameters(model).items():
-            chunks = _chunks([s[name] for s in snapshots], coefficients.device)
-            average = torch.cat([coefficients @ rows for rows in chunks])
+            parts = chunks([s[name] for s in snapshots], coefficients.device)
+            average = torch.cat([coefficients @ rows for rows in parts])
             parameter.copy_(average.view(parameter.shape))
 
     def storage(self, epochs: int) -> tuple[int, str]:
@@ -188,7 +188,7 @@ class RNAAverage:
         return write_with_checksum(self.folder, f"snapshot-{t:04d}", content)
 
 
-def _chunks(tensors: Sequence[Tensor], device: torch.device) -> Iterator[Tensor]:
+def chunks(tensors: Sequence[Tensor], device: torch.device) -> Iterator[Tensor]:
     """Yield float64 matrices of `CHUNK` columns: row i holds consecutive entries of tensor i."""
     vectors = [tensor.flatten() for tensor in tensors]
     for first in range(0, max(len(vectors[0]), 1), CHUNK):

@@ -8,7 +8,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 
-from phaseavg.config import check_record
+from phaseavg.config import Settings, check_record
+from phaseavg.data import DataSet
 from phaseavg.errors import UserError
 from phaseavg.runs.record import read_config
 from phaseavg.runs.weights import load_weights
@@ -47,10 +48,10 @@ def evaluate(model: nn.Module, batches: Iterable[tuple[Tensor, Tensor]]) -> Eval
     return Evaluation(loss.item() / images_seen, 100 * wrong.item() / images_seen, images_seen)
 
 
-def evaluate_run(
+def load_run(
     folder: Path, data_dir: Path, device: str, allow: Iterable[str] = ()
-) -> Evaluation:
-    """Evaluate the final weights of a run on its test images.
+) -> tuple[Settings, DataSet, nn.Module]:
+    """Return the settings, the data set and the initial network of a run.
 
     Args:
         folder: the run folder; it may be untrusted.
@@ -59,21 +60,32 @@ def evaluate_run(
         allow: further modules that the run's config may name.
 
     Raises:
-        UserError: if the folder is not a run folder, or its weights are missing or damaged.
+        UserError: if the folder is not a run folder.
     """
     try:
         settings = check_record({**read_config(folder), "data_dir": data_dir}, allow)
     except (OSError, ValueError, TypeError) as error:
         raise UserError(f"{folder}/config.yaml: {' '.join(str(error).split())}") from error
-    if not (folder / "weights.safetensors").is_file():
-        raise UserError(
-            f"{folder}: no weights.safetensors; repeat the run with save_weights=true rerun=true"
-        )
     overrides = {"device": device, "graph": False, "channels_last": False}
     execution = settings.execution.model_copy(update=overrides)
     settings, run_device = prepare(settings.model_copy(update={"execution": execution}))
     data = load_data(settings, run_device)
-    model = new_model(settings, data)
+    return settings, data, new_model(settings, data)
+
+
+def evaluate_run(
+    folder: Path, data_dir: Path, device: str, allow: Iterable[str] = ()
+) -> Evaluation:
+    """Evaluate the final weights of a run on its test images; the arguments are `load_run`'s.
+
+    Raises:
+        UserError: if the folder is not a run folder, or its weights are missing or damaged.
+    """
+    if (folder / "config.yaml").is_file() and not (folder / "weights.safetensors").is_file():
+        raise UserError(
+            f"{folder}: no weights.safetensors; repeat the run with save_weights=true rerun=true"
+        )
+    settings, data, model = load_run(folder, data_dir, device, allow)
     load_weights(model, folder / "weights.safetensors", settings.run_id)
     with torch.inference_mode(), autocast(data.device, settings.execution.precision):
         return evaluate(model, data.test_batches())

@@ -1,0 +1,78 @@
+"""Average saved weights: `python scripts/average.py WEIGHTS … --average tail=0.25`.
+
+WEIGHTS are files (safetensors, state dicts of torch) or Hugging Face folders, oldest first, or a
+folder of them. Each average is written with its coefficients as metadata. BatchNorm statistics are
+those of the last file: recompute them before use (phaseavg.averaging.recompute_batchnorm).
+
+If WEIGHTS is a run folder of this project (save_trajectory=epochs), a phase is averaged, and each
+average is tested after a BatchNorm pass; --figure draws the errors.
+
+Averages: exponential=γ0, half_life=FRACTION, tail=FRACTION, last=FILES, uniform, blend=AMOUNT (of
+exponential=0.9), from_decay=linear|cosine|1-sqrt, rna=ρ, bema. For rna and bema, the first file has
+the weights at the start of the window.
+"""
+
+import argparse
+import sys
+from pathlib import Path
+
+import pandas as pd
+
+from phaseavg.cli import one_line_errors
+from phaseavg.errors import UserError
+from phaseavg.report.figures import write
+from phaseavg.report.figures.averages import draw
+from phaseavg.training import posthoc
+from phaseavg.training.evaluation import load_run
+
+DEFAULTS = ["last", "exponential=0.9", "uniform", "tail=0.25", "blend=0.5"]
+
+
+@one_line_errors
+def main() -> int:
+    """Write the averages; for a run, print their errors and draw the figure."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("weights", nargs="+", type=Path, help="files, folders, or a run folder")
+    parser.add_argument("--average", action="append", metavar="NAME=VALUE", help="repeatable")
+    parser.add_argument("--output", type=Path, default=Path("averages"), help="folder")
+    parser.add_argument("--figure", action="store_true", help="for a run: write averages.svg, too")
+    parser.add_argument("--phase", type=int, help="for a run: the phase; default: the last")
+    parser.add_argument("--data-dir", type=Path, default=Path("data"), help="for a run")
+    parser.add_argument("--device", default="auto", help="for a run: as execution.device")
+    parser.add_argument(
+        "--allow", metavar="MODULE", action="append", default=[], help=argparse.SUPPRESS
+    )
+    args = parser.parse_args()
+    averages = list(dict.fromkeys(args.average or DEFAULTS))
+    folder, run, phase = args.weights[0], None, None
+    if (folder / "config.yaml").is_file():
+        run = load_run(folder, args.data_dir, args.device, args.allow)
+        phase, paths = posthoc.phase_files(folder, run[0], run[1], args.phase)
+    elif args.figure or args.phase is not None:
+        raise UserError(f"{folder}: --figure and --phase need a run folder")
+    else:
+        paths = posthoc.find_weights(args.weights)
+    files = [posthoc.open_weights(path) for path in paths]
+    alphas = [posthoc.coefficients_of(average, files, run is not None) for average in averages]
+    states, rows = posthoc.average_files(files, alphas), []
+    for average, alpha, state in zip(averages, alphas, states, strict=True):
+        path = args.output / f"{average.replace('=', '-')}.safetensors"
+        metadata = {"average": average, "coefficients": alpha, "files": [p.name for p in paths]}
+        posthoc.write_average(path, state, metadata)
+        rows.append({"average": average, "mean_age": posthoc.mean_age(alpha)})
+        if run is not None and phase is not None:
+            settings, data, model = run
+            test = posthoc.evaluate_average(state, model, settings, data, phase.end)
+            rows[-1] |= {"test_error": test.error, "test_loss": test.loss}
+        print(path, flush=True)
+    table = pd.DataFrame(rows)
+    print(table.to_markdown(index=False, floatfmt=".4g"))
+    if args.figure:
+        print(*write("averages", (draw(table), table), args.output), sep="\n")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

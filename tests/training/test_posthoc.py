@@ -1,0 +1,241 @@
+"""Averages of saved weights, against numpy and against averages made during training."""
+
+import json
+import pickle
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+import safetensors.torch
+import torch
+from conftest import TINY, composed, history_of, weights_of
+from safetensors import safe_open
+
+import train
+from phaseavg.config import Settings, check
+from phaseavg.training import posthoc
+from scripts import average as script
+
+EPOCHS = 4
+
+
+def states(count: int = 3) -> list[dict[str, torch.Tensor]]:
+    """Return random state dicts, with BatchNorm statistics, an integer and half precision."""
+    return [
+        {
+            "layer.weight": torch.randn(3, 5),
+            "scale": torch.randn(()),
+            "half": torch.randn(300, 300).bfloat16(),
+            "bn.running_mean": torch.randn(4),
+            "bn.running_var": torch.rand(4),
+            "bn.num_batches_tracked": torch.tensor(seed),
+        }
+        for seed in range(count)
+    ]
+
+
+def write_safetensors(path: Path, state: dict[str, torch.Tensor]) -> Path:
+    safetensors.torch.save_file(state, path.with_suffix(".safetensors"))
+    return path.with_suffix(".safetensors")
+
+
+def write_checkpoint(path: Path, state: dict[str, torch.Tensor]) -> Path:
+    torch.save({"state_dict": state, "epoch": 3}, path.with_suffix(".ckpt"))
+    return path.with_suffix(".ckpt")
+
+
+def write_shards(path: Path, state: dict[str, torch.Tensor]) -> Path:
+    path.mkdir()
+    shards = {"a.safetensors": list(state)[:2], "b.safetensors": list(state)[2:]}
+    for shard, names in shards.items():
+        safetensors.torch.save_file({name: state[name] for name in names}, path / shard)
+    owners = {name: shard for shard, names in shards.items() for name in names}
+    (path / "model.safetensors.index.json").write_text(json.dumps({"weight_map": owners}))
+    return path
+
+
+def write_state_dict(path: Path, state: dict[str, torch.Tensor]) -> Path:
+    torch.save(state, path.with_suffix(".pt"))
+    return path.with_suffix(".pt")
+
+
+def write_hugging_face(path: Path, state: dict[str, torch.Tensor]) -> Path:
+    path.mkdir()
+    safetensors.torch.save_file(state, path / "model.safetensors")
+    return path
+
+
+WRITERS = [
+    *(write_safetensors, write_checkpoint, write_shards, write_state_dict, write_hugging_face)
+]
+
+
+@pytest.mark.parametrize("write", WRITERS)
+def test_averages_of_files_match_numpy_in_every_format(
+    tmp_path: Path, write: Callable[[Path, dict[str, torch.Tensor]], Path]
+) -> None:
+    saved = states(12)
+    for number, state in enumerate(saved):
+        write(tmp_path / f"checkpoint-{number}", state)
+    paths = posthoc.find_weights([tmp_path])
+    assert [int(path.name.split("-")[1].split(".")[0]) for path in paths] == list(range(12))
+    files = [posthoc.open_weights(path) for path in paths]
+    alphas = [posthoc.coefficients_of(name, files) for name in ("uniform", "last=2", "blend=0.3")]
+    averages = posthoc.average_files(files, alphas)
+    for alpha, average in zip(alphas, averages, strict=True):
+        assert average.keys() == saved[0].keys()
+        for name in ("layer.weight", "scale"):
+            stacked = np.stack([state[name].double().numpy() for state in saved])
+            expected = np.tensordot(alpha, stacked, 1)
+            np.testing.assert_allclose(average[name], expected, rtol=1e-6, atol=1e-7)
+        halves = torch.stack([state["half"].double() for state in saved])
+        wanted = torch.tensordot(torch.tensor(alpha, dtype=torch.float64), halves, 1)
+        assert torch.equal(average["half"], wanted.bfloat16())
+        for name in ("bn.running_mean", "bn.running_var", "bn.num_batches_tracked"):
+            assert torch.equal(average[name], saved[-1][name])
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Settings]:
+    """Return a function that trains one phase of a tiny network."""
+    folder = tmp_path_factory.mktemp("runs")
+
+    def trained(*overrides: str) -> Settings:
+
+        places = (f"runs_dir={folder}", f"records_dir={folder}", "save_weights=true")
+        phases = (f"schedule.epochs=[2,{EPOCHS}]", "schedule.factors=[1,0.5]", "share=false")
+        settings = check(composed(*TINY, *phases, *places, *overrides).copy())
+        train.run(settings)
+        return settings
+
+    return trained
+
+
+@pytest.mark.parametrize(
+    ("spec", "overrides"),
+    [
+        ("exponential=0.8", ["averaging.weights.gamma0=0.8"]),
+        ("uniform", ["averaging/weights=uniform"]),
+        ("tail=0.5", ["averaging/weights=tail", "averaging.weights.fraction=0.5"]),
+        ("half_life=0.3", ["averaging/weights=half_life", "averaging.weights.fraction=0.3"]),
+        ("from_decay=cosine", ["averaging/weights=from_decay", "averaging.weights.curve=cosine"]),
+        ("blend=0.25", ["averaging/weights=blend", "averaging.weights.amount=0.25"]),
+        ("rna=1e-2", ["averaging/weights=rna", "averaging.weights.rho=1e-2"]),
+        ("bema", ["averaging/weights=bema"]),
+    ],
+)
+def test_an_average_of_a_runs_weights_is_the_one_made_during_training(
+    run: Callable[..., Settings],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    spec: str,
+    overrides: list[str],
+) -> None:
+    plain = run("averaging=none", "save_trajectory=epochs")
+    averaged = run("averaging=end", "averaging.window=phase", *overrides)
+    arguments = [str(plain.run_folder), "--average", spec, "--output", str(tmp_path), "--figure"]
+    monkeypatch.setattr(sys, "argv", ["average.py", *arguments])
+    assert script.main() == 0
+    (path,) = tmp_path.glob("*.safetensors")
+    expected = weights_of(averaged)
+    with safe_open(path, "pt") as file:
+        metadata = {name: json.loads(text) for name, text in file.metadata().items()}
+        for name, tensor in expected.items():
+            if not name.endswith(("running_mean", "running_var", "num_batches_tracked")):
+                torch.testing.assert_close(file.get_tensor(name), tensor, rtol=1e-5, atol=1e-6)
+    assert metadata["average"] == spec
+    assert metadata["files"] == [f"step-{8 * epoch:09d}.pt" for epoch in range(2, 7)]
+    recorded = history_of(averaged)[-1]["average"]
+    assert metadata["coefficients"][1:] == pytest.approx(recorded["coefficients"], rel=1e-9)
+    table = (tmp_path / "averages.csv").read_text().splitlines()
+    columns = dict(zip(table[0].split(","), table[1].split(","), strict=True))
+    assert float(columns["test_error"]) == pytest.approx(recorded["error"], abs=100 / 797 + 1e-9)
+    assert float(columns["test_loss"]) == pytest.approx(recorded["loss"], rel=1e-4)
+    ages = [a * age for a, age in zip(recorded["coefficients"], (3, 2, 1, 0), strict=True)]
+    assert float(columns["mean_age"]) - sum(ages) == pytest.approx(
+        4 * metadata["coefficients"][0], abs=1e-9
+    )
+
+
+def test_a_first_phase_is_averaged_on_request(
+    run: Callable[..., Settings], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    plain = run("averaging=none", "save_trajectory=epochs")
+    monkeypatch.setattr(sys, "argv", ["average.py", str(plain.run_folder), "--phase", "1"])
+    monkeypatch.chdir(tmp_path)
+    assert script.main() == 0
+    with safe_open(tmp_path / "averages/uniform.safetensors", "pt") as file:
+        assert json.loads(file.metadata()["coefficients"]) == [0, 0.5, 0.5]
+
+
+class Malicious:
+    def __reduce__(self) -> tuple[Callable[[str], object], tuple[str]]:
+        return Path.touch, (Path("executed"),)
+
+
+def other_tensors(folder: Path) -> None:
+    write_state_dict(folder / "b", {"layer.weight": torch.ones(2)})
+
+
+def truncated(folder: Path) -> None:
+    content = (folder / "a.pt").read_bytes()
+    (folder / "b.pt").write_bytes(content[:100])
+
+
+def no_tensors(folder: Path) -> None:
+    torch.save({"epoch": 3}, folder / "b.pt")
+
+
+def malicious(folder: Path) -> None:
+    (folder / "b.pt").write_bytes(pickle.dumps({"a": Malicious()}))
+
+
+@pytest.mark.parametrize(
+    ("damage", "arguments", "message"),
+    [
+        (None, ["nowhere"], "nowhere: no weights found; choices: files *.safetensors"),
+        (None, [".", "--average", "tali=1"], "--average=tali=1: unknown; choices: exponential"),
+        (None, [".", "--average", "tail=2"], "--average=tail=2: fraction=2.0 must be above 0"),
+        (None, [".", "--average", "tail=x"], "--average=tail=x: could not convert string"),
+        (None, [".", "--average", "last=9"], "must be between 1 and 1, the number of files"),
+        (None, [".", "--phase", "1"], ".: --figure and --phase need a run folder"),
+        (None, [".", "--output", "/proc/nowhere"], "--output=/proc/nowhere: cannot write"),
+        (other_tensors, ["."], "file 1 of 2: has other tensors than the last file"),
+        (truncated, ["."], "b.pt: no readable weights"),
+        (no_tensors, ["."], "b.pt: epoch is not a tensor"),
+        (malicious, ["."], "b.pt: no readable weights"),
+    ],
+)
+def test_a_mistake_is_reported_in_one_line(
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    damage: Callable[[Path], None] | None,
+    arguments: list[str],
+    message: str,
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    write_state_dict(tmp_path / "a", states(1)[0])
+    if damage:
+        damage(tmp_path)
+    before = set(tmp_path.iterdir())
+    monkeypatch.setattr(sys, "argv", ["average.py", *arguments])
+    assert script.main() == 2
+    err = capsys.readouterr().err
+    assert message in err
+    assert err.count("\n") == 1, err
+    assert set(tmp_path.iterdir()) == before
+
+
+def test_a_run_without_its_trajectory_says_how_to_train_it(
+    run: Callable[..., Settings],
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    settings = run("averaging=none", "seed=1")
+    for phase, message in (("1", "train it with save_trajectory=epochs"), ("9", "--phase=9: must")):
+        monkeypatch.setattr(sys, "argv", ["average.py", str(settings.run_folder), "--phase", phase])
+        assert script.main() == 2
+        assert message in capsys.readouterr().err
