@@ -1,15 +1,16 @@
 """Average saved weights: `python scripts/average.py WEIGHTS … --average tail=0.25`.
 
 WEIGHTS are files (safetensors, state dicts of torch) or Hugging Face folders, oldest first, or a
-folder of them. Each average is written with its coefficients as metadata. BatchNorm statistics are
-those of the last file: recompute them before use (phaseavg.averaging.recompute_batchnorm).
+folder of them, sorted by name. Each average is written with its coefficients as metadata. BatchNorm
+statistics are those of the last file: recompute them before use (recompute_batchnorm).
 
 If WEIGHTS is a run folder of this project (save_trajectory=epochs), a phase is averaged, and each
 average is tested after a BatchNorm pass; --figure draws the errors.
 
-Averages: exponential=γ0, half_life=FRACTION, tail=FRACTION, last=FILES, uniform, blend=AMOUNT (of
-exponential=0.9), from_decay=linear|cosine|1-sqrt, rna=ρ, bema. For rna and bema, the first file has
-the weights at the start of the window.
+Averages of T files: exponential=γ0 (the decay per file is γ0^(80/T)), half_life=FRACTION and
+tail=FRACTION (of the T files), last=FILES, uniform, blend=AMOUNT (of exponential=0.9),
+from_decay=linear|cosine|1-sqrt, rna=ρ, bema. For rna and bema, the first file has the weights at
+the start of the window.
 """
 
 import argparse
@@ -22,6 +23,7 @@ from phaseavg.cli import one_line_errors
 from phaseavg.errors import UserError
 from phaseavg.report.figures import write
 from phaseavg.report.figures.averages import draw
+from phaseavg.runs.record import METRICS
 from phaseavg.training import posthoc
 from phaseavg.training.evaluation import load_run
 
@@ -42,30 +44,34 @@ def main() -> int:
     parser.add_argument("--data-dir", type=Path, default=Path("data"), help="for a run")
     parser.add_argument("--device", default="auto", help="for a run: as execution.device")
     parser.add_argument(
-        "--allow", metavar="MODULE", action="append", default=[], help=argparse.SUPPRESS
+        "--allow", metavar="MODULE", action="append", default=[], help="for a run: as evaluate.py's"
     )
     args = parser.parse_args()
     averages = list(dict.fromkeys(args.average or DEFAULTS))
-    folder, run, phase = args.weights[0], None, None
-    if (folder / "config.yaml").is_file():
+    folder, run, phase, start = args.weights[0], None, None, None
+    if (folder / METRICS).is_file():
+        if args.weights[1:]:
+            raise UserError(f"{args.weights[1]}: give one run folder alone")
         run = load_run(folder, args.data_dir, args.device, args.allow)
         phase, paths = posthoc.phase_files(folder, run[0], run[1], args.phase)
+        start = len(paths) > phase.epochs
     elif args.figure or args.phase is not None:
         raise UserError(f"{folder}: --figure and --phase need a run folder")
     else:
         paths = posthoc.find_weights(args.weights)
     files = [posthoc.open_weights(path) for path in paths]
-    alphas = [posthoc.coefficients_of(average, files, run is not None) for average in averages]
+    alphas = [posthoc.coefficients_of(average, files, start) for average in averages]
     states, rows = posthoc.average_files(files, alphas), []
+    print(f"{len(paths)} files: {paths[0].name} … {paths[-1].name}", flush=True)
     for average, alpha, state in zip(averages, alphas, states, strict=True):
-        path = args.output / f"{average.replace('=', '-')}.safetensors"
-        metadata = {"average": average, "coefficients": alpha, "files": [p.name for p in paths]}
-        posthoc.write_average(path, state, metadata)
         rows.append({"average": average, "mean_age": posthoc.mean_age(alpha)})
         if run is not None and phase is not None:
             settings, data, model = run
             test = posthoc.evaluate_average(state, model, settings, data, phase.end)
             rows[-1] |= {"test_error": test.error, "test_loss": test.loss}
+        path = args.output / f"{average.replace('=', '-')}.safetensors"
+        metadata = {"average": average, "coefficients": alpha, "files": [p.name for p in paths]}
+        posthoc.write_average(path, state, metadata)
         print(path, flush=True)
     table = pd.DataFrame(rows)
     print(table.to_markdown(index=False, floatfmt=".4g"))

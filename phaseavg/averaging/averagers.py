@@ -150,7 +150,10 @@ class Averager:
         return replica.eval()
 
     def coefficients(self) -> list[float]:
-        """Return α_1…α_t of the current average, which sum to 1; empty before the first epoch."""
+        """Return α_1…α_t of the current average; empty before the first epoch.
+
+        They sum to 1, except for `BEMA`, where θ_0 has the rest.
+        """
         t, epochs = self.observed
         return self.average.coefficients(t, epochs) if self.average is not None and t else []
 
@@ -200,8 +203,8 @@ class Averager:
         self.windows = windows
         weights = weights or Exponential()
         # RNA and BEMA are more than coefficients of epochs, and have averages of their own.
-        average_class: Any = getattr(weights, "average", WeightAverage)
-        self.average = average_class(model, weights, device, trainable_only)
+        kind: Any = weights.average if isinstance(weights, RNA | BEMA) else WeightAverage
+        self.average = kind(model, weights, device, trainable_only)
         self.restart(model)
 
 

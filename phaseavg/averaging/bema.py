@@ -61,11 +61,7 @@ class BEMA:
 
 
 class BEMAAverage(WeightAverage):
-    """The average θ̄_t of `BEMA`; stores EMA_t and θ_0, twice the size of other averages.
-
-    `copy_to` reads θ_t from the model that it overwrites, so it needs the model with the weights of
-    the latest epoch.
-    """
+    """The average θ̄_t of `BEMA`; also stores EMA_t and θ_0, three times the size of the weights."""
 
     weights: BEMA  # type: ignore[assignment]
 
@@ -77,60 +73,44 @@ class BEMAAverage(WeightAverage):
         trainable_only: bool = False,
     ) -> None:
         super().__init__(model, weights, device, trainable_only)  # type: ignore[arg-type]
-        self.initial = [tensor.clone() for tensor in self.tensors]
-        """θ_0 of the current window."""
-        self._next = self.initial  # θ_0 of the next window, which may already be known
-        self._t = 0
+        self._initial = [tensor.clone() for tensor in self.tensors]  # θ_0
+        self._ema = [tensor.clone() for tensor in self.tensors]  # EMA_t
 
+    @torch.no_grad()
     def start(self, model: nn.Module) -> None:
-        """Set θ_0 of the next window to the weights of `model`; the average is unchanged."""
+        """Set θ_0 of the next window to the weights of `model`; θ̄ is unchanged."""
         parameters = self._parameters.tensors(model).values()
-        self._next = [
-            p.to(old.device, old.dtype, copy=True)
-            for p, old in zip(parameters, self.initial, strict=True)
-        ]
+        for initial, ema, parameter in zip(self._initial, self._ema, parameters, strict=True):
+            initial.copy_(parameter)
+            ema.copy_(parameter)
 
     @torch.no_grad()
     def update(self, model: nn.Module, t: int, epochs: int) -> None:
-        """Add the parameters of `model` as θ_t, with t = 1…`epochs`; t = 1 starts a new average."""
-        if t == 1:
-            self.initial = self._next
-            for average, initial in zip(self.tensors, self.initial, strict=True):
-                average.copy_(initial)
+        """Add the parameters of `model` as θ_t, with t = 1…`epochs`, after `start`."""
+        alpha, beta = self.weights.alpha(t), self.weights.beta(t)
         parameters = self._parameters.tensors(model).values()
-        for average, parameter in zip(self.tensors, parameters, strict=True):
+        for average, ema, initial, parameter in zip(
+            self.tensors, self._ema, self._initial, parameters, strict=True
+        ):
             if is_averaged(average):
                 latest = parameter.to(average.device, average.dtype)
-                average.lerp_(latest, self.weights.beta(t))
+                ema.lerp_(latest, beta)
+                torch.add(ema, latest - initial, alpha=alpha, out=average)
             else:
                 average.copy_(parameter)
-        self._t = t
-
-    @torch.no_grad()
-    def copy_to(self, model: nn.Module) -> None:
-        """Overwrite the parameters of `model`, which are θ_t, with θ̄_t; buffers are unchanged."""
-        alpha = self.weights.alpha(self._t)
-        parameters = self._parameters.tensors(model).values()
-        for parameter, average, initial in zip(parameters, self.tensors, self.initial, strict=True):
-            if is_averaged(average):
-                latest = parameter.to(average.device, average.dtype)
-                parameter.copy_(average + alpha * (latest - initial))
-            else:
-                parameter.copy_(average)
 
     def coefficients(self, t: int, epochs: int) -> list[float]:
         """Return the coefficients of θ_1…θ_t; θ_0 has 1 minus their sum."""
         return self.weights.coefficients(t)
 
     def storage(self, epochs: int) -> tuple[int, str]:
-        """Return the size of EMA_t and θ_0 in bytes, and their device."""
+        """Return the size of θ̄_t, EMA_t and θ_0 in bytes, and their device."""
         size, device = super().storage(epochs)
-        return 2 * size, device
+        return 3 * size, device
 
     def state_dict(self) -> dict[str, Any]:
-        """Return EMA_t, θ_0, θ_0 of the next window, and t; for DTensors, the local shards."""
-        state = super().state_dict()
-        return state | {"initial": self.initial, "next": self._next, "t": self._t}
+        """Return θ̄_t, EMA_t and θ_0; for DTensors, the local shards."""
+        return super().state_dict() | {"ema": self._ema, "initial": self._initial}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Restore a state returned by `state_dict`.
@@ -139,10 +119,6 @@ class BEMAAverage(WeightAverage):
             ValueError: if the state was saved for another network.
         """
         super().load_state_dict(state)
-        places = [(tensor.device, tensor.dtype) for tensor in self.tensors]
-
-        def copies(tensors: list[torch.Tensor]) -> list[torch.Tensor]:
-            return [t.to(*place, copy=True) for t, place in zip(tensors, places, strict=True)]
-
-        self.initial, self._next = copies(state["initial"]), copies(state["next"])
-        self._t = state["t"]
+        for name, tensors in (("ema", self._ema), ("initial", self._initial)):
+            for tensor, saved in zip(tensors, state[name], strict=True):
+                tensor.copy_(saved)

@@ -58,14 +58,15 @@ class HalfLife(Exponential):
         fraction: the half-life as a fraction of the window; 0.0822 is γ0 = 0.9.
 
     Raises:
-        ValueError: if `fraction` is not positive and finite.
+        ValueError: if `fraction` is not positive, or so small or large that γ0 is 0 or 1.
     """
 
     def __init__(self, fraction: float) -> None:
-        if not 0 < fraction < math.inf:
-            raise ValueError(f"fraction={fraction} must be positive and finite")
+        gamma0 = 0.5 ** (1 / (80 * fraction)) if fraction > 0 else 0.0
+        if not 0 < gamma0 < 1:  # also after underflow and rounding
+            raise ValueError(f"fraction={fraction} must be between 0.0001 and 1e13")
         self.fraction = fraction
-        super().__init__(0.5 ** (1 / (80 * fraction)))
+        super().__init__(gamma0)
 
 
 class Uniform:

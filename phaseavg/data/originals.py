@@ -2,8 +2,11 @@
 
 import json
 import os
+import zlib
+from collections.abc import Iterable
 from contextlib import suppress
 from pathlib import Path
+from secrets import token_hex
 from typing import Any
 
 import numpy as np
@@ -23,8 +26,8 @@ def load_splits(
     """Return images and labels of the splits of a torchvision data set.
 
     The first call verifies the MD5 checksums of the official files, and saves the images as
-    `<data_dir>/<files>.safetensors`. Later calls map this file into memory if names, sizes and
-    modification times of the official files are the same.
+    `<data_dir>/<files>.safetensors`. Later calls map this file into memory if its CRC-32 is right,
+    and names, sizes and modification times of the official files are the same.
 
     Args:
         name: the torchvision class.
@@ -38,7 +41,7 @@ def load_splits(
     """
     originals = Path(data_dir, files)
     prepared = originals.with_suffix(".safetensors")
-    if loaded := _read_prepared(prepared, _stamp(originals), len(splits)):
+    if loaded := _read_prepared(prepared, _stamp(originals)):
         return loaded
     loaded = [_arrays(split) for split in _load_or_download(name, data_dir, splits, root)]
     with suppress(OSError):  # a read-only folder, or a full disk
@@ -47,29 +50,43 @@ def load_splits(
 
 
 def _stamp(folder: Path) -> str:
-    """Return names, sizes and modification times of the files in a folder; "" without files."""
-    stats = {path.name: path.stat() for path in sorted(folder.glob("*"))}
-    return json.dumps({name: [s.st_size, s.st_mtime_ns] for name, s in stats.items()} or "")
+    """Return names, sizes and modification times of the files in a folder as JSON."""
+    stats = {path.name: path.lstat() for path in sorted(folder.glob("*"))}
+    return json.dumps({name: [s.st_size, s.st_mtime_ns] for name, s in stats.items()})
 
 
-def _read_prepared(path: Path, stamp: str, splits: int) -> Splits:
+def _read_prepared(path: Path, stamp: str) -> Splits:
     with suppress(OSError, SafetensorError), safe_open(path, "pt") as file:
-        if file.metadata() == {"originals": stamp}:
-            tensors = [(f"images{n}", f"labels{n}") for n in range(splits)]
-            return [(file.get_tensor(i).numpy(), file.get_tensor(n).numpy()) for i, n in tensors]
+        metadata = file.metadata() or {}
+        if metadata.get("originals") == stamp:
+            tensors = {name: file.get_tensor(name).numpy() for name in sorted(file.keys())}
+            if metadata["crc32"] == _checksum(tensors.values()):
+                half = len(tensors) // 2  # all images0, images1, …, then labels0, labels1, …
+                arrays = list(tensors.values())
+                return list(zip(arrays[:half], arrays[half:], strict=True))
     return []
+
+
+def _checksum(arrays: Iterable[np.ndarray]) -> str:
+    crc = 0
+    for array in arrays:
+        crc = zlib.crc32(array.data, crc)
+    return str(crc)
 
 
 def _write_prepared(path: Path, stamp: str, splits: Splits) -> None:
     for leftover in path.parent.glob(f".{path.name}.*.part"):  # of a killed process
         leftover.unlink(missing_ok=True)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.part")
-    tensors = {}
-    for number, (images, labels) in enumerate(splits):
-        tensors[f"images{number}"] = torch.from_numpy(images)
-        tensors[f"labels{number}"] = torch.from_numpy(labels)
+    temporary = path.with_name(f".{path.name}.{token_hex(4)}.part")
+    images = {f"images{n}": array for n, (array, _) in enumerate(splits)}
+    labels = {f"labels{n}": array for n, (_, array) in enumerate(splits)}
+    tensors = {name: torch.from_numpy(array) for name, array in (images | labels).items()}
+    checksum = _checksum((images | labels).values())
     try:
-        temporary.write_bytes(save(tensors, {"originals": stamp}))
+        with temporary.open("wb") as file:
+            file.write(save(tensors, {"originals": stamp, "crc32": checksum}))
+            file.flush()
+            os.fsync(file.fileno())
         temporary.replace(path)
     finally:
         temporary.unlink(missing_ok=True)

@@ -6,7 +6,7 @@ from typing import Any
 import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
 
-from phaseavg.averaging import RNA, Phasewise, Weights, recompute_batchnorm
+from phaseavg.averaging import BEMA, RNA, Phasewise, Weights, recompute_batchnorm
 
 
 class PhasewiseAveraging(Callback):
@@ -33,7 +33,7 @@ class PhasewiseAveraging(Callback):
     def __init__(
         self,
         epochs: Sequence[int] | None = None,
-        weights: Weights | RNA | None = None,
+        weights: Weights | RNA | BEMA | None = None,
         device: torch.device | str = "cpu",
         forward: Callable[[LightningModule, Any], Any] | None = None,
     ) -> None:

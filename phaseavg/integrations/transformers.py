@@ -10,7 +10,7 @@ from torch import nn
 from torch.optim.lr_scheduler import LRScheduler
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
-from phaseavg.averaging import RNA, Phasewise, Weights, recompute_batchnorm
+from phaseavg.averaging import BEMA, RNA, Phasewise, Weights, recompute_batchnorm
 
 FILE = "phasewise.pt"
 """File name of the averager's state in a checkpoint folder."""
@@ -43,7 +43,7 @@ class PhasewiseCallback(TrainerCallback):
     def __init__(
         self,
         epochs: Sequence[int] | None = None,
-        weights: Weights | RNA | None = None,
+        weights: Weights | RNA | BEMA | None = None,
         device: torch.device | str = "cpu",
         every_steps: int | None = None,
         forward: Callable[[nn.Module, Any], Any] | None = None,

@@ -12,7 +12,7 @@ from phaseavg.config import Settings
 from phaseavg.data import DataSet
 from phaseavg.sweep.order import Job
 from phaseavg.training.execution import pick_device
-from phaseavg.training.parts import build_model, load_data
+from phaseavg.training.parts import load_data, new_model
 from phaseavg.training.progress import SLOW_DAYS
 
 SIZE, REPEATS = 1024, 5  # of the timed matrix products
@@ -21,20 +21,23 @@ SIZE, REPEATS = 1024, 5  # of the timed matrix products
 def cpu_notice(jobs: Sequence[Job]) -> str | None:
     """Return a notice if the jobs would take days on this machine's CPU, else None.
 
-    The days are a lower bound: the operations of training at the rate of a matrix product.
+    The days are rough: the operations of training at the rate of a matrix product in float32.
 
     Args:
         jobs: the jobs of a sweep, whose data sets are present.
     """
-    if not jobs or pick_device(jobs[0].run.settings.execution.device).type != "cpu":
+    try:
+        if not jobs or pick_device(jobs[0].run.settings.execution.device).type != "cpu":
+            return None
+        operations, rate = training_operations(jobs), operations_per_second()
+    except Exception:  # in a user's own part, for example; the run itself reports it
         return None
-    operations, rate = training_operations(jobs), operations_per_second()
     days = operations / rate / 86400
     if days < SLOW_DAYS:
         return None
     epochs = sum(job.epochs for job in jobs)
     return (
-        f"{epochs:,} epochs take at least {days:,.0f} days on this CPU ({operations:.1e} "
+        f"{epochs:,} epochs take roughly {days:,.0f} days on this CPU ({operations:.1e} "
         f"operations at {rate:.1e} per second); a GPU or scale=tenth is faster (docs/reproduce.md)"
     )
 
@@ -59,9 +62,10 @@ def training_operations(jobs: Sequence[Job]) -> int:
 
 def operations_per_image(settings: Settings, data: DataSet) -> int:
     """Return the operations per training image: a forward pass, and two backward."""
-    with torch.device("meta"), FlopCounterMode(display=False) as counter, torch.no_grad():
-        model = build_model(settings, data).eval()
-        model(torch.empty(1, data.channels, data.image_size, data.image_size))
+    model = new_model(settings, data).eval()
+    image = torch.zeros(1, data.channels, data.image_size, data.image_size)
+    with FlopCounterMode(display=False) as counter, torch.no_grad():
+        model(image)
     return 3 * counter.get_total_flops()
 
 

@@ -135,7 +135,8 @@ def sweep(
     todo = [run for run in missing if run.run_id not in no_data]
     jobs = jobs_for(todo, held)
     new = NewFiles(job.run for job in jobs)
-    if request.tables and not config.dry_run and (notice := cpu_notice(jobs)):
+    here = config.hydra.runtime.choices["hydra/launcher"] != "slurm"
+    if request.tables and here and not config.dry_run and (notice := cpu_notice(jobs)):
         print(notice, flush=True)
 
     def collect_results() -> tuple[dict[str, Outcome], dict[str, Outcome]]:

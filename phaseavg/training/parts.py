@@ -116,19 +116,14 @@ def new_model(settings: Settings, data: DataSet) -> nn.Module:
         UserError: if the network does not fit the data set or the memory layout.
     """
     torch.manual_seed(seed_for(settings.seed, "initialisation"))
-    model = build_model(settings, data)
-    _require_fit(model, settings, data)
-    return apply_layout(model, settings.execution, data.device)
-
-
-def build_model(settings: Settings, data: DataSet) -> nn.Module:
-    """Build the network for the shape and classes of a data set, on torch's default device."""
     offered = {
         "num_classes": data.num_classes,
         "in_channels": data.channels,
         "image_size": data.image_size,
     }
-    return build("model", settings.model, nn.Module, offered=offered)
+    model = build("model", settings.model, nn.Module, offered=offered)
+    _require_fit(model, settings, data)
+    return apply_layout(model, settings.execution, data.device)
 
 
 def _require_fit(model: nn.Module, settings: Settings, data: DataSet) -> None:

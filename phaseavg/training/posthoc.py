@@ -2,11 +2,12 @@
 
 import json
 import re
+from argparse import Namespace
 from collections import ChainMap
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
-from pickle import UnpicklingError
 from typing import Any
+from zipfile import is_zipfile
 
 import torch
 from rich.progress import track
@@ -16,12 +17,13 @@ from torch import Tensor, nn
 
 from phaseavg.averaging import (
     BEMA,
+    RNA,
     Blend,
     Exponential,
     FromDecay,
     HalfLife,
     Tail,
-    Uniform,
+    Weights,
     recompute_batchnorm,
 )
 from phaseavg.averaging.average import is_averaged
@@ -37,15 +39,23 @@ from phaseavg.training.evaluation import Evaluation, evaluate
 from phaseavg.training.execution import autocast
 from phaseavg.training.trajectory import missing_steps, weights_path
 
-Weights = Mapping[str, Tensor]
+StateDict = Mapping[str, Tensor]
 """Tensors by name, read from disk on access."""
 
-HUGGING_FACE = ("model.safetensors.index.json", "model.safetensors", "pytorch_model.bin")
-SUFFIXES = (".safetensors", ".pt", ".pth", ".bin", ".ckpt")
-NESTED = ("state_dict", "model")
+HUGGING_FACE = (
+    "model.safetensors.index.json",
+    "model.safetensors",
+    "pytorch_model.bin.index.json",
+    "pytorch_model.bin",
+)
+SUFFIXES = (".safetensors", ".pt", ".pth", ".pth.tar", ".bin", ".ckpt")
+NESTED = ("state_dict", "model_state_dict", "model")
 """Keys under which training frameworks save the state dict of a network."""
 
 BATCHNORM = ("running_mean", "running_var")
+NOT_REPLACING = "phaseavg.averaging.NoAveraging"
+"""The target of averaging=none."""
+
 CPU = torch.device("cpu")
 
 
@@ -57,7 +67,7 @@ class SafetensorsFile(Mapping[str, Tensor]):
 
     def __init__(self, path: Path) -> None:
         self._file = safe_open(path, "pt")
-        self._names = list(self._file.keys())
+        self._names = dict.fromkeys(self._file.keys())
 
     def __getitem__(self, name: str) -> Tensor:
         if name not in self._names:
@@ -83,7 +93,11 @@ def find_weights(paths: Sequence[Path]) -> list[Path]:
         if path.is_file() or _is_hugging_face(path):
             found.append(path)
             continue
-        inside = [p for p in path.glob("*") if p.suffix in SUFFIXES or _is_hugging_face(p)]
+        inside = [
+            p
+            for p in path.glob("*")
+            if (p.is_file() and p.name.endswith(SUFFIXES)) or _is_hugging_face(p)
+        ]
         if not inside:
             raise UserError(f"{path}: no weights found; choices: files *{', *'.join(SUFFIXES)}")
         found += sorted(inside, key=lambda p: _natural(p.name))
@@ -99,7 +113,7 @@ def _natural(name: str) -> list[tuple[int, str]]:
     return [(int(p), "") if p.isdigit() else (-1, p) for p in re.split(r"(\d+)", name)]
 
 
-def open_weights(path: Path) -> Weights:
+def open_weights(path: Path) -> StateDict:
     """Open a safetensors file, a state dict of torch, or a Hugging Face folder; executes no code.
 
     Raises:
@@ -110,12 +124,15 @@ def open_weights(path: Path) -> Weights:
             name = next(name for name in HUGGING_FACE if (path / name).is_file())
             if not name.endswith(".json"):
                 return open_weights(path / name)
-            shards = json.loads((path / name).read_text())["weight_map"].values()
-            return ChainMap(*(SafetensorsFile(path / shard) for shard in sorted({*shards})))  # type: ignore[arg-type]
+            shards = sorted({*json.loads((path / name).read_text())["weight_map"].values()})
+            return ChainMap(*(open_weights(path / shard) for shard in shards))  # type: ignore[arg-type]
         if path.suffix == ".safetensors":
             return SafetensorsFile(path)
-        content: Any = torch.load(path, map_location="cpu", mmap=True, weights_only=True)
-    except (OSError, SafetensorError, UnpicklingError, RuntimeError, ValueError, EOFError) as error:
+        with torch.serialization.safe_globals([Namespace]):  # timm saves its arguments
+            content: Any = torch.load(path, "cpu", weights_only=True, mmap=is_zipfile(path))
+    except UserError:
+        raise
+    except Exception as error:  # damaged files raise many kinds
         raise UserError(f"{path}: no readable weights ({describe(error)})") from error
     for key in NESTED:
         if isinstance(content, Mapping) and isinstance(content.get(key), Mapping):
@@ -130,8 +147,15 @@ def open_weights(path: Path) -> Weights:
 # Coefficients
 
 
-def _weights(kind: Callable[[float], Any]) -> Callable[[str, int], list[float]]:
-    return lambda value, count: coefficients(kind(float(value)), count, count)
+def _weights(
+    kind: Callable[[Any], Weights], default: str, convert: Callable[[str], Any] = float
+) -> Callable[[str, int], list[float]]:
+    return lambda value, count: coefficients(kind(convert(value or default)), count, count)
+
+
+def _without_value(value: str) -> None:
+    if value:
+        raise ValueError("takes no value")
 
 
 def _last(value: str, count: int) -> list[float]:
@@ -140,56 +164,74 @@ def _last(value: str, count: int) -> list[float]:
     return [0.0] * (count - latest) + [1 / latest] * latest
 
 
+def _uniform(value: str, count: int) -> list[float]:
+    _without_value(value)
+    return [1 / count] * count
+
+
 BY_COUNT: dict[str, Callable[[str, int], list[float]]] = {
-    "exponential": _weights(Exponential),
-    "half_life": _weights(HalfLife),
-    "tail": _weights(Tail),
-    "blend": _weights(lambda amount: Blend(Exponential(), amount)),
+    "exponential": _weights(Exponential, "0.9"),
+    "half_life": _weights(HalfLife, "0.125"),
+    "tail": _weights(Tail, "0.25"),
+    "blend": _weights(lambda amount: Blend(Exponential(), amount), "0.5"),
+    "from_decay": _weights(FromDecay, "1-sqrt", str),
     "last": _last,
-    "uniform": lambda _, count: coefficients(Uniform(), count, count),
-    "from_decay": lambda value, count: coefficients(FromDecay(value), count, count),
+    "uniform": _uniform,
 }
 """Coefficients by the name of the average, from its value and the number of files."""
 
 
-def _bema(_: str, files: Sequence[Weights]) -> list[float]:
+def _bema(value: str, files: Sequence[StateDict]) -> list[float]:
+    _without_value(value)
     later = BEMA().coefficients(len(files) - 1)
     return [1 - sum(later), *later]
 
 
-def _rna(value: str, files: Sequence[Weights]) -> list[float]:
+def _rna(value: str, files: Sequence[StateDict]) -> list[float]:
+    rho = RNA("", float(value or 1e-5)).rho
     gram = torch.zeros(len(files) - 1, len(files) - 1, dtype=torch.float64)
     for name in averaged_names(files):
+        if files[-1][name].is_complex():
+            raise ValueError(f"{name} is complex")
         for rows in chunks([file[name] for file in files], CPU):
             differences = rows.diff(dim=0)
             gram += differences @ differences.T
-    return [0.0, *solve(gram, float(value or 1e-5))[0].tolist()]
+    return [0.0, *solve(gram, rho)[0].tolist()]
 
 
-FROM_START: dict[str, Callable[[str, Sequence[Weights]], list[float]]] = {
+FROM_START: dict[str, Callable[[str, Sequence[StateDict]], list[float]]] = {
     "rna": _rna,
     "bema": _bema,
 }
 """Coefficients from the value and the files, the first of which is the start of the window."""
 
 
-def coefficients_of(average: str, files: Sequence[Weights], start: bool = False) -> list[float]:
+def coefficients_of(
+    average: str, files: Sequence[StateDict], start: bool | None = None
+) -> list[float]:
     """Return the coefficients of files for an average such as `tail=0.25`.
 
     Args:
         average: a name of `BY_COUNT` or `FROM_START`, and its value.
         files: the weights, oldest first.
-        start: whether the first file has the weights at the start of the window.
+        start: whether the first file has the weights at the start of the window; None: only for
+            the averages of `FROM_START`.
 
     Raises:
-        UserError: if there is no such average, or its value is invalid.
+        UserError: if there is no such average, its value is invalid, or the start is missing.
     """
     name, _, value = average.partition("=")
     try:
+        if name in FROM_START and start is False:
+            raise ValueError("the phase started from an average, which is not saved")
+        if name in FROM_START and len(files) < 2:
+            raise ValueError("needs two files or more, the first from the start of the window")
         if name in FROM_START:
             return FROM_START[name](value, files)
         if name in BY_COUNT:
-            return [0.0] * start + BY_COUNT[name](value, len(files) - start)
+            return [0.0] * bool(start) + BY_COUNT[name](value, len(files) - bool(start))
+    except UserError:
+        raise
     except ValueError as error:
         raise UserError(f"--average={average}: {error}") from error
     choices = ", ".join([*BY_COUNT, *FROM_START])
@@ -204,7 +246,9 @@ def mean_age(alphas: Sequence[float]) -> float:
 def phase_files(
     folder: Path, settings: Settings, data: DataSet, number: int | None
 ) -> tuple[Phase, list[Path]]:
-    """Return a phase, and the files with the weights at its start and at the end of each epoch.
+    """Return a phase, and the files with the weights at the end of each epoch.
+
+    The weights at the start of the phase come first, unless an average may have replaced them.
 
     Args:
         folder: the folder of a run with save_trajectory=epochs or steps.
@@ -219,11 +263,13 @@ def phase_files(
     if number is not None and not 1 <= number <= len(phases):
         raise UserError(f"--phase={number}: must be between 1 and {len(phases)}")
     phase = phases[(number or 0) - 1]
-    steps = [e * data.steps_per_epoch for e in range(phase.first_epoch, phase.end + 1)]
+    kept = settings.averaging["_target_"] == NOT_REPLACING
+    first = phase.first_epoch + (phase.first_epoch > 0 and not kept)
+    steps = [epoch * data.steps_per_epoch for epoch in range(first, phase.end + 1)]
     if missing := missing_steps(folder / TRAJECTORY, steps):
         raise UserError(
-            f"{folder}: has no weights after step {missing[0]}; train it with "
-            "save_trajectory=epochs rerun=true"
+            f"{folder}: has no weights after step {missing[0]}; train the phase to its end with "
+            "save_trajectory=epochs"
         )
     return phase, [weights_path(folder / TRAJECTORY, step) for step in steps]
 
@@ -231,8 +277,8 @@ def phase_files(
 # Averaging
 
 
-def averaged_names(files: Sequence[Weights]) -> list[str]:
-    """Return the names of the tensors to average: floating point, except BatchNorm statistics.
+def averaged_names(files: Sequence[StateDict]) -> list[str]:
+    """Return the names of the tensors to average: all but BatchNorm statistics and integers.
 
     Raises:
         UserError: if the files differ in their tensors.
@@ -244,37 +290,54 @@ def averaged_names(files: Sequence[Weights]) -> list[str]:
     return [
         name
         for name, tensor in files[-1].items()
-        if is_averaged(tensor) and not tensor.is_complex() and not name.endswith(BATCHNORM)
+        if is_averaged(tensor) and not name.endswith(BATCHNORM)
     ]
 
 
 def average_files(
-    files: Sequence[Weights], alphas: Sequence[Sequence[float]]
+    files: Sequence[StateDict], alphas: Sequence[Sequence[float]]
 ) -> list[dict[str, Tensor]]:
     """Return one state dict per row of coefficients; each file is read once.
 
-    Sums are computed in float64. Integers and BatchNorm statistics are those of the last file.
+    Sums are computed in float64. BatchNorm statistics, integers, booleans and 8-bit floats are
+    those of the last file. All averages are in memory at once.
 
     Args:
         files: the weights θ_1…θ_T.
         alphas: the coefficients of θ_1…θ_T for each average.
     """
     names = set(averaged_names(files))
-    matrix = torch.tensor(alphas, dtype=torch.float64)
     averages: list[dict[str, Tensor]] = [{} for _ in alphas]
     for name, last in track(list(files[-1].items()), "averaging", transient=True):
         if name in names:
-            rows = chunks([file[name] for file in files], CPU)
-            combined = torch.cat([matrix @ part for part in rows], dim=1).to(last.dtype)
-            tensors = [row.reshape(last.shape) for row in combined]
+            tensors = _combined([file[name] for file in files], alphas)
         else:
             tensors = [last] * len(averages)
         for average, tensor in zip(averages, tensors, strict=True):
-            average[name] = tensor.clone()
+            average[name] = tensor.clone(memory_format=torch.contiguous_format)
     return averages
 
 
-def write_average(path: Path, average: Weights, metadata: Mapping[str, Any]) -> None:
+def _combined(tensors: Sequence[Tensor], alphas: Sequence[Sequence[float]]) -> list[Tensor]:
+    """Return Σ α_t θ_t for each row of coefficients, in the last tensor's type."""
+    last = tensors[-1]
+    if last.is_complex():
+        real = _combined([torch.view_as_real(tensor) for tensor in tensors], alphas)
+        return [torch.view_as_complex(tensor) for tensor in real]
+    # Weights with coefficient 0 are left out, since 0 × inf is NaN.
+    used = [[t for t, a in enumerate(alpha) if a] for alpha in alphas]
+    rows = [
+        torch.tensor([alpha[t] for t in index], dtype=torch.float64)
+        for alpha, index in zip(alphas, used, strict=True)
+    ]
+    parts: list[list[Tensor]] = [[] for _ in alphas]
+    for chunk in chunks(tensors, CPU):
+        for part, row, index in zip(parts, rows, used, strict=True):
+            part.append((row @ chunk[index]).to(last.dtype))
+    return [torch.cat(part).reshape(last.shape) for part in parts]
+
+
+def write_average(path: Path, average: StateDict, metadata: Mapping[str, Any]) -> None:
     """Write an average as safetensors, with metadata as JSON.
 
     Raises:
@@ -284,7 +347,7 @@ def write_average(path: Path, average: Weights, metadata: Mapping[str, Any]) -> 
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         text = {key: json.dumps(value) for key, value in metadata.items()}
-        save_file(dict(average), temporary, text)
+        save_file(dict(average), temporary, {"format": "pt", **text})
         temporary.replace(path)
     except (OSError, SafetensorError) as error:
         raise UserError(f"--output={path.parent}: cannot write {path.name} ({error})") from error
@@ -293,7 +356,7 @@ def write_average(path: Path, average: Weights, metadata: Mapping[str, Any]) -> 
 
 
 def evaluate_average(
-    average: Weights, model: nn.Module, settings: Settings, data: DataSet, epoch: int
+    average: StateDict, model: nn.Module, settings: Settings, data: DataSet, epoch: int
 ) -> Evaluation:
     """Load an average into a run's network, recompute its BatchNorm statistics and test it.
 

@@ -52,6 +52,10 @@ def test_a_phase_starts_from_the_weights_that_replaced_the_last_ones():
         replaced = averager.epoch_end(model)
     assert replaced
     start = flat(model)
+    np.testing.assert_array_equal(flat(averager.averaged(model)), start)
+    other = small_network()
+    averager.copy_to(other)
+    np.testing.assert_array_equal(flat(other), start)
     assert relative_error(start, reference(initial, thetas[:2], 0.5, 0.2, 10)[-1]) <= 1e-13
     for theta in thetas[2:]:
         overwrite(model, theta)
@@ -90,7 +94,7 @@ def test_half_precision_is_averaged_in_float32_and_integers_are_copied():
     model.count = nn.Parameter(torch.tensor(3), requires_grad=False)
     averager = Phasewise(model, [2], BEMA())
     size, device = averager.average.storage(2)
-    assert (size, device) == (2 * (8 * 4 + 8), "cpu")
+    assert (size, device) == (3 * (8 * 4 + 8), "cpu")
     with torch.no_grad():
         model.count.fill_(5)
     averager.epoch_end(model)

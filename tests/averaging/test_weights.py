@@ -117,8 +117,10 @@ def test_a_blend_adds_the_last_weights(amount, epochs):
 @pytest.mark.parametrize(
     ("create", "message"),
     [
-        (lambda: HalfLife(0.0), "fraction=0.0 must be positive and finite"),
-        (lambda: HalfLife(float("inf")), "fraction=inf must be positive and finite"),
+        (lambda: HalfLife(0.0), "fraction=0.0 must be between"),
+        (lambda: HalfLife(1e-5), "fraction=1e-05 must be between"),
+        (lambda: HalfLife(float("inf")), "fraction=inf must be between"),
+        (lambda: HalfLife(float("nan")), "fraction=nan must be between"),
         (lambda: Tail(0), "fraction=0 must be above 0 and at most 1"),
         (lambda: Tail(1.5), "fraction=1.5 must be above 0 and at most 1"),
         (lambda: FromDecay("linea"), "curve='linea'; choices: linear, cosine, 1-sqrt"),

@@ -1,5 +1,7 @@
 """The prepared file of a small data set: used while the official files are unchanged."""
 
+import os
+
 import numpy as np
 import pytest
 from data.test_cifar import CIFAR100, assert_is_the_miniature, load, no_network, write_miniature
@@ -37,7 +39,7 @@ def test_the_official_files_are_read_once(miniature):
 def test_changed_official_files_are_verified_again(miniature):
     root, reads = miniature
     cifar100.require(root)
-    (root / "cifar-100-python/train").touch()
+    os.utime(root / "cifar-100-python/train", (1e9, 1e9))
     assert_is_the_miniature(CIFAR100, load(CIFAR100, root))
     assert_is_the_miniature(CIFAR100, load(CIFAR100, root))
     assert len(reads) == 2
@@ -48,17 +50,23 @@ def test_changed_official_files_are_verified_again(miniature):
         cifar100.require(root)
 
 
-@pytest.mark.parametrize("size", [0, 7, 100, -1])
-def test_a_damaged_prepared_file_is_written_again(miniature, size):
+def flipped(content):
+    return content[:-5000] + bytes([content[-5000] ^ 1]) + content[-4999:]
+
+
+@pytest.mark.parametrize(
+    "damage", [lambda _: b"", lambda c: c[:7], lambda c: c[:100], lambda c: c[:-1], flipped]
+)
+def test_a_damaged_prepared_file_is_written_again(miniature, damage):
     root, reads = miniature
     cifar100.require(root)
     content = prepared(root).read_bytes()
-    prepared(root).write_bytes(content[:size])
+    prepared(root).write_bytes(damage(content))
     leftover = root / f".{prepared(root).name}.123.part"
     leftover.write_bytes(b"of a killed process")
     assert_is_the_miniature(CIFAR100, load(CIFAR100, root))
+    assert_is_the_miniature(CIFAR100, load(CIFAR100, root))
     assert len(reads) == 2
-    assert prepared(root).read_bytes() == content
     assert not leftover.exists()
 
 

@@ -40,7 +40,7 @@ def test_operations_are_those_counted_by_hand() -> None:
 @pytest.mark.parametrize(
     ("rate", "notice"),
     [
-        (350.0, "7 epochs take at least 7 days on this CPU (2.0e+08 operations at 3.5e+02"),
+        (350.0, "7 epochs take roughly 7 days on this CPU (2.0e+08 operations at 3.5e+02"),
         (2e6, None),
     ],
 )
@@ -59,6 +59,12 @@ def test_there_is_no_notice_on_a_gpu_or_without_jobs(monkeypatch: pytest.MonkeyP
     assert cpu_time.cpu_notice(made_jobs()) is None
 
 
+def test_a_network_that_cannot_be_counted_gives_no_notice(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(cpu_time, "operations_per_second", lambda: 1.0)
+    monkeypatch.setattr(Layers, "forward", lambda self, images: 1 / 0)
+    assert cpu_time.cpu_notice(made_jobs()) is None
+
+
 def test_a_table_says_it_before_its_first_run(
     prompt: Prompt, mine: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -67,6 +73,6 @@ def test_a_table_says_it_before_its_first_run(
     status, out, _ = prompt(*command)
     lines = out.splitlines()
     (position,) = [n for n, line in enumerate(lines) if "days on this CPU" in line]
-    assert lines[position].startswith("5 epochs take at least ")
+    assert lines[position].startswith("5 epochs take roughly ")
     assert lines[position + 1].startswith("run 1 of 2")
     assert status == 0

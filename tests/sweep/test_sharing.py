@@ -89,6 +89,12 @@ FAMILIES = [
         5,
     ),
     *also_slow(
+        # An average with the weights at the start of its window, and one that is not incremental.
+        (
+            "averaging=phasewise averaging/weights=bema,blend",
+            {"noaveraging": 0, "phasewise_bema": 2, "phasewise_blend": 2},
+            2 + 3 + 3,
+        ),
         (
             "averaging=rna averaging.weights.rho=1e-5,1e-2 checkpoint_seconds=0",
             {"phasewise_rna": 2, "noaveraging": 0},

@@ -3,6 +3,7 @@
 import json
 import pickle
 import sys
+from argparse import Namespace
 from collections.abc import Callable
 from pathlib import Path
 
@@ -19,6 +20,7 @@ from phaseavg.training import posthoc
 from scripts import average as script
 
 EPOCHS = 4
+BATCHNORM = ("bn.running_mean", "bn.running_var", "bn.num_batches_tracked")
 
 
 def states(count: int = 3) -> list[dict[str, torch.Tensor]]:
@@ -31,13 +33,20 @@ def states(count: int = 3) -> list[dict[str, torch.Tensor]]:
             "bn.running_mean": torch.randn(4),
             "bn.running_var": torch.rand(4),
             "bn.num_batches_tracked": torch.tensor(seed),
+            "complex": torch.randn(4, dtype=torch.complex64),
+            "mask": torch.tensor([0.0, -torch.inf]),
+            "int8": torch.arange(6, dtype=torch.int8).view(2, 3).t(),
         }
         for seed in range(count)
     ]
 
 
+def contiguous(state: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    return {name: tensor.contiguous() for name, tensor in state.items()}
+
+
 def write_safetensors(path: Path, state: dict[str, torch.Tensor]) -> Path:
-    safetensors.torch.save_file(state, path.with_suffix(".safetensors"))
+    safetensors.torch.save_file(contiguous(state), path.with_suffix(".safetensors"))
     return path.with_suffix(".safetensors")
 
 
@@ -50,7 +59,8 @@ def write_shards(path: Path, state: dict[str, torch.Tensor]) -> Path:
     path.mkdir()
     shards = {"a.safetensors": list(state)[:2], "b.safetensors": list(state)[2:]}
     for shard, names in shards.items():
-        safetensors.torch.save_file({name: state[name] for name in names}, path / shard)
+        part = contiguous({name: state[name] for name in names})
+        safetensors.torch.save_file(part, path / shard)
     owners = {name: shard for shard, names in shards.items() for name in names}
     (path / "model.safetensors.index.json").write_text(json.dumps({"weight_map": owners}))
     return path
@@ -61,14 +71,26 @@ def write_state_dict(path: Path, state: dict[str, torch.Tensor]) -> Path:
     return path.with_suffix(".pt")
 
 
+def write_timm(path: Path, state: dict[str, torch.Tensor]) -> Path:
+    content = {"state_dict": state, "args": Namespace(lr=0.1), "optimizer": {"lr": 0.1}}
+    torch.save(content, f"{path}.pth.tar")
+    return Path(f"{path}.pth.tar")
+
+
+def write_legacy(path: Path, state: dict[str, torch.Tensor]) -> Path:
+    torch.save(state, path.with_suffix(".pth"), _use_new_zipfile_serialization=False)
+    return path.with_suffix(".pth")
+
+
 def write_hugging_face(path: Path, state: dict[str, torch.Tensor]) -> Path:
     path.mkdir()
-    safetensors.torch.save_file(state, path / "model.safetensors")
+    safetensors.torch.save_file(contiguous(state), path / "model.safetensors")
     return path
 
 
 WRITERS = [
-    *(write_safetensors, write_checkpoint, write_shards, write_state_dict, write_hugging_face)
+    *(write_safetensors, write_checkpoint, write_shards, write_state_dict, write_hugging_face),
+    *(write_timm, write_legacy),
 ]
 
 
@@ -86,15 +108,17 @@ def test_averages_of_files_match_numpy_in_every_format(
     averages = posthoc.average_files(files, alphas)
     for alpha, average in zip(alphas, averages, strict=True):
         assert average.keys() == saved[0].keys()
-        for name in ("layer.weight", "scale"):
-            stacked = np.stack([state[name].double().numpy() for state in saved])
+        for name in ("layer.weight", "scale", "complex"):
+            stacked = np.stack([state[name].numpy() for state in saved])
+            assert average[name].dtype == saved[0][name].dtype
             expected = np.tensordot(alpha, stacked, 1)
             np.testing.assert_allclose(average[name], expected, rtol=1e-6, atol=1e-7)
         halves = torch.stack([state["half"].double() for state in saved])
         wanted = torch.tensordot(torch.tensor(alpha, dtype=torch.float64), halves, 1)
         assert torch.equal(average["half"], wanted.bfloat16())
-        for name in ("bn.running_mean", "bn.running_var", "bn.num_batches_tracked"):
+        for name in (*BATCHNORM, "int8", "mask"):
             assert torch.equal(average[name], saved[-1][name])
+        posthoc.write_average(tmp_path / "average.safetensors", average, {})
 
 
 @pytest.fixture(scope="module")
@@ -141,7 +165,9 @@ def test_an_average_of_a_runs_weights_is_the_one_made_during_training(
     (path,) = tmp_path.glob("*.safetensors")
     expected = weights_of(averaged)
     with safe_open(path, "pt") as file:
-        metadata = {name: json.loads(text) for name, text in file.metadata().items()}
+        texts = file.metadata()
+        assert texts.pop("format") == "pt"
+        metadata = {name: json.loads(text) for name, text in texts.items()}
         for name, tensor in expected.items():
             if not name.endswith(("running_mean", "running_var", "num_batches_tracked")):
                 torch.testing.assert_close(file.get_tensor(name), tensor, rtol=1e-5, atol=1e-6)
@@ -170,6 +196,25 @@ def test_a_first_phase_is_averaged_on_request(
         assert json.loads(file.metadata()["coefficients"]) == [0, 0.5, 0.5]
 
 
+def test_the_start_of_a_phase_is_unknown_if_an_average_replaced_the_weights(
+    run: Callable[..., Settings],
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    tmp_path: Path,
+) -> None:
+    folder = str(run("averaging=phasewise", "save_trajectory=epochs").run_folder)
+    arguments = ["average.py", folder, "--output", str(tmp_path), "--average"]
+    monkeypatch.setattr(sys, "argv", [*arguments, "bema"])
+    assert script.main() == 2
+    assert "--average=bema: the phase started from an average" in capsys.readouterr().err
+    monkeypatch.setattr(sys, "argv", [*arguments, "uniform"])
+    assert script.main() == 0
+    with safe_open(tmp_path / "uniform.safetensors", "pt") as file:
+        assert json.loads(file.metadata()["coefficients"]) == [1 / EPOCHS] * EPOCHS
+    monkeypatch.setattr(sys, "argv", [*arguments, "bema", "--phase", "1"])
+    assert script.main() == 0
+
+
 class Malicious:
     def __reduce__(self) -> tuple[Callable[[str], object], tuple[str]]:
         return Path.touch, (Path("executed"),)
@@ -189,7 +234,16 @@ def no_tensors(folder: Path) -> None:
 
 
 def malicious(folder: Path) -> None:
-    (folder / "b.pt").write_bytes(pickle.dumps({"a": Malicious()}))
+    torch.save({"a": Malicious()}, folder / "b.pt")
+
+
+def legacy_malicious(folder: Path) -> None:
+    (folder / "b.pt").write_bytes(pickle.dumps({"a": Malicious()}, protocol=2))
+
+
+def empty_index(folder: Path) -> None:
+    (folder / "b").mkdir()
+    (folder / "b/model.safetensors.index.json").write_text("{}")
 
 
 @pytest.mark.parametrize(
@@ -206,6 +260,14 @@ def malicious(folder: Path) -> None:
         (truncated, ["."], "b.pt: no readable weights"),
         (no_tensors, ["."], "b.pt: epoch is not a tensor"),
         (malicious, ["."], "b.pt: no readable weights"),
+        (legacy_malicious, ["."], "b.pt: no readable weights"),
+        (empty_index, ["."], "b: no readable weights (KeyError: 'weight_map')"),
+        (None, [".", "--average", "rna"], "--average=rna: needs two files or more"),
+        (None, [".", "--average", "bema"], "--average=bema: needs two files or more"),
+        (None, ["a.pt", "a.pt", "--average", "rna=nan"], "rho=nan must be finite"),
+        (None, ["a.pt", "a.pt", "--average", "rna=-1"], "rho=-1.0 must be finite"),
+        (None, [".", "--average", "uniform=3"], "--average=uniform=3: takes no value"),
+        (None, [".", "--average", "bema=/x/y"], "--average=bema=/x/y: needs two files"),
     ],
 )
 def test_a_mistake_is_reported_in_one_line(
@@ -235,7 +297,7 @@ def test_a_run_without_its_trajectory_says_how_to_train_it(
     capsys: pytest.CaptureFixture[str],
 ) -> None:
     settings = run("averaging=none", "seed=1")
-    for phase, message in (("1", "train it with save_trajectory=epochs"), ("9", "--phase=9: must")):
+    for phase, message in (("1", "train the phase to its end with save"), ("9", "--phase=9: must")):
         monkeypatch.setattr(sys, "argv", ["average.py", str(settings.run_folder), "--phase", phase])
         assert script.main() == 2
         assert message in capsys.readouterr().err

@@ -14,17 +14,19 @@ def draw(table: pd.DataFrame) -> Figure:
     """
     picture = new_picture(8, 4.5)
     axes = plain(picture.subplots())
-    ordered = table.sort_values("mean_age")
-    axes.plot(ordered["mean_age"], ordered["test_error"], color="#cbd5e1", zorder=1)
-    axes.scatter(ordered["mean_age"], ordered["test_error"], color=COLOURS[0], zorder=2)
-    for row in ordered.itertuples():
-        axes.annotate(
-            row.average,
-            (row.mean_age, row.test_error),
-            (4, 5),
-            textcoords="offset points",
-            fontsize=8,
-        )
+    names = table["average"].str.partition("=")
+    kinds = table.assign(kind=names[0], value=names[2]).groupby("kind", sort=False)
+    for number, (kind, rows) in enumerate(kinds):
+        drawn = rows.sort_values("mean_age")
+        style = {
+            "color": COLOURS[number % len(COLOURS)],
+            "marker": "os^Dv<>P"[number // len(COLOURS)],
+        }
+        axes.plot(drawn["mean_age"], drawn["test_error"], label=kind, **style)
+        for row in drawn.itertuples():
+            place = (row.mean_age, row.test_error)
+            axes.annotate(row.value, place, (4, 5), textcoords="offset points", fontsize=8)
     axes.set_xlabel("mean age of the averaged weights (epochs)")
     axes.set_ylabel("test error (%) after a BatchNorm pass")
+    axes.legend(frameon=False)
     return picture
