@@ -233,7 +233,9 @@ def check_record(config: Mapping[str, Any], extra: Iterable[str] = ()) -> Settin
 def _validate(values: dict[str, Any]) -> Settings:
     for key in SWEEPS:
         value = values.pop(key, None)
-        if value is not None and value is not False and value != {}:  # {} is table=none
+        if isinstance(value, Mapping):  # with table=none, a scale may still set the tables' seeds
+            value = value.get("rows")
+        if value is not None and value is not False:
             raise UserError(f"{key}: only a sweep has this option; add -m")
     try:
         return Settings.model_validate(values)
