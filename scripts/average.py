@@ -8,9 +8,10 @@ If WEIGHTS is a run folder of this project (save_trajectory=epochs), a phase is 
 average is tested after a BatchNorm pass; --figure draws the errors.
 
 Averages of T files: exponential=γ0 (the decay per file is γ0^(80/T)), half_life=FRACTION and
-tail=FRACTION (of the T files), last=FILES, uniform, blend=AMOUNT (of exponential=0.9),
+tail=FRACTION (of the T files), last=FILES, uniform, power=γ, blend=AMOUNT (of exponential=0.9),
 from_decay=linear|cosine|1-sqrt, rna=ρ, bema. For rna and bema, the first file has the weights at
-the start of the window.
+the start of the window. If the files are power-function averages themselves (post-hoc EMA of Karras
+et al., 2024), `--stored t:γ …` names time and γ of each, and power=γ is reconstructed from them.
 """
 
 import argparse
@@ -38,6 +39,7 @@ def main() -> int:
     )
     parser.add_argument("weights", nargs="+", type=Path, help="files, folders, or a run folder")
     parser.add_argument("--average", action="append", metavar="NAME=VALUE", help="repeatable")
+    parser.add_argument("--stored", nargs="+", metavar="T:GAMMA", help="the files are averages")
     parser.add_argument("--output", type=Path, default=Path("averages"), help="folder")
     parser.add_argument("--figure", action="store_true", help="for a run: write averages.svg, too")
     parser.add_argument("--phase", type=int, help="for a run: the phase; default: the last")
@@ -60,7 +62,12 @@ def main() -> int:
     else:
         paths = posthoc.find_weights(args.weights)
     files = [posthoc.open_weights(path) for path in paths]
-    alphas = [posthoc.coefficients_of(average, files, start) for average in averages]
+    if args.stored is None:
+        alphas = [posthoc.coefficients_of(average, files, start) for average in averages]
+    elif len(args.stored) == len(files):
+        alphas = [posthoc.reconstructed(average, args.stored) for average in averages]
+    else:
+        raise UserError(f"--stored: {len(args.stored)} values for {len(files)} files")
     states, rows = posthoc.average_files(files, alphas), []
     print(f"{len(paths)} files: {paths[0].name} … {paths[-1].name}", flush=True)
     for average, alpha, state in zip(averages, alphas, states, strict=True):

@@ -18,9 +18,11 @@ from phaseavg.averaging.weights import (
     Exponential,
     FromDecay,
     HalfLife,
+    Power,
     Tail,
     Uniform,
     Weights,
+    reconstruct,
 )
 
 __all__ = [
@@ -35,11 +37,13 @@ __all__ = [
     "HalfLife",
     "NoAveraging",
     "Phasewise",
+    "Power",
     "RNAAverage",
     "Tail",
     "Uniform",
     "WeightAverage",
     "Weights",
     "recompute_batchnorm",
+    "reconstruct",
     "unwrapped",
 ]

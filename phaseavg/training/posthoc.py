@@ -22,9 +22,11 @@ from phaseavg.averaging import (
     Exponential,
     FromDecay,
     HalfLife,
+    Power,
     Tail,
     Weights,
     recompute_batchnorm,
+    reconstruct,
 )
 from phaseavg.averaging.average import is_averaged
 from phaseavg.averaging.rna import chunks, solve
@@ -173,6 +175,7 @@ BY_COUNT: dict[str, Callable[[str, int], list[float]]] = {
     "exponential": _weights(Exponential, "0.9"),
     "half_life": _weights(HalfLife, "0.125"),
     "tail": _weights(Tail, "0.25"),
+    "power": _weights(Power, "6.94"),
     "blend": _weights(lambda amount: Blend(Exponential(), amount), "0.5"),
     "from_decay": _weights(FromDecay, "1-sqrt", str),
     "last": _last,
@@ -236,6 +239,26 @@ def coefficients_of(
         raise UserError(f"--average={average}: {error}") from error
     choices = ", ".join([*BY_COUNT, *FROM_START])
     raise UserError(f"--average={average}: unknown; choices: {choices}")
+
+
+def reconstructed(average: str, stored: Sequence[str]) -> list[float]:
+    """Return the coefficients of stored power-function averages for `power=γ` at their last time.
+
+    Args:
+        average: `power=γ`.
+        stored: for each file, its time and γ, as `t:γ`.
+
+    Raises:
+        UserError: if the average is another one, or a value is invalid.
+    """
+    name, _, value = average.partition("=")
+    if name != "power" or not value:
+        raise UserError(f"--average={average}: with --stored, only power=γ")
+    try:
+        pairs = [(float(t), float(gamma)) for t, gamma in (text.split(":") for text in stored)]
+        return reconstruct(pairs, max(t for t, _ in pairs), float(value))
+    except ValueError as error:
+        raise UserError(f"--stored={' '.join(stored)}: {error}") from error
 
 
 def mean_age(alphas: Sequence[float]) -> float:

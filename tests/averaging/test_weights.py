@@ -6,7 +6,16 @@ import numpy as np
 import pytest
 from reference import alphas
 
-from phaseavg.averaging import Blend, Exponential, FromDecay, HalfLife, Tail, Uniform
+from phaseavg.averaging import (
+    Blend,
+    Exponential,
+    FromDecay,
+    HalfLife,
+    Power,
+    Tail,
+    Uniform,
+    reconstruct,
+)
 
 GAMMA0S = [0.99, 0.95, 0.9, 0.8, 0.5]
 LENGTHS = [1, 2, 30, 80, 100]
@@ -102,6 +111,46 @@ def test_coefficients_from_a_decay_scale_the_updates_by_it(curve, rate, epochs):
         np.testing.assert_allclose(alpha, [1 / epochs] * epochs, rtol=1e-11)
 
 
+@pytest.mark.parametrize(("gamma", "width"), [(16.97, 0.05), (6.94, 0.1), (0, 12**-0.5)])
+def test_power_coefficients_have_the_relative_width_of_their_profile(gamma, width):
+    times = np.arange(1, 2001) / 2000
+    alpha = np.array(products(Power(gamma), 2000))
+    assert alpha.sum() == pytest.approx(1, rel=1e-12)
+    mean = alpha @ times
+    assert mean == pytest.approx((gamma + 1) / (gamma + 2), rel=1e-3)
+    assert np.sqrt(alpha @ (times - mean) ** 2) == pytest.approx(width, rel=2e-3)
+    if gamma == 0:
+        np.testing.assert_allclose(alpha, 1 / 2000, rtol=1e-10)
+
+
+def test_stored_averages_are_recovered_and_others_are_the_nearest_combination():
+    stored = [(t, gamma) for t in (400, 800, 1200, 1600, 2000) for gamma in (16.97, 6.94)]
+    np.testing.assert_allclose(reconstruct(stored, 2000, 6.94), [0] * 9 + [1], atol=1e-8)
+
+    def profile(t, gamma):
+        """The density on a grid of midpoints, as in the definition."""
+        tau = (np.arange(20_000) + 0.5) / 10
+        return np.where(tau < t, (gamma + 1) / t * (tau / t) ** gamma, 0.0)
+
+    profiles = np.stack([profile(*pair) for pair in stored])
+    for t, gamma in ((2000, 10.0), (2000, 25.0), (1500, 6.94), (2000, 4.0)):
+        expected = np.linalg.lstsq(profiles.T, profile(t, gamma), rcond=None)[0]
+        actual = np.array(reconstruct(stored, t, gamma))
+        np.testing.assert_allclose(actual @ profiles, expected @ profiles, atol=2e-5)
+
+
+def test_a_reconstructed_average_is_near_the_one_that_was_not_stored():
+    stored = [(t, gamma) for t in range(250, 2001, 250) for gamma in (16.97, 6.94)]
+    alphas = np.zeros((len(stored), 2000))
+    for row, (t, gamma) in zip(alphas, stored, strict=True):
+        row[:t] = products(Power(gamma), t)
+    wanted = np.array(products(Power(10.0), 2000))
+    found = reconstruct(stored, 2000, 10.0) @ alphas
+    assert found.sum() == pytest.approx(1, abs=5e-3)
+    assert np.linalg.norm(found - wanted) <= 0.02 * np.linalg.norm(wanted)
+    assert np.linalg.norm(alphas[-1] - wanted) > 0.15 * np.linalg.norm(wanted)  # nearest stored
+
+
 @pytest.mark.parametrize("amount", [0, 0.25, 1])
 @pytest.mark.parametrize("epochs", LENGTHS)
 def test_a_blend_adds_the_last_weights(amount, epochs):
@@ -121,6 +170,10 @@ def test_a_blend_adds_the_last_weights(amount, epochs):
         (lambda: HalfLife(1e-5), "fraction=1e-05 must be between"),
         (lambda: HalfLife(float("inf")), "fraction=inf must be between"),
         (lambda: HalfLife(float("nan")), "fraction=nan must be between"),
+        (lambda: Power(-1), "gamma=-1 must be finite and not negative"),
+        (lambda: reconstruct([(1, 2), (1, 2)], 2, 3), "two stored averages have the same t and"),
+        (lambda: reconstruct([(0, 2)], 2, 3), "t=0 must be positive"),
+        (lambda: reconstruct([(1, 2)], 2, float("nan")), "gamma=nan must be finite"),
         (lambda: Tail(0), "fraction=0 must be above 0 and at most 1"),
         (lambda: Tail(1.5), "fraction=1.5 must be above 0 and at most 1"),
         (lambda: FromDecay("linea"), "curve='linea'; choices: linear, cosine, 1-sqrt"),

@@ -145,6 +145,7 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Settings]:
         ("tail=0.5", ["averaging/weights=tail", "averaging.weights.fraction=0.5"]),
         ("half_life=0.3", ["averaging/weights=half_life", "averaging.weights.fraction=0.3"]),
         ("from_decay=cosine", ["averaging/weights=from_decay", "averaging.weights.curve=cosine"]),
+        ("power=3", ["averaging/weights=power", "averaging.weights.gamma=3"]),
         ("blend=0.25", ["averaging/weights=blend", "averaging.weights.amount=0.25"]),
         ("rna=1e-2", ["averaging/weights=rna", "averaging.weights.rho=1e-2"]),
         ("bema", ["averaging/weights=bema"]),
@@ -215,6 +216,19 @@ def test_the_start_of_a_phase_is_unknown_if_an_average_replaced_the_weights(
     assert script.main() == 0
 
 
+def test_power_averages_are_combined_into_another(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    paths = [write_state_dict(tmp_path / str(n), state) for n, state in enumerate(states(3))]
+    stored = ["10:7", "20:7", "20:17"]
+    arguments = [*map(str, paths), "--average", "power=17", "--stored", *stored]
+    monkeypatch.setattr(sys, "argv", ["average.py", *arguments, "--output", str(tmp_path / "out")])
+    assert script.main() == 0
+    found = safetensors.torch.load_file(tmp_path / "out/power-17.safetensors")
+    # The third average is the wanted one.
+    torch.testing.assert_close(found["layer.weight"], torch.load(paths[2])["layer.weight"])
+
+
 class Malicious:
     def __reduce__(self) -> tuple[Callable[[str], object], tuple[str]]:
         return Path.touch, (Path("executed"),)
@@ -266,6 +280,9 @@ def empty_index(folder: Path) -> None:
         (None, [".", "--average", "bema"], "--average=bema: needs two files or more"),
         (None, ["a.pt", "a.pt", "--average", "rna=nan"], "rho=nan must be finite"),
         (None, ["a.pt", "a.pt", "--average", "rna=-1"], "rho=-1.0 must be finite"),
+        (None, [".", "--stored", "1:2", "2:2"], "--stored: 2 values for 1 files"),
+        (None, [".", "--average", "last", "--stored", "1:2"], "with --stored, only power=γ"),
+        (None, [".", "--average", "power=3", "--stored", "1-2"], "--stored=1-2: not enough values"),
         (None, [".", "--average", "uniform=3"], "--average=uniform=3: takes no value"),
         (None, [".", "--average", "bema=/x/y"], "--average=bema=/x/y: needs two files"),
     ],
