@@ -27,6 +27,7 @@ from phaseavg.report.figures.averages import draw
 from phaseavg.runs.record import METRICS
 from phaseavg.training import posthoc
 from phaseavg.training.evaluation import load_run
+from phaseavg.training.weight_files import find_weights, open_weights
 
 DEFAULTS = ["last", "exponential=0.9", "uniform", "tail=0.25", "blend=0.5"]
 
@@ -60,8 +61,8 @@ def main() -> int:
     elif args.figure or args.phase is not None:
         raise UserError(f"{folder}: --figure and --phase need a run folder")
     else:
-        paths = posthoc.find_weights(args.weights)
-    files = [posthoc.open_weights(path) for path in paths]
+        paths = find_weights(args.weights)
+    files = [open_weights(path) for path in paths]
     if args.stored is None:
         alphas = [posthoc.coefficients_of(average, files, start) for average in averages]
     elif len(args.stored) == len(files):

@@ -1,17 +1,13 @@
 """Average weights that a training has left on disk."""
 
 import json
-import re
-from argparse import Namespace
-from collections import ChainMap
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
-from zipfile import is_zipfile
 
 import torch
 from rich.progress import track
-from safetensors import SafetensorError, safe_open
+from safetensors import SafetensorError
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
@@ -40,110 +36,13 @@ from phaseavg.targets import build
 from phaseavg.training.evaluation import Evaluation, evaluate
 from phaseavg.training.execution import autocast
 from phaseavg.training.trajectory import missing_steps, weights_path
-
-StateDict = Mapping[str, Tensor]
-"""Tensors by name, read from disk on access."""
-
-HUGGING_FACE = (
-    "model.safetensors.index.json",
-    "model.safetensors",
-    "pytorch_model.bin.index.json",
-    "pytorch_model.bin",
-)
-SUFFIXES = (".safetensors", ".pt", ".pth", ".pth.tar", ".bin", ".ckpt")
-NESTED = ("state_dict", "model_state_dict", "model")
-"""Keys under which training frameworks save the state dict of a network."""
+from phaseavg.training.weight_files import StateDict
 
 BATCHNORM = ("running_mean", "running_var")
 NOT_REPLACING = "phaseavg.averaging.NoAveraging"
 """The target of averaging=none."""
 
 CPU = torch.device("cpu")
-
-
-# Reading
-
-
-class SafetensorsFile(Mapping[str, Tensor]):
-    """The tensors of a safetensors file, read from disk on access."""
-
-    def __init__(self, path: Path) -> None:
-        self._file = safe_open(path, "pt")
-        self._names = dict.fromkeys(self._file.keys())
-
-    def __getitem__(self, name: str) -> Tensor:
-        if name not in self._names:
-            raise KeyError(name)
-        tensor: Tensor = self._file.get_tensor(name)
-        return tensor
-
-    def __iter__(self) -> Iterator[str]:
-        return iter(self._names)
-
-    def __len__(self) -> int:
-        return len(self._names)
-
-
-def find_weights(paths: Sequence[Path]) -> list[Path]:
-    """Return the files and Hugging Face folders in `paths`; those of a folder in natural order.
-
-    Raises:
-        UserError: if a path does not exist, or a folder contains no weights.
-    """
-    found = []
-    for path in paths:
-        if path.is_file() or _is_hugging_face(path):
-            found.append(path)
-            continue
-        inside = [
-            p
-            for p in path.glob("*")
-            if (p.is_file() and p.name.endswith(SUFFIXES)) or _is_hugging_face(p)
-        ]
-        if not inside:
-            raise UserError(f"{path}: no weights found; choices: files *{', *'.join(SUFFIXES)}")
-        found += sorted(inside, key=lambda p: _natural(p.name))
-    return found
-
-
-def _is_hugging_face(path: Path) -> bool:
-    return any((path / name).is_file() for name in HUGGING_FACE)
-
-
-def _natural(name: str) -> list[tuple[int, str]]:
-    """Return a sorting key with which `step-9` comes before `step-10`."""
-    return [(int(p), "") if p.isdigit() else (-1, p) for p in re.split(r"(\d+)", name)]
-
-
-def open_weights(path: Path) -> StateDict:
-    """Open a safetensors file, a state dict of torch, or a Hugging Face folder; executes no code.
-
-    Raises:
-        UserError: if the file is damaged, or contains no state dict.
-    """
-    try:
-        if path.is_dir():
-            name = next(name for name in HUGGING_FACE if (path / name).is_file())
-            if not name.endswith(".json"):
-                return open_weights(path / name)
-            shards = sorted({*json.loads((path / name).read_text())["weight_map"].values()})
-            return ChainMap(*(open_weights(path / shard) for shard in shards))  # type: ignore[arg-type]
-        if path.suffix == ".safetensors":
-            return SafetensorsFile(path)
-        with torch.serialization.safe_globals([Namespace]):  # timm saves its arguments
-            content: Any = torch.load(path, "cpu", weights_only=True, mmap=is_zipfile(path))
-    except UserError:
-        raise
-    except Exception as error:  # damaged files raise many kinds
-        raise UserError(f"{path}: no readable weights ({describe(error)})") from error
-    for key in NESTED:
-        if isinstance(content, Mapping) and isinstance(content.get(key), Mapping):
-            content = content[key]
-    if not (isinstance(content, Mapping) and content):
-        raise UserError(f"{path}: contains no state dict")
-    if other := [key for key, value in content.items() if not isinstance(value, Tensor)]:
-        raise UserError(f"{path}: {other[0]} is not a tensor; save the network's state dict alone")
-    return content
 
 
 # Coefficients

@@ -17,6 +17,7 @@ from safetensors import safe_open
 import train
 from phaseavg.config import Settings, check
 from phaseavg.training import posthoc
+from phaseavg.training.weight_files import find_weights, open_weights
 from scripts import average as script
 
 EPOCHS = 4
@@ -101,9 +102,9 @@ def test_averages_of_files_match_numpy_in_every_format(
     saved = states(12)
     for number, state in enumerate(saved):
         write(tmp_path / f"checkpoint-{number}", state)
-    paths = posthoc.find_weights([tmp_path])
+    paths = find_weights([tmp_path])
     assert [int(path.name.split("-")[1].split(".")[0]) for path in paths] == list(range(12))
-    files = [posthoc.open_weights(path) for path in paths]
+    files = [open_weights(path) for path in paths]
     alphas = [posthoc.coefficients_of(name, files) for name in ("uniform", "last=2", "blend=0.3")]
     averages = posthoc.average_files(files, alphas)
     for alpha, average in zip(alphas, averages, strict=True):
