@@ -30,18 +30,15 @@ from phaseavg.averaging.weights import coefficients
 from phaseavg.config import Settings
 from phaseavg.data import DataSet
 from phaseavg.errors import UserError, describe
-from phaseavg.phases import Phase, Schedule
+from phaseavg.phases import Phase
 from phaseavg.runs.folder import TRAJECTORY
-from phaseavg.targets import build
+from phaseavg.runs.prefixes import Prefixes
 from phaseavg.training.evaluation import Evaluation, evaluate
 from phaseavg.training.execution import autocast
 from phaseavg.training.trajectory import missing_steps, weights_path
 from phaseavg.training.weight_files import StateDict
 
 BATCHNORM = ("running_mean", "running_var")
-NOT_REPLACING = "phaseavg.averaging.NoAveraging"
-"""The target of averaging=none."""
-
 CPU = torch.device("cpu")
 
 
@@ -181,12 +178,14 @@ def phase_files(
     Raises:
         UserError: if there is no such phase, or a file is missing.
     """
-    phases = build("schedule", settings.schedule, Schedule).phases
+    prefixes = Prefixes(settings)
+    phases = prefixes.schedule.phases
     if number is not None and not 1 <= number <= len(phases):
         raise UserError(f"--phase={number}: must be between 1 and {len(phases)}")
     phase = phases[(number or 0) - 1]
-    kept = settings.averaging["_target_"] == NOT_REPLACING
-    first = phase.first_epoch + (phase.first_epoch > 0 and not kept)
+    # A file holds the weights before an average replaces them.
+    start_is_known = phase.first_epoch < max(prefixes.limit, 1)
+    first = phase.first_epoch if start_is_known else phase.first_epoch + 1
     steps = [epoch * data.steps_per_epoch for epoch in range(first, phase.end + 1)]
     if missing := missing_steps(folder / TRAJECTORY, steps):
         raise UserError(
