@@ -20,6 +20,7 @@ from phaseavg.cli import command_line, report_errors
 from phaseavg.config import Settings, check, recorded_overrides
 from phaseavg.errors import Diverged
 from phaseavg.identity import NUMERICS_VERSION
+from phaseavg.processes import joined, on_first
 from phaseavg.runs.finished import finished_before
 from phaseavg.runs.folder import RunFolder
 from phaseavg.runs.provenance import peak_memory_bytes, provenance, reset_peak_memory
@@ -42,7 +43,7 @@ def run(settings: Settings, overrides: Sequence[str] = ()) -> dict[str, Any]:
         settings: the run's settings.
         overrides: the command line's overrides, saved in the record.
     """
-    if not settings.rerun and (result := finished_before(settings)):
+    if not settings.rerun and (result := on_first(finished_before)(settings)):
         return dict(result)
 
     settings, device = prepare(settings)
@@ -56,7 +57,7 @@ def run(settings: Settings, overrides: Sequence[str] = ()) -> dict[str, Any]:
     with RunFolder(settings.run_folder, wait=bool(settings.share.keep)) as folder:
         if settings.rerun:
             folder.reopen()
-        elif result := finished_before(settings):  # by another process
+        elif result := on_first(finished_before)(settings):  # by another process
             return dict(result)
         folder.write_config(settings.record())
         sharing.restore(state, folder)
@@ -105,8 +106,9 @@ def run(settings: Settings, overrides: Sequence[str] = ()) -> dict[str, Any]:
 @report_errors
 def main(config: DictConfig) -> float | None:
     """Train the run that `config` describes and return its test error in %."""
-    settings = check(config)
-    result = run(settings, recorded_overrides())
+    with joined():
+        settings = on_first(check)(config)
+        result = run(settings, recorded_overrides())
     if result["status"] == "diverged":
         raise Diverged(result)
     return result.get("test_error")

@@ -20,14 +20,17 @@ from omegaconf.errors import OmegaConfBaseException
 
 from phaseavg.errors import (
     Diverged,
+    FirstFailed,
     Interrupted,
     JobFailed,
     NotStarted,
     OutOfTime,
     PartFailed,
+    ProcessLost,
     SweepFailed,
     UserError,
 )
+from phaseavg.processes import is_joined, launched
 from phaseavg.targets import unknown_message
 
 USER_ERROR, FAILED, INTERRUPTED = 2, 1, 130
@@ -37,6 +40,9 @@ SWEEP_OVERRIDES = ("tracking.cells", "share.keep", "share.guests", "deadline")
 
 CONFIG_ERRORS = (HydraException, OmegaConfBaseException, yaml.YAMLError)
 """Errors that composing a config raises if an override or a config file is wrong."""
+
+ERRORS_OF_ALL = (*CONFIG_ERRORS, FirstFailed, Diverged, OutOfTime, SweepFailed)
+"""Errors that all processes of a run have in common; only the first prints them."""
 
 PLAIN_SWEEPERS = ("phaseavg", "basic")
 """Sweepers that do not write to their sweep folder."""
@@ -68,8 +74,15 @@ def explain(error: BaseException) -> str:
 
 
 def say(message: str, program: str = "train.py") -> None:
-    """Print one line for the user on standard error."""
+    """Print one line for the user on standard error; of several processes, name the later ones."""
+    if other_process():
+        program = f"{program}, process {os.environ['RANK']}"
     print(f"{program}: {message}", file=sys.stderr, flush=True)
+
+
+def other_process() -> bool:
+    """Return whether this is one of several processes, and not the first."""
+    return launched() and os.environ["RANK"] != "0"
 
 
 def one_line_errors(main: Callable[[], int]) -> Callable[[], int]:
@@ -152,10 +165,13 @@ def _run_sweep_job(job: Callable[[DictConfig], Any], config: DictConfig, hydra: 
 
 def _print_failure(error: Exception, where: str = "") -> int:
     """Print an error, an expected error in one line, and return the exit status."""
+    common = isinstance(error, ERRORS_OF_ALL) or (isinstance(error, UserError) and not is_joined())
+    if other_process() and common:
+        return FAILED
     if isinstance(error, CONFIG_ERRORS):
         say(where + explain(error))
         return USER_ERROR
-    if isinstance(error, UserError | Diverged | SweepFailed | OutOfTime):
+    if isinstance(error, UserError | Diverged | SweepFailed | OutOfTime | ProcessLost):
         say(where + str(error))
         statuses = {UserError: USER_ERROR, OutOfTime: INTERRUPTED}
         return next((s for kind, s in statuses.items() if isinstance(error, kind)), FAILED)
@@ -186,7 +202,8 @@ def command_line(main: Callable[[], Any]) -> int:
         main()
         return _print_failure(_failures[0]) if _failures else 0
     except Interrupted as error:
-        say(str(error))
+        if not other_process():
+            say(str(error))
         return 128 + error.number
     except KeyboardInterrupt:
         say("interrupted; rerun the same command to resume")

@@ -113,6 +113,8 @@ class EvaluationCadence(Scalars):
     batchnorm_every: NonNegativeInt = 0
 
 
+NO_TRACKING: Part = {"_target_": "phaseavg.tracking.Tracking"}
+
 ObserverName = Annotated[str, Field(pattern=r"^[a-z][a-z0-9_]*$")]
 
 
@@ -131,7 +133,7 @@ class Settings(Scalars):
     weight_decay: NonNegativeFloat  # set per network; the optimizer's config refers to it
 
     observers: dict[ObserverName, Part] = {}
-    tracking: Part = {"_target_": "phaseavg.tracking.Tracking"}
+    tracking: Part = NO_TRACKING
     execution: Execution = Execution()
     evaluation: EvaluationCadence = EvaluationCadence()
     data_dir: Folder = Path("data")

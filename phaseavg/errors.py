@@ -15,6 +15,10 @@ def describe(error: Exception) -> str:
     return f"{type(error).__name__}: {text}" if text else type(error).__name__
 
 
+class FirstFailed(UserError):  # noqa: N818 -- named after the event
+    """The first of several processes failed; it prints the error, the others end silently."""
+
+
 class PartFailed(RuntimeError):  # noqa: N818 -- named after the event
     """A part of a run, such as a user's own network, cannot be imported or built.
 

@@ -32,6 +32,8 @@ def commands() -> Iterator[tuple[str, list[str]]]:
         for block in re.findall(r"^```sh\n(.*?)^```", page.read_text(), re.MULTILINE | re.DOTALL):
             for line in block.replace("\\\n", " ").splitlines():
                 words = shlex.split(line, comments=True)
+                if words and words[0] == "torchrun":  # it starts Python with the script
+                    words = ["python", *words[words.index("train.py") :]]
                 if words:
                     yield page.name, [w for w in words if "…" not in w and "<" not in w]
 

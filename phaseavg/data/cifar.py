@@ -30,6 +30,8 @@ def _cifar(name: str, num_classes: int) -> Callable[..., ResidentImages]:
         std: Sequence[float] | None = None,
         flipped_copy: bool = True,
         train_fraction: float = 1.0,
+        rank: int = 0,
+        processes: int = 1,
     ) -> ResidentImages:
         (images, labels), test = _load(name, data_dir)
         kept = first_of_each_class(labels, train_fraction)
@@ -46,6 +48,8 @@ def _cifar(name: str, num_classes: int) -> Callable[..., ResidentImages]:
             std=std,
             device=device,
             flipped_copy=flipped_copy,
+            rank=rank,
+            processes=processes,
         )
 
     cifar.__name__ = cifar.__qualname__ = name.lower()

@@ -27,6 +27,8 @@ def digits(
     pad_value: PadValue = "mean",
     mean: Sequence[float] | None = None,
     std: Sequence[float] | None = None,
+    rank: int = 0,
+    processes: int = 1,
 ) -> ResidentImages:
     """Return scikit-learn's digits: 1,000 training images and 797 test images, without download.
 
@@ -61,4 +63,6 @@ def digits(
         mean=mean,
         std=std,
         device=device,
+        rank=rank,
+        processes=processes,
     )

@@ -16,6 +16,7 @@ from torch.utils.data import DataLoader, Dataset
 from phaseavg.data.interface import Batch, across_epochs, count_steps, first_of_each_class
 from phaseavg.data.standardise import Standardise
 from phaseavg.errors import UserError, describe
+from phaseavg.processes import local_count
 from phaseavg.randomness import generator, seed_for
 
 MEAN = (0.485, 0.456, 0.406)
@@ -107,7 +108,8 @@ class ImageNet:
         seed: the run's seed.
         data_dir: the parent of `folder`.
         device: the device of the batches; images are transferred as uint8 and standardised there.
-        workers: number of processes that read images; None: one per core; 0: the main process.
+        workers: number of processes that read images; None: one per core of this process's
+            share of the machine; 0: the main process.
         folder: the folder with `train` and `val`, each with an image folder per class.
         image_size: H = W of the images.
         test_resize: shorter side of test images before the centre crop.
@@ -116,6 +118,8 @@ class ImageNet:
         mean: channel means, between 0 and 1; ImageNet's by default.
         std: channel standard deviations, in the same unit; ImageNet's by default.
         train_fraction: the kept fraction of each class's training images, the first by file name.
+        rank: this process's number among several, from 0 (`DataSet`).
+        processes: the number of processes that divide the batches; each reads only its share.
 
     Raises:
         ValueError: if folders are missing, classes differ, or an argument is out of range.
@@ -147,6 +151,8 @@ class ImageNet:
         mean: Sequence[float] = MEAN,
         std: Sequence[float] = STD,
         train_fraction: float = 1.0,
+        rank: int = 0,
+        processes: int = 1,
     ) -> None:
         from torchvision.transforms import v2  # the import takes a second
 
@@ -185,10 +191,11 @@ class ImageNet:
         self.batch_size = batch_size
         self.steps_per_epoch = count_steps(self.train_size, batch_size)
         self.seed = seed
+        self.share = slice(rank, None, processes)
         if workers is None:
             from joblib import cpu_count  # counts only cores available to this process
 
-            workers = cpu_count()
+            workers = max(1, cpu_count() // local_count())
         self.workers = workers
 
     def _load(self, files: ImageFiles, batches: Iterable[list[Key]]) -> Iterator[Batch]:
@@ -223,20 +230,22 @@ class ImageNet:
         Raises:
             UserError: if a file is not an image or cannot be read.
         """
-        keys = across_epochs(
+        batches = across_epochs(
             lambda epoch: self._epoch("train", epoch), self.steps_per_epoch, first_step, last_step
         )
-        return self._load(self._train, keys)
+        return self._load(self._train, (keys[self.share] for keys in batches))
 
     def batchnorm_batches(self, epoch: int, limit: int | None = None) -> Iterator[Batch]:
         """Yield one pass over the augmented training set, or its first `limit` batches.
 
         A separate random stream leaves the training unchanged.
         """
-        return self._load(self._train, islice(self._epoch("batchnorm", epoch), limit))
+        batches = islice(self._epoch("batchnorm", epoch), limit)
+        own = islice(batches, self.share.start, None, self.share.step)
+        return self._load(self._train, own)
 
     def test_batches(self) -> Iterator[Batch]:
         """Yield the centre-cropped test images."""
         keys = [("test/0", index) for index in range(self.test_size)]
-        firsts = range(0, self.test_size, self.batch_size)
+        firsts = range(0, self.test_size, self.batch_size)[self.share]
         return self._load(self._test, (keys[i : i + self.batch_size] for i in firsts))

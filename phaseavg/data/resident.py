@@ -53,6 +53,8 @@ class ResidentImages:
             bytes, or twice as much with a mirrored copy.
         flipped_copy: whether to store a mirrored copy of all images if `flip` is true, instead of
             mirroring each batch. The batches are equal.
+        rank: this process's number among several, from 0 (`DataSet`).
+        processes: the number of processes that divide the batches.
 
     Raises:
         ValueError: if images or labels are invalid (see `check_batch`), or an argument is out of
@@ -73,6 +75,8 @@ class ResidentImages:
         std: Sequence[float] | None = None,
         device: torch.device | str = "cpu",
         flipped_copy: bool = True,
+        rank: int = 0,
+        processes: int = 1,
     ) -> None:
         images, labels = train
         for split, arrays in (("training", train), ("test", test)):
@@ -89,6 +93,7 @@ class ResidentImages:
         self.padding = padding
         self.flip = flip
         self.device = torch.device(device)
+        self.share = slice(rank, None, processes)
 
         pixel_mean, pixel_std = _pixel_statistics(images)
         mean = pixel_mean if mean is None else mean
@@ -143,9 +148,10 @@ class ResidentImages:
         The inputs are the crops' offsets in memory, int64 (B, 1), or offsets and flips, (B, 2), if
         there is no mirrored copy. Labels are int64 (B,). Both are on the device.
         """
-        return across_epochs(
+        batches = across_epochs(
             lambda epoch: self._epoch("train", epoch), self.steps_per_epoch, first_step, last_step
         )
+        return ((index[self.share], labels[self.share]) for index, labels in batches)
 
     def images(self, index: Tensor) -> Tensor:
         """Return the images, float32 (B, C, H, W), for inputs from `draws`; runs on the device."""
@@ -164,11 +170,12 @@ class ResidentImages:
 
         A separate random stream leaves the training unchanged.
         """
-        for index, labels in islice(self._epoch("batchnorm", epoch), limit):
+        batches = islice(self._epoch("batchnorm", epoch), limit)
+        for index, labels in islice(batches, self.share.start, None, self.share.step):
             yield self.images(index), labels
 
     def test_batches(self) -> Iterator[Batch]:
         """Yield the standardised test set."""
-        for first in range(0, self.test_size, TEST_BATCH):
+        for first in range(0, self.test_size, TEST_BATCH)[self.share]:
             batch = slice(first, first + TEST_BATCH)
             yield self.standardise(self.test_images[batch]), self.test_labels[batch]

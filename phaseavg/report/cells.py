@@ -36,7 +36,7 @@ def describe_execution(row: Mapping[str, Any]) -> str:
     threads = f"{row['threads']} {'thread' if row['threads'] == '1' else 'threads'}"
     parts = [row["device_name"], row["cpu_capability"], threads]
     options = {key.removeprefix("execution."): item for key, item in row.items()}
-    parts += execution_words({**options, "precision": row["precision"]})
+    parts += execution_words({**options, **{key: row[key] for key in ("precision", "processes")}})
     return ", ".join([*map(str, parts), f"torch {row['torch']}"])
 
 

@@ -25,6 +25,7 @@ import torch
 
 from phaseavg.averaging.snapshots import is_intact
 from phaseavg.errors import Diverged, OutOfTime, UserError
+from phaseavg.processes import on_first, rank
 from phaseavg.runs import record
 from phaseavg.runs.files import (
     checksum,
@@ -100,6 +101,8 @@ def _json(values: Any) -> bytes:
 class RunFolder:
     """Create and lock a run folder on entering; only one process holds the lock.
 
+    If several processes train a run, only the first reads and writes the folder.
+
     Args:
         path: the folder.
         wait: whether to wait for a process that holds the lock.
@@ -114,6 +117,11 @@ class RunFolder:
         self._references: dict[str, list[str]] = {}  # checkpoint → snapshot files
 
     def __enter__(self) -> Self:
+        self._open()
+        return self
+
+    @on_first
+    def _open(self) -> None:
         try:
             self.path.mkdir(parents=True, exist_ok=True)
             self._lock = (self.path / ".lock").open("a")  # held until the process ends
@@ -132,7 +140,6 @@ class RunFolder:
             fcntl.flock(self._lock, fcntl.LOCK_EX)
         for folder in (self.path, self.path / TRAJECTORY, self.path / "snapshots"):
             remove_leftovers(folder)
-        return self
 
     def __exit__(
         self,
@@ -140,6 +147,8 @@ class RunFolder:
         error: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
+        if rank() > 0:
+            return
         if isinstance(error, Exception) and not isinstance(error, UserError | Diverged | OutOfTime):
             record_failure(self.path, repr(error), traceback=traceback.format_exception(error))
         self._lock.close()
@@ -147,14 +156,17 @@ class RunFolder:
     def _write(self, name: str, content: bytes) -> None:
         write_atomically(self.path / name, content)
 
+    @on_first
     def write_config(self, config: Mapping[str, Any]) -> None:
         """Write the resolved config."""
         self._write("config.yaml", dump_yaml(config))
 
+    @on_first
     def write_metrics(self, history: Sequence[Mapping[str, Any]]) -> None:
         """Rewrite metrics.jsonl atomically, so that a kill leaves no partial line."""
         self._write("metrics.jsonl", b"".join(_json(line) + b"\n" for line in history))
 
+    @on_first
     def finish(self, result: Mapping[str, Any]) -> None:
         """Write the result and remove the checkpoints."""
         text = json.dumps(result, ensure_ascii=False, indent=1) + "\n"
@@ -162,6 +174,7 @@ class RunFolder:
         self.remove_checkpoints()
         (self.path / "failure.json").unlink(missing_ok=True)
 
+    @on_first
     def reopen(self) -> None:
         """Rename an existing result and delete the other outputs before retraining."""
         if read_result(self.path) is None:
@@ -181,6 +194,7 @@ class RunFolder:
             path.unlink()
         shutil.rmtree(self.path / "snapshots", ignore_errors=True)
 
+    @on_first
     def save_checkpoint(
         self, step: int, state: Mapping[str, Any], files: Sequence[Path] = ()
     ) -> None:
@@ -225,6 +239,7 @@ class RunFolder:
                 "the folder elsewhere to start again"
             ) from error
 
+    @on_first
     def load_checkpoint(self) -> dict[str, Any] | None:
         """Return the latest intact checkpoint, on the CPU; None if no checkpoint is intact.
 

@@ -14,6 +14,7 @@ from typing import Any
 import torch
 
 import phaseavg
+from phaseavg.processes import count
 
 REPOSITORY = Path(__file__).parents[2]
 CODE = ("phaseavg", "conf", "train.py", "hydra_plugins")
@@ -81,7 +82,9 @@ def execution_words(execution: Mapping[str, Any]) -> list[str]:
     """Return the precision and the other execution options of a run in words."""
     words = [word for option, word in HOW.items() if execution.get(option)]
     nondeterministic = ["not deterministic"] * (execution.get("deterministic") is False)
-    return [execution["precision"], *words, *nondeterministic]
+    count = str(execution.get("processes", 1))
+    processes = [f"{count} processes"] * (count != "1")
+    return [execution["precision"], *words, *nondeterministic, *processes]
 
 
 def reset_peak_memory(device: torch.device) -> None:
@@ -113,6 +116,7 @@ def provenance(device: torch.device, execution: Mapping[str, Any]) -> dict[str, 
             # CPUs with equal names may differ in capability, which changes rounding.
             "cpu_capability": torch.backends.cpu.get_cpu_capability(),
             "threads": torch.get_num_threads(),
+            **({"processes": count()} if count() > 1 else {}),
         },
         "versions": versions(),
         "git": git_state(),

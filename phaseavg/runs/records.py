@@ -62,8 +62,8 @@ def row_of(record: Record) -> dict[str, Any]:
     result, config = record.result, record.config
     settings = {key: value for key, value in flatten(config).items() if key != "seed"}
 
-    def joined(kind: str, key: str) -> str:
-        entries = (str(entry[kind].get(key)) for entry in result["provenance"])
+    def joined(kind: str, key: str, default: object = None) -> str:
+        entries = (str(entry[kind].get(key, default)) for entry in result["provenance"])
         return " + ".join(dict.fromkeys(entries))
 
     return {
@@ -87,6 +87,7 @@ def row_of(record: Record) -> dict[str, Any]:
         "device_name": joined("execution", "device_name"),
         "cpu_capability": joined("execution", "cpu_capability"),
         "threads": joined("execution", "threads"),
+        "processes": joined("execution", "processes", 1),
         "precision": joined("execution", "precision"),
         "torch": joined("versions", "torch"),
         "commit": joined("git", "commit"),

@@ -10,8 +10,10 @@ from safetensors.torch import load_model, save_model
 from torch import nn
 
 from phaseavg.errors import UserError, describe
+from phaseavg.processes import on_first
 
 
+@on_first
 def write_weights(model: nn.Module, path: Path, run_id: str) -> int:
     """Write parameters, buffers and the run id to a file; return its size in bytes.
 

@@ -25,6 +25,7 @@ from omegaconf import DictConfig
 from phaseavg import cli
 from phaseavg.config import check
 from phaseavg.errors import Diverged, NotStarted, OutOfTime, SweepFailed, UserError
+from phaseavg.processes import launched
 from phaseavg.runs.folder import in_progress, record_failure
 from phaseavg.runs.record import RESULT
 from phaseavg.sweep.cells import (
@@ -101,6 +102,8 @@ def sweep(
         UserError: if a requested option does not exist, or the data of all runs is missing.
         SweepFailed: at the end, if a run failed or diverged.
     """
+    if launched():
+        raise UserError("-m: torchrun trains a single run; sweeps have hydra/launcher=local")
     if not isinstance(config.plan, bool):
         raise UserError(f"plan={config.plan}: choices: true, false")
     seconds = None if config.budget is None else parse_duration(config.budget)

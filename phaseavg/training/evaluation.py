@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 
+from phaseavg import processes
 from phaseavg.config import Settings, check_record
 from phaseavg.data import DataSet
 from phaseavg.errors import UserError
@@ -29,6 +30,8 @@ class Evaluation(NamedTuple):
 def evaluate(model: nn.Module, batches: Iterable[tuple[Tensor, Tensor]]) -> Evaluation:
     """Return the mean loss and the error over all images; restores the model's mode afterwards.
 
+    Of several processes, each evaluates its batches, and all return the same result.
+
     Args:
         model: a network from images (N, C, H, W) to logits (N, classes).
         batches: pairs of images and labels (N,) on the model's device.
@@ -38,14 +41,16 @@ def evaluate(model: nn.Module, batches: Iterable[tuple[Tensor, Tensor]]) -> Eval
     device = next(model.parameters()).device
     loss = torch.zeros((), dtype=torch.float64, device=device)
     wrong = torch.zeros((), dtype=torch.int64, device=device)
-    images_seen = 0
+    seen = 0
     for images, labels in batches:
         logits = model(images).float()
         loss += cross_entropy(logits, labels, reduction="sum").double()
         wrong += (logits.argmax(1) != labels).sum()
-        images_seen += len(labels)
+        seen += len(labels)
     model.train(training)
-    return Evaluation(loss.item() / images_seen, 100 * wrong.item() / images_seen, images_seen)
+    sums = processes.total(torch.stack([loss, wrong.double(), loss.new_tensor(seen)]))
+    total_loss, errors, images_seen = sums.tolist()
+    return Evaluation(total_loss / images_seen, 100 * errors / images_seen, int(images_seen))
 
 
 def load_run(

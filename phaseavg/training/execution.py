@@ -7,7 +7,8 @@ import torch
 from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
-from phaseavg.config import Execution, Settings
+from phaseavg import processes
+from phaseavg.config import NO_TRACKING, Execution, Settings
 from phaseavg.errors import UserError
 
 MIN_CHANNELS = 8  # of a BatchNorm layer in channels_last layout on a CPU
@@ -32,13 +33,37 @@ def pick_device(name: str, field: str = "execution.device") -> torch.device:
     return torch.device(names[0] if name == "auto" else name)
 
 
+def own_device(name: str) -> torch.device:
+    """Return this process's device: of several processes, each uses a GPU of its own.
+
+    Raises:
+        UserError: if this machine has no such device, or fewer GPUs than processes.
+    """
+    device = pick_device(name)
+    if processes.count() == 1 or device.type == "cpu":
+        return device
+    if device.index is not None and name not in ("auto", "cuda"):
+        raise UserError(
+            f"execution.device={name}: {processes.count()} processes cannot share one device; "
+            "choices: auto, cuda, cpu"
+        )
+    gpus = torch.cuda.device_count()
+    if processes.local_count() > gpus:
+        raise UserError(
+            f"torchrun --nproc-per-node={processes.local_count()}: this machine has {gpus} GPU(s)"
+        )
+    return torch.device("cuda", processes.local_rank())
+
+
 def prepare(settings: Settings) -> tuple[Settings, torch.device]:
     """Set torch's global flags; return the settings with `auto` resolved, and the device.
+
+    Of several processes, only the first tracks metrics.
 
     Raises:
         UserError: if the device is missing or does not support an option.
     """
-    device = pick_device(settings.execution.device)
+    device = own_device(settings.execution.device)
     if device.type == "cuda":  # streams and graphs are created on the current device
         torch.cuda.set_device(device.index or 0)
     execution = resolve_auto(settings.execution, device)
@@ -51,7 +76,10 @@ def prepare(settings: Settings) -> tuple[Settings, torch.device]:
     torch.backends.cudnn.benchmark = not execution.deterministic
     torch.backends.cudnn.allow_tf32 = execution.precision == "tf32"
     torch.backends.cuda.matmul.allow_tf32 = execution.precision == "tf32"
-    return settings.model_copy(update={"execution": execution}), device
+    changes: dict[str, object] = {"execution": execution}
+    if processes.rank():
+        changes["tracking"] = NO_TRACKING
+    return settings.model_copy(update=changes), device
 
 
 def resolve_auto(execution: Execution, device: torch.device) -> Execution:
@@ -63,8 +91,10 @@ def resolve_auto(execution: Execution, device: torch.device) -> Execution:
     changes: dict[str, object] = {}
     if execution.precision == "auto":
         changes["precision"] = "bf16" if has_bf16_units(device) else "fp32"
+    if execution.graph is True and processes.count() > 1:
+        raise UserError("execution.graph=true: needs a single process; choices: false, auto")
     if execution.graph == "auto":
-        changes["graph"] = device.type == "cuda"
+        changes["graph"] = device.type == "cuda" and processes.count() == 1
     elif execution.graph and device.type != "cuda":
         raise UserError(
             f"execution.graph=true: {device.type} has no CUDA graphs; choices: false, auto"

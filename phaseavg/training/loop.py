@@ -11,6 +11,7 @@ from typing import Any
 import torch
 from torch import nn
 
+from phaseavg import processes
 from phaseavg.averaging import Averager, recompute_batchnorm
 from phaseavg.config import Settings
 from phaseavg.data import DataSet
@@ -36,6 +37,9 @@ from phaseavg.training.step import new_step
 from phaseavg.training.trajectory import TrajectoryWriter
 
 Metrics = dict[str, Any]
+
+AGREE_STEPS = 10
+"""Steps after which several processes agree on whether to save or stop, which takes a message."""
 
 
 def train(
@@ -75,9 +79,14 @@ def train(
 
     def save_if_due(phase_ended: bool) -> None:
         """Save periodically and at phase ends; after a signal or the deadline, save and stop."""
+        if processes.count() > 1 and state.step % steps and state.step % AGREE_STEPS:
+            return
         late = settings.deadline is not None and time.time() >= settings.deadline
-        stopping = signals.received or (late and state.step < total_steps)
-        if stopping or phase_ended or clock.since_saving() >= settings.checkpoint_seconds:
+        due = phase_ended or clock.since_saving() >= settings.checkpoint_seconds
+        received, late, due = processes.highest([signals.received or 0, late, due])
+        signals.received = received or None
+        stopping = received or (late and state.step < total_steps)
+        if stopping or due:
             save()
         if stopping:
             position = (
@@ -129,6 +138,7 @@ def end_epoch(
         Diverged: if the epoch's losses or the weights are not finite.
     """
     model, averager, cadence = state.model, state.averager, settings.evaluation
+    processes.copy_from_first(model.buffers())  # each has the BatchNorm statistics of its share
     epoch = state.step // state.steps_per_epoch
     phase_ended = epoch == phase.end
     average_due = phase_ended or is_due(epoch, cadence.average_every)
@@ -246,7 +256,8 @@ def training_metrics(state: TrainingState) -> Metrics:
     Raises:
         Diverged: if a loss, or a weight after the last update, is not finite.
     """
-    losses, wrong = torch.stack([state.losses, state.wrong]).cpu().double()
+    values = state.batch_values()
+    losses, wrong = torch.stack([values["losses"], values["wrong"]]).cpu().double()
     bad = (~losses.isfinite()).nonzero()
     step, reason = state.step, None
     if len(bad):
@@ -258,8 +269,8 @@ def training_metrics(state: TrainingState) -> Metrics:
         rate = learning_rate(state.optimizer)
         epoch = state.step // state.steps_per_epoch
         raise Diverged({"reason": reason, "step": step, "epoch": epoch, "learning_rate": rate})
-    images = int(state.sizes.sum())
-    loss = (losses @ state.sizes.double()).item() / images
+    images = int(values["sizes"].sum())
+    loss = (losses @ values["sizes"].double()).item() / images
     return {"images": images, "loss": loss, "error": 100 * wrong.sum().item() / images}
 
 

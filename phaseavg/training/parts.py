@@ -6,7 +6,8 @@ from copy import deepcopy
 import torch
 from torch import nn
 
-from phaseavg.averaging import Averager
+from phaseavg import processes
+from phaseavg.averaging import RNA, Averager
 from phaseavg.config import Settings
 from phaseavg.data import DataSet
 from phaseavg.data.interface import check_batch
@@ -56,6 +57,10 @@ def assemble(settings: Settings, device: torch.device) -> tuple[DataSet, Schedul
             for name, guest in settings.share.guests.items()
         },
     )
+    for name, one in state.averagers.items():
+        if processes.count() > 1 and one.average and isinstance(one.average.weights, RNA):
+            key = "averaging" if name == "average" else f"observers.{name}"
+            raise UserError(f"{key}.weights=RNA: learnt weights need a single process")
     for name, observer in state.observers.items():
         if observer.average is None:
             target = settings.observers[name]["_target_"]
@@ -64,7 +69,21 @@ def assemble(settings: Settings, device: torch.device) -> tuple[DataSet, Schedul
 
 
 def load_data(settings: Settings, device: torch.device) -> DataSet:
-    """Build the data set; its batches are on `device`."""
+    """Build the data set; its batches are on `device`.
+
+    Raises:
+        UserError: if the data set rejects a value, or cannot be divided between processes.
+    """
+    several = processes.count() > 1
+    if several:
+        name = settings.dataset["_target_"]
+        if "processes" not in signature(import_target(name)).parameters:
+            raise UserError(
+                f"dataset={name}: has no parameters `rank` and `processes`, so it cannot be "
+                "divided between processes (docs/own.md)"
+            )
+        if message := processes.on_first(missing_data)(settings):  # may download the files
+            raise UserError(message)
     offered = {
         "batch_size": settings.batch_size,
         "seed": settings.seed,
@@ -72,6 +91,8 @@ def load_data(settings: Settings, device: torch.device) -> DataSet:
         "device": device,
         "workers": settings.execution.workers,
         "flipped_copy": settings.execution.flipped_copy,
+        "rank": processes.rank(),
+        "processes": processes.count(),
     }
     data = build("dataset", settings.dataset, DataSet, offered=offered)
     if not type(data).__module__.startswith("phaseavg."):  # ours check all images
@@ -128,7 +149,13 @@ def new_model(settings: Settings, data: DataSet) -> nn.Module:
 
 def _require_fit(model: nn.Module, settings: Settings, data: DataSet) -> None:
     """Run a copy of the network, which leaves its BatchNorm statistics alone, on a small batch."""
-    smallest = min(2, (data.train_size - 1) % data.batch_size + 1)
+    last = (data.train_size - 1) % data.batch_size + 1
+    if last < processes.count():
+        raise UserError(
+            f"batch_size={data.batch_size}: the last batch of an epoch has {last} image(s), too "
+            f"few for {processes.count()} processes"
+        )
+    smallest = min(2, last // processes.count())
     shape = (smallest, data.channels, data.image_size, data.image_size)
     try:
         with torch.no_grad(), torch.random.fork_rng(devices=[]):

@@ -1,6 +1,7 @@
 """Start runs from shared prefixes, and save prefixes for other runs."""
 
 from collections.abc import Iterable, Mapping
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -8,6 +9,7 @@ import torch
 from phaseavg.averaging import Averager
 from phaseavg.config import Settings
 from phaseavg.errors import UserError, describe
+from phaseavg.processes import on_first
 from phaseavg.runs.files import link
 from phaseavg.runs.folder import RunFolder
 from phaseavg.runs.prefixes import OWN, Average, Prefixes, Saved, execution_key, load, save, saved
@@ -20,6 +22,15 @@ def uses_prefixes(settings: Settings) -> bool:
     A rerun may not, nor a run that saves its trajectory: a prefix has no trajectory files.
     """
     return settings.share.enabled and not settings.rerun and settings.save_trajectory == "none"
+
+
+# Of several processes, only the first reads and writes prefixes.
+_load, _save = on_first(load), on_first(save)
+
+
+@on_first
+def _saved(folder: Path, key: str, epochs: int, execution: str) -> list[Saved]:
+    return list(saved(folder, key, epochs, execution))
 
 
 class Sharing:
@@ -42,15 +53,15 @@ class Sharing:
             UserError: if a checkpoint does not fit the code or the data.
         """
         folder.restore(state)
-        if not (uses_prefixes(self.settings) and self.folder.is_dir()):
+        if not uses_prefixes(self.settings):
             return
         execution = execution_key(self.settings, self.device)
         started = -(-state.step // state.steps_per_epoch)  # epochs, including the current one
         for epochs in range(self._prefixes.limit, started, -1):
             needs = self._needs(epochs)
-            for prefix in saved(self.folder, self._prefixes.key(epochs), epochs, execution):
+            for prefix in _saved(self.folder, self._prefixes.key(epochs), epochs, execution):
                 complete = set(needs.values()) <= prefix.averages.keys()
-                content = load(prefix) if complete else None
+                content = _load(prefix) if complete else None
                 if content is not None and self._link_files(prefix, content, needs):
                     self._adopt(state, content, prefix, needs, epochs)
                     return
@@ -72,7 +83,7 @@ class Sharing:
             "snapshots": {name: [p.name for p in a.files()] for name, a in averages.items()},
         }
         try:
-            save(
+            _save(
                 self.folder,
                 self._prefixes.key(epochs),
                 epochs,
@@ -102,6 +113,7 @@ class Sharing:
                 needs[name] = identity
         return needs
 
+    @on_first
     def _link_files(
         self, prefix: Saved, content: Mapping[str, Any], needs: Mapping[str, str]
     ) -> bool:

@@ -8,6 +8,7 @@ import time
 from types import FrameType, TracebackType
 from typing import Any, NoReturn, Self
 
+from phaseavg import processes
 from phaseavg.errors import Interrupted, OutOfTime
 
 STDERR = 2
@@ -39,9 +40,10 @@ class StopSignals:
     def _note(self, number: int, frame: FrameType | None) -> None:
         self.received = number
         self._restore()
-        with contextlib.suppress(OSError):  # the terminal may be gone
-            # Unbuffered, since the signal may interrupt a print.
-            os.write(STDERR, b"stopping after this step; signal again to stop now\n")
+        if processes.rank() == 0:
+            with contextlib.suppress(OSError):  # the terminal may be gone
+                # Unbuffered, since the signal may interrupt a print.
+                os.write(STDERR, b"stopping after this step; signal again to stop now\n")
 
     def stop(self, position: str) -> NoReturn:
         """Stop a run whose state is saved, as the sender of the signal expects.

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
+from phaseavg import processes
 from phaseavg.averaging import Averager
 from phaseavg.training.optimizers import load_state
 
@@ -31,7 +32,8 @@ class TrainingState:
     observers: dict[str, Averager] = field(default_factory=dict)  # evaluated but never applied
     guests: dict[str, Averager] = field(default_factory=dict)  # observers for dependent runs
     step: int = 0  # finished updates
-    # Values for each batch of the current epoch, (steps_per_epoch,); `sizes` is on the CPU:
+    # Values for each batch of the current epoch, (steps_per_epoch,); `sizes` is on the CPU.
+    # Of several processes, each has the values of its share.
     losses: Tensor = field(init=False)  # mean training loss, float32
     wrong: Tensor = field(init=False)  # misclassified training images, float32
     sizes: Tensor = field(init=False)  # images, int64
@@ -58,19 +60,32 @@ class TrainingState:
         """The history without guests, as saved in the run's record."""
         return [{k: v for k, v in line.items() if k != "guests"} for line in self.history]
 
+    def batch_values(self) -> dict[str, Tensor]:
+        """Return losses, errors and sizes of the current epoch's batches over all processes."""
+        if processes.count() == 1:
+            return {name: getattr(self, name) for name in TENSORS}
+        sizes = processes.total(self.sizes)
+        sums = processes.total(self.losses.double() * self.sizes.to(self.losses.device))
+        losses = (sums / sizes.clamp(min=1).to(sums.device)).float()
+        return {"losses": losses, "wrong": processes.total(self.wrong), "sizes": sizes}
+
     def files(self) -> list[Path]:
         """Return the files that the state refers to."""
         averages = [a.average for a in self.averagers.values() if a.average is not None]
         return [path for average in averages for path in average.files()]
 
     def state_dict(self) -> dict[str, Any]:
-        """Return the complete state. It shares the run's tensors: save it before the next step."""
+        """Return the complete state. It shares the run's tensors: save it before the next step.
+
+        All processes must call this; the state may be restored with another number of processes.
+        """
         return {
             "model": self.model.state_dict(),
             "optimizer": self.optimizer.state_dict(),
             "averagers": {name: a.state_dict() for name, a in self.averagers.items()},
             "train_size": self.train_size,
-            **{name: getattr(self, name) for name in (*TENSORS, *VALUES)},
+            **self.batch_values(),
+            **{name: getattr(self, name) for name in VALUES},
         }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
@@ -99,6 +114,8 @@ class TrainingState:
         load_state(self.optimizer, state["optimizer"])
         for name in TENSORS:
             getattr(self, name).copy_(state[name])
+            if processes.rank():  # the first process has the values of all shares
+                getattr(self, name).zero_()
         for name in VALUES:
             setattr(self, name, state[name])
 

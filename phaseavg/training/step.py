@@ -1,12 +1,15 @@
 """One optimizer update, run operation by operation or replayed as a CUDA graph."""
 
 from collections.abc import Callable, Iterator
+from functools import partial
 
 import torch
 from torch import Tensor
 from torch.nn.functional import cross_entropy
+from torch.nn.parallel import DistributedDataParallel
 from torch.optim import Optimizer
 
+from phaseavg import processes
 from phaseavg.config import Settings
 from phaseavg.data import DataSet
 from phaseavg.data.interface import Draw
@@ -37,9 +40,13 @@ class Step:
     def __init__(self, state: TrainingState, data: DataSet, settings: Settings) -> None:
         self.state, self.settings, self.data = state, settings, data
         self._forward: Callable[[Tensor], Tensor] = state.model
+        if processes.count() > 1:
+            self._forward = DistributedDataParallel(state.model)
+        stream = "dropout" if processes.rank() == 0 else f"dropout/{processes.rank()}"
+        self._seed = partial(seed_for, settings.seed, stream)
         if mode := COMPILE_MODES.get(settings.execution.compile):
             # The last batch of an epoch is smaller. A graph per batch size is faster.
-            self._forward = torch.compile(state.model, mode=mode, dynamic=False)
+            self._forward = torch.compile(self._forward, mode=mode, dynamic=False)
         # Images, or the random draws from which `images` makes them (interface.DataSet).
         self.draws: Callable[[int, int], Iterator[Draw]] = getattr(
             data, "draws", data.train_batches
@@ -50,7 +57,7 @@ class Step:
         """Run one step on a batch from `draws`."""
         state = self.state
         position = state.step % state.steps_per_epoch
-        torch.manual_seed(seed_for(self.settings.seed, "dropout", state.step))
+        torch.manual_seed(self._seed(state.step))
         loss, wrong = self._update(drawn, labels)
         state.losses[position] = loss
         state.wrong[position] = wrong
@@ -66,9 +73,18 @@ class Step:
             logits = self._forward(images)
             loss = cross_entropy(logits, labels)
         optimizer.zero_grad()
-        loss.backward()
+        (loss if processes.count() == 1 else self._weighted(loss, len(labels))).backward()
         optimizer.step()
         return loss.detach(), count_wrong(logits, labels)
+
+    def _weighted(self, loss: Tensor, images: int) -> Tensor:
+        """Weight the mean loss of this process's share of a batch by its number of images.
+
+        Torch averages the gradients over processes, whose shares may differ by one image.
+        """
+        position = self.state.step % self.state.steps_per_epoch
+        left = self.data.train_size - position * self.data.batch_size
+        return loss * (images * processes.count() / min(self.data.batch_size, left))
 
 
 def count_wrong(logits: Tensor, labels: Tensor) -> Tensor:

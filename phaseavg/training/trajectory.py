@@ -10,6 +10,7 @@ from phaseavg.averaging.snapshots import read, to_bytes
 from phaseavg.config import Settings
 from phaseavg.errors import UserError, describe
 from phaseavg.phases import Schedule
+from phaseavg.processes import on_first
 from phaseavg.runs.files import write_atomically
 from phaseavg.runs.folder import TRAJECTORY
 from phaseavg.training.optimizers import evaluation_weights
@@ -62,6 +63,7 @@ class TrajectoryWriter:
         self.steps = steps_to_save(self.kind, schedule, state.steps_per_epoch)
         self._state, self._due = state, frozenset(self.steps)
 
+    @on_first
     def begin(self) -> None:
         """Save the initial weights.
 
@@ -85,6 +87,7 @@ class TrajectoryWriter:
         """Return whether to save the weights after `step` updates."""
         return step in self._due
 
+    @on_first
     def save(self, step: int) -> None:
         """Save the current weights as the weights after `step` updates.
 

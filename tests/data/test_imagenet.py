@@ -56,6 +56,21 @@ def image_net(root, batch_size=4, seed=0, **options):
     return ImageNet(batch_size, seed, root, **{**SMALL, **options})
 
 
+def test_processes_read_only_their_shares(tree):
+    whole = image_net(tree, 8)
+    for rank in range(2):
+        share = image_net(tree, 8, rank=rank, processes=2)
+        read = []
+        share._train.read = lambda path, read=read: (
+            read.append(path) or Image.open(path).convert("RGB")
+        )
+        parts = [[tensor[rank::2] for tensor in batch] for batch in whole.train_batches(1, 6)]
+        assert equal(share.train_batches(1, 6), parts)
+        assert len(read) == sum(len(labels) for _, labels in parts)
+        assert equal(share.test_batches(), [*whole.test_batches()][rank::2])
+        assert equal(share.batchnorm_batches(1, 5), [*whole.batchnorm_batches(1, 5)][rank::2])
+
+
 def test_interface_matches_resident_images(tree):
     data = image_net(tree)
     assert (data.num_classes, data.channels, data.image_size) == (3, 3, 32)

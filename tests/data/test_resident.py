@@ -57,6 +57,23 @@ def offsets_and_flips(crops, padding=4):
     )
 
 
+def test_processes_divide_each_training_batch_and_the_other_batches():
+    options = {"batch_size": 7, "padding": 2, "flip": True, "test": random_images(1700)}
+    images = random_images(33)
+    whole = resident(images, **options)
+    shares = [resident(images, rank=rank, processes=3, **options) for rank in range(3)]
+    assert {share.steps_per_epoch for share in shares} == {whole.steps_per_epoch}
+    divided = zip(*(share.train_batches(2, 9) for share in shares), strict=True)
+    for batch, parts in zip(whole.train_batches(2, 9), divided, strict=True):
+        for rank, part in enumerate(parts):
+            assert equal([part], [[tensor[rank::3] for tensor in batch]])
+    for rank, share in enumerate(shares):
+        assert equal(share.test_batches(), [*whole.test_batches()][rank::3])
+        for limit in (None, 4, 1):
+            batches = [*whole.batchnorm_batches(1, limit)][rank::3]
+            assert equal(share.batchnorm_batches(1, limit), batches)
+
+
 def test_crops_and_flips_are_uniform_and_independent_per_image():
     data = resident(maps(162 * 60), 1000, padding=4, flip=True, **PIXELS)
     batches = one_epoch(data)

@@ -1,0 +1,248 @@
+"""Several processes of torchrun train one run: the same numbers, one folder, and one message."""
+
+import os
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import torch
+from conftest import REPOSITORY, TINY, Compose, history_of, result_of, weights_of
+from torch.nn.functional import cross_entropy
+
+from phaseavg import processes
+from phaseavg.averaging import Phasewise, recompute_batchnorm
+from phaseavg.config import Settings
+from phaseavg.data import DataSet
+from phaseavg.errors import UserError
+from phaseavg.training.evaluation import evaluate
+from phaseavg.training.execution import prepare
+from phaseavg.training.parts import assemble, load_data, new_model
+
+SLOW = pytest.mark.slow
+
+PARTS = """
+import os
+import torch
+from torch import nn
+
+class Plain(nn.Sequential):  # no BatchNorm: the number of processes makes no difference
+    def __init__(self, num_classes, in_channels, image_size):
+        size = in_channels * image_size**2
+        super().__init__(nn.Flatten(), nn.Linear(size, 16), nn.Tanh(), nn.Linear(16, num_classes))
+
+class Dying(Plain):
+    def __init__(self, num_classes, in_channels, image_size, how):
+        super().__init__(num_classes, in_channels, image_size)
+        self.how, self.calls = how, 0
+
+    def __deepcopy__(self, memo):
+        return Plain(10, 1, 8)
+
+    def forward(self, images):
+        self.calls += 1
+        if self.calls == 12 and os.environ["RANK"] == "1":
+            if self.how == "exit":
+                os._exit(7)
+            raise RuntimeError("something broke")
+        return super().forward(images)
+"""
+
+RUN = (*TINY, "profile=deterministic", "model.width=0.03", "save_weights=true", "batch_size=275")
+"""A run of 4 steps an epoch, with shares of 138 and 137 images, and at last 88 and 87."""
+
+
+@pytest.fixture
+def start(tmp_path: Path) -> Callable[..., tuple[int, str]]:
+    """Return a function that trains a run in processes; it returns the status and the output."""
+    (tmp_path / "parts.py").write_text(PARTS)
+
+    def run(*overrides: str, count: int = 2) -> tuple[int, str]:
+        program = [sys.executable]
+        if count > 1:
+            program += ["-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={count}"]
+        folders = (f"runs_dir={tmp_path}/runs", f"records_dir={tmp_path}/records")
+        paths = os.pathsep.join(map(str, (tmp_path, REPOSITORY)))
+        done = subprocess.run(
+            [*program, str(REPOSITORY / "train.py"), *folders, *overrides],
+            env={**os.environ, "PYTHONPATH": paths, "OMP_NUM_THREADS": "1"},
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+        )
+        return done.returncode, done.stdout
+
+    return run
+
+
+def reference(settings: Settings) -> tuple[dict[str, torch.Tensor], list[dict[str, float]]]:
+    """Train with two shares of each batch in one process; return final weights and the tests.
+
+    Each share has BatchNorm statistics of its own; the first share's are kept. Averages have the
+    statistics of a pass over whole batches.
+    """
+    data = load_data(settings, torch.device("cpu"))
+    model = new_model(settings, data)
+    optimizer = torch.optim.SGD(
+        model.parameters(), lr=0.1, momentum=0.9, weight_decay=settings.weight_decay
+    )
+    averager = Phasewise(model, [2, 2, 1])
+    tests = []
+    for epoch in range(5):
+        optimizer.param_groups[0]["lr"] = [0.1, 0.1, 0.01, 0.01, 0.001][epoch]
+        steps = data.steps_per_epoch
+        for images, labels in data.train_batches(epoch * steps, (epoch + 1) * steps):
+            optimizer.zero_grad()
+            first = {name: b.clone() for name, b in model.named_buffers()}
+            for rank in (1, 0):
+                for name, buffer in model.named_buffers():
+                    buffer.copy_(first[name])
+                share = slice(rank, None, 2)
+                logits = model(images[share])
+                (cross_entropy(logits, labels[share], reduction="sum") / len(labels)).backward()
+            optimizer.step()
+        without_pass = evaluate(model, data.test_batches())
+        if averager.epoch_end(model):
+            recompute_batchnorm(model, data.batchnorm_batches(epoch + 1))
+            after = evaluate(model, data.test_batches())
+            tests.append({"weights": without_pass.loss, "average": after.loss})
+    return model.state_dict(), tests
+
+
+def test_two_processes_train_like_a_loop_over_their_shares(
+    compose_settings: Compose, start: Callable[..., tuple[int, str]], tmp_path: Path
+) -> None:
+    settings = compose_settings(*RUN)
+    status, output = start(*RUN)
+    assert status == 0, output
+    assert output.count("5 epochs of 4 steps") == output.count("test error") == 1
+    expected, tests = reference(settings)
+    actual = weights_of(settings)
+    for name, tensor in expected.items():
+        if not name.endswith("num_batches_tracked"):
+            torch.testing.assert_close(actual[name], tensor, rtol=1e-4, atol=1e-5, msg=name)
+    ends = [line for line in history_of(settings) if "replaced" in line]
+    assert len(ends) == len(tests) == 3
+    for line, expected_losses in zip(ends, tests, strict=True):
+        assert {line["train"]["images"], line["test_images"]} == {1000, 797}
+        for kind, loss in expected_losses.items():
+            assert line[kind]["loss"] == pytest.approx(loss, rel=1e-4)
+    assert result_of(settings)["provenance"][-1]["execution"]["processes"] == 2
+
+
+def plain(overrides: tuple[str, ...], *more: str) -> tuple[str, ...]:
+    """Return the overrides of a run with the network `Plain`."""
+    model = ("~model.width", "~model.pools", "model._target_=parts.Plain")
+    return (*(o for o in overrides if not o.startswith("model.")), *model, *more)
+
+
+@SLOW
+@pytest.mark.parametrize("counts", [(2, 2), (3, 1), (1, 2)])
+def test_a_run_stopped_in_an_epoch_ends_equal_with_another_number_of_processes(
+    compose_settings: Compose,
+    start: Callable[..., tuple[int, str]],
+    tmp_path: Path,
+    counts: tuple[int, int],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    run = plain(RUN, "batch_size=75", "checkpoint_seconds=1000")  # 14 steps an epoch
+    status, output = start(*run, "deadline=0", count=counts[0])
+    assert status in (1, 130), output
+    assert f"out of time after step {10 if counts[0] > 1 else 1} " in output
+    status, output = start(*run, count=counts[1])
+    assert status == 0, output
+    assert f"from step {10 if counts[0] > 1 else 1};" in output
+    monkeypatch.syspath_prepend(tmp_path)
+    actual = weights_of(compose_settings(*run)), history_of(compose_settings(*run))
+    status, output = start(*run, "rerun=true", count=1)
+    assert status == 0, output
+    expected = weights_of(compose_settings(*run)), history_of(compose_settings(*run))
+    for name, tensor in expected[0].items():
+        torch.testing.assert_close(actual[0][name], tensor, rtol=1e-4, atol=1e-5, msg=name)
+    for line, expected_line in zip(actual[1], expected[1], strict=True):
+        assert line["train"]["images"] == 1000
+        assert line["train"]["loss"] == pytest.approx(expected_line["train"]["loss"], rel=1e-5)
+
+
+@SLOW
+@pytest.mark.parametrize(
+    ("how", "reason"), [("exit", "exitcode  : 7"), ("raise", "something broke")]
+)
+def test_a_process_that_dies_ends_the_others_and_says_why(
+    start: Callable[..., tuple[int, str]], how: str, reason: str
+) -> None:
+    status, output = start(*plain(RUN, "model._target_=parts.Dying", f"+model.how={how}"))
+    assert status == 1
+    assert reason in output
+    assert "Connection closed" not in output  # of the other process
+
+
+@SLOW
+def test_a_mistake_is_printed_once(start: Callable[..., tuple[int, str]]) -> None:
+    for mistake, message in {
+        "model=cn13": "cn13",
+        "seed=-1": "seed=-1: ",
+        "-m": "-m: torchrun trains a single run",
+    }.items():
+        status, output = start(*TINY, mistake)
+        assert status == 1  # of torchrun
+        assert [message in line for line in output.splitlines()].count(True) == 1, output
+
+
+@pytest.fixture
+def two_processes(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Pretend to be the first of two processes."""
+    monkeypatch.setattr(processes, "count", lambda: 2)
+    monkeypatch.setattr(torch.distributed, "broadcast_object_list", lambda objects: None)
+
+
+@pytest.mark.usefixtures("two_processes")
+@pytest.mark.parametrize(
+    ("overrides", "message"),
+    [
+        (["execution.graph=true"], "execution.graph=true: needs a single process"),
+        (["averaging=rna"], r"averaging\.weights=RNA: "),
+        (["+averaging@observers.a=rna"], r"observers\.a\.weights=RNA: "),
+        (["batch_size=999"], "batch_size=999: the last batch of an epoch has 1 image"),
+        ([f"dataset._target_={__name__}.own"], r"dataset=\S*own: has no parameters"),
+    ],
+)
+def test_what_needs_one_process_is_rejected_before_training(
+    compose_settings: Compose, overrides: list[str], message: str
+) -> None:
+    settings = compose_settings(*TINY, *overrides)
+    with pytest.raises(UserError, match=f"^{message}"):
+        assemble(*prepare(settings))
+
+
+def own(batch_size: int, seed: int, label_noise=0, padding=0, pad_value="") -> DataSet:
+    """Stand for a user's data set that yields whole batches only."""
+    raise AssertionError
+
+
+def test_more_processes_than_gpus_are_rejected(
+    monkeypatch: pytest.MonkeyPatch, compose_settings: Compose, two_processes: None
+) -> None:
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 1)
+    monkeypatch.setattr(processes, "local_count", lambda: 2)
+    for device, message in {
+        "auto": r"torchrun --nproc-per-node=2: this machine has 1 GPU\(s\)",
+        "cuda:0": "execution.device=cuda:0: 2 processes cannot share one device",
+    }.items():
+        with pytest.raises(UserError, match=message):
+            prepare(compose_settings(*TINY, f"execution.device={device}"))
+
+
+def test_an_error_of_the_first_process_is_raised_in_it(
+    two_processes: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    sent = []
+    monkeypatch.setattr(torch.distributed, "broadcast_object_list", lambda o: sent.append([*o]))
+
+    def fail() -> None:
+        raise ValueError("wrong")
+
+    with pytest.raises(ValueError, match="wrong"):
+        processes.on_first(fail)()
+    assert sent == [[None, "wrong"]]
