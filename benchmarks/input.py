@@ -9,6 +9,7 @@ epoch of batches, including worker processes.
 """
 
 import sys
+import tarfile
 from collections.abc import Callable, Iterable
 from functools import partial
 from pathlib import Path
@@ -93,14 +94,26 @@ def file_timers(folder: Path, count: int) -> dict[str, Callable[[], float]]:
         # Upscaled noise, as pixel noise would give much larger files than photographs.
         coarse = random.integers(0, 256, (24, 32, 3), np.uint8)
         Image.fromarray(coarse).resize((500, 375), Image.Resampling.BICUBIC).save(path, quality=90)
+    for split in ("train", "val"):  # the same images as shards
+        shard = folder.with_name("shards") / split / "0000.tar"
+        shard.parent.mkdir(parents=True)
+        with tarfile.open(shard, "w") as tar:
+            for path in sorted((folder / split).rglob("*.JPEG")):
+                tar.add(path, f"{path.stem}.jpeg")
+                label = path.with_suffix(".cls")
+                label.write_text(path.parent.name)
+                tar.add(label, label.name)
     batch = min(32, count)
-    data = ImageNet(batch, seed=0, data_dir=folder.parent, workers=0, folder=folder.name)
+    options = {"seed": 0, "data_dir": folder.parent, "workers": 0}
+    data = ImageNet(batch, folder=folder.name, **options)
+    in_shards = ImageNet(batch, folder="shards", **options)
     steps = [RandomResizedCrop(224), RandomHorizontalFlip(), ToTensor(), Normalize(MEAN, STD)]
     files = ImageFolder(str(folder / "train"), Compose(steps))
     loader = partial(DataLoader, files, batch, shuffle=True)
     return {
         OURS: partial(time_our_epoch, data),
         "torchvision, 0 workers": partial(time_loader_epoch, loader),
+        "ours, in tar shards": partial(time_our_epoch, in_shards),
     }
 
 

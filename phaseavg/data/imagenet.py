@@ -1,84 +1,25 @@
-"""ImageNet: image folders, decoded and augmented by worker processes."""
+"""ImageNet: image folders or tar shards, decoded and augmented by worker processes."""
 
 import multiprocessing
-import os
 import signal
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from itertools import islice
 from pathlib import Path
-from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor
-from torch.utils.data import DataLoader, Dataset
+from torch.utils.data import DataLoader
 
-from phaseavg.data.interface import Batch, across_epochs, count_steps, first_of_each_class
+from phaseavg.data.image_files import ImageFiles, Key, has_images
+from phaseavg.data.interface import Batch, across_epochs, count_steps
 from phaseavg.data.standardise import Standardise
-from phaseavg.errors import UserError, describe
+from phaseavg.errors import UserError
 from phaseavg.processes import local_count
-from phaseavg.randomness import generator, seed_for
+from phaseavg.randomness import generator
 
 MEAN = (0.485, 0.456, 0.406)
 STD = (0.229, 0.224, 0.225)
 """The usual channel statistics of ImageNet's training images."""
-
-Key = tuple[str, int]
-"""Random stream for the augmentation of an image, and index of the image."""
-
-
-class ImageFiles(Dataset):
-    """The images in `data_dir / split`, read and augmented in worker processes.
-
-    `fraction` keeps the first images of each class (`first_of_each_class`). `transform` maps a PIL
-    image to a uint8 tensor (C, H, W), with torch's global generator.
-
-    Raises:
-        ValueError: if there are no class folders, or a class folder has no images.
-    """
-
-    def __init__(
-        self,
-        data_dir: Path,
-        split: str,
-        transform: Callable[[Any], Tensor],
-        seed: int,
-        fraction: float = 1.0,
-    ) -> None:
-        from torchvision.datasets import ImageFolder
-
-        try:
-            source = ImageFolder(str(data_dir / split))
-        except OSError as error:
-            raise ValueError(
-                f"data_dir={data_dir}: {split} must hold a folder of images per class "
-                f"({str(error).split('. Supported')[0]})"
-            ) from error
-        self.transform, self.seed = transform, seed
-        self.read, self.classes = source.loader, source.classes
-        # Arrays instead of lists: reading a Python object changes its reference count, so that each
-        # forked worker would copy the memory of a list.
-        kept = first_of_each_class(np.array(source.targets), fraction)
-        self.paths = np.array([os.fsencode(source.samples[index][0]) for index in kept])
-        self.labels = np.array(source.targets)[kept]
-
-    def __len__(self) -> int:
-        return len(self.labels)
-
-    def __getitem__(self, key: Key) -> tuple[Tensor, int] | UserError:
-        stream, index = key
-        path = os.fsdecode(self.paths[index])
-        try:
-            image = self.read(path)
-        except Exception as error:  # Pillow raises many types
-            # Returned, because DataLoader turns a worker's exception into a long traceback text.
-            return UserError(
-                f"{path} cannot be read ({describe(error)}); replace the file and rerun the same "
-                "command to resume"
-            )
-        with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(seed_for(self.seed, stream, index))
-            return self.transform(image), int(self.labels[index])
 
 
 def _collate(samples: Sequence[tuple[Tensor, int] | UserError]) -> Batch | UserError:
@@ -96,7 +37,7 @@ def _ignore_signals(worker: int) -> None:
 
 
 class ImageNet:
-    """ImageNet, or another data set with the same folder layout; a `DataSet`.
+    """ImageNet, or another data set of class folders or tar shards; a `DataSet`.
 
     Training images are cropped at random (8 to 100 % of the area, aspect ratio ¾ to 4/3), resized
     and flipped. Test images are resized and centre-cropped. Augmentation depends only on (seed,
@@ -110,7 +51,8 @@ class ImageNet:
         device: the device of the batches; images are transferred as uint8 and standardised there.
         workers: number of processes that read images; None: one per core of this process's
             share of the machine; 0: the main process.
-        folder: the folder with `train` and `val`, each with an image folder per class.
+        folder: the folder with `train` and `val`, each with an image folder per class, or with tar
+            shards (`image_files.shards`).
         image_size: H = W of the images.
         test_resize: shorter side of test images before the centre crop.
         flip: whether to mirror training images with probability ½.
@@ -129,11 +71,12 @@ class ImageNet:
 
     @staticmethod
     def require(data_dir: Path | str, folder: str = "imagenet") -> None:
-        """Raise a ValueError if there are no class folders; images are not read."""
+        """Raise a ValueError if there are no class folders or shards; images are not read."""
         for split in ("train", "val"):
-            if not any(Path(data_dir, folder, split).glob("*/")):
+            if not has_images(Path(data_dir, folder, split)):
                 raise ValueError(
-                    f"data_dir={data_dir}: {folder}/{split} must hold a folder of images per class"
+                    f"data_dir={data_dir}: {folder}/{split} must hold a folder of images per class "
+                    "or tar shards"
                 )
 
     def __init__(

@@ -41,21 +41,22 @@ def load_splits(
     """
     originals = Path(data_dir, files)
     prepared = originals.with_suffix(".safetensors")
-    if loaded := _read_prepared(prepared, _stamp(originals)):
+    if loaded := read_prepared(prepared, folder_stamp(originals)):
         return loaded
     loaded = [_arrays(split) for split in _load_or_download(name, data_dir, splits, root)]
     with suppress(OSError):  # a read-only folder, or a full disk
-        _write_prepared(prepared, _stamp(originals), loaded)
+        write_prepared(prepared, folder_stamp(originals), loaded)
     return loaded
 
 
-def _stamp(folder: Path) -> str:
+def folder_stamp(folder: Path) -> str:
     """Return names, sizes and modification times of the files in a folder as JSON."""
     stats = {path.name: path.lstat() for path in sorted(folder.glob("*"))}
     return json.dumps({name: [s.st_size, s.st_mtime_ns] for name, s in stats.items()})
 
 
-def _read_prepared(path: Path, stamp: str) -> Splits:
+def read_prepared(path: Path, stamp: str) -> Splits:
+    """Return the arrays of a prepared file; [] if it is missing, damaged or has another stamp."""
     with suppress(OSError, SafetensorError), safe_open(path, "pt") as file:
         metadata = file.metadata() or {}
         if metadata.get("originals") == stamp:
@@ -74,7 +75,12 @@ def _checksum(arrays: Iterable[np.ndarray]) -> str:
     return str(crc)
 
 
-def _write_prepared(path: Path, stamp: str, splits: Splits) -> None:
+def write_prepared(path: Path, stamp: str, splits: Splits) -> None:
+    """Write a prepared file atomically.
+
+    Raises:
+        OSError: if it cannot be written.
+    """
     for leftover in path.parent.glob(f".{path.name}.*.part"):  # of a killed process
         leftover.unlink(missing_ok=True)
     temporary = path.with_name(f".{path.name}.{token_hex(4)}.part")

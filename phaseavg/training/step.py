@@ -1,7 +1,6 @@
 """One optimizer update, run operation by operation or replayed as a CUDA graph."""
 
 from collections.abc import Callable, Iterator
-from functools import partial
 
 import torch
 from torch import Tensor
@@ -42,8 +41,10 @@ class Step:
         self._forward: Callable[[Tensor], Tensor] = state.model
         if processes.count() > 1:
             self._forward = DistributedDataParallel(state.model)
-        stream = "dropout" if processes.rank() == 0 else f"dropout/{processes.rank()}"
-        self._seed = partial(seed_for, settings.seed, stream)
+        self._stream = "dropout" if processes.rank() == 0 else f"dropout/{processes.rank()}"
+        # torch.manual_seed also formats a stack trace for CUDA, which takes 0.16 ms.
+        on_cpu = data.device.type == "cpu"
+        self._set_seed = torch.default_generator.manual_seed if on_cpu else torch.manual_seed
         if mode := COMPILE_MODES.get(settings.execution.compile):
             # The last batch of an epoch is smaller. A graph per batch size is faster.
             self._forward = torch.compile(self._forward, mode=mode, dynamic=False)
@@ -57,7 +58,7 @@ class Step:
         """Run one step on a batch from `draws`."""
         state = self.state
         position = state.step % state.steps_per_epoch
-        torch.manual_seed(self._seed(state.step))
+        self._set_seed(seed_for(self.settings.seed, self._stream, state.step))
         loss, wrong = self._update(drawn, labels)
         state.losses[position] = loss
         state.wrong[position] = wrong

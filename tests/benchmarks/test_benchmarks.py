@@ -123,6 +123,7 @@ def test_the_input_benchmark_appends_a_record(run: Run, tmp_path: Path) -> None:
         ("200 images in memory", "torchvision, 0 workers"),
         ("200 images in memory", "torchvision, 2 workers"),
         ("4 image files", "torchvision, 0 workers"),
+        ("4 image files", "ours, in tar shards"),
     ]
 
 

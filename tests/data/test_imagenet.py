@@ -1,6 +1,9 @@
 """ImageNet folders: augmentation, reproducible batches, workers and damaged files."""
 
+import io
 import multiprocessing
+import tarfile
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -60,9 +63,9 @@ def test_processes_read_only_their_shares(tree):
     whole = image_net(tree, 8)
     for rank in range(2):
         share = image_net(tree, 8, rank=rank, processes=2)
-        read = []
-        share._train.read = lambda path, read=read: (
-            read.append(path) or Image.open(path).convert("RGB")
+        read, images = [], share._train.read
+        share._train.read = lambda index, read=read, images=images: (
+            read.append(index) or images(index)
         )
         parts = [[tensor[rank::2] for tensor in batch] for batch in whole.train_batches(1, 6)]
         assert equal(share.train_batches(1, 6), parts)
@@ -88,8 +91,8 @@ def test_a_fraction_keeps_the_first_training_files_of_each_class(tree):
     whole, part = image_net(tree), image_net(tree, train_fraction=0.5)
     kept = round(0.5 * PER_CLASS)
     assert (part.train_size, part.test_size) == (3 * kept, whole.test_size)
-    paths = whole._train.paths.reshape(3, PER_CLASS)[:, :kept]
-    assert part._train.paths.tolist() == paths.flatten().tolist()
+    indices = np.arange(TRAIN).reshape(3, PER_CLASS)[:, :kept].flatten().tolist()
+    assert [part._train.place(n) for n in range(3 * kept)] == list(map(whole._train.place, indices))
     assert part._train.labels.tolist() == [label for label in range(3) for _ in range(kept)]
 
 
@@ -191,6 +194,98 @@ def test_invalid_folders_are_rejected(tmp_path, change, message):
     with pytest.raises(ValueError, match=message) as error:
         image_net(tmp_path)
     assert f"data_dir={tmp_path}" in str(error.value)
+
+
+def write_shards(tree, folder, per_shard=4):
+    """Write the images of `tree` as shards, in the order of its files."""
+    for split in ("train", "val"):
+        (folder / split).mkdir(parents=True)
+        for number, (path, label) in enumerate(ImageFolder(tree / "imagenet" / split).samples):
+            with tarfile.open(folder / split / f"{number // per_shard:04}.tar", "a") as shard:
+                content = {path.rpartition(".")[2]: Path(path).read_bytes(), "cls": b"%d" % label}
+                for suffix, data in content.items():
+                    entry = tarfile.TarInfo(f"{number:06}.{suffix}")
+                    entry.size = len(data)
+                    shard.addfile(entry, io.BytesIO(data))
+
+
+@pytest.fixture(scope="module")
+def sharded(tree, tmp_path_factory):
+    root = tmp_path_factory.mktemp("shards")
+    write_shards(tree, root / "imagenet")
+    return root
+
+
+def all_batches(data):
+    return [*data.train_batches(3, 9), *data.batchnorm_batches(1), *data.test_batches()]
+
+
+@pytest.mark.parametrize("workers", [0, 1])
+def test_shards_give_the_same_batches_as_folders(tree, sharded, workers):
+    ImageNet.require(sharded)
+    expected = all_batches(image_net(tree, train_fraction=0.7))
+    for _ in range(2):  # the second time with the saved places
+        data = image_net(sharded, train_fraction=0.7, workers=workers)
+        assert equal(all_batches(data), expected)
+        assert (sharded / "imagenet/train.safetensors").is_file()
+
+
+def test_saved_places_are_not_used_for_other_shards(tree, tmp_path):
+    write_shards(tree, tmp_path / "imagenet")
+    assert image_net(tmp_path).train_size == TRAIN
+    (tmp_path / "imagenet/train/0005.tar").unlink()  # of 21 images, 4 in each
+    assert image_net(tmp_path).train_size == TRAIN - 1
+
+
+def test_the_places_need_not_be_saved(tree, tmp_path, monkeypatch):
+    write_shards(tree, tmp_path / "imagenet")
+
+    def full(*arguments):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr("phaseavg.data.image_files.write_prepared", full)
+    assert image_net(tmp_path).train_size == TRAIN
+
+
+def entries(*names):
+    """Return a shard with these empty files."""
+    content = io.BytesIO()
+    with tarfile.open(fileobj=content, mode="w") as shard:
+        for name in names:
+            shard.addfile(tarfile.TarInfo(name), io.BytesIO())
+    return content.getvalue()
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (entries("a.jpg"), r"0001\.tar: a must have an image and a \.cls file"),
+        (entries("a.cls"), r"0001\.tar: cannot be read \(ValueError: invalid literal"),
+        (b"no tar" * 200, r"0001\.tar: cannot be read \(ReadError: .*\); replace the file"),
+    ],
+)
+def test_invalid_shards_are_rejected(tree, tmp_path, content, message):
+    write_shards(tree, tmp_path / "imagenet")
+    (tmp_path / "imagenet/train/0001.tar").write_bytes(content)
+    with pytest.raises(ValueError, match=message):
+        image_net(tmp_path)
+
+
+def test_classes_of_shards_count_from_0(tree, tmp_path):
+    write_shards(tree, tmp_path / "imagenet", per_shard=PER_CLASS)
+    (tmp_path / "imagenet/train/0001.tar").unlink()  # of the second class
+    with pytest.raises(ValueError, match=r"train: has the classes \[0, 2\]; they must count from"):
+        image_net(tmp_path)
+
+
+def test_a_damaged_image_in_a_shard_ends_the_run_with_its_place(tree, tmp_path):
+    write_shards(tree, tmp_path / "imagenet")
+    path, first, size = image_net(tmp_path)._train.place(5)
+    content = bytearray(Path(path).read_bytes())
+    content[first : first + size] = bytes(size)
+    Path(path).write_bytes(content)
+    with pytest.raises(UserError, match=f"^{path}, image at byte {first}, cannot be read"):
+        list(image_net(tmp_path).train_batches(0, 6))
 
 
 @pytest.mark.parametrize(
