@@ -167,7 +167,7 @@ def _print_failure(error: Exception, where: str = "") -> int:
     """Print an error, an expected error in one line, and return the exit status."""
     common = isinstance(error, ERRORS_OF_ALL) or (isinstance(error, UserError) and not is_joined())
     if other_process() and common:
-        return FAILED
+        return 0  # torchrun ends all processes at the first failure: wait for the first's message
     if isinstance(error, CONFIG_ERRORS):
         say(where + explain(error))
         return USER_ERROR
@@ -202,8 +202,9 @@ def command_line(main: Callable[[], Any]) -> int:
         main()
         return _print_failure(_failures[0]) if _failures else 0
     except Interrupted as error:
-        if not other_process():
-            say(str(error))
+        if other_process():
+            return 0
+        say(str(error))
         return 128 + error.number
     except KeyboardInterrupt:
         say("interrupted; rerun the same command to resume")

@@ -51,7 +51,7 @@ class JobFailed(RuntimeError):  # noqa: N818 -- named after the event
 
 
 class ProcessLost(RuntimeError):  # noqa: N818 -- named after the event
-    """A run's process was killed, for lack of memory, or crashed in native code."""
+    """A run's process was killed, for lack of memory, or crashed, or lost contact with another."""
 
 
 class SweepFailed(RuntimeError):  # noqa: N818 -- named after the event

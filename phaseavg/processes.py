@@ -1,10 +1,10 @@
 """The processes that train one run together: one, or as many as torchrun starts.
 
-    torchrun --nproc-per-node=4 train.py dataset=imagenet model=resnet50
+    torchrun --standalone --nproc-per-node=4 train.py dataset=imagenet model=resnet50
 
 All processes run the same program. Each trains on its share of every batch, and torch averages the
 gradients; the first process alone reads and writes the run folder. Without torchrun there is one
-process, and the functions of this module do nothing.
+process, and nothing here communicates.
 """
 
 import functools
@@ -17,7 +17,7 @@ from typing import ParamSpec, TypeVar
 import torch
 from torch import Tensor
 
-from phaseavg.errors import FirstFailed, ProcessLost
+from phaseavg.errors import FirstFailed, ProcessLost, describe
 
 P = ParamSpec("P")
 T = TypeVar("T")
@@ -35,7 +35,7 @@ def joined() -> Iterator[None]:
     Only the first process prints to standard output.
 
     Raises:
-        ProcessLost: if another process has ended.
+        ProcessLost: if another process has ended, or cannot be reached.
     """
     if not launched():
         yield
@@ -49,11 +49,21 @@ def joined() -> Iterator[None]:
         ):
             yield
     except RuntimeError as error:
-        if isinstance(error, torch.distributed.DistError) or "Connection closed" in str(error):
-            raise ProcessLost("another process of this run ended; it has said why") from error
-        raise
+        if not is_lost_contact(error):
+            raise
+        raise ProcessLost(
+            f"process {rank()} lost contact with another process of this run ({describe(error)})"
+        ) from error
     # After an exception the process ends without this: others may still wait for it.
     torch.distributed.destroy_process_group()
+
+
+def is_lost_contact(error: BaseException) -> bool:
+    """Return whether an error says that another process has ended, or cannot be reached."""
+    gloo = ("Connection closed", "Connection reset", "Broken pipe")
+    return isinstance(error, torch.distributed.DistError) or (
+        isinstance(error, RuntimeError) and any(text in str(error) for text in gloo)
+    )
 
 
 def is_joined() -> bool:
@@ -73,18 +83,23 @@ def rank() -> int:
 
 def local_count() -> int:
     """Return the number of processes on this machine."""
-    return int(os.environ["LOCAL_WORLD_SIZE"]) if is_joined() else 1
+    return int(os.environ.get("LOCAL_WORLD_SIZE", 1)) if is_joined() else 1
 
 
 def local_rank() -> int:
     """Return the number of this process on this machine, from 0."""
-    return int(os.environ["LOCAL_RANK"]) if is_joined() else 0
+    return int(os.environ.get("LOCAL_RANK", 0)) if is_joined() else 0
+
+
+_running: list[Callable] = []
+"""The function that the first process runs for all, if any."""
 
 
 def on_first(function: Callable[P, T]) -> Callable[P, T]:
     """Decorate a function that only the first process runs; all processes get its result.
 
-    Every process must call it. The result is pickled.
+    Every process must call it, and the result is pickled. In the first process it may call other
+    decorated functions.
 
     Raises:
         FirstFailed: in the other processes, if the function fails in the first.
@@ -92,16 +107,18 @@ def on_first(function: Callable[P, T]) -> Callable[P, T]:
 
     @functools.wraps(function)
     def run(*args: P.args, **kwargs: P.kwargs) -> T:
-        if count() == 1:
+        if count() == 1 or _running:
             return function(*args, **kwargs)
         outcome: list = [None, "interrupted"]  # result, error
         try:
             if rank() == 0:
+                _running.append(function)
                 outcome = [function(*args, **kwargs), None]
         except Exception as error:
             outcome[1] = str(error)
             raise
         finally:
+            _running.clear()
             torch.distributed.broadcast_object_list(outcome)
         if outcome[1] is not None:
             raise FirstFailed(outcome[1])

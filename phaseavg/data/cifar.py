@@ -31,7 +31,7 @@ def _cifar(name: str, num_classes: int) -> Callable[..., ResidentImages]:
         flipped_copy: bool = True,
         train_fraction: float = 1.0,
         rank: int = 0,
-        processes: int = 1,
+        world_size: int = 1,
     ) -> ResidentImages:
         (images, labels), test = _load(name, data_dir)
         kept = first_of_each_class(labels, train_fraction)
@@ -49,7 +49,7 @@ def _cifar(name: str, num_classes: int) -> Callable[..., ResidentImages]:
             device=device,
             flipped_copy=flipped_copy,
             rank=rank,
-            processes=processes,
+            world_size=world_size,
         )
 
     cifar.__name__ = cifar.__qualname__ = name.lower()

@@ -28,7 +28,7 @@ def digits(
     mean: Sequence[float] | None = None,
     std: Sequence[float] | None = None,
     rank: int = 0,
-    processes: int = 1,
+    world_size: int = 1,
 ) -> ResidentImages:
     """Return scikit-learn's digits: 1,000 training images and 797 test images, without download.
 
@@ -64,5 +64,5 @@ def digits(
         std=std,
         device=device,
         rank=rank,
-        processes=processes,
+        world_size=world_size,
     )

@@ -16,6 +16,7 @@ from torch.utils.data import Dataset
 from phaseavg.data.interface import first_of_each_class
 from phaseavg.data.originals import folder_stamp, read_prepared, write_prepared
 from phaseavg.errors import UserError, describe
+from phaseavg.processes import on_first
 from phaseavg.randomness import seed_for
 
 Key = tuple[str, int]
@@ -36,6 +37,11 @@ def has_images(folder: Path) -> bool:
     return any(folder.glob("*.tar")) or any(folder.glob("*/"))
 
 
+def has_shards(folder: Path) -> bool:
+    """Return whether a folder has shards and no subfolders, next to which archives may lie."""
+    return any(folder.glob("*.tar")) and not any(folder.glob("*/"))
+
+
 def class_folders(data_dir: Path, split: str) -> Index:
     """Return the images of `data_dir / split`, in a folder per class as torchvision reads them.
 
@@ -51,9 +57,8 @@ def class_folders(data_dir: Path, split: str) -> Index:
             f"data_dir={data_dir}: {split} must hold a folder of images per class or tar shards "
             f"({str(error).split('. Supported')[0]})"
         ) from error
-    numbers = np.arange(len(source))
-    places = np.stack([numbers, 0 * numbers, 0 * numbers - 1], 1)
     files = np.array([os.fsencode(path) for path, _ in source.samples])
+    places = np.column_stack(np.broadcast_arrays(np.arange(len(files)), 0, -1))
     return Index(files, places, np.array(source.targets), source.classes)
 
 
@@ -65,25 +70,31 @@ def shards(data_dir: Path, split: str) -> Index:
     `<split>.safetensors`; later calls read this file while sizes and times of the shards are equal.
 
     Raises:
-        ValueError: if a shard is damaged, or a sample has no class or no image.
+        ValueError: if a shard is damaged, or a sample has no class or not one image.
     """
-    folder = data_dir / split
-    paths = sorted(folder.glob("*.tar"))
-    prepared, stamp = folder.with_suffix(".safetensors"), folder_stamp(folder)
-    if not (known := read_prepared(prepared, stamp)):
-        samples = [
-            (number, *sample) for number, path in enumerate(paths) for sample in _samples(path)
-        ]
-        table = np.array(samples, np.int64).reshape(-1, 4)
-        known = [(np.ascontiguousarray(table[:, :3]), np.ascontiguousarray(table[:, 3]))]
-        with suppress(OSError):  # a read-only folder, or a full disk
-            write_prepared(prepared, stamp, known)
-    ((places, labels),) = known
+    paths = sorted((data_dir / split).glob("*.tar"))
+    places, labels = _places(data_dir / split, paths)
     classes = np.unique(labels)
-    if not np.array_equal(classes, np.arange(len(classes))):
-        raise ValueError(f"{folder}: has the classes {classes.tolist()}; they must count from 0")
+    if len(classes) == 0 or not np.array_equal(classes, np.arange(len(classes))):
+        raise ValueError(
+            f"data_dir={data_dir}: {split} has the classes {classes.tolist()}; they must be 0, 1, …"
+        )
     files = np.array([os.fsencode(path) for path in paths])
     return Index(files, places, labels, [str(label) for label in classes])
+
+
+@on_first
+def _places(folder: Path, paths: list[Path]) -> tuple[np.ndarray, np.ndarray]:
+    """Return the places and classes of the images in the shards of a folder."""
+    prepared, stamp = folder.with_suffix(".safetensors"), folder_stamp(folder)
+    if known := read_prepared(prepared, stamp):
+        return known[0]
+    samples = [(number, *sample) for number, path in enumerate(paths) for sample in _samples(path)]
+    table = np.array(samples, np.int64).reshape(-1, 4)
+    places, labels = (np.ascontiguousarray(part) for part in (table[:, :3], table[:, 3]))
+    with suppress(OSError):  # a read-only folder, or a full disk
+        write_prepared(prepared, stamp, [(places, labels)])
+    return places, labels
 
 
 def _samples(path: Path) -> list[tuple[int, int, int]]:
@@ -91,13 +102,19 @@ def _samples(path: Path) -> list[tuple[int, int, int]]:
     images: dict[str, tuple[int, int]] = {}
     labels: dict[str, int] = {}
     try:
-        with tarfile.open(path, "r:") as shard:
+        with path.open("rb") as file, tarfile.open(fileobj=file, mode="r:") as shard:
             for member in shard:
                 name, _, suffix = member.name.rpartition(".")
-                if suffix.lower() in ("jpg", "jpeg", "png"):
+                if suffix.lower() in ("jpg", "jpeg", "png") and member.isreg():
+                    if name in images:
+                        raise ValueError(f"two images are named {name}")
                     images[name] = member.offset_data, member.size
                 elif suffix == "cls" and (text := shard.extractfile(member)):
                     labels[name] = int(text.read())
+            # tarfile takes a damaged header, or the end of the file, for the end of the shard.
+            file.seek(shard.offset)
+            if file.read(tarfile.BLOCKSIZE) != bytes(tarfile.BLOCKSIZE):
+                raise ValueError(f"it ends at byte {shard.offset} without a mark")
     except (OSError, tarfile.TarError, ValueError) as error:
         raise ValueError(f"{path}: cannot be read ({describe(error)}); replace the file") from error
     if incomplete := images.keys() ^ labels.keys():
@@ -123,12 +140,10 @@ class ImageFiles(Dataset):
         seed: int,
         fraction: float = 1.0,
     ) -> None:
-        in_shards = any((data_dir / split).glob("*.tar"))
+        index = shards if has_shards(data_dir / split) else class_folders
         # Arrays instead of lists: reading a Python object changes its reference count, so that each
         # forked worker would copy the memory of a list.
-        self.files, places, labels, self.classes = (shards if in_shards else class_folders)(
-            data_dir, split
-        )
+        self.files, places, labels, self.classes = index(data_dir, split)
         kept = first_of_each_class(labels, fraction)
         self.places, self.labels = places[kept], labels[kept]
         self.transform, self.seed = transform, seed

@@ -59,9 +59,10 @@ class ImageNet:
         color_jitter: strength of random brightness, contrast and saturation changes.
         mean: channel means, between 0 and 1; ImageNet's by default.
         std: channel standard deviations, in the same unit; ImageNet's by default.
-        train_fraction: the kept fraction of each class's training images, the first by file name.
+        train_fraction: the kept fraction of each class's training images, the first by file name or
+            in the shards.
         rank: this process's number among several, from 0 (`DataSet`).
-        processes: the number of processes that divide the batches; each reads only its share.
+        world_size: the number of processes that divide the batches; each reads only its share.
 
     Raises:
         ValueError: if folders are missing, classes differ, or an argument is out of range.
@@ -95,7 +96,7 @@ class ImageNet:
         std: Sequence[float] = STD,
         train_fraction: float = 1.0,
         rank: int = 0,
-        processes: int = 1,
+        world_size: int = 1,
     ) -> None:
         from torchvision.transforms import v2  # the import takes a second
 
@@ -134,7 +135,7 @@ class ImageNet:
         self.batch_size = batch_size
         self.steps_per_epoch = count_steps(self.train_size, batch_size)
         self.seed = seed
-        self.share = slice(rank, None, processes)
+        self.share = slice(rank, None, world_size)
         if workers is None:
             from joblib import cpu_count  # counts only cores available to this process
 

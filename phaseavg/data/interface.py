@@ -107,10 +107,11 @@ class DataSet(Protocol):
     the CUDA graph of a step. An optional function `require` on the class or function lets a sweep
     check the files before it starts.
 
-    If several processes train together, arguments `rank`, from 0, and `processes` say which share
-    to yield: of each training batch the images `rank::processes`, and of the other batches every
-    `processes`-th from `rank` on, so that test and BatchNorm passes do not depend on the number of
-    processes. The sizes below are those of all processes.
+    If several processes train together, the arguments `rank`, from 0, and `world_size` say which
+    share to yield: of each training batch exactly the images `rank::world_size`, whose losses are
+    weighted by their number, and of the other batches every `world_size`-th from `rank` on, so that
+    test and BatchNorm passes do not depend on the number of processes. The sizes below are those of
+    all processes.
     """
 
     num_classes: int

@@ -51,7 +51,7 @@ def load_splits(
 
 def folder_stamp(folder: Path) -> str:
     """Return names, sizes and modification times of the files in a folder as JSON."""
-    stats = {path.name: path.lstat() for path in sorted(folder.glob("*"))}
+    stats = {path.name: path.stat() for path in sorted(folder.glob("*")) if path.exists()}
     return json.dumps({name: [s.st_size, s.st_mtime_ns] for name, s in stats.items()})
 
 

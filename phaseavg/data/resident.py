@@ -54,7 +54,7 @@ class ResidentImages:
         flipped_copy: whether to store a mirrored copy of all images if `flip` is true, instead of
             mirroring each batch. The batches are equal.
         rank: this process's number among several, from 0 (`DataSet`).
-        processes: the number of processes that divide the batches.
+        world_size: the number of processes that divide the batches.
 
     Raises:
         ValueError: if images or labels are invalid (see `check_batch`), or an argument is out of
@@ -76,7 +76,7 @@ class ResidentImages:
         device: torch.device | str = "cpu",
         flipped_copy: bool = True,
         rank: int = 0,
-        processes: int = 1,
+        world_size: int = 1,
     ) -> None:
         images, labels = train
         for split, arrays in (("training", train), ("test", test)):
@@ -93,7 +93,7 @@ class ResidentImages:
         self.padding = padding
         self.flip = flip
         self.device = torch.device(device)
-        self.share = slice(rank, None, processes)
+        self.share = slice(rank, None, world_size)
 
         pixel_mean, pixel_std = _pixel_statistics(images)
         mean = pixel_mean if mean is None else mean

@@ -28,7 +28,7 @@ def svhn(
     flipped_copy: bool = True,
     train_fraction: float = 1.0,
     rank: int = 0,
-    processes: int = 1,
+    world_size: int = 1,
 ) -> ResidentImages:
     """Return SVHN without the extra set: 73,257 training images and 26,032 test images.
 

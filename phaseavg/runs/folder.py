@@ -25,7 +25,7 @@ import torch
 
 from phaseavg.averaging.snapshots import is_intact
 from phaseavg.errors import Diverged, OutOfTime, UserError
-from phaseavg.processes import on_first, rank
+from phaseavg.processes import is_lost_contact, on_first, rank
 from phaseavg.runs import record
 from phaseavg.runs.files import (
     checksum,
@@ -149,7 +149,8 @@ class RunFolder:
     ) -> None:
         if rank() > 0:
             return
-        if isinstance(error, Exception) and not isinstance(error, UserError | Diverged | OutOfTime):
+        expected = error is None or is_lost_contact(error) or not isinstance(error, Exception)
+        if not expected and not isinstance(error, UserError | Diverged | OutOfTime):
             record_failure(self.path, repr(error), traceback=traceback.format_exception(error))
         self._lock.close()
 

@@ -82,8 +82,8 @@ def execution_words(execution: Mapping[str, Any]) -> list[str]:
     """Return the precision and the other execution options of a run in words."""
     words = [word for option, word in HOW.items() if execution.get(option)]
     nondeterministic = ["not deterministic"] * (execution.get("deterministic") is False)
-    count = str(execution.get("processes", 1))
-    processes = [f"{count} processes"] * (count != "1")
+    number = str(execution.get("processes", 1))
+    processes = [f"{number} processes"] * (number != "1")
     return [execution["precision"], *words, *nondeterministic, *processes]
 
 

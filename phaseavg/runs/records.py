@@ -40,9 +40,10 @@ def load_runs(*folders: Path | str) -> tuple[pd.DataFrame, pd.DataFrame]:
             weights after a BatchNorm pass), epochs, seconds; inherited_epochs and
             inherited_seconds, the share of prefixes trained once for several runs;
             method_seconds (training and averaging), averaging_seconds; segments, the inherited
-            prefixes; device, device_name, cpu_capability, threads, precision, torch, commit,
-            modified (` + ` joins the values of a run that was resumed elsewhere); overrides, as
-            typed; path, the run folder; and every config value, named by its override key.
+            prefixes; device, device_name, cpu_capability, threads, processes, precision, torch,
+            commit, modified (` + ` joins the values of a run that was resumed elsewhere);
+            overrides, as typed; path, the run folder; and every config value, named by its override
+            key.
         metrics: one row per run and epoch. Columns: run_id, path, and the keys of metrics.jsonl,
             nested keys joined with dots (`weights.error`).
     """

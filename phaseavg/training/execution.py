@@ -33,18 +33,18 @@ def pick_device(name: str, field: str = "execution.device") -> torch.device:
     return torch.device(names[0] if name == "auto" else name)
 
 
-def own_device(name: str) -> torch.device:
+def own_device(name: str, field: str = "execution.device") -> torch.device:
     """Return this process's device: of several processes, each uses a GPU of its own.
 
     Raises:
         UserError: if this machine has no such device, or fewer GPUs than processes.
     """
-    device = pick_device(name)
+    device = pick_device(name, field)
     if processes.count() == 1 or device.type == "cpu":
         return device
-    if device.index is not None and name not in ("auto", "cuda"):
+    if device.index is not None:
         raise UserError(
-            f"execution.device={name}: {processes.count()} processes cannot share one device; "
+            f"{field}={name}: {processes.count()} processes cannot share one device; "
             "choices: auto, cuda, cpu"
         )
     gpus = torch.cuda.device_count()

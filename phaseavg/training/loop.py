@@ -38,9 +38,6 @@ from phaseavg.training.trajectory import TrajectoryWriter
 
 Metrics = dict[str, Any]
 
-AGREE_STEPS = 10
-"""Steps after which several processes agree on whether to save or stop, which takes a message."""
-
 
 def train(
     state: TrainingState,
@@ -79,12 +76,11 @@ def train(
 
     def save_if_due(phase_ended: bool) -> None:
         """Save periodically and at phase ends; after a signal or the deadline, save and stop."""
-        if processes.count() > 1 and state.step % steps and state.step % AGREE_STEPS:
-            return
         late = settings.deadline is not None and time.time() >= settings.deadline
         due = phase_ended or clock.since_saving() >= settings.checkpoint_seconds
         received, late, due = processes.highest([signals.received or 0, late, due])
-        signals.received = received or None
+        if received:
+            signals.received = received
         stopping = received or (late and state.step < total_steps)
         if stopping or due:
             save()

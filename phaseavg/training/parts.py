@@ -16,7 +16,7 @@ from phaseavg.phases import Schedule
 from phaseavg.randomness import seed_for
 from phaseavg.runs.weights import require_writable
 from phaseavg.targets import Part, build, import_target, signature
-from phaseavg.training.execution import apply_layout, pick_device
+from phaseavg.training.execution import apply_layout, own_device
 from phaseavg.training.optimizers import new_optimizer
 from phaseavg.training.state import TrainingState
 from phaseavg.training.trajectory import weights_to_save
@@ -34,6 +34,7 @@ def assemble(settings: Settings, device: torch.device) -> tuple[DataSet, Schedul
     """
     data = load_data(settings, device)
     model = new_model(settings, data)
+    processes.copy_from_first(model.state_dict().values())
     weights_to_save(model, settings.save_trajectory)
     if settings.save_weights:
         require_writable(model)
@@ -41,7 +42,7 @@ def assemble(settings: Settings, device: torch.device) -> tuple[DataSet, Schedul
     schedule = build("schedule", settings.schedule, Schedule)
 
     def averager(name: str, part: Part, epochs: Sequence[int] = schedule.epochs) -> Averager:
-        average_device = pick_device(settings.execution.average_device, "execution.average_device")
+        average_device = own_device(settings.execution.average_device, "execution.average_device")
         offered = {"device": average_device, "folder": settings.run_folder / "snapshots"}
         return build(name, part, Averager, offered=offered, model=model, epochs=epochs)
 
@@ -57,7 +58,7 @@ def assemble(settings: Settings, device: torch.device) -> tuple[DataSet, Schedul
             for name, guest in settings.share.guests.items()
         },
     )
-    for name, one in state.averagers.items():
+    for name, one in {**state.observers, "average": state.averager}.items():
         if processes.count() > 1 and one.average and isinstance(one.average.weights, RNA):
             key = "averaging" if name == "average" else f"observers.{name}"
             raise UserError(f"{key}.weights=RNA: learnt weights need a single process")
@@ -74,15 +75,14 @@ def load_data(settings: Settings, device: torch.device) -> DataSet:
     Raises:
         UserError: if the data set rejects a value, or cannot be divided between processes.
     """
-    several = processes.count() > 1
-    if several:
+    if processes.count() > 1:
         name = settings.dataset["_target_"]
-        if "processes" not in signature(import_target(name)).parameters:
+        if not {"rank", "world_size"} <= signature(import_target(name)).parameters.keys():
             raise UserError(
-                f"dataset={name}: has no parameters `rank` and `processes`, so it cannot be "
+                f"dataset={name}: has no parameters `rank` and `world_size`, so it cannot be "
                 "divided between processes (docs/own.md)"
             )
-        if message := processes.on_first(missing_data)(settings):  # may download the files
+        if message := processes.on_first(missing_data)(settings):
             raise UserError(message)
     offered = {
         "batch_size": settings.batch_size,
@@ -92,7 +92,7 @@ def load_data(settings: Settings, device: torch.device) -> DataSet:
         "workers": settings.execution.workers,
         "flipped_copy": settings.execution.flipped_copy,
         "rank": processes.rank(),
-        "processes": processes.count(),
+        "world_size": processes.count(),
     }
     data = build("dataset", settings.dataset, DataSet, offered=offered)
     if not type(data).__module__.startswith("phaseavg."):  # ours check all images
@@ -106,6 +106,8 @@ def _check_first_batches(data: DataSet, settings: Settings) -> None:
     batches = {"training": data.train_batches(0, 1), "test": data.test_batches()}
     for which, split in batches.items():
         images, labels = next(iter(split), empty)
+        if len(images) == 0 and processes.rank() > 0:  # the first process has the first batch
+            continue
         try:
             check_batch(which, images, labels, shape, torch.float32, data.num_classes)
         except ValueError as error:
@@ -113,7 +115,7 @@ def _check_first_batches(data: DataSet, settings: Settings) -> None:
 
 
 def missing_data(settings: Settings) -> str | None:
-    """Return a message if files are missing that cannot be downloaded, else None.
+    """Download missing files; return a message if that is not possible, else None.
 
     A data set may have a function `require` that raises a ValueError if files are missing. Its
     parameters are `data_dir` and arguments of the data set. It does not build the data set.
@@ -149,7 +151,7 @@ def new_model(settings: Settings, data: DataSet) -> nn.Module:
 
 def _require_fit(model: nn.Module, settings: Settings, data: DataSet) -> None:
     """Run a copy of the network, which leaves its BatchNorm statistics alone, on a small batch."""
-    last = (data.train_size - 1) % data.batch_size + 1
+    last = (data.train_size - 1) % data.batch_size + 1  # images in the last batch of an epoch
     if last < processes.count():
         raise UserError(
             f"batch_size={data.batch_size}: the last batch of an epoch has {last} image(s), too "

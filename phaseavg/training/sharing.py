@@ -53,7 +53,7 @@ class Sharing:
             UserError: if a checkpoint does not fit the code or the data.
         """
         folder.restore(state)
-        if not uses_prefixes(self.settings):
+        if not (uses_prefixes(self.settings) and on_first(self.folder.is_dir)()):
             return
         execution = execution_key(self.settings, self.device)
         started = -(-state.step // state.steps_per_epoch)  # epochs, including the current one

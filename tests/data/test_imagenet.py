@@ -2,6 +2,8 @@
 
 import io
 import multiprocessing
+import os
+import re
 import tarfile
 from pathlib import Path
 
@@ -62,7 +64,7 @@ def image_net(root, batch_size=4, seed=0, **options):
 def test_processes_read_only_their_shares(tree):
     whole = image_net(tree, 8)
     for rank in range(2):
-        share = image_net(tree, 8, rank=rank, processes=2)
+        share = image_net(tree, 8, rank=rank, world_size=2)
         read, images = [], share._train.read
         share._train.read = lambda index, read=read, images=images: (
             read.append(index) or images(index)
@@ -203,17 +205,17 @@ def write_shards(tree, folder, per_shard=4):
         for number, (path, label) in enumerate(ImageFolder(tree / "imagenet" / split).samples):
             with tarfile.open(folder / split / f"{number // per_shard:04}.tar", "a") as shard:
                 content = {path.rpartition(".")[2]: Path(path).read_bytes(), "cls": b"%d" % label}
+                stem = f"{label}/{'long' * 40 * (number % 2)}image.{number:06}"
                 for suffix, data in content.items():
-                    entry = tarfile.TarInfo(f"{number:06}.{suffix}")
+                    entry = tarfile.TarInfo(f"{stem}.{suffix}")
                     entry.size = len(data)
                     shard.addfile(entry, io.BytesIO(data))
 
 
-@pytest.fixture(scope="module")
-def sharded(tree, tmp_path_factory):
-    root = tmp_path_factory.mktemp("shards")
-    write_shards(tree, root / "imagenet")
-    return root
+@pytest.fixture
+def sharded(tree, tmp_path):
+    write_shards(tree, tmp_path / "imagenet")
+    return tmp_path
 
 
 def all_batches(data):
@@ -221,71 +223,91 @@ def all_batches(data):
 
 
 @pytest.mark.parametrize("workers", [0, 1])
-def test_shards_give_the_same_batches_as_folders(tree, sharded, workers):
+def test_shards_give_the_same_batches_as_folders(tree, sharded, workers, monkeypatch):
     ImageNet.require(sharded)
     expected = all_batches(image_net(tree, train_fraction=0.7))
-    for _ in range(2):  # the second time with the saved places
-        data = image_net(sharded, train_fraction=0.7, workers=workers)
-        assert equal(all_batches(data), expected)
-        assert (sharded / "imagenet/train.safetensors").is_file()
+    data = image_net(sharded, train_fraction=0.7, workers=workers)
+    assert equal(all_batches(data), expected)
+    # From now on with the saved places.
+    monkeypatch.setattr("phaseavg.data.image_files._samples", lambda path: pytest.fail(str(path)))
+    assert equal(all_batches(image_net(sharded, train_fraction=0.7)), expected)
 
 
-def test_saved_places_are_not_used_for_other_shards(tree, tmp_path):
-    write_shards(tree, tmp_path / "imagenet")
-    assert image_net(tmp_path).train_size == TRAIN
-    (tmp_path / "imagenet/train/0005.tar").unlink()  # of 21 images, 4 in each
-    assert image_net(tmp_path).train_size == TRAIN - 1
+def test_saved_places_are_not_used_for_other_shards(sharded):
+    assert image_net(sharded).train_size == TRAIN
+    (sharded / "imagenet/train/0005.tar").unlink()  # of 21 images, 4 in each
+    assert image_net(sharded).train_size == TRAIN - 1
+    path = sharded / "imagenet/train/0004.tar"
+    os.utime(path, (0, 0))
+    path.with_name("0003.tar").unlink()
+    assert image_net(sharded).train_size == TRAIN - 5
 
 
-def test_the_places_need_not_be_saved(tree, tmp_path, monkeypatch):
-    write_shards(tree, tmp_path / "imagenet")
-
+def test_the_places_need_not_be_saved(sharded, monkeypatch):
     def full(*arguments):
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr("phaseavg.data.image_files.write_prepared", full)
-    assert image_net(tmp_path).train_size == TRAIN
+    assert image_net(sharded).train_size == TRAIN
 
 
-def entries(*names):
-    """Return a shard with these empty files."""
+def test_an_archive_beside_class_folders_is_not_a_shard(tmp_path):
+    write_tree(tmp_path / "imagenet", train=2, test=1)
+    (tmp_path / "imagenet/train/original.tar").write_bytes(b"anything")
+    assert image_net(tmp_path).train_size == 2 * len(CLASSES)
+
+
+def shard_of(**files):
+    """Return a shard with files of these contents, by name with `_` for the dot."""
     content = io.BytesIO()
     with tarfile.open(fileobj=content, mode="w") as shard:
-        for name in names:
-            shard.addfile(tarfile.TarInfo(name), io.BytesIO())
+        for name, data in files.items():
+            entry = tarfile.TarInfo(name.replace("_", "."))
+            entry.size = len(data)
+            shard.addfile(entry, io.BytesIO(data))
     return content.getvalue()
+
+
+TWO = shard_of(a_jpg=b"1", a_cls=b"0", b_jpg=b"2", b_cls=b"0")
+"""A shard of four files, each with a header and a block of 512 bytes."""
 
 
 @pytest.mark.parametrize(
     ("content", "message"),
     [
-        (entries("a.jpg"), r"0001\.tar: a must have an image and a \.cls file"),
-        (entries("a.cls"), r"0001\.tar: cannot be read \(ValueError: invalid literal"),
+        (shard_of(a_jpg=b""), r"0001\.tar: a must have an image and a \.cls file"),
+        (shard_of(a_cls=b"one"), r"0001\.tar: cannot be read \(ValueError: invalid literal"),
+        (shard_of(a_jpg=b"", a_png=b""), r"0001\.tar: cannot be read .*two images are named a"),
         (b"no tar" * 200, r"0001\.tar: cannot be read \(ReadError: .*\); replace the file"),
+        (TWO[:2048], r"0001\.tar: cannot be read .*it ends at byte 2048 without a mark"),
+        (TWO[:2248], r"0001\.tar: cannot be read .*it ends at byte 2048 without a mark"),
+        (TWO[:2048] + b"x" * 512 + TWO[2560:], r"0001\.tar: cannot be read .*ends at byte 2048"),
     ],
 )
-def test_invalid_shards_are_rejected(tree, tmp_path, content, message):
-    write_shards(tree, tmp_path / "imagenet")
-    (tmp_path / "imagenet/train/0001.tar").write_bytes(content)
+def test_invalid_shards_are_rejected(sharded, content, message):
+    (sharded / "imagenet/train/0001.tar").write_bytes(content)
     with pytest.raises(ValueError, match=message):
-        image_net(tmp_path)
+        image_net(sharded)
 
 
-def test_classes_of_shards_count_from_0(tree, tmp_path):
+@pytest.mark.parametrize("removed", [["0001"], ["0000", "0001", "0002"]])
+def test_classes_of_shards_count_from_0(tree, tmp_path, removed):
     write_shards(tree, tmp_path / "imagenet", per_shard=PER_CLASS)
-    (tmp_path / "imagenet/train/0001.tar").unlink()  # of the second class
-    with pytest.raises(ValueError, match=r"train: has the classes \[0, 2\]; they must count from"):
+    for name in removed:
+        (tmp_path / f"imagenet/train/{name}.tar").write_bytes(shard_of())
+    kept = [0, 2] if len(removed) == 1 else []
+    message = f"imagenet/train has the classes {kept}; they must be 0, 1, …"
+    with pytest.raises(ValueError, match=re.escape(message)):
         image_net(tmp_path)
 
 
-def test_a_damaged_image_in_a_shard_ends_the_run_with_its_place(tree, tmp_path):
-    write_shards(tree, tmp_path / "imagenet")
-    path, first, size = image_net(tmp_path)._train.place(5)
+def test_a_damaged_image_in_a_shard_ends_the_run_with_its_place(sharded):
+    path, first, size = image_net(sharded)._train.place(5)
     content = bytearray(Path(path).read_bytes())
     content[first : first + size] = bytes(size)
     Path(path).write_bytes(content)
     with pytest.raises(UserError, match=f"^{path}, image at byte {first}, cannot be read"):
-        list(image_net(tmp_path).train_batches(0, 6))
+        list(image_net(sharded).train_batches(0, 6))
 
 
 @pytest.mark.parametrize(

@@ -61,7 +61,7 @@ def test_processes_divide_each_training_batch_and_the_other_batches():
     options = {"batch_size": 7, "padding": 2, "flip": True, "test": random_images(1700)}
     images = random_images(33)
     whole = resident(images, **options)
-    shares = [resident(images, rank=rank, processes=3, **options) for rank in range(3)]
+    shares = [resident(images, rank=rank, world_size=3, **options) for rank in range(3)]
     assert {share.steps_per_epoch for share in shares} == {whole.steps_per_epoch}
     divided = zip(*(share.train_batches(2, 9) for share in shares), strict=True)
     for batch, parts in zip(whole.train_batches(2, 9), divided, strict=True):
