@@ -151,9 +151,8 @@ def test_runs_with_a_missing_data_set_are_skipped(prompt: Prompt, tmp_path: Path
     assert status == 1
     message, last = err.splitlines()
     assert message == (
-        "train.py: dataset: data_dir=data: imagenet/train must hold a folder of images per class or "
-        "tar shards: "
-        "skipping the 2 runs that need this data set"
+        "train.py: dataset: data_dir=data: imagenet/train must hold a folder of images per class "
+        "or tar shards: skipping the 2 runs that need this data set"
     )
     assert last.startswith("train.py: sweep: 2 finished, 0 finished before, 2 failed; to resume: ")
     assert len(list(tmp_path.glob("runs/*"))) == 2
