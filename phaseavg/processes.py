@@ -52,7 +52,8 @@ def joined() -> Iterator[None]:
         if not is_lost_contact(error):
             raise
         raise ProcessLost(
-            f"process {rank()} lost contact with another process of this run ({describe(error)})"
+            f"process {rank()} lost contact with another process of this run ({describe(error)}); "
+            "see the messages of the others, and rerun the same command to resume"
         ) from error
     # After an exception the process ends without this: others may still wait for it.
     torch.distributed.destroy_process_group()
@@ -60,6 +61,8 @@ def joined() -> Iterator[None]:
 
 def is_lost_contact(error: BaseException) -> bool:
     """Return whether an error says that another process has ended, or cannot be reached."""
+    if count() == 1:
+        return False
     gloo = ("Connection closed", "Connection reset", "Broken pipe")
     return isinstance(error, torch.distributed.DistError) or (
         isinstance(error, RuntimeError) and any(text in str(error) for text in gloo)

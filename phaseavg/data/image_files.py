@@ -38,7 +38,7 @@ def has_images(folder: Path) -> bool:
 
 
 def has_shards(folder: Path) -> bool:
-    """Return whether a folder has shards and no subfolders, next to which archives may lie."""
+    """Return whether a folder has shards; beside class folders, a .tar file is no shard."""
     return any(folder.glob("*.tar")) and not any(folder.glob("*/"))
 
 

@@ -50,7 +50,8 @@ def own_device(name: str, field: str = "execution.device") -> torch.device:
     gpus = torch.cuda.device_count()
     if processes.local_count() > gpus:
         raise UserError(
-            f"torchrun --nproc-per-node={processes.local_count()}: this machine has {gpus} GPU(s)"
+            f"torchrun --nproc-per-node={processes.local_count()}: this machine has {gpus} GPU(s); "
+            "start at most one process per GPU"
         )
     return torch.device("cuda", processes.local_rank())
 

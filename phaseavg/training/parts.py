@@ -61,7 +61,9 @@ def assemble(settings: Settings, device: torch.device) -> tuple[DataSet, Schedul
     for name, one in {**state.observers, "average": state.averager}.items():
         if processes.count() > 1 and one.average and isinstance(one.average.weights, RNA):
             key = "averaging" if name == "average" else f"observers.{name}"
-            raise UserError(f"{key}.weights=RNA: learnt weights need a single process")
+            raise UserError(
+                f"{key}.weights=RNA: learnt weights need one process; start without torchrun"
+            )
     for name, observer in state.observers.items():
         if observer.average is None:
             target = settings.observers[name]["_target_"]
@@ -155,7 +157,7 @@ def _require_fit(model: nn.Module, settings: Settings, data: DataSet) -> None:
     if last < processes.count():
         raise UserError(
             f"batch_size={data.batch_size}: the last batch of an epoch has {last} image(s), too "
-            f"few for {processes.count()} processes"
+            f"few for {processes.count()} processes; change batch_size or start fewer processes"
         )
     smallest = min(2, last // processes.count())
     shape = (smallest, data.channels, data.image_size, data.image_size)
