@@ -43,7 +43,8 @@ def run(settings: Settings, overrides: Sequence[str] = ()) -> dict[str, Any]:
         settings: the run's settings.
         overrides: the command line's overrides, saved in the record.
     """
-    if not settings.rerun and (result := on_first(finished_before)(settings)):
+    again = settings.rerun or settings.share.keep  # a sweep may need this run's prefixes again
+    if not again and (result := on_first(finished_before)(settings)):
         return dict(result)
 
     settings, device = prepare(settings)
@@ -57,8 +58,11 @@ def run(settings: Settings, overrides: Sequence[str] = ()) -> dict[str, Any]:
     with RunFolder(settings.run_folder, wait=bool(settings.share.keep)) as folder:
         if settings.rerun:
             folder.reopen()
-        elif result := on_first(finished_before)(settings):  # by another process
-            return dict(result)
+        elif sharing.is_complete():
+            if result := on_first(finished_before)(settings):  # by another process
+                return dict(result)
+        else:
+            folder.reopen(keep_weights=True)
         folder.write_config(settings.record())
         sharing.restore(state, folder)
         state.add_provenance(provenance(device, settings.execution.model_dump()))

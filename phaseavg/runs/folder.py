@@ -176,13 +176,18 @@ class RunFolder:
         (self.path / "failure.json").unlink(missing_ok=True)
 
     @on_first
-    def reopen(self) -> None:
-        """Rename an existing result and delete the other outputs before retraining."""
+    def reopen(self, keep_weights: bool = False) -> None:
+        """Rename an existing result before retraining.
+
+        Args:
+            keep_weights: whether to keep the final weights and the trajectory.
+        """
         if read_result(self.path) is None:
             return
         self.remove_checkpoints()
-        (self.path / "weights.safetensors").unlink(missing_ok=True)
-        shutil.rmtree(self.path / TRAJECTORY, ignore_errors=True)
+        if not keep_weights:
+            (self.path / "weights.safetensors").unlink(missing_ok=True)
+            shutil.rmtree(self.path / TRAJECTORY, ignore_errors=True)
         set_aside(self.path / "result.json", "previous")
 
     def _checkpoints(self) -> list[Path]:

@@ -137,6 +137,13 @@ def arrange_jobs(
     users: Counter[Node] = Counter(
         node for run in runs for node in nodes[run.run_id] if node[0] > done.get(run.run_id, 0)
     )
+    trainers = [run for run in runs if run.prefixes.averages_nothing]
+    rest = [run for run in runs if not run.prefixes.averages_nothing]
+    waiting: list[tuple[Run, Node]] = []  # runs whose longest shared prefix is not saved
+    for run in rest:
+        shared = [n for n in nodes[run.run_id] if users[n] > 1 and n[0] > done.get(run.run_id, 0)]
+        if shared and not stored(run.settings, shared[-1], needs_of([run], shared[-1])):
+            waiting.append((run, shared[-1]))
     trained: dict[Node, Job] = {}
     jobs: dict[str, Job] = {}
 
@@ -144,17 +151,16 @@ def arrange_jobs(
         """Add a job that starts from the longest available prefix."""
         job = jobs[run.run_id] = Job(run)
         finished = done.get(run.run_id, 0)
-        for epochs, key in reversed(run_nodes):
-            if epochs <= finished:
+        for node in reversed(run_nodes):
+            if node[0] <= finished:
                 job.start = finished
                 break
-            needs = run.prefixes.needs(epochs).values()
-            if stored(run.settings, (epochs, key), needs):
-                job.start = epochs
+            if stored(run.settings, node, needs_of([run, *served(run, run_nodes, node)], node)):
+                job.start = node[0]
                 break
-            if (parent := trained.get((epochs, key))) is not None:
-                job.start, job.parent = epochs, parent
-                parent.serve(epochs, run.prefixes.averages.values())
+            if (parent := trained.get(node)) is not None:
+                job.start, job.parent = node[0], parent
+                parent.serve(node[0], run.prefixes.averages.values())
                 break
         else:
             job.start = finished
@@ -163,23 +169,26 @@ def arrange_jobs(
                 if node[0] > job.start:
                     trained.setdefault(node, job)
 
-    for run in runs:
-        if run.prefixes.averages_nothing:
-            add(run, nodes[run.run_id])
-    rest = [run for run in runs if not run.prefixes.averages_nothing]
-    for run in sorted(rest, key=lambda run: -run.prefixes.limit):
-        finished = done.get(run.run_id, 0)
-        shared = [n for n in nodes[run.run_id] if users[n] > 1 and n[0] > finished]
-        if not shared or shared[-1] in trained:
-            continue
-        if stored(run.settings, shared[-1], run.prefixes.needs(shared[-1][0]).values()):
-            continue
-        prefix = prefix_run(run, shared[-1])
+    def served(run: Run, run_nodes: Sequence[Node], start: Node) -> list[Run]:
+        """Return the waiting runs whose prefix `run` can train if it starts from `start`."""
+        if not run.prefixes.averages_nothing:
+            return []
+        return [other for other, node in waiting if node in run_nodes and node[0] >= start[0]]
+
+    for run in trainers:
+        add(run, nodes[run.run_id])
+    for run, node in sorted(waiting, key=lambda entry: -entry[0].prefixes.limit):
+        prefix = None if node in trained else prefix_run(run, node)
         if prefix is not None and prefix.run_id not in jobs:
-            add(prefix, [n for n in nodes[run.run_id] if n[0] <= shared[-1][0]])
+            add(prefix, [n for n in nodes[run.run_id] if n[0] <= node[0]])
     for run in rest:
         add(run, nodes[run.run_id])
     return sorted(jobs.values(), key=lambda job: job.level)
+
+
+def needs_of(runs: Iterable[Run], node: Node) -> set[str]:
+    """Return the identities of the averages of these runs that begin before a prefix ends."""
+    return {need for run in runs for need in run.prefixes.needs(node[0]).values()}
 
 
 def prefix_run(run: Run, node: Node) -> Run | None:

@@ -173,6 +173,8 @@ def sweep(
         error = job_return._return_value if job_return.status is JobStatus.FAILED else None
         if isinstance(error, OutOfTime):
             stopped[run_id] = error
+        elif error is None and job.keep:  # another sweep has saved its prefixes
+            continue
         elif not in_progress(folder):  # another process may be training this run
             reasons[run_id] = str(error or "exited without writing a result")
             if not new.has(job.run, FAILURE):

@@ -42,8 +42,9 @@ class Sharing:
     """
 
     def __init__(self, settings: Settings, device: torch.device) -> None:
-        self.settings, self.device = settings, device
+        self.settings = settings
         self.folder, self.keep = settings.share.dir, settings.share.keep
+        self._execution = execution_key(settings, device)
         self._prefixes = Prefixes(settings)
 
     def restore(self, state: TrainingState, folder: RunFolder) -> None:
@@ -55,16 +56,18 @@ class Sharing:
         folder.restore(state)
         if not (uses_prefixes(self.settings) and on_first(self.folder.is_dir)()):
             return
-        execution = execution_key(self.settings, self.device)
         started = -(-state.step // state.steps_per_epoch)  # epochs, including the current one
         for epochs in range(self._prefixes.limit, started, -1):
             needs = self._needs(epochs)
-            for prefix in _saved(self.folder, self._prefixes.key(epochs), epochs, execution):
-                complete = set(needs.values()) <= prefix.averages.keys()
-                content = _load(prefix) if complete else None
+            for prefix in self._find(epochs, needs):
+                content = _load(prefix)
                 if content is not None and self._link_files(prefix, content, needs):
                     self._adopt(state, content, prefix, needs, epochs)
                     return
+
+    def is_complete(self) -> bool:
+        """Return whether all prefixes that other runs need from this run are saved."""
+        return all(self._find(epochs, self._needs(epochs)) for epochs in self.keep)
 
     def is_due(self, epochs: int) -> bool:
         """Return whether to save the state after `epochs` epochs for other runs."""
@@ -87,7 +90,7 @@ class Sharing:
                 self.folder,
                 self._prefixes.key(epochs),
                 epochs,
-                execution_key(self.settings, self.device),
+                self._execution,
                 content,
                 {identity: name for name, identity in needs.items()},
                 [file for average in averages.values() for file in average.files()],
@@ -97,6 +100,11 @@ class Sharing:
         for name, guest in self.settings.share.guests.items():
             if guest.until <= epochs:
                 state.guests.pop(name, None)
+
+    def _find(self, epochs: int, needs: Mapping[str, str]) -> list[Saved]:
+        """Return the saved prefixes of this length that contain the averages in `needs`."""
+        found = _saved(self.folder, self._prefixes.key(epochs), epochs, self._execution)
+        return [prefix for prefix in found if set(needs.values()) <= prefix.averages.keys()]
 
     def _needs(self, epochs: int, guests: Mapping[str, Averager] | None = None) -> dict[str, str]:
         """Return the identities of the averages after `epochs` epochs, including guests.

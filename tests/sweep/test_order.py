@@ -117,6 +117,27 @@ def test_saved_epochs_are_not_trained_again(new_run: MakeRun) -> None:
     assert [name for name, _, _ in describe(jobs)][:2] == ["noaveraging 8-4-4", "noaveraging 8"]
 
 
+@pytest.mark.parametrize("sgd", [True, False])
+def test_a_saved_prefix_without_the_averages_of_new_runs_is_trained_again(
+    new_run: MakeRun, sgd: bool
+) -> None:
+    runs = [new_run(epochs, "phasewise") for epochs in ([10, 5, 5], [8, 4, 4])]
+    runs += [new_run([10, 5, 5], "rna"), *([new_run([10, 5, 5], "none")] if sgd else [])]
+    jobs = arrange_jobs(runs, stored=lambda settings, node, needs: not needs and node[0] <= 10)
+    assert_served(jobs)
+    first, *rest = describe(jobs)
+    assert first == (f"noaveraging {'10-5-5' if sgd else '10'}", 0, [8, 10])
+    assert [start for _, start, _ in rest] == [10, 8, 10]
+    # A run without averaging starts from it, if the others have theirs.
+    runs = [new_run([8, 4, 4], name) for name in ("none", "phasewise", "rna")]
+    jobs = arrange_jobs(runs, stored=lambda settings, node, needs: node[0] == 8)
+    assert describe(jobs) == [
+        ("noaveraging 8-4-4", 8, []),
+        ("phasewise 8-4-4", 8, []),
+        ("phasewise_rna 8-4-4", 8, []),
+    ]
+
+
 def test_the_overrides_of_a_prefix_define_its_run(new_run: MakeRun) -> None:
     run = new_run([8, 4, 4], "rna")
     (node, *_) = prefix_nodes([run])[run.run_id]

@@ -220,6 +220,28 @@ def test_concurrent_sweeps_train_each_prefix_once(
     assert len(file.read_bytes()) <= DIFFERENT_STEPS + 1
 
 
+def test_a_later_sweep_trains_the_prefix_again_once(
+    prompt: Prompt, tmp_path: Path, steps: list[int]
+) -> None:
+    """Its runs need averages that the saved prefix does not contain."""
+    assert prompt("-m", *SHORT, "averaging=phasewise,rna")[0] == 0
+    (prefix,) = tmp_path.glob("runs/*noaveraging*")
+    weights = (prefix / "weights.safetensors").read_bytes()
+    later = ("-m", *SHORT, "save_weights=false", "averaging=phasewise")
+    later = (*later, "averaging.weights.gamma0=0.5,0.7,0.8", "records_dir=elsewhere")
+    steps.clear()
+    status, out, err = prompt(*later)
+    assert (status, err) == (0, "")
+    assert out.splitlines()[-1] == "sweep: 3 finished, 0 finished before"
+    assert len(steps) == STEPS * (2 + 3 * 3)
+    assert (prefix / "result.json.previous").exists()
+    assert (prefix / "weights.safetensors").read_bytes() == weights
+    assert prompt(*later, "runs_dir=alone", "share=false")[0] == 0
+    alone = outcomes(tmp_path / "alone")
+    together = outcomes(tmp_path / "runs")
+    assert_equal({run_id: ({}, *together[run_id][1:]) for run_id in alone}, alone)
+
+
 @pytest.mark.slow
 def test_a_damaged_prefix_is_trained_again(prompt: Prompt, tmp_path: Path) -> None:
     command = ("-m", *SHORT, "averaging=phasewise,rna")
