@@ -50,9 +50,19 @@ class Sharing:
     def restore(self, state: TrainingState, folder: RunFolder) -> None:
         """Resume a run from its latest checkpoint or from a longer shared prefix.
 
+        A checkpoint without the averages that other runs need is not used, because each of these
+        runs would have to train the prefix itself.
+
         Raises:
             UserError: if a checkpoint does not fit the code or the data.
         """
+        if guests := self.settings.share.guests:
+            checkpoint = folder.load_checkpoint() or {"step": 0, "averagers": guests}
+            epochs = checkpoint["step"] / state.steps_per_epoch
+            needed = {name for name, guest in guests.items() if guest.until > epochs}
+            if not needed <= checkpoint["averagers"].keys():
+                print(f"{folder.path}: training again, with averages for other runs", flush=True)
+                folder.remove_checkpoints()
         folder.restore(state)
         if not (uses_prefixes(self.settings) and on_first(self.folder.is_dir)()):
             return

@@ -328,6 +328,21 @@ def test_runs_with_an_interrupted_prefix_are_not_started(
 
 
 @pytest.mark.slow
+def test_an_interrupted_prefix_is_trained_again_if_it_lacks_averages(
+    prompt: Prompt, tmp_path: Path, steps: list[int], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Otherwise the runs that need these averages would each train the prefix's epochs."""
+    with monkeypatch.context() as later:
+        clock = SimpleNamespace(time=lambda: time.time() + 3 * 3600 * (len(steps) >= 3))
+        later.setattr(loop, "time", clock)
+        prompt("-m", *SHORT, "averaging=phasewise,rna", "budget=2h")
+    command = ("-m", *SHORT, "averaging=phasewise", "averaging.weights.gamma0=0.5,0.7,0.8")
+    status, out, _ = prompt(*command)
+    assert "training again, with averages for other runs" in out
+    assert (status, len(steps)) == (0, 3 + STEPS * (2 + 3 * 3))
+
+
+@pytest.mark.slow
 def test_runs_of_a_failed_prefix_are_trained_alone(
     prompt: Prompt, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
