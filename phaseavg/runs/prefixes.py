@@ -2,9 +2,9 @@
 
 A prefix of n epochs is the state of a run after the last update of epoch n, before evaluation and
 averaging. A run can use a prefix until an average first replaces its weights. A prefix file is
-`<share.dir>/<key>-<epochs>-<execution>-<checksum>.pt`. It contains the averages that later runs
-need; `share.dir/snapshots` holds the files that RNA's averages refer to. If the folder is deleted,
-its epochs are trained again.
+`<share.dir>/<key>-<epochs>-<checksum>.pt`. It contains the averages that later runs need;
+`share.dir/snapshots` holds the files that RNA's averages refer to. If the folder is deleted, its
+epochs are trained again.
 """
 
 import hashlib
@@ -27,14 +27,14 @@ from phaseavg.identity import NUMERICS_VERSION
 from phaseavg.phases import Schedule
 from phaseavg.runs.files import checksum, link, set_aside, write_atomically
 from phaseavg.runs.folder import read_state
-from phaseavg.runs.provenance import provenance
+from phaseavg.runs.provenance import provenance, versions
 from phaseavg.targets import Part, build
 
 OWN = "average"
 """Name of the average that may replace the weights."""
 
 SAME_NUMBERS = ("device", "workers", "flipped_copy")
-"""Execution options that do not change results; the device type is hashed separately."""
+"""Execution options that do not change results, apart from the device type."""
 
 
 def digest(values: Any) -> str:
@@ -156,40 +156,50 @@ class Prefixes:
         return {name: identity for name, identity in identities.items() if identity}
 
 
-def execution_key(settings: Settings, device: torch.device) -> str:
-    """Return a hash of all execution options and versions that can change results.
+def execution_of(settings: Settings, device: torch.device) -> dict[str, Any]:
+    """Return all execution options and versions that can change results.
 
     Args:
         settings: the settings of a run, without `auto` execution options.
         device: the training device.
     """
     details = provenance(device, settings.execution.model_dump())
-    execution = {k: v for k, v in details["execution"].items() if k not in SAME_NUMBERS}
-    versions = {name: details["versions"][name] for name in ("torch", "cuda")}
-    return digest({"device_type": device.type, **execution, **versions})[:8]
+    options = {k: v for k, v in details["execution"].items() if k not in SAME_NUMBERS}
+    software = {name: details["versions"][name] for name in ("torch", "cuda")}
+    return {**options, **software, "device_type": device.type}
 
 
 @dataclass(frozen=True)
 class Saved:
-    """A prefix file, and the names of its averages by identity."""
+    """A prefix file, the names of its averages by identity, and its execution."""
 
     path: Path
     averages: Mapping[str, str]
+    execution: Mapping[str, Any]
+
+    def may_serve(self, settings: Settings) -> bool:
+        """Return whether a run can have the execution of this prefix; `auto` matches any value."""
+        options = settings.execution.model_dump(exclude=set(SAME_NUMBERS))
+        return (
+            self.execution["torch"] == versions()["torch"]
+            and settings.execution.device.partition(":")[0]
+            in ("auto", self.execution["device_type"])
+            and all(v in (None, "auto", self.execution[name]) for name, v in options.items())
+        )
 
 
-def saved(folder: Path, key: str, epochs: int, execution: str = "*") -> Iterator[Saved]:
+def saved(folder: Path, key: str, epochs: int) -> Iterator[Saved]:
     """Yield the saved prefixes of a key, reading only the file headers.
 
     Args:
         folder: `share.dir`.
         key: from `Prefixes.key`.
         epochs: the length of the prefix.
-        execution: from `execution_key`; `*` matches any.
     """
-    for path in sorted(folder.glob(f"{key}-{epochs}-{execution}-*.pt")):
+    for path in sorted(folder.glob(f"{key}-{epochs}-{'?' * len(checksum(b''))}.pt")):
         try:
             head = torch.load(path, mmap=True, weights_only=True)["head"]
-            yield Saved(path, dict(head["averages"]))
+            yield Saved(path, dict(head["averages"]), dict(head["execution"]))
         except FileNotFoundError:  # another process removed the file
             continue
         except Exception:  # a damaged file can raise any exception
@@ -200,7 +210,7 @@ def save(
     folder: Path,
     key: str,
     epochs: int,
-    execution: str,
+    execution: Mapping[str, Any],
     state: Mapping[str, Any],
     averages: Mapping[str, str],
     files: Iterable[Path],
@@ -211,7 +221,7 @@ def save(
         folder: `share.dir`.
         key: from `Prefixes.key`.
         epochs: the length of the prefix.
-        execution: from `execution_key`.
+        execution: from `execution_of`.
         state: the state of the run.
         averages: the name of each average in the state, by identity.
         files: snapshots that the state refers to.
@@ -227,12 +237,12 @@ def save(
         raise UserError(f"{option}: cannot be written ({error.strerror})") from error
     for file in files:
         link(file, folder / "snapshots" / file.name, option)
-    head = {"key": key, "averages": dict(averages), "files": [file.name for file in files]}
+    names = [file.name for file in files]
+    head = {"key": key, "averages": dict(averages), "execution": dict(execution), "files": names}
     buffer = io.BytesIO()
     torch.save({"head": head, "state": dict(state)}, buffer)
     content = buffer.getvalue()
-    name = f"{key}-{epochs}-{execution}-{checksum(content)}.pt"
-    write_atomically(folder / name, content, option)
+    write_atomically(folder / f"{key}-{epochs}-{checksum(content)}.pt", content, option)
 
 
 def load(prefix: Saved) -> dict[str, Any] | None:

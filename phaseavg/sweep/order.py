@@ -24,10 +24,11 @@ Stored = Callable[[Settings, Node, Iterable[str]], bool]
 
 
 def is_stored(settings: Settings, node: Node, needs: Iterable[str]) -> bool:
-    """Return whether a prefix with these averages is saved, for any execution."""
+    """Return whether a prefix with these averages is saved, and the run can use it."""
     epochs, key = node
     return any(
-        set(needs) <= prefix.averages.keys() for prefix in saved(settings.share.dir, key, epochs)
+        set(needs) <= prefix.averages.keys() and prefix.may_serve(settings)
+        for prefix in saved(settings.share.dir, key, epochs)
     )
 
 

@@ -12,7 +12,7 @@ from phaseavg.errors import UserError, describe
 from phaseavg.processes import on_first
 from phaseavg.runs.files import link
 from phaseavg.runs.folder import RunFolder
-from phaseavg.runs.prefixes import OWN, Average, Prefixes, Saved, execution_key, load, save, saved
+from phaseavg.runs.prefixes import OWN, Average, Prefixes, Saved, execution_of, load, save, saved
 from phaseavg.training.state import TrainingState
 
 
@@ -29,8 +29,8 @@ _load, _save = on_first(load), on_first(save)
 
 
 @on_first
-def _saved(folder: Path, key: str, epochs: int, execution: str) -> list[Saved]:
-    return list(saved(folder, key, epochs, execution))
+def _saved(folder: Path, key: str, epochs: int) -> list[Saved]:
+    return list(saved(folder, key, epochs))
 
 
 class Sharing:
@@ -44,7 +44,7 @@ class Sharing:
     def __init__(self, settings: Settings, device: torch.device) -> None:
         self.settings = settings
         self.folder, self.keep = settings.share.dir, settings.share.keep
-        self._execution = execution_key(settings, device)
+        self._execution = execution_of(settings, device)
         self._prefixes = Prefixes(settings)
 
     def restore(self, state: TrainingState, folder: RunFolder) -> None:
@@ -112,9 +112,12 @@ class Sharing:
                 state.guests.pop(name, None)
 
     def _find(self, epochs: int, needs: Mapping[str, str]) -> list[Saved]:
-        """Return the saved prefixes of this length that contain the averages in `needs`."""
-        found = _saved(self.folder, self._prefixes.key(epochs), epochs, self._execution)
-        return [prefix for prefix in found if set(needs.values()) <= prefix.averages.keys()]
+        """Return the usable prefixes of this length that contain the averages in `needs`."""
+        return [
+            prefix
+            for prefix in _saved(self.folder, self._prefixes.key(epochs), epochs)
+            if prefix.execution == self._execution and set(needs.values()) <= prefix.averages.keys()
+        ]
 
     def _needs(self, epochs: int, guests: Mapping[str, Averager] | None = None) -> dict[str, str]:
         """Return the identities of the averages after `epochs` epochs, including guests.

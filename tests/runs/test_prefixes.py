@@ -14,7 +14,7 @@ from hypothesis import settings as hypothesis_settings
 from phaseavg.config import Settings, check
 from phaseavg.phases import Schedule
 from phaseavg.runs.files import checksum
-from phaseavg.runs.prefixes import Average, Prefixes, execution_key, load, save, saved
+from phaseavg.runs.prefixes import Average, Prefixes, Saved, execution_of, load, save, saved
 from phaseavg.targets import build
 
 STEPS = 3
@@ -135,22 +135,31 @@ def test_a_run_with_unknown_windows_shares_nothing(base: Settings) -> None:
     assert Prefixes(base.model_copy(update={"observers": {"mine": part}})).limit == 0
 
 
-def test_the_execution_changes_the_key_and_the_device_index_does_not(base: Settings) -> None:
+def test_runs_share_only_with_equal_execution(base: Settings, tmp_path: Path) -> None:
     cpu = torch.device("cpu")
 
-    def key(**execution: Any) -> str:
-        changed = base.execution.model_copy(update=execution)
-        return execution_key(base.model_copy(update={"execution": changed}), cpu)
+    def changed(**execution: Any) -> Settings:
+        return base.model_copy(update={"execution": base.execution.model_copy(update=execution)})
 
-    assert key() == key(workers=3) == key(device="cpu")
+    def execution(**options: Any) -> dict[str, Any]:
+        return execution_of(changed(**options), cpu)
+
+    assert execution() == execution(workers=3) == execution(device="cpu")
     changes = [{"precision": "bf16"}, {"compile": True}, {"average_device": "cuda"}]
-    others = {key(), *(key(**change) for change in changes)}
-    assert len(others) == 4
+    assert all(execution(**change) != execution() for change in changes)
+    one_thread = execution()
     torch.set_num_threads(2)
     try:
-        assert key() not in others
+        assert execution() != one_thread
     finally:
         torch.set_num_threads(1)
+    prefix = Saved(tmp_path, {}, execution())
+    assert prefix.may_serve(base)
+    for change in ({"precision": "auto"}, {"workers": 3}, {"device": "auto"}, {"threads": 1}):
+        assert prefix.may_serve(changed(**change)), change
+    for change in (*changes, {"threads": 2}, {"device": "cuda:1"}):
+        assert not prefix.may_serve(changed(**change)), change
+    assert not Saved(tmp_path, {}, execution() | {"torch": "2.0"}).may_serve(base)
 
 
 KEY = "0123456789abcdef"
@@ -163,19 +172,18 @@ def save_prefix(folder: Path) -> Path:
     snapshot.parent.mkdir(parents=True)
     snapshot.write_bytes(content)
     state = {"step": 8, "weights": torch.arange(3.0)}
-    save(folder / "shared", KEY, 2, "execute1", state, {"identity": "average"}, [snapshot])
+    save(folder / "shared", KEY, 2, {"torch": "2.15"}, state, {"identity": "average"}, [snapshot])
     (path,) = (folder / "shared").glob("*.pt")
     return path
 
 
-def test_a_saved_prefix_is_found_by_its_key_and_execution(tmp_path: Path) -> None:
+def test_a_saved_prefix_is_found_by_its_key(tmp_path: Path) -> None:
     path = save_prefix(tmp_path)
-    (found,) = saved(tmp_path / "shared", KEY, 2, "execute1")
-    assert (found.path, found.averages) == (path, {"identity": "average"})
+    (found,) = saved(tmp_path / "shared", KEY, 2)
+    assert found == Saved(path, {"identity": "average"}, {"torch": "2.15"})
     state = load(found)
     assert state is not None
     assert torch.equal(state["weights"], torch.arange(3.0))
-    assert not list(saved(tmp_path / "shared", KEY, 2, "execute2"))
     assert not list(saved(tmp_path / "shared", KEY, 3))
     assert not list(saved(tmp_path / "nowhere", KEY, 2))
 

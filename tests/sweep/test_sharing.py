@@ -243,6 +243,22 @@ def test_a_later_sweep_trains_the_prefix_again_once(
 
 
 @pytest.mark.slow
+def test_a_later_sweep_with_another_execution_trains_its_own_prefix(
+    prompt: Prompt, tmp_path: Path, steps: list[int]
+) -> None:
+    command = ("-m", *SHORT, "averaging=phasewise,rna")
+    assert prompt(*command)[0] == 0
+    for folder in tmp_path.glob("runs/*-phasewise*"):
+        shutil.rmtree(folder)
+    steps.clear()
+    status, _, err = prompt(
+        *command, "execution.flipped_copy=false", "execution.deterministic=false"
+    )
+    assert (status, err) == (0, "")
+    assert len(steps) == STEPS * (2 + 3 + 3)
+
+
+@pytest.mark.slow
 def test_a_damaged_prefix_is_trained_again(prompt: Prompt, tmp_path: Path) -> None:
     command = ("-m", *SHORT, "averaging=phasewise,rna")
     prompt(*command)
