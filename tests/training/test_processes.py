@@ -243,6 +243,21 @@ def test_a_process_that_dies_ends_the_others_and_says_why(
 
 
 @SLOW
+def test_a_dry_run_and_a_diverged_run_are_reported_once(
+    compose_settings: Compose, start: Callable[..., tuple[int, str]], tmp_path: Path
+) -> None:
+    status, output = start(*RUN, "dry_run=true")
+    assert status == 0, output
+    assert output.count("phase 3 ") == 1
+    assert not (tmp_path / "runs").exists()
+    run = (*RUN, "optimizer.lr=1e20")
+    status, output = start(*run)
+    assert status == 1
+    assert output.count("train.py: diverged: the training loss became nan") == 1
+    assert result_of(compose_settings(*run))["status"] == "diverged"
+
+
+@SLOW
 def test_a_mistake_is_printed_once(start: Callable[..., tuple[int, str]]) -> None:
     for mistake, message in {
         "model=cn13": "cn13",
