@@ -51,8 +51,9 @@ def read_groups(arguments: Sequence[str], conf: Path, paper: Path) -> tuple[pd.D
             frames.append((runs.assign(label=runs["group"]), metrics))
     if overrides:
         study = read_study(overrides, conf, read_paper(paper))
-        labels = [" ".join(key) for key in study.rows[CELL].itertuples(index=False)]
-        named = study.rows[["run_id"]].assign(label=labels).drop_duplicates()
+        rows = study.rows[~study.rows["before_averaging"].astype(bool)]  # the cell's own runs
+        labels = [" ".join(key) for key in rows[CELL].itertuples(index=False)]
+        named = rows[["run_id"]].assign(label=labels).drop_duplicates()
         frames.append((named.merge(study.records, on="run_id"), study.metrics))
     runs, metrics = (pd.concat(part, ignore_index=True) for part in zip(*frames, strict=True))
     if runs.empty:

@@ -105,6 +105,20 @@ def test_a_cell_contains_all_its_seeds(compose_settings: Settled, tmp_path: Path
     assert summarise(runs)["n"].tolist() == [3, 2]
 
 
+def test_a_cell_without_runs_of_its_own_is_not_compared(
+    compose_settings: Settled, tmp_path: Path
+) -> None:
+    """A table shows the SGD of this cell by the averaged run's weights before averaging."""
+    run = ("scale=digits", "model=cnn13", "schedule=constant-80", "averaging=phasewise")
+    metrics = [metrics_line(epoch) for epoch in range(1, 9)]
+    metrics[-1] = metrics_line(8, 30.0, 25.0, 20.0, replaced=True)
+    make_record(compose_settings(*run), 20.0, metrics=metrics)
+    cells = ["table=t3", "model=cnn13", "dataset=cifar100", "column=sgd-orig,sgd-ours"]
+    places = [f"runs_dir={tmp_path}/runs", f"records_dir={tmp_path}/records"]
+    runs, _ = read(*cells, "scale=digits", *places)
+    assert list_groups(runs)["runs"].tolist() == ["t3 cifar100 cnn13 sgd-ours"]
+
+
 def test_curves_show_the_metrics_and_their_mean(compose_settings: Settled, tmp_path: Path) -> None:
     for seed, error in enumerate((20.0, 21.0, 22.0)):
         leave(compose_settings(*TINY, f"seed={seed}"), error)
