@@ -43,26 +43,26 @@ def run(settings: Settings, overrides: Sequence[str] = ()) -> dict[str, Any]:
         settings: the run's settings.
         overrides: the command line's overrides, saved in the record.
     """
-    again = settings.rerun or settings.share.keep  # a sweep may need this run's prefixes again
-    if not again and (result := on_first(finished_before)(settings)):
+    if not settings.rerun and (result := on_first(finished_before)(settings)):
         return dict(result)
 
     settings, device = prepare(settings)
     reset_peak_memory(device)
+    sharing = Sharing(settings, device)
+    if sharing.is_saved():
+        return {"run_id": settings.run_id, "status": "prefix saved before"}
     data, schedule, state = assemble(settings, device)
     if settings.dry_run:
         print(preview(settings, data, schedule, state), flush=True)
         return {"run_id": settings.run_id, "status": "dry run"}
 
-    sharing = Sharing(settings, device)
-    with RunFolder(settings.run_folder, wait=bool(settings.share.keep)) as folder:
+    with RunFolder(settings.run_folder, wait=settings.share.save) as folder:
         if settings.rerun:
             folder.reopen()
-        elif sharing.is_complete():
-            if result := on_first(finished_before)(settings):  # by another process
-                return dict(result)
-        else:
-            folder.reopen(keep_weights=True)
+        elif result := on_first(finished_before)(settings):  # by another process
+            return dict(result)
+        elif sharing.is_saved():
+            return {"run_id": settings.run_id, "status": "prefix saved before"}
         folder.write_config(settings.record())
         sharing.restore(state, folder)
         state.add_provenance(provenance(device, settings.execution.model_dump()))
@@ -78,12 +78,14 @@ def run(settings: Settings, overrides: Sequence[str] = ()) -> dict[str, Any]:
         with tracking:
             try:
                 train(state, data, schedule, settings, folder, tracking, sharing)
-                outcome = {
-                    "status": "finished",
-                    **summarise_errors(state.metrics, settings.observers),
-                }
+                outcome: dict[str, Any] = {"status": "finished"}
             except Diverged as error:
                 outcome = {"status": "diverged", **error.outcome}
+        if settings.share.save:  # a prefix has no result of its own
+            folder.remove_checkpoints()
+            return {"run_id": settings.run_id, **outcome}
+        if outcome["status"] == "finished":
+            outcome |= summarise_errors(state.metrics, settings.observers)
         result = {
             "run_id": settings.run_id,
             **outcome,

@@ -72,11 +72,10 @@ class Execution(Scalars):
 
 
 class Guest(Scalars):
-    """An average computed for other runs, which start from a prefix of this run."""
+    """An average computed in a prefix for the runs that start from it."""
 
     averaging: Part
-    epochs: list[PositiveInt]  # T_p of each phase of the other runs
-    until: PositiveInt  # epochs of the last prefix that includes this average
+    epochs: list[PositiveInt]  # T_p of each phase of these runs
 
     @field_validator("averaging")
     @classmethod
@@ -85,11 +84,11 @@ class Guest(Scalars):
 
 
 class Share(Scalars):
-    """Prefixes shared between runs. A sweep sets `keep` and `guests` for the dependent runs."""
+    """Prefixes shared between runs. A sweep sets `save` and `guests` in the run of a prefix."""
 
     enabled: bool = True
     dir: Folder = Path("runs/shared")
-    keep: list[PositiveInt] = []
+    save: bool = False
     guests: dict[str, Guest] = {}
 
 

@@ -15,6 +15,7 @@ import fcntl
 import io
 import json
 import shutil
+import time
 import traceback
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -34,8 +35,12 @@ from phaseavg.runs.files import (
     set_aside,
     write_atomically,
 )
+from phaseavg.signals import StopSignals
 
 TRAJECTORY = "trajectory"
+
+POLL_SECONDS = 0.5
+"""Time between attempts to get the lock of a folder."""
 
 MAX_CHECKPOINTS = 2  # if the latest is damaged, the run resumes from the previous checkpoint
 
@@ -109,6 +114,7 @@ class RunFolder:
 
     Raises:
         UserError: on entering, if the folder is not writable or another process holds the lock.
+        Interrupted: after a signal while waiting.
     """
 
     def __init__(self, path: Path, wait: bool = False) -> None:
@@ -130,16 +136,27 @@ class RunFolder:
                 f"runs_dir={self.path.parent}: cannot be written ({error.strerror}); "
                 "set a writable folder"
             ) from error
-        try:
-            fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError as error:
+        if not self._try_to_lock():
+            busy = f"{self.path}: another process is training this run"
             if not self.wait:
                 self._lock.close()
-                raise UserError(f"{self.path}: another process is training this run") from error
-            print(f"{self.path}: another process is training this run; waiting", flush=True)
-            fcntl.flock(self._lock, fcntl.LOCK_EX)
+                raise UserError(busy)
+            print(f"{busy}; waiting", flush=True)
+            with StopSignals() as signals:
+                while not self._try_to_lock():
+                    if signals.received is not None:
+                        self._lock.close()
+                        signals.stop(f"while waiting for {self.path}; rerun the same command")
+                    time.sleep(POLL_SECONDS)
         for folder in (self.path, self.path / TRAJECTORY, self.path / "snapshots"):
             remove_leftovers(folder)
+
+    def _try_to_lock(self) -> bool:
+        try:
+            fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            return False
+        return True
 
     def __exit__(
         self,
@@ -176,18 +193,13 @@ class RunFolder:
         (self.path / "failure.json").unlink(missing_ok=True)
 
     @on_first
-    def reopen(self, keep_weights: bool = False) -> None:
-        """Rename an existing result before retraining.
-
-        Args:
-            keep_weights: whether to keep the final weights and the trajectory.
-        """
+    def reopen(self) -> None:
+        """Rename an existing result and delete the other outputs before retraining."""
         if read_result(self.path) is None:
             return
         self.remove_checkpoints()
-        if not keep_weights:
-            (self.path / "weights.safetensors").unlink(missing_ok=True)
-            shutil.rmtree(self.path / TRAJECTORY, ignore_errors=True)
+        (self.path / "weights.safetensors").unlink(missing_ok=True)
+        shutil.rmtree(self.path / TRAJECTORY, ignore_errors=True)
         set_aside(self.path / "result.json", "previous")
 
     def _checkpoints(self) -> list[Path]:

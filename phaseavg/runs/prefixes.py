@@ -27,7 +27,7 @@ from phaseavg.identity import NUMERICS_VERSION
 from phaseavg.phases import Schedule
 from phaseavg.runs.files import checksum, link, set_aside, write_atomically
 from phaseavg.runs.folder import read_state
-from phaseavg.runs.provenance import provenance, versions
+from phaseavg.runs.provenance import provenance
 from phaseavg.targets import Part, build
 
 OWN = "average"
@@ -176,16 +176,6 @@ class Saved:
     path: Path
     averages: Mapping[str, str]
     execution: Mapping[str, Any]
-
-    def may_serve(self, settings: Settings) -> bool:
-        """Return whether a run can have the execution of this prefix; `auto` matches any value."""
-        options = settings.execution.model_dump(exclude=set(SAME_NUMBERS))
-        return (
-            self.execution["torch"] == versions()["torch"]
-            and settings.execution.device.partition(":")[0]
-            in ("auto", self.execution["device_type"])
-            and all(v in (None, "auto", self.execution[name]) for name, v in options.items())
-        )
 
 
 def saved(folder: Path, key: str, epochs: int) -> Iterator[Saved]:

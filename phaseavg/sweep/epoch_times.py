@@ -73,9 +73,15 @@ def workload(config: Mapping[str, Any]) -> str:
 
 
 def describe_device(settings: Settings) -> str:
-    """Return the device's name and the execution options of a run, in words."""
-    device = pick_device(settings.execution.device)
-    execution = resolve_auto(settings.execution, device).model_dump()
+    """Return the device's name and the execution options of a run, in words.
+
+    Returns an empty text if this machine cannot train the run, for example a login node.
+    """
+    try:
+        device = pick_device(settings.execution.device)
+        execution = resolve_auto(settings.execution, device).model_dump()
+    except UserError:
+        return ""
     return ", ".join([device_name(device), *execution_words(execution)])
 
 

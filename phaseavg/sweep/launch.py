@@ -4,6 +4,7 @@ import signal
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from itertools import groupby
+from pathlib import Path
 from types import FrameType
 
 from hydra.core.utils import JobReturn, JobStatus
@@ -25,10 +26,10 @@ def failed_job(error: Exception) -> JobReturn:
 def launch(
     launcher: Launcher, jobs: Sequence[Job], limits: Sequence[str], new: NewFiles
 ) -> dict[str, JobReturn]:
-    """Launch jobs level by level; return the job returns by run id.
+    """Launch jobs level by level; return the job returns by run folder.
 
     Runs that another sweep has finished are skipped. A job is also skipped if its prefix was
-    interrupted, because it would train the prefix's epochs again.
+    interrupted or its process died, because it would train the prefix's epochs again.
 
     Args:
         launcher: the Hydra launcher.
@@ -39,16 +40,18 @@ def launch(
     Raises:
         SweepFailed: if the launcher fails, like joblib when a process is killed.
     """
-    returned: dict[str, JobReturn] = {}
-    unfinished: set[str] = set()
+    returned: dict[Path, JobReturn] = {}
+    unfinished: set[Path] = set()
+    names = job_names(jobs)
     for _, level in groupby(jobs, key=lambda job: job.level):
         ready, overrides = [], []
         for job in level:
-            if job.parent and job.parent.run.run_id in unfinished:
-                unfinished.add(job.run.run_id)
+            folder = job.run.settings.run_folder
+            if job.parent and job.parent.run.settings.run_folder in unfinished:
+                unfinished.add(folder)
             elif not new.has(job.run, RESULT):
                 ready.append(job)
-                name = f"hydra.job.name='run {len(returned) + len(ready)} of {len(jobs)}'"
+                name = f"hydra.job.name='{names[folder]}'"
                 overrides.append([*job.overrides, *cells_override(job.run), *limits, name])
         if not ready:
             continue
@@ -61,13 +64,25 @@ def launch(
             reason = f"the launcher failed: {describe(error)}"
             raise SweepFailed(f"{reason}; rerun the same command to resume") from error
         for job, outcome in zip(ready, outcomes, strict=True):
-            run_id, error = job.run.run_id, outcome._return_value
-            returned[run_id] = outcome
-            if isinstance(error, OutOfTime):
-                unfinished.add(run_id)
-            elif isinstance(error, ProcessLost):
-                say(f"{run_id}: {error}")
+            folder, error = job.run.settings.run_folder, outcome._return_value
+            returned[folder] = outcome
+            if isinstance(error, OutOfTime | ProcessLost):
+                unfinished.add(folder)
+            if isinstance(error, ProcessLost):
+                say(f"{job.run.run_id}: {error}")
     return returned
+
+
+def job_names(jobs: Sequence[Job]) -> dict[Path, str]:
+    """Return names such as `run 1 of 8` and `prefix 1 of 4`, by run folder."""
+    names = {}
+    for kind, members in (
+        ("prefix", [job for job in jobs if job.is_prefix]),
+        ("run", [job for job in jobs if not job.is_prefix]),
+    ):
+        for number, job in enumerate(members, start=1):
+            names[job.run.settings.run_folder] = f"{kind} {number} of {len(members)}"
+    return names
 
 
 def cells_override(run: Run) -> list[str]:

@@ -32,9 +32,9 @@ from joblib import cpu_count
 from omegaconf import DictConfig, open_dict
 
 from phaseavg.errors import Interrupted, NotStarted, OutOfTime, ProcessLost, UserError
+from phaseavg.signals import StopSignals
 from phaseavg.sweep.launch import failed_job
 from phaseavg.training.execution import default_threads, pick_device
-from phaseavg.training.signals import StopSignals
 
 POLL_SECONDS = 0.2
 
@@ -177,6 +177,7 @@ def begin_worker(variables: dict[str, str], threads: int, payload: bytes) -> Non
     """Initialise a worker process."""
     global _job_context
     os.environ.update(variables)
+    os.environ["LOKY_MAX_CPU_COUNT"] = str(threads)  # joblib then counts this process's share
     torch.set_num_threads(threads)
     # The parent handles signals. While a run trains, a signal stops the run after its step.
     for number in (signal.SIGINT, signal.SIGTERM):

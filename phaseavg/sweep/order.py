@@ -1,58 +1,48 @@
 """Order the runs of a sweep, so that shared prefixes are trained first.
 
-Runs with equal initial epochs share a prefix. A run without averaging trains the prefix once: a
-requested run if possible, otherwise an additional run that ends with the prefix. Runs without a
-shared prefix keep the user's order.
+Runs with equal initial epochs share a prefix. A separate job trains it once, without averaging, and
+saves it; the runs start from it. A prefix can start from a shorter prefix. Runs without a shared
+prefix keep the user's order.
 """
 
 from collections import Counter, defaultdict
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 from hydra.core.override_parser.types import Quote, QuotedString
 
-from phaseavg.config import Settings
+from phaseavg.config import NO_TRACKING
 from phaseavg.runs.prefixes import OWN, Average, digest, saved
 from phaseavg.sweep.cells import Run, override_key, parse_overrides
 
 Node = tuple[int, str]
 """A number of epochs, and the key of the prefix of this length."""
 
-Stored = Callable[[Settings, Node, Iterable[str]], bool]
-"""Returns whether a prefix with averages of these identities is saved."""
-
-
-def is_stored(settings: Settings, node: Node, needs: Iterable[str]) -> bool:
-    """Return whether a prefix with these averages is saved, and the run can use it."""
-    epochs, key = node
-    return any(
-        set(needs) <= prefix.averages.keys() and prefix.may_serve(settings)
-        for prefix in saved(settings.share.dir, key, epochs)
-    )
-
-
 NOTHING = "phaseavg.averaging.NoAveraging"
 """Target of `averaging=none`."""
+
+REPLACED = ("averaging", "averaging/weights", "tracking")
+"""Config groups whose options a prefix does not take from its runs."""
 
 
 @dataclass
 class Job:
-    """A run to train, and the prefixes that it saves for other runs.
+    """A run to train, or a prefix to train for several runs.
 
     Attributes:
-        run: the run to train.
-        start: the length of the prefix that the run starts from; 0 for no prefix.
-        parent: the job that trains this prefix; None if the prefix is saved.
-        keep: epochs after which the job saves a prefix.
-        guests: averages of other runs, by name, with the last epoch at which they are needed.
+        run: the run; the run of a prefix ends with the prefix.
+        start: epochs that the job does not train: those of its prefix or of its checkpoint.
+        parent: the job that trains the prefix that the run starts from, if any.
+        is_prefix: whether the job trains a prefix.
+        guests: the averages that a prefix contains for its runs, by name.
     """
 
     run: Run
     start: int = 0
     parent: "Job | None" = None
-    keep: set[int] = field(default_factory=set)
-    guests: dict[str, tuple[Average, int]] = field(default_factory=dict)
+    is_prefix: bool = False
+    guests: dict[str, Average] = field(default_factory=dict)
 
     @property
     def level(self) -> int:
@@ -67,28 +57,31 @@ class Job:
     @property
     def overrides(self) -> list[str]:
         """The overrides that define the job."""
-        keep = [f"share.keep={sorted(self.keep)}".replace(" ", "")] if self.keep else []
         guests = [
-            f"+share.guests.{name}="
-            + literal({"averaging": guest.part, "epochs": guest.epochs, "until": until})
-            for name, (guest, until) in self.guests.items()
+            f"+share.guests.{name}=" + literal({"averaging": guest.part, "epochs": guest.epochs})
+            for name, guest in self.guests.items()
         ]
-        return [*self.run.overrides, *keep, *guests]
+        return [*self.run.overrides, *(["share.save=true"] if self.is_prefix else []), *guests]
 
-    def serve(self, epochs: int, averages: Iterable[Average]) -> None:
-        """Save a prefix with these averages; the parent's prefix must contain them too."""
-        self.keep.add(epochs)
-        ids = {a.identity(epochs) for n, a in self.run.prefixes.averages.items() if n != OWN}
+    def serve(self, averages: Collection[Average]) -> None:
+        """Add averages to a prefix, and to the prefixes that it starts from."""
+        end = self.run.epochs
+        observers = [a for name, a in self.run.prefixes.averages.items() if name != OWN]
+        known = {average.identity(end) for average in (*observers, *self.guests.values())}
         for average in averages:
-            identity = average.identity(epochs)
-            if identity is None or identity in ids:
-                continue
-            names = [n for n, (a, _) in self.guests.items() if a.identity(epochs) == identity]
-            name = names[0] if names else f"g{digest([average.part, average.epochs])[:8]}"
-            guest, until = self.guests.get(name, (average, 0))
-            self.guests[name] = guest, max(until, epochs)
-        if self.parent is not None and self.start:
-            self.parent.serve(self.start, [*self.run.prefixes.averages.values(), *averages])
+            identity = average.identity(end)
+            if identity is not None and identity not in known:
+                self.guests[f"g{digest([average.part, average.epochs])[:8]}"] = average
+                known.add(identity)
+        if self.parent is not None:
+            self.parent.serve(averages)
+
+    def is_stored(self) -> bool:
+        """Return whether a prefix is saved, for any device and version."""
+        end, prefixes = self.run.epochs, self.run.prefixes
+        needs = {*prefixes.needs(end).values(), *(a.identity(end) for a in self.guests.values())}
+        files = saved(self.run.settings.share.dir, prefixes.key(end), end)
+        return self.is_prefix and any(needs <= file.averages.keys() for file in files)
 
 
 def literal(value: Any) -> str:
@@ -123,73 +116,56 @@ def prefix_nodes(runs: Iterable[Run]) -> dict[str, list[Node]]:
 
 def arrange_jobs(
     runs: Sequence[Run],
+    todo: Collection[str] | None = None,
     done: Mapping[str, int] | None = None,
-    stored: Stored = lambda settings, node, needs: False,
 ) -> list[Job]:
-    """Return jobs for runs, each after the job that trains its prefix.
+    """Return jobs for runs and their shared prefixes, each after the prefix that it starts from.
 
     Args:
-        runs: the runs to train.
+        runs: the runs of a sweep. The prefixes depend on all of them, so that they stay the same
+            when the sweep is continued.
+        todo: the ids of the runs to train; by default all.
         done: the epochs in each run's latest checkpoint, by run id.
-        stored: returns whether a prefix is saved; False by default.
     """
     done = done or {}
     nodes = prefix_nodes(runs)
-    users: Counter[Node] = Counter(
-        node for run in runs for node in nodes[run.run_id] if node[0] > done.get(run.run_id, 0)
-    )
-    trainers = [run for run in runs if run.prefixes.averages_nothing]
-    rest = [run for run in runs if not run.prefixes.averages_nothing]
-    waiting: list[tuple[Run, Node]] = []  # runs whose longest shared prefix is not saved
-    for run in rest:
-        shared = [n for n in nodes[run.run_id] if users[n] > 1 and n[0] > done.get(run.run_id, 0)]
-        if shared and not stored(run.settings, shared[-1], needs_of([run], shared[-1])):
-            waiting.append((run, shared[-1]))
-    trained: dict[Node, Job] = {}
-    jobs: dict[str, Job] = {}
+    users = Counter(node for run in runs for node in nodes[run.run_id])
+    prefixes: dict[Node, Job] = {}
+    shorter: dict[Node, list[Node]] = {}
+    starts: dict[str, Job] = {}
+    for run in runs:
+        path = nodes[run.run_id]
+        for length, node in reversed([*enumerate(path)]):
+            if users[node] > 1 and (node in prefixes or (prefix := prefix_run(run, node))):
+                if node not in prefixes:
+                    prefixes[node], shorter[node] = Job(prefix, is_prefix=True), path[:length]
+                starts[run.run_id] = prefixes[node]
+                break
+    for node, job in prefixes.items():
+        if parents := [prefixes[n] for n in shorter[node] if n in prefixes]:
+            job.parent, job.start = parents[-1], parents[-1].run.epochs
+    for run in sorted(runs, key=lambda run: run.run_id):  # of equal averages, the first is computed
+        if run.run_id in starts:
+            starts[run.run_id].serve(run.prefixes.averages.values())
 
-    def add(run: Run, run_nodes: Sequence[Node]) -> None:
-        """Add a job that starts from the longest available prefix."""
-        job = jobs[run.run_id] = Job(run)
-        finished = done.get(run.run_id, 0)
-        for node in reversed(run_nodes):
-            if node[0] <= finished:
-                job.start = finished
-                break
-            if stored(run.settings, node, needs_of([run, *served(run, run_nodes, node)], node)):
-                job.start = node[0]
-                break
-            if (parent := trained.get(node)) is not None:
-                job.start, job.parent = node[0], parent
-                parent.serve(node[0], run.prefixes.averages.values())
-                break
+    jobs = []
+    for run in runs:
+        parent, finished = starts.get(run.run_id), done.get(run.run_id, 0)
+        if parent is not None and parent.run.epochs > finished:
+            jobs.append(Job(run, parent.run.epochs, parent))
         else:
-            job.start = finished
-        if run.prefixes.averages_nothing:
-            for node in run_nodes:
-                if node[0] > job.start:
-                    trained.setdefault(node, job)
-
-    def served(run: Run, run_nodes: Sequence[Node], start: Node) -> list[Run]:
-        """Return the waiting runs whose prefix `run` can train if it starts from `start`."""
-        if not run.prefixes.averages_nothing:
-            return []
-        return [other for other, node in waiting if node in run_nodes and node[0] >= start[0]]
-
-    for run in trainers:
-        add(run, nodes[run.run_id])
-    for run, node in sorted(waiting, key=lambda entry: -entry[0].prefixes.limit):
-        prefix = None if node in trained else prefix_run(run, node)
-        if prefix is not None and prefix.run_id not in jobs:
-            add(prefix, [n for n in nodes[run.run_id] if n[0] <= node[0]])
-    for run in rest:
-        add(run, nodes[run.run_id])
-    return sorted(jobs.values(), key=lambda job: job.level)
-
-
-def needs_of(runs: Iterable[Run], node: Node) -> set[str]:
-    """Return the identities of the averages of these runs that begin before a prefix ends."""
-    return {need for run in runs for need in run.prefixes.needs(node[0]).values()}
+            jobs.append(Job(run, finished))
+    if todo is not None:
+        jobs = [job for job in jobs if job.run.run_id in todo]
+    needed: list[Job] = []
+    for job in jobs:
+        ancestor = job.parent
+        while ancestor is not None and ancestor not in needed:
+            needed.append(ancestor)
+            ancestor = ancestor.parent
+    for job in needed:
+        job.run = in_share_folder(job.run, sorted(job.guests))
+    return sorted([*needed, *jobs], key=lambda job: job.level)
 
 
 def prefix_run(run: Run, node: Node) -> Run | None:
@@ -205,12 +181,30 @@ def prefix_run(run: Run, node: Node) -> Run | None:
         "epochs": [divisor * (min(phase.end, epochs) - phase.first_epoch) for phase in phases],
         "factors": [phase.factor for phase in phases],
     }
-    changes = {"averaging": {"_target_": NOTHING}, "schedule": {**schedule, **cut}}
-    replaced = ("averaging", "averaging/weights")
-    overrides = [o for o in run.overrides if override_group(o) not in replaced]
-    overrides += ["averaging=none", *(f"schedule.{k}={literal(v)}" for k, v in cut.items())]
+    changes = {
+        "averaging": {"_target_": NOTHING},
+        "schedule": {**schedule, **cut},
+        "tracking": NO_TRACKING,
+        "save_weights": False,
+    }
+    overrides = [o for o in run.overrides if override_group(o) not in REPLACED]
+    overrides += ["averaging=none", "tracking=none", "save_weights=false"]
+    overrides += [f"schedule.{k}={literal(v)}" for k, v in cut.items()]
     prefix = Run(overrides, run.settings.model_copy(update=changes))
     return prefix if prefix.prefixes.key(epochs) == key else None
+
+
+def in_share_folder(run: Run, guests: Sequence[str]) -> Run:
+    """Return the run of a prefix with a folder of its own in `share.dir`.
+
+    A checkpoint contains the guests, so prefixes with different guests have different folders.
+    """
+    share = run.settings.share.dir
+    folder = share / "runs" / digest(guests)
+    changes = {"runs_dir": folder, "records_dir": folder}
+    overrides = [f"{name}={literal(str(path))}" for name, path in changes.items()]
+    overrides.append(f"share.dir={literal(str(share))}")
+    return Run([*run.overrides, *overrides], run.settings.model_copy(update=changes))
 
 
 def override_group(override: str) -> str:

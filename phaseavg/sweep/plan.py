@@ -13,8 +13,9 @@ from phaseavg.sweep.epoch_times import (
     load_epoch_times,
     workload,
 )
-from phaseavg.sweep.order import Job, arrange_jobs, is_stored
+from phaseavg.sweep.order import Job, arrange_jobs
 from phaseavg.sweep.outcomes import result_of
+from phaseavg.sweep.progress import epochs_done
 from phaseavg.training.sharing import uses_prefixes
 
 HEADER = [
@@ -39,12 +40,15 @@ def plan(request: Request, runs: Mapping[str, Run], requested: int) -> str:
     ended = {i for i, run in runs.items() if not run.settings.rerun and result_of(run)}
     sharing = all(uses_prefixes(run.settings) for run in runs.values())
 
-    def jobs_of(members: Iterable[str]) -> list[Job]:
-        todo = [runs[run_id] for run_id in members if run_id not in ended]
-        done = {r.run_id: checkpoint_epochs(r.settings.run_folder) for r in todo}
+    def epochs_left(members: Iterable[str]) -> list[tuple[Job, int]]:
+        """Return the jobs of these runs, with the epochs left to train."""
+        wanted = [runs[run_id] for run_id in members]
+        todo = [run for run in wanted if run.run_id not in ended]
+        jobs = [Job(run) for run in todo]
         if sharing:
-            return arrange_jobs(todo, done, is_stored)
-        return [Job(run, start=done[run.run_id]) for run in todo]
+            done = {run.run_id: checkpoint_epochs(run.settings.run_folder) for run in todo}
+            jobs = arrange_jobs(wanted, done.keys(), done)
+        return [(job, job.run.epochs - epochs_done(job)) for job in jobs]
 
     def row(name: str, cells: int | str, members: Counter[str]) -> list[int | str]:
         unique = [runs[run_id] for run_id in members]
@@ -53,7 +57,7 @@ def plan(request: Request, runs: Mapping[str, Run], requested: int) -> str:
             *(name, cells, members.total(), len(members), len(members.keys() & ended)),
             sum(runs[run_id].epochs * count for run_id, count in members.items()),
             *(epochs, shared_epochs(unique) if sharing else epochs),
-            sum(job.epochs for job in jobs_of(members)),
+            sum(epochs for _, epochs in epochs_left(members)),
         ]
 
     rows = []
@@ -68,21 +72,25 @@ def plan(request: Request, runs: Mapping[str, Run], requested: int) -> str:
     failures = [f"{run_id}: {why}" for run_id, why in failed.items() if why and run_id not in ended]
     if failures:
         parts.append("\n".join(["failed in the last attempt:", *failures]))
-    return "\n\n".join([*parts, time_left(jobs_of(runs))])
+    return "\n\n".join([*parts, time_left(epochs_left(runs))])
 
 
-def time_left(jobs: Sequence[Job]) -> str:
-    """Estimate the hours of jobs from finished runs, by data set and network."""
+def time_left(jobs: Sequence[tuple[Job, int]]) -> str:
+    """Estimate the hours of jobs from finished runs, by data set and network.
+
+    Args:
+        jobs: jobs, with the epochs left to train.
+    """
     if not jobs:
         return "all runs are finished"
-    times = load_epoch_times([job.run.settings for job in jobs])
-    works: dict[tuple[str, str], list[Job]] = {}
-    for job in jobs:
+    times = load_epoch_times([job.run.settings for job, _ in jobs if not job.is_prefix])
+    works: dict[tuple[str, str], list[tuple[Job, int]]] = {}
+    for job, left in jobs:
         name = " ".join(job.run.run_id.split("-")[:2])
-        works.setdefault((workload(job.run.settings.record()), name), []).append(job)
+        works.setdefault((workload(job.run.settings.record()), name), []).append((job, left))
     rows, seconds, unmeasured = [], 0.0, 0
     for (work, name), members in works.items():
-        epochs = sum(job.epochs for job in members)
+        epochs = sum(left for _, left in members)
         measured = ["not measured", "", ""]
         if time := times.get(work):
             seconds += epochs * time.seconds
@@ -90,7 +98,8 @@ def time_left(jobs: Sequence[Job]) -> str:
             measured = [f"{time.seconds:.3g}", f"{time.runs} runs on {time.device}", f"{hours:.3g}"]
         else:
             unmeasured += epochs
-        rows.append([name, len(members), epochs, *measured])
+        count = sum(not job.is_prefix for job, _ in members)
+        rows.append([name, count, epochs, *measured])
     header = ["", "runs to train", "epochs left", "seconds per epoch", "measured in", "hours"]
     table = tabulate(rows, header, tablefmt="github", intfmt=",", disable_numparse=[3, 5])
     total = f"about {format_duration(seconds)} without parallel runs" if seconds else ""

@@ -15,6 +15,13 @@ from phaseavg.sweep.outcomes import FAILURE, NewFiles
 EVERY_SECONDS = 60
 
 
+def epochs_done(job: Job) -> int:
+    """Return the epochs of a job's run that need not be trained: shared, or saved earlier."""
+    if job.is_stored():
+        return job.run.epochs
+    return max(job.start, checkpoint_epochs(job.run.settings.run_folder))
+
+
 class SweepProgress:
     """Print the number of ended runs and the remaining time every minute, while entered.
 
@@ -30,9 +37,7 @@ class SweepProgress:
 
     def __enter__(self) -> Self:
         self._began = time.monotonic()
-        self._done = [
-            max(job.start, checkpoint_epochs(job.run.settings.run_folder)) for job in self._jobs
-        ]
+        self._done = [epochs_done(job) for job in self._jobs]
         self._thread.start()
         return self
 
@@ -50,8 +55,8 @@ class SweepProgress:
         left = trained = ended = failed = 0
         for job, done in zip(self._jobs, self._done, strict=True):
             run = job.run
-            if self._new.has(run, RESULT):
-                ended += 1
+            if self._new.has(run, RESULT) or job.is_stored():
+                ended += not job.is_prefix
                 trained += run.epochs - done
             elif self._new.has(run, FAILURE):
                 failed += 1
@@ -64,8 +69,9 @@ class SweepProgress:
             return None
         seconds = (time.monotonic() - self._began) / trained * left
         failures = f", {failed} failed" if failed else ""
+        runs = sum(not job.is_prefix for job in self._jobs)
         return (
-            f"sweep: {ended} of {len(self._jobs)} runs have ended{failures}; {left:,} epochs left, "
+            f"sweep: {ended} of {runs} runs have ended{failures}; {left:,} epochs left, "
             f"about {format_duration(seconds)}"
         )
 

@@ -10,7 +10,7 @@ Rerun the same command to resume an interrupted sweep.
 import shlex
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import nullcontext
 from math import prod
 
@@ -40,7 +40,7 @@ from phaseavg.sweep.composing import Compose, cached, composer, config_folders
 from phaseavg.sweep.cpu_time import cpu_notice
 from phaseavg.sweep.epoch_times import checkpoint_epochs, parse_duration
 from phaseavg.sweep.launch import launch
-from phaseavg.sweep.order import Job, arrange_jobs, is_stored
+from phaseavg.sweep.order import Job, arrange_jobs
 from phaseavg.sweep.outcomes import (
     FAILURE,
     NewFiles,
@@ -136,7 +136,7 @@ def sweep(
             raise UserError(f"{reason}: all runs need this data set")
         cli.say(f"{reason}: skipping the {len(affected)} runs that need this data set")
     todo = [run for run in missing if run.run_id not in no_data]
-    jobs = jobs_for(todo, held)
+    jobs = jobs_for(runs, todo)
     new = NewFiles(job.run for job in jobs)
     here = config.hydra.runtime.choices["hydra/launcher"] != "slurm"
     if request.tables and here and not config.dry_run and (notice := cpu_notice(jobs)):
@@ -166,19 +166,20 @@ def sweep(
     reasons: dict[str, str] = {}
     stopped: dict[str, OutOfTime] = {}
     for job in jobs:
-        run_id, folder = job.run.run_id, job.run.settings.run_folder
-        if run_id not in returned or new.has(job.run, RESULT):
+        name = f"prefix {job.run.run_id}" if job.is_prefix else job.run.run_id
+        folder = job.run.settings.run_folder
+        if folder not in returned or new.has(job.run, RESULT):
             continue
-        job_return = returned[run_id]
+        job_return = returned[folder]
         error = job_return._return_value if job_return.status is JobStatus.FAILED else None
         if isinstance(error, OutOfTime):
-            stopped[run_id] = error
-        elif error is None and job.keep:  # another sweep has saved its prefixes
-            continue
+            stopped[name] = error
+        elif job.is_prefix and (error is None or isinstance(error, Diverged)):
+            continue  # a prefix has no result; if it diverged, its runs diverge, too
         elif not in_progress(folder):  # another process may be training this run
-            reasons[run_id] = str(error or "exited without writing a result")
+            reasons[name] = str(error or "exited without writing a result")
             if not new.has(job.run, FAILURE):
-                record_failure(folder, reasons[run_id])
+                record_failure(folder, reasons[name])
     ended, before = collect_results()
     diverged = {
         run_id: str(Diverged(result))
@@ -202,19 +203,19 @@ def sweep(
     return returns
 
 
-def jobs_for(runs: Sequence[Run], held: Sequence[Run]) -> list[Job]:
-    """Return the jobs that train runs, in training order.
+def jobs_for(runs: Mapping[str, Run], todo: Sequence[Run]) -> list[Job]:
+    """Return the jobs that train runs and their shared prefixes, in training order.
 
     Args:
-        runs: the runs to train.
-        held: runs that another process trains. A sweep waits for them if they train a prefix.
+        runs: all runs of the sweep, by run id.
+        todo: the runs to train.
     """
-    if not runs or not all(uses_prefixes(r.settings) and not r.settings.dry_run for r in runs):
-        return [Job(run) for run in runs]
-    done = {run.run_id: checkpoint_epochs(run.settings.run_folder) for run in runs}
-    jobs = arrange_jobs([*held, *runs], done, is_stored)
-    elsewhere = {run.run_id for run in held}
-    return [job for job in jobs if job.run.run_id not in elsewhere or job.keep]
+    if not todo or not all(uses_prefixes(r.settings) and not r.settings.dry_run for r in todo):
+        return [Job(run) for run in todo]
+    done = {run.run_id: checkpoint_epochs(run.settings.run_folder) for run in todo}
+    # Runs whose last attempt failed come last.
+    rest = [run for run in runs.values() if run.run_id not in done]
+    return arrange_jobs([*todo, *rest], done.keys(), done)
 
 
 def command() -> str:

@@ -18,6 +18,7 @@ from phaseavg.data import DataSet
 from phaseavg.errors import Diverged, OutOfTime
 from phaseavg.phases import Phase, Schedule
 from phaseavg.runs.folder import RunFolder
+from phaseavg.signals import StopSignals
 from phaseavg.tracking import Tracking
 from phaseavg.training.evaluation import evaluate
 from phaseavg.training.execution import autocast
@@ -31,7 +32,6 @@ from phaseavg.training.optimizers import (
 )
 from phaseavg.training.progress import TrainingProgress
 from phaseavg.training.sharing import Sharing
-from phaseavg.training.signals import StopSignals
 from phaseavg.training.state import Stopwatch, TrainingState
 from phaseavg.training.step import new_step
 from phaseavg.training.trajectory import TrajectoryWriter
@@ -57,7 +57,7 @@ def train(
         settings: the run's settings.
         folder: receives metrics and checkpoints.
         tracking: receives metrics.
-        sharing: saves the prefixes that other runs start from.
+        sharing: saves a prefix for other runs.
 
     Raises:
         Diverged: at the end of an epoch in which the loss was not finite.
@@ -109,9 +109,10 @@ def train(
                 progress.step(state.step, lambda: train_error_so_far(state))
                 if state.step % steps:  # after an epoch's last step, end_epoch comes first
                     save_if_due(phase_ended=False)
-            if sharing.is_due(epoch + 1):
+            if settings.share.save and epoch + 1 == schedule.total_epochs:
                 with clock.timed("saving"):
                     sharing.save(state)
+                break  # the runs that start from this prefix evaluate and average
             state.history.append(end_epoch(state, phase, data, settings, clock))
             state.seconds.clear()
             phase_ended = epoch + 1 == phase.end

@@ -6,7 +6,6 @@ from typing import Any
 
 import torch
 
-from phaseavg.averaging import Averager
 from phaseavg.config import Settings
 from phaseavg.errors import UserError, describe
 from phaseavg.processes import on_first
@@ -34,7 +33,7 @@ def _saved(folder: Path, key: str, epochs: int) -> list[Saved]:
 
 
 class Sharing:
-    """Loads and saves the shared prefixes of one run.
+    """Starts a run from a shared prefix, or saves one.
 
     Args:
         settings: the run's settings, with execution options resolved.
@@ -43,26 +42,16 @@ class Sharing:
 
     def __init__(self, settings: Settings, device: torch.device) -> None:
         self.settings = settings
-        self.folder, self.keep = settings.share.dir, settings.share.keep
+        self.folder = settings.share.dir
         self._execution = execution_of(settings, device)
         self._prefixes = Prefixes(settings)
 
     def restore(self, state: TrainingState, folder: RunFolder) -> None:
         """Resume a run from its latest checkpoint or from a longer shared prefix.
 
-        A checkpoint without the averages that other runs need is not used, because each of these
-        runs would have to train the prefix itself.
-
         Raises:
             UserError: if a checkpoint does not fit the code or the data.
         """
-        if guests := self.settings.share.guests:
-            checkpoint = folder.load_checkpoint() or {"step": 0, "averagers": guests}
-            epochs = checkpoint["step"] / state.steps_per_epoch
-            needed = {name for name, guest in guests.items() if guest.until > epochs}
-            if not needed <= checkpoint["averagers"].keys():
-                print(f"{folder.path}: training again, with averages for other runs", flush=True)
-                folder.remove_checkpoints()
         folder.restore(state)
         if not (uses_prefixes(self.settings) and on_first(self.folder.is_dir)()):
             return
@@ -75,21 +64,19 @@ class Sharing:
                     self._adopt(state, content, prefix, needs, epochs)
                     return
 
-    def is_complete(self) -> bool:
-        """Return whether all prefixes that other runs need from this run are saved."""
-        return all(self._find(epochs, self._needs(epochs)) for epochs in self.keep)
-
-    def is_due(self, epochs: int) -> bool:
-        """Return whether to save the state after `epochs` epochs for other runs."""
-        return epochs in self.keep
+    def is_saved(self) -> bool:
+        """Return whether the run is a prefix that is saved and intact."""
+        end = self._prefixes.schedule.total_epochs
+        for prefix in self._find(end, self._needs(end)) if self.settings.share.save else ():
+            if _load(prefix) is not None:
+                print(f"{prefix.path}: the first {end} epochs were saved before", flush=True)
+                return True
+        return False
 
     def save(self, state: TrainingState) -> None:
-        """Save the state for dependent runs, and drop averages that no later prefix needs.
-
-        A write error is reported, and the dependent runs are trained from scratch.
-        """
+        """Save a prefix; a write error is reported, and the runs will train from scratch."""
         epochs = state.step // state.steps_per_epoch
-        needs = self._needs(epochs, state.guests)
+        needs = self._needs(epochs)
         averages = {n: a.average for n, a in state.averagers.items() if n in needs and a.average}
         content = state.state_dict() | {
             "run_id": self.settings.run_id,
@@ -106,10 +93,7 @@ class Sharing:
                 [file for average in averages.values() for file in average.files()],
             )
         except UserError as error:
-            print(f"{error}; dependent runs will train from scratch", flush=True)
-        for name, guest in self.settings.share.guests.items():
-            if guest.until <= epochs:
-                state.guests.pop(name, None)
+            print(f"{error}; the runs of this prefix will train from scratch", flush=True)
 
     def _find(self, epochs: int, needs: Mapping[str, str]) -> list[Saved]:
         """Return the usable prefixes of this length that contain the averages in `needs`."""
@@ -119,18 +103,11 @@ class Sharing:
             if prefix.execution == self._execution and set(needs.values()) <= prefix.averages.keys()
         ]
 
-    def _needs(self, epochs: int, guests: Mapping[str, Averager] | None = None) -> dict[str, str]:
-        """Return the identities of the averages after `epochs` epochs, including guests.
-
-        Args:
-            epochs: finished epochs.
-            guests: the guests to include; by default all that are needed at this epoch or later.
-        """
+    def _needs(self, epochs: int) -> dict[str, str]:
+        """Return the identities of the averages after `epochs` epochs, including guests."""
         needs = self._prefixes.needs(epochs)
         for name, guest in self.settings.share.guests.items():
-            included = guest.until >= epochs if guests is None else name in guests
-            identity = Average(guest.averaging, guest.epochs).identity(epochs)
-            if included and identity:
+            if identity := Average(guest.averaging, guest.epochs).identity(epochs):
                 needs[name] = identity
         return needs
 

@@ -30,7 +30,7 @@ class TrainingState:
     steps_per_epoch: int
     train_size: int  # images in an epoch
     observers: dict[str, Averager] = field(default_factory=dict)  # evaluated but never applied
-    guests: dict[str, Averager] = field(default_factory=dict)  # observers for dependent runs
+    guests: dict[str, Averager] = field(default_factory=dict)  # a prefix's averages for its runs
     step: int = 0  # finished updates
     # Values for each batch of the current epoch, (steps_per_epoch,); `sizes` is on the CPU.
     # Of several processes, each has the values of its share.
@@ -100,8 +100,6 @@ class TrainingState:
                 f"it was saved with {state['train_size']:,} training images, but the data "
                 f"set has {self.train_size:,}"
             )
-        for name in self.guests.keys() - state["averagers"].keys():  # saved without them
-            del self.guests[name]
         for name, averager in self.averagers.items():
             if name not in state["averagers"]:
                 raise ValueError(f"observers.{name}: the run was started without this observer")

@@ -3,7 +3,9 @@
 import hashlib
 import io
 import json
+import os
 import shutil
+import signal
 from pathlib import Path
 
 import pytest
@@ -11,7 +13,8 @@ import torch
 from made_records import made_result
 from torch import nn
 
-from phaseavg.errors import UserError
+from phaseavg.errors import Interrupted, UserError
+from phaseavg.runs import folder as folder_module
 from phaseavg.runs import weights
 from phaseavg.runs.files import write_atomically
 from phaseavg.runs.folder import RunFolder, read_failure, read_result, record_failure
@@ -228,3 +231,21 @@ def test_a_finished_run_has_a_result_and_neither_checkpoints_nor_snapshots(tmp_p
         folder.reopen()
     assert read_result(tmp_path) is None
     assert json.loads((tmp_path / "result.json.previous").read_text()) == result
+
+
+def test_a_signal_ends_the_wait_for_another_process(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    sleeps = []
+
+    def interrupt(seconds: float) -> None:
+        sleeps.append(seconds)
+        os.kill(os.getpid(), signal.SIGTERM)
+
+    monkeypatch.setattr(folder_module.time, "sleep", interrupt)
+    message = f"interrupted while waiting for {tmp_path / 'run'}"
+    with RunFolder(tmp_path / "run"), pytest.raises(Interrupted, match=message):
+        RunFolder(tmp_path / "run", wait=True).__enter__()
+    assert len(sleeps) == 1
+    with RunFolder(tmp_path / "run"):  # the lock is free
+        pass

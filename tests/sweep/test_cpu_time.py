@@ -74,5 +74,5 @@ def test_a_table_says_it_before_its_first_run(
     lines = out.splitlines()
     (position,) = [n for n, line in enumerate(lines) if "days on this CPU" in line]
     assert lines[position].startswith("5 epochs take roughly ")
-    assert lines[position + 1].startswith("run 1 of 2")
+    assert lines[position + 1].startswith("prefix 1 of 1")
     assert status == 0

@@ -35,4 +35,7 @@ def test_times_on_the_same_device_and_execution_are_preferred(
     work = workload(plain.record())
     assert median_epoch_times(folders, describe_device(plain))[work] == (5.0, 1, f"{name}, fp32")
     assert median_epoch_times(folders, describe_device(fast))[work].seconds == 3.0
+    elsewhere = compose_settings(*TINY, "execution.device=cuda:99")
+    assert describe_device(elsewhere) == ""
+    assert median_epoch_times(folders, describe_device(elsewhere))[work].runs == 2
     assert median_epoch_times(folders, "a third, fp32")[work] == (1.1, 2, "another, fp32")

@@ -4,13 +4,17 @@ from collections.abc import Callable
 
 import pytest
 from conftest import TINY, composed
+from hydra.core.utils import JobReturn
 from made_cells import NETWORKS
 
-from phaseavg.config import check
+from phaseavg.config import NO_TRACKING, check
+from phaseavg.errors import OutOfTime, ProcessLost
 from phaseavg.identity import part_names
 from phaseavg.runs.prefixes import OWN
 from phaseavg.sweep.cells import Cell, Run
-from phaseavg.sweep.order import Job, arrange_jobs, prefix_nodes, prefix_run
+from phaseavg.sweep.launch import failed_job, launch
+from phaseavg.sweep.order import Job, arrange_jobs
+from phaseavg.sweep.outcomes import NewFiles
 from phaseavg.sweep.plan import shared_epochs
 
 MakeRun = Callable[..., Run]
@@ -31,16 +35,16 @@ def new_run() -> MakeRun:
     return make
 
 
-def describe(jobs: list[Job]) -> list[tuple[str, int, list[int]]]:
-    """Return the name, the start epoch and the saved prefixes of each job."""
+def describe(jobs: list[Job]) -> list[tuple[str, int]]:
+    """Return the name and the start epoch of each job."""
+    names = [job.run.settings.run_id.split("-")[3] for job in jobs]
     return [
         (
-            f"{job.run.settings.run_id.split('-')[3]} "
+            ("prefix " if job.is_prefix else f"{name} ")
             + "-".join(map(str, job.run.prefixes.schedule.epochs)),
             job.start,
-            sorted(job.keep),
         )
-        for job in jobs
+        for name, job in zip(names, jobs, strict=True)
     ]
 
 
@@ -50,100 +54,112 @@ def assert_served(jobs: list[Job]) -> None:
         if job.parent is None:
             continue
         assert job.parent in jobs[:number]
-        assert job.start in job.parent.keep
+        assert job.parent.is_prefix
+        assert job.start == job.parent.run.epochs
         own = {n: a for n, a in job.parent.run.prefixes.averages.items() if n != OWN}
-        offered = [average.identity(job.start) for average in own.values()]
-        offered += [
-            a.identity(job.start) for a, until in job.parent.guests.values() if until >= job.start
-        ]
+        offered = {a.identity(job.start) for a in [*own.values(), *job.parent.guests.values()]}
         needed = set(job.run.prefixes.needs(job.start).values())
-        needed |= {a.identity(job.start) for a, _ in job.guests.values()} - {None}
-        assert needed <= set(offered)
+        needed |= {average.identity(job.start) for average in job.guests.values()} - {None}
+        assert needed <= offered
         assert job.run.prefixes.key(job.start) == job.parent.run.prefixes.key(job.start)
+        assert job.parent.run.settings.share.dir == job.run.settings.share.dir
 
 
-def test_the_sgd_run_trains_the_prefix_of_the_others(new_run: MakeRun) -> None:
+def test_a_prefix_is_trained_before_its_runs(new_run: MakeRun) -> None:
     runs = [new_run([8, 4, 4], name) for name in ("phasewise", "none", "end", "rna")]
     jobs = arrange_jobs(runs)
     assert_served(jobs)
     assert describe(jobs) == [
-        ("noaveraging 8-4-4", 0, [8, 16]),
-        ("phasewise 8-4-4", 8, []),
-        ("atend 8-4-4", 16, []),
-        ("phasewise_rna 8-4-4", 8, []),
+        ("prefix 8", 0),
+        ("prefix 8-4-4", 8),
+        ("phasewise 8-4-4", 8),
+        ("phasewise_rna 8-4-4", 8),
+        ("noaveraging 8-4-4", 16),
+        ("atend 8-4-4", 16),
     ]
+    assert [job.level for job in jobs] == [0, 1, 1, 1, 2, 2]
     assert sum(job.epochs for job in jobs) == 16 + 8 + 8
 
 
-def test_without_an_sgd_run_a_separate_run_trains_the_prefix(new_run: MakeRun) -> None:
-    jobs = arrange_jobs([new_run([8, 4, 4], name) for name in ("phasewise", "rna")])
-    assert_served(jobs)
-    prefix, *rest = describe(jobs)
-    assert prefix == ("noaveraging 8", 0, [8])
-    assert [start for _, start, _ in rest] == [8, 8]
-
-
 def test_a_prefix_starts_from_another_prefix(new_run: MakeRun) -> None:
-    """100-50-50 → 80-40-40 at epoch 80 → averaging at the end at epoch 160."""
+    """80-40-40 at epoch 80 → 100-50-50 at epoch 100; averaging at the end shares 160 epochs."""
     lengths = ([10, 5, 5], [8, 4, 4])
     runs = [new_run(epochs, name) for epochs in lengths for name in ("none", "phasewise")]
     jobs = arrange_jobs([*runs, new_run([8, 4, 4], "end")])
     assert_served(jobs)
     assert describe(jobs) == [
-        ("noaveraging 10-5-5", 0, [8, 10]),
-        ("noaveraging 8-4-4", 8, [16]),
-        ("phasewise 10-5-5", 10, []),
-        ("phasewise 8-4-4", 8, []),
-        ("atend 8-4-4", 16, []),
+        ("prefix 8", 0),
+        ("prefix 10", 8),
+        ("prefix 8-4-4", 8),
+        ("phasewise 8-4-4", 8),
+        ("noaveraging 10-5-5", 10),
+        ("phasewise 10-5-5", 10),
+        ("noaveraging 8-4-4", 16),
+        ("atend 8-4-4", 16),
     ]
-    assert [job.level for job in jobs] == [0, 1, 1, 1, 2]
 
 
 def test_runs_without_shared_prefixes_keep_the_users_order(new_run: MakeRun) -> None:
     runs = [new_run([8, 4, 4], "phasewise", seed) for seed in (2, 0, 1)]
     jobs = arrange_jobs(runs)
     assert [job.run for job in jobs] == runs
-    assert all(job.parent is None and not job.keep for job in jobs)
+    assert all(job.parent is None and not job.is_prefix for job in jobs)
 
 
-def test_saved_epochs_are_not_trained_again(new_run: MakeRun) -> None:
-    runs = [new_run([8, 4, 4], name) for name in ("none", "phasewise", "rna")]
-    sgd = runs[0].settings.run_id
-    jobs = arrange_jobs(runs, {sgd: 12}, lambda settings, node, needs: node[0] == 8)
-    assert [(job.start, job.parent) for job in jobs] == [(12, None), (8, None), (8, None)]
-    # The SGD run is past epoch 8, so a separate run trains this prefix.
-    jobs = arrange_jobs(runs, {sgd: 12})
+def test_a_continued_sweep_has_the_same_prefixes(new_run: MakeRun) -> None:
+    runs = [new_run([8, 4, 4], name) for name in ("none", "phasewise", "rna", "end")]
+    first, *_ = arrange_jobs(runs)
+    ids = [run.run_id for run in runs]
+    # The SGD run is past its prefix, and the averaging at the end has finished.
+    jobs = arrange_jobs([*runs[2:], *runs[:2]], ids[:3], {ids[0]: 17, ids[1]: 3})
     assert_served(jobs)
-    assert [name for name, _, _ in describe(jobs)][:2] == ["noaveraging 8-4-4", "noaveraging 8"]
-
-
-@pytest.mark.parametrize("sgd", [True, False])
-def test_a_saved_prefix_without_the_averages_of_new_runs_is_trained_again(
-    new_run: MakeRun, sgd: bool
-) -> None:
-    runs = [new_run(epochs, "phasewise") for epochs in ([10, 5, 5], [8, 4, 4])]
-    runs += [new_run([10, 5, 5], "rna"), *([new_run([10, 5, 5], "none")] if sgd else [])]
-    jobs = arrange_jobs(runs, stored=lambda settings, node, needs: not needs and node[0] <= 10)
-    assert_served(jobs)
-    first, *rest = describe(jobs)
-    assert first == (f"noaveraging {'10-5-5' if sgd else '10'}", 0, [8, 10])
-    assert [start for _, start, _ in rest] == [10, 8, 10]
-    # A run without averaging starts from it, if the others have theirs.
-    runs = [new_run([8, 4, 4], name) for name in ("none", "phasewise", "rna")]
-    jobs = arrange_jobs(runs, stored=lambda settings, node, needs: node[0] == 8)
-    assert describe(jobs) == [
-        ("noaveraging 8-4-4", 8, []),
-        ("phasewise 8-4-4", 8, []),
-        ("phasewise_rna 8-4-4", 8, []),
+    assert sorted(describe(jobs)) == [
+        ("noaveraging 8-4-4", 17),
+        ("phasewise 8-4-4", 8),
+        ("phasewise_rna 8-4-4", 8),
+        ("prefix 8", 0),
     ]
+    assert jobs[0].run.settings.run_folder == first.run.settings.run_folder
+    assert [job.is_prefix for job in arrange_jobs(runs, ids[:1])] == [True, True, False]
+
+
+def test_prefixes_with_different_averages_have_different_folders(new_run: MakeRun) -> None:
+    runs = [new_run([8, 4, 4], name) for name in ("phasewise", "rna", "uniform")]
+    folders = {arrange_jobs(some)[0].run.settings.run_folder for some in (runs, runs[:2], runs[1:])}
+    assert len(folders) == 3
+
+
+@pytest.mark.parametrize("error", [ProcessLost("killed"), OutOfTime("later"), ValueError("wrong")])
+def test_runs_wait_for_an_unfinished_prefix_but_not_for_a_failed_one(
+    new_run: MakeRun, error: Exception
+) -> None:
+    class Stub:
+        def __init__(self) -> None:
+            self.names: list[str] = []
+
+        def launch(self, overrides: list[list[str]], initial_job_idx: int) -> list[JobReturn]:
+            new = [line[-1].removeprefix("hydra.job.name=") for line in overrides]
+            self.names.extend(new)
+            return [failed_job(error) for _ in new]
+
+    jobs = arrange_jobs([new_run([8, 4, 4], name) for name in ("phasewise", "rna")])
+    launcher = Stub()
+    launch(launcher, jobs, [], NewFiles(job.run for job in jobs))
+    runs = ["'run 1 of 2'", "'run 2 of 2'"] * isinstance(error, ValueError)
+    assert launcher.names == ["'prefix 1 of 1'", *runs]
 
 
 def test_the_overrides_of_a_prefix_define_its_run(new_run: MakeRun) -> None:
-    run = new_run([8, 4, 4], "rna")
-    (node, *_) = prefix_nodes([run])[run.run_id]
-    prefix = prefix_run(run, node)
-    assert prefix is not None
-    assert check(composed(*prefix.overrides)).recipe() == prefix.settings.recipe()
+    runs = [new_run([8, 4, 4], name) for name in ("rna", "phasewise")]
+    job = arrange_jobs(runs)[0]
+    settings = check(composed(*job.overrides))
+    assert settings.recipe() == job.run.settings.recipe()
+    assert settings.run_folder == job.run.settings.run_folder
+    assert settings.share.dir == runs[0].settings.share.dir
+    assert settings.tracking == job.run.settings.tracking == NO_TRACKING
+    assert settings.share.save
+    guests = [(g.averaging, g.epochs) for g in settings.share.guests.values()]
+    assert guests == [(average.part, average.epochs) for average in job.guests.values()]
 
 
 def test_shared_epochs_are_counted_once(new_run: MakeRun) -> None:
@@ -178,14 +194,14 @@ def test_shared_epochs_of_cells_match_a_count_by_hand(all_runs: dict[str, Run]) 
 
 
 SHARED = {
-    ("sgd", 60): "t1b/60-30-30-ours",
+    ("sgd", 60): "t1b/60-30-30-ours t1b/60-30-30-sgd",
     ("sgd", 80): "t1a/gamma0-0.5 t1a/gamma0-0.8 t1a/gamma0-0.9 t1a/gamma0-0.95 t1a/gamma0-0.99 "
-    "t1a/learnt t1b/80-40-40-ours t1c/phase-wise t2/ours t3/sgd-ours",
-    ("sgd", 100): "t1b/100-50-50-ours",
-    ("sgd", 160): "t1c/at-the-end",
-    **{(a, 80): f"t3/{a}-ours t4/{a}" for a in ("adam", "amsgrad", "adabound")},
+    "t1a/learnt t1b/80-40-40-ours t1c/phase-wise t2/ours t3/sgd-orig t3/sgd-ours",
+    ("sgd", 100): "t1b/100-50-50-ours t1b/100-50-50-sgd",
+    ("sgd", 160): "t1b/80-40-40-sgd t1c/at-the-end t1c/no t2/sgd",
+    **{(a, 80): f"t2/{a} t3/{a}-orig t3/{a}-ours t4/{a}" for a in ("adam", "amsgrad", "adabound")},
 }
-"""The cells that start from their network's SGD or adaptive run, by epoch."""
+"""The cells that start from a prefix, by optimizer and epoch."""
 
 
 def test_shared_prefixes_of_tables_1_to_4(all_runs: dict[str, Run]) -> None:
@@ -196,10 +212,11 @@ def test_shared_prefixes_of_tables_1_to_4(all_runs: dict[str, Run]) -> None:
         if run.settings.seed == 0 and (run.cells[0].dataset, run.cells[0].model) == own
     ]
     jobs = arrange_jobs(runs)
-    assert {job.run.run_id for job in jobs} == {run.run_id for run in runs}  # no other prefix
+    assert_served(jobs)
+    assert sum(job.is_prefix for job in jobs) == len(SHARED)
     found: dict[tuple[str, int], list[str]] = {}
     for job in jobs:
-        if job.parent and not job.run.prefixes.averages_nothing:
+        if job.parent and not job.is_prefix:
             optimizer = part_names(job.run.settings.recipe())["optimizer"].replace("adam_", "")
             cells = found.setdefault((optimizer, job.start), [])
             cells.extend(f"{cell.table}/{cell.column}" for cell in job.run.cells)

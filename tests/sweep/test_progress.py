@@ -13,9 +13,10 @@ import torch
 from conftest import TINY, Prompt
 from made_records import made_result, metrics_line
 
+from phaseavg.runs.prefixes import save
 from phaseavg.sweep import progress
 from phaseavg.sweep.cells import Run
-from phaseavg.sweep.order import arrange_jobs
+from phaseavg.sweep.order import Job, arrange_jobs
 from phaseavg.sweep.outcomes import NewFiles
 from phaseavg.sweep.progress import SweepProgress
 from phaseavg.training.progress import TrainingProgress
@@ -50,7 +51,15 @@ def write(path: Path, text: str) -> None:
 
 
 def make_progress(runs: list[Run]) -> SweepProgress:
-    return SweepProgress(arrange_jobs(runs), NewFiles(runs))
+    jobs = arrange_jobs(runs)
+    return SweepProgress(jobs, NewFiles(job.run for job in jobs))
+
+
+def store(job: Job) -> None:
+    """Save an empty prefix."""
+    end, share = job.run.epochs, job.run.settings.share.dir
+    averages = {average.identity(end): name for name, average in job.guests.items()}
+    save(share, job.run.prefixes.key(end), end, {}, {}, averages, [])
 
 
 def test_epochs_left_and_the_time_for_them(
@@ -63,9 +72,10 @@ def test_epochs_left_and_the_time_for_them(
     with make_progress(runs) as shown:
         before = torch.get_rng_state()
         assert shown.describe() is None  # nothing trained yet
+        store(arrange_jobs(runs)[0])
         train(runs[0], 4)
         clock[0] = 100.0
-        # Seed 0 has one epoch of SGD left, and three of the run that starts from it.
+        # Seed 0 has one epoch of SGD left, and three of the other run.
         assert shown.describe() == "sweep: 0 of 4 runs have ended; 12 epochs left, about 5 min"
         train(runs[0], 5, "result.json")
         train(runs[1], 2, "failure.json")

@@ -79,25 +79,20 @@ def steps(monkeypatch: pytest.MonkeyPatch) -> list[int]:
     return taken
 
 
-ALL = {"atend": 5, "noaveraging": 0, "phasewise": 2, "phasewise_rna": 2}
+ALL = {"atend": 5, "noaveraging": 5, "phasewise": 2, "phasewise_rna": 2}
 FAMILIES = [
-    # A window that begins inside the prefix. No run without averaging is requested, so a separate
-    # run trains the prefix.
-    (
-        "averaging=end averaging.window=phase,training",
-        {"atend": 5, "noaveraging": 0},
-        5,
-    ),
+    # A window that begins inside the prefix.
+    ("averaging=end averaging.window=phase,training", {"atend": 5}, 5),
     *also_slow(
         # An average with the weights at the start of its window, and one that is not incremental.
         (
             "averaging=phasewise averaging/weights=bema,blend",
-            {"noaveraging": 0, "phasewise_bema": 2, "phasewise_blend": 2},
+            {"phasewise_bema": 2, "phasewise_blend": 2},
             2 + 3 + 3,
         ),
         (
             "averaging=rna averaging.weights.rho=1e-5,1e-2 checkpoint_seconds=0",
-            {"phasewise_rna": 2, "noaveraging": 0},
+            {"phasewise_rna": 2},
             2 + 3 + 3,
         ),
         # With Adam's state, and learning rates step by step.
@@ -111,14 +106,14 @@ FAMILIES = [
         # One phase: everything is shared.
         (
             f"{AVERAGINGS} schedule=cosine schedule.epochs=[3]",
-            {"atend": 3, "noaveraging": 0, "phasewise": 3, "phasewise_rna": 3},
+            {"atend": 3, "noaveraging": 3, "phasewise": 3, "phasewise_rna": 3},
             3,
         ),
         # The prefix also evaluates the epochs that its runs evaluate.
         (
             "averaging=none,uniform,phasewise evaluation.average_every=1 "
             "evaluation.batchnorm_every=2 batchnorm_batches=3 +averaging@observers.swa=uniform",
-            {"noaveraging": 0, "phasewise": 2, "phasewise_uniform": 2},
+            {"noaveraging": 2, "phasewise": 2, "phasewise_uniform": 2},
             5 + 3 + 3,
         ),
         # A chain: the shorter SGD run starts from the longer SGD run, and so on.
@@ -220,26 +215,31 @@ def test_concurrent_sweeps_train_each_prefix_once(
     assert len(file.read_bytes()) <= DIFFERENT_STEPS + 1
 
 
-def test_a_later_sweep_trains_the_prefix_again_once(
+def test_a_later_sweep_with_other_averages_trains_the_prefix_again_once(
     prompt: Prompt, tmp_path: Path, steps: list[int]
 ) -> None:
-    """Its runs need averages that the saved prefix does not contain."""
     assert prompt("-m", *SHORT, "averaging=phasewise,rna")[0] == 0
-    (prefix,) = tmp_path.glob("runs/*noaveraging*")
-    weights = (prefix / "weights.safetensors").read_bytes()
-    later = ("-m", *SHORT, "save_weights=false", "averaging=phasewise")
-    later = (*later, "averaging.weights.gamma0=0.5,0.7,0.8", "records_dir=elsewhere")
+    later = ("-m", *SHORT, "averaging=phasewise", "averaging.weights.gamma0=0.5,0.7,0.8")
     steps.clear()
     status, out, err = prompt(*later)
     assert (status, err) == (0, "")
     assert out.splitlines()[-1] == "sweep: 3 finished, 0 finished before"
     assert len(steps) == STEPS * (2 + 3 * 3)
-    assert (prefix / "result.json.previous").exists()
-    assert (prefix / "weights.safetensors").read_bytes() == weights
     assert prompt(*later, "runs_dir=alone", "share=false")[0] == 0
-    alone = outcomes(tmp_path / "alone")
-    together = outcomes(tmp_path / "runs")
-    assert_equal({run_id: ({}, *together[run_id][1:]) for run_id in alone}, alone)
+    assert_equal(outcomes(tmp_path / "runs"), outcomes(tmp_path / "alone"))
+
+
+def test_a_prefix_leaves_an_equal_run_as_it_is(prompt: Prompt, tmp_path: Path) -> None:
+    """A cell of Table 3 is the same run as the prefix of phase-wise averaging."""
+    sgd = (*SHORT, "averaging=none", "schedule.epochs=[2]", "schedule.factors=[1]")
+    assert prompt(*sgd)[0] == 0
+    (folder,) = (tmp_path / "runs").iterdir()
+    files = {path: path.read_bytes() for path in folder.iterdir()}
+    status, out, _ = prompt("-m", *SHORT, "averaging=phasewise,rna")
+    assert (status, out.splitlines()[-1]) == (0, "sweep: 2 finished, 0 finished before")
+    assert {path: path.read_bytes() for path in folder.iterdir()} == files
+    (prefix,) = (tmp_path / "runs/shared/runs").glob("*/*")
+    assert prefix.name == folder.name
 
 
 @pytest.mark.slow
@@ -305,7 +305,7 @@ def test_runs_finish_if_a_full_disk_prevents_saving_a_prefix(
     monkeypatch.setattr("phaseavg.runs.prefixes.write_atomically", full)
     status, out, _ = prompt("-m", *SHORT, "averaging=none,phasewise")
     assert status == 0
-    assert "share.dir: no space left; dependent runs will train from scratch" in out
+    assert "share.dir: no space left; the runs of this prefix will train from scratch" in out
     assert set(inherited(tmp_path / "runs").values()) == {0}
 
 
@@ -344,18 +344,18 @@ def test_runs_with_an_interrupted_prefix_are_not_started(
 
 
 @pytest.mark.slow
-def test_an_interrupted_prefix_is_trained_again_if_it_lacks_averages(
+def test_sweeps_with_other_averages_do_not_disturb_an_interrupted_prefix(
     prompt: Prompt, tmp_path: Path, steps: list[int], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Otherwise the runs that need these averages would each train the prefix's epochs."""
     with monkeypatch.context() as later:
         clock = SimpleNamespace(time=lambda: time.time() + 3 * 3600 * (len(steps) >= 3))
         later.setattr(loop, "time", clock)
         prompt("-m", *SHORT, "averaging=phasewise,rna", "budget=2h")
-    command = ("-m", *SHORT, "averaging=phasewise", "averaging.weights.gamma0=0.5,0.7,0.8")
-    status, out, _ = prompt(*command)
-    assert "training again, with averages for other runs" in out
-    assert (status, len(steps)) == (0, 3 + STEPS * (2 + 3 * 3))
+    assert len(steps) == 3
+    assert prompt("-m", *SHORT, "averaging.weights.gamma0=0.5,0.7,0.8")[0] == 0
+    assert len(steps) == 3 + STEPS * (2 + 3 * 3)
+    assert prompt("-m", *SHORT, "averaging=phasewise,rna")[0] == 0
+    assert len(steps) == STEPS * (2 + 3 * 3) + STEPS * (2 + 3 * 2)  # it went on from step 3
 
 
 @pytest.mark.slow
@@ -363,7 +363,7 @@ def test_runs_of_a_failed_prefix_are_trained_alone(
     prompt: Prompt, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def broken(self: Sharing, *_: Any) -> None:
-        if self.keep:
+        if self.settings.share.save:
             raise RuntimeError("no prefix today")
         restore(self, *_)
 

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from phaseavg.errors import OutOfTime
-from phaseavg.training.signals import StopSignals
+from phaseavg.signals import StopSignals
 
 
 @pytest.fixture
