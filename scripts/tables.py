@@ -1,8 +1,9 @@
-"""Write tables from records: `python scripts/tables.py table=t1a model=cnn13`.
+"""Write tables from records: `python scripts/tables.py table=t1a`.
 
-Accepts the same overrides as a sweep with `train.py -m`. Writes each table as Markdown, CSV, LaTeX
-and HTML to results/STUDY/tables; --claims also writes the verdicts on the paper's claims to
-results/STUDY. STUDY is the scale, such as full. Trains nothing.
+Accepts the same overrides as a sweep with `train.py -m`, and writes whole tables, also if the
+overrides select cells. Writes each table as Markdown, CSV, LaTeX and HTML to results/STUDY/tables;
+--claims also writes the verdicts on the paper's claims to results/STUDY. STUDY is the scale, such
+as full. Trains nothing.
 """
 
 import argparse
@@ -10,11 +11,12 @@ import sys
 from pathlib import Path
 
 from phaseavg.cli import one_line_errors
+from phaseavg.errors import UserError
 from phaseavg.report.cells import read_paper
 from phaseavg.report.claims_page import write_claims
 from phaseavg.report.study import read_study
 from phaseavg.report.tables import write_tables
-from phaseavg.sweep.cells import study_name
+from phaseavg.sweep.cells import STUDY, override_key, parse_overrides, study_name
 
 ROOT = Path(__file__).parents[1]
 
@@ -26,11 +28,16 @@ def main() -> int:
     parser.add_argument("overrides", nargs="+", help="table=… and others, as for train.py -m")
     parser.add_argument("--config-dir", type=Path, help="folder with your own tables")
     parser.add_argument("--output", type=Path, help="folder; default results/STUDY")
-    parser.add_argument("--all-cells", action="store_true", help="ignore the selection of cells")
-    parser.add_argument("--claims", action="store_true", help="verdicts, too; needs all tables")
+    parser.add_argument("--claims", action="store_true", help="verdicts, too; needs table=all")
     args = parser.parse_intermixed_args()
     paper = read_paper(ROOT / "results/paper.csv")
-    study = read_study(args.overrides, ROOT / "conf", paper, args.all_cells, args.config_dir)
+    study = read_study(args.overrides, ROOT / "conf", paper, True, args.config_dir)
+    for table in paper.index.unique("table") if args.claims else ():
+        if table not in study.request.tables:
+            raise UserError(f"--claims: needs table=all; table={table} is missing")
+    changes = [o for o in study.changes if override_key(parse_overrides([o])[0]) not in STUDY]
+    if changes and args.output is None:
+        raise UserError(f"{changes[0]}: changes the results; select a folder with --output")
     output = args.output or Path("results", study_name(args.overrides))
     paths = write_tables(study, output / "tables")
     if args.claims:

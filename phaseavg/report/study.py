@@ -73,19 +73,23 @@ class Study:
         return replace(self, request=replace(self.request, cells=cells), runs=runs)
 
     @property
+    def changes(self) -> list[str]:
+        """The overrides of all cells that change the paper's settings."""
+        return changes_of(self.request)
+
+    @property
     def remark(self) -> str:
-        """The settings that all cells share, in words."""
-        return common_settings(self.request)
+        """The changes in words."""
+        return f"With {' '.join(self.changes)}" if self.changes else ""
 
 
-def common_settings(request: Request) -> str:
-    """Return the shared settings that affect the results, in words."""
-    shown = [
+def changes_of(request: Request) -> list[str]:
+    """Return the overrides of all cells that change the paper's settings."""
+    return [
         o
         for o in request.common
         if o not in FULL_SIZE and re.split("[.=/@]", o.lstrip("+~"))[0] in RESULT_KEYS
     ]
-    return f"With {' '.join(shown)}" if shown else ""
 
 
 def without_hydra(overrides: Sequence[str]) -> list[str]:
@@ -120,7 +124,7 @@ def read_study(
         if all_cells:
             request = select_all_cells(request)
         runs = cell_runs(request.cells, request.seeds, composed)
-    changed = {cell_key(cell) for cell in request.cells} if common_settings(request) else set()
+    changed = {cell_key(cell) for cell in request.cells} if changes_of(request) else set()
     comparable = paper[[key not in changed for key in paper.index]]
     return Study(request, runs, *read_records(runs.values()), comparable)
 

@@ -142,9 +142,13 @@ def override_values(override: Override) -> list[str]:
     return [override.get_value_element_as_str()]
 
 
+STUDY = ("scale", "preset")
+"""Config groups whose options name a study and the folder of its results."""
+
+
 def study_name(overrides: Iterable[str]) -> str:
     """Return the name of the results' folder: the options of `scale` and `preset`, or `full`."""
-    parsed = [o for o in parse_overrides(overrides) if override_key(o) in ("scale", "preset")]
+    parsed = [o for o in parse_overrides(overrides) if override_key(o) in STUDY]
     names = [override_values(override)[0] for override in parsed]
     return "-".join(name for name in names if name not in ("full", "none")) or "full"
 

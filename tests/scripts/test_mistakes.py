@@ -27,6 +27,8 @@ MISTAKES = [
         "column=x: table=t1a has no such column; choices: ",
     ),
     ("tables.py table=t1a model.widht=1", "model.widht: there is no such key; choices: width"),
+    ("tables.py table=t1a --claims", "--claims: needs table=all; table=t1b is missing"),
+    ("tables.py table=t1a batch_size=64", "batch_size=64: changes the results; select a folder"),
     (
         "wandb_dashboard.py table=9 --dry-run",
         "table=9: there is no such option; choices: ",
