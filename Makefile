@@ -43,7 +43,7 @@ tables: .venv/installed ## all tables and the verdicts on the claims: results/fu
 fig4 fig5 fig6: .venv/installed ## a figure: results/figures
 	$(BIN)/python scripts/figures.py $@ $(SCALED) $(ARGS)
 
-figures: .venv/installed ## all figures that there are numbers of: results/figures
+figures: .venv/installed ## every figure that has data: results/figures
 	-$(BIN)/python scripts/figures.py $(SCALED) $(ARGS)
 
 report: .venv/installed ## all results as one page: results/index.html; ARGS="--runs runs/demo" adds runs

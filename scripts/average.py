@@ -1,8 +1,9 @@
 """Average saved weights: `python scripts/average.py WEIGHTS … --average tail=0.25`.
 
 WEIGHTS are files (safetensors, state dicts of torch) or Hugging Face folders, oldest first, or a
-folder of them, sorted by name. Each average is written with its coefficients as metadata. BatchNorm
-statistics are those of the last file: recompute them before use (recompute_batchnorm).
+folder of them, in natural order (2 before 10). Each average is written with its coefficients as
+metadata. BatchNorm statistics are those of the last file: recompute them before use
+(recompute_batchnorm).
 
 If WEIGHTS is a run folder of this project (save_trajectory=epochs), a phase is averaged, and each
 average is tested after a BatchNorm pass; --figure draws the errors.

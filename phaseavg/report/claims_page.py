@@ -25,17 +25,17 @@ RULE = """\
 # What the paper claims, and what our runs say
 
 Verdicts by one rule. The unit is the seed: paired differences are averaged over cells for each
-seed, and a 95 % t interval is taken over the seeds. A pair is of two runs with the same seed and
-the same execution: device, precision, threads and version of torch. A claim **holds** if the
-interval lies below its margin (0, where nothing else is said), **does not hold** if it lies above,
-and is **open** else. A claim that says "and" or "every" (C3 to C9) has parts: each pair of columns,
-averaged over the networks; in C6 each pair on each data set and network. It holds only if each part
-holds, and does not hold if one part lies above its margin after Holm's correction over the parts
-with two seeds or more. The difference beside it is the mean over its cells, and decides nothing
-there. With three seeds the interval is ± 2.5 deviations, so many will be open. A claim with a part
-of fewer than two seeds cannot hold. The cells used are the largest block of cells and seeds in
-which no run is missing; *so far* says that cells are missing. Errors and differences are in %; what
-is below the margin speaks for the claim. Runs that diverged count as missing.
+seed, and a 95 % t interval is taken over the seeds. Two runs form a pair if they have the same seed
+and the same execution: device, precision, threads and version of torch. A claim **holds** if the
+interval lies below its margin (0 unless stated otherwise), **does not hold** if it lies above, and
+is **open** otherwise. A claim that says "and" or "every" (C3 to C9) has parts: each pair of
+columns, averaged over the networks; in C6 each pair on each data set and network. It holds only if
+each part holds, and does not hold if one part lies above its margin after Holm's correction over
+the parts with two seeds or more. The difference shown is the mean over all its cells, and does not
+affect such a verdict. With three seeds the interval is ± 2.5 deviations, so many will be open. A
+claim with a part of fewer than two seeds cannot hold. The cells used are the largest block of cells
+and seeds in which no run is missing; *so far* says that cells are missing. Errors and differences
+are in %; what is below the margin speaks for the claim. Runs that diverged count as missing.
 """
 
 
@@ -116,13 +116,13 @@ def summary_table(verdicts: pd.DataFrame) -> pd.DataFrame:
     )
 
 
-def _paper_summary(differences: pd.Series) -> str:
+def _paper_summary(differences: pd.Series, margin: float) -> str:
     """Describe the paper's numbers for a claim, with the exceptions."""
     differences = differences.dropna()
     if differences.empty:
         return "no figures"
-    signs = differences.map(lambda difference: margin_side(difference, 0.0))
-    below = f"below 0 in {(signs == 'below').sum()} of {len(differences)} cells"
+    signs = differences.map(lambda difference: margin_side(difference, margin))
+    below = f"below {margin:g} in {(signs == 'below').sum()} of {len(differences)} cells"
     words = [f"mean {_number(differences.mean())}, {below}"]
     for word, sign in (("against it", "above"), ("equal", "equal")):
         cells = [f"{' '.join(key[1:])} ({key[0]})" for key in differences.index[signs == sign]]
@@ -205,7 +205,8 @@ def claims_page(study: Study, paper: pd.DataFrame) -> tuple[pd.DataFrame, str]:
         rows = _rows(claim, study, networks, data)
         published = differences_in(claim, paper)
         theirs = {key: value for key, value in published.items() if key[1:] in comparable}
-        sections += _section(claim, rows, _cells(claim, data, theirs), _paper_summary(published))
+        words = _paper_summary(published, claim.margin or 0.0)
+        sections += _section(claim, rows, _cells(claim, data, theirs), words)
         verdicts += rows
     frame = pd.DataFrame(verdicts)
     remark = study.remark and f"{study.remark}."

@@ -85,11 +85,11 @@ CLAIMS = (
         margin=None,
         parts=EACH_PAIR,
         alternatives=True,
-        note="It holds if 0.9, or if 0.95, is worse than none of the other three by the margin or "
-        "more: the same one for all networks. As there are two to choose from, their intervals are "
-        "of 97.5 %. It does not hold if both are worse than another. The difference above is that "
-        "of the better one to the other that comes nearest. The margin is the sample deviation of "
-        "the best γ0 of a network (by its mean), averaged over the networks.",
+        note="It holds if one of 0.9 and 0.95, the same for all networks, is less than the margin "
+        "worse than each of the other three. As there are two to choose from, their intervals are "
+        "of 97.5 %. It does not hold if both are worse than another. The difference shown is that "
+        "of the better candidate from its closest rival. The margin is the sample deviation of the "
+        "best γ0 of a network (by its mean), averaged over the networks.",
     ),
     Claim(
         "C2",
@@ -138,7 +138,7 @@ CLAIMS = (
         tuple(Pair(f"{a}: 80 − 160", ("t3", f"{a}-ours"), ("t4", a)) for a in ADAPTIVE),
         margin=HELP,
         parts=EACH_PAIR,
-        note=f"What the phases after the first gain has to be below {HELP} % of error, a margin "
+        note=f"The gain of the phases after the first must be below {HELP} % of error, a margin "
         "that was set beforehand.",
     ),
     Claim(

@@ -148,8 +148,8 @@ def table_notes(cells: pd.DataFrame, rows: pd.DataFrame) -> list[str]:
     if len(compared):
         pairs = ", ".join(compared["column"] + " − " + compared["baseline"])
         notes.append(
-            f"{DIFFERENCE}: {pairs}; the mean over the seeds that both have with the "
-            "same execution, with its 95 % t interval from two seeds on; (n) where they are fewer."
+            f"{DIFFERENCE}: {pairs}; mean over the seeds that both have with the same execution; "
+            "brackets: 95 % t interval, for two or more; (n): their number, if it differs from n."
         )
     borrowed = rows.loc[rows["before_averaging"].astype(bool), "column"]
     for column, count in borrowed.value_counts(sort=False).items():
@@ -160,7 +160,7 @@ def table_notes(cells: pd.DataFrame, rows: pd.DataFrame) -> list[str]:
     letters = execution_letters(cells)
     if letters:
         listed = "; ".join(f"[{letter}] {what}" for what, letter in letters.items())
-        notes.append(f"Executions are mixed, and differences with them: {listed}.")
+        notes.append(f"Executions differ (paired differences are of equal ones): {listed}.")
     elif filled:
         notes.append(f"All runs: {rows['execution'].iloc[0]}.")
     modified = rows.loc[rows["modified"].str.contains("True"), "run_id"].nunique()

@@ -131,9 +131,15 @@ def copy_records(source: Path, records: Path) -> tuple[int, int]:
 
 
 def write_runs(records: Path) -> Path:
-    """Write runs.csv next to a folder of records, one line per run; return its path."""
+    """Write runs.csv next to a folder of records, one line per run; return its path.
+
+    Raises:
+        UserError: if the folder contains no record, or the file cannot be written.
+    """
     path = records.parent / "runs.csv"
     runs, _ = load_runs(records)
+    if runs.empty:
+        raise UserError(f"--records={records}: contains no record; choose a folder of records")
     text = runs.drop(columns=["path", "segments"], errors="ignore").to_csv(index=False)
     write_atomically(path, text.encode(), f"--records={records}")
     return path

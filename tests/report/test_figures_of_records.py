@@ -227,8 +227,12 @@ def test_each_network_with_runs_has_a_figure(
 
 
 def test_without_records_the_command_is_reported(tmp_path: Path) -> None:
-    with pytest.raises(UserError, match=r"has finished; run python train\.py -m table=t1a"):
-        computed("fig5", "model=cnn13", f"runs_dir={tmp_path}", f"records_dir={tmp_path}")
+    with pytest.raises(
+        UserError, match=r"no numbers to draw yet; run python train\.py -m table=t1a"
+    ):
+        computed(
+            "fig5", "table=t2", "model=cnn13", f"runs_dir={tmp_path}", f"records_dir={tmp_path}"
+        )
 
 
 def test_the_same_numbers_give_the_same_files(study: Study, tmp_path: Path) -> None:

@@ -84,7 +84,7 @@ def test_the_page_shows_all_results(results: Path, capsys: pytest.CaptureFixture
 def test_without_results_the_page_shows_the_commands(tmp_path: Path) -> None:
     index, _ = write_page(tmp_path / "new", [])
     text = text_of(index.read_text())
-    assert "None has been drawn; make figures" in text
+    assert "No figures yet: make figures" in text
     assert "None yet. make demo trains eight" in text
 
 

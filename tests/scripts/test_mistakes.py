@@ -21,6 +21,7 @@ MISTAKES = [
     ("evaluate.py nowhere", "nowhere/config.yaml: "),
     ("figures.py fig7", "fig7: is not a figure; choices: fig1, fig2, fig3, fig4"),
     ("records.py nowhere", "nowhere: contains no ended run"),
+    ("records.py --records nowhere", "--records=nowhere: contains no record; choose a folder"),
     ("report.py --runs nowhere", "--runs=nowhere: folder not found"),
     (
         "tables.py table=t1a column=x",

@@ -101,12 +101,14 @@ class RecordsFigure:
     per_network: bool = False
 
     def drawings(self, name: str, inputs: Inputs) -> Iterator[tuple[str, Drawn]]:
-        """Yield the figures with their names.
+        """Yield the figures with their names. The user's `table` is ignored.
 
         Raises:
-            UserError: if none of the figure's runs has finished.
+            UserError: if there is nothing to draw.
         """
-        overrides = [f"table={','.join(self.tables)}", *inputs.overrides]
+        typed = parse_overrides(without_hydra(inputs.overrides))
+        others = [o.input_line for o in typed if override_key(o) != "table"]
+        overrides = [f"table={','.join(self.tables)}", *others]
         study = read_study(overrides, inputs.conf, read_paper(inputs.paper))
         cells, filled = len(study.request.cells), study.finished.groupby(CELL).ngroups
         command = shlex.join(["python", "train.py", "-m", *overrides])
@@ -122,7 +124,7 @@ class RecordsFigure:
                 empty = False
                 yield full_name, (picture, numbers)
         if empty:
-            raise UserError(f"{name}: none of its runs has finished; run {command}")
+            raise UserError(f"{name}: no numbers to draw yet; run {command}")
 
 
 TABLE_1 = ("t1a", "t1b", "t1c", "t1d")
@@ -160,7 +162,9 @@ FIGURES: dict[str, SettingsFigure | RunFigure | RecordsFigure] = {
 def figure_title(name: str) -> str:
     """Return the title of a figure, given the stem of its file names."""
     kind, _, rest = name.partition("-")
-    title = FIGURES[kind].title if kind in FIGURES else name
+    titles = {"averages": "Test errors of averages"}  # drawn by scripts/average.py
+    titles |= {kind: figure.title for kind, figure in FIGURES.items()}
+    title = titles.get(kind, name)
     return f"{title}: {rest}" if rest else title
 
 
