@@ -5,13 +5,13 @@
 
 import hashlib
 import io
-import os
-import threading
 from collections.abc import Mapping
 from pathlib import Path
 
 import torch
 from torch import Tensor
+
+from phaseavg.atomic import replacing
 
 
 def to_bytes(tensors: Mapping[str, Tensor]) -> bytes:
@@ -38,19 +38,12 @@ def write_with_checksum(folder: Path, stem: str, content: bytes) -> str:
         OSError: if the file cannot be written; the error names the file.
     """
     path = folder / f"{stem}-{hashlib.sha256(content).hexdigest()[:16]}.pt"
-    # Another process or thread may write the same file.
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.{threading.get_ident()}.part")
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        with temporary.open("wb") as file:
-            file.write(content)
-            file.flush()
-            os.fsync(file.fileno())
-        temporary.replace(path)
+        with replacing(path) as temporary:
+            temporary.write_bytes(content)
     except OSError as error:  # an OSError from write() does not name the file
         raise OSError(error.errno, error.strerror, str(path)) from error
-    finally:
-        temporary.unlink(missing_ok=True)
     return path.name
 
 

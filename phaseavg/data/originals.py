@@ -1,12 +1,10 @@
 """Load the official files of a torchvision data set, and prepare them for fast loading."""
 
 import json
-import os
 import zlib
 from collections.abc import Iterable
 from contextlib import suppress
 from pathlib import Path
-from secrets import token_hex
 from typing import Any
 
 import numpy as np
@@ -14,6 +12,7 @@ import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 
+from phaseavg.atomic import replacing
 from phaseavg.errors import describe
 
 Splits = list[tuple[np.ndarray, np.ndarray]]
@@ -83,19 +82,12 @@ def write_prepared(path: Path, stamp: str, splits: Splits) -> None:
     """
     for leftover in path.parent.glob(f".{path.name}.*.part"):  # of a killed process
         leftover.unlink(missing_ok=True)
-    temporary = path.with_name(f".{path.name}.{token_hex(4)}.part")
     images = {f"images{n}": array for n, (array, _) in enumerate(splits)}
     labels = {f"labels{n}": array for n, (_, array) in enumerate(splits)}
     tensors = {name: torch.from_numpy(array) for name, array in (images | labels).items()}
     checksum = _checksum((images | labels).values())
-    try:
-        with temporary.open("wb") as file:
-            file.write(save(tensors, {"originals": stamp, "crc32": checksum}))
-            file.flush()
-            os.fsync(file.fileno())
-        temporary.replace(path)
-    finally:
-        temporary.unlink(missing_ok=True)
+    with replacing(path) as temporary:
+        temporary.write_bytes(save(tensors, {"originals": stamp, "crc32": checksum}))
 
 
 def _arrays(split: Any) -> tuple[np.ndarray, np.ndarray]:

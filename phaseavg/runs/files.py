@@ -10,6 +10,7 @@ from typing import Any
 
 import yaml
 
+from phaseavg.atomic import replacing
 from phaseavg.errors import UserError
 
 
@@ -34,16 +35,10 @@ def write_atomically(path: Path, content: bytes, option: str | None = None) -> N
     Raises:
         UserError: if the file cannot be written; the old file remains.
     """
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.part")
     try:
-        with temporary.open("wb") as file:
-            file.write(content)
-            file.flush()
-            os.fsync(file.fileno())
-        temporary.replace(path)
+        with replacing(path) as temporary:
+            temporary.write_bytes(content)
     except OSError as error:
-        with contextlib.suppress(OSError):
-            temporary.unlink(missing_ok=True)
         option = option or f"runs_dir={path.parent.parent}"
         raise UserError(
             f"{option}: cannot write {path.parent.name}/{path.name} ({error.strerror}); "
@@ -54,7 +49,7 @@ def write_atomically(path: Path, content: bytes, option: str | None = None) -> N
 def remove_leftovers(folder: Path) -> None:
     """Remove temporary files left in a folder by killed processes."""
     for path in folder.glob(".*.part"):
-        if re.fullmatch(r"\..+\.\d+(\.\d+)?\.part", path.name):
+        if re.fullmatch(r"\..+\.\d+\.\d+\.part", path.name):
             path.unlink(missing_ok=True)
 
 

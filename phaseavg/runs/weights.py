@@ -1,6 +1,5 @@
 """Save and load final weights as safetensors; tied weights are saved once."""
 
-import os
 from contextlib import suppress
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -9,6 +8,7 @@ import safetensors
 from safetensors.torch import load_model, save_model
 from torch import nn
 
+from phaseavg.atomic import replacing
 from phaseavg.errors import UserError, describe
 from phaseavg.processes import on_first
 
@@ -20,14 +20,10 @@ def write_weights(model: nn.Module, path: Path, run_id: str) -> int:
     Raises:
         UserError: if the file cannot be written, or safetensors cannot store the weights.
     """
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.part")
     try:
-        save_model(model, str(temporary), {"run_id": run_id})
-        with temporary.open("rb") as file:
-            os.fsync(file.fileno())
-        temporary.replace(path)
+        with replacing(path) as temporary:
+            save_model(model, str(temporary), {"run_id": run_id})
     except (OSError, safetensors.SafetensorError) as error:
-        temporary.unlink(missing_ok=True)
         raise UserError(
             f"runs_dir={path.parent.parent}: cannot write {path.parent.name}/{path.name} ({error})"
             "; free disk space or set another folder, and rerun the same command to resume"

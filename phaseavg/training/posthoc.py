@@ -11,6 +11,7 @@ from safetensors import SafetensorError
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
+from phaseavg.atomic import replacing
 from phaseavg.averaging import (
     BEMA,
     RNA,
@@ -264,16 +265,13 @@ def write_average(path: Path, average: StateDict, metadata: Mapping[str, Any]) -
     Raises:
         UserError: if the file cannot be written.
     """
-    temporary = path.with_name(f".{path.name}.part")
+    text = {key: json.dumps(value) for key, value in metadata.items()}
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        text = {key: json.dumps(value) for key, value in metadata.items()}
-        save_file(dict(average), temporary, {"format": "pt", **text})
-        temporary.replace(path)
+        with replacing(path) as temporary:
+            save_file(dict(average), temporary, {"format": "pt", **text})
     except (OSError, SafetensorError) as error:
         raise UserError(f"--output={path.parent}: cannot write {path.name} ({error})") from error
-    finally:
-        temporary.unlink(missing_ok=True)
 
 
 def evaluate_average(

@@ -201,8 +201,8 @@ def test_metrics_with_nan_are_rejected(tmp_path: Path) -> None:
 
 
 def test_leftovers_of_a_killed_write_are_removed(tmp_path: Path) -> None:
-    own = (".result.json.123.part", f"snapshots/.snapshot-0001-{'0' * 16}.pt.1.2.part")
-    mine = (".mine.part", "mine/.result.json.123.part")
+    own = (".result.json.123.4.part", f"snapshots/.snapshot-0001-{'0' * 16}.pt.1.2.part")
+    mine = (".mine.part", "mine/.result.json.123.4.part")
     for name in (*own, *mine):
         (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
         (tmp_path / name).write_text("half")
