@@ -43,6 +43,16 @@ class Submitted:
     job: Job[JobReturn]
     gone_since: float | None = None
 
+    @property
+    def name(self) -> str:
+        """The name of the job."""
+        return job_name(self.settings)
+
+
+def job_name(settings: Settings) -> str:
+    """Return the name of a run's job."""
+    return f"prefix-{settings.run_id}" if settings.share.save else settings.run_id
+
 
 def launch(launcher: SlurmLauncher, jobs: Sequence[Sequence[str]], first: int) -> list[JobReturn]:
     """Submit one job per run and wait until each job has a result or leaves the queue.
@@ -95,11 +105,11 @@ def submit(
     executor = create_executor(launcher.params)
     for number, overrides in enumerate(jobs, start=first):
         settings = load_settings(launcher, overrides)
-        executor.update_parameters(name=settings.run_id)
+        executor.update_parameters(name=job_name(settings))
         arguments = (list(overrides), "hydra.sweep.dir", number, f"job {number}")
         job = executor.submit(launcher, *arguments, Singleton.get_state())
         submitted.append(Submitted(settings, job))
-        print(f"{settings.run_id}: Slurm job {job.job_id}, log {job.paths.stdout}", flush=True)
+        print(f"{submitted[-1].name}: Slurm job {job.job_id}, log {job.paths.stdout}", flush=True)
 
 
 def create_executor(options: Mapping[str, Any]) -> AutoExecutor:
@@ -151,7 +161,7 @@ def job_state(job_id: str) -> str:
 
 def job_outcome(submitted: Submitted, queued: Container[str] | None) -> JobReturn | None:
     """Return the outcome of a job, given the jobs in the queue; None if the job has not ended."""
-    run_id, job = submitted.settings.run_id, submitted.job
+    job = submitted.job
     if job.paths.result_pickle.exists():
         try:
             outcome = job.result()
@@ -159,7 +169,7 @@ def job_outcome(submitted: Submitted, queued: Container[str] | None) -> JobRetur
             reason = (str(error).strip() or repr(error)).splitlines()[-1]
             outcome = failed_job(ProcessLost(f"{reason}; log: {job.paths.stderr}"))
         if outcome.status is JobStatus.FAILED and isinstance(outcome._return_value, OutOfTime):
-            say(f"{run_id}: {outcome._return_value}")
+            say(f"{submitted.name}: {outcome._return_value}")
         return outcome
     if queued is None or job.job_id in queued:
         submitted.gone_since = None
@@ -172,5 +182,5 @@ def job_outcome(submitted: Submitted, queued: Container[str] | None) -> JobRetur
     if state in FAULTS:
         return failed_job(ProcessLost(f"{about}; log: {job.paths.stderr}"))
     saved = f"interrupted, saved after step {step:,}" if step else "interrupted, nothing saved"
-    say(f"{run_id}: {saved}: {about}; rerun the same command to resume")
+    say(f"{submitted.name}: {saved}: {about}; rerun the same command to resume")
     return failed_job(OutOfTime(f"{saved}: {about}"))

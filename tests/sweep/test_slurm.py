@@ -21,7 +21,7 @@ pytestmark = [pytest.mark.slurm, pytest.mark.timeout(3600)]
 
 LONG = (*TINY, "schedule.epochs=[300,100,50]", "checkpoint_seconds=1000", "save_weights=true")
 TWELVE = (*LONG, "averaging=none,phasewise,uniform,end", "seed=0,1,2", "execution.threads=1")
-"""Twelve runs: for each seed, one run trains the prefixes of the other three."""
+"""Twelve runs: for each seed, a prefix of 300 epochs, and one of 450 that starts from it."""
 
 
 SLURM = (
@@ -116,17 +116,20 @@ class Sweep:
         return self.output.read_text()
 
     def job(self, run: str, after: int = 0) -> tuple[str, Path]:
-        """Return the job id and the folder of a run, once the run trains.
+        """Return the job id and the folder of a run or prefix, once it trains.
 
         Args:
-            run: the end of its name, as a regular expression.
+            run: a part of its job's name, as a regular expression.
             after: epochs that it has not trained itself.
         """
-        pattern = rf"^(digits-\S*-{run}-\w+): Slurm job (\d+),"
+        pattern = rf"^({run}-\w+): Slurm job (\d+),"
         until(lambda: re.search(pattern, self.said, re.MULTILINE) or self.process.poll())
-        run_id, number = re.findall(pattern, self.said, re.MULTILINE)[-1]
-        folder = self.folder / "runs" / run_id
-        until(lambda: (folder / "metrics.jsonl").exists() and epochs(folder) > after)
+        name, number = re.findall(pattern, self.said, re.MULTILINE)[-1]
+        run_id = name.removeprefix("prefix-")
+        place = f"runs/shared/runs/*/{run_id}" if name != run_id else f"runs/{run_id}"
+        until(lambda: list(self.folder.glob(f"{place}/metrics.jsonl")))
+        (folder,) = self.folder.glob(place)
+        until(lambda: epochs(folder) > after)
         return number, folder
 
 
@@ -143,24 +146,24 @@ def test_a_sweep_with_cancelled_requeued_and_preempted_jobs(
 ) -> None:
     options = (*TWELVE, *SLURM)
     sweep = Sweep(tmp_path, slurm, *options)
-    cancelled, folder = sweep.job("noaveraging-seed0")
+    cancelled, folder = sweep.job(r"prefix-\S+-seed0")
     slurm("scancel", cancelled)
-    requeued, _ = sweep.job("noaveraging-seed1")
+    requeued, _ = sweep.job(r"prefix-\S+-seed1")
     slurm("scontrol", "requeue", requeued)
-    preempted, other = sweep.job("noaveraging-seed2")
+    preempted, other = sweep.job(r"prefix-\S+-seed2")
     node = slurm("squeue", "--noheader", "--format=%N", "--jobs", preempted).strip()
     slurm("sbatch", "--partition=urgent", f"--nodelist={node}", "--output=/dev/null", "--wrap=:")
     until(lambda: "waiting for Slurm" in (tmp_path / log_of(preempted)).read_text())
     assert saved(other)
     # A shorter time limit: submitit requeues the job once its run is saved.
-    shortened, _ = sweep.job("phasewise-seed[12]", after=300)
+    shortened, _ = sweep.job(r"digits-\S+-phasewise-seed[12]", after=300)
     slurm("scontrol", "update", f"JobId={shortened}", "TimeLimit=1")
     sweep.process.wait()
 
     last = sweep.said.splitlines()[-1]
     assert sweep.process.returncode == 1
-    # The cancelled job trained the prefix of seed 0, from which three runs start.
-    assert "sweep: 8 finished, 0 finished before, 1 interrupted, 3 not run" in last
+    # The cancelled job trained the prefix of seed 0, from which four runs start.
+    assert "sweep: 8 finished, 0 finished before, 4 not run" in last
     assert re.search(rf"{folder.name}: interrupted, saved after step [\d,]+: ", sweep.said)
     assert f"its Slurm job {cancelled} ended without a result (state CANCELLED)" in sweep.said
     assert saved(folder)
@@ -175,8 +178,7 @@ def test_a_sweep_with_cancelled_requeued_and_preempted_jobs(
     assert again.process.returncode == 0, again.said
     assert again.said.splitlines()[-1] == "sweep: 4 finished, 8 finished before"
     for path in tmp_path.glob("runs/*/result.json"):
-        shared = json.loads(path.read_text())["inherited"]["epochs"]
-        assert bool(shared) == ("noaveraging" not in path.parent.name)
+        assert json.loads(path.read_text())["inherited"]["epochs"] >= 300
     log = "".join(path.read_text() for path in tmp_path.glob("runs/.submitit/*/*.out"))
     assert len(re.findall(r"from step 0;", log)) == 3  # each prefix is trained once
 
@@ -191,7 +193,7 @@ def test_a_run_at_its_time_limit_is_saved_and_not_failed(
     options = ("schedule.epochs=[900000,1,1]", "hydra/launcher=slurm", "seed=0")
     limits = ("timeout_min=1", "signal_delay_s=30", "max_num_timeout=0")
     sweep = Sweep(tmp_path, slurm, *LONG, *options, *(f"hydra.launcher.{x}" for x in limits))
-    job, folder = sweep.job("phasewise-seed0")
+    job, folder = sweep.job(r"digits-\S+-phasewise-seed0")
     assert slurm("squeue", "--noheader", "--format=%j", "--jobs", job).strip() == folder.name
     sweep.process.wait()
     assert sweep.process.returncode == 1
