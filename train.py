@@ -23,6 +23,7 @@ from phaseavg.identity import NUMERICS_VERSION
 from phaseavg.processes import joined, on_first
 from phaseavg.runs.finished import finished_before
 from phaseavg.runs.folder import RunFolder
+from phaseavg.runs.prefixes import prefix_settings
 from phaseavg.runs.provenance import peak_memory_bytes, provenance, reset_peak_memory
 from phaseavg.runs.result import cost, summarise_errors, summary
 from phaseavg.runs.weights import write_weights
@@ -43,26 +44,28 @@ def run(settings: Settings, overrides: Sequence[str] = ()) -> dict[str, Any]:
         settings: the run's settings.
         overrides: the command line's overrides, saved in the record.
     """
-    if not settings.rerun and (result := on_first(finished_before)(settings)):
+    if settings.share.prefix is not None:
+        settings = prefix_settings(settings)
+    elif not settings.rerun and (result := on_first(finished_before)(settings)):
         return dict(result)
 
     settings, device = prepare(settings)
     reset_peak_memory(device)
-    sharing = Sharing(settings, device)
-    if sharing.is_saved():
-        return {"run_id": settings.run_id, "status": "prefix saved before"}
     data, schedule, state = assemble(settings, device)
     if settings.dry_run:
         print(preview(settings, data, schedule, state), flush=True)
         return {"run_id": settings.run_id, "status": "dry run"}
 
-    with RunFolder(settings.run_folder, wait=settings.share.save) as folder:
+    sharing = Sharing(settings, device)
+    is_prefix = settings.share.prefix is not None
+    with RunFolder(settings.run_folder, wait=is_prefix, deadline=settings.deadline) as folder:
         if settings.rerun:
             folder.reopen()
         elif result := on_first(finished_before)(settings):  # by another process
             return dict(result)
         elif sharing.is_saved():
-            return {"run_id": settings.run_id, "status": "prefix saved before"}
+            folder.clear()
+            return {"run_id": settings.run_id, "status": "finished"}
         folder.write_config(settings.record())
         sharing.restore(state, folder)
         state.add_provenance(provenance(device, settings.execution.model_dump()))
@@ -81,8 +84,9 @@ def run(settings: Settings, overrides: Sequence[str] = ()) -> dict[str, Any]:
                 outcome: dict[str, Any] = {"status": "finished"}
             except Diverged as error:
                 outcome = {"status": "diverged", **error.outcome}
-        if settings.share.save:  # a prefix has no result of its own
-            folder.remove_checkpoints()
+        if is_prefix:  # it has no result of its own
+            if sharing.saved:
+                folder.clear()
             return {"run_id": settings.run_id, **outcome}
         if outcome["status"] == "finished":
             outcome |= summarise_errors(state.metrics, settings.observers)

@@ -35,7 +35,7 @@ from phaseavg.targets import unknown_message
 
 USER_ERROR, FAILED, INTERRUPTED = 2, 1, 130
 
-SWEEP_OVERRIDES = ("tracking.cells", "share.save", "share.guests", "deadline")
+SWEEP_OVERRIDES = ("tracking.cells", "share.prefix", "share.guests", "deadline")
 """Overrides that a sweep adds to the user's."""
 
 CONFIG_ERRORS = (HydraException, OmegaConfBaseException, yaml.YAMLError)

@@ -84,11 +84,11 @@ class Guest(Scalars):
 
 
 class Share(Scalars):
-    """Prefixes shared between runs. A sweep sets `save` and `guests` in the run of a prefix."""
+    """Prefixes shared between runs. A sweep sets `prefix` and `guests` in the job of a prefix."""
 
     enabled: bool = True
     dir: Folder = Path("runs/shared")
-    save: bool = False
+    prefix: PositiveInt | None = None
     guests: dict[str, Guest] = {}
 
 

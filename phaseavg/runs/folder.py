@@ -25,7 +25,7 @@ from typing import Any, Self
 import torch
 
 from phaseavg.averaging.snapshots import is_intact
-from phaseavg.errors import Diverged, OutOfTime, UserError
+from phaseavg.errors import Diverged, NotStarted, OutOfTime, UserError
 from phaseavg.processes import is_lost_contact, on_first, rank
 from phaseavg.runs import record
 from phaseavg.runs.files import (
@@ -111,15 +111,18 @@ class RunFolder:
     Args:
         path: the folder.
         wait: whether to wait for a process that holds the lock.
+        deadline: Unix time until which to wait; None waits as long as necessary.
 
     Raises:
         UserError: on entering, if the folder is not writable or another process holds the lock.
         Interrupted: after a signal while waiting.
+        NotStarted: if the deadline passes while waiting.
     """
 
-    def __init__(self, path: Path, wait: bool = False) -> None:
+    def __init__(self, path: Path, wait: bool = False, deadline: float | None = None) -> None:
         self.path = path
         self.wait = wait
+        self.deadline = deadline
         self._references: dict[str, list[str]] = {}  # checkpoint → snapshot files
 
     def __enter__(self) -> Self:
@@ -144,9 +147,13 @@ class RunFolder:
             print(f"{busy}; waiting", flush=True)
             with StopSignals() as signals:
                 while not self._try_to_lock():
+                    where = f"while waiting for {self.path}; rerun the same command to resume"
                     if signals.received is not None:
                         self._lock.close()
-                        signals.stop(f"while waiting for {self.path}; rerun the same command")
+                        signals.stop(where)
+                    if self.deadline is not None and time.time() > self.deadline:
+                        self._lock.close()
+                        raise NotStarted(f"out of time {where}")
                     time.sleep(POLL_SECONDS)
         for folder in (self.path, self.path / TRAJECTORY, self.path / "snapshots"):
             remove_leftovers(folder)
@@ -189,6 +196,10 @@ class RunFolder:
         """Write the result and remove the checkpoints."""
         text = json.dumps(result, ensure_ascii=False, indent=1) + "\n"
         self._write("result.json", text.encode())
+        self.clear()
+
+    def clear(self) -> None:
+        """Remove the checkpoints and the error of an earlier attempt."""
         self.remove_checkpoints()
         (self.path / "failure.json").unlink(missing_ok=True)
 

@@ -21,7 +21,7 @@ from torch import nn
 
 from phaseavg.averaging import Averager
 from phaseavg.averaging.snapshots import is_intact
-from phaseavg.config import Settings
+from phaseavg.config import NO_TRACKING, Settings
 from phaseavg.errors import UserError
 from phaseavg.identity import NUMERICS_VERSION
 from phaseavg.phases import Schedule
@@ -29,6 +29,9 @@ from phaseavg.runs.files import checksum, link, set_aside, write_atomically
 from phaseavg.runs.folder import read_state
 from phaseavg.runs.provenance import provenance
 from phaseavg.targets import Part, build
+
+NOTHING = "phaseavg.averaging.NoAveraging"
+"""Target of `averaging=none`."""
 
 OWN = "average"
 """Name of the average that may replace the weights."""
@@ -154,6 +157,39 @@ class Prefixes:
         """Return the identities of averages that begin before epoch `epochs`, by name."""
         identities = {name: average.identity(epochs) for name, average in self.averages.items()}
         return {name: identity for name, identity in identities.items() if identity}
+
+
+def prefix_settings(settings: Settings) -> Settings:
+    """Return the settings of the run that trains the prefix `share.prefix` of a run.
+
+    It has no averaging, observers or tracking, and ends with the prefix. Prefixes with other
+    averages or another execution have other folders in `share.dir`, as checkpoints contain them.
+
+    Raises:
+        UserError: if the run has no such prefix.
+    """
+    prefixes, end = Prefixes(settings), settings.share.prefix or 0
+    phases = [phase for phase in prefixes.schedule.phases if phase.first_epoch < end]
+    divisor = settings.schedule.get("divisor", 1)
+    changes: dict[str, Any] = {
+        "averaging": {"_target_": NOTHING},
+        "observers": {},
+        "tracking": NO_TRACKING,
+        "save_weights": False,
+        "schedule": {
+            **settings.schedule,
+            "epochs": [divisor * (min(phase.end, end) - phase.first_epoch) for phase in phases],
+            "factors": [phase.factor for phase in phases],
+        },
+    }
+    prefix = settings.model_copy(update=changes)
+    # A shorter phase can change the learning rate.
+    if end > prefixes.limit or Prefixes(prefix).key(end) != prefixes.key(end):
+        raise UserError(f"share.prefix={end}: the run cannot share its first {end} epochs")
+    guests = {name: guest.model_dump() for name, guest in settings.share.guests.items()}
+    execution = settings.execution.model_dump(exclude=set(SAME_NUMBERS))
+    folder = settings.share.dir / "runs" / digest([prefixes.key(end), guests, execution])
+    return prefix.model_copy(update={"runs_dir": folder, "records_dir": folder})
 
 
 def execution_of(settings: Settings, device: torch.device) -> dict[str, Any]:

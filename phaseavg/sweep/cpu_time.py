@@ -11,6 +11,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from phaseavg.config import Settings
 from phaseavg.data import DataSet
 from phaseavg.sweep.order import Job
+from phaseavg.sweep.progress import epochs_done
 from phaseavg.training.execution import pick_device
 from phaseavg.training.parts import load_data, new_model
 from phaseavg.training.progress import SLOW_DAYS
@@ -35,7 +36,7 @@ def cpu_notice(jobs: Sequence[Job]) -> str | None:
     days = operations / rate / 86400
     if days < SLOW_DAYS:
         return None
-    epochs = sum(job.epochs for job in jobs)
+    epochs = sum(job.run.epochs - epochs_done(job) for job in jobs)
     return (
         f"{epochs:,} epochs take roughly {days:,.0f} days on this CPU ({operations:.1e} "
         f"operations at {rate:.1e} per second); a GPU or scale=tenth is faster (docs/reproduce.md)"
@@ -55,7 +56,7 @@ def training_operations(jobs: Sequence[Job]) -> int:
         for job in members:
             model = json.dumps(job.run.settings.model, sort_keys=True)
             settings[model] = job.run.settings
-            images[model] += job.epochs * data.train_size
+            images[model] += (job.run.epochs - epochs_done(job)) * data.train_size
         total += sum(n * operations_per_image(settings[model], data) for model, n in images.items())
     return total
 

@@ -11,7 +11,16 @@ from hydra.core.utils import JobReturn, JobStatus
 from hydra.plugins.launcher import Launcher
 
 from phaseavg.cli import say
-from phaseavg.errors import Interrupted, OutOfTime, ProcessLost, SweepFailed, UserError, describe
+from phaseavg.errors import (
+    Diverged,
+    Interrupted,
+    OutOfTime,
+    ProcessLost,
+    SweepFailed,
+    UserError,
+    describe,
+)
+from phaseavg.runs.folder import read_failure
 from phaseavg.runs.record import RESULT
 from phaseavg.sweep.cells import Run
 from phaseavg.sweep.order import Job, literal
@@ -25,11 +34,12 @@ def failed_job(error: Exception) -> JobReturn:
 
 def launch(
     launcher: Launcher, jobs: Sequence[Job], limits: Sequence[str], new: NewFiles
-) -> dict[str, JobReturn]:
+) -> dict[Path, JobReturn]:
     """Launch jobs level by level; return the job returns by run folder.
 
     Runs that another sweep has finished are skipped. A job is also skipped if its prefix was
-    interrupted or its process died, because it would train the prefix's epochs again.
+    interrupted, because it would train the prefix's epochs again, or if the process of its prefix
+    died for the first time. A prefix is skipped if the prefix that it starts from diverged.
 
     Args:
         launcher: the Hydra launcher.
@@ -42,17 +52,23 @@ def launch(
     """
     returned: dict[Path, JobReturn] = {}
     unfinished: set[Path] = set()
+    diverged: set[Path] = set()
     names = job_names(jobs)
     for _, level in groupby(jobs, key=lambda job: job.level):
-        ready, overrides = [], []
+        ready, overrides, failed_before = [], [], set()
         for job in level:
             folder = job.run.settings.run_folder
-            if job.parent and job.parent.run.settings.run_folder in unfinished:
+            parent = job.parent and job.parent.run.settings.run_folder
+            if parent in unfinished:
                 unfinished.add(folder)
+            elif parent in diverged and job.is_prefix:
+                diverged.add(folder)
             elif not new.has(job.run, RESULT):
                 ready.append(job)
+                if read_failure(folder):
+                    failed_before.add(folder)
                 name = f"hydra.job.name='{names[folder]}'"
-                overrides.append([*job.overrides, *cells_override(job.run), *limits, name])
+                overrides.append([*job.run.overrides, *cells_override(job.run), *limits, name])
         if not ready:
             continue
         try:
@@ -66,10 +82,14 @@ def launch(
         for job, outcome in zip(ready, outcomes, strict=True):
             folder, error = job.run.settings.run_folder, outcome._return_value
             returned[folder] = outcome
-            if isinstance(error, OutOfTime | ProcessLost):
-                unfinished.add(folder)
             if isinstance(error, ProcessLost):
-                say(f"{job.run.run_id}: {error}")
+                say(f"{names[folder]}, {job.run.run_id}: {error}")
+            if isinstance(error, Diverged):
+                diverged.add(folder)
+            elif isinstance(error, OutOfTime) or (
+                isinstance(error, ProcessLost) and folder not in failed_before
+            ):
+                unfinished.add(folder)
     return returned
 
 

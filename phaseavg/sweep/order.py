@@ -8,22 +8,18 @@ prefix keep the user's order.
 from collections import Counter, defaultdict
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from itertools import pairwise
 from typing import Any
 
 from hydra.core.override_parser.types import Quote, QuotedString
 
-from phaseavg.config import NO_TRACKING
-from phaseavg.runs.prefixes import OWN, Average, digest, saved
-from phaseavg.sweep.cells import Run, override_key, parse_overrides
+from phaseavg.config import Guest
+from phaseavg.errors import UserError
+from phaseavg.runs.prefixes import Average, digest, prefix_settings, saved
+from phaseavg.sweep.cells import Run
 
 Node = tuple[int, str]
 """A number of epochs, and the key of the prefix of this length."""
-
-NOTHING = "phaseavg.averaging.NoAveraging"
-"""Target of `averaging=none`."""
-
-REPLACED = ("averaging", "averaging/weights", "tracking")
-"""Config groups whose options a prefix does not take from its runs."""
 
 
 @dataclass
@@ -54,20 +50,10 @@ class Job:
         """The number of epochs that the job trains."""
         return self.run.epochs - self.start
 
-    @property
-    def overrides(self) -> list[str]:
-        """The overrides that define the job."""
-        guests = [
-            f"+share.guests.{name}=" + literal({"averaging": guest.part, "epochs": guest.epochs})
-            for name, guest in self.guests.items()
-        ]
-        return [*self.run.overrides, *(["share.save=true"] if self.is_prefix else []), *guests]
-
     def serve(self, averages: Collection[Average]) -> None:
         """Add averages to a prefix, and to the prefixes that it starts from."""
         end = self.run.epochs
-        observers = [a for name, a in self.run.prefixes.averages.items() if name != OWN]
-        known = {average.identity(end) for average in (*observers, *self.guests.values())}
+        known = {average.identity(end) for average in self.guests.values()}
         for average in averages:
             identity = average.identity(end)
             if identity is not None and identity not in known:
@@ -77,11 +63,13 @@ class Job:
             self.parent.serve(averages)
 
     def is_stored(self) -> bool:
-        """Return whether a prefix is saved, for any device and version."""
-        end, prefixes = self.run.epochs, self.run.prefixes
-        needs = {*prefixes.needs(end).values(), *(a.identity(end) for a in self.guests.values())}
-        files = saved(self.run.settings.share.dir, prefixes.key(end), end)
-        return self.is_prefix and any(needs <= file.averages.keys() for file in files)
+        """Return whether the job is a prefix that is saved, for any device and version."""
+        if not self.is_prefix:
+            return False
+        end = self.run.epochs
+        needs = {average.identity(end) for average in self.guests.values()}
+        files = saved(self.run.settings.share.dir, self.run.prefixes.key(end), end)
+        return any(needs <= file.averages.keys() for file in files)
 
 
 def literal(value: Any) -> str:
@@ -114,99 +102,61 @@ def prefix_nodes(runs: Iterable[Run]) -> dict[str, list[Node]]:
     }
 
 
-def arrange_jobs(
-    runs: Sequence[Run],
-    todo: Collection[str] | None = None,
-    done: Mapping[str, int] | None = None,
-) -> list[Job]:
+def arrange_jobs(runs: Sequence[Run], done: Mapping[str, int] | None = None) -> list[Job]:
     """Return jobs for runs and their shared prefixes, each after the prefix that it starts from.
 
     Args:
-        runs: the runs of a sweep. The prefixes depend on all of them, so that they stay the same
-            when the sweep is continued.
-        todo: the ids of the runs to train; by default all.
+        runs: the runs to train.
         done: the epochs in each run's latest checkpoint, by run id.
     """
     done = done or {}
     nodes = prefix_nodes(runs)
-    users = Counter(node for run in runs for node in nodes[run.run_id])
+    paths = {
+        run.run_id: [n for n in nodes[run.run_id] if n[0] > done.get(run.run_id, 0)] for run in runs
+    }
+    users = Counter(node for path in paths.values() for node in path)
+    branches: dict[Node | str, set[Node | str]] = defaultdict(set)
+    for run_id, path in paths.items():
+        shared = [node for node in path if users[node] > 1]
+        for node, following in pairwise([*shared, run_id]):
+            branches[node].add(following)
     prefixes: dict[Node, Job] = {}
-    shorter: dict[Node, list[Node]] = {}
-    starts: dict[str, Job] = {}
-    for run in runs:
-        path = nodes[run.run_id]
-        for length, node in reversed([*enumerate(path)]):
-            if users[node] > 1 and (node in prefixes or (prefix := prefix_run(run, node))):
-                if node not in prefixes:
-                    prefixes[node], shorter[node] = Job(prefix, is_prefix=True), path[:length]
-                starts[run.run_id] = prefixes[node]
-                break
-    for node, job in prefixes.items():
-        if parents := [prefixes[n] for n in shorter[node] if n in prefixes]:
-            job.parent, job.start = parents[-1], parents[-1].run.epochs
-    for run in sorted(runs, key=lambda run: run.run_id):  # of equal averages, the first is computed
-        if run.run_id in starts:
-            starts[run.run_id].serve(run.prefixes.averages.values())
-
+    first: dict[Node, Run] = {}  # a run with this prefix
     jobs = []
     for run in runs:
-        parent, finished = starts.get(run.run_id), done.get(run.run_id, 0)
-        if parent is not None and parent.run.epochs > finished:
-            jobs.append(Job(run, parent.run.epochs, parent))
-        else:
-            jobs.append(Job(run, finished))
-    if todo is not None:
-        jobs = [job for job in jobs if job.run.run_id in todo]
-    needed: list[Job] = []
-    for job in jobs:
-        ancestor = job.parent
-        while ancestor is not None and ancestor not in needed:
-            needed.append(ancestor)
-            ancestor = ancestor.parent
-    for job in needed:
-        job.run = in_share_folder(job.run, sorted(job.guests))
-    return sorted([*needed, *jobs], key=lambda job: job.level)
+        parent = None
+        for node in paths[run.run_id]:
+            if node not in prefixes and len(branches[node]) > 1:
+                if (prefix := prefix_run(run, node[0], {})) is None:
+                    continue
+                start = 0 if parent is None else parent.run.epochs
+                prefixes[node], first[node] = Job(prefix, start, parent, is_prefix=True), run
+            parent = prefixes.get(node, parent)
+        start = done.get(run.run_id, 0) if parent is None else parent.run.epochs
+        jobs.append(Job(run, start, parent))
+    for job in sorted(jobs, key=lambda job: job.run.run_id):  # of equal averages, the first counts
+        if job.parent is not None:
+            job.parent.serve(job.run.prefixes.averages.values())
+    for node, job in prefixes.items():
+        job.run = prefix_run(first[node], node[0], job.guests) or job.run
+    return sorted([*prefixes.values(), *jobs], key=lambda job: job.level)
 
 
-def prefix_run(run: Run, node: Node) -> Run | None:
-    """Return a run without averaging that ends with a prefix of `run`.
+def prefix_run(run: Run, epochs: int, guests: Mapping[str, Average]) -> Run | None:
+    """Return the run that trains a prefix of `run`; None if a cut schedule would change it.
 
-    Returns None if a shorter phase would change the learning rate of the prefix.
+    Args:
+        run: a run that starts with the prefix.
+        epochs: the length of the prefix.
+        guests: the averages that the prefix contains, by name.
     """
-    epochs, key = node
-    schedule = run.settings.schedule
-    phases = [phase for phase in run.prefixes.schedule.phases if phase.first_epoch < epochs]
-    divisor = schedule.get("divisor", 1)
-    cut = {
-        "epochs": [divisor * (min(phase.end, epochs) - phase.first_epoch) for phase in phases],
-        "factors": [phase.factor for phase in phases],
-    }
-    changes = {
-        "averaging": {"_target_": NOTHING},
-        "schedule": {**schedule, **cut},
-        "tracking": NO_TRACKING,
-        "save_weights": False,
-    }
-    overrides = [o for o in run.overrides if override_group(o) not in REPLACED]
-    overrides += ["averaging=none", "tracking=none", "save_weights=false"]
-    overrides += [f"schedule.{k}={literal(v)}" for k, v in cut.items()]
-    prefix = Run(overrides, run.settings.model_copy(update=changes))
-    return prefix if prefix.prefixes.key(epochs) == key else None
-
-
-def in_share_folder(run: Run, guests: Sequence[str]) -> Run:
-    """Return the run of a prefix with a folder of its own in `share.dir`.
-
-    A checkpoint contains the guests, so prefixes with different guests have different folders.
-    """
-    share = run.settings.share.dir
-    folder = share / "runs" / digest(guests)
-    changes = {"runs_dir": folder, "records_dir": folder}
-    overrides = [f"{name}={literal(str(path))}" for name, path in changes.items()]
-    overrides.append(f"share.dir={literal(str(share))}")
-    return Run([*run.overrides, *overrides], run.settings.model_copy(update=changes))
-
-
-def override_group(override: str) -> str:
-    """Return the first component of an override's key: its config group or top-level key."""
-    return override_key(parse_overrides([override])[0]).partition(".")[0]
+    parts = {n: {"averaging": a.part, "epochs": a.epochs} for n, a in guests.items()}
+    made = {name: Guest.model_validate(part) for name, part in parts.items()}
+    share = run.settings.share.model_copy(update={"prefix": epochs, "guests": made})
+    overrides = [f"share.prefix={epochs}"]
+    overrides += [f"+share.guests.{name}={literal(part)}" for name, part in parts.items()]
+    try:
+        settings = prefix_settings(run.settings.model_copy(update={"share": share}))
+    except UserError:
+        return None
+    return Run([*run.overrides, *overrides], settings)

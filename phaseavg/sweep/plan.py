@@ -42,12 +42,9 @@ def plan(request: Request, runs: Mapping[str, Run], requested: int) -> str:
 
     def epochs_left(members: Iterable[str]) -> list[tuple[Job, int]]:
         """Return the jobs of these runs, with the epochs left to train."""
-        wanted = [runs[run_id] for run_id in members]
-        todo = [run for run in wanted if run.run_id not in ended]
-        jobs = [Job(run) for run in todo]
-        if sharing:
-            done = {run.run_id: checkpoint_epochs(run.settings.run_folder) for run in todo}
-            jobs = arrange_jobs(wanted, done.keys(), done)
+        todo = [runs[run_id] for run_id in members if run_id not in ended]
+        done = {run.run_id: checkpoint_epochs(run.settings.run_folder) for run in todo}
+        jobs = arrange_jobs(todo, done) if sharing else [Job(run) for run in todo]
         return [(job, job.run.epochs - epochs_done(job)) for job in jobs]
 
     def row(name: str, cells: int | str, members: Counter[str]) -> list[int | str]:

@@ -1,4 +1,4 @@
-"""`hydra/launcher=slurm`: submit one Slurm job per run with submitit.
+"""`hydra/launcher=slurm`: submit one Slurm job per run or shared prefix, with submitit.
 
     python train.py -m table=t1a hydra/launcher=slurm hydra.launcher.partition=gpu
 
@@ -25,6 +25,7 @@ from submitit import AutoExecutor, Job
 from phaseavg.cli import say
 from phaseavg.config import Settings, check
 from phaseavg.errors import NotStarted, OutOfTime, ProcessLost, UserError
+from phaseavg.runs.prefixes import prefix_settings
 from phaseavg.sweep.epoch_times import checkpoint_step
 from phaseavg.sweep.launch import failed_job
 
@@ -51,7 +52,7 @@ class Submitted:
 
 def job_name(settings: Settings) -> str:
     """Return the name of a run's job."""
-    return f"prefix-{settings.run_id}" if settings.share.save else settings.run_id
+    return f"prefix-{settings.run_id}" if settings.share.prefix else settings.run_id
 
 
 def launch(launcher: SlurmLauncher, jobs: Sequence[Sequence[str]], first: int) -> list[JobReturn]:
@@ -78,7 +79,7 @@ def launch(launcher: SlurmLauncher, jobs: Sequence[Sequence[str]], first: int) -
             if not submitted:
                 raise UserError(f"hydra/launcher=slurm: no job was submitted: {reason}") from error
             rest = len(jobs) - len(submitted)
-            say(f"{rest} runs were not submitted ({reason}); rerun the same command to resume")
+            say(f"{rest} jobs were not submitted ({reason}); rerun the same command to resume")
         while len(returned) < len(submitted):
             queued = jobs_in_queue()
             for number, entry in enumerate(submitted):
@@ -128,13 +129,14 @@ def create_executor(options: Mapping[str, Any]) -> AutoExecutor:
 
 
 def load_settings(launcher: SlurmLauncher, overrides: Sequence[str]) -> Settings:
-    """Return the settings of the run that a job trains."""
+    """Return the settings of the run or prefix that a job trains."""
     config = launcher.hydra_context.config_loader.load_sweep_config(
         launcher.config, list(overrides)
     )
     with open_dict(config):
         del config["hydra"]
-    return check(config)
+    settings = check(config)
+    return prefix_settings(settings) if settings.share.prefix else settings
 
 
 def _slurm_output(*command: str) -> str | None:

@@ -10,7 +10,7 @@ Rerun the same command to resume an interrupted sweep.
 import shlex
 import sys
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from contextlib import nullcontext
 from math import prod
 
@@ -116,6 +116,8 @@ def sweep(
         if len(request.cells) > SLOW_CELLS and not config.plan:
             print(f"composing {len(request.cells)} cells …", flush=True)
         runs, count = collect_runs(request, compose_cached if request.tables else compose, loader)
+    if any(run.settings.share.prefix or run.settings.share.guests for run in runs.values()):
+        raise UserError("share.prefix, share.guests: a sweep sets them itself; leave them out")
     if config.plan:
         from phaseavg.sweep.plan import plan  # imports packages that training does not need
 
@@ -136,7 +138,7 @@ def sweep(
             raise UserError(f"{reason}: all runs need this data set")
         cli.say(f"{reason}: skipping the {len(affected)} runs that need this data set")
     todo = [run for run in missing if run.run_id not in no_data]
-    jobs = jobs_for(runs, todo)
+    jobs = jobs_for(todo)
     new = NewFiles(job.run for job in jobs)
     here = config.hydra.runtime.choices["hydra/launcher"] != "slurm"
     if request.tables and here and not config.dry_run and (notice := cpu_notice(jobs)):
@@ -203,19 +205,13 @@ def sweep(
     return returns
 
 
-def jobs_for(runs: Mapping[str, Run], todo: Sequence[Run]) -> list[Job]:
-    """Return the jobs that train runs and their shared prefixes, in training order.
-
-    Args:
-        runs: all runs of the sweep, by run id.
-        todo: the runs to train.
-    """
-    if not todo or not all(uses_prefixes(r.settings) and not r.settings.dry_run for r in todo):
-        return [Job(run) for run in todo]
-    done = {run.run_id: checkpoint_epochs(run.settings.run_folder) for run in todo}
-    # Runs whose last attempt failed come last.
-    rest = [run for run in runs.values() if run.run_id not in done]
-    return arrange_jobs([*todo, *rest], done.keys(), done)
+def jobs_for(runs: Sequence[Run]) -> list[Job]:
+    """Return the jobs that train runs and their shared prefixes, in training order."""
+    if not all(uses_prefixes(run.settings) and not run.settings.dry_run for run in runs):
+        return [Job(run) for run in runs]
+    return arrange_jobs(
+        runs, {run.run_id: checkpoint_epochs(run.settings.run_folder) for run in runs}
+    )
 
 
 def command() -> str:

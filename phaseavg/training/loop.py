@@ -109,9 +109,10 @@ def train(
                 progress.step(state.step, lambda: train_error_so_far(state))
                 if state.step % steps:  # after an epoch's last step, end_epoch comes first
                     save_if_due(phase_ended=False)
-            if settings.share.save and epoch + 1 == schedule.total_epochs:
-                with clock.timed("saving"):
-                    sharing.save(state)
+            if epoch + 1 == settings.share.prefix:
+                sharing.save(state)
+                if signals.received is not None:
+                    signals.stop("at the end of a prefix; rerun the same command to resume")
                 break  # the runs that start from this prefix evaluate and average
             state.history.append(end_epoch(state, phase, data, settings, clock))
             state.seconds.clear()

@@ -1,6 +1,7 @@
 """Start runs from shared prefixes, and save prefixes for other runs."""
 
 from collections.abc import Iterable, Mapping
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -41,10 +42,14 @@ class Sharing:
     """
 
     def __init__(self, settings: Settings, device: torch.device) -> None:
-        self.settings = settings
+        self.settings, self.device = settings, device
         self.folder = settings.share.dir
-        self._execution = execution_of(settings, device)
+        self.saved = False  # whether a prefix has been saved
         self._prefixes = Prefixes(settings)
+
+    @cached_property
+    def _execution(self) -> dict[str, Any]:
+        return execution_of(self.settings, self.device)
 
     def restore(self, state: TrainingState, folder: RunFolder) -> None:
         """Resume a run from its latest checkpoint or from a longer shared prefix.
@@ -66,15 +71,16 @@ class Sharing:
 
     def is_saved(self) -> bool:
         """Return whether the run is a prefix that is saved and intact."""
-        end = self._prefixes.schedule.total_epochs
-        for prefix in self._find(end, self._needs(end)) if self.settings.share.save else ():
+        if (end := self.settings.share.prefix) is None:
+            return False
+        for prefix in self._find(end, self._needs(end)):
             if _load(prefix) is not None:
                 print(f"{prefix.path}: the first {end} epochs were saved before", flush=True)
                 return True
         return False
 
     def save(self, state: TrainingState) -> None:
-        """Save a prefix; a write error is reported, and the runs will train from scratch."""
+        """Save a prefix; a write error is reported, and its runs will train from scratch."""
         epochs = state.step // state.steps_per_epoch
         needs = self._needs(epochs)
         averages = {n: a.average for n, a in state.averagers.items() if n in needs and a.average}
@@ -92,6 +98,7 @@ class Sharing:
                 {identity: name for name, identity in needs.items()},
                 [file for average in averages.values() for file in average.files()],
             )
+            self.saved = True
         except UserError as error:
             print(f"{error}; the runs of this prefix will train from scratch", flush=True)
 
@@ -214,7 +221,7 @@ def describe_inherited(state: TrainingState) -> dict[str, Any]:
 
     Returns:
         `epochs`, of which the last includes only training; `seconds` spent on them according to the
-        run's metrics; `segments`: the runs that trained these epochs, with their seconds.
+        run's metrics; `segments`: the prefixes with these epochs, with their seconds.
     """
     last = state.inherited[-1]["last_epoch"] if state.inherited else 0
     return {"epochs": last, "seconds": state.inherited_seconds, "segments": state.inherited}

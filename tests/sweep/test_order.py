@@ -1,6 +1,8 @@
 """Shared prefixes, and the training order of runs."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
 
 import pytest
 from conftest import TINY, composed
@@ -8,9 +10,10 @@ from hydra.core.utils import JobReturn
 from made_cells import NETWORKS
 
 from phaseavg.config import NO_TRACKING, check
-from phaseavg.errors import OutOfTime, ProcessLost
+from phaseavg.errors import OutOfTime, ProcessLost, UserError
 from phaseavg.identity import part_names
-from phaseavg.runs.prefixes import OWN
+from phaseavg.runs.folder import record_failure
+from phaseavg.runs.prefixes import prefix_settings
 from phaseavg.sweep.cells import Cell, Run
 from phaseavg.sweep.launch import failed_job, launch
 from phaseavg.sweep.order import Job, arrange_jobs
@@ -24,8 +27,13 @@ MakeRun = Callable[..., Run]
 def new_run() -> MakeRun:
     """Return a function that makes a run from a schedule, an averaging and a seed."""
 
-    def make(epochs: list[int], averaging: str, seed: int = 0) -> Run:
-        factors = [1.0, 0.1, 0.01][: len(epochs)]
+    def make(
+        epochs: list[int],
+        averaging: str,
+        seed: int = 0,
+        factors: Sequence[float] = (1.0, 0.1, 0.01),
+    ) -> Run:
+        factors = [*factors[: len(epochs)]]
         base = check(composed(*TINY, f"averaging={averaging}").copy())
         schedule = {**base.schedule, "epochs": epochs, "factors": factors}
         lists = (f"schedule.epochs={epochs}", f"schedule.factors={factors}")
@@ -56,13 +64,11 @@ def assert_served(jobs: list[Job]) -> None:
         assert job.parent in jobs[:number]
         assert job.parent.is_prefix
         assert job.start == job.parent.run.epochs
-        own = {n: a for n, a in job.parent.run.prefixes.averages.items() if n != OWN}
-        offered = {a.identity(job.start) for a in [*own.values(), *job.parent.guests.values()]}
+        offered = {average.identity(job.start) for average in job.parent.guests.values()}
         needed = set(job.run.prefixes.needs(job.start).values())
         needed |= {average.identity(job.start) for average in job.guests.values()} - {None}
         assert needed <= offered
         assert job.run.prefixes.key(job.start) == job.parent.run.prefixes.key(job.start)
-        assert job.parent.run.settings.share.dir == job.run.settings.share.dir
 
 
 def test_a_prefix_is_trained_before_its_runs(new_run: MakeRun) -> None:
@@ -106,33 +112,63 @@ def test_runs_without_shared_prefixes_keep_the_users_order(new_run: MakeRun) -> 
     assert all(job.parent is None and not job.is_prefix for job in jobs)
 
 
-def test_a_continued_sweep_has_the_same_prefixes(new_run: MakeRun) -> None:
+def test_a_branch_where_no_run_starts_has_a_prefix(new_run: MakeRun) -> None:
+    """Two pairs share 8 epochs, and each pair 16."""
+    names = ("none", "end")
+    runs = [new_run([8, 8], name, factors=[1.0, f]) for f in (0.1, 0.2) for name in names]
+    jobs = arrange_jobs(runs)
+    assert_served(jobs)
+    assert [job.epochs for job in jobs if job.is_prefix] == [8, 8, 8]
+    assert sum(job.epochs for job in jobs) == 24
+
+
+def test_saved_epochs_are_not_trained_again(new_run: MakeRun) -> None:
     runs = [new_run([8, 4, 4], name) for name in ("none", "phasewise", "rna", "end")]
-    first, *_ = arrange_jobs(runs)
-    ids = [run.run_id for run in runs]
-    # The SGD run is past its prefix, and the averaging at the end has finished.
-    jobs = arrange_jobs([*runs[2:], *runs[:2]], ids[:3], {ids[0]: 17, ids[1]: 3})
+    jobs = arrange_jobs(runs, {runs[0].run_id: 17, runs[1].run_id: 3})
     assert_served(jobs)
     assert sorted(describe(jobs)) == [
+        ("atend 8-4-4", 8),
         ("noaveraging 8-4-4", 17),
         ("phasewise 8-4-4", 8),
         ("phasewise_rna 8-4-4", 8),
         ("prefix 8", 0),
     ]
-    assert jobs[0].run.settings.run_folder == first.run.settings.run_folder
-    assert [job.is_prefix for job in arrange_jobs(runs, ids[:1])] == [True, True, False]
 
 
-def test_prefixes_with_different_averages_have_different_folders(new_run: MakeRun) -> None:
+def changed(run: Run, **update: Any) -> Run:
+    return Run(run.overrides, run.settings.model_copy(update=update))
+
+
+def test_checkpoints_of_different_prefixes_have_different_folders(new_run: MakeRun) -> None:
     runs = [new_run([8, 4, 4], name) for name in ("phasewise", "rna", "uniform")]
-    folders = {arrange_jobs(some)[0].run.settings.run_folder for some in (runs, runs[:2], runs[1:])}
-    assert len(folders) == 3
+    groups = [runs, runs[:2], runs[1:]]
+    for update in ({"precision": "bf16"}, {"deterministic": False}):
+        execution = runs[0].settings.execution.model_copy(update=update)
+        groups.append([changed(run, execution=execution) for run in runs])
+    cadence = runs[0].settings.evaluation.model_copy(update={"every": 3})
+    groups.append([changed(run, evaluation=cadence) for run in runs])
+    folders = [arrange_jobs(group)[0].run.settings.run_folder for group in groups]
+    assert len(set(folders)) == len(groups)
+    workers = runs[0].settings.execution.model_copy(update={"workers": 3})
+    same = arrange_jobs([changed(run, execution=workers) for run in runs])[0].run
+    assert same.settings.run_folder == folders[0]
+
+
+def test_observers_are_averages_of_the_prefix_for_their_runs_only(new_run: MakeRun) -> None:
+    runs = [new_run(epochs, "phasewise") for epochs in ([8, 4, 4], [10, 5, 5], [10, 5, 2])]
+    observer = {"a": new_run([8, 4, 4], "end").settings.averaging}
+    jobs = arrange_jobs([changed(run, observers=observer) for run in runs])
+    assert_served(jobs)
+    assert describe(jobs)[:2] == [("prefix 8", 0), ("prefix 10", 8)]
+    assert [job.run.settings.observers for job in jobs[:2]] == [{}, {}]
 
 
 @pytest.mark.parametrize("error", [ProcessLost("killed"), OutOfTime("later"), ValueError("wrong")])
 def test_runs_wait_for_an_unfinished_prefix_but_not_for_a_failed_one(
-    new_run: MakeRun, error: Exception
+    new_run: MakeRun, error: Exception, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.chdir(tmp_path)
+
     class Stub:
         def __init__(self) -> None:
             self.names: list[str] = []
@@ -145,21 +181,31 @@ def test_runs_wait_for_an_unfinished_prefix_but_not_for_a_failed_one(
     jobs = arrange_jobs([new_run([8, 4, 4], name) for name in ("phasewise", "rna")])
     launcher = Stub()
     launch(launcher, jobs, [], NewFiles(job.run for job in jobs))
-    runs = ["'run 1 of 2'", "'run 2 of 2'"] * isinstance(error, ValueError)
-    assert launcher.names == ["'prefix 1 of 1'", *runs]
+    runs = ["'run 1 of 2'", "'run 2 of 2'"]
+    assert launcher.names == ["'prefix 1 of 1'", *runs * isinstance(error, ValueError)]
+    if isinstance(error, ProcessLost):  # the second time, its runs must not wait any longer
+        record_failure(jobs[0].run.settings.run_folder, "killed")
+        launch(launcher, jobs, [], NewFiles(job.run for job in jobs))
+        assert launcher.names[1:] == ["'prefix 1 of 1'", *runs]
 
 
 def test_the_overrides_of_a_prefix_define_its_run(new_run: MakeRun) -> None:
-    runs = [new_run([8, 4, 4], name) for name in ("rna", "phasewise")]
-    job = arrange_jobs(runs)[0]
-    settings = check(composed(*job.overrides))
+    job = arrange_jobs([new_run([8, 4, 4], name) for name in ("rna", "phasewise")])[0]
+    settings = prefix_settings(check(composed(*job.run.overrides)))
     assert settings.recipe() == job.run.settings.recipe()
     assert settings.run_folder == job.run.settings.run_folder
-    assert settings.share.dir == runs[0].settings.share.dir
+    assert settings.run_folder.is_relative_to("runs/shared/runs")
     assert settings.tracking == job.run.settings.tracking == NO_TRACKING
-    assert settings.share.save
-    guests = [(g.averaging, g.epochs) for g in settings.share.guests.values()]
+    guests = [(guest.averaging, guest.epochs) for guest in settings.share.guests.values()]
     assert guests == [(average.part, average.epochs) for average in job.guests.values()]
+
+
+def test_a_prefix_must_not_change_the_run(new_run: MakeRun) -> None:
+    for epochs, averaging in ((9, "phasewise"), (17, "none")):
+        run = new_run([8, 4, 4], averaging)
+        share = run.settings.share.model_copy(update={"prefix": epochs})
+        with pytest.raises(UserError, match=f"^share.prefix={epochs}: the run cannot share"):
+            prefix_settings(changed(run, share=share).settings)
 
 
 def test_shared_epochs_are_counted_once(new_run: MakeRun) -> None:

@@ -363,7 +363,7 @@ def test_runs_of_a_failed_prefix_are_trained_alone(
     prompt: Prompt, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def broken(self: Sharing, *_: Any) -> None:
-        if self.settings.share.save:
+        if self.settings.share.prefix:
             raise RuntimeError("no prefix today")
         restore(self, *_)
 

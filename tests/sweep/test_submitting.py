@@ -29,7 +29,10 @@ class FakeExecutor:
 def launch_three_jobs(monkeypatch: pytest.MonkeyPatch, accepted: int) -> list[JobReturn]:
     done = JobReturn(status=JobStatus.COMPLETED, _return_value=1.0)
     monkeypatch.setattr(slurm, "create_executor", lambda _: FakeExecutor(accepted))
-    monkeypatch.setattr(slurm, "load_settings", lambda _, job: SimpleNamespace(run_id=job[0]))
+    share = SimpleNamespace(prefix=None)
+    monkeypatch.setattr(
+        slurm, "load_settings", lambda _, job: SimpleNamespace(run_id=job[0], share=share)
+    )
     monkeypatch.setattr(slurm, "jobs_in_queue", lambda: [])
     monkeypatch.setattr(slurm, "job_outcome", lambda *_: done)
     return slurm.launch(SimpleNamespace(params={}), [["a"], ["b"], ["c"]], 0)
@@ -42,7 +45,7 @@ def test_submitted_jobs_continue_and_the_others_are_not_started(
     assert first.status is JobStatus.COMPLETED
     assert [type(other._return_value) for other in others] == [NotStarted] * 2
     (notice,) = capsys.readouterr().err.splitlines()
-    assert "2 runs were not submitted (Job violates accounting/QOS policy); rerun" in notice
+    assert "2 jobs were not submitted (Job violates accounting/QOS policy); rerun" in notice
 
 
 def test_the_rejection_of_all_jobs_is_one_line(monkeypatch: pytest.MonkeyPatch) -> None:
