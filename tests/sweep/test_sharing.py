@@ -229,6 +229,20 @@ def test_a_later_sweep_with_other_averages_trains_the_prefix_again_once(
     assert_equal(outcomes(tmp_path / "runs"), outcomes(tmp_path / "alone"))
 
 
+def test_a_preset_may_set_the_averaging(prompt: Prompt, tmp_path: Path, steps: list[int]) -> None:
+    (tmp_path / "mine/preset").mkdir(parents=True)
+    lines = [
+        "# @package _global_",
+        "defaults: [demo, _self_]",
+        "averaging: {weights: {gamma0: 0.95}}",
+    ]
+    (tmp_path / "mine/preset/own.yaml").write_text("\n".join(lines))
+    command = ("--config-dir", "mine", "-m", *SHORT, "preset=own", "optimizer_state=keep,reset")
+    status, _, err = prompt(*command)
+    assert (status, err) == (0, "")
+    assert len(steps) == STEPS * (2 + 3 + 3)
+
+
 def test_a_prefix_leaves_an_equal_run_as_it_is(prompt: Prompt, tmp_path: Path) -> None:
     """A cell of Table 3 is the same run as the prefix of phase-wise averaging."""
     sgd = (*SHORT, "averaging=none", "schedule.epochs=[2]", "schedule.factors=[1]")
