@@ -157,7 +157,7 @@ def sweep(
     except KeyboardInterrupt:
         ended, before = collect_results()
         counts = count_outcomes(len(runs), [*ended.values()], [*before.values()])
-        print(f"sweep: {counts}; to resume: {command()}", flush=True)
+        print(f"sweep: {counts}; {resume_hint(config)}", flush=True)
         raise
     returns = list(returned.values())
     if config.dry_run:
@@ -198,9 +198,9 @@ def sweep(
     )
     if reasons or no_data or diverged or (stopped and not limits):
         lines = [f"{run_id}: {reason}" for run_id, reason in (reasons | diverged).items()]
-        raise SweepFailed("\n".join([*lines, f"{summary}; to resume: {command()}"]))
+        raise SweepFailed("\n".join([*lines, f"{summary}; {resume_hint(config)}"]))
     if limits and len(ended) < len(todo):
-        summary += f"; budget={config.budget} is used up; rerun the same command to resume"
+        summary += f"; budget={config.budget} is used up; {resume_hint(config)}"
     print(summary, flush=True)
     return returns
 
@@ -214,6 +214,8 @@ def jobs_for(runs: Sequence[Run]) -> list[Job]:
     )
 
 
-def command() -> str:
-    """Return the command line as typed."""
-    return shlex.join(["python", *(cli.argv or sys.argv)])
+def resume_hint(config: DictConfig) -> str:
+    """Say how to resume the sweep: by the command line as typed."""
+    if config.rerun is True:
+        return "to resume the interrupted runs, leave out rerun=true, which repeats all runs"
+    return "to resume: " + shlex.join(["python", *(cli.argv or sys.argv)])

@@ -146,6 +146,12 @@ def test_a_missing_data_set_is_checked_and_reported_once(
     assert not list(tmp_path.iterdir())
 
 
+def test_a_failed_sweep_of_reruns_says_what_the_same_command_would_do(prompt: Prompt) -> None:
+    status, _, err = prompt("-m", *SHORT, "batch_size=250,1001", "rerun=true")
+    assert status == 1
+    assert err.splitlines()[-1].endswith("leave out rerun=true, which repeats all runs")
+
+
 def test_runs_with_a_missing_data_set_are_skipped(prompt: Prompt, tmp_path: Path) -> None:
     status, _, err = prompt("-m", *SHORT, "seed=0,1", "dataset=imagenet,digits", "share=false")
     assert status == 1
