@@ -139,7 +139,7 @@ def train_and_die_at(settings: Settings, event: str, count: int) -> None:
 
         def half(path: Path, content: bytes) -> None:
             if next(calls) == count:
-                temporary = path.with_name(f".{path.name}.{os.getpid()}.part")
+                temporary = path.with_name(f".{path.name}.{os.getpid()}.1.part")
                 temporary.write_bytes(content[: len(content) // 2])
                 die()
             write(path, content)

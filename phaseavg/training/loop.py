@@ -110,7 +110,8 @@ def train(
                 if state.step % steps:  # after an epoch's last step, end_epoch comes first
                     save_if_due(phase_ended=False)
             if epoch + 1 == settings.share.prefix:
-                sharing.save(state)
+                with clock.timed("saving"):
+                    sharing.save(state)
                 if signals.received is not None:
                     signals.stop("at the end of a prefix; rerun the same command to resume")
                 break  # the runs that start from this prefix evaluate and average

@@ -53,7 +53,7 @@ def test_a_run_uses_its_number_of_threads_or_the_default(prompt: Prompt, tmp_pat
     short = (*TINY, "schedule.epochs=[1,1,1]", "averaging=none,phasewise")
     status, out, err = prompt("-m", *short, "execution.threads=2", "runs_dir=two")
     assert (status, err) == (0, "")
-    assert out.count("1 epochs shared with other runs") == 1  # same number of threads
+    assert out.count("1 epochs shared with other runs") == 2  # same number of threads
     assert prompt("-m", *short, "runs_dir=own")[0] == 0
     for folder, threads in (("two", 2), ("own", 1)):
         for path in tmp_path.glob(f"{folder}/*/result.json"):
