@@ -53,10 +53,10 @@ def draw(study: Study) -> tuple[Figure, pd.DataFrame]:
     papers = {network: published(study, network, gammas) for network in drawn}
     panels = len(drawn) + sum(not paper.empty for paper in papers.values())
     lines = (panels + 1) // 2
-    picture = new_picture(8, 3.1 * lines + 0.4)
+    picture = new_picture(4 * min(max(panels, 1), 2), 3.1 * lines + 0.4)
     if not panels:
         return picture, rows
-    grid = picture.subplots(lines, 2, squeeze=False).flat
+    grid = picture.subplots(lines, min(panels, 2), squeeze=False).flat
     for network in drawn:
         points = rows[_is_network(rows, network)]
         errors = points.groupby("gamma0")["test_error"].agg(["mean", "std"])
