@@ -31,7 +31,9 @@ def main() -> int:
     parser.add_argument("--claims", action="store_true", help="verdicts, too; needs table=all")
     args = parser.parse_intermixed_args()
     paper = read_paper(ROOT / "results/paper.csv")
-    study = read_study(args.overrides, ROOT / "conf", paper, True, args.config_dir)
+    study = read_study(
+        args.overrides, ROOT / "conf", paper, all_cells=True, extra_conf=args.config_dir
+    )
     for table in paper.index.unique("table") if args.claims else ():
         if table not in study.request.tables:
             raise UserError(f"--claims: needs table=all; table={table} is missing")

@@ -34,7 +34,7 @@ class SlurmLauncher(Launcher):
     def launch(
         self, job_overrides: Sequence[Sequence[str]], initial_job_idx: int
     ) -> Sequence[JobReturn]:
-        """Submit one Slurm job per run, and wait for all jobs."""
+        """Submit one Slurm job per run or prefix, and wait for all jobs."""
         from phaseavg.sweep.slurm import launch
 
         return launch(self._submitit, job_overrides, initial_job_idx)

@@ -38,21 +38,12 @@ FAULTS = ("FAILED", "OUT_OF_MEMORY", "BOOT_FAIL")
 
 @dataclass
 class Submitted:
-    """A run, its job, and the time at which the job left the queue without a result."""
+    """A job, its name, its run, and the time at which it left the queue without a result."""
 
+    name: str
     settings: Settings
     job: Job[JobReturn]
     gone_since: float | None = None
-
-    @property
-    def name(self) -> str:
-        """The name of the job."""
-        return job_name(self.settings)
-
-
-def job_name(settings: Settings) -> str:
-    """Return the name of a run's job."""
-    return f"prefix-{settings.run_id}" if settings.share.prefix else settings.run_id
 
 
 def launch(launcher: SlurmLauncher, jobs: Sequence[Sequence[str]], first: int) -> list[JobReturn]:
@@ -106,11 +97,12 @@ def submit(
     executor = create_executor(launcher.params)
     for number, overrides in enumerate(jobs, start=first):
         settings = load_settings(launcher, overrides)
-        executor.update_parameters(name=job_name(settings))
+        name = f"prefix-{settings.run_id}" if settings.share.prefix else settings.run_id
+        executor.update_parameters(name=name)
         arguments = (list(overrides), "hydra.sweep.dir", number, f"job {number}")
         job = executor.submit(launcher, *arguments, Singleton.get_state())
-        submitted.append(Submitted(settings, job))
-        print(f"{submitted[-1].name}: Slurm job {job.job_id}, log {job.paths.stdout}", flush=True)
+        submitted.append(Submitted(name, settings, job))
+        print(f"{name}: Slurm job {job.job_id}, log {job.paths.stdout}", flush=True)
 
 
 def create_executor(options: Mapping[str, Any]) -> AutoExecutor:

@@ -80,7 +80,7 @@ class Sharing:
         return False
 
     def save(self, state: TrainingState) -> None:
-        """Save a prefix; a write error is reported, and its runs will train from scratch."""
+        """Save a prefix; a write error is only reported, as its runs can train without it."""
         epochs = state.step // state.steps_per_epoch
         needs = self._needs(epochs)
         averages = {n: a.average for n, a in state.averagers.items() if n in needs and a.average}
@@ -100,7 +100,7 @@ class Sharing:
             )
             self.saved = True
         except UserError as error:
-            print(f"{error}; the runs of this prefix will train from scratch", flush=True)
+            print(f"{error}; until then, each run of this prefix trains its epochs", flush=True)
 
     def _find(self, epochs: int, needs: Mapping[str, str]) -> list[Saved]:
         """Return the usable prefixes of this length that contain the averages in `needs`."""

@@ -13,7 +13,7 @@ import torch
 from made_records import made_result
 from torch import nn
 
-from phaseavg.errors import Interrupted, UserError
+from phaseavg.errors import Interrupted, NotStarted, UserError
 from phaseavg.runs import folder as folder_module
 from phaseavg.runs import weights
 from phaseavg.runs.files import write_atomically
@@ -249,3 +249,9 @@ def test_a_signal_ends_the_wait_for_another_process(
     assert len(sleeps) == 1
     with RunFolder(tmp_path / "run"):  # the lock is free
         pass
+
+
+def test_the_deadline_ends_the_wait_for_another_process(tmp_path: Path) -> None:
+    message = f"out of time while waiting for {tmp_path / 'run'}"
+    with RunFolder(tmp_path / "run"), pytest.raises(NotStarted, match=message):
+        RunFolder(tmp_path / "run", wait=True, deadline=0).__enter__()

@@ -6,19 +6,24 @@ import os
 import re
 import signal
 import time
+from concurrent.futures import ProcessPoolExecutor
+from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
 
+import cloudpickle
 import pytest
 import torch
 import victims as victim
 from conftest import REPOSITORY, TINY, Prompt
+from hydra.core.singleton import Singleton
+from joblib import cpu_count
 from omegaconf import OmegaConf
 from sweep.test_sharing import SHORT, assert_equal, inherited, outcomes
 
 from phaseavg.errors import UserError
 from phaseavg.sweep import launcher
-from phaseavg.sweep.launcher import slots_for
+from phaseavg.sweep.launcher import begin_worker, slots_for
 
 pytestmark = pytest.mark.slow
 
@@ -221,3 +226,12 @@ def test_a_process_sees_only_its_gpu(
         "gpu-0": "4",
         "gpu-1": "6",
     }
+
+
+def test_a_worker_counts_its_share_of_the_cores() -> None:
+    """`joblib.cpu_count` gives the number of processes that read images."""
+    payload = cloudpickle.dumps((None, None, None, Singleton.get_state()))
+    with ProcessPoolExecutor(
+        1, get_context("spawn"), initializer=begin_worker, initargs=({}, 1, payload)
+    ) as pool:
+        assert pool.submit(cpu_count).result() == 1

@@ -10,7 +10,7 @@ from hydra.core.utils import JobReturn
 from made_cells import NETWORKS
 
 from phaseavg.config import NO_TRACKING, check
-from phaseavg.errors import OutOfTime, ProcessLost, UserError
+from phaseavg.errors import Diverged, OutOfTime, ProcessLost, UserError
 from phaseavg.identity import part_names
 from phaseavg.runs.folder import record_failure
 from phaseavg.runs.prefixes import prefix_settings
@@ -163,23 +163,26 @@ def test_observers_are_averages_of_the_prefix_for_their_runs_only(new_run: MakeR
     assert [job.run.settings.observers for job in jobs[:2]] == [{}, {}]
 
 
+class Stub:
+    """A launcher whose jobs all fail with an error; it notes their names."""
+
+    def __init__(self, error: Exception) -> None:
+        self.error = error
+        self.names: list[str] = []
+
+    def launch(self, overrides: list[list[str]], initial_job_idx: int) -> list[JobReturn]:
+        new = [line[-1].removeprefix("hydra.job.name=") for line in overrides]
+        self.names.extend(new)
+        return [failed_job(self.error) for _ in new]
+
+
 @pytest.mark.parametrize("error", [ProcessLost("killed"), OutOfTime("later"), ValueError("wrong")])
 def test_runs_wait_for_an_unfinished_prefix_but_not_for_a_failed_one(
     new_run: MakeRun, error: Exception, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)
-
-    class Stub:
-        def __init__(self) -> None:
-            self.names: list[str] = []
-
-        def launch(self, overrides: list[list[str]], initial_job_idx: int) -> list[JobReturn]:
-            new = [line[-1].removeprefix("hydra.job.name=") for line in overrides]
-            self.names.extend(new)
-            return [failed_job(error) for _ in new]
-
     jobs = arrange_jobs([new_run([8, 4, 4], name) for name in ("phasewise", "rna")])
-    launcher = Stub()
+    launcher = Stub(error)
     launch(launcher, jobs, [], NewFiles(job.run for job in jobs))
     runs = ["'run 1 of 2'", "'run 2 of 2'"]
     assert launcher.names == ["'prefix 1 of 1'", *runs * isinstance(error, ValueError)]
@@ -187,6 +190,20 @@ def test_runs_wait_for_an_unfinished_prefix_but_not_for_a_failed_one(
         record_failure(jobs[0].run.settings.run_folder, "killed")
         launch(launcher, jobs, [], NewFiles(job.run for job in jobs))
         assert launcher.names[1:] == ["'prefix 1 of 1'", *runs]
+
+
+def test_a_prefix_is_not_started_from_a_diverged_one(
+    new_run: MakeRun, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    outcome = {"reason": "the loss became nan", "step": 2, "epoch": 1, "learning_rate": 0.1}
+    error = Diverged(outcome)
+    runs = [new_run([8, 4, 4], name) for name in ("none", "phasewise", "end")]
+    jobs = arrange_jobs(runs)
+    assert [job.is_prefix for job in jobs] == [True, True, False, False, False]
+    launcher = Stub(error)
+    launch(launcher, jobs, [], NewFiles(job.run for job in jobs))
+    assert launcher.names == ["'prefix 1 of 2'", *(f"'run {n} of 3'" for n in (1, 2, 3))]
 
 
 def test_the_overrides_of_a_prefix_define_its_run(new_run: MakeRun) -> None:

@@ -1,6 +1,7 @@
 """Shared prefixes are trained once, and all results are bitwise equal."""
 
 import json
+import os
 import shutil
 import signal
 import time
@@ -116,7 +117,7 @@ FAMILIES = [
             {"noaveraging": 2, "phasewise": 2, "phasewise_uniform": 2},
             5 + 3 + 3,
         ),
-        # A chain: the shorter SGD run starts from the longer SGD run, and so on.
+        # A chain of prefixes, each of which starts from a shorter one.
         (
             "schedule.factors=[1,0.1] schedule.epochs=[1,1],[2,1],[4,1] "
             "averaging=none,phasewise,rna",
@@ -317,10 +318,32 @@ def test_runs_finish_if_a_full_disk_prevents_saving_a_prefix(
         write_atomically(path, *rest)
 
     monkeypatch.setattr("phaseavg.runs.prefixes.write_atomically", full)
-    status, out, _ = prompt("-m", *SHORT, "averaging=none,phasewise")
+    status, out, _ = prompt("-m", *SHORT, "averaging=none,phasewise", "checkpoint_seconds=0")
     assert status == 0
-    assert "share.dir: no space left; the runs of this prefix will train from scratch" in out
+    assert "share.dir: no space left; until then, each run of this prefix trains its epochs" in out
     assert set(inherited(tmp_path / "runs").values()) == {0}
+    steps = [path.name[:20] for path in (tmp_path / "runs/shared/runs").rglob("checkpoint-*")]
+    assert sorted(steps) == ["checkpoint-000000006", "checkpoint-000000007"]
+
+
+def test_a_signal_while_a_prefix_is_saved_stops_the_sweep(
+    prompt: Prompt, steps: list[int], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    command = ("-m", *SHORT, "averaging=none,phasewise")
+    save = Sharing.save
+
+    def interrupted(self: Sharing, state: Any) -> None:
+        os.kill(os.getpid(), signal.SIGINT)
+        save(self, state)
+
+    with monkeypatch.context() as first:
+        first.setattr(Sharing, "save", interrupted)
+        status, out, err = prompt(*command)
+    assert (status, len(steps)) == (130, STEPS * 2)
+    assert "interrupted at the end of a prefix; rerun the same command to resume" in err
+    status, out, _ = prompt(*command)
+    assert (status, len(steps)) == (0, STEPS * (2 + 3 + 3))
+    assert "the first 2 epochs were saved before" in out
 
 
 @pytest.mark.slow
