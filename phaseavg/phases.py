@@ -151,8 +151,8 @@ class Schedule:
             raise ValueError(
                 f"factors={list(factors)} must have one entry for each of epochs={list(epochs)}"
             )
-        if min(factors) <= 0:
-            raise ValueError(f"factors={list(factors)} must be positive")
+        if not all(0 < factor < math.inf for factor in factors):
+            raise ValueError(f"factors={list(factors)} must be positive and finite")
         self.shape = shape or Constant()
         starts = [0, *accumulate(epochs)]
         self.phases = tuple(

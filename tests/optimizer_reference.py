@@ -52,20 +52,16 @@ class AMSGrad(Adam):
     """Algorithm 2 of Reddi et al. (2018), v̂ ← max(v̂, v), which has no bias corrections at all.
 
     torch divides m and, after the maximum, v̂ by them. Taking the maximum of the corrected v, as
-    other libraries do, gives other weights: `corrected_first`.
+    other libraries do, gives other weights.
     """
 
-    def __init__(self, *args, corrected_first=False, **kwargs):
+    def __init__(self, *args, **kwargs):
         super().__init__(*args, **kwargs)
-        self.largest, self.corrected_first = np.zeros_like(self.theta), corrected_first
+        self.largest = np.zeros_like(self.theta)
 
     def v_hat(self):
-        correction = 1 - self.beta2**self.t
-        if self.corrected_first:
-            self.largest = np.maximum(self.largest, self.v / correction)
-            return self.largest
         self.largest = np.maximum(self.largest, self.v)
-        return self.largest / correction
+        return self.largest / (1 - self.beta2**self.t)
 
 
 class AdaBound(Adam):

@@ -25,13 +25,6 @@ def test_in_a_plain_loop_the_average_beats_sgd_after_the_first_phase() -> None:
     assert len(others) == 2
 
 
-def test_phases_come_from_the_scheduler(capsys: pytest.CaptureFixture[str]) -> None:
-    result_of("from_scheduler.py")
-    first, *ends = capsys.readouterr().out.splitlines()
-    assert first == "phases of [30, 15, 15] epochs"
-    assert [line.partition(":")[0] for line in ends] == ["epoch 30", "epoch 45", "epoch 60"]
-
-
 def test_a_language_model_learns_and_its_average_is_no_worse_at_the_constant_rate() -> None:
     losses = result_of("language_model.py")
     assert len(losses) == 3

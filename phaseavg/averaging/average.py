@@ -81,7 +81,7 @@ class WeightAverage:
         device: torch.device | str = "cpu",
         trainable_only: bool = False,
     ) -> None:
-        self.weights, self._device = weights, str(device)
+        self.weights = weights
         self._parameters = ParameterSelection(model, trainable_only)
         parameters = self._parameters.tensors(model).values()
         dtypes = [
@@ -92,6 +92,8 @@ class WeightAverage:
             p.to(device, dtype, copy=True) for p, dtype in zip(parameters, dtypes, strict=True)
         ]
         """θ̄, in the order of the model's parameters; initial weights until the first update."""
+        is_sharded = any(hasattr(p, "to_local") for p in model.parameters())
+        self._shard = torch.distributed.get_rank() if is_sharded else None
 
     def start(self, model: nn.Module) -> None:
         """Do nothing: θ_0, the weights at the start of the window, does not enter the average."""
@@ -118,24 +120,26 @@ class WeightAverage:
         """Return α_1…α_t, which sum to 1."""
         return coefficients(self.weights, epochs, t)
 
-    def storage(self, epochs: int) -> tuple[int, str]:
-        """Return the size of θ̄ in bytes and its device."""
-        return sum(tensor.nbytes for tensor in self.tensors), self._device
-
     def files(self) -> list[Path]:
         """Return an empty list: the state refers to no files."""
         return []
 
     def state_dict(self) -> dict[str, Any]:
-        """Return θ̄; for DTensors, the local shards."""
-        return {"tensors": self.tensors}
+        """Return θ̄; of a sharded model, this process's shards."""
+        return {"tensors": self.tensors, "shard": self._shard}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Restore a state returned by `state_dict`.
 
         Raises:
-            ValueError: if the state was saved for another network.
+            ValueError: if the state was saved for another network, or by another process of a
+                sharded model.
         """
+        if (shard := state.get("shard")) != self._shard:
+            raise ValueError(
+                f"average: the state has the shards of process {shard}, not {self._shard}; save "
+                "and load the state of a sharded model in every process"
+            )
         expected, saved = (
             [(t.shape, t.dtype) for t in ts] for ts in (self.tensors, state["tensors"])
         )

@@ -12,7 +12,7 @@ from torch.optim.lr_scheduler import LRScheduler, ReduceLROnPlateau
 
 from phaseavg.averaging.average import WeightAverage, unwrapped
 from phaseavg.averaging.batchnorm import recompute_batchnorm
-from phaseavg.averaging.bema import BEMA
+from phaseavg.averaging.bema import BEMA, BEMAAverage
 from phaseavg.averaging.rna import RNA, RNAAverage
 from phaseavg.averaging.weights import Exponential, Weights
 
@@ -24,8 +24,8 @@ class Averager:
 
     Args:
         model: the model to train, with its initial weights.
-        epochs: T_p, the number of epochs in each phase.
-        lengths: the phase lengths in another unit, such as steps; call `epoch_end` after each unit.
+        epochs: T_p, the number of epochs in each phase; or of other units, such as steps, if you
+            call `epoch_end` after each unit.
 
     Raises:
         ValueError: if there are no phases, or a phase has no epochs.
@@ -36,19 +36,10 @@ class Averager:
     """The epochs, counted from 0, that each average covers; disjoint and in order. The average
     replaces the weights at the end of its window. None: unknown before training."""
 
-    def __init__(
-        self,
-        model: nn.Module,
-        epochs: Sequence[int] | None = None,
-        *,
-        lengths: Sequence[int] | None = None,
-    ) -> None:
-        if (epochs is None) == (lengths is None):
-            raise ValueError(f"epochs={epochs}, lengths={lengths}: pass either epochs or lengths")
-        name, phases = ("epochs", epochs) if lengths is None else ("lengths", lengths)
-        if not phases or min(phases) < 1:
-            raise ValueError(f"{name}={list(phases or [])} must be a list of positive numbers")
-        self.lengths = list(phases)
+    def __init__(self, model: nn.Module, epochs: Sequence[int]) -> None:
+        if not epochs or min(epochs) < 1:
+            raise ValueError(f"epochs={list(epochs)} must be a list of positive numbers")
+        self.lengths = list(epochs)
         self.ended = 0
         """Number of finished epochs."""
 
@@ -62,8 +53,8 @@ class Averager:
         the scheduler steps after every update, give `total_epochs` in updates.
 
         Raises:
-            ValueError: if the scheduler has been stepped, or lowers the learning rate after every
-                epoch.
+            ValueError: if the scheduler has been stepped, or most of its phases would have a single
+                epoch, as with a cosine.
         """
         return cls(model, _phase_lengths(scheduler, total_epochs), **options)
 
@@ -136,9 +127,9 @@ class Averager:
     ) -> nn.Module:
         """Return a copy of `model` with the current average, in eval mode.
 
-        `batches` recompute the BatchNorm statistics (`recompute_batchnorm`); None keeps the
-        statistics of `model`. If the model cannot be deep-copied, for example because it is
-        sharded, build a second model and call `copy_to`.
+        `batches` recompute the BatchNorm statistics (`recompute_batchnorm`, a collective); None
+        keeps the statistics of `model`. If the model cannot be deep-copied, for example because it
+        is sharded, build a second model and call `copy_to`.
 
         Raises:
             RuntimeError: if no epoch has been averaged yet.
@@ -158,11 +149,11 @@ class Averager:
         return self.average.coefficients(t, epochs) if self.average is not None and t else []
 
     def finish(self) -> None:
-        """Raise a RuntimeError if training ended inside a phase."""
+        """Raise a RuntimeError if training ended before the last phase did."""
         if self.remaining:
             raise RuntimeError(
-                f"training ended after {self.ended} of {sum(self.lengths)} epochs, inside a phase; "
-                "the average of this phase was not applied"
+                f"training ended after {self.ended} of the {sum(self.lengths)} epochs of the "
+                "phases; the last average was not applied"
             )
 
     def state_dict(self) -> dict[str, Any]:
@@ -201,9 +192,16 @@ class Averager:
         trainable_only: bool,
     ) -> None:
         self.windows = windows
-        weights = weights or Exponential()
+        weights = Exponential() if weights is None else weights
         # RNA and BEMA are more than coefficients of epochs, and have averages of their own.
-        kind: Any = weights.average if isinstance(weights, RNA | BEMA) else WeightAverage
+        kind: Any = WeightAverage
+        if isinstance(weights, RNA | BEMA):
+            kind = RNAAverage if isinstance(weights, RNA) else BEMAAverage
+        elif isinstance(weights, type) or not isinstance(weights, Weights):
+            raise ValueError(
+                f"weights={weights!r}: must be an object with a `step` method; for example "
+                "Exponential(0.9)"
+            )
         self.average = kind(model, weights, device, trainable_only)
         self.restart(model)
 
@@ -225,21 +223,19 @@ class Phasewise(Averager):
         epochs: T_p, the number of epochs in each phase.
         weights: the coefficients of a phase's epochs; by default the paper's, with γ0 = 0.9.
         device: the device that stores the average.
-        lengths: the phase lengths in a unit other than epochs, such as steps.
         trainable_only: average only parameters that require a gradient at construction.
     """
 
     def __init__(
         self,
         model: nn.Module,
-        epochs: Sequence[int] | None = None,
+        epochs: Sequence[int],
         weights: Weights | RNA | BEMA | None = None,
         device: torch.device | str = "cpu",
         *,
-        lengths: Sequence[int] | None = None,
         trainable_only: bool = False,
     ) -> None:
-        super().__init__(model, epochs, lengths=lengths)
+        super().__init__(model, epochs)
         self._average_over(self.phases, model, weights, device, trainable_only)
 
 
@@ -256,15 +252,14 @@ class AtEnd(Averager):
     def __init__(
         self,
         model: nn.Module,
-        epochs: Sequence[int] | None = None,
+        epochs: Sequence[int],
         weights: Weights | RNA | BEMA | None = None,
         window: Literal["training", "phase"] = "training",
         device: torch.device | str = "cpu",
         *,
-        lengths: Sequence[int] | None = None,
         trainable_only: bool = False,
     ) -> None:
-        super().__init__(model, epochs, lengths=lengths)
+        super().__init__(model, epochs)
         windows = {"training": range(sum(self.lengths)), "phase": self.phases[-1]}
         if window not in windows:
             raise ValueError(f"window={window!r}; choices: {', '.join(windows)}")
@@ -302,9 +297,10 @@ def _phase_lengths(scheduler: LRScheduler, total_epochs: int) -> list[int]:
             replica.step()
             rates.append(float(optimizer.param_groups[0]["lr"]))
     ends = [epoch for epoch, (a, b) in enumerate(pairwise(rates), start=1) if b < a]
-    if total_epochs > 2 and len(ends) == total_epochs - 1:
+    lengths = [b - a for a, b in pairwise([0, *ends, total_epochs])]
+    if total_epochs > 2 and lengths.count(1) > len(lengths) / 2:
         raise ValueError(
-            f"scheduler={type(scheduler).__name__}: the learning rate falls after every epoch, so "
-            "there are no phases; pass epochs=[…]"
+            f"scheduler={type(scheduler).__name__}: the learning rate falls after nearly every "
+            "epoch, so there are no phases; pass epochs=[…]"
         )
-    return [b - a for a, b in pairwise([0, *ends, total_epochs])]
+    return lengths

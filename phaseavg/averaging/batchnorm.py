@@ -77,7 +77,8 @@ def recompute_batchnorm(
     `torch.optim.swa_utils.update_bn`, this function weights batches by their size, keeps dropout
     off, and restores momenta, modes and the global random state. InstanceNorm layers
     that track statistics are included. If a process group is initialised, this function is
-    a collective and sums over all processes.
+    a collective and sums over all processes. Networks that communicate in their forward pass, as
+    with `fully_shard` or SyncBatchNorm, need the same number of batches in every process.
 
     Args:
         model: the model; without normalisation layers it is unchanged and `batches` is not read.

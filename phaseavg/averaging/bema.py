@@ -38,11 +38,6 @@ class BEMA:
                 raise ValueError(f"{name}={value} must not be negative")
         self.kappa, self.eta, self.lag = kappa, eta, lag
 
-    @property
-    def average(self) -> type["BEMAAverage"]:
-        """The class of the average."""
-        return BEMAAverage
-
     def beta(self, t: int) -> float:
         """Return β_t."""
         return float((self.lag + t) ** -self.kappa)
@@ -103,13 +98,8 @@ class BEMAAverage(WeightAverage):
         """Return the coefficients of θ_1…θ_t; θ_0 has 1 minus their sum."""
         return self.weights.coefficients(t)
 
-    def storage(self, epochs: int) -> tuple[int, str]:
-        """Return the size of θ̄_t, EMA_t and θ_0 in bytes, and their device."""
-        size, device = super().storage(epochs)
-        return 3 * size, device
-
     def state_dict(self) -> dict[str, Any]:
-        """Return θ̄_t, EMA_t and θ_0; for DTensors, the local shards."""
+        """Return θ̄_t, EMA_t and θ_0; of a sharded model, this process's shards."""
         return super().state_dict() | {"ema": self._ema, "initial": self._initial}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:

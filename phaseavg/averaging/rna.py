@@ -51,11 +51,6 @@ class RNA:
         self.rho = rho
         self.window = window
 
-    @property
-    def average(self) -> type["RNAAverage"]:
-        """The class of the average."""
-        return RNAAverage
-
 
 class RNAAverage:
     """The average θ̄ = Σ c_t θ_t with the coefficients c_t of `RNA`.
@@ -84,7 +79,6 @@ class RNAAverage:
             raise ValueError(
                 "weights=RNA: complex or sharded parameters are not supported; use other weights"
             )
-        self._bytes = sum(p.nbytes for p in parameters.values())
         self._shapes = {name: tuple(p.shape) for name, p in parameters.items()}
         # θ_0 of the next window: the content of the snapshot, or its file name once written.
         self._start: bytes | str | None = None
@@ -138,11 +132,6 @@ class RNAAverage:
             parts = chunks([s[name] for s in snapshots], coefficients.device)
             average = torch.cat([coefficients @ rows for rows in parts])
             parameter.copy_(average.view(parameter.shape))
-
-    def storage(self, epochs: int) -> tuple[int, str]:
-        """Return the size in bytes of a window's snapshots, and their folder."""
-        snapshots = min(epochs, self.weights.window or epochs) + 1
-        return snapshots * self._bytes, f"files in {self.folder}"
 
     def files(self) -> list[Path]:
         """Return the snapshots that the state refers to."""

@@ -1,10 +1,12 @@
 """Lightning callback for phase-wise averaging."""
 
+import warnings
 from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
+from lightning.pytorch.utilities import CombinedLoader
 
 from phaseavg.averaging import BEMA, RNA, Phasewise, Weights, recompute_batchnorm
 
@@ -41,8 +43,14 @@ class PhasewiseAveraging(Callback):
         self.averager: Phasewise | None = None
         self._state: dict[str, Any] = {}
 
+    def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        """Forget an earlier checkpoint; Lightning then restores the one to resume, if any."""
+        self._state = {}
+
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Create the averager and restore the checkpoint's state, if any."""
+        """Create the averager and restore the state of the checkpoint, or of an earlier `fit`."""
+        if trainer.current_epoch and self.averager:
+            self._state = self._state or self.averager.state_dict()
         options = {"weights": self.weights, "device": self.device}
         max_epochs = trainer.max_epochs if trainer.max_epochs is not None else -1
         epochs = self.epochs or (self._state and self._state["settings"]["lengths"])
@@ -70,10 +78,22 @@ class PhasewiseAveraging(Callback):
     ) -> None:
         """Update the average after an epoch's last batch; replace the weights at a phase end."""
         if trainer.is_last_batch and self.averager.epoch_end(pl_module):
+            precision = trainer.precision_plugin
+            # One loader, or a collection of several.
+            loader = CombinedLoader(trainer.train_dataloader, "max_size_cycle")
             batches = (
-                pl_module._apply_batch_transfer_handler(batch) for batch in trainer.train_dataloader
+                pl_module._apply_batch_transfer_handler(precision.convert_input(batch))
+                for batch, _, _ in loader
             )
-            recompute_batchnorm(pl_module, batches, self.forward)
+            with precision.forward_context():
+                recompute_batchnorm(pl_module, batches, self.forward)
+
+    def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Warn if training ended before the last phase did."""
+        try:
+            self.averager.finish()
+        except RuntimeError as error:
+            warnings.warn(str(error), stacklevel=1)
 
     def state_dict(self) -> dict[str, Any]:
         """Return the averager's state for Lightning's checkpoints."""

@@ -1,6 +1,7 @@
 """Hugging Face Trainer callback for phase-wise averaging."""
 
 import math
+import warnings
 from collections.abc import Callable, Iterable, Sequence, Sized
 from pathlib import Path
 from typing import Any
@@ -36,8 +37,8 @@ class PhasewiseCallback(TrainerCallback):
         forward: runs the model on a training batch; by default `model(**batch)`.
 
     Raises:
-        ValueError: when training starts, if it is longer than the phases, the scheduler does not
-            define phases, or the checkpoint has no average.
+        ValueError: when training starts, if it is longer than the phases, the scheduler or the data
+            does not define phases, the checkpoint has no average, or the network is sharded.
     """
 
     def __init__(
@@ -64,9 +65,18 @@ class PhasewiseCallback(TrainerCallback):
         **others: Any,
     ) -> None:
         """Create the averager and restore the checkpoint's state, if any."""
-        batches = len(train_dataloader) if self.every_steps is None else 0
-        steps = self.every_steps or math.ceil(batches / args.gradient_accumulation_steps)
-        saved = self._saved_state(args, state)
+        if args.fsdp or args.deepspeed:
+            raise ValueError(
+                f"fsdp={args.fsdp}, deepspeed={args.deepspeed}: PhasewiseCallback needs the whole "
+                "network in every process"
+            )
+        steps = self.every_steps or _updates_per_epoch(args, train_dataloader)
+        if self.every_steps and args.dataloader_persistent_workers:
+            raise ValueError(
+                "dataloader_persistent_workers=True: a BatchNorm pass inside an epoch would end "
+                "the epoch; use every_steps=None, or no persistent workers"
+            )
+        saved = self._saved_state(args, state, steps)
         lengths = self.epochs or (saved and saved["settings"]["lengths"])
         if not lengths:
             by_step = Phasewise.from_scheduler(model, lr_scheduler, state.max_steps).lengths
@@ -86,16 +96,25 @@ class PhasewiseCallback(TrainerCallback):
         if saved:
             self.averager.load_state_dict(saved)
 
-    def _saved_state(self, args: TrainingArguments, state: TrainerState) -> dict[str, Any]:
-        """Return the averager's state in the checkpoint to resume; empty for a new training."""
+    def _saved_state(
+        self, args: TrainingArguments, state: TrainerState, steps: int
+    ) -> dict[str, Any]:
+        """Return the averager's state in the checkpoint to resume; empty for a new training.
+
+        The Trainer does not pass the argument of `train(resume_from_checkpoint=…)` to callbacks.
+        """
         if not state.global_step:
             return {}
-        name = f"checkpoint-{state.global_step}"
-        folders = [Path(args.output_dir, name), Path(str(args.resume_from_checkpoint))]
-        for path in (folder / FILE for folder in folders):
-            if path.is_file():
-                return dict(torch.load(path, weights_only=True))
-        raise ValueError(f"{folders[0] / FILE}: does not exist; the checkpoint has no average")
+        in_output = Path(args.output_dir, f"checkpoint-{state.global_step}")
+        for folder in (Path(str(args.resume_from_checkpoint)), in_output):
+            if (folder / FILE).is_file():
+                saved = dict(torch.load(folder / FILE, weights_only=True))
+                if saved["ended"] == state.global_step // steps:
+                    return saved
+        raise ValueError(
+            f"{in_output / FILE}: does not exist; the checkpoint has no average, or it is in "
+            "another folder: then set it in TrainingArguments(resume_from_checkpoint=…) as well"
+        )
 
     def on_step_end(
         self,
@@ -117,6 +136,24 @@ class PhasewiseCallback(TrainerCallback):
         if state.is_world_process_zero:
             path = Path(args.output_dir, f"checkpoint-{state.global_step}", FILE)
             torch.save(self.averager.state_dict(), path)
+
+    def on_train_end(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **others: Any
+    ) -> None:
+        """Warn if training ended before the last phase did."""
+        try:
+            self.averager.finish()
+        except RuntimeError as error:
+            warnings.warn(str(error), stacklevel=1)
+
+
+def _updates_per_epoch(args: TrainingArguments, batches: Sized) -> int:
+    try:
+        return math.ceil(len(batches) / args.gradient_accumulation_steps)
+    except TypeError as error:
+        raise ValueError(
+            "every_steps=None: the training data has no length; pass every_steps=…"
+        ) from error
 
 
 def _forward_keywords(model: nn.Module, batch: Any) -> None:

@@ -86,7 +86,7 @@ class Lookahead(Optimizer):
         if fast:
             with torch.no_grad():
                 torch._foreach_lerp_(slow, fast, self.alpha)  # exact for α = 0 and 1
-                torch._foreach_copy_(fast, slow)
+                torch._foreach_lerp_(fast, slow, 1.0)
 
     @contextmanager
     def evaluation_weights(self) -> Iterator[None]:
@@ -137,5 +137,5 @@ class Lookahead(Optimizer):
 
 @torch.no_grad()
 def _copy(sources: list[Tensor], targets: list[Tensor]) -> None:
-    if sources:
-        torch._foreach_copy_(targets, sources)
+    if sources:  # _foreach_copy_ does not support the parameters of fully_shard
+        torch._foreach_lerp_(targets, sources, 1.0)

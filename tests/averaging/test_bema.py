@@ -93,8 +93,6 @@ def test_half_precision_is_averaged_in_float32_and_integers_are_copied():
     model = nn.Linear(3, 2, dtype=torch.bfloat16)
     model.count = nn.Parameter(torch.tensor(3), requires_grad=False)
     averager = Phasewise(model, [2], BEMA())
-    size, device = averager.average.storage(2)
-    assert (size, device) == (3 * (8 * 4 + 8), "cpu")
     with torch.no_grad():
         model.count.fill_(5)
     averager.epoch_end(model)

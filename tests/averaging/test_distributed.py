@@ -12,6 +12,7 @@ from conftest import REPOSITORY
 from torch import nn
 
 from phaseavg.averaging import Phasewise, Uniform, recompute_batchnorm
+from phaseavg.optim import Lookahead
 
 pytestmark = pytest.mark.slow
 
@@ -36,7 +37,7 @@ def train(wrap, batches):
     """Train for two phases; return the model states at phase ends and between them."""
     model = network()
     wrapped = wrap(model)
-    optimizer = torch.optim.SGD(wrapped.parameters(), lr=0.1, momentum=0.9)
+    optimizer = Lookahead(torch.optim.SGD(wrapped.parameters(), lr=0.1, momentum=0.9), k=2)
     averager = Phasewise(wrapped, EPOCHS, Uniform())
     ends = []
     for epoch in range(sum(EPOCHS)):
@@ -54,6 +55,10 @@ def train(wrap, batches):
     averager.load_state_dict(saved)
     averager.copy_to(wrapped)
     ends.append(gather_state(wrapped))
+    if (shard := saved["average"]["shard"]) is not None:
+        saved["average"]["shard"] = 1 - shard
+        with pytest.raises(ValueError, match=rf"shards of process {1 - shard}, not {shard}"):
+            averager.load_state_dict(saved)
     return ends
 
 

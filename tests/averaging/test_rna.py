@@ -4,7 +4,6 @@ import copy
 import io
 import json
 import os
-from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import pytest
@@ -105,21 +104,6 @@ def test_coefficients_may_be_negative_and_belong_to_the_newer_points(observed):
     thetas[2, 0] = 1.5
     thetas[1:, 2] = 1e-3
     assert observed(thetas, rho=0).coefficients()[0] < -0.5
-
-
-def test_a_phase_starts_from_the_average_of_the_previous_phase(tmp_path):
-    # θ_0 is the average; a single epoch has coefficient 1.
-    deltas = random_trajectory(small_network(), 3)
-    model = small_network()
-    overwrite(model, np.zeros(26))
-    averager = Phasewise(model, [1, 2], RNA(tmp_path, rho=1e-3))
-    for delta in deltas:
-        overwrite(model, flat(model) + delta)
-        averager.epoch_end(model)
-    gram = deltas[1:] @ deltas[1:].T
-    z = np.linalg.solve(gram / np.linalg.norm(gram, 2) + 1e-3 * np.eye(2), np.ones(2))
-    first, second = deltas[0] + deltas[1], deltas.sum(0)
-    assert relative_error(flat(model), (z[0] * first + z[1] * second) / z.sum()) <= 1e-12
 
 
 def test_an_observer_starts_from_weights_set_by_another_averager(tmp_path):
@@ -283,34 +267,6 @@ def test_a_failed_write_leaves_average_and_folder_unchanged(tmp_path, monkeypatc
         assert (averager.observed[0], averager.coefficients()) == (t, coefficients)
         averager.epoch_end(model)
     assert relative_error(flat(model), rna(thetas, 1e-5)[1]) <= 1e-9
-
-
-def test_averages_may_share_a_folder(tmp_path):
-    thetas = random_trajectory(small_network(), 12)
-
-    def write(_):
-        model = small_network()
-        average = RNAAverage(model, RNA(tmp_path))
-        overwrite(model, thetas[0])
-        average.start(model)
-        for t, theta in enumerate(thetas[1:], start=1):
-            overwrite(model, theta)
-            average.update(model, t, 11)
-        return [path.name for path in average.files()]
-
-    with ThreadPoolExecutor(4) as pool:
-        names, *others = pool.map(write, range(4))
-    assert all(other == names for other in others)
-    assert all(is_intact(tmp_path / name) for name in names)
-    assert {path.name for path in tmp_path.iterdir()} == {*names}
-
-
-def test_storage_is_known_before_training(tmp_path):
-    model = small_network()
-    where = f"files in {tmp_path}"
-    assert RNAAverage(model, RNA(tmp_path)).storage(80) == (81 * 26 * 8, where)
-    assert RNAAverage(model, RNA(tmp_path, window=10)).storage(80) == (11 * 26 * 8, where)
-    assert RNAAverage(model, RNA(tmp_path, window=10)).storage(4) == (5 * 26 * 8, where)
 
 
 @pytest.mark.parametrize(

@@ -81,7 +81,12 @@ def test_phases_end_where_a_scheduler_lowers_the_learning_rate(scheduler, length
         (
             partial(lr_scheduler.CosineAnnealingLR, T_max=10),
             0,
-            r"=CosineAnnealingLR: the learning rate falls after every .*; pass epochs=\[…\]$",
+            r"=CosineAnnealingLR: the learning rate falls after nearly .*; pass epochs=\[…\]$",
+        ),
+        (
+            lambda optimizer: lr_scheduler.OneCycleLR(optimizer, 0.1, total_steps=10),
+            0,
+            "=OneCycleLR: the learning rate falls after nearly every epoch, so there are no phases",
         ),
     ],
 )

@@ -35,28 +35,6 @@ def test_exponential_coefficients_match_the_closed_form_and_sum_to_one(gamma0, e
     assert sum(actual) == pytest.approx(1, rel=1e-13)
 
 
-@pytest.mark.parametrize(
-    "weights",
-    [
-        *map(Exponential, GAMMA0S),
-        Uniform(),
-        HalfLife(0.1),
-        Tail(0.25),
-        FromDecay(),
-        FromDecay("cosine"),
-    ],
-)
-def test_the_first_epoch_has_step_one(weights):
-    assert all(weights.step(1, epochs) == 1.0 for epochs in LENGTHS)
-    assert Blend(weights, 0.3).step(1, 5) == 1.0
-
-
-def test_gamma0_is_the_decay_in_80_epochs_and_scales_with_the_length():
-    for epochs in LENGTHS[1:]:
-        *_, before, last = products(Exponential(), epochs)
-        assert (before / last) ** epochs == pytest.approx(0.9**80, rel=1e-12)
-
-
 @pytest.mark.parametrize("epochs", [2, 30, 100])
 def test_gamma_near_one_causes_no_cancellation(epochs):
     # (1 − γ) / (1 − γ^t) evaluated without expm1 has errors up to 1e-8 here.

@@ -18,10 +18,10 @@ def network() -> nn.Sequential:
     return nn.Sequential(nn.Linear(4, 6), nn.BatchNorm1d(6), nn.ReLU(), nn.Linear(6, 3))
 
 
-def batches() -> list[tuple[Tensor, Tensor]]:
+def batches(dtype: torch.dtype = torch.float32) -> list[tuple[Tensor, Tensor]]:
     """Return the batches of an epoch; the last one is smaller."""
     generator = torch.Generator().manual_seed(1)
-    inputs = torch.randn(21, 4, generator=generator)
+    inputs = torch.randn(21, 4, generator=generator).to(dtype)
     labels = torch.randint(3, (21,), generator=generator)
     return list(zip(inputs.split(8), labels.split(8), strict=True))
 
@@ -34,29 +34,31 @@ def optimizer_and_scheduler(
     return optimizer, torch.optim.lr_scheduler.MultiStepLR(optimizer, DROPS)
 
 
-def plain_loop(model: nn.Module) -> tuple[list[float], Phasewise]:
+def plain_loop(
+    model: nn.Module, dtype: torch.dtype = torch.float32
+) -> tuple[list[float], Phasewise]:
     """Train `model`; return its loss after each epoch, in eval mode, and the averager."""
     optimizer, scheduler = optimizer_and_scheduler(model)
     averager = Phasewise(model, EPOCHS)
     losses = []
     for _ in range(sum(EPOCHS)):
         model.train()
-        for inputs, labels in batches():
+        for inputs, labels in batches(dtype):
             optimizer.zero_grad()
             cross_entropy(model(inputs), labels).backward()
             optimizer.step()
         if averager.epoch_end(model):
-            recompute_batchnorm(model, batches())
-        losses.append(evaluated(model))
+            recompute_batchnorm(model, batches(dtype))
+        losses.append(evaluated(model, dtype))
         scheduler.step()
     return losses, averager
 
 
 @torch.no_grad()
-def evaluated(model: nn.Module) -> float:
+def evaluated(model: nn.Module, dtype: torch.dtype = torch.float32) -> float:
     """Return the mean of the batches' losses in eval mode."""
     model.eval()
-    losses = [cross_entropy(model(inputs), labels).item() for inputs, labels in batches()]
+    losses = [cross_entropy(model(x), labels).item() for x, labels in batches(dtype)]
     return sum(losses) / len(losses)
 
 

@@ -60,8 +60,11 @@ def loader() -> DataLoader:
     return DataLoader(batches(), batch_size=None)
 
 
-def trainer(folder: Path, *callbacks: Any, max_epochs: int | None = sum(EPOCHS)) -> Any:
+def trainer(
+    folder: Path, *callbacks: Any, max_epochs: int | None = sum(EPOCHS), **options: Any
+) -> Any:
     return lightning.Trainer(
+        **options,
         accelerator="cpu",
         max_epochs=max_epochs,
         callbacks=list(callbacks),
@@ -71,16 +74,6 @@ def trainer(folder: Path, *callbacks: Any, max_epochs: int | None = sum(EPOCHS))
         logger=False,
         num_sanity_val_steps=0,
     )
-
-
-class StopAfter(lightning.Callback):
-    """Ends the training after some epochs."""
-
-    def __init__(self, epochs: int) -> None:
-        self.epochs = epochs
-
-    def on_train_epoch_end(self, trainer: Any, module: Any) -> None:
-        trainer.should_stop = trainer.current_epoch + 1 == self.epochs
 
 
 @pytest.mark.parametrize("epochs", [EPOCHS, None], ids=["given", "from the scheduler"])
@@ -105,12 +98,44 @@ def test_a_resumed_training_ends_bit_identical(
     whole = Module()
     trainer(tmp_path, PhasewiseAveraging()).fit(whole, loader(), loader())
     saving = ModelCheckpoint(tmp_path, filename="cut", save_on_train_epoch_end=at_train_end)
-    stop = StopAfter(cut)
-    trainer(tmp_path, PhasewiseAveraging(), saving, stop).fit(Module(), loader(), loader())
+    cut_off = trainer(tmp_path, PhasewiseAveraging(EPOCHS), saving, max_epochs=cut)
+    with pytest.warns(UserWarning, match=f"training ended after {cut} of the 5 epochs"):
+        cut_off.fit(Module(), loader(), loader())
     resumed = Module()
     again = trainer(tmp_path, PhasewiseAveraging())
     again.fit(resumed, loader(), loader(), ckpt_path=tmp_path / "cut.ckpt", weights_only=True)
     assert equal(whole, resumed)
+
+
+def test_a_second_fit_continues_the_average(tmp_path: Path) -> None:
+    module, saving = Module(), ModelCheckpoint(tmp_path, filename="cut")
+    trainer(tmp_path, PhasewiseAveraging(EPOCHS), saving, max_epochs=1).fit(module, loader())
+    callback = PhasewiseAveraging(EPOCHS)
+    again = trainer(tmp_path, callback, max_epochs=2)
+    again.fit(module, loader(), ckpt_path=tmp_path / "cut.ckpt", weights_only=True)
+    assert callback.averager.ended == 2
+    again.fit_loop.max_epochs = sum(EPOCHS)
+    again.fit(module, loader())
+    assert callback.averager.remaining == 0
+
+
+def test_batches_have_the_trainings_precision_and_may_come_from_several_loaders(
+    tmp_path: Path,
+) -> None:
+    class Two(Module):
+        def training_step(self, batch: Any, index: int) -> torch.Tensor:
+            return super().training_step(batch["first"], index)
+
+    def forward(module: Any, batch: Any) -> None:
+        assert batch["second"][0].dtype == torch.float64
+        module(batch["first"][0])
+
+    module, plain = Two().double(), network().double()
+    callback = PhasewiseAveraging(EPOCHS, forward=forward)
+    loaders = {"first": loader(), "second": loader()}
+    trainer(tmp_path, callback, precision="64-true").fit(module, loaders)
+    plain_loop(plain, torch.float64)
+    assert equal(module.network, plain)
 
 
 def test_more_epochs_than_phases_are_refused_before_training(tmp_path: Path) -> None:

@@ -16,7 +16,7 @@ def test_a_loop_with_timms_optimizer_and_scheduler_equals_the_plain_loop() -> No
     expected, model = network(), network()
     losses, _ = plain_loop(expected)
     optimizer = timm_optim.create_optimizer_v2(model, opt="momentum", lr=LR, momentum=0.9)
-    scheduler = timm_scheduler.StepLRScheduler(optimizer, decay_t=DROPS[0], decay_rate=0.1)
+    scheduler = timm_scheduler.MultiStepLRScheduler(optimizer, [DROPS[0] + 1], decay_rate=0.1)
     averager = Phasewise(model, EPOCHS)
     actual = []
     for epoch in range(sum(EPOCHS)):

@@ -53,15 +53,26 @@ class StopAfter(transformers.TrainerCallback):
             control.should_save = control.should_training_stop = True
 
 
-def trained(folder: Path, *callbacks: Any, **arguments: Any) -> Model:
-    """Return the model after training; `resume` is what `train` resumes from."""
-    resume = arguments.pop("resume", None)
-    model = Model()
-    samples = [
+class Stream(torch.utils.data.IterableDataset):
+    """Samples without a length."""
+
+    def __iter__(self) -> Any:
+        return iter(samples())
+
+
+def samples() -> list[dict[str, Tensor]]:
+    """Return the images of the plain loop's batches."""
+    return [
         {"inputs": x, "labels": y}
         for inputs, labels in batches()
         for x, y in zip(inputs, labels, strict=True)
     ]
+
+
+def trained(folder: Path, *callbacks: Any, **arguments: Any) -> Model:
+    """Return the model after training; `resume` is what `train` resumes from."""
+    resume, data = arguments.pop("resume", None), arguments.pop("data", None)
+    model = Model()
     optimizer, _ = optimizer_and_scheduler(model)
     drops = [EPOCHS[0] * len(batches())]  # the Trainer steps the scheduler after each update
     scheduler = torch.optim.lr_scheduler.MultiStepLR(optimizer, drops)
@@ -80,8 +91,8 @@ def trained(folder: Path, *callbacks: Any, **arguments: Any) -> Model:
     trainer = transformers.Trainer(
         model,
         transformers.TrainingArguments(**defaults | arguments),
-        train_dataset=samples,
-        eval_dataset=samples,
+        train_dataset=samples() if data is None else data,
+        eval_dataset=samples(),
         optimizers=(optimizer, scheduler),
         callbacks=list(callbacks),
     )
@@ -125,6 +136,46 @@ def test_a_training_longer_than_the_phases_is_refused(tmp_path: Path) -> None:
         trained(tmp_path, PhasewiseCallback([3, 1]))
     with pytest.raises(ValueError, match=r"phases of \[9, 6\] updates must be multiples of 2"):
         trained(tmp_path, PhasewiseCallback(every_steps=2))
+
+
+@pytest.mark.parametrize(
+    ("callback", "arguments", "message"),
+    [
+        (PhasewiseCallback([3, 2]), {"data": Stream(), "max_steps": 15}, "has no length; pass"),
+        (
+            PhasewiseCallback([3, 2], every_steps=3),
+            {"dataloader_persistent_workers": True, "dataloader_num_workers": 1},
+            "dataloader_persistent_workers=True: .* use every_steps=None",
+        ),
+    ],
+)
+def test_trainings_that_cannot_be_averaged_are_refused(
+    callback: PhasewiseCallback, arguments: dict[str, Any], message: str, tmp_path: Path
+) -> None:
+    with pytest.raises(ValueError, match=message):
+        trained(tmp_path, callback, **arguments)
+
+
+def test_a_training_that_ends_inside_a_phase_says_so(tmp_path: Path) -> None:
+    with pytest.warns(UserWarning, match="ended after 4 of the 5 epochs of the phases"):
+        trained(tmp_path, PhasewiseCallback(EPOCHS), StopAfter(12))
+
+
+def test_a_checkpoint_in_another_folder_is_resumed_with_its_own_average(tmp_path: Path) -> None:
+    whole = trained(tmp_path / "whole", PhasewiseCallback())
+    trained(tmp_path / "other", PhasewiseCallback(weights=Uniform()), StopAfter(7))
+    trained(tmp_path / "cut", PhasewiseCallback(), StopAfter(7))
+    checkpoint = str(tmp_path / "cut/checkpoint-7")
+    with pytest.raises(ValueError, match=r"set it in TrainingArguments\(resume_from_checkpoint"):
+        trained(tmp_path / "new", PhasewiseCallback(), resume=checkpoint)
+    for folder in ("new", "other"):
+        resumed = trained(
+            tmp_path / folder,
+            PhasewiseCallback(),
+            resume=checkpoint,
+            resume_from_checkpoint=checkpoint,
+        )
+        assert equal(whole, resumed)
 
 
 def test_a_checkpoint_without_an_average_is_refused(tmp_path: Path) -> None:

@@ -1,4 +1,4 @@
-"""Lookahead compared with a reference, with pytorch_optimizer and with torch's interface."""
+"""Lookahead compared with a reference and with torch's interface."""
 
 import copy
 import pickle
@@ -6,7 +6,6 @@ import pickle
 import numpy as np
 import optimizer_reference as reference
 import pytest
-import pytorch_optimizer
 import torch
 from optimizer_reference import (
     largest_error,
@@ -62,14 +61,6 @@ def test_every_step_matches_the_reference(inner):
     expected = reference.Lookahead(REFERENCE[inner](), 5, 0.8)
     actual = trajectory(lookahead(inner, alpha=0.8))
     assert largest_error(actual, reference_trajectory(expected)) <= 1e-12
-
-
-def test_every_step_matches_pytorch_optimizer():
-    # pytorch_optimizer interpolates from θ to φ, with other rounding errors.
-    theirs = pytorch_optimizer.Lookahead(
-        INNER["sgd"](parameters()), k=5, alpha=0.8, pullback_momentum="none"
-    )
-    assert largest_error(trajectory(lookahead(alpha=0.8)), trajectory(theirs)) <= 1e-12
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
