@@ -69,14 +69,14 @@ def run(settings: Settings, overrides: Sequence[str] = ()) -> dict[str, Any]:
         folder.write_config(settings.record())
         sharing.restore(state, folder)
         state.add_provenance(provenance(device, settings.execution.model_dump()))
-        folder.write_metrics(state.metrics)
+        folder.write_metrics(state.history)
         print(f"{folder.path}: {start_line(settings, data, schedule, state)}", flush=True)
         tracking = build(
             "tracking",
             settings.tracking,
             recipe=settings.recipe(),
             config=settings.record() | state.provenance[-1],
-            history=state.metrics,
+            history=state.history,
         )
         with tracking:
             try:
@@ -89,11 +89,11 @@ def run(settings: Settings, overrides: Sequence[str] = ()) -> dict[str, Any]:
                 folder.clear()
             return {"run_id": settings.run_id, **outcome}
         if outcome["status"] == "finished":
-            outcome |= summarise_errors(state.metrics, settings.observers)
+            outcome |= summarise_errors(state.history, settings.observers)
         result = {
             "run_id": settings.run_id,
             **outcome,
-            **cost(state.metrics),
+            **cost(state.history),
             "recipe": settings.recipe(),
             "numerics_version": NUMERICS_VERSION,
             "overrides": list(overrides),

@@ -35,8 +35,8 @@ from phaseavg.targets import unknown_message
 
 USER_ERROR, FAILED, INTERRUPTED = 2, 1, 130
 
-SWEEP_OVERRIDES = ("tracking.cells", "share.prefix", "share.guests", "deadline")
-"""Overrides that a sweep adds to the user's."""
+SWEEP_OVERRIDES = ("tracking.cells", "share.guests", "deadline")
+"""Overrides that a sweep adds to the user's, and that say little to them."""
 
 CONFIG_ERRORS = (HydraException, OmegaConfBaseException, yaml.YAMLError)
 """Errors that composing a config raises if an override or a config file is wrong."""

@@ -42,6 +42,9 @@ TRAJECTORY = "trajectory"
 POLL_SECONDS = 0.5
 """Time between attempts to get the lock of a folder."""
 
+MISMATCHES = (ValueError, LookupError, TypeError, AttributeError, RuntimeError)
+"""The errors of `load_state_dict` with a state that does not match the code or the data."""
+
 MAX_CHECKPOINTS = 2  # if the latest is damaged, the run resumes from the previous checkpoint
 
 
@@ -136,14 +139,16 @@ class RunFolder:
             self._lock = (self.path / ".lock").open("a")  # held until the process ends
         except OSError as error:
             raise UserError(
-                f"runs_dir={self.path.parent}: cannot be written ({error.strerror}); "
-                "set a writable folder"
+                f"{self.path}: cannot be written ({error.strerror}); set a writable runs_dir or "
+                "share.dir"
             ) from error
-        if not self._try_to_lock():
-            busy = f"{self.path}: another process is training this run"
-            if not self.wait:
+        busy = f"{self.path}: another process is training this run"
+        if not self.wait and not self._try_to_lock():
+            time.sleep(POLL_SECONDS)  # `in_progress` takes the lock for a moment
+            if not self._try_to_lock():
                 self._lock.close()
                 raise UserError(busy)
+        elif not self._try_to_lock():
             print(f"{busy}; waiting", flush=True)
             with StopSignals() as signals:
                 while not self._try_to_lock():
@@ -163,6 +168,12 @@ class RunFolder:
             fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
             return False
+        except OSError as error:
+            self._lock.close()
+            raise UserError(
+                f"{self.path}: its file system has no locks ({error.strerror}); set a folder on "
+                "another one"
+            ) from error
         return True
 
     def __exit__(
@@ -261,7 +272,7 @@ class RunFolder:
             return
         try:
             state.load_state_dict(checkpoint)
-        except (ValueError, LookupError, TypeError, AttributeError, RuntimeError) as error:
+        except MISMATCHES as error:
             reason = " ".join(str(error).split()) or repr(error)
             raise UserError(
                 f"{self.path}: the checkpoint does not match: {reason}; undo that change, or move "
@@ -273,11 +284,16 @@ class RunFolder:
         """Return the latest intact checkpoint, on the CPU; None if no checkpoint is intact.
 
         Damaged checkpoints and checkpoints of other runs are renamed. Loading never executes code.
+
+        Raises:
+            UserError: if a checkpoint cannot be read.
         """
         for path in self._checkpoints():
             try:
                 return self._read(path)
-            except (OSError, ValueError) as error:
+            except OSError as error:
+                raise UserError(f"{path}: cannot be read ({error.strerror})") from error
+            except ValueError as error:
                 aside = set_aside(path, "damaged")
                 print(f"{error}: {path.name} renamed to {aside.name}", flush=True)
         return None

@@ -2,7 +2,7 @@
 
 A prefix of n epochs is the state of a run after the last update of epoch n, before evaluation and
 averaging. A run can use a prefix until an average first replaces its weights. A prefix file is
-`<share.dir>/<key>-<epochs>-<checksum>.pt`. It contains the averages that later runs need;
+`<share.dir>/<key>-<epochs>-<checksum>.pt`. It contains the averages that these runs need;
 `share.dir/snapshots` holds the files that RNA's averages refer to. If the folder is deleted, its
 epochs are trained again.
 """
@@ -10,9 +10,10 @@ epochs are trained again.
 import hashlib
 import io
 import json
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache, cached_property
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -21,14 +22,14 @@ from torch import nn
 
 from phaseavg.averaging import Averager
 from phaseavg.averaging.snapshots import is_intact
-from phaseavg.config import NO_TRACKING, Settings
+from phaseavg.config import NO_TRACKING, Guest, Settings
 from phaseavg.errors import UserError
 from phaseavg.identity import NUMERICS_VERSION
 from phaseavg.phases import Schedule
 from phaseavg.runs.files import checksum, link, set_aside, write_atomically
 from phaseavg.runs.folder import read_state
 from phaseavg.runs.provenance import provenance
-from phaseavg.targets import Part, build
+from phaseavg.targets import build
 
 NOTHING = "phaseavg.averaging.NoAveraging"
 """Target of `averaging=none`."""
@@ -39,48 +40,34 @@ OWN = "average"
 SAME_NUMBERS = ("device", "workers", "flipped_copy")
 """Execution options that do not change results, apart from the device type."""
 
+FORMAT = 2
+"""The format of prefix files; files of another format are not found."""
+
 
 def digest(values: Any) -> str:
     """Return a hash of JSON-like values."""
     return hashlib.sha256(json.dumps(values, sort_keys=True).encode()).hexdigest()[:16]
 
 
-@dataclass(frozen=True)
-class Average:
-    """One average of a run.
+def windows_of(average: Guest) -> list[range] | None:
+    """Return the epochs in each window of an average; None if unknown before training."""
+    windows = _averager(json.dumps(average.averaging), tuple(average.epochs)).windows
+    return None if windows is None else list(windows)
 
-    Attributes:
-        part: target and arguments of the averager.
-        epochs: the length T_p of each phase.
+
+def identity_of(average: Guest, epochs: int) -> str | None:
+    """Return a hash of an average and of its windows that begin before epoch `epochs`.
+
+    Two averages of a prefix with equal identities are bitwise equal. Returns None if no window has
+    begun.
     """
-
-    part: Part
-    epochs: list[int]
-
-    @property
-    def averager(self) -> Averager:
-        """The averager, built for a one-parameter network."""
-        return _averager(json.dumps(self.part), tuple(self.epochs))
-
-    @property
-    def windows(self) -> list[range] | None:
-        """The epochs in each averaging window; None if they are not known before training."""
-        windows = self.averager.windows
-        return None if windows is None else list(windows)
-
-    def identity(self, epochs: int) -> str | None:
-        """Return a hash of the averager and of its windows that begin before epoch `epochs`.
-
-        Two averages of a prefix with equal identities are bitwise equal. Returns None if no window
-        has begun.
-        """
-        begun = [[w.start, len(w)] for w in self.windows or () if w.start < epochs]
-        return digest({"averaging": self.part, "windows": begun}) if begun else None
+    begun = [[w.start, len(w)] for w in windows_of(average) or () if w.start < epochs]
+    return digest({"averaging": average.averaging, "windows": begun}) if begun else None
 
 
 @cache
 def _averager(part: str, epochs: tuple[int, ...]) -> Averager:
-    """Build an averager from a part in JSON; cached, as many runs of a sweep share averagers."""
+    """Build an averager of a one-parameter network from a part in JSON; cached for sweeps."""
     network = nn.Module()
     network.weight = nn.Parameter(torch.zeros(1))
     arguments: dict[str, Any] = {"model": network, "epochs": list(epochs)}
@@ -103,7 +90,8 @@ class Prefixes:
     Attributes:
         schedule: the schedule of the run.
         averages: the averages of the run, by name.
-        limit: epochs before an average first replaces the weights; 0 if the run cannot share.
+        limit: epochs before an average first replaces the weights; 0 if the run cannot share,
+            because its windows, or the rates of its own kind of schedule, are unknown.
 
     Raises:
         UserError: if the schedule rejects a value.
@@ -113,17 +101,18 @@ class Prefixes:
         self.settings = settings
         self.schedule = _schedule(json.dumps(settings.schedule))
         parts = {**settings.observers, OWN: settings.averaging}
-        self.averages = {n: Average(part, self.schedule.epochs) for n, part in parts.items()}
-        windows = [average.windows for average in self.averages.values()]
-        own = self.averages[OWN].windows
-        total = self.schedule.total_epochs
-        self.limit = 0 if None in windows else min([w.stop for w in own or ()], default=total)
+        epochs = self.schedule.epochs
+        self.averages = {n: Guest(averaging=p, epochs=epochs) for n, p in parts.items()}
+        windows = {name: windows_of(average) for name, average in self.averages.items()}
+        ends = [window.stop for window in windows[OWN] or ()]
+        known = None not in windows.values() and type(self.schedule) is Schedule
+        self.limit = min(ends, default=sum(epochs)) if known else 0
         self._keys: dict[int, str] = {}
 
     @property
     def averages_nothing(self) -> bool:
-        """Whether no average replaces the weights, so that other runs may start from it."""
-        return self.averages[OWN].windows == []
+        """Whether no average replaces the weights."""
+        return windows_of(self.averages[OWN]) == []
 
     @cached_property
     def origin(self) -> dict[str, Any]:
@@ -132,6 +121,7 @@ class Prefixes:
         record = self.settings.record()
         return {
             "numerics_version": NUMERICS_VERSION,
+            "format": FORMAT,
             **{name: record[name] for name in (*names, "evaluation")},
         }
 
@@ -154,8 +144,12 @@ class Prefixes:
         return [self.settings.schedule["shape"], phase.epochs, phase.factor, len(done)]
 
     def needs(self, epochs: int) -> dict[str, str]:
-        """Return the identities of averages that begin before epoch `epochs`, by name."""
-        identities = {name: average.identity(epochs) for name, average in self.averages.items()}
+        """Return the identities of the averages that begin before epoch `epochs`, by name.
+
+        The averages of a run that trains a prefix are those of the runs that start from it.
+        """
+        averages = {**self.averages, **self.settings.share.guests}
+        identities = {name: identity_of(one, epochs) for name, one in averages.items()}
         return {name: identity for name, identity in identities.items() if identity}
 
 
@@ -188,6 +182,7 @@ def prefix_settings(settings: Settings) -> Settings:
         raise UserError(f"share.prefix={end}: the run cannot share its first {end} epochs")
     guests = {name: guest.model_dump() for name, guest in settings.share.guests.items()}
     execution = settings.execution.model_dump(exclude=set(SAME_NUMBERS))
+    execution["device_type"] = settings.execution.device.partition(":")[0]
     folder = settings.share.dir / "runs" / digest([prefixes.key(end), guests, execution])
     return prefix.model_copy(update={"runs_dir": folder, "records_dir": folder})
 
@@ -226,7 +221,7 @@ def saved(folder: Path, key: str, epochs: int) -> Iterator[Saved]:
         try:
             head = torch.load(path, mmap=True, weights_only=True)["head"]
             yield Saved(path, dict(head["averages"]), dict(head["execution"]))
-        except FileNotFoundError:  # another process removed the file
+        except OSError:  # another process removed the file, or it cannot be read now
             continue
         except Exception:  # a damaged file can raise any exception
             _report_damaged(path, path)
@@ -239,7 +234,7 @@ def save(
     execution: Mapping[str, Any],
     state: Mapping[str, Any],
     averages: Mapping[str, str],
-    files: Iterable[Path],
+    files: Mapping[str, Sequence[Path]],
 ) -> None:
     """Save a prefix, and link the snapshots that its averages refer to.
 
@@ -250,45 +245,50 @@ def save(
         execution: from `execution_of`.
         state: the state of the run.
         averages: the name of each average in the state, by identity.
-        files: snapshots that the state refers to.
+        files: the snapshots that each average in the state refers to, by its name.
 
     Raises:
         UserError: if a file cannot be written.
     """
     option = f"share.dir={folder}"
-    files = list(files)
     try:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise UserError(f"{option}: cannot be written ({error.strerror})") from error
-    for file in files:
+    for file in chain.from_iterable(files.values()):
         link(file, folder / "snapshots" / file.name, option)
-    names = [file.name for file in files]
-    head = {"key": key, "averages": dict(averages), "execution": dict(execution), "files": names}
+    snapshots = {name: [path.name for path in paths] for name, paths in files.items()}
+    head = {"key": key, "averages": dict(averages), "execution": dict(execution)}
     buffer = io.BytesIO()
-    torch.save({"head": head, "state": dict(state)}, buffer)
+    torch.save({"head": head, "state": {**state, "snapshots": snapshots}}, buffer)
     content = buffer.getvalue()
     write_atomically(folder / f"{key}-{epochs}-{checksum(content)}.pt", content, option)
 
 
-def load(prefix: Saved) -> dict[str, Any] | None:
-    """Return the state of a saved prefix, on the CPU; None if a file is damaged.
+def load(prefix: Saved, identities: Collection[str]) -> dict[str, Any] | None:
+    """Return the state of a saved prefix, on the CPU; None if it cannot be read.
 
     Damaged files are reported and renamed. Loading never executes code.
+
+    Args:
+        prefix: the prefix.
+        identities: the averages that are needed, whose snapshots have to be intact.
     """
     path = prefix.path
     try:
         content = read_state(path.read_bytes(), path)
-    except OSError:
-        content = None
-    if content is None or content["head"]["key"] != path.name.partition("-")[0]:
-        _report_damaged(path, path)
-        return None
-    for name in content["head"]["files"]:
-        file = path.parent / "snapshots" / Path(name).name
-        if not is_intact(file):
-            _report_damaged(path, file)
+        if content is None or content["head"]["key"] != path.name.partition("-")[0]:
+            _report_damaged(path, path)
             return None
+        for name in (prefix.averages[identity] for identity in identities):
+            for snapshot in content["state"]["snapshots"].get(name, ()):
+                file = path.parent / "snapshots" / Path(snapshot).name
+                if not is_intact(file):
+                    _report_damaged(path, file)
+                    return None
+    except OSError as error:
+        print(f"{path}: cannot be read ({error.strerror})", flush=True)
+        return None
     return content["state"]
 
 

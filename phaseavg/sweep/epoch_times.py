@@ -54,7 +54,6 @@ def checkpoint_epochs(folder: Path) -> int:
 
 def epochs_trained(folder: Path) -> int:
     """Return the number of finished epochs, including those after the latest checkpoint."""
-    # Complete lines only: the last line may be half written.
     return (folder / METRICS).read_bytes().count(b"\n")
 
 

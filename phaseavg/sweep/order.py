@@ -15,11 +15,11 @@ from hydra.core.override_parser.types import Quote, QuotedString
 
 from phaseavg.config import Guest
 from phaseavg.errors import UserError
-from phaseavg.runs.prefixes import Average, digest, prefix_settings, saved
+from phaseavg.runs.prefixes import digest, identity_of, prefix_settings, saved
 from phaseavg.sweep.cells import Run
 
 Node = tuple[int, str]
-"""A number of epochs, and the key of the prefix of this length."""
+"""A number of epochs, and a hash of the prefix of this length and of its execution options."""
 
 
 @dataclass
@@ -30,15 +30,18 @@ class Job:
         run: the run; the run of a prefix ends with the prefix.
         start: epochs that the job does not train: those of its prefix or of its checkpoint.
         parent: the job that trains the prefix that the run starts from, if any.
-        is_prefix: whether the job trains a prefix.
         guests: the averages that a prefix contains for its runs, by name.
     """
 
     run: Run
     start: int = 0
     parent: "Job | None" = None
-    is_prefix: bool = False
-    guests: dict[str, Average] = field(default_factory=dict)
+    guests: dict[str, Guest] = field(default_factory=dict)
+
+    @property
+    def is_prefix(self) -> bool:
+        """Whether the job trains a prefix."""
+        return self.run.settings.share.prefix is not None
 
     @property
     def level(self) -> int:
@@ -50,14 +53,14 @@ class Job:
         """The number of epochs that the job trains."""
         return self.run.epochs - self.start
 
-    def serve(self, averages: Collection[Average]) -> None:
+    def serve(self, averages: Collection[Guest]) -> None:
         """Add averages to a prefix, and to the prefixes that it starts from."""
         end = self.run.epochs
-        known = {average.identity(end) for average in self.guests.values()}
+        known = {identity_of(average, end) for average in self.guests.values()}
         for average in averages:
-            identity = average.identity(end)
+            identity = identity_of(average, end)
             if identity is not None and identity not in known:
-                self.guests[f"g{digest([average.part, average.epochs])[:8]}"] = average
+                self.guests[f"g{digest([average.averaging, average.epochs])[:8]}"] = average
                 known.add(identity)
         if self.parent is not None:
             self.parent.serve(averages)
@@ -67,7 +70,7 @@ class Job:
         if not self.is_prefix:
             return False
         end = self.run.epochs
-        needs = {average.identity(end) for average in self.guests.values()}
+        needs = {identity_of(average, end) for average in self.guests.values()}
         files = saved(self.run.settings.share.dir, self.run.prefixes.key(end), end)
         return any(needs <= file.averages.keys() for file in files)
 
@@ -94,7 +97,7 @@ def prefix_nodes(runs: Iterable[Run]) -> dict[str, list[Node]]:
         points[origin].update(end for end in ends if end <= run.prefixes.limit)
     return {
         run.run_id: [
-            (epochs, run.prefixes.key(epochs))
+            (epochs, digest([origins[run.run_id], run.prefixes.key(epochs)]))
             for epochs in sorted(points[origins[run.run_id]])
             if epochs <= run.prefixes.limit
         ]
@@ -130,7 +133,7 @@ def arrange_jobs(runs: Sequence[Run], done: Mapping[str, int] | None = None) -> 
                 if (prefix := prefix_run(run, node[0], {})) is None:
                     continue
                 start = 0 if parent is None else parent.run.epochs
-                prefixes[node], first[node] = Job(prefix, start, parent, is_prefix=True), run
+                prefixes[node], first[node] = Job(prefix, start, parent), run
             parent = prefixes.get(node, parent)
         start = done.get(run.run_id, 0) if parent is None else parent.run.epochs
         jobs.append(Job(run, start, parent))
@@ -142,7 +145,7 @@ def arrange_jobs(runs: Sequence[Run], done: Mapping[str, int] | None = None) -> 
     return sorted([*prefixes.values(), *jobs], key=lambda job: job.level)
 
 
-def prefix_run(run: Run, epochs: int, guests: Mapping[str, Average]) -> Run | None:
+def prefix_run(run: Run, epochs: int, guests: Mapping[str, Guest]) -> Run | None:
     """Return the run that trains a prefix of `run`; None if a cut schedule would change it.
 
     Args:
@@ -150,11 +153,9 @@ def prefix_run(run: Run, epochs: int, guests: Mapping[str, Average]) -> Run | No
         epochs: the length of the prefix.
         guests: the averages that the prefix contains, by name.
     """
-    parts = {n: {"averaging": a.part, "epochs": a.epochs} for n, a in guests.items()}
-    made = {name: Guest.model_validate(part) for name, part in parts.items()}
-    share = run.settings.share.model_copy(update={"prefix": epochs, "guests": made})
+    share = run.settings.share.model_copy(update={"prefix": epochs, "guests": dict(guests)})
     overrides = [f"share.prefix={epochs}"]
-    overrides += [f"+share.guests.{name}={literal(part)}" for name, part in parts.items()]
+    overrides += [f"+share.guests.{n}={literal(g.model_dump())}" for n, g in guests.items()]
     try:
         settings = prefix_settings(run.settings.model_copy(update={"share": share}))
     except UserError:

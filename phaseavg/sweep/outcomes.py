@@ -31,11 +31,12 @@ def classify_runs(runs: Mapping[str, Run]) -> tuple[dict[str, Outcome], list[Run
     finished, held, missing = {}, [], []
     notes: Counter[str] = Counter()
     for run_id, run in runs.items():
+        busy = in_progress(run.settings.run_folder)  # asked first: a run ends with its result
         result = None if run.settings.rerun else result_of(run)
         if result:
             finished[run_id] = result
             notes[", ".join(differences(run.settings.run_folder, result, run.settings))] += 1
-        elif in_progress(run.settings.run_folder):
+        elif busy:
             held.append(run)
             print(f"{run_id}: another process is training this run", flush=True)
         else:
@@ -61,21 +62,24 @@ def runs_without_data(runs: Sequence[Run]) -> dict[str, list[Run]]:
 
 
 class NewFiles:
-    """The files that runs have written since this object was created.
+    """The files that runs have written since this object was created, and their results.
 
     Args:
-        runs: runs of a sweep; with `rerun=true` their folders contain older files.
+        runs: runs of a sweep that had no result, or have `rerun=true`.
     """
 
     def __init__(self, runs: Iterable[Run]) -> None:
-        folders = [run.settings.run_folder for run in runs]
-        paths = [folder / name for folder in folders for name in (RESULT, FAILURE, METRICS)]
-        self._initial = {path: _modification_time(path) for path in paths}
+        self._initial = {
+            run.settings.run_folder / name: _modification_time(run.settings.run_folder / name)
+            for run in runs
+            for name in (RESULT, FAILURE, METRICS)
+            if name != RESULT or run.settings.rerun  # else another sweep may have just finished it
+        }
 
     def has(self, run: Run, name: str) -> bool:
         """Return whether a run has written the file `RESULT`, `FAILURE` or `METRICS`."""
         path = run.settings.run_folder / name
-        return _modification_time(path) not in (None, self._initial[path])
+        return _modification_time(path) not in (None, self._initial.get(path))
 
     def result(self, run: Run) -> Outcome | None:
         """Return a run's new result; None if the run has not written a result."""

@@ -7,12 +7,12 @@ Equal runs are trained once, and finished runs are skipped. If a run fails, the 
 Rerun the same command to resume an interrupted sweep.
 """
 
+import math
 import shlex
 import sys
 import time
 from collections.abc import Sequence
 from contextlib import nullcontext
-from math import prod
 
 from hydra._internal.core_plugins.basic_sweeper import BasicSweeper
 from hydra.core.config_loader import ConfigLoader
@@ -82,7 +82,7 @@ def collect_runs(
         count = sum(len(request.seeds[cell.table]) for cell in request.cells)
         return cell_runs(request.cells, request.seeds, compose), count
     overrides = parse_overrides(request.common, loader)
-    count = prod(len(override_values(override)) for override in overrides)
+    count = math.prod(len(override_values(override)) for override in overrides)
     return plain_runs(overrides, compose), count
 
 
@@ -106,8 +106,9 @@ def sweep(
         raise UserError("-m: torchrun trains a single run; sweeps have hydra/launcher=local")
     if not isinstance(config.plan, bool):
         raise UserError(f"plan={config.plan}: choices: true, false")
-    seconds = None if config.budget is None else parse_duration(config.budget)
-    limits = [] if seconds is None else [f"deadline={time.time() + seconds:.0f}"]
+    budget = config.budget
+    deadline = None if budget is None else round(time.time() + parse_duration(budget))
+    limits = [] if deadline is None else [f"deadline={deadline}"]
     loader, compose = context.config_loader, composer(context, config)
     folders, name = config_folders(context, config), config.hydra.job.config_name
     with cached(compose, folders, name) as compose_cached:
@@ -176,10 +177,11 @@ def sweep(
         error = job_return._return_value if job_return.status is JobStatus.FAILED else None
         if isinstance(error, OutOfTime):
             stopped[name] = error
-        elif job.is_prefix and (error is None or isinstance(error, Diverged)):
+        elif error is None or (job.is_prefix and isinstance(error, Diverged)):
             continue  # a prefix has no result; if it diverged, its runs diverge, too
-        elif not in_progress(folder):  # another process may be training this run
-            reasons[name] = str(error or "exited without writing a result")
+        elif not in_progress(folder) and not new.has(job.run, RESULT):
+            # No other process trains this run, or has just finished it.
+            reasons[name] = str(error)
             if not new.has(job.run, FAILURE):
                 record_failure(folder, reasons[name])
     ended, before = collect_results()
@@ -196,11 +198,12 @@ def sweep(
         failed=len(reasons.keys() & runs.keys()) + len(no_data),
         interrupted=len(saved & runs.keys()),
     )
-    if reasons or no_data or diverged or (stopped and not limits):
+    late = deadline is not None and time.time() >= deadline
+    if reasons or no_data or diverged or (stopped and not late):
         lines = [f"{run_id}: {reason}" for run_id, reason in (reasons | diverged).items()]
         raise SweepFailed("\n".join([*lines, f"{summary}; {resume_hint(config)}"]))
-    if limits and len(ended) < len(todo):
-        summary += f"; budget={config.budget} is used up; {resume_hint(config)}"
+    if late and len(ended) < len(todo):
+        summary += f"; budget={budget} is used up; {resume_hint(config)}"
     print(summary, flush=True)
     return returns
 

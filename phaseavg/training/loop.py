@@ -121,9 +121,9 @@ def train(
             if phase_ended and state.step < total_steps and settings.optimizer_state == "reset":
                 finish(state.optimizer)
                 state.optimizer = new_optimizer(settings, state.model)
-            folder.write_metrics(state.metrics)
-            progress.epoch(state.metrics[-1])
-            tracking.log(state.metrics[-1])
+            folder.write_metrics(state.history)
+            progress.epoch(state.history[-1])
+            tracking.log(state.history[-1])
             save_if_due(phase_ended)
     finish(state.optimizer)
 
@@ -156,15 +156,15 @@ def end_epoch(
         if phase_ended or is_due(epoch, cadence.batchnorm_every):
             metrics["bn"] = evaluator.after_batchnorm(deepcopy(model))
 
-        for group, members in (("observers", state.observers), ("guests", state.guests)):
-            for name, observer in members.items():
-                before = clock.spent(group)
-                observer.epoch_end(model, replace=False)
-                averaging = clock.lap(group)
-                test = evaluator.average(observer, model, phase_ended, group) if average_due else {}
-                evaluation = clock.spent(group) - before - averaging
-                seconds = {"averaging": averaging, "evaluation": evaluation}
-                metrics.setdefault(group, {})[name] = test | {"seconds": seconds}
+        kind = "observers"
+        for name, observer in state.observers.items():
+            before = clock.spent(kind)
+            observer.epoch_end(model, replace=False)
+            averaging = clock.lap(kind)
+            test = evaluator.average(observer, model, phase_ended, kind) if average_due else {}
+            evaluation = clock.spent(kind) - before - averaging
+            seconds = {"averaging": averaging, "evaluation": evaluation}
+            metrics.setdefault(kind, {})[name] = test | {"seconds": seconds}
 
         replaced = averager.epoch_end(model)
         clock.lap("averaging")

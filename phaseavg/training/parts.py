@@ -52,8 +52,8 @@ def assemble(settings: Settings, device: torch.device) -> tuple[DataSet, Schedul
         averager("averaging", settings.averaging),
         data.steps_per_epoch,
         data.train_size,
-        {name: averager(f"observers.{name}", part) for name, part in settings.observers.items()},
-        {
+        {name: averager(f"observers.{name}", part) for name, part in settings.observers.items()}
+        | {
             name: averager(f"share.guests.{name}", guest.averaging, guest.epochs)
             for name, guest in settings.share.guests.items()
         },
@@ -64,9 +64,9 @@ def assemble(settings: Settings, device: torch.device) -> tuple[DataSet, Schedul
             raise UserError(
                 f"{key}.weights=RNA: learnt weights need one process; start without torchrun"
             )
-    for name, observer in state.observers.items():
-        if observer.average is None:
-            target = settings.observers[name]["_target_"]
+    for name, part in settings.observers.items():
+        if state.observers[name].average is None:
+            target = part["_target_"]
             raise UserError(f"observers.{name}={target}: computes no average; leave it out")
     return data, schedule, state
 

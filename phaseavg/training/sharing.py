@@ -1,36 +1,28 @@
 """Start runs from shared prefixes, and save prefixes for other runs."""
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from functools import cached_property
-from pathlib import Path
 from typing import Any
 
 import torch
 
+from phaseavg import processes
 from phaseavg.config import Settings
 from phaseavg.errors import UserError, describe
-from phaseavg.processes import on_first
 from phaseavg.runs.files import link
-from phaseavg.runs.folder import RunFolder
-from phaseavg.runs.prefixes import OWN, Average, Prefixes, Saved, execution_of, load, save, saved
+from phaseavg.runs.folder import MISMATCHES, RunFolder
+from phaseavg.runs.prefixes import OWN, Prefixes, Saved, execution_of, load, save, saved
 from phaseavg.training.state import TrainingState
 
 
 def uses_prefixes(settings: Settings) -> bool:
     """Return whether a run may start from a shared prefix.
 
-    A rerun may not, nor a run that saves its trajectory: a prefix has no trajectory files.
+    A rerun may not, nor a run that saves its trajectory (a prefix has no trajectory files), nor a
+    run of several processes, which sweeps do not train.
     """
-    return settings.share.enabled and not settings.rerun and settings.save_trajectory == "none"
-
-
-# Of several processes, only the first reads and writes prefixes.
-_load, _save = on_first(load), on_first(save)
-
-
-@on_first
-def _saved(folder: Path, key: str, epochs: int) -> list[Saved]:
-    return list(saved(folder, key, epochs))
+    possible = settings.share.enabled and not settings.rerun and processes.count() == 1
+    return possible and settings.save_trajectory == "none"
 
 
 class Sharing:
@@ -58,13 +50,13 @@ class Sharing:
             UserError: if a checkpoint does not fit the code or the data.
         """
         folder.restore(state)
-        if not (uses_prefixes(self.settings) and on_first(self.folder.is_dir)()):
+        if not uses_prefixes(self.settings):
             return
         started = -(-state.step // state.steps_per_epoch)  # epochs, including the current one
         for epochs in range(self._prefixes.limit, started, -1):
-            needs = self._needs(epochs)
-            for prefix in self._find(epochs, needs):
-                content = _load(prefix)
+            needs = self._prefixes.needs(epochs)
+            for prefix in self._find(epochs, needs.values()):
+                content = load(prefix, needs.values())
                 if content is not None and self._link_files(prefix, content, needs):
                     self._adopt(state, content, prefix, needs, epochs)
                     return
@@ -73,8 +65,9 @@ class Sharing:
         """Return whether the run is a prefix that is saved and intact."""
         if (end := self.settings.share.prefix) is None:
             return False
-        for prefix in self._find(end, self._needs(end)):
-            if _load(prefix) is not None:
+        needed = self._prefixes.needs(end).values()
+        for prefix in self._find(end, needed):
+            if load(prefix, needed) is not None:
                 print(f"{prefix.path}: the first {end} epochs were saved before", flush=True)
                 return True
         return False
@@ -82,43 +75,30 @@ class Sharing:
     def save(self, state: TrainingState) -> None:
         """Save a prefix; a write error is only reported, as its runs can train without it."""
         epochs = state.step // state.steps_per_epoch
-        needs = self._needs(epochs)
+        needs = self._prefixes.needs(epochs)
         averages = {n: a.average for n, a in state.averagers.items() if n in needs and a.average}
-        content = state.state_dict() | {
-            "run_id": self.settings.run_id,
-            "snapshots": {name: [p.name for p in a.files()] for name, a in averages.items()},
-        }
         try:
-            _save(
+            save(
                 self.folder,
                 self._prefixes.key(epochs),
                 epochs,
                 self._execution,
-                content,
+                state.state_dict() | {"run_id": self.settings.run_id},
                 {identity: name for name, identity in needs.items()},
-                [file for average in averages.values() for file in average.files()],
+                {name: average.files() for name, average in averages.items()},
             )
             self.saved = True
         except UserError as error:
             print(f"{error}; until then, each run of this prefix trains its epochs", flush=True)
 
-    def _find(self, epochs: int, needs: Mapping[str, str]) -> list[Saved]:
-        """Return the usable prefixes of this length that contain the averages in `needs`."""
+    def _find(self, epochs: int, identities: Collection[str]) -> list[Saved]:
+        """Return the usable prefixes of this length that contain these averages."""
         return [
             prefix
-            for prefix in _saved(self.folder, self._prefixes.key(epochs), epochs)
-            if prefix.execution == self._execution and set(needs.values()) <= prefix.averages.keys()
+            for prefix in saved(self.folder, self._prefixes.key(epochs), epochs)
+            if prefix.execution == self._execution and set(identities) <= prefix.averages.keys()
         ]
 
-    def _needs(self, epochs: int) -> dict[str, str]:
-        """Return the identities of the averages after `epochs` epochs, including guests."""
-        needs = self._prefixes.needs(epochs)
-        for name, guest in self.settings.share.guests.items():
-            if identity := Average(guest.averaging, guest.epochs).identity(epochs):
-                needs[name] = identity
-        return needs
-
-    @on_first
     def _link_files(
         self, prefix: Saved, content: Mapping[str, Any], needs: Mapping[str, str]
     ) -> bool:
@@ -144,13 +124,12 @@ class Sharing:
         """Load a prefix, with metrics as if the run had trained these epochs itself."""
         names = {own: prefix.averages[identity] for own, identity in needs.items()}
         averagers = {
-            own: averager.state_dict()
-            | {"ended": epochs - 1}
-            | ({"average": content["averagers"][names[own]]["average"]} if own in names else {})
-            for own, averager in state.averagers.items()
+            own: content["averagers"].get(names.get(own), state)
+            | {"settings": state["settings"], "ended": epochs - 1}
+            for own, state in ((n, a.state_dict()) for n, a in state.averagers.items())
         }
         history = [adapt_metrics(line, names, state) for line in content["history"]]
-        seconds = {k: v for k, v in content["seconds"].items() if k not in ("saving", "guests")}
+        seconds = {k: v for k, v in content["seconds"].items() if k != "saving"}
         segments = list(content["inherited"])
         before = segments[-1]["last_epoch"] if segments else 0
         if before < epochs:
@@ -173,7 +152,7 @@ class Sharing:
         }
         try:
             state.load_state_dict({**content, **changes})
-        except (ValueError, LookupError) as error:
+        except MISMATCHES as error:
             raise UserError(
                 f"{prefix.path}: does not fit: {describe(error)}; undo that change, remove "
                 f"{self.folder}, or set share=false"
@@ -195,8 +174,8 @@ def adapt_metrics(
         names: the names of the run's averages in the prefix, by their names in the run.
         state: the training state of the run.
     """
-    averages = line.get("observers", {}) | line.get("guests", {})
-    metrics = {k: v for k, v in line.items() if k not in ("observers", "guests")}
+    averages = line.get("observers", {})
+    metrics = {k: v for k, v in line.items() if k != "observers"}
     seconds = {k: v for k, v in line["seconds"].items() if k in ("train", "evaluation")}
 
     def split_average(name: str) -> tuple[dict[str, Any], dict[str, float]]:
@@ -208,11 +187,10 @@ def adapt_metrics(
         metrics[OWN] = own
     seconds["averaging"] = spent["averaging"]
     seconds["evaluation"] = seconds.get("evaluation", 0.0) + spent["evaluation"]
-    for group, members in (("observers", state.observers), ("guests", state.guests)):
-        for name in members:
-            average, spent = split_average(name)
-            metrics.setdefault(group, {})[name] = average | {"seconds": spent}
-            seconds[group] = seconds.get(group, 0.0) + sum(spent.values())
+    for name in state.observers:
+        average, spent = split_average(name)
+        metrics.setdefault("observers", {})[name] = average | {"seconds": spent}
+        seconds["observers"] = seconds.get("observers", 0.0) + sum(spent.values())
     return metrics | {"seconds": seconds}
 
 

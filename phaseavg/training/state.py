@@ -29,8 +29,8 @@ class TrainingState:
     averager: Averager  # decides when the average replaces the weights
     steps_per_epoch: int
     train_size: int  # images in an epoch
-    observers: dict[str, Averager] = field(default_factory=dict)  # evaluated but never applied
-    guests: dict[str, Averager] = field(default_factory=dict)  # a prefix's averages for its runs
+    # Evaluated but never applied; of a prefix, the averages of the runs that start from it.
+    observers: dict[str, Averager] = field(default_factory=dict)
     step: int = 0  # finished updates
     # Values for each batch of the current epoch, (steps_per_epoch,); `sizes` is on the CPU.
     # Of several processes, each has the values of its share.
@@ -52,13 +52,8 @@ class TrainingState:
 
     @property
     def averagers(self) -> dict[str, Averager]:
-        """The averager, the observers and the guests, by name."""
-        return {**self.observers, **self.guests, "average": self.averager}
-
-    @property
-    def metrics(self) -> list[dict[str, Any]]:
-        """The history without guests, as saved in the run's record."""
-        return [{k: v for k, v in line.items() if k != "guests"} for line in self.history]
+        """The averager and the observers, by name."""
+        return {**self.observers, "average": self.averager}
 
     def batch_values(self) -> dict[str, Tensor]:
         """Return losses, errors and sizes of the current epoch's batches over all processes."""

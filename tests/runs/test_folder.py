@@ -1,5 +1,6 @@
 """Run folders: files are written atomically, and damaged files are renamed."""
 
+import fcntl
 import hashlib
 import io
 import json
@@ -7,6 +8,7 @@ import os
 import shutil
 import signal
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -17,7 +19,13 @@ from phaseavg.errors import Interrupted, NotStarted, UserError
 from phaseavg.runs import folder as folder_module
 from phaseavg.runs import weights
 from phaseavg.runs.files import write_atomically
-from phaseavg.runs.folder import RunFolder, read_failure, read_result, record_failure
+from phaseavg.runs.folder import (
+    RunFolder,
+    in_progress,
+    read_failure,
+    read_result,
+    record_failure,
+)
 
 
 def test_a_failed_write_keeps_the_old_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -220,6 +228,44 @@ def test_a_second_process_cannot_lock_the_folder(tmp_path: Path) -> None:
         pass
     with RunFolder(tmp_path):
         pass
+
+
+def test_looking_at_a_lock_does_not_stop_a_run_that_starts(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with RunFolder(tmp_path):
+        pass
+    lock = (tmp_path / ".lock").open("r+")  # as `in_progress` for a moment
+    fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    monkeypatch.setattr(folder_module.time, "sleep", lambda seconds: lock.close())
+    with RunFolder(tmp_path):
+        assert in_progress(tmp_path)
+
+
+def test_a_file_system_without_locks_is_named(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(*_: Any) -> None:
+        raise OSError(38, "Function not implemented")
+
+    monkeypatch.setattr(folder_module.fcntl, "flock", fail)
+    with pytest.raises(UserError, match=f"{tmp_path}: its file system has no locks"):
+        RunFolder(tmp_path).__enter__()
+
+
+def test_a_checkpoint_that_cannot_be_read_stays(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(path: Path) -> bytes:
+        raise OSError(116, "Stale file handle")
+
+    with RunFolder(tmp_path) as folder:
+        folder.save_checkpoint(1, {"step": 1})
+        with monkeypatch.context() as patch:
+            patch.setattr(Path, "read_bytes", fail)
+            with pytest.raises(UserError, match=r"cannot be read \(Stale file handle\)"):
+                folder.load_checkpoint()
+        assert folder.load_checkpoint()["step"] == 1
 
 
 def test_a_finished_run_has_a_result_and_neither_checkpoints_nor_snapshots(tmp_path: Path) -> None:

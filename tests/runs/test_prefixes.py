@@ -11,11 +11,19 @@ from conftest import TINY, composed
 from hypothesis import given
 from hypothesis import settings as hypothesis_settings
 
-from phaseavg.config import Settings, check
+from phaseavg.config import Guest, Settings, check
 from phaseavg.phases import Schedule
 from phaseavg.runs.files import checksum
-from phaseavg.runs.prefixes import Average, Prefixes, Saved, execution_of, load, save, saved
-from phaseavg.targets import build
+from phaseavg.runs.prefixes import (
+    Prefixes,
+    Saved,
+    execution_of,
+    identity_of,
+    load,
+    save,
+    saved,
+)
+from phaseavg.targets import Part, build
 
 STEPS = 3
 """Updates per epoch in the reference."""
@@ -118,15 +126,18 @@ def test_every_argument_of_a_part_changes_the_key(base: Settings, name: str) -> 
 
 
 def test_averages_with_equal_windows_have_equal_identities() -> None:
+    def identity(part: Part, epochs: list[int], end: int) -> str | None:
+        return identity_of(Guest(averaging=part, epochs=epochs), end)
+
     ours, end, phase = AVERAGINGS[1], *AVERAGINGS[4:]
-    assert Average(ours, [80]).identity(80) == Average(ours, [80, 40, 40]).identity(60)
-    assert Average(ours, [80]).identity(60) != Average(ours, [60, 30, 30]).identity(60)
-    assert Average(ours, [80]).identity(80) != Average(AVERAGINGS[2], [80]).identity(80)
-    assert Average(end, [80, 40, 40]).identity(80) != Average(end, [80]).identity(80)
-    assert Average(end, [80, 40, 40]).identity(1) == Average(end, [80, 40, 40]).identity(160)
-    assert Average(phase, [80, 40, 40]).identity(120) is None
-    assert Average(phase, [80, 40, 40]).identity(121) is not None
-    assert Average(AVERAGINGS[0], [80]).identity(80) is None
+    assert identity(ours, [80], 80) == identity(ours, [80, 40, 40], 60)
+    assert identity(ours, [80], 60) != identity(ours, [60, 30, 30], 60)
+    assert identity(ours, [80], 80) != identity(AVERAGINGS[2], [80], 80)
+    assert identity(end, [80, 40, 40], 80) != identity(end, [80], 80)
+    assert identity(end, [80, 40, 40], 1) == identity(end, [80, 40, 40], 160)
+    assert identity(phase, [80, 40, 40], 120) is None
+    assert identity(phase, [80, 40, 40], 121) is not None
+    assert identity(AVERAGINGS[0], [80], 80) is None
 
 
 def test_a_run_with_unknown_windows_shares_nothing(base: Settings) -> None:
@@ -156,6 +167,7 @@ def test_the_execution_includes_all_that_can_change_results(base: Settings) -> N
 
 
 KEY = "0123456789abcdef"
+NAMES = {"identity": "average"}
 
 
 def save_prefix(folder: Path) -> Path:
@@ -165,7 +177,7 @@ def save_prefix(folder: Path) -> Path:
     snapshot.parent.mkdir(parents=True)
     snapshot.write_bytes(content)
     state = {"step": 8, "weights": torch.arange(3.0)}
-    save(folder / "shared", KEY, 2, {"torch": "2.15"}, state, {"identity": "average"}, [snapshot])
+    save(folder / "shared", KEY, 2, {"torch": "2.15"}, state, NAMES, {"average": [snapshot]})
     (path,) = (folder / "shared").glob("*.pt")
     return path
 
@@ -173,8 +185,8 @@ def save_prefix(folder: Path) -> Path:
 def test_a_saved_prefix_is_found_by_its_key(tmp_path: Path) -> None:
     path = save_prefix(tmp_path)
     (found,) = saved(tmp_path / "shared", KEY, 2)
-    assert found == Saved(path, {"identity": "average"}, {"torch": "2.15"})
-    state = load(found)
+    assert found == Saved(path, NAMES, {"torch": "2.15"})
+    state = load(found, NAMES)
     assert state is not None
     assert torch.equal(state["weights"], torch.arange(3.0))
     assert not list(saved(tmp_path / "shared", KEY, 3))
@@ -193,14 +205,50 @@ def test_a_damaged_prefix_is_reported_and_renamed(
     content = bytearray(damaged.read_bytes())
     content[len(content) // 2] ^= 1
     damaged.write_bytes(content[: len(content) // 2] if half else content)
-    assert [load(found) for found in saved(tmp_path / "shared", KEY, 2)] in ([], [None])
+    assert [load(found, NAMES) for found in saved(tmp_path / "shared", KEY, 2)] in ([], [None])
     assert f"{damaged}: damaged" in capsys.readouterr().out
     assert damaged.with_name(f"{damaged.name}.damaged").exists()
     assert not list(saved(tmp_path / "shared", KEY, 2))
+
+
+def test_damage_of_an_average_that_a_run_does_not_need_is_ignored(tmp_path: Path) -> None:
+    save_prefix(tmp_path)
+    (snapshot,) = (tmp_path / "shared/snapshots").iterdir()
+    snapshot.write_bytes(b"damaged")
+    (found,) = saved(tmp_path / "shared", KEY, 2)
+    assert load(found, ()) is not None
+
+
+def test_a_prefix_that_cannot_be_read_stays(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = save_prefix(tmp_path)
+    (found,) = saved(tmp_path / "shared", KEY, 2)
+    with monkeypatch.context() as patch:
+        patch.setattr(Path, "read_bytes", raise_stale)
+        assert load(found, NAMES) is None
+    assert f"{path}: cannot be read (Stale file handle)" in capsys.readouterr().out
+    assert load(found, NAMES) is not None
+
+
+def raise_stale(path: Path) -> bytes:
+    raise OSError(116, "Stale file handle")
+
+
+class WarmUp(Schedule):
+    """A user's schedule with another rate in its first epoch."""
+
+    def factor(self, step: int, steps_per_epoch: int) -> float:
+        return 0.1 if step < steps_per_epoch else super().factor(step, steps_per_epoch)
+
+
+def test_a_run_with_its_own_kind_of_schedule_shares_nothing(base: Settings) -> None:
+    part = {**base.schedule, "_target_": f"{__name__}.WarmUp"}
+    assert Prefixes(base.model_copy(update={"schedule": part})).limit == 0
 
 
 def test_a_prefix_removed_during_loading_is_ignored(tmp_path: Path) -> None:
     path = save_prefix(tmp_path)
     (found,) = saved(tmp_path / "shared", KEY, 2)
     path.unlink()
-    assert load(found) is None
+    assert load(found, NAMES) is None

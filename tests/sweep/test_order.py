@@ -13,7 +13,7 @@ from phaseavg.config import NO_TRACKING, check
 from phaseavg.errors import Diverged, OutOfTime, ProcessLost, UserError
 from phaseavg.identity import part_names
 from phaseavg.runs.folder import record_failure
-from phaseavg.runs.prefixes import prefix_settings
+from phaseavg.runs.prefixes import identity_of, prefix_settings
 from phaseavg.sweep.cells import Cell, Run
 from phaseavg.sweep.launch import failed_job, launch
 from phaseavg.sweep.order import Job, arrange_jobs
@@ -64,9 +64,9 @@ def assert_served(jobs: list[Job]) -> None:
         assert job.parent in jobs[:number]
         assert job.parent.is_prefix
         assert job.start == job.parent.run.epochs
-        offered = {average.identity(job.start) for average in job.parent.guests.values()}
+        offered = {identity_of(average, job.start) for average in job.parent.guests.values()}
         needed = set(job.run.prefixes.needs(job.start).values())
-        needed |= {average.identity(job.start) for average in job.guests.values()} - {None}
+        needed |= {identity_of(average, job.start) for average in job.guests.values()} - {None}
         assert needed <= offered
         assert job.run.prefixes.key(job.start) == job.parent.run.prefixes.key(job.start)
 
@@ -213,8 +213,7 @@ def test_the_overrides_of_a_prefix_define_its_run(new_run: MakeRun) -> None:
     assert settings.run_folder == job.run.settings.run_folder
     assert settings.run_folder.is_relative_to("runs/shared/runs")
     assert settings.tracking == job.run.settings.tracking == NO_TRACKING
-    guests = [(guest.averaging, guest.epochs) for guest in settings.share.guests.values()]
-    assert guests == [(average.part, average.epochs) for average in job.guests.values()]
+    assert settings.share.guests == job.guests
 
 
 def test_a_prefix_must_not_change_the_run(new_run: MakeRun) -> None:

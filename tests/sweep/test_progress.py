@@ -13,7 +13,7 @@ import torch
 from conftest import TINY, Prompt
 from made_records import made_result, metrics_line
 
-from phaseavg.runs.prefixes import save
+from phaseavg.runs.prefixes import identity_of, save
 from phaseavg.sweep import progress
 from phaseavg.sweep.cells import Run
 from phaseavg.sweep.order import Job, arrange_jobs
@@ -58,8 +58,8 @@ def make_progress(runs: list[Run]) -> SweepProgress:
 def store(job: Job) -> None:
     """Save an empty prefix."""
     end, share = job.run.epochs, job.run.settings.share.dir
-    averages = {average.identity(end): name for name, average in job.guests.items()}
-    save(share, job.run.prefixes.key(end), end, {}, {}, averages, [])
+    averages = {identity_of(average, end): name for name, average in job.guests.items()}
+    save(share, job.run.prefixes.key(end), end, {}, {}, averages, {})
 
 
 def test_epochs_left_and_the_time_for_them(
@@ -88,10 +88,11 @@ def test_epochs_left_and_the_time_for_them(
         assert torch.equal(torch.get_rng_state(), before)
 
 
-def test_epochs_of_earlier_attempts_are_not_counted(runs: list[Run]) -> None:
+def test_epochs_of_earlier_attempts_are_not_counted(compose_settings: Callable[..., Any]) -> None:
     """With rerun=true a finished run has metrics of all epochs, but no checkpoint."""
+    runs = [Run([], compose_settings(*TINY, "rerun=true"))]
     train(runs[0], 5, "result.json")
-    with make_progress(runs[:1]) as shown:
+    with make_progress(runs) as shown:
         assert shown.describe() is None
 
 

@@ -211,7 +211,7 @@ def test_concurrent_sweeps_train_each_prefix_once(
     first.kill()
     for process in (first, *others):
         process.join()
-    assert {process.exitcode for process in others} <= {0, 1}  # 1: a run was another one's
+    assert {process.exitcode for process in others} == {0}
     assert_equal(outcomes(tmp_path / "runs"), undisturbed)
     assert len(file.read_bytes()) <= DIFFERENT_STEPS + 1
 

@@ -1,1 +1,0 @@
-"""Hydra plugin for the launcher `local`, implemented in phaseavg/sweep/launcher.py."""

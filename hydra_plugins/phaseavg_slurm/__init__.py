@@ -1,1 +1,0 @@
-"""Hydra plugin for the launcher `slurm`, implemented in phaseavg/sweep/slurm.py."""

@@ -1,1 +1,0 @@
-"""Hydra plugin for the sweeper `phaseavg`, implemented in phaseavg/sweep."""
