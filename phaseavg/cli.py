@@ -88,8 +88,8 @@ def other_process() -> bool:
 def one_line_errors(main: Callable[[], int]) -> Callable[[], int]:
     """Wrap a script's entry point: a mistake prints one line and returns status 2.
 
-    A mistake is a `UserError`, or a file or folder that cannot be read or written. If a user's own
-    part fails, its traceback is printed as well and the status is 1.
+    A mistake is a `UserError`, a wrong override, or a file that cannot be read or written. If a
+    user's own part fails, its traceback is printed as well and the status is 1.
     """
     program = Path(inspect.getfile(main)).name
 
@@ -100,6 +100,9 @@ def one_line_errors(main: Callable[[], int]) -> Callable[[], int]:
         except KeyboardInterrupt:
             say("interrupted; rerun the same command to resume", program)
             return INTERRUPTED
+        except CONFIG_ERRORS as error:
+            say(explain(error), program)
+            return USER_ERROR
         except (UserError, OSError) as error:
             say(_os_reason(error), program)
             return USER_ERROR

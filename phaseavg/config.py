@@ -65,7 +65,6 @@ class Execution(Scalars):
     channels_last: bool = False
     graph: Literal[True, False, "auto"] = False
     compile: Literal[True, False, "max-autotune"] = False
-    flipped_copy: bool = True
     average_device: str = "cpu"
     threads: PositiveInt | None = None
     workers: NonNegativeInt | None = None
@@ -200,6 +199,9 @@ def recorded_overrides() -> list[str]:
     return [o for o in overrides if re.split(r"[.=@]", o.lstrip("+~"))[0] not in NOT_RECORDED]
 
 
+RETIRED = ("flipped_copy",)
+"""Execution options in older records, which changed no number."""
+
 SWEEPS = ("table", "column", "plan", "budget")
 """Keys of the config that only a sweep uses."""
 
@@ -228,14 +230,15 @@ def check_record(config: Mapping[str, Any], extra: Iterable[str] = ()) -> Settin
     require_allowed(config, extra)
     if "${" in json.dumps(config, default=str):
         raise UserError("${…}: a record must not have interpolations; write out each value")
-    return _validate(dict(config))
+    execution = {k: v for k, v in config["execution"].items() if k not in RETIRED}
+    return _validate({**config, "execution": execution})
 
 
 def _validate(values: dict[str, Any]) -> Settings:
     for key in SWEEPS:
         value = values.pop(key, None)
         if isinstance(value, Mapping):  # with table=none, a scale may still set the tables' seeds
-            value = value.get("rows")
+            value = value.get("columns")
         if value is not None and value is not False:
             raise UserError(f"{key}: only a sweep has this option; add -m")
     try:

@@ -18,11 +18,12 @@ from pathlib import Path
 from typing import Any
 
 from pydantic import ConfigDict, TypeAdapter, ValidationError
+from pydantic_core import to_jsonable_python
 
 from phaseavg.errors import PartFailed, UserError, describe
 
 Part = dict[str, Any]
-"""A target and its arguments, converted to the types in its signature."""
+"""A target and its arguments, as JSON; `build` converts them to the types in its signature."""
 
 STRICT = ConfigDict(strict=True, allow_inf_nan=False, arbitrary_types_allowed=True)
 """Numbers must not be booleans, strings, NaN or infinite."""
@@ -161,18 +162,19 @@ def _convert(value: Any, field: str, annotation: Any) -> Any:
         return value
     adapter = TypeAdapter(annotation, config=STRICT)
     try:
-        if isinstance(value, list):  # pydantic's strict mode converts a JSON list to a tuple
+        converted = adapter.validate_python(value)
+    except ValidationError as python_error:
+        try:  # strict mode converts JSON to paths, tuples, sets and enumerations
             converted = adapter.validate_json(json.dumps(value))
-        else:
-            converted = adapter.validate_python(value)
-    except ValidationError as error:
-        raise UserError(validation_message(field, value, error.errors()[0])) from error
+        except ValidationError as json_error:
+            error = json_error if isinstance(value, list) else python_error
+            raise UserError(validation_message(field, value, error.errors()[0])) from error
     # Iterable[…] yields an iterator, which could be read only once.
     return value if isinstance(converted, Iterator) else converted
 
 
 def convert_part(part: Part, path: str, kind: Any = inspect.Parameter.empty) -> Part:
-    """Validate a part against its target's signature and return it converted; calls nothing.
+    """Validate a part against its target's signature and return it as JSON; calls nothing.
 
     Args:
         part: the target and its arguments.
@@ -201,7 +203,7 @@ def convert_part(part: Part, path: str, kind: Any = inspect.Parameter.empty) -> 
         elif any(_targets(value)):
             converted[name] = _map_parts(value, field, convert_part)
         else:
-            converted[name] = _convert(value, field, annotation)
+            converted[name] = to_jsonable_python(_convert(value, field, annotation))
     return converted
 
 
@@ -262,8 +264,13 @@ def build(
             raise UserError(
                 f"{name}.{key}={value!r}: follows from the rest of the config; leave it out"
             )
-        if key != "_target_":
+        if any(_targets(value)):
             arguments[key] = _map_parts(value, f"{name}.{key}", build_inner)
+        elif key != "_target_":
+            annotation = (
+                parameters[key].annotation if key in parameters else inspect.Parameter.empty
+            )
+            arguments[key] = _convert(value, f"{name}.{key}", annotation)
     arguments |= {key: provided[key] for key in provided if key in {*parameters, *extra}}
     try:
         signature(target).bind(**arguments)

@@ -132,7 +132,7 @@ class WandB(Tracking):
             self._log(line)
         if self.mode == "online":
             print(f"W&B: {self._run.url}", flush=True)
-        elif self.mode == "offline":
+        if self.mode != "disabled":
             current = Path(self._run.settings.sync_dir)
             for earlier in self.dir.glob(f"wandb/*run-*-{name}*"):
                 if earlier.name != current.name:

@@ -68,11 +68,6 @@ def test_a_scaled_network_builds_and_its_options_can_be_overridden(scale: str, m
     assert (changed.model["width"], changed.batch_size) == (0.5, 64)
 
 
-def test_a_tenth_of_imagenet_has_an_eighth_of_its_batch_size() -> None:
-    settings = composed("scale=tenth", "dataset=imagenet")
-    assert (settings.dataset["train_fraction"], settings.batch_size) == (0.1, 32)
-
-
 @pytest.mark.parametrize("option", [name for name in GROUPS["schedule"] if name[0].isdecimal()])
 def test_a_schedule_matches_its_name(option: str) -> None:
     for dataset in ("cifar100", "imagenet"):

@@ -1,5 +1,6 @@
 """Targets are called only if they create an object of their field's kind."""
 
+from enum import Enum
 from pathlib import Path
 from typing import Any
 
@@ -109,6 +110,38 @@ def test_third_party_and_user_networks_are_accepted(
 ) -> None:
     changed = with_target(config, "model", target, **arguments)
     assert check(changed).model["_target_"] == target
+
+
+class Colour(Enum):
+    RED = "red"
+
+
+def annotated(
+    file: Path,
+    files: list[Path],
+    layers: frozenset[int],
+    colour: Colour,
+    sizes: dict[str, tuple[int, ...]],
+    rate: float = 0.5,
+) -> nn.Module:
+    network = nn.Linear(1, 1)
+    network.options = file, files, layers, colour.value, sizes, rate
+    return network
+
+
+def test_arguments_have_the_types_of_their_annotations(config: DictConfig) -> None:
+    values = {"file": "a", "files": ["b"], "layers": [2, 1], "colour": "red", "sizes": {"c": [3]}}
+    settings = check(with_target(config, "model", "test_targets.annotated", **values, rate=1))
+    assert (
+        settings.run_id
+        == check(with_target(config, "model", "test_targets.annotated", **values, rate=1.0)).run_id
+    )
+    expected = Path("a"), [Path("b")], {1, 2}, "red", {"c": (3,)}, 1.0
+    assert build("model", settings.model).options == expected
+    for name, wrong in {"file": 3, "rate": "0.5", "colour": "blue", "layers": [1.5]}.items():
+        changed = with_target(config, "model", "test_targets.annotated", **{**values, name: wrong})
+        with pytest.raises(UserError, match=rf"^model\.{name}="):
+            check(changed)
 
 
 def through(**options: int) -> nn.Module:

@@ -40,6 +40,7 @@ def digits(
     Raises:
         ValueError: if an argument is out of range.
     """
+    options = {k: v for k, v in locals().items() if k not in ("data_dir", "label_noise")}
     if not 0 <= label_noise <= 1:
         raise ValueError(f"label_noise={label_noise} must lie between 0 and 1")
     # The file behind scikit-learn's `load_digits`; importing scikit-learn takes seconds.
@@ -52,17 +53,5 @@ def digits(
     noisy = random.permutation(train)[: round(label_noise * TRAIN_SIZE)]
     labels[noisy] = random.integers(0, CLASSES, len(noisy))
     return ResidentImages(
-        (images[train], labels[train]),
-        (images[test], table[test, -1]),
-        num_classes=CLASSES,
-        batch_size=batch_size,
-        seed=seed,
-        padding=padding,
-        flip=flip,
-        pad_value=pad_value,
-        mean=mean,
-        std=std,
-        device=device,
-        rank=rank,
-        world_size=world_size,
+        (images[train], labels[train]), (images[test], table[test, -1]), CLASSES, **options
     )

@@ -39,7 +39,7 @@ def has_images(folder: Path) -> bool:
 
 def has_shards(folder: Path) -> bool:
     """Return whether a folder has shards; beside class folders, a .tar file is no shard."""
-    return any(folder.glob("*.tar")) and not any(folder.glob("*/"))
+    return any(folder.glob("*.tar")) and not any(folder.glob("[!.]*/"))
 
 
 def class_folders(data_dir: Path, split: str) -> Index:

@@ -2,7 +2,7 @@
 
 import json
 import zlib
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -20,7 +20,7 @@ Splits = list[tuple[np.ndarray, np.ndarray]]
 
 
 def load_splits(
-    name: str, data_dir: Path | str, files: str, *splits: dict[str, Any], root: str = ""
+    name: str, data_dir: Path | str, files: str, splits: Sequence[dict[str, Any]], root: str = ""
 ) -> Splits:
     """Return images and labels of the splits of a torchvision data set.
 
@@ -98,7 +98,7 @@ def _arrays(split: Any) -> tuple[np.ndarray, np.ndarray]:
 
 
 def _load_or_download(
-    name: str, data_dir: Path | str, splits: tuple[dict[str, Any], ...], root: str
+    name: str, data_dir: Path | str, splits: Sequence[dict[str, Any]], root: str
 ) -> list[Any]:
     from torchvision import datasets  # the import takes a second, and is rarely needed
 

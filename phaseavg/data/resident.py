@@ -50,9 +50,7 @@ class ResidentImages:
         mean: channel means, between 0 and 1; computed from the training images by default.
         std: channel standard deviations, in the same unit and with the same default.
         device: the device that stores the images. Training images occupy N C (H + 2 padding)²
-            bytes, or twice as much with a mirrored copy.
-        flipped_copy: whether to store a mirrored copy of all images if `flip` is true, instead of
-            mirroring each batch. The batches are equal.
+            bytes.
         rank: this process's number among several, from 0 (`DataSet`).
         world_size: the number of processes that divide the batches.
 
@@ -74,7 +72,6 @@ class ResidentImages:
         mean: Sequence[float] | None = None,
         std: Sequence[float] | None = None,
         device: torch.device | str = "cpu",
-        flipped_copy: bool = True,
         rank: int = 0,
         world_size: int = 1,
     ) -> None:
@@ -103,19 +100,15 @@ class ResidentImages:
         pads = {"mean": np.rint(np.asarray(mean) * 255), "zero": np.zeros(self.channels)}
         if pad_value not in pads:
             raise ValueError(f"pad_value={pad_value!r}; choices: {', '.join(pads)}")
-        self._mirrored = flip and flipped_copy
         size = self.image_size + 2 * padding
-        shape = (1 + self._mirrored, self.train_size, self.channels, size, size)
-        pixels = torch.empty(shape, dtype=torch.uint8)
-        pixels[0] = torch.as_tensor(pads[pad_value], dtype=torch.uint8).view(-1, 1, 1)
+        pixels = torch.empty((self.train_size, self.channels, size, size), dtype=torch.uint8)
+        pixels[:] = torch.as_tensor(pads[pad_value], dtype=torch.uint8).view(-1, 1, 1)
         inner = slice(padding, padding + self.image_size)
-        pixels[0, :, :, inner, inner] = torch.as_tensor(images)
-        if self._mirrored:
-            pixels[1] = pixels[0].flip(3)
+        pixels[:, :, inner, inner] = torch.as_tensor(images)
         pixels = pixels.to(self.device)
         # A view with an image-sized window at every byte offset, so that one index_select gathers
         # a batch of crops. Most windows span several images and are never selected.
-        strides = pixels.stride()[1:]
+        strides = pixels.stride()
         last = (self.channels - 1) * strides[1] + (self.image_size - 1) * (strides[2] + 1)
         self._windows = pixels.view(-1).as_strided(
             (pixels.numel() - last, self.channels, self.image_size, self.image_size),
@@ -132,12 +125,7 @@ class ResidentImages:
         rows, columns = random.integers(0, 2 * self.padding + 1, (2, self.train_size))
         flips = random.random(self.train_size) < (0.5 if self.flip else 0.0)
         image, row = self._strides[0], self._strides[2]
-        if self.flip and not self._mirrored:
-            index = np.stack([order * image + rows * row + columns, flips], 1)
-        else:  # a crop from the left of an image is on the right of the mirrored copy
-            offsets = (order + flips * self.train_size) * image
-            offsets += rows * row + np.where(flips, 2 * self.padding - columns, columns)
-            index = offsets[:, None]
+        index = np.stack([order * image + rows * row + columns, flips], 1)
         index, order = (torch.from_numpy(array).to(self.device) for array in (index, order))
         labels = self.train_labels[order]
         yield from zip(index.split(self.batch_size), labels.split(self.batch_size), strict=True)
@@ -145,8 +133,8 @@ class ResidentImages:
     def draws(self, first_step: int, last_step: int) -> Iterator[Draw]:
         """Yield the inputs of `images` and the labels for steps `first_step` to `last_step` − 1.
 
-        The inputs are the crops' offsets in memory, int64 (B, 1), or offsets and flips, (B, 2), if
-        there is no mirrored copy. Labels are int64 (B,). Both are on the device.
+        The inputs are the crops' offsets in memory and the flips, int64 (B, 2). Labels are int64
+        (B,). Both are on the device.
         """
         batches = across_epochs(
             lambda epoch: self._epoch("train", epoch), self.steps_per_epoch, first_step, last_step
@@ -156,7 +144,7 @@ class ResidentImages:
     def images(self, index: Tensor) -> Tensor:
         """Return the images, float32 (B, C, H, W), for inputs from `draws`; runs on the device."""
         images = self._windows.index_select(0, index[:, 0])
-        if index.shape[1] > 1:
+        if self.flip:
             images = torch.where(index[:, 1].bool().view(-1, 1, 1, 1), images.flip(3), images)
         return self.standardise(images)
 

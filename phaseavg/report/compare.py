@@ -196,7 +196,7 @@ def figure(runs: pd.DataFrame, metrics: pd.DataFrame) -> Figure:
             ("after a BN pass, at phase ends", "", "x"),
         )
     ]
-    last = metrics["epoch"].max()
+    last = max(metrics["epoch"], default=1)
     tested = metrics["weights.error"].dropna()
     for axes, name in ((above, "test error (%)"), (below, "training loss")):
         for epoch in ends.loc[ends["epoch"] < last, "epoch"].unique():

@@ -11,15 +11,13 @@ import numpy as np
 import pandas as pd
 
 from phaseavg.errors import UserError
+from phaseavg.identity import RECIPE
 from phaseavg.report.cells import CELL, cell_key, read_cells, read_records
 from phaseavg.report.statistics import PAIR_KEYS, differences, interval
 from phaseavg.sweep.cells import Request, Run, cell_runs, read_request, select_all_cells
 from phaseavg.sweep.composing import cached, composing
 
-RESULT_KEYS = {
-    *("dataset", "model", "optimizer", "schedule", "averaging", "scale", "preset"),
-    *("batch_size", "batchnorm_batches", "optimizer_state", "weight_decay"),
-}
+RESULT_KEYS = {*RECIPE, "weight_decay", "scale", "preset"}
 """Config keys that affect a run's results; other keys affect location, speed and saved files."""
 
 FULL_SIZE = ("scale=full", "preset=none")
@@ -84,12 +82,13 @@ class Study:
 
 
 def changes_of(request: Request) -> list[str]:
-    """Return the overrides of all cells that change the paper's settings."""
-    return [
-        o
-        for o in request.common
-        if o not in FULL_SIZE and re.split("[.=/@]", o.lstrip("+~"))[0] in RESULT_KEYS
-    ]
+    """Return the overrides of all cells that change the paper's settings; observers do not."""
+
+    def key(override: str) -> str:
+        name = override.lstrip("+~").partition("=")[0].rpartition("@")[2]
+        return re.split("[./]", name)[0]
+
+    return [o for o in request.common if o not in FULL_SIZE and key(o) in RESULT_KEYS]
 
 
 def without_hydra(overrides: Sequence[str]) -> list[str]:

@@ -37,7 +37,7 @@ NOTHING = "phaseavg.averaging.NoAveraging"
 OWN = "average"
 """Name of the average that may replace the weights."""
 
-SAME_NUMBERS = ("device", "workers", "flipped_copy")
+SAME_NUMBERS = ("device", "workers")
 """Execution options that do not change results, apart from the device type."""
 
 FORMAT = 2

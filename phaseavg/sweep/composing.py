@@ -63,6 +63,8 @@ def composing(conf: Path, more: Path | None = None) -> Iterator[tuple[list[str],
     Raises:
         UserError: if a config cannot be composed.
     """
+    if more and not more.is_dir():
+        raise UserError(f"--config-dir={more}: there is no such folder")
     GlobalHydra.instance().clear()
     folders = [conf, more] if more else [conf]
     options = sorted(path.stem for f in folders for path in (f / "table").glob("*.yaml"))

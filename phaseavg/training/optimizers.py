@@ -9,7 +9,7 @@ from torch.optim import Optimizer
 
 from phaseavg.config import Settings
 from phaseavg.errors import UserError
-from phaseavg.targets import build
+from phaseavg.targets import build, signature
 
 # Lookahead trains fast weights, but its slow weights are evaluated. Such an optimizer has the
 # methods `evaluation_weights`, `restart` and `finish`. To support CUDA graphs it also has `inner`
@@ -23,9 +23,21 @@ FLOAT_LR = "lr_as_set"
 
 
 def new_optimizer(settings: Settings, model: nn.Module) -> Optimizer:
-    """Return the run's optimizer over all parameters of `model`, in its initial state."""
+    """Return the run's optimizer over all parameters of `model`, in its initial state.
+
+    Raises:
+        UserError: if its step needs a closure.
+    """
     params = list(model.parameters())
-    return build("optimizer", settings.optimizer, Optimizer, offered={"params": params})
+    optimizer = build("optimizer", settings.optimizer, Optimizer, offered={"params": params})
+    try:
+        signature(optimizer.step).bind()
+    except TypeError as error:
+        target = settings.optimizer["_target_"]
+        raise UserError(
+            f"optimizer={target}: its step needs a closure; choose another optimizer"
+        ) from error
+    return optimizer
 
 
 def evaluation_weights(optimizer: Optimizer) -> AbstractContextManager:

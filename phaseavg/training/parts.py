@@ -92,7 +92,6 @@ def load_data(settings: Settings, device: torch.device) -> DataSet:
         "data_dir": settings.data_dir,
         "device": device,
         "workers": settings.execution.workers,
-        "flipped_copy": settings.execution.flipped_copy,
         "rank": processes.rank(),
         "world_size": processes.count(),
     }

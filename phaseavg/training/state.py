@@ -113,9 +113,9 @@ class TrainingState:
             setattr(self, name, state[name])
 
     def add_provenance(self, provenance: dict[str, Any]) -> None:
-        """Add the provenance of the following steps."""
-        if provenance not in self.provenance:
-            self.provenance.append(provenance)
+        """Add the provenance of the following steps, or move it to the end."""
+        earlier = [entry for entry in self.provenance if entry != provenance]
+        self.provenance = [*earlier, provenance]
 
 
 class Stopwatch:

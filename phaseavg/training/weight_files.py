@@ -3,14 +3,13 @@
 import json
 import re
 from argparse import Namespace
-from collections import ChainMap
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 from zipfile import is_zipfile
 
 import torch
-from safetensors import safe_open
+from safetensors.torch import load_file
 from torch import Tensor
 
 from phaseavg.errors import UserError, describe
@@ -27,26 +26,6 @@ HUGGING_FACE = (
 SUFFIXES = (".safetensors", ".pt", ".pth", ".pth.tar", ".bin", ".ckpt")
 NESTED = ("state_dict", "model_state_dict", "model")
 """Keys under which training frameworks save the state dict of a network."""
-
-
-class SafetensorsFile(Mapping[str, Tensor]):
-    """The tensors of a safetensors file, read from disk on access."""
-
-    def __init__(self, path: Path) -> None:
-        self._file = safe_open(path, "pt")
-        self._names = dict.fromkeys(self._file.keys())
-
-    def __getitem__(self, name: str) -> Tensor:
-        if name not in self._names:
-            raise KeyError(name)
-        tensor: Tensor = self._file.get_tensor(name)
-        return tensor
-
-    def __iter__(self) -> Iterator[str]:
-        return iter(self._names)
-
-    def __len__(self) -> int:
-        return len(self._names)
 
 
 def find_weights(paths: Sequence[Path]) -> list[Path]:
@@ -92,9 +71,9 @@ def open_weights(path: Path) -> StateDict:
             if not name.endswith(".json"):
                 return open_weights(path / name)
             shards = sorted({*json.loads((path / name).read_text())["weight_map"].values()})
-            return ChainMap(*(open_weights(path / shard) for shard in shards))  # type: ignore[arg-type]
+            return {n: t for shard in shards for n, t in open_weights(path / shard).items()}
         if path.suffix == ".safetensors":
-            return SafetensorsFile(path)
+            return load_file(path)
         with torch.serialization.safe_globals([Namespace]):  # timm saves its arguments
             content: Any = torch.load(path, "cpu", weights_only=True, mmap=is_zipfile(path))
     except UserError:

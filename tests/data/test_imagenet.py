@@ -257,6 +257,11 @@ def test_an_archive_beside_class_folders_is_not_a_shard(tmp_path):
     assert image_net(tmp_path).train_size == 2 * len(CLASSES)
 
 
+def test_hidden_folders_beside_shards_are_ignored(sharded):
+    (sharded / "imagenet/train/.cache/huggingface").mkdir(parents=True)
+    assert image_net(sharded).train_size == TRAIN
+
+
 def shard_of(**files):
     """Return a shard with files of these contents, by name with `_` for the dot."""
     content = io.BytesIO()

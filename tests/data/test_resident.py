@@ -118,19 +118,6 @@ def test_a_crop_matches_torchvision_at_the_same_offset(pad_value, flip):
     assert (crops.dtype, labels.dtype) == (torch.float32, torch.int64)
 
 
-def test_flipped_copy_doubles_memory_but_does_not_change_batches():
-    both = [
-        resident(maps(50), 16, padding=4, flip=True, flipped_copy=flipped_copy, **PIXELS)
-        for flipped_copy in (True, False)
-    ]
-    for make_batches in (lambda d: d.train_batches(2, 11), lambda d: d.batchnorm_batches(3)):
-        assert equal(*map(make_batches, both))
-    size, half = (data.draws(0, 1).__next__()[0].shape[1] for data in both)
-    assert (size, half) == (1, 2)
-    sizes = [data._windows.untyped_storage().nbytes() for data in both]
-    assert sizes == [2 * 50 * 3 * 18 * 18, 50 * 3 * 18 * 18]
-
-
 def test_padding_is_the_rounded_mean_of_the_training_pixels():
     images = np.zeros((2, 1, 2, 2), np.uint8)
     images[0] = 201  # mean 100.5 and, with the next line, 100.75

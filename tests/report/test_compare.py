@@ -147,6 +147,22 @@ def test_the_errors_of_a_trained_run_match_its_result(prompt: Prompt, tmp_path: 
         assert found["average"] == f"{end['average']['error']:.2f}"
 
 
+def test_runs_that_diverged_in_their_first_epoch_have_a_figure_without_curves(
+    compose_settings: Settled, tmp_path: Path
+) -> None:
+    settings = compose_settings(*TINY)
+    leave(settings, 20.0)
+    (folder,) = (tmp_path / "runs").glob("digits-*")
+    result = json.loads((folder / "result.json").read_text())
+    lost = {"reason": "the training loss became nan", "step": 1, "epoch": 1, "learning_rate": 0.1}
+    (folder / "result.json").write_text(
+        json.dumps({**result, "status": "diverged", "epochs": 0, **lost})
+    )
+    (folder / "metrics.jsonl").write_text("")
+    above, _ = figure(*read(tmp_path / "runs")).axes
+    assert not any(len(line.get_xdata()) for line in above.get_lines())
+
+
 def test_the_script_prints_tables_and_writes_a_figure(
     compose_settings: Settled,
     monkeypatch: pytest.MonkeyPatch,

@@ -255,7 +255,8 @@ def test_the_script_writes_blanks_for_cells_without_runs(
 
 def test_whole_tables_include_additional_seeds() -> None:
     paper = read_paper(REPOSITORY / "results/paper.csv")
-    study = read_study(["table=t1d", "model=cnn13", "seed=0,7"], REPOSITORY / "conf", paper, True)
+    typed = ["table=t1d", "model=cnn13", "seed=0,7", "+averaging@observers.swa=uniform"]
+    study = read_study(typed, REPOSITORY / "conf", paper, True)
     assert study.request.seeds == {"t1d": [0, 1, 2, 7]}
     assert len(study.request.cells) == 8
     assert study.paper.equals(paper)  # no other setting differs

@@ -19,6 +19,8 @@ MISTAKES = [
     ("compare.py scale=digits", "table: is missing; choices: "),
     (f"compare.py {CELL} runs_dir=a records_dir=a", f"{CELL} runs_dir=a records_dir=a: no run has"),
     ("evaluate.py nowhere", "nowhere/config.yaml: "),
+    ("figures.py fig6 optimizer.lr=[1", "no viable alternative"),
+    ("tables.py table=t1a --config-dir nowhere", "--config-dir=nowhere: there is no such folder"),
     ("figures.py fig7", "fig7: is not a figure; choices: fig1, fig2, fig3, fig4"),
     ("records.py nowhere", "nowhere: contains no ended run"),
     ("records.py --records nowhere", "--records=nowhere: contains no record; choose a folder"),

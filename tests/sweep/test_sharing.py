@@ -266,9 +266,7 @@ def test_a_later_sweep_with_another_execution_trains_its_own_prefix(
     for folder in tmp_path.glob("runs/*-phasewise*"):
         shutil.rmtree(folder)
     steps.clear()
-    status, _, err = prompt(
-        *command, "execution.flipped_copy=false", "execution.deterministic=false"
-    )
+    status, _, err = prompt(*command, "execution.deterministic=false")
     assert (status, err) == (0, "")
     assert len(steps) == STEPS * (2 + 3 + 3)
 

@@ -43,6 +43,7 @@ MISTAKES = [
     ("-m seed=0,-1", "seed=-1: input should be greater than or equal to 0"),
     ("-m model.width=interval(0,1)", "model.width=interval(0,1): must be a list, range"),
     ("-m seed=0,range(1,3)", "seed=0,range(1,3): a list cannot contain a range; list the values"),
+    ("table=all", "table: only a sweep has this option; add -m"),
     ("plan=true", "plan: only a sweep has this option; add -m"),
 ]
 
@@ -135,7 +136,7 @@ def test_a_missing_data_set_is_checked_and_reported_once(
         checks.append(True)
         raise ValueError("data_dir=data: CIFAR100 is missing or damaged")
 
-    monkeypatch.setattr("phaseavg.data.cifar.load_splits", missing)
+    monkeypatch.setattr("phaseavg.data.official.load_splits", missing)
     status, _, err = prompt("-m", *SHORT, "seed=0,1,2", "dataset=cifar100")
     assert status == 2
     assert err == (

@@ -23,6 +23,7 @@ from conftest import (
 )
 
 from phaseavg.config import Settings
+from phaseavg.training.parts import assemble
 
 pytestmark = pytest.mark.slow
 
@@ -187,6 +188,13 @@ def test_a_record_names_every_execution_of_a_run_once(
     assert in_a_victim(victims, victim.train_quietly, settings) == 0
     provenance = result_of(settings)["provenance"]
     assert [entry["execution"]["precision"] for entry in provenance] == ["fp32", "bf16"]
+
+
+def test_the_last_provenance_is_that_of_the_last_session(compose_settings: Compose) -> None:
+    _, _, state = assemble(compose_settings(*TINY), torch.device("cpu"))
+    for device in ("a", "b", "a"):
+        state.add_provenance({"device": device})
+    assert [entry["device"] for entry in state.provenance] == ["b", "a"]
 
 
 @pytest.mark.parametrize("count", [1, 3, 12])

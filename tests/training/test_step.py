@@ -267,9 +267,16 @@ def test_the_recorded_learning_rate_is_exact(compose_settings: Compose) -> None:
 
 def test_an_optimizer_that_cannot_be_captured_is_rejected(compose_settings: Compose) -> None:
     settings = compose_settings(*TINY, "execution.device=cpu")
-    settings = settings.model_copy(update={"optimizer": {"_target_": "torch.optim.LBFGS"}})
-    with pytest.raises(UserError, match="graph=true: LBFGS has no fused or capturable impl"):
+    settings = settings.model_copy(update={"optimizer": {"_target_": "torch.optim.Adafactor"}})
+    with pytest.raises(UserError, match="graph=true: Adafactor has no fused or capturable impl"):
         trained(settings, graphed, 1)
+
+
+def test_an_optimizer_that_needs_a_closure_is_rejected(compose_settings: Compose) -> None:
+    part = {"_target_": "torch.optim.LBFGS"}
+    settings = compose_settings(*TINY).model_copy(update={"optimizer": part})
+    with pytest.raises(UserError, match=r"optimizer=torch.optim.LBFGS: its step needs a closure"):
+        new_optimizer(settings, nn.Linear(1, 1))
 
 
 @pytest.mark.parametrize(
