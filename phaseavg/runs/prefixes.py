@@ -253,10 +253,10 @@ def save(
     option = f"share.dir={folder}"
     try:
         folder.mkdir(parents=True, exist_ok=True)
+        for file in chain.from_iterable(files.values()):
+            link(file, folder / "snapshots" / file.name, option)
     except OSError as error:
         raise UserError(f"{option}: cannot be written ({error.strerror})") from error
-    for file in chain.from_iterable(files.values()):
-        link(file, folder / "snapshots" / file.name, option)
     snapshots = {name: [path.name for path in paths] for name, paths in files.items()}
     head = {"key": key, "averages": dict(averages), "execution": dict(execution)}
     buffer = io.BytesIO()

@@ -18,6 +18,7 @@ from conftest import TINY, Prompt, also_slow
 import phaseavg.training.step
 from phaseavg.errors import UserError
 from phaseavg.runs.files import write_atomically
+from phaseavg.sweep import sweeper
 from phaseavg.training import loop, sharing
 from phaseavg.training.sharing import Sharing
 
@@ -371,6 +372,7 @@ def test_runs_with_an_interrupted_prefix_are_not_started(
         # Only a run that is training detects the deadline.
         clock = SimpleNamespace(time=lambda: time.time() + 3 * 3600 * (len(steps) >= 3))
         later.setattr(loop, "time", clock)
+        later.setattr(sweeper, "time", clock)
         status, out, _ = prompt(*command, "budget=2h")
     assert (status, len(steps)) == (0, 3)
     assert "sweep: 0 finished" in out
@@ -385,6 +387,7 @@ def test_sweeps_with_other_averages_do_not_disturb_an_interrupted_prefix(
     with monkeypatch.context() as later:
         clock = SimpleNamespace(time=lambda: time.time() + 3 * 3600 * (len(steps) >= 3))
         later.setattr(loop, "time", clock)
+        later.setattr(sweeper, "time", clock)
         prompt("-m", *SHORT, "averaging=phasewise,rna", "budget=2h")
     assert len(steps) == 3
     assert prompt("-m", *SHORT, "averaging.weights.gamma0=0.5,0.7,0.8")[0] == 0
