@@ -16,7 +16,7 @@ from phaseavg.report.claims import (
     margin_side,
 )
 from phaseavg.report.paper_claims import CLAIMS, Claim
-from phaseavg.report.statistics import CONFIDENCE, interval, verdict
+from phaseavg.report.statistics import CONFIDENCE, interval, signed, verdict, with_interval
 from phaseavg.report.study import Study
 from phaseavg.report.tables import as_markdown
 from phaseavg.runs.files import write_atomically
@@ -39,14 +39,9 @@ are in %; what is below the margin speaks for the claim. Runs that diverged coun
 """
 
 
-def _number(value: float, sign: bool = True) -> str:
-    return "" if pd.isna(value) else f"{value:{'+' if sign else ''}.3f}".replace("-", "−")
-
-
 def span(row: Mapping[str, Any]) -> str:
     """Format the mean and interval of a row of verdicts; for one seed the value only."""
-    mean, low, high = (_number(row[key], row["signed"]) for key in ("mean", "low", "high"))
-    return f"{mean} [{low}, {high}]" if low else mean
+    return with_interval(row["mean"], row["low"], row["high"], 3, "+" if row["signed"] else "")
 
 
 def _row(
@@ -123,7 +118,7 @@ def _paper_summary(differences: pd.Series, margin: float) -> str:
         return "no figures"
     signs = differences.map(lambda difference: margin_side(difference, margin))
     below = f"below {margin:g} in {(signs == 'below').sum()} of {len(differences)} cells"
-    words = [f"mean {_number(differences.mean())}, {below}"]
+    words = [f"mean {signed(differences.mean(), 3)}, {below}"]
     for word, sign in (("against it", "above"), ("equal", "equal")):
         cells = [f"{' '.join(key[1:])} ({key[0]})" for key in differences.index[signs == sign]]
         words += [f"{word}: {', '.join(cells)}"] if cells else []
@@ -141,9 +136,9 @@ def _cells(claim: Claim, data: Evidence, paper: Mapping[tuple[str, ...], float])
                 "network": network[1],
                 "compared": label,
                 "seeds": " ".join(map(str, values.dropna().index)),
-                "ours": _number(mean, not claim.is_cost),
+                "ours": signed(mean, 3, "" if claim.is_cost else "+"),
                 "sign": margin_side(mean, data.margin),
-                "paper": _number(paper.get((label, *network), np.nan)),
+                "paper": signed(paper.get((label, *network), np.nan), 3),
             }
         )
     return pd.DataFrame(rows)

@@ -120,16 +120,16 @@ def spread(mean: float, deviation: float) -> str:
     return f"{mean:.2f}" + ("" if pd.isna(deviation) else f" ± {deviation:.2f}")
 
 
-def signed(value: float, digits: int = 2) -> str:
-    """Format a difference with its sign; empty for NaN."""
-    return "" if pd.isna(value) else f"{value:+.{digits}f}".replace("-", "−")
+def signed(value: float, digits: int = 2, sign: str = "+") -> str:
+    """Format a difference with its sign, or with `sign=""` a positive number; empty for NaN."""
+    return "" if pd.isna(value) else f"{value:{sign}.{digits}f}".replace("-", "−")
 
 
-def with_interval(mean: float, low: float, high: float, digits: int = 2) -> str:
+def with_interval(mean: float, low: float, high: float, digits: int = 2, sign: str = "+") -> str:
     """Format a difference with its interval, if finite; empty for NaN."""
     if pd.isna(mean) or not np.isfinite(low):
-        return signed(mean, digits)
-    return f"{signed(mean, digits)} [{signed(low, digits)}, {signed(high, digits)}]"
+        return signed(mean, digits, sign)
+    return "{} [{}, {}]".format(*(signed(value, digits, sign) for value in (mean, low, high)))
 
 
 def mean_with_interval(values: Sequence[float]) -> str:

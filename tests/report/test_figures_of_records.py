@@ -161,7 +161,7 @@ def test_errors_by_gamma0_match_the_records_and_the_paper(study: Study) -> None:
     picture, data = gamma0.draw(study)
     ours = data[data["whose"] == "ours"]
     rows = set(ours[["gamma0", "seed", "test_error"]].itertuples(index=False, name=None))
-    assert rows == {(0.9, 0, 26.0), (0.9, 1, 25.0), (0.5, 0, 27.0)}
+    assert rows == {(0.9, 0, 26.0), (0.5, 0, 27.0)}  # seed 1 has one γ0 only
     theirs = data[data["whose"] == "the paper's"].set_index("gamma0")
     assert theirs["test_error"].to_dict() == {
         g: PAPER["error_mean"]["t1a", "cifar100", "cnn13", f"gamma0-{g}"]

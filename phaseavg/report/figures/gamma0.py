@@ -12,15 +12,12 @@ from phaseavg.report.figures.style import COLOURS, new_picture, plain
 from phaseavg.report.study import Study
 
 TABLE = "t1a"
-PAPER_DATASET = "cifar100"
-"""The data set of the paper's Table 1; for other data sets only the curve's shape compares."""
-
 OFFSET = 1.12
 """The horizontal offset between seeds and their mean, as a factor on 1 − γ0."""
 
 
 def published(study: Study, network: tuple[str, str], gammas: Mapping[str, float]) -> pd.DataFrame:
-    """Return the paper's errors by γ0 for a network, on its data set or else on CIFAR-100.
+    """Return the paper's errors by γ0 for a data set and network.
 
     Args:
         study: the study with the published cells.
@@ -32,15 +29,16 @@ def published(study: Study, network: tuple[str, str], gammas: Mapping[str, float
     """
     names = {"error_mean": "test_error", "error_std": "deviation"}
     paper = study.paper.rename(columns=names).reset_index()
-    paper = paper[(paper["table"] == TABLE) & (paper["model"] == network[1])]
+    paper = paper[(paper["table"] == TABLE) & _is_network(paper, network)]
     paper = paper.assign(gamma0=paper["column"].map(gammas)).dropna(subset="gamma0")
-    same = paper["dataset"] == network[0]
-    paper = paper[same if same.any() else paper["dataset"] == PAPER_DATASET].sort_values("gamma0")
+    paper = paper.sort_values("gamma0")
     return paper[["dataset", "model", "gamma0", *names.values()]]
 
 
 def draw(study: Study) -> tuple[Figure, pd.DataFrame]:
     """Draw our errors by γ0, with each seed, and the paper's errors on separate axes.
+
+    Only seeds that have runs of all drawn γ0 count, so that the means are comparable.
 
     Args:
         study: a study of Table 1a.
@@ -48,6 +46,9 @@ def draw(study: Study) -> tuple[Figure, pd.DataFrame]:
     gammas = study.request.tables[TABLE].gammas
     rows = study.finished
     rows = rows.assign(gamma0=rows["column"].map(gammas)).dropna(subset="gamma0")
+    by_network = rows.groupby(["dataset", "model"])["gamma0"]
+    by_seed = rows.groupby(["dataset", "model", "seed"])["gamma0"]
+    rows = rows[by_seed.transform("nunique") == by_network.transform("nunique")]
     drawn = [n for n in study.networks if _is_network(rows, n).any()]
     frames = [rows[["dataset", "model", "gamma0", "seed", "test_error"]].assign(whose="ours")]
     papers = {network: published(study, network, gammas) for network in drawn}
