@@ -1,6 +1,5 @@
-"""Comparison of groups of runs: settings, errors and curves, with made and trained runs."""
+"""Comparison of groups of runs: settings, errors and curves, with made records."""
 
-import json
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -8,7 +7,7 @@ from typing import Any
 
 import pandas as pd
 import pytest
-from conftest import REPOSITORY, TINY, Prompt
+from conftest import REPOSITORY, TINY
 from made_records import make_record, metrics_line
 
 from phaseavg.config import Settings
@@ -131,20 +130,6 @@ def test_curves_show_the_metrics_and_their_mean(compose_settings: Settled, tmp_p
     assert list(after.get_ydata()) == [24.5, 22.5, 21.5]
     assert list(average.get_ydata()) == [24.0, 22.0, 21.0]
     assert list(below.get_lines()[0].get_ydata()) == [1 / epoch for epoch in range(1, 6)]
-
-
-def test_the_errors_of_a_trained_run_match_its_result(prompt: Prompt, tmp_path: Path) -> None:
-    assert prompt(*TINY, "schedule.epochs=[2,1]", "schedule.factors=[1,0.1]")[0] == 0
-    (folder,) = (tmp_path / "runs").glob("digits-*")
-    result = json.loads((folder / "result.json").read_text())
-    runs, metrics = read(folder)
-    (row,) = summarise(runs).to_dict("records")
-    assert row["last"] == f"{result['test_error']:.2f}"
-    assert row["best"] == f"{result['best_test_error']:.2f}"
-    ends = phase_end_errors(metrics)
-    for end, found in zip(result["phases"], ends.to_dict("records"), strict=True):
-        assert found["as trained"] == f"{end['weights']['error']:.2f}"
-        assert found["average"] == f"{end['average']['error']:.2f}"
 
 
 def test_runs_that_diverged_in_their_first_epoch_have_a_figure_without_curves(

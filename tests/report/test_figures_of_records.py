@@ -1,16 +1,16 @@
-"""Figures of settings and records, compared with hand-computed values and a run."""
+"""Figures of settings and records, compared with hand-computed values."""
 
 import math
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pandas as pd
 import pytest
-from conftest import REPOSITORY, TINY, Prompt
+from conftest import REPOSITORY
 from made_records import make_record, metrics_line
 from matplotlib.figure import Figure
+from reference import alphas
 
 from phaseavg.errors import UserError
 from phaseavg.report.cells import read_paper, read_records
@@ -37,13 +37,6 @@ ERRORS = {  # by table and column, one per seed
     ("t1b", "80-40-40-sgd"): {0: 28.0, 1: 29.0},
     ("t1d", "cosine"): {0: 24.0},
 }
-
-
-def closed_form(gamma0: float, epochs: int) -> np.ndarray:
-    """Return (1 − γ) γ^(T−t) / (1 − γ^T) for t = 1…T in float64."""
-    gamma = gamma0 ** (80 / epochs)
-    t = np.arange(1, epochs + 1)
-    return (1 - gamma) * gamma ** (epochs - t) / (1 - gamma**epochs)
 
 
 def computed(name: str, *overrides: str) -> tuple[Figure, pd.DataFrame]:
@@ -92,19 +85,17 @@ def test_exponential_coefficients_sum_to_one_and_match_the_closed_form() -> None
     for epochs, lines in data.groupby("epochs"):
         assert math.fsum(lines["weight"]) == pytest.approx(1, abs=1e-14)
         assert list(lines["epoch"]) == list(range(1, epochs + 1))
-        assert lines["weight"].to_numpy() == pytest.approx(closed_form(0.9, epochs), rel=1e-12)
+        assert lines["weight"].to_numpy() == pytest.approx(alphas(0.9, epochs), rel=1e-12)
     left, right = picture.axes
     drawn = left.get_lines()[0].get_xydata()
-    assert drawn[:, 1] == pytest.approx(closed_form(0.9, lengths[0]), rel=1e-12)
-    assert right.get_lines()[-1].get_xydata()[-1] == pytest.approx(
-        [1, 160 * closed_form(0.9, 160)[-1]]
-    )
+    assert drawn[:, 1] == pytest.approx(alphas(0.9, lengths[0]), rel=1e-12)
+    assert right.get_lines()[-1].get_xydata()[-1] == pytest.approx([1, 160 * alphas(0.9, 160)[-1]])
 
 
 def test_gamma0_of_fig4_can_be_set() -> None:
     _, data = computed("fig4", "averaging.weights.gamma0=0.5")
     ten = data[data["epochs"] == 10]
-    assert ten["weight"].to_numpy() == pytest.approx(closed_form(0.5, 10), rel=1e-12)
+    assert ten["weight"].to_numpy() == pytest.approx(alphas(0.5, 10), rel=1e-12)
     with pytest.raises(UserError, match=r"averaging\.weights"):
         computed("fig4", "averaging/weights=rna")
 
@@ -118,9 +109,14 @@ def test_overrides_of_other_figures_do_not_change_them() -> None:
             pd.testing.assert_frame_equal(data, plain)
 
 
-def test_a_divisor_shortens_the_schedules() -> None:
+def test_learning_rates_follow_their_schedules_which_a_divisor_shortens() -> None:
     _, data = computed("fig6", "scale=digits", "schedule.divisor=5", "schedule.epochs=[3]")
-    assert [len(lines) for _, lines in data.groupby("curve")] == [32, 32, 32]
+    rates = {name: list(lines["learning_rate"]) for name, lines in data.groupby("curve")}
+    assert {name: len(curve) for name, curve in rates.items()} == dict.fromkeys(rates, 32)
+    assert rates["steps, 80-40-40"] == pytest.approx([0.1] * 16 + [0.01] * 8 + [0.001] * 8)
+    expected = [0.05 * (1 + math.cos(math.pi * epoch / 32)) for epoch in range(32)]
+    assert rates["cosine"] == pytest.approx(expected)
+    assert len(set(rates["decayed"])) == 32
 
 
 def test_invalid_overrides_are_reported() -> None:
@@ -139,7 +135,7 @@ def test_learnt_coefficients_match_the_records(study: Study) -> None:
     found = {name: lines["weight"].to_numpy() for name, lines in others}
     assert set(found) == {f"gamma0-{g}" for g in ("0.99", "0.95", "0.9", "0.8", "0.5")}
     for name, weights in found.items():
-        expected = closed_form(float(name.removeprefix("gamma0-")), 3)
+        expected = alphas(float(name.removeprefix("gamma0-")), 3)
         assert weights == pytest.approx(expected, rel=1e-12)
     (axes,) = picture.axes
     assert list(axes.get_lines()[-1].get_ydata()) == [0.375, -0.125, 0.75]  # their mean
@@ -191,28 +187,6 @@ def test_errors_at_phase_ends_match_the_records(study: Study) -> None:
     by_weights = {w: lines["test_error"].tolist() for w, lines in sgd.groupby("weights")}
     assert by_weights[phases.TRAINED] == [48, 38, 28, 49, 39, 29]
     assert by_weights[phases.PASSED] == [47.5, 37.5, 27.5, 48.5, 38.5, 28.5]
-
-
-@pytest.mark.slow
-def test_learning_rates_match_a_run(prompt: Prompt, tmp_path: Path) -> None:
-    common = [o for o in TINY if not o.startswith("schedule")] + ["evaluation.every=0"]
-    overrides = [*common, "+schedule.divisor=40"]
-    _, data = computed("fig6", *overrides)
-    by_curve = dict(iter(data.groupby("curve")))
-    assert len(by_curve) == 3
-    names = {"80-40-40": "steps, 80-40-40", "decayed": "decayed", "cosine": "cosine"}
-    for option, name in names.items():
-        arguments = [*overrides, f"schedule={option}", f"runs_dir={option}", "averaging=none"]
-        status, _, err = prompt(*arguments)
-        assert (status, err) == (0, "")
-        (path,) = (tmp_path / option).glob("*/metrics.jsonl")
-        metrics = pd.read_json(path, lines=True)
-        lines = by_curve[name]
-        assert list(lines["epoch"] + 1) == list(metrics["epoch"]) == [1, 2, 3, 4]
-        assert list(lines["learning_rate"]) == pytest.approx(
-            list(metrics["learning_rate"]), rel=1e-15
-        )
-    assert by_curve["decayed"]["learning_rate"].nunique() == 4
 
 
 def test_each_network_with_runs_has_a_figure(
