@@ -86,16 +86,7 @@ def test_schedules_without_numbers_have_the_length_of_the_paper() -> None:
 
 def test_when_and_how_to_average_are_chosen_independently() -> None:
     for when, target in (("phasewise", "Phasewise"), ("end", "AtEnd")):
-        for how in (
-            "exponential",
-            "uniform",
-            "rna",
-            "half_life",
-            "tail",
-            "from_decay",
-            "blend",
-            "bema",
-        ):
+        for how in (path.stem for path in (CONF / "averaging/weights").glob("*.yaml")):
             averaging = composed(f"averaging={when}", f"averaging/weights={how}").averaging
             assert averaging["_target_"].endswith(target)
             assert averaging["weights"]["_target_"].lower().endswith(f".{how.replace('_', '')}")
