@@ -23,7 +23,7 @@ import phaseavg.training.step
 import train
 from phaseavg.cli import command_line, report_errors
 from phaseavg.config import Settings
-from phaseavg.errors import Diverged, Interrupted, UserError
+from phaseavg.errors import Diverged, Interrupted
 
 
 def and_at(
@@ -106,55 +106,41 @@ def train_in_a_group(settings: Settings, exit_file: Path, count: int) -> None:
     train_and_be_signalled(settings, exit_file, count, os.killpg)
 
 
-def die_at_call(count: int) -> None:
-    """Kill this process at the `count`-th function call (Python or C) in a training loop.
-
-    The position is arbitrary, but equal on all machines.
-    """
-    new_step, calls = phaseavg.training.loop.new_step, itertools.count(1)
-
-    def called(_frame: Any, event: str, _argument: Any) -> None:
-        if event in ("call", "c_call") and next(calls) == count:
-            die()
-
-    def counting(*arguments: Any) -> Any:
-        sys.setprofile(called)
-        return new_step(*arguments)
-
-    phaseavg.training.loop.new_step = counting
-
-
 def train_and_die_at(settings: Settings, event: str, count: int) -> None:
     """Train a run and kill this process at the `count`-th `event`.
 
     Args:
         settings: the settings of the run.
-        event: `half-written`, with half of a file on disk; `before-replacing`, with a complete
-            temporary file next to the old file; `replaced`, right after the average replaced the
-            weights; `stepped`, right after an optimizer step; `called`, as in `die_at_call`.
+        event: `half-written checkpoint`, with half of a checkpoint on disk; `replacing` and the
+            beginning of a file's name, with the complete temporary file next to the old one;
+            `replaced`, right after the average replaced the weights; `stepped`, right after an
+            optimizer step.
         count: counted from 1.
     """
-    if event == "half-written":
+    what, _, name = event.partition(" ")
+    if what == "half-written":
         write, calls = phaseavg.runs.folder.write_atomically, itertools.count(1)
 
         def half(path: Path, content: bytes) -> None:
-            if next(calls) == count:
+            if path.name.startswith(name) and next(calls) == count:
                 temporary = path.with_name(f".{path.name}.{os.getpid()}.1.part")
                 temporary.write_bytes(content[: len(content) // 2])
                 die()
             write(path, content)
 
         phaseavg.runs.folder.write_atomically = half
-    elif event == "before-replacing":
-        os.fsync = and_at(count, os.fsync, die)
-    elif event == "replaced":
+    elif what == "replacing":
+
+        def is_due(number: int) -> bool:
+            return Path(f"/proc/self/fd/{number}").resolve().name.startswith(f".{name}")
+
+        os.fsync = and_at(count, os.fsync, die, due=is_due)
+    elif what == "replaced":
         loop = phaseavg.training.loop
         loop.recompute_batchnorm = and_at(count, loop.recompute_batchnorm, die)
-    elif event == "stepped":
+    elif what == "stepped":
         step = phaseavg.training.step
         step.count_wrong = and_at(count, step.count_wrong, die)
-    elif event == "called":
-        die_at_call(count)
     train_quietly(settings)
 
 
@@ -169,22 +155,6 @@ def fail_as_a_job() -> None:
     hydra.job.name = "run 1 of 1"
     HydraConfig.instance().set_config(OmegaConf.create({"hydra": hydra}))
     report_errors(job)(OmegaConf.create({}))
-
-
-def fail_to_write(settings: Settings, count: int, message_file: Path) -> None:
-    """Train a run whose `count`-th write fails on a full disk; write its message to a file."""
-    fsync, calls = os.fsync, itertools.count(1)
-
-    def full(number: int) -> None:
-        if next(calls) == count:
-            raise OSError(28, "No space left on device")
-        fsync(number)
-
-    os.fsync = full
-    try:
-        train_quietly(settings)
-    except UserError as error:
-        message_file.write_text(str(error))
 
 
 def count_steps(file: Path) -> None:
@@ -212,10 +182,9 @@ def sweep_and_die(
     Args:
         folder: the working folder.
         arguments: the command-line arguments.
-        event: `stepped`, after an optimizer step; `saved`, after saving a prefix; `called`, as in
-            `die_at_call`; `never`.
+        event: `stepped`, after an optimizer step; `saved`, after saving a prefix; `never`.
         count: counted from 1.
-        number: the signal number for the process group; `called` always uses SIGKILL.
+        number: the signal number for the process group.
     """
 
     def end() -> None:
@@ -230,8 +199,6 @@ def sweep_and_die(
         prefixes.write_atomically = and_at(
             count, prefixes.write_atomically, end, due=lambda path, *_: path.suffix == ".pt"
         )
-    elif event == "called":
-        die_at_call(count)
     sweep_in_a_group(folder, arguments)
 
 

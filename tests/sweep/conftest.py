@@ -1,11 +1,13 @@
 """Fixtures: the runs of the paper's tables, composed once, and a small table."""
 
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import pytest
 import victims as victim
+from conftest import in_a_victim
 from made_cells import CONF, NETWORKS, TABLE, TABLES, request_for
 
 from phaseavg.sweep.cells import Run, cell_runs
@@ -32,11 +34,4 @@ def mine(tmp_path: Path) -> str:
 @pytest.fixture(scope="session")
 def swept(victims: Any) -> Callable[..., int]:
     """Return a function that runs a sweep, as `victims.sweep_and_die`, and returns its status."""
-
-    def run(*arguments: Any) -> int:
-        process = victims.Process(target=victim.sweep_and_die, args=arguments)
-        process.start()
-        process.join()
-        return process.exitcode
-
-    return run
+    return partial(in_a_victim, victims, victim.sweep_and_die)

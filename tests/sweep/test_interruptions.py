@@ -1,6 +1,5 @@
-"""Sweeps interrupted by a deadline, a signal or a kill resume with the same command."""
+"""Sweeps interrupted by a deadline or a signal resume with the same command."""
 
-import random
 import signal
 import time
 from collections.abc import Callable
@@ -9,7 +8,6 @@ from typing import Any
 
 import pytest
 from conftest import TINY, Prompt
-from sweep.test_sharing import assert_equal, outcomes
 
 from phaseavg.training.step import Step
 
@@ -41,24 +39,6 @@ def test_a_sweep_saves_running_runs_at_its_deadline(
     status, _, err = prompt(*command, "budget=soon")
     expected = "train.py: budget=soon: must be a time such as 90s, 25m, 2h or 1h30m\n"
     assert (status, err) == (2, expected)
-
-
-@pytest.mark.slow
-def test_a_sweep_killed_at_five_random_moments_gives_equal_results(
-    swept: Callable[..., int], tmp_path: Path
-) -> None:
-    """SIGKILL anywhere in 3 runs; each attempt uses the same command."""
-    tiny = (*TINY, "schedule.epochs=[1,1,1]", "save_weights=true")
-    command = ("-m", *tiny, "averaging=none,end,phasewise")
-    assert swept(tmp_path / "undisturbed", command, "never", 0) == 0
-    moments = random.Random(0)
-    for _ in range(5):  # of more than a million calls that all runs take
-        moment = moments.randrange(1, 200_000)
-        assert swept(tmp_path / "killed", command, "called", moment) == -signal.SIGKILL
-    assert swept(tmp_path / "killed", command, "never", 0) == 0
-    expected = outcomes(tmp_path / "undisturbed/runs")
-    assert len(expected) == 3
-    assert_equal(outcomes(tmp_path / "killed/runs"), expected)
 
 
 @pytest.mark.slow

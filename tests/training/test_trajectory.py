@@ -125,7 +125,7 @@ def test_the_slow_weights_of_lookahead_are_saved(
 
 @pytest.mark.slow
 @pytest.mark.parametrize(
-    ("event", "count"), [("stepped", 16), *also_slow(("stepped", 12), ("before-replacing", 3))]
+    ("event", "count"), [("stepped", 16), *also_slow(("stepped", 12), ("replacing step", 2))]
 )
 def test_a_killed_run_ends_with_the_same_trajectory(
     event: str,
