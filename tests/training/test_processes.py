@@ -7,7 +7,6 @@ import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
-from threading import Timer
 from typing import Any
 
 import pytest
@@ -75,15 +74,15 @@ def start(tmp_path: Path) -> Callable[..., tuple[int, str]]:
             stderr=subprocess.STDOUT,
             text=True,
         )
-        hang = Timer(300, process.terminate)  # torchrun then ends its processes, too
-        hang.start()
-        lines = []
-        for line in process.stdout:
-            lines.append(line)
-            if interrupt is not None and line.startswith("epoch 1/"):
-                process.send_signal(interrupt)
-        hang.cancel()
-        return process.wait(), "".join(lines)
+        try:
+            lines = []
+            for line in process.stdout:
+                lines.append(line)
+                if interrupt is not None and line.startswith("epoch 1/"):
+                    process.send_signal(interrupt)
+            return process.wait(), "".join(lines)
+        finally:
+            process.terminate()  # torchrun then ends its processes, too
 
     return run
 
