@@ -131,6 +131,18 @@ def test_a_bf16_run_on_a_cpu_trains_float32_weights(compose_settings: Compose) -
         assert not torch.equal(parameter, start)
 
 
+def test_a_step_compiles_the_network_on_request(
+    compose_settings: Compose, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    modes = []
+    monkeypatch.setattr(torch, "compile", lambda model, mode, **_: modes.append(mode) or model)
+    for value in ("false", "true", "max-autotune"):
+        settings, device = prepare(compose_settings(*TINY, f"execution.compile={value}"))
+        data, _, state = assemble(settings, device)
+        new_step(state, data, settings)
+    assert modes == ["default", "max-autotune-no-cudagraphs"]
+
+
 def test_channels_last_rejects_narrow_batchnorm_layers() -> None:
     execution, cpu = Execution(channels_last=True), torch.device("cpu")
     with pytest.raises(UserError, match=r"channels_last=true: .* need 8 channels .* has 7;"):

@@ -1,30 +1,21 @@
-"""Compare a run of each method of the paper with a plain loop."""
+"""Compare runs with a plain loop, which test_methods_in_float64 compares with the paper."""
 
-import copy
 import itertools
 import math
 import os
 from collections.abc import Callable
+from contextlib import nullcontext
+from copy import deepcopy
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
-from conftest import (
-    REPOSITORY,
-    TINY,
-    Compose,
-    Prompt,
-    also_slow,
-    assert_same_weights,
-    history_of,
-    weights_of,
-)
-from reference import alphas
+from conftest import TINY, Compose, Prompt, assert_same_weights, history_of, weights_of
 from torch.nn.functional import cross_entropy
 
 import train
-from phaseavg.averaging import recompute_batchnorm
+from phaseavg.averaging import Averager, NoAveraging, Phasewise, recompute_batchnorm
 from phaseavg.config import Settings
 from phaseavg.optim import Lookahead
 from phaseavg.training.evaluation import evaluate
@@ -32,80 +23,54 @@ from phaseavg.training.parts import load_data, new_model
 
 UNSAVED = (*TINY, "checkpoint_seconds=1000")  # no checkpoints within phases
 
-OPTIMIZERS, AVERAGINGS = (
-    sorted(path.stem for path in (REPOSITORY / "conf" / group).glob("*.yaml"))
-    for group in ("optimizer", "averaging")
-)
-PHASE_ENDS = slice(1, 4, 2)  # the epochs of TINY that end its first two phases
-
-
-@pytest.mark.parametrize(
-    ("optimizer", "averaging"),
-    [
-        ("sgd", "phasewise"),
-        *also_slow(*((name, "phasewise") for name in OPTIMIZERS if name != "sgd")),
-        *also_slow(*(("lookahead", name) for name in AVERAGINGS if name != "phasewise")),
-    ],
-)
-def test_every_optimizer_and_every_averaging_learns(
-    compose_settings: Compose, optimizer: str, averaging: str
-) -> None:
-    settings = compose_settings(
-        *UNSAVED,
-        "model.width=0.125",
-        "batch_size=50",
-        "schedule.epochs=[3,1,1]",
-        "evaluation.every=0",  # evaluate at phase ends only
-        f"optimizer={optimizer}",
-        f"averaging={averaging}",
-    )
-    result = train.run(settings)
-    first, *_, last = history_of(settings)
-    assert last["train"]["loss"] < first["train"]["loss"] - 0.02
-    assert result["test_error"] < 85
-    for kind in ("with_bn_pass", "without_bn_pass"):  # of every method, last and best
-        assert result[kind]["best_test_error"] <= result[kind]["test_error"]
-    assert ("average" in last) == (averaging != "none")
-    if "average" in last:
-        assert sum(last["average"]["coefficients"]) == pytest.approx(1, abs=1e-9)
-
 
 def train_plainly(
-    settings: Settings, new_optimizer: Callable[..., torch.optim.Optimizer]
-) -> tuple[torch.nn.Module, list[float]]:
-    """Train the phases; return the network and the test error before each end of an epoch.
-
-    An average over one epoch equals its weights. With phases of that length, an average continues
-    with the slow weights of Lookahead.
-    """
+    settings: Settings, new_optimizer: Callable[..., torch.optim.Optimizer], kind: type[Averager]
+) -> tuple[torch.nn.Module, list[dict[str, Any]]]:
+    """Train the phases with public classes; return the network and the metrics of each epoch."""
     data = load_data(settings, torch.device("cpu"))
     model = new_model(settings, data)
     optimizer = new_optimizer(model.parameters())
-    step, errors = 0, []
-    averaged = "NoAveraging" not in settings.averaging["_target_"]
+    averager = kind(model, settings.schedule["epochs"])
+    step, lines = 0, []
+
+    def test(network: torch.nn.Module) -> dict[str, float]:
+        found = evaluate(network, data.test_batches())
+        return {"loss": found.loss, "error": found.error}
+
+    def after_batchnorm(network: torch.nn.Module) -> dict[str, float]:
+        recompute_batchnorm(network, data.batchnorm_batches(len(lines) + 1))
+        return test(network)
+
     for epochs, learning_rate in zip(settings.schedule["epochs"], (0.1, 0.01, 0.001), strict=True):
         if settings.optimizer_state == "reset":
             optimizer = new_optimizer(model.parameters())
         optimizer.param_groups[0]["lr"] = learning_rate
         for _ in range(epochs):
             model.train()
+            total, wrong = 0.0, 0
             for images, labels in data.train_batches(step, step + data.steps_per_epoch):
+                logits = model(images)
+                loss = cross_entropy(logits, labels)
                 optimizer.zero_grad()
-                cross_entropy(model(images), labels).backward()
+                loss.backward()
                 optimizer.step()
                 step += 1
-            tested = copy.deepcopy(model)
-            if isinstance(optimizer, Lookahead):
-                state = optimizer.state
-                for copied, p in zip(tested.parameters(), model.parameters(), strict=True):
-                    copied.data.copy_(state[p]["slow_weights"])
-            errors.append(evaluate(tested, data.test_batches()).error)
-        if averaged:
-            model.load_state_dict(tested.state_dict())
-            recompute_batchnorm(model, data.batchnorm_batches(len(errors)))
-            tested = model
-            optimizer.restart()
-    return tested, errors
+                total += loss.item() * len(labels)  # the last batch of an epoch is smaller
+                wrong += (logits.argmax(1) != labels).sum().item()
+            line = {"train": {"images": 1000, "loss": total / 1000, "error": wrong / 10}}
+            slow = isinstance(optimizer, Lookahead)
+            with optimizer.evaluation_weights() if slow else nullcontext():
+                line["weights"] = test(model)
+                line["bn"] = after_batchnorm(deepcopy(model))
+                if averager.epoch_end(model):
+                    line["average"] = after_batchnorm(model)
+                    if slow:
+                        optimizer.restart()
+            lines.append(line)
+    if slow:
+        optimizer.finish()
+    return model, lines
 
 
 def sgd(params: Any) -> torch.optim.Optimizer:
@@ -117,22 +82,30 @@ def lookahead(params: Any) -> Lookahead:
 
 
 @pytest.mark.parametrize(
-    ("overrides", "new_optimizer"),
+    ("overrides", "new_optimizer", "kind"),
     [
-        (["averaging=none"], sgd),
-        (["averaging=none", "optimizer_state=reset"], sgd),
-        (["averaging=none", "optimizer=lookahead"], lookahead),  # k = 5 does not divide the 8 steps
-        (["averaging=uniform", "optimizer=lookahead", "schedule.epochs=[1,1,1]"], lookahead),
+        (["averaging=none"], sgd, NoAveraging),
+        (["averaging=none", "optimizer_state=reset"], sgd, NoAveraging),
+        (["averaging=phasewise"], sgd, Phasewise),
+        # k = 5 divides neither an epoch's 8 steps nor a phase.
+        (["averaging=none", "optimizer=lookahead"], lookahead, NoAveraging),
+        (["averaging=phasewise", "optimizer=lookahead"], lookahead, Phasewise),
     ],
 )
 def test_a_run_is_a_plain_training_loop(
-    compose_settings: Compose, overrides: list[str], new_optimizer: Any
+    compose_settings: Compose, overrides: list[str], new_optimizer: Any, kind: type[Averager]
 ) -> None:
-    settings = compose_settings(*UNSAVED, "evaluation.every=1", "save_weights=true", *overrides)
+    evaluated = ("evaluation.every=1", "evaluation.batchnorm_every=1")
+    settings = compose_settings(*UNSAVED, *evaluated, "save_weights=true", *overrides)
     train.run(settings)
-    model, errors = train_plainly(settings, new_optimizer)
-    assert [line["weights"]["error"] for line in history_of(settings)] == errors
+    model, expected = train_plainly(settings, new_optimizer, kind)
     assert_same_weights(weights_of(settings), model.state_dict())
+    for line, plain in zip(history_of(settings), expected, strict=True):
+        assert ("average" in line) == ("average" in plain)
+        loss = plain["train"].pop("loss")
+        assert line["train"].pop("loss") == pytest.approx(loss, rel=1e-6)
+        for key, values in plain.items():
+            assert {name: line[key][name] for name in values} == values, (line["epoch"], key)
 
 
 def test_non_finite_fast_weights_are_a_divergence(
@@ -151,23 +124,6 @@ def test_non_finite_fast_weights_are_a_divergence(
     result = train.run(compose_settings(*UNSAVED, "optimizer=lookahead", "averaging=none"))
     assert result["status"] == "diverged"
     assert (result["reason"], result["epoch"]) == ("the weights are no longer finite", 1)
-
-
-def test_recorded_coefficients_reproduce_the_average(compose_settings: Compose) -> None:
-    observers = ("+averaging@observers.swa=uniform", "+averaging@observers.rna=rna")
-    settings = compose_settings(*UNSAVED, *observers)
-    train.run(settings)
-    learnt = []
-    for line in history_of(settings)[PHASE_ENDS]:
-        swa, rna = line["observers"]["swa"], line["observers"]["rna"]
-        expected = alphas(0.9, 2).tolist()
-        assert line["average"]["coefficients"] == pytest.approx(expected, rel=1e-12)
-        assert swa["coefficients"] == [0.5, 0.5]
-        assert sum(rna["coefficients"]) == pytest.approx(1)
-        assert rna["solved_by"] == "solve"
-        assert rna["condition"] > 1
-        learnt.append(rna["coefficients"])
-    assert learnt[0] != learnt[1]
 
 
 def test_without_a_batchnorm_pass_the_average_has_the_statistics_of_the_last_weights(

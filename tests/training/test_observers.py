@@ -6,7 +6,6 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
-import torch
 from conftest import (
     TINY,
     Compose,
@@ -20,10 +19,8 @@ from conftest import (
 from training.test_methods import UNSAVED
 
 import train
-from phaseavg.averaging import Averager, recompute_batchnorm
+from phaseavg.averaging import Averager
 from phaseavg.training import state as state_module
-from phaseavg.training.evaluation import evaluate
-from phaseavg.training.parts import load_data, new_model
 from phaseavg.training.step import Step
 
 OBSERVERS = (
@@ -133,28 +130,3 @@ def test_a_started_run_rejects_changed_observers(
     _, out, _ = prompt(*TINY, "+averaging@observers.swa=uniform")
     assert "finished before" in out
     assert "without observers.swa" in out
-
-
-def test_a_uniform_observer_is_the_mean_of_two_epochs(
-    compose_settings: Compose,
-) -> None:
-    """The weights of each epoch come from two runs of one and two epochs."""
-    options = ("averaging=none", "save_weights=true", "schedule.factors=[1]", "evaluation.every=0")
-    one, two = (
-        compose_settings(*UNSAVED, *options, f"schedule.epochs=[{epochs}]", *more)
-        for epochs, more in ((1, ()), (2, ("+averaging@observers.swa=uniform",)))
-    )
-    for settings in (one, two):
-        train.run(settings)
-    data = load_data(two, torch.device("cpu"))
-    model = new_model(two, data)
-    model.load_state_dict(weights_of(two))
-    earlier = weights_of(one)
-    with torch.no_grad():
-        for name, parameter in model.named_parameters():
-            parameter.copy_((parameter.double() + earlier[name].double()) / 2)
-    swa = history_of(two)[-1]["observers"]["swa"]
-    without_bn = evaluate(model, data.test_batches())
-    assert swa["without_bn"]["loss"] == pytest.approx(without_bn.loss, rel=1e-5)
-    recompute_batchnorm(model, data.batchnorm_batches(2))
-    assert swa["loss"] == pytest.approx(evaluate(model, data.test_batches()).loss, rel=1e-5)

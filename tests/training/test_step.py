@@ -185,7 +185,7 @@ def test_replayed_steps_equal_launched_steps_bit_by_bit(
     assert all(torch.equal(a, b) for a, b in zip(ours, others, strict=True))
 
 
-@pytest.mark.parametrize("optimizer", OPTIMIZERS)
+@pytest.mark.parametrize("optimizer", ["adabound", "lookahead"])  # the others are torch's
 def test_the_captured_update_equals_the_plain_update_up_to_rounding(
     compose_settings: Compose, optimizer: str
 ) -> None:
