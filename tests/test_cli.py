@@ -1,13 +1,9 @@
 """Command lines: what a user sees of success, mistakes and failures."""
 
-import fcntl
 import json
-import os
 import pickle
 import re
 import signal
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -177,73 +173,3 @@ def test_a_run_that_fails_in_training_records_the_reason_and_can_resume(
     status, _, _ = prompt(*TINY)
     assert status == 0
     assert not failure.exists()
-
-
-def test_two_processes_do_not_train_the_same_run(prompt: Prompt, tmp_path: Path) -> None:
-    prompt(*TINY, "schedule.epochs=[1,1,1]")
-    (folder,) = (tmp_path / "runs").iterdir()
-    (folder / "result.json").unlink()
-    with (folder / ".lock").open("a") as held:
-        fcntl.flock(held, fcntl.LOCK_EX)
-        status, _, err = prompt(*TINY, "schedule.epochs=[1,1,1]")
-    assert status == 2
-    assert "another process is training this run" in err
-
-
-PAUSING = """
-import sys, train
-from phaseavg.training.progress import TrainingProgress
-
-def pausing(self, line):
-    epoch(self, line)
-    sys.stdin.readline()
-
-epoch, TrainingProgress.epoch = TrainingProgress.epoch, pausing
-sys.exit(train.command_line(train.main))
-"""
-"""A copy of train.py that waits for a line of input after each epoch."""
-
-
-@pytest.mark.slow
-def test_in_a_shell_an_interrupted_and_a_killed_run_resume(tmp_path: Path) -> None:
-    """One command three times: interrupted, killed, finished."""
-
-    def started(*program: str) -> subprocess.Popen[str]:
-        return subprocess.Popen(
-            [sys.executable, *program, *TINY, f"runs_dir={tmp_path}"],
-            cwd=REPOSITORY,
-            text=True,
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
-            env={**os.environ, "OMP_NUM_THREADS": "1"},
-        )
-
-    def wait_for_epoch(process: subprocess.Popen[str]) -> int:
-        assert process.stdout is not None
-        for line in process.stdout:
-            if match := re.match(r"epoch (\d+)/5 ", line):
-                return int(match.group(1))
-        raise AssertionError(process.communicate())
-
-    process = started("-c", PAUSING)
-    assert wait_for_epoch(process) == 1
-    process.send_signal(signal.SIGINT)
-    _, err = process.communicate("\n")
-    assert process.returncode == 130
-    stopping, stopped = err.splitlines()
-    assert stopping == "stopping after this step; signal again to stop now"
-    assert stopped.startswith("train.py: interrupted after step 8 (epoch 1.00 of 5)")
-
-    process = started("-c", PAUSING)
-    assert wait_for_epoch(process) == 2
-    process.kill()
-    process.communicate()
-
-    process = started("train.py")
-    out, err = process.communicate()
-    assert (process.returncode, err) == (0, "")
-    assert " from step 15;" in out  # the checkpoint of step 16 follows its line
-    (metrics,) = tmp_path.glob("*/metrics.jsonl")
-    epochs = [json.loads(line)["epoch"] for line in metrics.read_text().splitlines()]
-    assert epochs == [1, 2, 3, 4, 5]
