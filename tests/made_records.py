@@ -31,7 +31,7 @@ def metrics_line(
     average: float | None = None,
     **others: Any,
 ) -> dict[str, Any]:
-    """Return the metrics of an epoch with the test errors (%) that are given.
+    """Return the metrics of an epoch with the test errors (%) that are given; losses are a tenth.
 
     Args:
         epoch: from 1.
@@ -43,9 +43,9 @@ def metrics_line(
     made: dict[str, Any] = {"epoch": epoch, "phase": 1, "step": 8 * epoch, "learning_rate": 0.1}
     made["train"] = {"images": 1000, "loss": 1 / epoch, "error": 50.0}
     tests = {"weights": weights, "bn": bn, "average": average}
-    made |= {name: {"loss": 1.0, "error": e} for name, e in tests.items() if e is not None}
+    made |= {name: {"loss": e / 10, "error": e} for name, e in tests.items() if e is not None}
     if average is not None:
-        made["average"]["without_bn"] = {"loss": 4.0, "error": 90.0}
+        made["average"]["without_bn"] = {"loss": 9.0, "error": 90.0}
     return made | {"images_per_second": 10.0, "seconds": {"train": 3.0}} | others
 
 

@@ -3,49 +3,23 @@
 from typing import Any
 
 import pytest
+from made_records import metrics_line
 
 from phaseavg.runs.result import cost, summarise_errors
 
 
-def scores(error: float) -> dict[str, float]:
-    return {"loss": error / 10, "error": error}
+def observed(error: float) -> dict[str, Any]:
+    """Return the metrics of the observer `swa` at a phase end."""
+    return {"swa": metrics_line(1, average=error)["average"]}
 
 
-HISTORY: list[dict[str, Any]] = [
-    {
-        "epoch": 1,
-        "train": scores(30.0),
-        "weights": scores(30.0),
-        "observers": {"swa": {}},
-    },
-    {
-        "epoch": 2,
-        "phase": 1,
-        "train": scores(15.0),
-        "weights": scores(25.0),
-        "bn": scores(24.0),
-        "average": {"without_bn": scores(60.0), **scores(20.0)},
-        "observers": {"swa": {"without_bn": scores(70.0), **scores(18.0)}},
-        "replaced": True,
-    },
+NONE: dict[str, Any] = {"swa": {}}
+HISTORY = [
+    metrics_line(1, 30.0, observers=NONE),
+    metrics_line(2, 25.0, 24.0, 20.0, observers=observed(18.0), replaced=True),
     # The average is evaluated in mid-phase, but does not replace the weights.
-    {
-        "epoch": 3,
-        "train": scores(12.0),
-        "weights": scores(22.0),
-        "average": scores(1.0),
-        "observers": {"swa": {}},
-    },
-    {
-        "epoch": 4,
-        "phase": 2,
-        "train": scores(10.0),
-        "weights": scores(19.0),
-        "bn": scores(19.5),
-        "average": {"without_bn": scores(20.5), **scores(21.0)},
-        "observers": {"swa": {"without_bn": scores(71.0), **scores(18.5)}},
-        "replaced": True,
-    },
+    metrics_line(3, 22.0, average=1.0, observers=NONE),
+    metrics_line(4, 19.0, 19.5, 21.0, observers=observed(18.5), replaced=True),
 ]
 NOT_REPLACED = [{**line, "replaced": False} if "replaced" in line else line for line in HISTORY]
 SWA = {"_target_": "phaseavg.averaging.Phasewise"}
@@ -67,8 +41,8 @@ def test_errors_are_those_of_the_weights_after_replacement() -> None:
     # Epochs 1 and 3 count with the weights, 2 and 4 with the average that replaced them.
     assert averaged.items() >= part(21.0, 20.0, 2, 4).items()
     assert averaged["with_bn_pass"] == part(21.0, 20.0, 2, 2)
-    assert averaged["without_bn_pass"] == part(20.5, 20.5, 4, 4)
-    assert (averaged["train_loss"], averaged["train_error"]) == (1.0, 10.0)
+    assert averaged["without_bn_pass"] == part(90.0, 22.0, 3, 4)
+    assert (averaged["train_loss"], averaged["train_error"]) == (0.25, 50.0)
     assert averaged["phases"] == [HISTORY[1], HISTORY[3]]
     plain = summarise_errors(NOT_REPLACED, {})
     assert plain.items() >= part(19.0, 19.0, 4, 4).items()
@@ -82,7 +56,7 @@ def test_observers_have_their_own_errors() -> None:
         "swa": {
             "averaging": SWA,
             "with_bn_pass": part(18.5, 18.0, 2, 2),
-            "without_bn_pass": part(71.0, 70.0, 2, 2),
+            "without_bn_pass": part(90.0, 90.0, 2, 2),
         }
     }
 
@@ -90,7 +64,7 @@ def test_observers_have_their_own_errors() -> None:
 def test_the_first_of_equal_errors_is_the_best() -> None:
     losses = [0.2, None, 0.1]
     history = [
-        {"epoch": epoch, "train": scores(1.0), "weights": {"loss": loss, "error": 5.0}}
+        metrics_line(epoch) | {"weights": {"loss": loss, "error": 5.0}}
         for epoch, loss in enumerate(losses, 1)
     ]
     assert summarise_errors(history, {})["best_epoch"] == 1

@@ -10,7 +10,6 @@ from conftest import REPOSITORY
 from omegaconf import DictConfig, OmegaConf
 
 from phaseavg.config import check
-from phaseavg.sweep.cells import cell_runs, read_request
 from phaseavg.sweep.composing import MAX_CACHE_FILES, cache_folder, cached, composing
 
 
@@ -33,16 +32,6 @@ def composed(conf: Path, overrides: Sequence[str], name: str = "config") -> tupl
 
         with cached(counting, [conf], name) as from_cache:
             return from_cache(overrides), len(calls)
-
-
-def test_runs_from_the_cache_are_equal(conf: Path) -> None:
-    ids = []
-    for folders in (None, [conf], [conf]):  # without a cache, into it, from it
-        with composing(conf) as (options, compose), cached(compose, folders) as from_cache:
-            request = read_request(["table=t1d", "model=cnn13"], options, from_cache)
-            ids.append(list(cell_runs(request.cells, request.seeds, from_cache)))
-    assert ids[0] == ids[1] == ids[2]
-    assert len(ids[0]) == 6
 
 
 def test_a_config_is_composed_once_until_a_file_changes(conf: Path) -> None:
