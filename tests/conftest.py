@@ -1,8 +1,8 @@
 """Shared by several tests: composed configs, runs of a second, and processes to kill."""
 
+import importlib
 import json
 import multiprocessing
-import os
 import sys
 from collections.abc import Callable, Mapping
 from functools import cache
@@ -22,15 +22,10 @@ from phaseavg.config import Settings, check
 
 REPOSITORY = Path(__file__).parents[1]
 
-sys.path.insert(0, str(REPOSITORY))  # to import train.py, also in victims
-
-PROFILE = os.environ.get("TEST_PROFILE", "deterministic")
-"""Profile of the tested runs; `fast` needs layers of at least eight channels."""
-
 TINY = (  # 8 steps an epoch of a network of 4,000 parameters: under a second for 5 epochs
     "preset=demo",
-    f"profile={PROFILE}",
-    f"model.width={0.0625 if PROFILE == 'fast' else 0.03}",
+    "profile=deterministic",
+    "model.width=0.03",
     "schedule.epochs=[2,2,1]",
     "evaluation.average_every=0",
     "checkpoint_seconds=0",
@@ -53,6 +48,12 @@ def also_slow(*parameters: Any) -> list[Any]:
         pytest.param(*(p if isinstance(p, tuple) else (p,)), marks=pytest.mark.slow)
         for p in parameters
     ]
+
+
+def needs_gpu(test: Any) -> Any:
+    """Mark a test as `gpu`, and skip it where there is none."""
+    skipped = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs an NVIDIA GPU")
+    return pytest.mark.gpu(skipped(test))
 
 
 @cache
@@ -128,6 +129,21 @@ def prompt(
         status = command_line(train_script.main)
         output = capfd.readouterr()
         return status, output.out, output.err
+
+    return run
+
+
+@pytest.fixture
+def script(
+    monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str], tmp_path: Path
+) -> Prompt:
+    """Return a function that runs `scripts/<name>.py …`; it returns status, stdout and stderr."""
+
+    def run(name: str, *arguments: str | Path) -> tuple[int, str, str]:
+        main = importlib.import_module(f"scripts.{name}").main
+        monkeypatch.chdir(tmp_path)
+        monkeypatch.setattr(sys, "argv", [f"{name}.py", *map(str, arguments)])
+        return main(), *capfd.readouterr()
 
     return run
 

@@ -1,13 +1,11 @@
 """Comparison of groups of runs: settings, errors and curves, with made records."""
 
-import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pandas as pd
-import pytest
-from conftest import REPOSITORY, TINY
+from conftest import REPOSITORY, TINY, Prompt
 from made_records import make_record, metrics_line
 
 from phaseavg.config import Settings
@@ -19,7 +17,6 @@ from phaseavg.report.compare import (
     read_groups,
     summarise,
 )
-from scripts import compare as script
 
 Settled = Callable[..., Settings]
 
@@ -149,18 +146,13 @@ def test_runs_that_diverged_in_their_first_epoch_have_a_figure_without_curves(
 
 
 def test_the_script_prints_tables_and_writes_a_figure(
-    compose_settings: Settled,
-    monkeypatch: pytest.MonkeyPatch,
-    capsys: pytest.CaptureFixture[str],
-    tmp_path: Path,
+    compose_settings: Settled, script: Prompt, tmp_path: Path
 ) -> None:
     for width in (0.03, 0.04):
         leave(compose_settings(*TINY, f"model.width={width}"), 20.0)
     output = tmp_path / "new" / "errors"
-    arguments = [str(tmp_path / "runs"), "--output", str(output)]
-    monkeypatch.setattr(sys, "argv", ["compare.py", *arguments])
-    assert script.main() == 0
-    out = capsys.readouterr().out
+    status, out, _ = script("compare", tmp_path / "runs", "--output", output)
+    assert status == 0
     assert "| model.width" in out
     names = {path.name for path in output.parent.iterdir()}
     assert names == {"errors.md", "errors.png", "errors.svg"}

@@ -2,19 +2,17 @@
 
 import html
 import re
-import sys
 from pathlib import Path
 
 import pandas as pd
 import pytest
-from conftest import REPOSITORY, composed
+from conftest import REPOSITORY, Prompt, composed
 from made_records import make_record, metrics_line
 
 from phaseavg.report.cells import CELL, read_paper, read_records
 from phaseavg.report.study import Study, read_study, summarise
 from phaseavg.report.tables import as_tex, grid, table_notes, write_tables
 from phaseavg.sweep.cells import Request, Run, Table, cell_runs, table_cells
-from scripts import tables as script
 
 EXPECTED = Path(__file__).parent / "expected"
 
@@ -181,17 +179,13 @@ def test_escaping_for_latex() -> None:
     )
 
 
-def test_the_script_writes_blanks_for_cells_without_runs(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_the_script_writes_blanks_for_cells_without_runs(script: Prompt, tmp_path: Path) -> None:
     def written(place: str, *options: str) -> str:
         folder = f"runs_dir={tmp_path}/runs"
         selection = ("table=t1d", "model=cnn13", "hydra/launcher=local", folder)
-        monkeypatch.setattr(sys, "argv", ["tables.py", *selection, *options])
-        assert script.main() == 0
+        assert script("tables", *selection, *options)[0] == 0
         return (tmp_path / place / "tables/t1d.md").read_text()
 
-    monkeypatch.chdir(tmp_path)
     text = written("results/full")
     assert "0 of 8 cells have runs." in text  # all cells, despite the selection
     assert "26.74 ± 0.14" in text  # the folder is not part of the recipe

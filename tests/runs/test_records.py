@@ -2,14 +2,13 @@
 
 import json
 import shutil
-import sys
 from collections.abc import Callable
 from pathlib import Path
 
 import pandas as pd
 import pytest
 import yaml
-from conftest import REPOSITORY
+from conftest import REPOSITORY, Prompt
 from made_records import change_result, make_record, metrics_line, write_config
 
 from phaseavg.config import Settings, check
@@ -18,7 +17,6 @@ from phaseavg.runs.records import load_runs
 from phaseavg.sweep.cells import Run
 from phaseavg.sweep.composing import composing
 from phaseavg.sweep.outcomes import result_of
-from scripts import records as records_script
 
 Composed = Callable[..., Settings]
 
@@ -147,13 +145,8 @@ def test_records_of_other_numerics_versions_load(two_runs: list[Settings]) -> No
     assert runs["run_id"].tolist() == [old_id]
 
 
-def run_script(monkeypatch: pytest.MonkeyPatch, *arguments: str) -> int:
-    monkeypatch.setattr(sys, "argv", ["records.py", *arguments])
-    return records_script.main()
-
-
 def test_ended_runs_are_copied_once_and_a_sweep_finds_the_copies(
-    two_runs: list[Settings], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    two_runs: list[Settings], tmp_path: Path, script: Prompt
 ) -> None:
     for settings in two_runs:
         (make_record(settings, 5.0 + settings.seed) / "weights.safetensors").write_bytes(b"large")
@@ -162,7 +155,7 @@ def test_ended_runs_are_copied_once_and_a_sweep_finds_the_copies(
     (unended / "config.yaml").write_text("seed: 0\n")
     runs, records = two_runs[0].runs_dir, two_runs[0].records_dir
     for _ in range(2):
-        assert run_script(monkeypatch, str(runs), "--records", str(records)) == 0
+        assert script("records", runs, "--records", records)[0] == 0
     assert sorted(path.name for path in records.iterdir()) == sorted(s.run_id for s in two_runs)
     for settings in two_runs:
         files = sorted(path.name for path in (records / settings.run_id).iterdir())
@@ -177,14 +170,14 @@ def test_ended_runs_are_copied_once_and_a_sweep_finds_the_copies(
 
 
 def test_a_record_that_differs_from_its_copy_stops_the_copying(
-    two_runs: list[Settings], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    two_runs: list[Settings], script: Prompt
 ) -> None:
     runs, records = two_runs[0].runs_dir, two_runs[0].records_dir
     make_record(two_runs[0], 5.0, seconds=99.0, where=records / two_runs[0].run_id)
     for settings in two_runs:
         make_record(settings, 5.0)
-    assert run_script(monkeypatch, str(runs), "--records", str(records)) == 2
-    error = capsys.readouterr().err
+    status, _, error = script("records", runs, "--records", records)
+    assert status == 2
     assert f"{two_runs[0].run_folder}: differs from {records / two_runs[0].run_id}" in error
     assert [path.name for path in records.iterdir()] == [two_runs[0].run_id]
 

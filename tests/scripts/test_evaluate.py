@@ -1,6 +1,5 @@
 """`scripts/evaluate.py` reproduces the recorded loss and error."""
 
-import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -17,7 +16,6 @@ from phaseavg.config import Settings
 from phaseavg.runs.weights import load_weights
 from phaseavg.training.evaluation import evaluate_run
 from phaseavg.training.trajectory import read_last_weight, read_weights_after
-from scripts import evaluate as script
 
 
 class Tied(nn.Module):
@@ -82,37 +80,15 @@ def test_weights_that_cannot_be_saved_are_rejected_before_training(
     assert not list(tmp_path.iterdir())
 
 
-@pytest.mark.parametrize("target", ["os.getcwd", "made_records.made_result"])
-def test_a_strangers_config_imports_and_calls_nothing(
-    compose_settings: Callable[..., Settings],
-    monkeypatch: pytest.MonkeyPatch,
-    capsys: pytest.CaptureFixture[str],
-    target: str,
-) -> None:
-    folder = make_record(compose_settings(*TINY), 5.0)
-    (folder / "weights.safetensors").touch()
-    config = yaml.safe_load((folder / "config.yaml").read_text())
-    config["dataset"] = {"_target_": target}
-    (folder / "config.yaml").write_text(yaml.safe_dump(config))
-    monkeypatch.setattr(sys, "argv", ["evaluate.py", str(folder)])
-    assert script.main() == 2
-    message = capsys.readouterr().err
-    assert f"config.yaml: _target_={target}: a record may only name " in message
-    assert message.count("\n") == 1
-
-
-def test_missing_and_damaged_weights_give_a_one_line_message_and_status_2(
-    compose_settings: Callable[..., Settings],
-    monkeypatch: pytest.MonkeyPatch,
-    capsys: pytest.CaptureFixture[str],
+def test_what_a_record_must_not_be_gives_a_one_line_message_and_status_2(
+    compose_settings: Callable[..., Settings], script: Prompt
 ) -> None:
     folder = make_record(compose_settings(*TINY), 5.0)
     weights = folder / "weights.safetensors"
-    monkeypatch.setattr(sys, "argv", ["evaluate.py", str(folder)])
 
     def read_error() -> str:
-        assert script.main() == 2
-        message = capsys.readouterr().err
+        status, _, message = script("evaluate", folder)
+        assert status == 2
         assert message.count("\n") == 1
         return message
 
@@ -123,5 +99,10 @@ def test_missing_and_damaged_weights_give_a_one_line_message_and_status_2(
     assert "damaged, or another network's" in read_error()
     weights.write_bytes(weights.read_bytes()[:100])
     assert "damaged" in read_error()
+    config = yaml.safe_load((folder / "config.yaml").read_text())
+    for target in ("os.getcwd", "made_records.made_result"):  # a stranger's code is not called
+        config["dataset"] = {"_target_": target}
+        (folder / "config.yaml").write_text(yaml.safe_dump(config))
+        assert f"config.yaml: _target_={target}: a record may only name " in read_error()
     (folder / "config.yaml").write_text("{")
     assert "config.yaml: " in read_error()

@@ -1,11 +1,9 @@
 """A mistake on a script's command line gives one line on stderr, status 2 and no files."""
 
-import importlib
-import sys
 from pathlib import Path
 
 import pytest
-from conftest import REPOSITORY
+from conftest import REPOSITORY, Prompt
 
 NOWHERE = "/proc/nowhere"
 """A folder that cannot be created."""
@@ -45,19 +43,12 @@ MISTAKES = [
 
 @pytest.mark.parametrize(("typed", "message"), MISTAKES)
 def test_a_mistake_is_reported_in_one_line(
-    monkeypatch: pytest.MonkeyPatch,
-    capsys: pytest.CaptureFixture[str],
-    tmp_path: Path,
-    typed: str,
-    message: str,
+    script: Prompt, tmp_path: Path, typed: str, message: str
 ) -> None:
-    script, *arguments = typed.split()
-    main = importlib.import_module(f"scripts.{script.removesuffix('.py')}").main
-    monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(sys, "argv", [script, *arguments])
-    assert main() == 2
-    err = capsys.readouterr().err
-    assert err.startswith(f"{script}: ")
+    name, *arguments = typed.split()
+    status, _, err = script(name.removesuffix(".py"), *arguments)
+    assert status == 2
+    assert err.startswith(f"{name}: ")
     assert message in err
     assert err.count("\n") == 1, err
     assert not list(tmp_path.iterdir())

@@ -1,7 +1,6 @@
 """A workspace shows the content of tables and is built without a server."""
 
 import json
-import sys
 from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
@@ -10,23 +9,17 @@ from typing import Any
 import pytest
 import wandb
 import wandb_workspaces.workspaces as ws
-from conftest import REPOSITORY
+from conftest import REPOSITORY, Prompt
 from made_records import make_record
 
 from phaseavg.report.cells import read_paper, read_records
 from phaseavg.report.study import read_study
-from scripts import wandb_dashboard as script
 
 ASKED = ("table=t1a,t1b", "model=cnn13", "column=gamma0-0.9,80-40-40-sgd", "seed=0,1")
 
 
-def run_script(monkeypatch: pytest.MonkeyPatch, *arguments: str) -> int:
-    monkeypatch.setattr(sys, "argv", ["wandb_dashboard.py", *arguments])
-    return script.main()
-
-
 def test_each_table_has_a_section_with_the_papers_numbers(
-    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path
+    monkeypatch: pytest.MonkeyPatch, script: Prompt, tmp_path: Path
 ) -> None:
     inputs = (*ASKED, f"runs_dir={tmp_path}", f"records_dir={tmp_path}")
     study = read_study(inputs, REPOSITORY / "conf", read_paper(REPOSITORY / "results/paper.csv"))
@@ -35,9 +28,11 @@ def test_each_table_has_a_section_with_the_papers_numbers(
             make_record(run.settings, 25.0 + run.settings.seed)
     records, metrics = read_records(study.runs.values())
     study = replace(study, records=records, metrics=metrics)
-    monkeypatch.setattr(script, "read_study", lambda *given, **more: study)
-    assert run_script(monkeypatch, *inputs, "--entity=us", "--project=ours", "--dry-run") == 0
-    spec = json.loads(capsys.readouterr().out)
+    monkeypatch.setattr("scripts.wandb_dashboard.read_study", lambda *given, **more: study)
+    named = ("--entity=us", "--project=ours", "--dry-run")
+    status, out, _ = script("wandb_dashboard", *inputs, *named)
+    assert status == 0
+    spec = json.loads(out)
     assert (spec["entity"], spec["project"], spec["displayName"]) == ("us", "ours", "Tables 1a, 1b")
     (runset,) = spec["spec"]["section"]["runSets"]
     (only,) = runset["filters"]["filters"]
@@ -59,7 +54,7 @@ def test_each_table_has_a_section_with_the_papers_numbers(
 
 
 def test_saving_needs_a_server_and_reports_errors(
-    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    monkeypatch: pytest.MonkeyPatch, script: Prompt
 ) -> None:
     one = ("table=t1a", "model=cnn13", "column=learnt", "seed=0")
     saved = []
@@ -71,16 +66,17 @@ def test_saving_needs_a_server_and_reports_errors(
     monkeypatch.setattr(wandb, "Api", lambda: SimpleNamespace(default_entity="me"))
     monkeypatch.setattr(ws.interface, "get_app_url", lambda api: "https://wandb.example")
     monkeypatch.setattr(ws.internal, "upsert_view2", upsert)
-    assert run_script(monkeypatch, *one) == 0
+    status, out, _ = script("wandb_dashboard", *one)
+    assert status == 0
     (view,) = saved
     assert (view.entity, view.project, view.display_name) == ("me", "phaseavg", "Table 1a")
-    assert capsys.readouterr().out.startswith("https://wandb.example/me/phaseavg?nw=")
+    assert out.startswith("https://wandb.example/me/phaseavg?nw=")
 
     def rejected() -> None:
         raise wandb.errors.UsageError("No API key configured. Use `wandb login` to log in.")
 
     monkeypatch.setattr(wandb, "Api", rejected)
-    assert run_script(monkeypatch, *one) == 2
-    err = capsys.readouterr().err
+    status, _, err = script("wandb_dashboard", *one)
+    assert status == 2
     assert err.startswith("wandb_dashboard.py: not saved: No API key configured.")
     assert err.count("\n") == 1

@@ -1,7 +1,7 @@
 """Evaluation has no side effects and counts each image once."""
 
-import pytest
 import torch
+from conftest import assert_same_weights, needs_gpu
 from torch import nn
 from torch.nn.functional import cross_entropy
 
@@ -41,12 +41,10 @@ def test_evaluation_changes_no_weights_statistics_mode_or_random_state() -> None
         evaluate(model, [data()])
         assert model.training is training
         assert torch.equal(torch.get_rng_state(), random_state)
-        for name, tensor in model.state_dict().items():
-            assert torch.equal(tensor, before[name])
+        assert_same_weights(model.state_dict(), before)
 
 
-@pytest.mark.gpu
-@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs an NVIDIA GPU")
+@needs_gpu
 def test_evaluating_an_average_allocates_one_replica_and_frees_it() -> None:
     model = nn.Sequential(nn.Linear(1024, 1024), nn.BatchNorm1d(1024)).cuda()
     averager = Phasewise(model, [2])

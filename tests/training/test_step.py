@@ -5,7 +5,7 @@ from typing import Any, ClassVar
 
 import pytest
 import torch
-from conftest import REPOSITORY, TINY, Compose, also_slow
+from conftest import REPOSITORY, TINY, Compose, also_slow, needs_gpu
 from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
@@ -311,8 +311,7 @@ def test_a_run_can_switch_between_launched_and_replayed_steps(
     assert train.run(settings)["test_error"] < 100
 
 
-@pytest.mark.gpu
-@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs an NVIDIA GPU")
+@needs_gpu
 @pytest.mark.parametrize("precision", ["fp32", "bf16"])
 @pytest.mark.parametrize("optimizer", OPTIMIZERS)
 def test_a_cuda_graph_equals_launched_steps_bit_by_bit(
@@ -327,8 +326,7 @@ def test_a_cuda_graph_equals_launched_steps_bit_by_bit(
     assert all(torch.equal(a, b) for a, b in pairs)
 
 
-@pytest.mark.gpu
-@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs an NVIDIA GPU")
+@needs_gpu
 @pytest.mark.parametrize("optimizer", OPTIMIZERS)
 def test_an_interrupted_run_of_cuda_graphs_ends_bit_identical(
     compose_settings: Compose, monkeypatch: pytest.MonkeyPatch, optimizer: str

@@ -89,7 +89,7 @@ def test_last_layer_saves_a_subset_of_the_weights(trained: Compose) -> None:
         actual = read_weights_after(folder_of(alone), step)
         everything = read_weights_after(folder_of(complete), step)
         assert {name.rpartition(".")[2] for name in actual} == {"weight", "bias"}
-        assert all(torch.equal(everything[name], tensor) for name, tensor in actual.items())
+        assert_same_weights(actual, {name: everything[name] for name in actual})
         weight = read_last_weight(folder_of(complete), step)
         assert weight.shape[0] == 10
         assert torch.equal(weight, read_last_weight(folder_of(alone), step))

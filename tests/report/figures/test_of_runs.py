@@ -2,8 +2,6 @@
 
 import json
 import shutil
-import sys
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +9,7 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
-from conftest import REPOSITORY, TINY
+from conftest import REPOSITORY, TINY, Prompt
 
 import train
 from phaseavg.averaging import recompute_batchnorm
@@ -21,7 +19,6 @@ from phaseavg.report.figures.trajectory import TrajectoryRun, compose_run
 from phaseavg.training.execution import prepare
 from phaseavg.training.parts import load_data, new_model
 from phaseavg.training.trajectory import read_weights_after
-from scripts import figures as figures_script
 
 STEPS, PHASES = 8, ((1, 5), (6, 8), (9, 9))
 SHORT = ("schedule.epochs=[5,3,1]", "evaluation.batchnorm_every=1", "save_trajectory=steps")
@@ -292,27 +289,10 @@ def test_run_defaults_match_the_paper(tmp_path: Path) -> None:
         of("fig1", "model=nosuch")
 
 
-Script = Callable[..., tuple[int, str, str]]
-
-
-@pytest.fixture
-def script(
-    monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str], tmp_path: Path
-) -> Script:
-    """Return a function that runs `scripts/figures.py …`; it returns status, output and errors."""
-
-    def run_script(*arguments: str) -> tuple[int, str, str]:
-        monkeypatch.chdir(tmp_path)
-        monkeypatch.setattr(sys, "argv", ["figures.py", *arguments])
-        return figures_script.main(), *capfd.readouterr()
-
-    return run_script
-
-
 def test_a_figure_that_cannot_be_drawn_does_not_stop_the_others(
-    script: Script, tmp_path: Path
+    script: Prompt, tmp_path: Path
 ) -> None:
-    status, _, err = script("fig4", "fig1", "fig6", "preset=demo", "averaging=none")
+    status, _, err = script("figures", "fig4", "fig1", "fig6", "preset=demo", "averaging=none")
     assert status == 2
     assert "has no coefficients for fig4 to draw" in err
     assert "fig1-digits-cnn13_digits: no saved run" in err
@@ -321,9 +301,9 @@ def test_a_figure_that_cannot_be_drawn_does_not_stop_the_others(
 
 
 @pytest.mark.slow
-def test_the_script_trains_the_missing_run_and_draws_it(script: Script, tmp_path: Path) -> None:
+def test_the_script_trains_the_missing_run_and_draws_it(script: Prompt, tmp_path: Path) -> None:
     short = (*TINY, "schedule.epochs=[3]", "schedule.factors=[1]")
-    status, out, err = script("fig1", "fig4", *short, "--train")
+    status, out, err = script("figures", "fig1", "fig4", *short, "--train")
     assert (status, err) == (0, "")
     assert "epochs of" in out
     made = {path.name for path in (tmp_path / "results/figures/demo").iterdir()}
