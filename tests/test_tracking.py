@@ -7,18 +7,21 @@ import signal
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 import victims as victim
+import yaml
 from conftest import TINY, Compose, Prompt, in_a_victim, result_of, untimed
 
 import train as train_script
-from phaseavg.identity import group_id
+from phaseavg import tracking
+from phaseavg.errors import UserError
+from phaseavg.identity import group_id, run_id
 from phaseavg.runs.record import flatten
+from phaseavg.tracking import WandB
 from phaseavg.training import loop
-
-pytestmark = pytest.mark.slow
 
 TRACKED = (*TINY, "tracking=wandb", "tracking.mode=offline")
 SECRET = "0123456789abcdef" * 2 + "secretly"  # the length of a W&B key
@@ -30,6 +33,113 @@ def no_account(monkeypatch: pytest.MonkeyPatch) -> None:
         if name != "WANDB_SERVICE":  # the W&B service of this process
             monkeypatch.delenv(name)
     monkeypatch.setattr("phaseavg.tracking.INIT_SECONDS", 1000.0)  # however slow the machine
+
+
+def test_if_wandb_cannot_start_one_line_has_the_reason(
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    compose_settings: Compose,
+) -> None:
+    started = {}
+
+    def init(**given: Any) -> None:
+        started.update(given, environment=dict(os.environ))
+        raise OSError("\n the network is gone\nTry again.")
+
+    stand_in = SimpleNamespace(init=init, Settings=dict, teardown=lambda exit_code: None)
+    monkeypatch.setitem(sys.modules, "wandb", stand_in)
+    monkeypatch.delenv("WANDB_ERROR_REPORTING", raising=False)
+    with WandB(compose_settings(*TINY).recipe(), {}, [], dir=tmp_path) as mirror:
+        mirror.log({"epoch": 1})
+    mirror.finish({"status": "finished"})
+    said = capsys.readouterr().err
+    assert said.startswith("train.py: W&B failed (the network is gone)")
+    assert said.count("\n") == 1
+    assert started["settings"]["init_timeout"] == tracking.INIT_SECONDS
+    assert started["environment"]["WANDB_ERROR_REPORTING"] == "false"
+
+
+def test_without_tracking_wandb_is_not_imported(
+    prompt: Prompt, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(sys.modules, "wandb", None)  # makes an import fail
+    status, _, err = prompt(*TINY)
+    assert (status, err) == (0, "")
+    assert [path.name for path in tmp_path.iterdir()] == ["runs"]
+    assert not (tmp_path / "runs" / "wandb").exists()
+
+
+def test_the_variable_of_wandb_sets_the_mode(
+    compose_settings: Compose, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert compose_settings("preset=demo").tracking["mode"] == "offline"
+    monkeypatch.setenv("WANDB_MODE", "disabled")
+    assert compose_settings("preset=demo").tracking["mode"] == "disabled"
+    monkeypatch.setenv("WANDB_MODE", "nonsense")
+    with pytest.raises(UserError, match=r"tracking.mode='nonsense': .*'offline'"):
+        compose_settings("preset=demo")
+
+
+def test_a_run_of_tables_is_named_after_its_first_cell_and_tagged_with_all() -> None:
+    digits = {"dataset": {"_target_": "data.digits"}, "model": {"_target_": "models.CNN13"}}
+    methods = {"optimizer": {"_target_": "optim.SGD"}, "averaging": {"_target_": "a.Phasewise"}}
+    recipe = {**digits, **methods, "seed": 7}
+    long = "mine digits cnn13 " + "x" * 200
+    cells = ["1a cifar100 cnn13 gamma0-0.9", "1c cifar100 cnn13 phase-wise", long]
+    labels = WandB(recipe, {}, [], cells=cells).labels()
+    assert labels["name"] == "1a cifar100 cnn13 gamma0-0.9 seed 7"
+    assert labels["group"] == "table-1a"
+    kinds = ["digits", "cnn13", "sgd", "phasewise", "table-1a", "table-1c", "table-mine"]
+    assert labels["tags"] == [*kinds, *cells[:2], long[:64]]  # W&B's limit
+    assert len(WandB(recipe, {}, [], cells=[long]).labels()["name"]) == 128
+    plain = WandB(recipe, {}, []).labels()
+    assert plain["name"] == "digits-cnn13-sgd-phasewise-seed7"
+    assert plain["group"] == group_id(recipe)
+    assert plain["tags"] == kinds[:4]
+
+
+MINE = """\
+title: with columns that are called anything
+seeds: [0]
+rows:
+  - [dataset=digits, model=cnn13_digits]
+columns:
+  gamma0-0.9: [averaging=phasewise]
+  it's[1]{}: [averaging=none]
+  ${no}: [averaging=none]
+"""
+
+
+def test_a_sweep_passes_their_cells_to_runs(
+    prompt: Prompt,
+    compose_settings: Compose,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    (tmp_path / "mine/table").mkdir(parents=True)
+    for name in ("b", "a"):
+        (tmp_path / f"mine/table/{name}.yaml").write_text(MINE)
+    short = (*TRACKED, "schedule.epochs=[1,1,1]")
+    asked = ("--config-dir", str(tmp_path / "mine"), "-m", *short, "table=a,b")
+    started: list[WandB] = []
+    monkeypatch.setattr(WandB, "_start", lambda self: started.append(self))
+    status, out, err = prompt(*asked)
+    assert (status, err) == (0, "")
+    assert "6 runs requested, 2 unique" in out
+    assert "cells=" not in out
+    plain, ours = ("it's[1]{}", "${no}"), ("gamma0-0.9",)
+    found = {run_id(tracking.recipe): tracking for tracking in started}
+    for averaging, columns in {"none": plain, "phasewise": ours}.items():
+        alone = compose_settings(*short, f"averaging={averaging}")
+        tracking = found.pop(alone.run_id)
+        assert tracking.cells == tuple(
+            f"{table} digits cnn13_digits {column}" for table in ("a", "b") for column in columns
+        )
+        text = (tmp_path / "runs" / alone.run_id / "config.yaml").read_text()
+        assert yaml.safe_load(text) == alone.record()
+        assert "cells" not in text
+    assert not found
 
 
 def records_of(folder: Path) -> dict[str, list[dict[str, Any]]]:
@@ -70,6 +180,7 @@ def summary_of(records: dict[str, list[dict[str, Any]]]) -> dict[str, Any]:
     return summary
 
 
+@pytest.mark.slow
 def test_a_run_is_mirrored_completely(compose_settings: Compose) -> None:
     settings = compose_settings(*TRACKED)
     result = train_script.run(settings)
@@ -105,6 +216,7 @@ def test_a_run_is_mirrored_completely(compose_settings: Compose) -> None:
         assert told[f"phase_{phase['phase']}"] == phase
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("event", "count"), [("stepped", 20), ("replaced", 2)])
 def test_a_resumed_run_is_one_wandb_run_with_a_complete_curve(
     victims: Any, compose_settings: Compose, event: str, count: int
@@ -123,6 +235,7 @@ def test_a_resumed_run_is_one_wandb_run_with_a_complete_curve(
     assert records["exit"][0]["exit_code"] == 0
 
 
+@pytest.mark.slow
 def test_mirrors_of_other_runs_are_kept(compose_settings: Compose) -> None:
     for seed in (0, 1):
         train_script.run(compose_settings(*TRACKED, f"seed={seed}", "schedule.epochs=[1,1,1]"))
@@ -135,6 +248,7 @@ def test_mirrors_of_other_runs_are_kept(compose_settings: Compose) -> None:
     assert sorted(name.partition("seed")[2][0] for name in names) == ["0", "1"]
 
 
+@pytest.mark.slow
 def test_a_failing_run_of_a_sweep_leaves_both_closed(
     prompt: Prompt, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -157,6 +271,7 @@ def test_a_failing_run_of_a_sweep_leaves_both_closed(
     assert (len(rows[0]), len(rows[1])) == (1, 4)
 
 
+@pytest.mark.slow
 def test_a_diverged_run_is_marked_as_failed_with_its_reason(prompt: Prompt, tmp_path: Path) -> None:
     status, _, _ = prompt(*TRACKED, "optimizer.lr=1e20")
     assert status == 1
@@ -168,6 +283,7 @@ def test_a_diverged_run_is_marked_as_failed_with_its_reason(prompt: Prompt, tmp_
     assert told["reason"].startswith("the training loss became")
 
 
+@pytest.mark.slow
 def test_a_stopped_run_is_closed_with_the_signals_status(
     victims: Any, compose_settings: Compose, tmp_path: Path
 ) -> None:
@@ -188,6 +304,7 @@ BROKEN = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("trouble", BROKEN)
 def test_if_wandb_cannot_start_there_is_only_a_warning(
     prompt: Prompt, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, trouble: str
@@ -213,6 +330,7 @@ def test_if_wandb_cannot_start_there_is_only_a_warning(
     assert json.loads((folder / "result.json").read_text())["status"] == "finished"
 
 
+@pytest.mark.slow
 def test_after_a_service_failure_the_next_run_is_tracked(
     victims: Any, compose_settings: Compose, tmp_path: Path
 ) -> None:
@@ -230,6 +348,7 @@ def test_after_a_service_failure_the_next_run_is_tracked(
     assert rows_of(records_of(mirror)) == lines_of(second.run_folder)
 
 
+@pytest.mark.slow
 def test_credentials_reach_neither_records_nor_mirror_nor_output(
     prompt: Prompt, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -241,6 +360,7 @@ def test_credentials_reach_neither_records_nor_mirror_nor_output(
     assert not [path for path in files if SECRET.encode() in path.read_bytes()]
 
 
+@pytest.mark.slow
 def test_disabled_mode_changes_no_files(compose_settings: Compose) -> None:
     short = (*TRACKED[:-1], "schedule.epochs=[1,1,1]")
     train_script.run(compose_settings(*short, "seed=1", "tracking.mode=disabled"))
@@ -253,6 +373,7 @@ def test_disabled_mode_changes_no_files(compose_settings: Compose) -> None:
     assert len(rows_of(records_of(before))) == 3
 
 
+@pytest.mark.slow
 def test_a_non_finite_loss_is_a_gap_in_record_and_mirror(
     compose_settings: Compose, monkeypatch: pytest.MonkeyPatch
 ) -> None:
