@@ -64,7 +64,6 @@ def run(settings: Settings, overrides: Sequence[str] = ()) -> dict[str, Any]:
         elif result := on_first(finished_before)(settings):  # by another process
             return dict(result)
         elif sharing.is_saved():
-            folder.clear()
             return {"run_id": settings.run_id, "status": "finished"}
         folder.write_config(settings.record())
         sharing.restore(state, folder)
@@ -85,8 +84,7 @@ def run(settings: Settings, overrides: Sequence[str] = ()) -> dict[str, Any]:
             except Diverged as error:
                 outcome = {"status": "diverged", **error.outcome}
         if is_prefix:  # it has no result of its own
-            if sharing.saved:
-                folder.clear()
+            folder.remove_failure()
             return {"run_id": settings.run_id, **outcome}
         if outcome["status"] == "finished":
             outcome |= summarise_errors(state.history, settings.observers)

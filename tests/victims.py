@@ -16,7 +16,6 @@ from hydra.types import RunMode
 from omegaconf import OmegaConf
 
 import phaseavg.runs.files
-import phaseavg.runs.prefixes
 import phaseavg.tracking
 import phaseavg.training.loop
 import phaseavg.training.step
@@ -24,6 +23,7 @@ import train
 from phaseavg.cli import command_line, report_errors
 from phaseavg.config import Settings
 from phaseavg.errors import Diverged, Interrupted
+from phaseavg.runs.folder import RunFolder
 
 
 def and_at(
@@ -195,9 +195,8 @@ def sweep_and_die(
         step = phaseavg.training.step.Step
         step.__call__ = and_at(count, step.__call__, end)
     elif event == "saved":
-        prefixes = phaseavg.runs.prefixes
-        prefixes.write_atomically = and_at(
-            count, prefixes.write_atomically, end, due=lambda path, *_: path.suffix == ".pt"
+        RunFolder.save_checkpoint = and_at(
+            count, RunFolder.save_checkpoint, end, due=lambda _, step, state, *__: "prefix" in state
         )
     sweep_in_a_group(folder, arguments)
 

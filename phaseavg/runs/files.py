@@ -1,6 +1,5 @@
 """Write, rename and link files atomically."""
 
-import contextlib
 import hashlib
 import os
 import re
@@ -30,7 +29,7 @@ def write_atomically(path: Path, content: bytes, option: str | None = None) -> N
     Args:
         path: the file.
         content: the new content.
-        option: the option that sets the folder, for error messages; `runs_dir` by default.
+        option: the option that sets the folder, for error messages.
 
     Raises:
         UserError: if the file cannot be written; the old file remains.
@@ -39,10 +38,10 @@ def write_atomically(path: Path, content: bytes, option: str | None = None) -> N
         with replacing(path) as temporary:
             temporary.write_bytes(content)
     except OSError as error:
-        option = option or f"runs_dir={path.parent.parent}"
+        where = f"{option}: {path}" if option else str(path)
         raise UserError(
-            f"{option}: cannot write {path.parent.name}/{path.name} ({error.strerror}); "
-            "free disk space or set another folder, and rerun the same command to resume"
+            f"{where}: cannot be written ({error.strerror}); free disk space or set another "
+            "folder, and rerun the same command to resume"
         ) from error
 
 
@@ -65,26 +64,21 @@ def set_aside(path: Path, suffix: str) -> Path:
         raise UserError(f"{path}: cannot be renamed to *.{suffix} ({error.strerror})") from error
 
 
-def link(source: Path, target: Path, option: str, replace: bool = False) -> None:
+def link(source: Path, target: Path) -> None:
     """Hard-link a file to a second path, or copy it if the file system has no hard links.
 
-    Args:
-        source: the file.
-        target: the second path.
-        option: the option that sets the target's folder, for error messages.
-        replace: whether to replace an existing target, which may be damaged.
+    An existing target is replaced, since it may be damaged.
 
     Raises:
+        FileNotFoundError: if the file does not exist.
         UserError: if the target cannot be written.
     """
     try:
         target.parent.mkdir(parents=True, exist_ok=True)
-        if replace:
-            target.unlink(missing_ok=True)
-        with contextlib.suppress(FileExistsError):
-            os.link(source, target)
+        target.unlink(missing_ok=True)
+        os.link(source, target)
     except OSError:  # another file system, or one without hard links
-        write_atomically(target, source.read_bytes(), option)
+        write_atomically(target, source.read_bytes())
 
 
 def checksum(content: bytes) -> str:

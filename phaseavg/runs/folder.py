@@ -207,11 +207,11 @@ class RunFolder:
         """Write the result and remove the checkpoints."""
         text = json.dumps(result, ensure_ascii=False, indent=1) + "\n"
         self._write("result.json", text.encode())
-        self.clear()
-
-    def clear(self) -> None:
-        """Remove the checkpoints and the error of an earlier attempt."""
         self.remove_checkpoints()
+        self.remove_failure()
+
+    def remove_failure(self) -> None:
+        """Remove the error of an earlier attempt."""
         (self.path / "failure.json").unlink(missing_ok=True)
 
     @on_first
@@ -236,15 +236,20 @@ class RunFolder:
 
     @on_first
     def save_checkpoint(
-        self, step: int, state: Mapping[str, Any], files: Sequence[Path] = ()
+        self,
+        step: int,
+        state: Mapping[str, Any],
+        files: Sequence[Path] = (),
+        keep: int = MAX_CHECKPOINTS,
     ) -> None:
-        """Save a checkpoint after `step` updates, then remove the oldest checkpoint.
+        """Save a checkpoint after `step` updates, then remove the oldest checkpoints.
 
         Args:
             step: the number of finished updates.
             state: tensors, numbers and names.
             files: snapshots in this folder that the state refers to. They are immutable, and are
                 removed once no checkpoint refers to them.
+            keep: the number of checkpoints to keep.
         """
         names = [str(path.relative_to(self.path)) for path in files]
         buffer = io.BytesIO()
@@ -252,7 +257,7 @@ class RunFolder:
         content = buffer.getvalue()
         name = f"checkpoint-{step:09d}-{checksum(content)}.pt"
         self._write(name, content)
-        for path in self._checkpoints()[MAX_CHECKPOINTS:]:
+        for path in self._checkpoints()[keep:]:
             path.unlink()
         self._references[name] = names
         references = [self._references.get(path.name) for path in self._checkpoints()]

@@ -1,14 +1,13 @@
 """Shared prefixes: initial epochs that several runs have in common and that are trained once.
 
 A prefix of n epochs is the state of a run after the last update of epoch n, before evaluation and
-averaging. A run can use a prefix until an average first replaces its weights. A prefix file is
-`<share.dir>/<key>-<epochs>-<checksum>.pt`. It contains the averages that these runs need;
-`share.dir/snapshots` holds the files that RNA's averages refer to. If the folder is deleted, its
-epochs are trained again.
+averaging. A run can use a prefix until an average first replaces its weights. A prefix is the last
+checkpoint of a run without averaging, whose observers are the averages that the other runs need.
+The folder of this run is in `<share.dir>/<key>-<epochs>`. If it is deleted, its epochs are trained
+again.
 """
 
 import hashlib
-import io
 import json
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -26,7 +25,7 @@ from phaseavg.config import NO_TRACKING, Guest, Settings
 from phaseavg.errors import UserError
 from phaseavg.identity import NUMERICS_VERSION
 from phaseavg.phases import Schedule
-from phaseavg.runs.files import checksum, link, set_aside, write_atomically
+from phaseavg.runs.files import set_aside
 from phaseavg.runs.folder import read_state
 from phaseavg.runs.provenance import provenance
 from phaseavg.targets import build
@@ -41,7 +40,7 @@ SAME_NUMBERS = ("device", "workers")
 """Execution options that do not change results, apart from the device type."""
 
 FORMAT = 2
-"""The format of prefix files; files of another format are not found."""
+"""The format of prefixes; those of another format are not found."""
 
 
 def digest(values: Any) -> str:
@@ -157,7 +156,7 @@ def prefix_settings(settings: Settings) -> Settings:
     """Return the settings of the run that trains the prefix `share.prefix` of a run.
 
     It has no averaging, observers or tracking, and ends with the prefix. Prefixes with other
-    averages or another execution have other folders in `share.dir`, as checkpoints contain them.
+    averages or another execution have other folders, as checkpoints contain them.
 
     Raises:
         UserError: if the run has no such prefix.
@@ -183,7 +182,7 @@ def prefix_settings(settings: Settings) -> Settings:
     guests = {name: guest.model_dump() for name, guest in settings.share.guests.items()}
     execution = settings.execution.model_dump(exclude=set(SAME_NUMBERS))
     execution["device_type"] = settings.execution.device.partition(":")[0]
-    folder = settings.share.dir / "runs" / digest([prefixes.key(end), guests, execution])
+    folder = settings.share.dir / f"{prefixes.key(end)}-{end}" / digest([guests, execution])
     return prefix.model_copy(update={"runs_dir": folder, "records_dir": folder})
 
 
@@ -202,67 +201,47 @@ def execution_of(settings: Settings, device: torch.device) -> dict[str, Any]:
 
 @dataclass(frozen=True)
 class Saved:
-    """A prefix file, the names of its averages by identity, and its execution."""
+    """A saved prefix, without its state.
+
+    Attributes:
+        path: the last checkpoint of the run that trained it.
+        key: from `Prefixes.key`.
+        averages: the names of its averages, by identity.
+        snapshots: the files of each average in the run's folder, by the average's name.
+        execution: from `execution_of`.
+    """
 
     path: Path
+    key: str
     averages: Mapping[str, str]
+    snapshots: Mapping[str, Sequence[str]]
     execution: Mapping[str, Any]
+
+    def files(self, identities: Collection[str]) -> list[Path]:
+        """Return the snapshots of some averages."""
+        names = chain.from_iterable(self.snapshots[self.averages[one]] for one in identities)
+        return [self.path.parent / name for name in names]
 
 
 def saved(folder: Path, key: str, epochs: int) -> Iterator[Saved]:
-    """Yield the saved prefixes of a key, reading only the file headers.
+    """Yield the saved prefixes of a key; their states are not read.
 
     Args:
         folder: `share.dir`.
         key: from `Prefixes.key`.
         epochs: the length of the prefix.
     """
-    for path in sorted(folder.glob(f"{key}-{epochs}-{'?' * len(checksum(b''))}.pt")):
+    for path in sorted(folder.glob(f"{key}-{epochs}/*/*/checkpoint-*.pt")):
         try:
-            head = torch.load(path, mmap=True, weights_only=True)["head"]
-            yield Saved(path, dict(head["averages"]), dict(head["execution"]))
+            head = torch.load(path, mmap=True, weights_only=True).get("prefix", {})
+            found = Saved(path, **head) if head.get("key") == key else None
         except OSError:  # another process removed the file, or it cannot be read now
             continue
         except Exception:  # a damaged file can raise any exception
-            _report_damaged(path, path)
-
-
-def save(
-    folder: Path,
-    key: str,
-    epochs: int,
-    execution: Mapping[str, Any],
-    state: Mapping[str, Any],
-    averages: Mapping[str, str],
-    files: Mapping[str, Sequence[Path]],
-) -> None:
-    """Save a prefix, and link the snapshots that its averages refer to.
-
-    Args:
-        folder: `share.dir`.
-        key: from `Prefixes.key`.
-        epochs: the length of the prefix.
-        execution: from `execution_of`.
-        state: the state of the run.
-        averages: the name of each average in the state, by identity.
-        files: the snapshots that each average in the state refers to, by its name.
-
-    Raises:
-        UserError: if a file cannot be written.
-    """
-    option = f"share.dir={folder}"
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        for file in chain.from_iterable(files.values()):
-            link(file, folder / "snapshots" / file.name, option)
-    except OSError as error:
-        raise UserError(f"{option}: cannot be written ({error.strerror})") from error
-    snapshots = {name: [path.name for path in paths] for name, paths in files.items()}
-    head = {"key": key, "averages": dict(averages), "execution": dict(execution)}
-    buffer = io.BytesIO()
-    torch.save({"head": head, "state": {**state, "snapshots": snapshots}}, buffer)
-    content = buffer.getvalue()
-    write_atomically(folder / f"{key}-{epochs}-{checksum(content)}.pt", content, option)
+            _report_damaged(path)
+            continue
+        if found is not None:  # else an earlier checkpoint
+            yield found
 
 
 def load(prefix: Saved, identities: Collection[str]) -> dict[str, Any] | None:
@@ -274,26 +253,21 @@ def load(prefix: Saved, identities: Collection[str]) -> dict[str, Any] | None:
         prefix: the prefix.
         identities: the averages that are needed, whose snapshots have to be intact.
     """
-    path = prefix.path
     try:
-        content = read_state(path.read_bytes(), path)
-        if content is None or content["head"]["key"] != path.name.partition("-")[0]:
-            _report_damaged(path, path)
-            return None
-        for name in (prefix.averages[identity] for identity in identities):
-            for snapshot in content["state"]["snapshots"].get(name, ()):
-                file = path.parent / "snapshots" / Path(snapshot).name
-                if not is_intact(file):
-                    _report_damaged(path, file)
-                    return None
+        state = read_state(prefix.path.read_bytes(), prefix.path)
+        damaged = [file for file in prefix.files(identities) if not is_intact(file)]
     except OSError as error:
-        print(f"{path}: cannot be read ({error.strerror})", flush=True)
+        print(f"{prefix.path}: cannot be read ({error.strerror})", flush=True)
         return None
-    return content["state"]
+    if state is None or damaged:
+        _report_damaged(prefix.path, *damaged)
+        return None
+    return state
 
 
-def _report_damaged(path: Path, damaged: Path) -> None:
-    print(f"{damaged}: damaged; the epochs of {path.name} will be trained again", flush=True)
-    for file in {path, damaged}:
+def _report_damaged(prefix: Path, *snapshots: Path) -> None:
+    damaged = snapshots[0] if snapshots else prefix
+    print(f"{damaged}: damaged; the epochs of this prefix will be trained again", flush=True)
+    for file in (prefix, *snapshots):
         if file.exists():
             set_aside(file, "damaged")

@@ -111,7 +111,7 @@ def train(
                     save_if_due(phase_ended=False)
             if epoch + 1 == settings.share.prefix:
                 with clock.timed("saving"):
-                    sharing.save(state)
+                    sharing.save(state, folder)
                 if signals.received is not None:
                     signals.stop("at the end of a prefix; rerun the same command to resume")
                 break  # the runs that start from this prefix evaluate and average

@@ -2,6 +2,7 @@
 
 from collections.abc import Collection, Iterable, Mapping
 from functools import cached_property
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -11,7 +12,7 @@ from phaseavg.config import Settings
 from phaseavg.errors import UserError, describe
 from phaseavg.runs.files import link
 from phaseavg.runs.folder import MISMATCHES, RunFolder
-from phaseavg.runs.prefixes import OWN, Prefixes, Saved, execution_of, load, save, saved
+from phaseavg.runs.prefixes import OWN, Prefixes, Saved, execution_of, load, saved
 from phaseavg.training.state import TrainingState
 
 
@@ -36,7 +37,6 @@ class Sharing:
     def __init__(self, settings: Settings, device: torch.device) -> None:
         self.settings, self.device = settings, device
         self.folder = settings.share.dir
-        self.saved = False  # whether a prefix has been saved
         self._prefixes = Prefixes(settings)
 
     @cached_property
@@ -57,7 +57,7 @@ class Sharing:
             needs = self._prefixes.needs(epochs)
             for prefix in self._find(epochs, needs.values()):
                 content = load(prefix, needs.values())
-                if content is not None and self._link_files(prefix, content, needs):
+                if content is not None and self._link_files(prefix.files(needs.values())):
                     self._adopt(state, content, prefix, needs, epochs)
                     return
 
@@ -72,22 +72,22 @@ class Sharing:
                 return True
         return False
 
-    def save(self, state: TrainingState) -> None:
+    def save(self, state: TrainingState, folder: RunFolder) -> None:
         """Save a prefix; a write error is only reported, as its runs can train without it."""
         epochs = state.step // state.steps_per_epoch
         needs = self._prefixes.needs(epochs)
         averages = {n: a.average for n, a in state.averagers.items() if n in needs and a.average}
+        prefix = {
+            "key": self._prefixes.key(epochs),
+            "averages": {identity: name for name, identity in needs.items()},
+            "snapshots": {
+                n: [f"snapshots/{p.name}" for p in a.files()] for n, a in averages.items()
+            },
+            "execution": self._execution,
+        }
         try:
-            save(
-                self.folder,
-                self._prefixes.key(epochs),
-                epochs,
-                self._execution,
-                state.state_dict() | {"run_id": self.settings.run_id},
-                {identity: name for name, identity in needs.items()},
-                {name: average.files() for name, average in averages.items()},
-            )
-            self.saved = True
+            content = state.state_dict() | {"prefix": prefix}
+            folder.save_checkpoint(state.step, content, state.files(), keep=1)
         except UserError as error:
             print(f"{error}; until then, each run of this prefix trains its epochs", flush=True)
 
@@ -99,16 +99,11 @@ class Sharing:
             if prefix.execution == self._execution and set(identities) <= prefix.averages.keys()
         ]
 
-    def _link_files(
-        self, prefix: Saved, content: Mapping[str, Any], needs: Mapping[str, str]
-    ) -> bool:
+    def _link_files(self, snapshots: Iterable[Path]) -> bool:
         """Link the snapshots of averages into the run folder; False if the prefix was removed."""
-        target = self.settings.run_folder / "snapshots"
-        setting = f"runs_dir={self.settings.runs_dir}"
         try:
-            for identity in needs.values():
-                for name in content["snapshots"].get(prefix.averages[identity], ()):
-                    link(self.folder / "snapshots" / name, target / name, setting, replace=True)
+            for path in snapshots:
+                link(path, self.settings.run_folder / "snapshots" / path.name)
         except FileNotFoundError:
             return False
         return True
@@ -137,7 +132,7 @@ class Sharing:
             segments.append(
                 {
                     "trajectory": content["run_id"],
-                    "prefix": prefix.path.stem.rpartition("-")[0],
+                    "prefix": f"{prefix.key}-{epochs}",
                     "first_epoch": before + 1,
                     "last_epoch": epochs,
                     "seconds": total - content["inherited_seconds"],

@@ -1,5 +1,6 @@
 """Comparison of groups of runs: settings, errors and curves, with made records."""
 
+import json
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any

@@ -11,13 +11,12 @@ from conftest import TINY, composed
 from phaseavg.config import Guest, Settings, check
 from phaseavg.phases import Schedule
 from phaseavg.runs.files import checksum
+from phaseavg.runs.folder import RunFolder
 from phaseavg.runs.prefixes import (
     Prefixes,
-    Saved,
     execution_of,
     identity_of,
     load,
-    save,
     saved,
 )
 from phaseavg.targets import Part, build
@@ -170,23 +169,25 @@ NAMES = {"identity": "average"}
 def save_prefix(folder: Path) -> Path:
     """Save a prefix with a snapshot, and return its file."""
     content = b"weights of an epoch"
-    snapshot = folder / f"run/snapshots/snapshot-0001-{checksum(content)}.pt"
-    snapshot.parent.mkdir(parents=True)
-    snapshot.write_bytes(content)
-    state = {"step": 8, "weights": torch.arange(3.0)}
-    save(folder / "shared", KEY, 2, {"torch": "2.15"}, state, NAMES, {"average": [snapshot]})
-    (path,) = (folder / "shared").glob("*.pt")
-    return path
+    name = f"snapshots/snapshot-0001-{checksum(content)}.pt"
+    prefix = {"key": KEY, "averages": NAMES, "snapshots": {"average": [name]}, "execution": {}}
+    with RunFolder(folder / f"{KEY}-2/digest/run") as run:
+        run.save_checkpoint(4, {"step": 4})
+        (run.path / "snapshots").mkdir()
+        (run.path / name).write_bytes(content)
+        state = {"step": 8, "weights": torch.arange(3.0), "prefix": prefix}
+        run.save_checkpoint(8, state, [run.path / name])
+        return max(run.path.glob("*.pt"))
 
 
 def test_a_saved_prefix_is_found_by_its_key(tmp_path: Path) -> None:
     path = save_prefix(tmp_path)
-    (found,) = saved(tmp_path / "shared", KEY, 2)
-    assert found == Saved(path, NAMES, {"torch": "2.15"})
+    (found,) = saved(tmp_path, KEY, 2)
+    assert (found.path, found.averages, found.execution) == (path, NAMES, {})
     state = load(found, NAMES)
     assert state is not None
     assert torch.equal(state["weights"], torch.arange(3.0))
-    assert not list(saved(tmp_path / "shared", KEY, 3))
+    assert not list(saved(tmp_path, KEY, 3))
     assert not list(saved(tmp_path / "nowhere", KEY, 2))
 
 
@@ -197,22 +198,22 @@ def test_a_damaged_prefix_is_reported_and_renamed(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], file: str, half: bool
 ) -> None:
     path = save_prefix(tmp_path)
-    (snapshot,) = (tmp_path / "shared/snapshots").iterdir()
+    (snapshot,) = (path.parent / "snapshots").iterdir()
     damaged = path if file == "prefix" else snapshot
     content = bytearray(damaged.read_bytes())
     content[len(content) // 2] ^= 1
     damaged.write_bytes(content[: len(content) // 2] if half else content)
-    assert [load(found, NAMES) for found in saved(tmp_path / "shared", KEY, 2)] in ([], [None])
+    assert [load(found, NAMES) for found in saved(tmp_path, KEY, 2)] in ([], [None])
     assert f"{damaged}: damaged" in capsys.readouterr().out
     assert damaged.with_name(f"{damaged.name}.damaged").exists()
-    assert not list(saved(tmp_path / "shared", KEY, 2))
+    assert not list(saved(tmp_path, KEY, 2))
 
 
 def test_damage_of_an_average_that_a_run_does_not_need_is_ignored(tmp_path: Path) -> None:
-    save_prefix(tmp_path)
-    (snapshot,) = (tmp_path / "shared/snapshots").iterdir()
+    path = save_prefix(tmp_path)
+    (snapshot,) = (path.parent / "snapshots").iterdir()
     snapshot.write_bytes(b"damaged")
-    (found,) = saved(tmp_path / "shared", KEY, 2)
+    (found,) = saved(tmp_path, KEY, 2)
     assert load(found, ()) is not None
 
 
@@ -220,7 +221,7 @@ def test_a_prefix_that_cannot_be_read_stays(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     path = save_prefix(tmp_path)
-    (found,) = saved(tmp_path / "shared", KEY, 2)
+    (found,) = saved(tmp_path, KEY, 2)
     with monkeypatch.context() as patch:
         patch.setattr(Path, "read_bytes", raise_stale)
         assert load(found, NAMES) is None
@@ -246,6 +247,6 @@ def test_a_run_with_its_own_kind_of_schedule_shares_nothing(base: Settings) -> N
 
 def test_a_prefix_removed_during_loading_is_ignored(tmp_path: Path) -> None:
     path = save_prefix(tmp_path)
-    (found,) = saved(tmp_path / "shared", KEY, 2)
+    (found,) = saved(tmp_path, KEY, 2)
     path.unlink()
     assert load(found, NAMES) is None

@@ -211,7 +211,7 @@ def test_the_overrides_of_a_prefix_define_its_run(new_run: MakeRun) -> None:
     settings = prefix_settings(check(composed(*job.run.overrides)))
     assert settings.recipe() == job.run.settings.recipe()
     assert settings.run_folder == job.run.settings.run_folder
-    assert settings.run_folder.is_relative_to("runs/shared/runs")
+    assert settings.run_folder.is_relative_to("runs/shared")
     assert settings.tracking == job.run.settings.tracking == NO_TRACKING
     assert settings.share.guests == job.guests
 

@@ -13,7 +13,8 @@ import torch
 from conftest import TINY, Prompt
 from made_records import made_result, metrics_line
 
-from phaseavg.runs.prefixes import identity_of, save
+from phaseavg.runs.folder import RunFolder
+from phaseavg.runs.prefixes import identity_of
 from phaseavg.sweep import progress
 from phaseavg.sweep.cells import Run
 from phaseavg.sweep.order import Job, arrange_jobs
@@ -57,9 +58,11 @@ def make_progress(runs: list[Run]) -> SweepProgress:
 
 def store(job: Job) -> None:
     """Save an empty prefix."""
-    end, share = job.run.epochs, job.run.settings.share.dir
+    end = job.run.epochs
     averages = {identity_of(average, end): name for name, average in job.guests.items()}
-    save(share, job.run.prefixes.key(end), end, {}, {}, averages, {})
+    names = {"key": job.run.prefixes.key(end), "averages": averages}
+    with RunFolder(job.run.settings.run_folder) as folder:
+        folder.save_checkpoint(1, {"prefix": {**names, "snapshots": {}, "execution": {}}})
 
 
 def test_epochs_left_and_the_time_for_them(

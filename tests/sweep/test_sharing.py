@@ -17,7 +17,7 @@ from conftest import TINY, Prompt, also_slow
 
 import phaseavg.training.step
 from phaseavg.errors import UserError
-from phaseavg.runs.files import write_atomically
+from phaseavg.runs.folder import RunFolder
 from phaseavg.sweep import sweeper
 from phaseavg.training import loop, sharing
 from phaseavg.training.sharing import Sharing
@@ -254,7 +254,7 @@ def test_a_prefix_leaves_an_equal_run_as_it_is(prompt: Prompt, tmp_path: Path) -
     status, out, _ = prompt("-m", *SHORT, "averaging=phasewise,rna")
     assert (status, out.splitlines()[-1]) == (0, "sweep: 2 finished, 0 finished before")
     assert {path: path.read_bytes() for path in folder.iterdir()} == files
-    (prefix,) = (tmp_path / "runs/shared/runs").glob("*/*")
+    (prefix,) = (tmp_path / "runs/shared").glob("*/*/*")
     assert prefix.name == folder.name
 
 
@@ -277,7 +277,7 @@ def test_a_damaged_prefix_is_trained_again(prompt: Prompt, tmp_path: Path) -> No
     command = ("-m", *SHORT, "averaging=phasewise,rna")
     prompt(*command)
     expected = outcomes(tmp_path / "runs")
-    (prefix,) = tmp_path.glob("runs/shared/*.pt")
+    (prefix,) = tmp_path.glob("runs/shared/*/*/*/checkpoint-*.pt")
     content = bytearray(prefix.read_bytes())
     content[len(content) // 2] ^= 1
     prefix.write_bytes(content)
@@ -311,17 +311,18 @@ def test_runs_of_a_diverged_prefix_report_the_divergence(prompt: Prompt, tmp_pat
 def test_runs_finish_if_a_full_disk_prevents_saving_a_prefix(
     prompt: Prompt, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def full(path: Path, *rest: Any) -> None:
-        if path.suffix == ".pt":
-            raise UserError("share.dir: no space left")
-        write_atomically(path, *rest)
+    def full(self: RunFolder, step: int, state: Any, *rest: Any, **named: Any) -> None:
+        if "prefix" in state:
+            raise UserError("no space left")
+        save(self, step, state, *rest, **named)
 
-    monkeypatch.setattr("phaseavg.runs.prefixes.write_atomically", full)
+    save = RunFolder.save_checkpoint
+    monkeypatch.setattr(RunFolder, "save_checkpoint", full)
     status, out, _ = prompt("-m", *SHORT, "averaging=none,phasewise", "checkpoint_seconds=0")
     assert status == 0
-    assert "share.dir: no space left; until then, each run of this prefix trains its epochs" in out
+    assert "no space left; until then, each run of this prefix trains its epochs" in out
     assert set(inherited(tmp_path / "runs").values()) == {0}
-    steps = [path.name[:20] for path in (tmp_path / "runs/shared/runs").rglob("checkpoint-*")]
+    steps = [path.name[:20] for path in (tmp_path / "runs/shared").rglob("checkpoint-*")]
     assert sorted(steps) == ["checkpoint-000000006", "checkpoint-000000007"]
 
 
@@ -331,9 +332,9 @@ def test_a_signal_while_a_prefix_is_saved_stops_the_sweep(
     command = ("-m", *SHORT, "averaging=none,phasewise")
     save = Sharing.save
 
-    def interrupted(self: Sharing, state: Any) -> None:
+    def interrupted(self: Sharing, *given: Any) -> None:
         os.kill(os.getpid(), signal.SIGINT)
-        save(self, state)
+        save(self, *given)
 
     with monkeypatch.context() as first:
         first.setattr(Sharing, "save", interrupted)
@@ -346,17 +347,17 @@ def test_a_signal_while_a_prefix_is_saved_stops_the_sweep(
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("moment", ["save", "load"])
+@pytest.mark.parametrize(("where", "moment"), [(Sharing, "save"), (sharing, "load")])
 def test_the_prefix_folder_may_be_deleted_at_any_time(
-    prompt: Prompt, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, moment: str
+    prompt: Prompt, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, where: Any, moment: str
 ) -> None:
-    meant = getattr(sharing, moment)
+    meant = getattr(where, moment)
 
     def removing(*given: Any, **named: Any) -> Any:
         shutil.rmtree(tmp_path / "runs/shared", ignore_errors=True)
         return meant(*given, **named)
 
-    monkeypatch.setattr(sharing, moment, removing)
+    monkeypatch.setattr(where, moment, removing)
     status, out, err = prompt("-m", *SHORT, "averaging=rna,none")
     assert status == 0, err
     assert out.splitlines()[-1].startswith("sweep: 2 finished")

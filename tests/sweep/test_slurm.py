@@ -126,7 +126,7 @@ class Sweep:
         until(lambda: re.search(pattern, self.said, re.MULTILINE) or self.process.poll())
         name, number = re.findall(pattern, self.said, re.MULTILINE)[-1]
         run_id = name.removeprefix("prefix-")
-        place = f"runs/shared/runs/*/{run_id}" if name != run_id else f"runs/{run_id}"
+        place = f"runs/shared/*/*/{run_id}" if name != run_id else f"runs/{run_id}"
         until(lambda: list(self.folder.glob(f"{place}/metrics.jsonl")))
         (folder,) = self.folder.glob(place)
         until(lambda: epochs(folder) > after)
