@@ -65,7 +65,6 @@ class Execution(Scalars):
     channels_last: bool = False
     graph: Literal[True, False, "auto"] = False
     compile: Literal[True, False, "max-autotune"] = False
-    average_device: str = "cpu"
     threads: PositiveInt | None = None
     workers: NonNegativeInt | None = None
 
@@ -199,8 +198,8 @@ def recorded_overrides() -> list[str]:
     return [o for o in overrides if re.split(r"[.=@]", o.lstrip("+~"))[0] not in NOT_RECORDED]
 
 
-RETIRED = ("flipped_copy",)
-"""Execution options in older records, which changed no number."""
+RETIRED = ("flipped_copy", "average_device")
+"""Execution options in older records."""
 
 SWEEPS = ("table", "column", "plan", "budget")
 """Keys of the config that only a sweep uses."""

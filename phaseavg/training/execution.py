@@ -19,8 +19,8 @@ def _available() -> list[str]:
     return ["cuda"] * bool(gpus) + gpus + ["cpu"]
 
 
-def pick_device(name: str, field: str = "execution.device") -> torch.device:
-    """Return the device named `name`; for `auto`, a GPU if available.
+def pick_device(name: str) -> torch.device:
+    """Return the device `execution.device`; for `auto`, a GPU if available.
 
     Raises:
         UserError: if this machine has no such device.
@@ -28,23 +28,24 @@ def pick_device(name: str, field: str = "execution.device") -> torch.device:
     names = _available()
     if name not in ("auto", *names):
         raise UserError(
-            f"{field}={name}: not available on this machine; choices: auto, {', '.join(names)}"
+            f"execution.device={name}: not available on this machine; choices: auto, "
+            f"{', '.join(names)}"
         )
     return torch.device(names[0] if name == "auto" else name)
 
 
-def own_device(name: str, field: str = "execution.device") -> torch.device:
+def own_device(name: str) -> torch.device:
     """Return this process's device: of several processes, each uses a GPU of its own.
 
     Raises:
         UserError: if this machine has no such device, or fewer GPUs than processes.
     """
-    device = pick_device(name, field)
+    device = pick_device(name)
     if processes.count() == 1 or device.type == "cpu":
         return device
     if device.index is not None:
         raise UserError(
-            f"{field}={name}: {processes.count()} processes cannot share one device; "
+            f"execution.device={name}: {processes.count()} processes cannot share one device; "
             "choices: auto, cuda, cpu"
         )
     gpus = torch.cuda.device_count()

@@ -16,7 +16,7 @@ from phaseavg.phases import Schedule
 from phaseavg.randomness import seed_for
 from phaseavg.runs.weights import require_writable
 from phaseavg.targets import Part, build, import_target, signature
-from phaseavg.training.execution import apply_layout, own_device
+from phaseavg.training.execution import apply_layout
 from phaseavg.training.optimizers import new_optimizer
 from phaseavg.training.state import TrainingState
 from phaseavg.training.trajectory import weights_to_save
@@ -42,8 +42,7 @@ def assemble(settings: Settings, device: torch.device) -> tuple[DataSet, Schedul
     schedule = build("schedule", settings.schedule, Schedule)
 
     def averager(name: str, part: Part, epochs: Sequence[int] = schedule.epochs) -> Averager:
-        average_device = own_device(settings.execution.average_device, "execution.average_device")
-        offered = {"device": average_device, "folder": settings.run_folder / "snapshots"}
+        offered = {"device": "cpu", "folder": settings.run_folder / "snapshots"}
         return build(name, part, Averager, offered=offered, model=model, epochs=epochs)
 
     state = TrainingState(

@@ -152,7 +152,7 @@ def test_the_execution_includes_all_that_can_change_results(base: Settings) -> N
         return execution_of(changed(**options), cpu)
 
     assert execution() == execution(workers=3) == execution(device="cpu")
-    changes = [{"precision": "bf16"}, {"compile": True}, {"average_device": "cuda"}]
+    changes = [{"precision": "bf16"}, {"compile": True}, {"channels_last": True}]
     assert all(execution(**change) != execution() for change in changes)
     one_thread = execution()
     torch.set_num_threads(2)

@@ -285,7 +285,6 @@ def two_processes(monkeypatch: pytest.MonkeyPatch) -> None:
         (["+averaging@observers.a=rna"], r"observers\.a\.weights=RNA: "),
         (["batch_size=999"], "batch_size=999: the last batch of an epoch has 1 image"),
         ([f"dataset._target_={__name__}.own"], r"dataset=\S*own: has no parameters"),
-        (["execution.average_device=cuda:0"], "execution.average_device=cuda:0: "),
     ],
 )
 def test_what_needs_one_process_is_rejected_before_training(

@@ -332,6 +332,6 @@ def test_an_interrupted_run_of_cuda_graphs_ends_bit_identical(
     compose_settings: Compose, monkeypatch: pytest.MonkeyPatch, optimizer: str
 ) -> None:
     overrides = ("save_weights=true", "share.enabled=false", f"optimizer={optimizer}")
-    on_gpu = ("execution.device=cuda", "execution.graph=true", "execution.average_device=cuda")
+    on_gpu = ("execution.device=cuda", "execution.graph=true")
     settings = compose_settings(*TINY, *overrides, *on_gpu)
     assert_resuming_changes_nothing(settings, monkeypatch)
