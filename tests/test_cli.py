@@ -54,8 +54,8 @@ MISTAKES = {
     "folder without a name": ("runs_dir=", "runs_dir='': ", "must name a folder"),
     "folder that cannot be made": (
         "runs_dir=/proc/nope",
-        "runs_dir=/proc/nope",
-        "cannot be written",
+        "/proc/nope/digits-cnn13-sgd-phasewise-seed0-",
+        "set a writable runs_dir",
     ),
     "interpolation": ("optimizer.lr=${nowhere}", "nowhere", "not found"),
     "grammar": ("seed=[1", "[1", ""),
