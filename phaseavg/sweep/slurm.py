@@ -19,13 +19,14 @@ from hydra.core.singleton import Singleton
 from hydra.core.utils import JobReturn, JobStatus
 from hydra_plugins.hydra_submitit_launcher.config import BaseQueueConf
 from hydra_plugins.hydra_submitit_launcher.submitit_launcher import SlurmLauncher
-from omegaconf import OmegaConf, open_dict
+from omegaconf import OmegaConf
 from submitit import AutoExecutor, Job
 
 from phaseavg.cli import say
 from phaseavg.config import Settings, check
 from phaseavg.errors import NotStarted, OutOfTime, ProcessLost, UserError
 from phaseavg.runs.prefixes import prefix_settings
+from phaseavg.sweep.composing import composer
 from phaseavg.sweep.epoch_times import checkpoint_step
 from phaseavg.sweep.launch import failed_job
 
@@ -122,12 +123,7 @@ def create_executor(options: Mapping[str, Any]) -> AutoExecutor:
 
 def load_settings(launcher: SlurmLauncher, overrides: Sequence[str]) -> Settings:
     """Return the settings of the run or prefix that a job trains."""
-    config = launcher.hydra_context.config_loader.load_sweep_config(
-        launcher.config, list(overrides)
-    )
-    with open_dict(config):
-        del config["hydra"]
-    settings = check(config)
+    settings = check(composer(launcher.hydra_context, launcher.config)(overrides))
     return prefix_settings(settings) if settings.share.prefix else settings
 
 
