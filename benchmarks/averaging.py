@@ -213,7 +213,7 @@ def main() -> int:
         size = f"{count / 1e6:g} M in {tensors} tensors"
         print(f"{size} …", file=sys.stderr, flush=True)
         times = rounds[size] = time_peers(count, tensors, options)
-        rows += [common.row(size, p, times[p], OURS, times[OURS]) for p in times.columns.drop(OURS)]
+        rows += [common.row(size, OURS, times[OURS], p, times[p]) for p in times.columns.drop(OURS)]
     packages = {package: version(package) for package, name in PEERS.items() if find_spec(name)}
     common.report(options, common.CPU, rows, rounds, packages)
     return 0

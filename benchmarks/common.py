@@ -189,9 +189,9 @@ def batchnorm_seconds(
 
 
 def spread(values: pd.Series) -> str:
-    """Format minimum, median and maximum over the rounds with three digits: `1.25–1.44–1.63`."""
-    numbers = (values.min(), values.median(), values.max())
-    return "–".join(f"{float(f'{number:.3g}'):g}" for number in numbers)
+    """Format median, minimum and maximum over rounds with three digits: `1.44 (1.25–1.63)`."""
+    numbers = (values.median(), values.min(), values.max())
+    return "{} ({}–{})".format(*(f"{float(f'{number:.3g}'):g}" for number in numbers))
 
 
 def row(
@@ -239,4 +239,4 @@ def report(
     with options.output.open("a", encoding="utf-8") as file:
         file.write(json.dumps(record, ensure_ascii=False, allow_nan=False) + "\n")
     print(pd.DataFrame(rows).to_markdown(index=False, disable_numparse=True))
-    print("\nMinimum–median–maximum over rounds; ratio: seconds / baseline seconds, per round.")
+    print("\nMedian (minimum–maximum) over rounds; ratio: seconds / baseline seconds, per round.")

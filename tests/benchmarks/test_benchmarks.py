@@ -109,7 +109,7 @@ def test_each_round_runs_every_contender_once_in_rotated_order() -> None:
     assert "".join(order) == "abcbcacab"
     assert rounds.values.tolist() == [[1, 2, 3], [6, 4, 5], [8, 9, 7]]
     assert len(common.time_rounds(ways, rounds=9, seconds=0)) == 2
-    assert common.spread(rounds["b"]) == "2–4–9"
+    assert common.spread(rounds["b"]) == "4 (2–9)"
 
 
 def test_the_input_benchmark_appends_a_record(run: Run, tmp_path: Path) -> None:
@@ -158,8 +158,8 @@ def test_averaging_as_a_share_of_an_epoch() -> None:
     seconds = {"step": [0.5], "exponential, at its end": [0.1], "BatchNorm batch": [0.2]}
     rows = averaging.training_rows("net", pd.DataFrame(seconds), steps=100)
     found = {row["what"]: (row["seconds"], row["ratio"]) for row in rows}  # an epoch takes 50 s
-    assert found["exponential, at its end"] == ("0.1–0.1–0.1", "0.002–0.002–0.002")
-    assert found["BatchNorm pass"] == ("20–20–20", "0.4–0.4–0.4")
+    assert found["exponential, at its end"] == ("0.1 (0.1–0.1)", "0.002 (0.002–0.002)")
+    assert found["BatchNorm pass"] == ("20 (20–20)", "0.4 (0.4–0.4)")
 
 
 def test_differing_averages_are_not_timed(
