@@ -65,6 +65,7 @@ class Execution(Scalars):
     channels_last: bool = False
     graph: Literal[True, False, "auto"] = False
     compile: Literal[True, False, "max-autotune"] = False
+    sync_batchnorm: bool = False
     threads: PositiveInt | None = None
     workers: NonNegativeInt | None = None
 

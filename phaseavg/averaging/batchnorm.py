@@ -6,7 +6,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.nn.modules.batchnorm import _NormBase
+from torch.nn.modules.batchnorm import _BatchNorm, _NormBase
 
 from phaseavg.averaging.average import unwrapped
 
@@ -31,6 +31,10 @@ class _Statistics:
         layer.reset_running_stats()
         layer.momentum = 1.0
         layer.train()
+        if isinstance(layer, nn.SyncBatchNorm):
+            # Each process has the statistics of its own batches, whose number may differ between
+            # processes; the sums over processes follow at the end.
+            layer.forward = partial(_BatchNorm.forward, layer)  # type: ignore[method-assign]
         self.hook = layer.register_forward_hook(self._add)
 
     def _add(self, layer: nn.Module, inputs: tuple[Any, ...], output: Tensor) -> None:
@@ -45,6 +49,8 @@ class _Statistics:
         """
         self.hook.remove()
         self.layer.momentum = self.momentum
+        if isinstance(self.layer, nn.SyncBatchNorm):
+            del self.layer.forward
         if sums[0] == 0:
             for buffer, value in zip(self.layer.buffers(), self.original, strict=True):
                 buffer.copy_(value)
@@ -78,7 +84,8 @@ def recompute_batchnorm(
     off, and restores momenta, modes and the global random state. InstanceNorm layers
     that track statistics are included. If a process group is initialised, this function is
     a collective and sums over all processes. Networks that communicate in their forward pass, as
-    with `fully_shard` or SyncBatchNorm, need the same number of batches in every process.
+    with `fully_shard`, need the same number of batches in every process; SyncBatchNorm layers do
+    not communicate here.
 
     Args:
         model: the model; without normalisation layers it is unchanged and `batches` is not read.

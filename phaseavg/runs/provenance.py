@@ -75,7 +75,12 @@ def device_name(device: torch.device) -> str:
     return name[1].strip() if name else platform.machine()
 
 
-HOW = {"compile": "compiled", "graph": "CUDA graph", "channels_last": "channels last"}
+HOW = {
+    "compile": "compiled",
+    "graph": "CUDA graph",
+    "channels_last": "channels last",
+    "sync_batchnorm": "synchronised BatchNorm",
+}
 
 
 def execution_words(execution: Mapping[str, Any]) -> list[str]:

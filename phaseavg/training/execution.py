@@ -93,6 +93,11 @@ def resolve_auto(execution: Execution, device: torch.device) -> Execution:
     changes: dict[str, object] = {}
     if execution.precision == "auto":
         changes["precision"] = "bf16" if has_bf16_units(device) else "fp32"
+    if execution.sync_batchnorm and device.type == "cpu":
+        raise UserError(
+            "execution.sync_batchnorm=true: torch synchronises BatchNorm on GPUs only; choices: "
+            "false"
+        )
     if execution.graph is True and processes.count() > 1:
         raise UserError("execution.graph=true: needs a single process; choices: false, auto")
     if execution.graph == "auto":

@@ -284,3 +284,21 @@ def test_instance_norms_with_running_statistics_are_recomputed():
     images = torch.cat(batches).flatten(2)
     np.testing.assert_allclose(layer.running_mean, images.mean(2).mean(0), rtol=1e-12)
     np.testing.assert_allclose(layer.running_var, images.var(2).mean(0), rtol=1e-12)
+
+
+def test_synchronised_layers_use_their_own_batches(tmp_path):
+    """Without this they would wait for the batches of other processes, and need a GPU."""
+    expected, model = two_layers(), nn.SyncBatchNorm.convert_sync_batchnorm(two_layers())
+    batches = make_batches(6, 5)
+    recompute_batchnorm(expected, batches)
+    torch.distributed.init_process_group(
+        "gloo", init_method=f"file://{tmp_path}/store", rank=0, world_size=1
+    )
+    try:
+        with pytest.raises(ValueError, match="GPU"):
+            model.train()(batches[0])
+        recompute_batchnorm(model, batches)
+    finally:
+        torch.distributed.destroy_process_group()
+    for one, other in zip(model.buffers(), expected.buffers(), strict=True):
+        assert torch.equal(one, other)

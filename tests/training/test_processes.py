@@ -160,6 +160,21 @@ def compare(
         assert line["train"]["loss"] == pytest.approx(expected_line["train"]["loss"], rel=1e-5)
 
 
+@pytest.mark.gpu
+@pytest.mark.skipif(torch.cuda.device_count() < 2, reason="needs two NVIDIA GPUs")
+def test_with_synchronised_batchnorm_two_processes_train_as_one(
+    start: Callable[..., tuple[int, str]], tmp_path: Path, compose_settings: Compose
+) -> None:
+    options = (*RUN, "execution.device=cuda", "execution.sync_batchnorm=true")
+    outcomes = []
+    for count in (2, 1):
+        status, output = start(*options, "rerun=true", count=count)
+        assert status == 0, output
+        settings = compose_settings(*options)
+        outcomes.append((weights_of(settings), history_of(settings)))
+    compare(*outcomes)
+
+
 @SLOW
 @pytest.mark.parametrize(
     "options",
