@@ -32,7 +32,7 @@ from phaseavg.training.execution import prepare
 from phaseavg.training.loop import train
 from phaseavg.training.parts import assemble
 from phaseavg.training.preview import preview, start_line
-from phaseavg.training.sharing import Sharing, describe_inherited
+from phaseavg.training.sharing import Sharing
 
 CONF = Path(__file__).with_name("conf")
 
@@ -96,7 +96,7 @@ def run(settings: Settings, overrides: Sequence[str] = ()) -> dict[str, Any]:
             "numerics_version": NUMERICS_VERSION,
             "overrides": list(overrides),
             "save_trajectory": settings.save_trajectory,
-            "inherited": describe_inherited(state),
+            "inherited": state.shared,
             "peak_memory_bytes": peak_memory_bytes(device),
             "provenance": state.provenance,
             "date": datetime.now(UTC).date().isoformat(),

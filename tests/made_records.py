@@ -71,7 +71,7 @@ def made_result(
         "epochs": len(metrics),
         "steps": 16,
         "seconds": {"total": seconds + 11, "train": seconds, "averaging": 1.0},
-        "inherited": {"epochs": 0, "seconds": 0.0, "segments": []},
+        "inherited": {"epochs": 0, "seconds": 0.0},
         "provenance": [
             {
                 "execution": EXECUTION | execution,

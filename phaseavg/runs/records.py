@@ -15,7 +15,7 @@ from phaseavg.runs.record import FILES, Record, flatten, intact_records
 
 RUNS = [
     *("run_id", "group", "seed", "status", "test_error", "bn_test_error", "epochs", "seconds"),
-    *("inherited_epochs", "inherited_seconds", "segments", "overrides", "path"),
+    *("inherited_epochs", "inherited_seconds", "overrides", "path"),
 ]
 METRICS = [
     *("run_id", "path", "epoch", "phase", "learning_rate", "train.loss", "weights.error"),
@@ -39,11 +39,10 @@ def load_runs(*folders: Path | str) -> tuple[pd.DataFrame, pd.DataFrame]:
             numerics_version, status, test_error, best_test_error, bn_test_error (%; bn: the final
             weights after a BatchNorm pass), epochs, seconds; inherited_epochs and
             inherited_seconds, the share of prefixes trained once for several runs;
-            method_seconds (training and averaging), averaging_seconds; segments, the inherited
-            prefixes; device, device_name, cpu_capability, threads, processes, precision, torch,
-            commit, modified (` + ` joins the values of a run that was resumed elsewhere);
-            overrides, as typed; path, the run folder; and every config value, named by its override
-            key.
+            method_seconds (training and averaging), averaging_seconds; device, device_name,
+            cpu_capability, threads, processes, precision, torch, commit, modified (` + ` joins the
+            values of a run that was resumed elsewhere); overrides, as typed; path, the run folder;
+            and every config value, named by its override key.
         metrics: one row per run and epoch. Columns: run_id, path, and the keys of metrics.jsonl,
             nested keys joined with dots (`weights.error`).
     """
@@ -83,7 +82,6 @@ def row_of(record: Record) -> dict[str, Any]:
         "inherited_seconds": result["inherited"]["seconds"],
         "method_seconds": sum(result["seconds"].get(kind, 0.0) for kind in ("train", "averaging")),
         "averaging_seconds": result["seconds"].get("averaging", 0.0),
-        "segments": result["inherited"]["segments"],
         "device": joined("execution", "device"),
         "device_name": joined("execution", "device_name"),
         "cpu_capability": joined("execution", "cpu_capability"),
@@ -140,6 +138,6 @@ def write_runs(records: Path) -> Path:
     runs, _ = load_runs(records)
     if runs.empty:
         raise UserError(f"--records={records}: contains no record; choose a folder of records")
-    text = runs.drop(columns=["path", "segments"], errors="ignore").to_csv(index=False)
+    text = runs.drop(columns="path", errors="ignore").to_csv(index=False)
     write_atomically(path, text.encode(), f"--records={records}")
     return path

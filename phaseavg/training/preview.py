@@ -29,7 +29,7 @@ def describe_part(part: Part) -> str:
 
 def start_line(settings: Settings, data: DataSet, schedule: Schedule, state: TrainingState) -> str:
     """Return the line printed before a run: length, first step, parameters, optimizer, device."""
-    last = state.inherited[-1]["last_epoch"] if state.inherited else 0
+    last = state.shared["epochs"]
     shared = f", {last} epochs shared with other runs" if last else ""
     parameters = sum(p.numel() for p in state.model.parameters())
     return (

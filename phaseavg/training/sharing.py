@@ -118,32 +118,19 @@ class Sharing:
     ) -> None:
         """Load a prefix, with metrics as if the run had trained these epochs itself."""
         names = {own: prefix.averages[identity] for own, identity in needs.items()}
-        averagers = {
-            own: content["averagers"].get(names.get(own), state)
-            | {"settings": state["settings"], "ended": epochs - 1}
-            for own, state in ((n, a.state_dict()) for n, a in state.averagers.items())
-        }
+        averagers = {}
+        for own, averager in state.averagers.items():
+            fresh = averager.state_dict()
+            of_this_run = {"settings": fresh["settings"], "ended": epochs - 1}
+            averagers[own] = content["averagers"].get(names.get(own), fresh) | of_this_run
         history = [adapt_metrics(line, names, state) for line in content["history"]]
         seconds = {k: v for k, v in content["seconds"].items() if k != "saving"}
-        segments = list(content["inherited"])
-        before = segments[-1]["last_epoch"] if segments else 0
-        if before < epochs:
-            total = _seconds(content["history"], content["seconds"])
-            segments.append(
-                {
-                    "trajectory": content["run_id"],
-                    "prefix": f"{prefix.key}-{epochs}",
-                    "first_epoch": before + 1,
-                    "last_epoch": epochs,
-                    "seconds": total - content["inherited_seconds"],
-                }
-            )
+        spent = sum(sum(line["seconds"].values()) for line in history) + sum(seconds.values())
         changes = {
             "averagers": averagers,
             "history": history,
             "seconds": seconds,
-            "inherited": segments,
-            "inherited_seconds": _seconds(history, seconds),
+            "shared": {"epochs": epochs, "seconds": spent},
         }
         try:
             state.load_state_dict({**content, **changes})
@@ -152,11 +139,6 @@ class Sharing:
                 f"{prefix.path}: does not fit: {describe(error)}; undo that change, remove "
                 f"{self.folder}, or set share=false"
             ) from error
-
-
-def _seconds(history: Iterable[Mapping[str, Any]], current: Mapping[str, float]) -> float:
-    """Return the total seconds of the finished epochs and the current epoch."""
-    return sum(sum(line["seconds"].values()) for line in history) + sum(current.values())
 
 
 def adapt_metrics(
@@ -187,14 +169,3 @@ def adapt_metrics(
         metrics.setdefault("observers", {})[name] = average | {"seconds": spent}
         seconds["observers"] = seconds.get("observers", 0.0) + sum(spent.values())
     return metrics | {"seconds": seconds}
-
-
-def describe_inherited(state: TrainingState) -> dict[str, Any]:
-    """Return the record entry on the epochs that a run took from shared prefixes.
-
-    Returns:
-        `epochs`, of which the last includes only training; `seconds` spent on them according to the
-        run's metrics; `segments`: the prefixes with these epochs, with their seconds.
-    """
-    last = state.inherited[-1]["last_epoch"] if state.inherited else 0
-    return {"epochs": last, "seconds": state.inherited_seconds, "segments": state.inherited}

@@ -16,7 +16,7 @@ from phaseavg.averaging import Averager
 from phaseavg.training.optimizers import load_state
 
 TENSORS = ("losses", "wrong", "sizes")
-VALUES = ("step", "seconds", "history", "provenance", "inherited", "inherited_seconds")
+VALUES = ("step", "seconds", "history", "provenance", "shared")
 """Attributes of a `TrainingState` that are saved unchanged."""
 
 
@@ -41,8 +41,9 @@ class TrainingState:
     history: list[dict[str, Any]] = field(default_factory=list)  # metrics of finished epochs
     # Device, software and code of the steps; one entry for each environment of the run.
     provenance: list[dict[str, Any]] = field(default_factory=list)
-    inherited: list[dict[str, Any]] = field(default_factory=list)  # segments of shared prefixes
-    inherited_seconds: float = 0.0  # seconds in `history` and `seconds` spent on these segments
+    # Epochs taken from a shared prefix, of which the last includes only training, and their seconds
+    # in `history` and `seconds`.
+    shared: dict[str, float] = field(default_factory=lambda: {"epochs": 0, "seconds": 0.0})
 
     def __post_init__(self) -> None:
         device = next(self.model.parameters()).device

@@ -151,9 +151,9 @@ def test_a_run_with_a_shared_prefix_is_bitwise_equal_to_a_single_run(
     if shared:
         assert inherited(tmp_path / "runs") == shared
     for result in results(tmp_path / "runs"):
-        spent = sum(segment["seconds"] for segment in result["inherited"]["segments"])
-        assert 0 <= result["inherited"]["seconds"] <= result["seconds"]["total"]
-        assert (spent > 0) == (result["inherited"]["epochs"] > 0)
+        epochs, seconds = result["inherited"]["epochs"], result["inherited"]["seconds"]
+        assert (seconds > 0) == (epochs > 0)
+        assert seconds <= result["seconds"]["total"]
 
 
 KILLED = (
