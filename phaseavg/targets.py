@@ -203,7 +203,7 @@ def convert_part(part: Part, path: str, kind: Any = inspect.Parameter.empty) -> 
         elif any(_targets(value)):
             converted[name] = _map_parts(value, field, convert_part)
         else:
-            converted[name] = to_jsonable_python(_convert(value, field, annotation))
+            converted[name] = _jsonable(_convert(value, field, annotation))
     return converted
 
 
@@ -215,7 +215,13 @@ def _defaults(target: str) -> dict[str, str]:
 
 
 def _json(value: Any) -> str:
-    return json.dumps(value, sort_keys=True, default=repr)
+    return json.dumps(_jsonable(value), sort_keys=True)
+
+
+def _jsonable(value: Any) -> Any:
+    """Return a value as JSON; the order of a set is always the same."""
+    value = sorted(value, key=str) if isinstance(value, set | frozenset) else value
+    return to_jsonable_python(value, fallback=repr)
 
 
 def drop_defaults(part: Part, path: str = "") -> Part:

@@ -138,6 +138,7 @@ def test_arguments_have_the_types_of_their_annotations(config: DictConfig) -> No
     )
     expected = Path("a"), [Path("b")], {1, 2}, "red", {"c": (3,)}, 1.0
     assert build("model", settings.model).options == expected
+    assert settings.model["layers"] == [1, 2]  # a set has no order of its own
     for name, wrong in {"file": 3, "rate": "0.5", "colour": "blue", "layers": [1.5]}.items():
         changed = with_target(config, "model", "test_targets.annotated", **{**values, name: wrong})
         with pytest.raises(UserError, match=rf"^model\.{name}="):

@@ -7,11 +7,14 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from accelerate.state import AcceleratorState, DistributedType
 from torch import nn
 from torch.optim.lr_scheduler import LRScheduler
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
 from phaseavg.averaging import BEMA, RNA, Phasewise, Weights, recompute_batchnorm
+
+SHARDED = (DistributedType.FSDP, DistributedType.DEEPSPEED, DistributedType.MEGATRON_LM)
 
 FILE = "phasewise.pt"
 """File name of the averager's state in a checkpoint folder."""
@@ -65,10 +68,10 @@ class PhasewiseCallback(TrainerCallback):
         **others: Any,
     ) -> None:
         """Create the averager and restore the checkpoint's state, if any."""
-        if args.fsdp or args.deepspeed:
+        if (kind := AcceleratorState().distributed_type) in SHARDED:
             raise ValueError(
-                f"fsdp={args.fsdp}, deepspeed={args.deepspeed}: PhasewiseCallback needs the whole "
-                "network in every process"
+                f"distributed_type={kind.value}: PhasewiseCallback needs the whole network in "
+                "every process"
             )
         steps = self.every_steps or _updates_per_epoch(args, train_dataloader)
         if self.every_steps and args.dataloader_persistent_workers:
@@ -112,8 +115,9 @@ class PhasewiseCallback(TrainerCallback):
                 if saved["ended"] == state.global_step // steps:
                     return saved
         raise ValueError(
-            f"{in_output / FILE}: does not exist; the checkpoint has no average, or it is in "
-            "another folder: then set it in TrainingArguments(resume_from_checkpoint=…) as well"
+            f"{in_output / FILE}: does not exist, or has not averaged {state.global_step // steps} "
+            "epochs; keep the batch size and every_steps, and if the checkpoint is in another "
+            "folder, set it in TrainingArguments(resume_from_checkpoint=…) as well"
         )
 
     def on_step_end(

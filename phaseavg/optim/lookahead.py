@@ -137,5 +137,5 @@ class Lookahead(Optimizer):
 
 @torch.no_grad()
 def _copy(sources: list[Tensor], targets: list[Tensor]) -> None:
-    if sources:  # _foreach_copy_ does not support the parameters of fully_shard
-        torch._foreach_lerp_(targets, sources, 1.0)
+    for source, target in zip(sources, targets, strict=True):
+        target.copy_(source)  # _foreach_copy_ does not support the parameters of fully_shard

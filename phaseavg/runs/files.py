@@ -75,8 +75,8 @@ def link(source: Path, target: Path) -> None:
     """
     try:
         target.parent.mkdir(parents=True, exist_ok=True)
-        target.unlink(missing_ok=True)
-        os.link(source, target)
+        with replacing(target) as temporary:
+            os.link(source, temporary)
     except OSError:  # another file system, or one without hard links
         write_atomically(target, source.read_bytes())
 

@@ -3,7 +3,8 @@
 config.yaml     the resolved config
 metrics.jsonl   one line per epoch
 result.json     the result of a finished or diverged run
-checkpoint-*    the two latest checkpoints of an unfinished run, named by step and checksum
+checkpoint-*    the two latest checkpoints of an unfinished run, named by step and checksum; a run
+                that trains a prefix keeps the last
 snapshots/      weights of single epochs that the checkpoints refer to, one file each
 weights.safetensors   the final weights, with save_weights=true
 trajectory/     weights during training, with save_trajectory=
@@ -142,26 +143,30 @@ class RunFolder:
                 f"{self.path}: cannot be written ({error.strerror}); set a writable runs_dir or "
                 "share.dir"
             ) from error
-        busy = f"{self.path}: another process is training this run"
-        if not self.wait and not self._try_to_lock():
-            time.sleep(POLL_SECONDS)  # `in_progress` takes the lock for a moment
-            if not self._try_to_lock():
-                self._lock.close()
-                raise UserError(busy)
-        elif not self._try_to_lock():
-            print(f"{busy}; waiting", flush=True)
-            with StopSignals() as signals:
-                while not self._try_to_lock():
-                    where = f"while waiting for {self.path}; rerun the same command to resume"
-                    if signals.received is not None:
-                        self._lock.close()
-                        signals.stop(where)
-                    if self.deadline is not None and time.time() > self.deadline:
-                        self._lock.close()
-                        raise NotStarted(f"out of time {where}")
-                    time.sleep(POLL_SECONDS)
+        if not self._try_to_lock():
+            self._wait_for_lock()
         for folder in (self.path, self.path / TRAJECTORY, self.path / "snapshots"):
             remove_leftovers(folder)
+
+    def _wait_for_lock(self) -> None:
+        busy = f"{self.path}: another process is training this run"
+        if not self.wait:
+            time.sleep(POLL_SECONDS)  # `in_progress` takes the lock for a moment
+            if self._try_to_lock():
+                return
+            self._lock.close()
+            raise UserError(busy)
+        print(f"{busy}; waiting", flush=True)
+        with StopSignals() as signals:
+            while not self._try_to_lock():
+                where = f"while waiting for {self.path}; rerun the same command to resume"
+                if signals.received is not None:
+                    self._lock.close()
+                    signals.stop(where)
+                if self.deadline is not None and time.time() > self.deadline:
+                    self._lock.close()
+                    raise NotStarted(f"out of time {where}")
+                time.sleep(POLL_SECONDS)
 
     def _try_to_lock(self) -> bool:
         try:

@@ -233,7 +233,8 @@ def saved(folder: Path, key: str, epochs: int) -> Iterator[Saved]:
     """
     for path in sorted(folder.glob(f"{key}-{epochs}/*/*/checkpoint-*.pt")):
         try:
-            head = torch.load(path, mmap=True, weights_only=True).get("prefix", {})
+            content = torch.load(path, map_location="cpu", mmap=True, weights_only=True)
+            head = content.get("prefix", {})
             found = Saved(path, **head) if head.get("key") == key else None
         except OSError:  # another process removed the file, or it cannot be read now
             continue

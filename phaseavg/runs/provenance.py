@@ -85,7 +85,9 @@ HOW = {
 
 def execution_words(execution: Mapping[str, Any]) -> list[str]:
     """Return the precision and the other execution options of a run in words."""
-    words = [word for option, word in HOW.items() if execution.get(option)]
+    # In a frame, an option that a record lacks is NaN, which is true.
+    chosen = (True, "max-autotune")
+    words = [word for option, word in HOW.items() if execution.get(option) in chosen]
     nondeterministic = ["not deterministic"] * (execution.get("deterministic") is False)
     number = str(execution.get("processes", 1))
     processes = [f"{number} processes"] * (number != "1")

@@ -93,7 +93,9 @@ def resolve_auto(execution: Execution, device: torch.device) -> Execution:
     changes: dict[str, object] = {}
     if execution.precision == "auto":
         changes["precision"] = "bf16" if has_bf16_units(device) else "fp32"
-    if execution.sync_batchnorm and device.type == "cpu":
+    if processes.count() == 1:
+        changes["sync_batchnorm"] = False
+    elif execution.sync_batchnorm and device.type == "cpu":
         raise UserError(
             "execution.sync_batchnorm=true: torch synchronises BatchNorm on GPUs only; choices: "
             "false"

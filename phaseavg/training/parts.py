@@ -146,7 +146,7 @@ def new_model(settings: Settings, data: DataSet) -> nn.Module:
     }
     model = build("model", settings.model, nn.Module, offered=offered)
     _require_fit(model, settings, data)
-    if settings.execution.sync_batchnorm and processes.count() > 1:
+    if settings.execution.sync_batchnorm:
         model = nn.SyncBatchNorm.convert_sync_batchnorm(model)
     return apply_layout(model, settings.execution, data.device)
 

@@ -49,6 +49,12 @@ class Sharing:
         Raises:
             UserError: if a checkpoint does not fit the code or the data.
         """
+        end = self.settings.share.prefix
+        if end is not None and any(
+            prefix.path.parent == folder.path
+            for prefix in saved(self.folder, self._prefixes.key(end), end)
+        ):
+            folder.remove_checkpoints()  # it is finished, but `is_saved` found no usable prefix
         folder.restore(state)
         if not uses_prefixes(self.settings):
             return

@@ -1,6 +1,7 @@
 """Phase-wise averaging in Hugging Face's real Trainer equals the plain loop."""
 
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -22,6 +23,8 @@ from phaseavg.averaging import Uniform
 
 transformers = pytest.importorskip("transformers")
 pytestmark = [pytest.mark.slow, pytest.mark.filterwarnings("ignore")]
+
+from accelerate.utils import DistributedType  # noqa: E402
 
 from phaseavg.integrations.transformers import PhasewiseCallback  # noqa: E402
 
@@ -154,6 +157,13 @@ def test_trainings_that_cannot_be_averaged_are_refused(
 ) -> None:
     with pytest.raises(ValueError, match=message):
         trained(tmp_path, callback, **arguments)
+
+
+def test_a_sharded_network_is_refused(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    sharded = SimpleNamespace(distributed_type=DistributedType.FSDP)
+    monkeypatch.setattr("phaseavg.integrations.transformers.AcceleratorState", lambda: sharded)
+    with pytest.raises(ValueError, match=r"distributed_type=FSDP: .* the whole network"):
+        trained(tmp_path, PhasewiseCallback(EPOCHS))
 
 
 def test_a_training_that_ends_inside_a_phase_says_so(tmp_path: Path) -> None:
