@@ -56,3 +56,9 @@ def test_cuda_is_initialised_before_its_peak_memory_is_reset(
     assert called == []
     provenance.reset_peak_memory(torch.device("cuda", 1))
     assert called == ["init", "reset cuda:1"]
+
+
+def test_an_option_that_a_record_lacks_is_not_named() -> None:
+    """In a frame of several records it is NaN."""
+    options = {"compile": "max-autotune", "graph": False, "sync_batchnorm": float("nan")}
+    assert provenance.execution_words({"precision": "fp32", **options}) == ["fp32", "compiled"]
