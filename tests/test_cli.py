@@ -18,11 +18,6 @@ MISTAKES = {
     "unknown key": ("datset=digits", "datset: there is no such key", "did you mean dataset?"),
     "unknown option": ("model=resnet43", "model=resnet43: ", "did you mean resnet34?"),
     "unknown device": ("execution.device=cuda:99", "execution.device=cuda:99", "choices: auto"),
-    "unsupported by a CPU": (
-        "execution.sync_batchnorm=true execution.device=cpu",
-        "execution.sync_batchnorm=true: ",
-        "GPUs only; choices: false",
-    ),
     "unsupported by the device": (
         "execution.graph=true execution.device=cpu",
         "execution.graph=true: cpu has no CUDA graphs",

@@ -296,6 +296,10 @@ def two_processes(monkeypatch: pytest.MonkeyPatch) -> None:
     ("overrides", "message"),
     [
         (["execution.graph=true"], "execution.graph=true: needs a single process"),
+        (
+            ["execution.sync_batchnorm=true", "execution.device=cpu"],
+            "execution.sync_batchnorm=true",
+        ),
         (["averaging=rna"], r"averaging\.weights=RNA: "),
         (["+averaging@observers.a=rna"], r"observers\.a\.weights=RNA: "),
         (["batch_size=999"], "batch_size=999: the last batch of an epoch has 1 image"),
