@@ -230,8 +230,10 @@ def check_record(config: Mapping[str, Any], extra: Iterable[str] = ()) -> Settin
     require_allowed(config, extra)
     if "${" in json.dumps(config, default=str):
         raise UserError("${…}: a record must not have interpolations; write out each value")
-    execution = {k: v for k, v in config["execution"].items() if k not in RETIRED}
-    return _validate({**config, "execution": execution})
+    values = dict(config)
+    if isinstance(execution := values.get("execution"), Mapping):
+        values["execution"] = {k: v for k, v in execution.items() if k not in RETIRED}
+    return _validate(values)
 
 
 def _validate(values: dict[str, Any]) -> Settings:

@@ -69,7 +69,12 @@ def record_of(config: DictConfig, **changes: Any) -> dict[str, Any]:
 
 
 def test_a_record_may_only_name_allowed_targets(config: DictConfig) -> None:
-    assert check_record(record_of(config)).run_id == check(config).run_id
+    record = record_of(config)
+    assert check_record(record).run_id == check(config).run_id
+    older = {**record, "execution": {**record["execution"], "flipped_copy": True}}
+    assert check_record(older) == check_record(record)
+    del record["execution"]  # it may have been made by hand
+    assert check_record(record).run_id == check(config).run_id
     model = {"_target_": "test_targets.Unimportable"}
     with pytest.raises(UserError, match="a record may only name"):
         check_record(record_of(config, model=model))

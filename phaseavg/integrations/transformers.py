@@ -74,7 +74,8 @@ class PhasewiseCallback(TrainerCallback):
                 "every process"
             )
         steps = self.every_steps or _updates_per_epoch(args, train_dataloader)
-        if self.every_steps and args.dataloader_persistent_workers:
+        has_statistics = any(name.endswith("running_mean") for name, _ in model.named_buffers())
+        if self.every_steps and args.dataloader_persistent_workers and has_statistics:
             raise ValueError(
                 "dataloader_persistent_workers=True: a BatchNorm pass inside an epoch would end "
                 "the epoch; use every_steps=None, or no persistent workers"

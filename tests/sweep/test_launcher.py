@@ -19,7 +19,7 @@ from conftest import REPOSITORY, TINY, Prompt
 from hydra.core.singleton import Singleton
 from joblib import cpu_count
 from omegaconf import OmegaConf
-from sweep.test_sharing import SHORT, assert_equal, inherited, outcomes
+from sweep.outcomes import SHORT, assert_equal, inherited, outcomes
 
 from phaseavg.errors import UserError
 from phaseavg.sweep import launcher

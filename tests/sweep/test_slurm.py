@@ -15,7 +15,7 @@ from pathlib import Path
 
 import pytest
 from conftest import REPOSITORY, TINY
-from sweep.test_sharing import assert_equal, outcomes
+from sweep.outcomes import assert_equal, outcomes
 
 pytestmark = [pytest.mark.slurm, pytest.mark.timeout(3600)]
 

@@ -12,7 +12,7 @@ import pytest
 from conftest import REPOSITORY, TINY, Prompt
 from hydra.core.plugins import Plugins
 from made_cells import TABLE
-from sweep.test_sharing import assert_equal, outcomes
+from sweep.outcomes import assert_equal, outcomes
 
 from phaseavg.sweep.epoch_times import format_duration
 
