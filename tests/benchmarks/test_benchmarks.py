@@ -149,7 +149,7 @@ def test_the_averaging_benchmark_with_training_and_other_libraries(run: Run) -> 
     network_rows = table["baseline"] == "epoch of training"
     assert list(table[network_rows]["measured"]) == ["cnn13"] * 5 + ["resnet34"] * 3
     require_ratios_of_rounds(table[~network_rows], record)
-    assert {"torch AveragedModel", "timm ModelEmaV3"} <= set(table["what"])
+    assert {"torch AveragedModel", "timm ModelEmaV3"} <= set(table["baseline"])
     assert len(set(table[~network_rows]["measured"])) == len(averaging.SIZES)
     assert {"torch", "timm"} <= set(record["versions"])
 
