@@ -1,8 +1,8 @@
 """Draw figures: `python scripts/figures.py fig2 scale=digits --train`; default: all figures.
 
 fig1 to fig3 show a run that saved its trajectory: the paper's run unless overrides of train.py
-change it. --train trains or resumes this run. fig4 and fig6 need settings only. The other figures
-show the records of tables; overrides select cells as for train.py -m.
+change it. --train trains or resumes this run. fig4 and fig6 show the paper's settings, and ignore
+overrides. The other figures show the records of tables; overrides select cells as for train.py -m.
 """
 
 import argparse
@@ -14,7 +14,6 @@ from pathlib import Path
 from phaseavg.cli import USER_ERROR, one_line_errors
 from phaseavg.errors import UserError
 from phaseavg.report.figures import FIGURES, Inputs, write
-from phaseavg.sweep.cells import study_name
 
 ROOT = Path(__file__).parents[1]
 
@@ -49,15 +48,13 @@ def main() -> int:
     names = [word for word in args.what if "=" not in word] or list(FIGURES)
     if unknown := [name for name in names if name not in FIGURES]:
         raise UserError(f"{unknown[0]}: is not a figure; choices: {', '.join(FIGURES)}")
-    name = study_name(overrides)
-    output = args.output or Path("results/figures", "" if name == "full" else name)
     trainer = train if args.train else None
-    inputs = Inputs(overrides, output, ROOT / "conf", ROOT / "results/paper.csv", trainer)
+    inputs = Inputs(overrides, ROOT / "conf", ROOT / "results/paper.csv", args.output, trainer)
     status = 0
     for name in names:
         try:
             for full_name, drawn in FIGURES[name].drawings(name, inputs):
-                print("\n".join(map(str, write(full_name, drawn, output))), flush=True)
+                print("\n".join(map(str, write(full_name, drawn, inputs.folder))), flush=True)
         except UserError as error:
             print(f"figures.py: {error}", file=sys.stderr, flush=True)
             status = USER_ERROR

@@ -16,7 +16,7 @@ from phaseavg.report.cells import read_paper
 from phaseavg.report.claims_page import write_claims
 from phaseavg.report.study import read_study
 from phaseavg.report.tables import write_tables
-from phaseavg.sweep.cells import STUDY, override_key, parse_overrides, study_name
+from phaseavg.sweep.cells import study_name
 
 ROOT = Path(__file__).parents[1]
 
@@ -37,9 +37,7 @@ def main() -> int:
     for table in paper.index.unique("table") if args.claims else ():
         if table not in study.request.tables:
             raise UserError(f"--claims: needs table=all; table={table} is missing")
-    changes = [o for o in study.changes if override_key(parse_overrides([o])[0]) not in STUDY]
-    if changes and args.output is None:
-        raise UserError(f"{changes[0]}: changes the results; select a folder with --output")
+    study.require_output(args.output)
     output = args.output or Path("results", study_name(args.overrides))
     paths = write_tables(study, output / "tables")
     if args.claims:

@@ -36,8 +36,10 @@ class Evidence:
     @cached_property
     def used(self) -> pd.DataFrame:
         """The largest complete block of cells and seeds, with two seeds or more if possible."""
-        sets = {frozenset(row.dropna().index) for _, row in self.differences.iterrows()}
-        sets |= {left & right for left in sets for right in sets}
+        sets: set[frozenset] = set()
+        for _, row in self.differences.iterrows():
+            seeds = frozenset(row.dropna().index)
+            sets |= {seeds} | {seeds & other for other in sets}
         blocks = [self.differences[sorted(seeds)].dropna() for seeds in sets if seeds]
         return max(
             blocks,

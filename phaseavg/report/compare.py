@@ -62,7 +62,7 @@ def read_groups(arguments: Sequence[str], conf: Path, paper: Path) -> tuple[pd.D
     runs["execution"] = [describe_execution(row) for row in runs.to_dict("records")]
     runs["letter"] = runs["label"].map(dict(zip(runs["label"].unique(), _letters(), strict=False)))
     metrics = metrics.drop_duplicates(["path", "epoch"])
-    return runs, metrics.merge(runs[["path", "letter", "seed", "execution"]], on="path")
+    return runs, runs[["path", "letter", "seed", "execution"]].merge(metrics, on="path")
 
 
 def _letters() -> Iterator[str]:

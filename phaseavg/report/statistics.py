@@ -18,19 +18,14 @@ LEVEL = (1 - CONFIDENCE) / 2
 """The level of one-sided tests, which agrees with the bounds of a two-sided interval."""
 
 
-def pairs(left: pd.Series, right: pd.Series) -> pd.DataFrame:
-    """Join two sets of runs; return a row per pair, with the columns left and right.
+def differences(left: pd.Series, right: pd.Series) -> pd.Series:
+    """Return left − right for each pair of runs.
 
     Both indexes have the levels `PAIR_KEYS`; further levels have to match, too.
     """
     columns = left.astype(float).to_frame("left"), right.astype(float).to_frame("right")
-    return columns[0].join(columns[1], how="inner", validate="one_to_one").dropna()
-
-
-def differences(left: pd.Series, right: pd.Series) -> pd.Series:
-    """Return left − right for each of `pairs`."""
-    both = pairs(left, right)
-    return both["left"] - both["right"]
+    pairs = columns[0].join(columns[1], how="inner", validate="one_to_one").dropna()
+    return pairs["left"] - pairs["right"]
 
 
 def interval(values: Sequence[float], confidence: float = CONFIDENCE) -> tuple[float, float]:

@@ -14,7 +14,16 @@ from phaseavg.errors import UserError
 from phaseavg.identity import RECIPE
 from phaseavg.report.cells import CELL, cell_key, read_cells, read_records
 from phaseavg.report.statistics import PAIR_KEYS, differences, interval
-from phaseavg.sweep.cells import Request, Run, cell_runs, read_request, select_all_cells
+from phaseavg.sweep.cells import (
+    STUDY,
+    Request,
+    Run,
+    cell_runs,
+    override_key,
+    parse_overrides,
+    read_request,
+    select_all_cells,
+)
 from phaseavg.sweep.composing import cached, composing
 
 RESULT_KEYS = {*RECIPE, "weight_decay", "scale", "preset"}
@@ -79,6 +88,12 @@ class Study:
     def remark(self) -> str:
         """The changes in words."""
         return f"With {' '.join(self.changes)}" if self.changes else ""
+
+    def require_output(self, output: Path | None) -> None:
+        """Raise a UserError if results of changed settings would replace published results."""
+        changes = [o for o in self.changes if override_key(parse_overrides([o])[0]) not in STUDY]
+        if changes and output is None:
+            raise UserError(f"{changes[0]}: changes the results; select a folder with --output")
 
 
 def changes_of(request: Request) -> list[str]:

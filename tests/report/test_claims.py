@@ -3,6 +3,7 @@
 from pathlib import Path
 
 import numpy as np
+import pandas as pd
 import pytest
 from made_records import CELLS, PAPER, rows, study_of
 
@@ -78,6 +79,13 @@ def test_paired_differences_are_averaged_over_cells_then_seeds() -> None:
     unpaired[0] = (*unpaired[0][:5], np.nan, {"status": "diverged"})
     unpaired[2] = (*unpaired[2], {"execution": "a GPU, bf16"})
     assert list(evidence_of("C3", *unpaired).used.columns) == [2]
+
+
+def test_the_largest_complete_block_is_used() -> None:
+    frame = pd.DataFrame(np.ones((4, 6)))
+    for network in range(4):
+        frame.loc[network, network] = np.nan  # each network lacks another seed
+    assert Evidence(frame, 0.0).used.shape == (3, 3)
 
 
 def c6(worse: float, noise: tuple[float, ...] = NOISE) -> list[tuple]:

@@ -96,10 +96,11 @@ def test_a_cell_contains_all_its_seeds(compose_settings: Settled, tmp_path: Path
             leave(compose_settings("scale=digits", "model=cnn13", *inputs), error)
     chosen = ["table=t1a", "model=cnn13", "column=gamma0-0.9,learnt", "scale=digits"]
     folders = [f"runs_dir={tmp_path}/runs", f"records_dir={tmp_path}/records"]
-    runs, _ = read(*chosen, *folders)
+    runs, metrics = read(*chosen, *folders)
     names = ["t1a cifar100 cnn13 gamma0-0.9", "t1a cifar100 cnn13 learnt"]
     assert list_groups(runs)["runs"].tolist() == names  # in the table's order
     assert summarise(runs)["n"].tolist() == [3, 2]
+    assert phase_end_errors(metrics)[""].tolist() == ["a"] * 3 + ["b"] * 3
 
 
 def test_a_cell_without_runs_of_its_own_is_not_compared(

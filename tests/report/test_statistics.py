@@ -13,7 +13,6 @@ from phaseavg.report.statistics import (
     judge_parts,
     mean_with_interval,
     p_above,
-    pairs,
     signed,
     spread,
     verdict,
@@ -52,7 +51,7 @@ def test_pairs_share_seed_and_execution() -> None:
     twice = pd.concat([right, right])
     for one, other in ((left, twice), (twice, left)):
         with pytest.raises(pd.errors.MergeError):  # a repeated seed is ambiguous
-            pairs(one, other)
+            differences(one, other)
 
 
 def test_verdict_by_position_of_the_interval() -> None:

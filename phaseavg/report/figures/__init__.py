@@ -1,7 +1,7 @@
 """Register the figures, collect their data and write their files.
 
 Each module has `draw(data)`, which returns the figure and a frame with all its numbers. The data
-are overrides, the numbers of one run, or the records of tables. Captions are in docs/figures.md.
+are the config, the numbers of one run, or the records of tables. Captions are in docs/figures.md.
 """
 
 import shlex
@@ -19,7 +19,7 @@ from phaseavg.report.figures.style import render
 from phaseavg.report.figures.trajectory import TrajectoryRun, compose_run
 from phaseavg.report.study import Study, read_study, without_hydra
 from phaseavg.runs.files import write_atomically
-from phaseavg.sweep.cells import NARROWING, override_key, parse_overrides
+from phaseavg.sweep.cells import override_key, parse_overrides, study_name
 from phaseavg.sweep.composing import Compose, composing
 
 Drawn = tuple[Figure, pd.DataFrame]
@@ -32,32 +32,36 @@ class Inputs:
 
     Attributes:
         overrides: overrides of train.py.
-        output: the output folder.
         conf: the config folder.
         paper: the file of the published cells.
+        output: the output folder; None: `results/figures`, or its subfolder for a scale.
         train: a function that trains or resumes a run; None draws only existing data.
     """
 
     overrides: Sequence[str]
-    output: Path
     conf: Path
     paper: Path
+    output: Path | None = None
     train: Callable[[Sequence[str]], None] | None = None
+
+    @property
+    def folder(self) -> Path:
+        """The output folder."""
+        study = study_name(self.overrides)
+        return self.output or Path("results/figures", "" if study == "full" else study)
 
 
 @dataclass(frozen=True)
 class SettingsFigure:
-    """A figure computed from settings only."""
+    """A figure of the paper's settings."""
 
     title: str
-    draw: Callable[[Sequence[str], Compose], Drawn]
+    draw: Callable[[Compose], Drawn]
 
     def drawings(self, name: str, inputs: Inputs) -> Iterator[tuple[str, Drawn]]:
-        """Yield the figure with its name. Overrides that select cells are ignored."""
-        overrides = parse_overrides(without_hydra(inputs.overrides))
-        relevant = [o.input_line for o in overrides if override_key(o) not in ("table", *NARROWING)]
+        """Yield the figure with its name. Overrides are ignored."""
         with composing(inputs.conf) as (_, compose):
-            yield name, self.draw(relevant, compose)
+            yield name, self.draw(compose)
 
 
 @dataclass(frozen=True)
@@ -83,7 +87,7 @@ class RunFigure:
         if inputs.train is not None:
             inputs.train(run.overrides)
         name = f"{name}-{run.name}"
-        numbers = self.numbers(run, inputs.output / f"{name}.csv")
+        numbers = self.numbers(run, inputs.folder / f"{name}.csv")
         if numbers.empty:
             raise UserError(f"{name}: no saved run; run {run.command}")
         if 0 < run.epochs < run.schedule.total_epochs:
@@ -104,12 +108,13 @@ class RecordsFigure:
         """Yield the figures with their names. The user's `table` is ignored.
 
         Raises:
-            UserError: if there is nothing to draw.
+            UserError: if there is nothing to draw, or published figures would be replaced.
         """
         typed = parse_overrides(without_hydra(inputs.overrides))
         others = [o.input_line for o in typed if override_key(o) != "table"]
         overrides = [f"table={','.join(self.tables)}", *others]
         study = read_study(overrides, inputs.conf, read_paper(inputs.paper))
+        study.require_output(inputs.output)
         cells, filled = len(study.request.cells), study.finished.groupby(CELL).ngroups
         command = shlex.join(["python", "train.py", "-m", *overrides])
         if filled < cells:
@@ -150,7 +155,7 @@ FIGURES: dict[str, SettingsFigure | RunFigure | RecordsFigure] = {
         "Learnt weights of the first phase", fig5.draw, ("t1a",), per_network=True
     ),
     "fig6": SettingsFigure("Learning-rate schedules", fig6.draw),
-    "gamma0": RecordsFigure("Test error by γ0", gamma0.draw, ("t1a",)),
+    "gamma0": RecordsFigure("Test error by γ0", gamma0.draw, ("t1a",), per_network=True),
     "phases": RecordsFigure("Test error at phase ends", phases.draw, TABLE_1, per_network=True),
     "claims": RecordsFigure(
         "Differences that the claims are about", claims.draw, (*TABLE_1, "t2", "t3", "t4")

@@ -1,6 +1,5 @@
 """Figure 4: the exponential coefficients of the epochs, for windows of several lengths."""
 
-from collections.abc import Sequence
 from itertools import cycle
 
 import pandas as pd
@@ -8,7 +7,6 @@ from matplotlib.figure import Figure
 
 from phaseavg.averaging.weights import Weights, coefficients
 from phaseavg.config import check
-from phaseavg.errors import UserError
 from phaseavg.report.figures.style import COLOURS, new_picture, plain
 from phaseavg.sweep.composing import Compose
 from phaseavg.targets import build
@@ -17,24 +15,14 @@ LENGTHS = (10, 20, 40, 80, 160)
 """The windows' lengths in epochs: the paper's phases, shorter phases, the whole training."""
 
 
-def draw(overrides: Sequence[str], compose: Compose) -> tuple[Figure, pd.DataFrame]:
-    """Draw the coefficients of the epochs, unscaled and scaled by the window's length.
+def draw(compose: Compose) -> tuple[Figure, pd.DataFrame]:
+    """Draw the coefficients of `averaging=phasewise`, unscaled and scaled by the window's length.
 
     Args:
-        overrides: overrides of train.py, such as `averaging.weights.gamma0=0.95`.
         compose: composes a config.
-
-    Raises:
-        UserError: if the overrides are invalid, or the coefficients depend on the training.
     """
-    settings = check(compose(["averaging=phasewise", *overrides]))
-    part = settings.averaging.get("weights")
-    if part is None:
-        raise UserError(
-            f"averaging={settings.averaging['_target_']}: has no coefficients for fig4 to draw; "
-            "use averaging=phasewise or another averager with weights"
-        )
-    weights = build("averaging.weights", part, Weights)
+    settings = check(compose(["averaging=phasewise"]))
+    weights = build("averaging.weights", settings.averaging["weights"], Weights)
     data = pd.DataFrame(
         [
             (epochs, t, weight)

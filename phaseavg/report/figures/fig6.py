@@ -1,18 +1,13 @@
 """Figure 6: the learning rates of Table 1d's schedules."""
 
-from collections.abc import Sequence
-
 import pandas as pd
 from matplotlib.figure import Figure
-from torch import nn
 
 from phaseavg.config import check
 from phaseavg.phases import Schedule
 from phaseavg.report.figures.style import COLOURS, new_picture, plain
-from phaseavg.sweep.cells import override_key, parse_overrides
 from phaseavg.sweep.composing import Compose
 from phaseavg.targets import build
-from phaseavg.training.optimizers import learning_rate, new_optimizer, set_learning_rate
 
 SCHEDULES = {"80-40-40": "steps, 80-40-40", "decayed": "decayed", "cosine": "cosine"}
 """Options of the config group `schedule`, with labels."""
@@ -20,29 +15,18 @@ SCHEDULES = {"80-40-40": "steps, 80-40-40", "decayed": "decayed", "cosine": "cos
 SHAPES = ("-", "--", "-.")
 
 
-def draw(overrides: Sequence[str], compose: Compose) -> tuple[Figure, pd.DataFrame]:
-    """Draw the optimizer's learning rate in each epoch.
+def draw(compose: Compose) -> tuple[Figure, pd.DataFrame]:
+    """Draw SGD's learning rate in each epoch.
 
     Args:
-        overrides: overrides of train.py, such as `+schedule.divisor=10`; other overrides of the
-            schedule are ignored.
         compose: composes a config.
-
-    Raises:
-        UserError: if an override is invalid.
     """
-    keys = {override.input_line: override_key(override) for override in parse_overrides(overrides)}
-    relevant = [o for o, key in keys.items() if key == "schedule.divisor" or "schedule" not in key]
     frames = []
     for option, label in SCHEDULES.items():
-        settings = check(compose([f"schedule={option}", *relevant]))
+        settings = check(compose([f"schedule={option}"]))
         schedule = build("schedule", settings.schedule, Schedule)
-        optimizer = new_optimizer(settings, nn.Linear(1, 1))
-        rates = []
-        for epoch in range(schedule.total_epochs):
-            set_learning_rate(optimizer, schedule.factor(epoch, 1))
-            rates.append(learning_rate(optimizer))
-        epochs = [float(epoch) for epoch in range(schedule.total_epochs)]
+        epochs = range(schedule.total_epochs)
+        rates = [settings.optimizer["lr"] * schedule.factor(epoch, 1) for epoch in epochs]
         frames.append(pd.DataFrame({"curve": label, "epoch": epochs, "learning_rate": rates}))
     data = pd.concat(frames, ignore_index=True)
     picture = new_picture()

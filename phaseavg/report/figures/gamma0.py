@@ -16,22 +16,20 @@ OFFSET = 1.12
 """The horizontal offset between seeds and their mean, as a factor on 1 − γ0."""
 
 
-def published(study: Study, network: tuple[str, str], gammas: Mapping[str, float]) -> pd.DataFrame:
-    """Return the paper's errors by γ0 for a data set and network.
+def published(study: Study, gammas: Mapping[str, float]) -> pd.DataFrame:
+    """Return the paper's errors of the study's network by γ0.
 
     Args:
-        study: the study with the published cells.
-        network: data set and network.
+        study: a study of Table 1a with one network.
         gammas: γ0 by column.
 
     Returns:
         Columns: dataset, model, gamma0, test_error, deviation (%, three seeds).
     """
     names = {"error_mean": "test_error", "error_std": "deviation"}
-    paper = study.paper.rename(columns=names).reset_index()
-    paper = paper[(paper["table"] == TABLE) & _is_network(paper, network)]
-    paper = paper.assign(gamma0=paper["column"].map(gammas)).dropna(subset="gamma0")
-    paper = paper.sort_values("gamma0")
+    keys = [(TABLE, *study.networks[0], column) for column in gammas]
+    paper = study.paper[study.paper.index.isin(keys)].rename(columns=names).reset_index()
+    paper = paper.assign(gamma0=paper["column"].map(gammas)).sort_values("gamma0")
     return paper[["dataset", "model", "gamma0", *names.values()]]
 
 
@@ -41,51 +39,34 @@ def draw(study: Study) -> tuple[Figure, pd.DataFrame]:
     If some seeds have runs of all drawn γ0, only these count, so that the means are comparable.
 
     Args:
-        study: a study of Table 1a.
+        study: a study of Table 1a with one network.
     """
     gammas = study.request.tables[TABLE].gammas
     rows = study.finished
     rows = rows.assign(gamma0=rows["column"].map(gammas)).dropna(subset="gamma0")
-    by_network = rows.groupby(["dataset", "model"])["gamma0"]
-    by_seed = rows.groupby(["dataset", "model", "seed"])["gamma0"]
-    complete = by_seed.transform("nunique") == by_network.transform("nunique")
-    some = complete.groupby([rows["dataset"], rows["model"]]).transform("any")
-    rows = rows[complete | ~some]
-    drawn = [n for n in study.networks if _is_network(rows, n).any()]
-    frames = [rows[["dataset", "model", "gamma0", "seed", "test_error"]].assign(whose="ours")]
-    papers = {network: published(study, network, gammas) for network in drawn}
-    panels = len(drawn) + sum(not paper.empty for paper in papers.values())
-    lines = (panels + 1) // 2
-    picture = new_picture(4 * min(max(panels, 1), 2), 3.1 * lines + 0.4)
-    if not panels:
+    complete = rows.groupby("seed")["gamma0"].transform("nunique") == rows["gamma0"].nunique()
+    rows = rows[complete] if complete.any() else rows
+    theirs = published(study, gammas)
+    picture = new_picture(8 if len(theirs) else 4, 3.5)
+    if rows.empty:
         return picture, rows
-    grid = picture.subplots(lines, min(panels, 2), squeeze=False).flat
-    for network in drawn:
-        points = rows[_is_network(rows, network)]
-        errors = points.groupby("gamma0")["test_error"].agg(["mean", "std"])
-        axes = next(grid)
-        _curve(axes, errors["mean"], errors["std"], COLOURS[0], list(gammas.values()))
-        seeds = {"s": 14, "color": COLOURS[5], "zorder": 3, "label": "a seed"}
-        axes.scatter((1 - points["gamma0"]) / OFFSET, points["test_error"], **seeds)
-        axes.set_title(f"ours: {' '.join(network)}", fontsize=10, loc="left")
-        theirs = papers[network]
-        if len(theirs):
-            axes = next(grid)
-            by_gamma = theirs.set_index("gamma0")
-            errors, spread = by_gamma["test_error"], by_gamma["deviation"]
-            _curve(axes, errors, spread, COLOURS[1], list(gammas.values()))
-            where = " ".join(theirs[CELL[1:3]].iloc[0])
-            axes.set_title(f"the paper: {where}", fontsize=10, loc="left")
-            frames.append(theirs.assign(whose="the paper's"))
-    for axes in grid:
-        axes.set_axis_off()
-    handles, labels = picture.axes[0].get_legend_handles_labels()
+    ours, *paper = picture.subplots(1, 2 if len(theirs) else 1, squeeze=False).flat
+    errors = rows.groupby("gamma0")["test_error"].agg(["mean", "std"])
+    _curve(ours, errors["mean"], errors["std"], COLOURS[0], list(gammas.values()))
+    seeds = {"s": 14, "color": COLOURS[5], "zorder": 3, "label": "a seed"}
+    ours.scatter((1 - rows["gamma0"]) / OFFSET, rows["test_error"], **seeds)
+    ours.set_title(f"ours: {' '.join(study.networks[0])}", fontsize=10, loc="left")
+    for axes in paper:
+        errors = theirs.set_index("gamma0")
+        gamma0s = list(gammas.values())
+        _curve(axes, errors["test_error"], errors["deviation"], COLOURS[1], gamma0s)
+        axes.set_title("the paper", fontsize=10, loc="left")
+    handles, labels = ours.get_legend_handles_labels()
     picture.legend(handles, labels, loc="outside lower center", ncols=2, frameon=False)
-    return picture, pd.concat(frames, ignore_index=True)
-
-
-def _is_network(rows: pd.DataFrame, network: tuple[str, str]) -> pd.Series:
-    return (rows["dataset"] == network[0]) & (rows["model"] == network[1])
+    numbers = rows[[*CELL[1:3], "gamma0", "seed", "test_error"]].assign(whose="ours")
+    if len(theirs):
+        numbers = pd.concat([numbers, theirs.assign(whose="the paper's")], ignore_index=True)
+    return picture, numbers
 
 
 def _curve(
