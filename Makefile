@@ -6,7 +6,7 @@ SCALED := $(if $(SCALE),scale=$(SCALE))
 
 .DEFAULT_GOAL := help
 .PHONY: help demo table1a table1b table1c table1d table1 table2 table3 table4 tables report
-.PHONY: fig1 fig2 fig3 fig4 fig5 fig6 figures bench bench-gpu test test-slow test-slurm lint format docs clean
+.PHONY: fig1 fig2 fig3 fig4 fig5 fig6 figures bench bench-gpu test test-slow test-slurm lint format clean
 
 help: ## list the targets
 	@sed -nE 's/^([a-z0-9 -]+):.*## /  \1\t/p; s/^## (.*)/\n\1/p' $(MAKEFILE_LIST) | sed 's/table1a .*table4/table1a to table4/' | expand -t 26
@@ -76,9 +76,6 @@ lint: .venv/installed ## check style, formatting and the types of what others im
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
-
-docs: .venv/installed ## the documentation as a site: site/index.html
-	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build
 
 format: .venv/installed ## fix what lint can fix
 	$(BIN)/ruff check --fix .

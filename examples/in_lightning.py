@@ -2,7 +2,8 @@
 
     python examples/in_lightning.py
 
-Needs the extra `lightning`. Prints the test error at each phase end and one epoch before.
+Needs the extra `lightning` and scikit-learn. Prints the test error at each phase end and one epoch
+before.
 """
 
 import warnings

@@ -2,8 +2,8 @@
 
     python examples/in_transformers.py
 
-Needs the extra `transformers`. The scheduler defines two phases of 10 and 5 epochs. Prints the test
-loss after each epoch.
+Needs the extra `transformers` and scikit-learn. The scheduler defines two phases of 10 and 5
+epochs. Prints the test loss after each epoch.
 """
 
 import tempfile

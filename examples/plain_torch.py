@@ -2,7 +2,7 @@
 
     python examples/plain_torch.py
 
-Prints the test error of SGD and of the average at each phase end.
+Needs scikit-learn. Prints the test error of SGD and of the average at each phase end.
 """
 
 import torch

@@ -161,9 +161,11 @@ def _run_sweep_job(job: Callable[[DictConfig], Any], config: DictConfig, hydra: 
         return job(config)
     except Exception as error:
         _print_failure(error, f"[{overrides}] ")
-        if isinstance(error, UserError | Diverged | OutOfTime):
-            raise
-        raise JobFailed(repr(error)) from None
+        expected = isinstance(error, UserError | Diverged | OutOfTime)
+        failure = error if expected else JobFailed(repr(error))
+    # Hydra keeps the error until the sweep ends; its frames would keep the network and the data.
+    failure.__cause__ = failure.__context__ = None
+    raise failure.with_traceback(None)
 
 
 def _print_failure(error: Exception, where: str = "") -> int:

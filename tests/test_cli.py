@@ -4,14 +4,18 @@ import json
 import pickle
 import re
 import signal
+import weakref
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 import victims as victim
 from conftest import REPOSITORY, TINY, Prompt
+from omegaconf import DictConfig
 
-from phaseavg.errors import Diverged, Interrupted, UserError
+from phaseavg.cli import _run_sweep_job
+from phaseavg.errors import Diverged, Interrupted, JobFailed, UserError
 from phaseavg.sweep.composing import composing
 
 MISTAKES = {
@@ -145,7 +149,8 @@ def test_a_diverged_run_is_recorded_with_step_epoch_and_rate(
     assert re.match(r"the training loss became (nan|inf)$", result["reason"])
     assert 1 <= result["step"] <= 8
     assert (result["epoch"], result["learning_rate"]) == (1, 1e20)
-    status, again, err_again = prompt(*TINY, "optimizer.lr=1e20")
+    observed = "+averaging@observers.swa=uniform"
+    status, again, err_again = prompt(*TINY, "optimizer.lr=1e20", observed)
     assert (status, err_again) == (1, err)
     assert "finished before" in again
 
@@ -173,3 +178,23 @@ def test_a_run_that_fails_in_training_records_the_reason_and_can_resume(
     status, _, _ = prompt(*TINY)
     assert status == 0
     assert not failure.exists()
+
+
+@pytest.mark.parametrize(("kind", "kept"), [(RuntimeError, JobFailed), (UserError, UserError)])
+def test_a_failed_run_of_a_sweep_keeps_no_memory(
+    kind: type[Exception], kept: type[Exception]
+) -> None:
+    class Network:
+        pass
+
+    def job(config: DictConfig) -> None:
+        network = Network()
+        held.append(weakref.ref(network))
+        raise kind("out of memory")
+
+    held: list[weakref.ref] = []
+    names = SimpleNamespace(task=[]), SimpleNamespace(name="run 1 of 2")
+    hydra = SimpleNamespace(overrides=names[0], job=names[1])
+    with pytest.raises(kept, match="out of memory"):
+        _run_sweep_job(job, DictConfig({}), hydra)
+    assert held[0]() is None

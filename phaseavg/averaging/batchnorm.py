@@ -3,6 +3,7 @@
 from collections.abc import Callable, Iterable, Sequence
 from functools import partial
 from typing import Any
+from unittest.mock import patch
 
 import torch
 from torch import Tensor, nn
@@ -31,10 +32,6 @@ class _Statistics:
         layer.reset_running_stats()
         layer.momentum = 1.0
         layer.train()
-        if isinstance(layer, nn.SyncBatchNorm):
-            # Each process has the statistics of its own batches, whose number may differ between
-            # processes; the sums over processes follow at the end.
-            layer.forward = partial(_BatchNorm.forward, layer)  # type: ignore[method-assign]
         self.hook = layer.register_forward_hook(self._add)
 
     def _add(self, layer: nn.Module, inputs: tuple[Any, ...], output: Tensor) -> None:
@@ -49,8 +46,6 @@ class _Statistics:
         """
         self.hook.remove()
         self.layer.momentum = self.momentum
-        if isinstance(self.layer, nn.SyncBatchNorm):
-            del self.layer.forward
         if sums[0] == 0:
             for buffer, value in zip(self.layer.buffers(), self.original, strict=True):
                 buffer.copy_(value)
@@ -120,7 +115,11 @@ def recompute_batchnorm(
     # After an exception the totals are still 0, and the old statistics are restored.
     totals = torch.zeros(sum(len(s.sums) for s in statistics))
     try:
-        with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
+        # Each process has the statistics of its own batches, whose number may differ between
+        # processes; the sums over processes follow at the end.
+        alone = patch.object(nn.SyncBatchNorm, "forward", _BatchNorm.forward)
+        devices = [device] if device.type == "cuda" else []
+        with torch.random.fork_rng(devices=devices), alone:
             for batch in batches:
                 forward(model, batch)
         sums = torch.cat([s.sums.to(device) for s in statistics])

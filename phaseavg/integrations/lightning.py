@@ -1,14 +1,19 @@
 """Lightning callback for phase-wise averaging."""
 
+import math
 import warnings
 from collections.abc import Callable, Sequence
+from itertools import islice
 from typing import Any
 
 import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
+from lightning.pytorch.strategies import DeepSpeedStrategy, FSDPStrategy, ModelParallelStrategy
 from lightning.pytorch.utilities import CombinedLoader
 
 from phaseavg.averaging import BEMA, RNA, Phasewise, Weights, recompute_batchnorm
+
+SHARDED = (DeepSpeedStrategy, FSDPStrategy, ModelParallelStrategy)
 
 
 class PhasewiseAveraging(Callback):
@@ -28,8 +33,8 @@ class PhasewiseAveraging(Callback):
         forward: runs the module on a training batch; by default on the batch's first element.
 
     Raises:
-        ValueError: when training starts, if `max_epochs` is unlimited or exceeds the phases, or
-            if the scheduler does not define phases.
+        ValueError: when training starts, if `max_epochs` is unlimited or exceeds the phases, the
+            scheduler does not define phases, or the network is sharded.
     """
 
     def __init__(
@@ -49,6 +54,11 @@ class PhasewiseAveraging(Callback):
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Create the averager and restore the state of the checkpoint, or of an earlier `fit`."""
+        if isinstance(trainer.strategy, SHARDED):
+            raise ValueError(
+                f"strategy={type(trainer.strategy).__name__}: PhasewiseAveraging needs the whole "
+                "network in every process"
+            )
         if trainer.current_epoch and self.averager:
             self._state = self._state or self.averager.state_dict()
         options = {"weights": self.weights, "device": self.device}
@@ -78,12 +88,14 @@ class PhasewiseAveraging(Callback):
     ) -> None:
         """Update the average after an epoch's last batch; replace the weights at a phase end."""
         if trainer.is_last_batch and self.averager.epoch_end(pl_module):
-            precision = trainer.precision_plugin
-            # One loader, or a collection of several.
+            precision, number = trainer.precision_plugin, trainer.num_training_batches
+            # One loader, or a collection of several; they may be endless.
             loader = CombinedLoader(trainer.train_dataloader, "max_size_cycle")
             batches = (
-                pl_module._apply_batch_transfer_handler(precision.convert_input(batch))
-                for batch, _, _ in loader
+                trainer.strategy.batch_to_device(
+                    pl_module._on_before_batch_transfer(precision.convert_input(batch))
+                )
+                for batch, _, _ in islice(loader, number if number < math.inf else None)
             )
             with precision.forward_context():
                 recompute_batchnorm(pl_module, batches, self.forward)

@@ -2,7 +2,8 @@
 
 import math
 import warnings
-from collections.abc import Callable, Iterable, Sequence, Sized
+from collections.abc import Callable, Iterable, Sequence
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -64,7 +65,7 @@ class PhasewiseCallback(TrainerCallback):
         control: TrainerControl,
         model: nn.Module,
         lr_scheduler: LRScheduler,
-        train_dataloader: Sized,
+        train_dataloader: Iterable[Any],
         **others: Any,
     ) -> None:
         """Create the averager and restore the checkpoint's state, if any."""
@@ -73,7 +74,12 @@ class PhasewiseCallback(TrainerCallback):
                 f"distributed_type={kind.value}: PhasewiseCallback needs the whole network in "
                 "every process"
             )
-        steps = self.every_steps or _updates_per_epoch(args, train_dataloader)
+        length = _length(train_dataloader)
+        if not (self.every_steps or length):
+            raise ValueError(
+                "every_steps=None: the training data has no length; pass every_steps=…"
+            )
+        steps = self.every_steps or math.ceil(length / args.gradient_accumulation_steps)
         has_statistics = any(name.endswith("running_mean") for name, _ in model.named_buffers())
         if self.every_steps and args.dataloader_persistent_workers and has_statistics:
             raise ValueError(
@@ -96,7 +102,8 @@ class PhasewiseCallback(TrainerCallback):
                 f"phases have {sum(lengths) * steps}"
             )
         self.steps = steps
-        self.averager = Phasewise(model, lengths, self.weights, self.device)
+        # Without frozen weights, such as those below adapters.
+        self.averager = Phasewise(model, lengths, self.weights, self.device, trainable_only=True)
         if saved:
             self.averager.load_state_dict(saved)
 
@@ -132,7 +139,12 @@ class PhasewiseCallback(TrainerCallback):
     ) -> None:
         """Update the average at an epoch end; replace the weights at a phase end."""
         if state.global_step % self.steps == 0 and self.averager.epoch_end(model):
-            recompute_batchnorm(model, train_dataloader, self.forward)
+            if hasattr(train_dataloader, "set_epoch"):  # after a resume it has the first epoch's
+                train_dataloader.set_epoch(math.ceil(state.epoch) - 1)
+            interval = self.steps * args.gradient_accumulation_steps
+            endless = _length(train_dataloader) is None
+            batches = islice(train_dataloader, interval if endless else None)
+            recompute_batchnorm(model, batches, self.forward)
 
     def on_save(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **others: Any
@@ -152,13 +164,12 @@ class PhasewiseCallback(TrainerCallback):
             warnings.warn(str(error), stacklevel=1)
 
 
-def _updates_per_epoch(args: TrainingArguments, batches: Sized) -> int:
+def _length(batches: Any) -> int | None:
+    """Return the number of batches; None if it is unknown, as of a stream."""
     try:
-        return math.ceil(len(batches) / args.gradient_accumulation_steps)
-    except TypeError as error:
-        raise ValueError(
-            "every_steps=None: the training data has no length; pass every_steps=…"
-        ) from error
+        return len(batches)
+    except TypeError:
+        return None
 
 
 def _forward_keywords(model: nn.Module, batch: Any) -> None:

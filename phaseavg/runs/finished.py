@@ -44,7 +44,7 @@ def differences(folder: Path, result: Result, settings: Settings) -> list[str]:
     saved = result.get("save_trajectory", "none") if (folder / TRAJECTORY).exists() else "none"
     if kinds.index(saved) < kinds.index(settings.save_trajectory):
         notes.append(f"without save_trajectory={settings.save_trajectory}")
-    for name, part in settings.observers.items():
+    for name, part in settings.observers.items() if result["status"] == "finished" else ():
         if result["observers"].get(name, {}).get("averaging") != part:
             notes.append(f"without observers.{name}")
     execution = result["provenance"][-1]["execution"]

@@ -192,6 +192,7 @@ class RunFolder:
         expected = error is None or is_lost_contact(error) or not isinstance(error, Exception)
         if not expected and not isinstance(error, UserError | Diverged | OutOfTime):
             record_failure(self.path, repr(error), traceback=traceback.format_exception(error))
+        fcntl.flock(self._lock, fcntl.LOCK_UN)  # forked workers have copies of the open file
         self._lock.close()
 
     def _write(self, name: str, content: bytes) -> None:

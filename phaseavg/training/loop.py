@@ -137,7 +137,7 @@ def end_epoch(
         Diverged: if the epoch's losses or the weights are not finite.
     """
     model, averager, cadence = state.model, state.averager, settings.evaluation
-    processes.copy_from_first(model.buffers())  # each has the BatchNorm statistics of its share
+    processes.copy_from_first(model.buffers())  # each has the statistics of its share
     epoch = state.step // state.steps_per_epoch
     phase_ended = epoch == phase.end
     average_due = phase_ended or is_due(epoch, cadence.average_every)
@@ -227,7 +227,8 @@ class Evaluator:
         """Evaluate the average in a copy of `model`; at phase ends also before a BatchNorm pass."""
         if averager.observed[0] == 0:
             return {}
-        replica = averager.averaged(model)
+        replica = deepcopy(model)
+        averager.copy_to(replica)
         if not phase_ended:
             return self.after_batchnorm(replica, kind, kind)
         without_bn = self(replica, kind)

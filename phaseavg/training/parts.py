@@ -5,6 +5,7 @@ from copy import deepcopy
 
 import torch
 from torch import nn
+from torch.nn.modules.batchnorm import _BatchNorm
 
 from phaseavg import processes
 from phaseavg.averaging import RNA, Averager
@@ -147,8 +148,18 @@ def new_model(settings: Settings, data: DataSet) -> nn.Module:
     model = build("model", settings.model, nn.Module, offered=offered)
     _require_fit(model, settings, data)
     if settings.execution.sync_batchnorm:
+        _require_plain_batchnorm(model)
         model = nn.SyncBatchNorm.convert_sync_batchnorm(model)
     return apply_layout(model, settings.execution, data.device)
+
+
+def _require_plain_batchnorm(model: nn.Module) -> None:
+    for layer in model.modules():
+        if isinstance(layer, _BatchNorm) and type(layer).forward is not _BatchNorm.forward:
+            raise UserError(
+                f"execution.sync_batchnorm=true: {type(layer).__name__} is more than a BatchNorm "
+                "layer, and torch would leave out the rest; choices: false"
+            )
 
 
 def _require_fit(model: nn.Module, settings: Settings, data: DataSet) -> None:

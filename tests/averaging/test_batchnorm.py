@@ -286,6 +286,22 @@ def test_instance_norms_with_running_statistics_are_recomputed():
     np.testing.assert_allclose(layer.running_var, images.var(2).mean(0), rtol=1e-12)
 
 
+def test_a_synchronised_layer_keeps_what_a_subclass_adds():
+    """As timm's SyncBatchNormAct, which includes the activation."""
+
+    class Activated(nn.SyncBatchNorm):
+        def forward(self, inputs):
+            return super().forward(inputs).relu()
+
+    model = nn.Sequential(Activated(3), nn.BatchNorm1d(3)).double()
+    expected = nn.Sequential(nn.BatchNorm1d(3), nn.ReLU(), nn.BatchNorm1d(3)).double()
+    batches = [torch.randn(5, 3, dtype=torch.float64)]
+    for one in (model, expected):
+        recompute_batchnorm(one, batches)
+    assert torch.equal(model[1].running_mean, expected[2].running_mean)
+    assert torch.equal(model[1].running_var, expected[2].running_var)
+
+
 def test_synchronised_layers_use_their_own_batches(tmp_path):
     """Without this they would wait for the batches of other processes, and need a GPU."""
     expected, model = two_layers(), nn.SyncBatchNorm.convert_sync_batchnorm(two_layers())

@@ -1,6 +1,8 @@
 """Phase-wise averaging in a real Lightning Trainer equals the plain loop."""
 
+from itertools import cycle
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -25,6 +27,7 @@ pytestmark = [
 ]
 
 from lightning.pytorch.callbacks import ModelCheckpoint  # noqa: E402
+from lightning.pytorch.strategies import FSDPStrategy  # noqa: E402
 
 from phaseavg.integrations.lightning import PhasewiseAveraging  # noqa: E402
 
@@ -136,6 +139,37 @@ def test_batches_have_the_trainings_precision_and_may_come_from_several_loaders(
     trainer(tmp_path, callback, precision="64-true").fit(module, loaders)
     plain_loop(plain, torch.float64)
     assert equal(module.network, plain)
+
+
+def test_the_pass_reads_the_batches_that_an_epoch_trains_on(tmp_path: Path) -> None:
+    """Of an endless loader as many, and prepared by the module's hooks."""
+
+    class Prepared(Module):
+        def on_before_batch_transfer(self, batch: Any, dataloader_idx: int) -> Any:
+            return batch[0] / 100, batch[1]
+
+    def forward(module: Any, batch: Any) -> None:
+        seen.append(batch[0])
+        module(batch[0])
+
+    class Endless(torch.utils.data.IterableDataset):
+        def __iter__(self) -> Any:
+            return ((100 * inputs, labels) for inputs, labels in cycle(batches()))
+
+    seen: list[torch.Tensor] = []
+    module, plain = Prepared(), network()
+    callback = PhasewiseAveraging(EPOCHS, forward=forward)
+    endless = DataLoader(Endless(), batch_size=None)
+    trainer(tmp_path, callback, limit_train_batches=3).fit(module, endless)
+    plain_loop(plain)
+    assert len(seen) == 3 * len(EPOCHS)
+    for a, b in zip(module.network.state_dict().values(), plain.state_dict().values(), strict=True):
+        torch.testing.assert_close(a, b)
+
+
+def test_a_sharded_network_is_refused() -> None:
+    with pytest.raises(ValueError, match=r"strategy=FSDPStrategy: .* the whole network"):
+        PhasewiseAveraging(EPOCHS).on_train_start(SimpleNamespace(strategy=FSDPStrategy()), None)
 
 
 def test_more_epochs_than_phases_are_refused_before_training(tmp_path: Path) -> None:

@@ -1,5 +1,6 @@
 """Phase-wise averaging in Hugging Face's real Trainer equals the plain loop."""
 
+from itertools import cycle
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -27,6 +28,8 @@ pytestmark = [pytest.mark.slow, pytest.mark.filterwarnings("ignore")]
 from accelerate.utils import DistributedType  # noqa: E402
 
 from phaseavg.integrations.transformers import PhasewiseCallback  # noqa: E402
+
+NOT_SAVED = {"eval_strategy": "no", "save_strategy": "no"}
 
 
 class Model(nn.Module):
@@ -118,10 +121,11 @@ def test_weights_and_evaluations_are_those_of_the_plain_loop(
 
 @pytest.mark.parametrize("step", [2, 3, 7, 9, 13])
 def test_a_resumed_training_ends_bit_identical(step: int, tmp_path: Path) -> None:
-    whole = trained(tmp_path / "whole", PhasewiseCallback())
-    trained(tmp_path / "cut", PhasewiseCallback(), StopAfter(step))
+    shuffled = {"train_sampling_strategy": "random"}
+    whole = trained(tmp_path / "whole", PhasewiseCallback(), **shuffled)
+    trained(tmp_path / "cut", PhasewiseCallback(), StopAfter(step), **shuffled)
     assert (tmp_path / f"cut/checkpoint-{step}/phasewise.pt").is_file()
-    resumed = trained(tmp_path / "cut", PhasewiseCallback(), resume=True)
+    resumed = trained(tmp_path / "cut", PhasewiseCallback(), resume=True, **shuffled)
     assert equal(whole, resumed)
 
 
@@ -132,6 +136,33 @@ def test_averages_of_single_updates(tmp_path: Path) -> None:
     by_epoch = trained(tmp_path, PhasewiseCallback([3, 2], Uniform()))
     assert len(batches()) == 3
     assert equal(model, by_epoch)
+
+
+def test_a_pass_over_a_stream_reads_one_interval(tmp_path: Path) -> None:
+    class Endless(Stream):
+        def __iter__(self) -> Any:
+            return cycle(samples())
+
+    def forward(model: Model, batch: Any) -> None:
+        seen.append(len(batch["labels"]))
+        model(**batch)
+
+    seen: list[int] = []
+    callback = PhasewiseCallback(EPOCHS, every_steps=2, forward=forward)
+    options = {"max_steps": 2 * sum(EPOCHS), "gradient_accumulation_steps": 2}
+    trained(tmp_path, callback, data=Endless(), **NOT_SAVED, **options)
+    assert seen == [8] * 4 * len(EPOCHS)
+
+
+def test_frozen_weights_are_not_averaged(tmp_path: Path) -> None:
+    class Freeze(transformers.TrainerCallback):
+        def on_train_begin(self, *_: Any, model: Model, **others: Any) -> None:
+            model.network[0].requires_grad_(False)
+
+    callback = PhasewiseCallback(EPOCHS)
+    model = trained(tmp_path, Freeze(), callback, **NOT_SAVED)
+    assert torch.equal(model.network[0].weight, network()[0].weight)
+    assert len(callback.averager.average.tensors) == len(list(model.parameters())) - 2
 
 
 def test_a_training_longer_than_the_phases_is_refused(tmp_path: Path) -> None:

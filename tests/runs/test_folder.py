@@ -230,6 +230,14 @@ def test_a_second_process_cannot_lock_the_folder(tmp_path: Path) -> None:
         pass
 
 
+def test_a_failed_runs_lock_does_not_outlive_it_in_its_workers(tmp_path: Path) -> None:
+    with pytest.raises(ZeroDivisionError), RunFolder(tmp_path) as run:
+        inherited = os.dup(run._lock.fileno())  # as in a forked worker
+        1 / 0  # noqa: B018
+    assert not in_progress(tmp_path)
+    os.close(inherited)
+
+
 def test_looking_at_a_lock_does_not_stop_a_run_that_starts(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -175,6 +175,16 @@ def test_with_synchronised_batchnorm_two_processes_train_as_one(
     compare(*outcomes)
 
 
+def test_a_layer_that_torchs_synchronisation_would_cut_is_rejected(
+    compose_settings: Compose,
+) -> None:
+    options = ("model=timm", "model.name=test_efficientnet", "execution.sync_batchnorm=true")
+    settings = compose_settings("preset=demo", *options)
+    data = load_data(settings, torch.device("cpu"))
+    with pytest.raises(UserError, match="BatchNormAct2d is more than a BatchNorm layer"):
+        new_model(settings, data)
+
+
 @SLOW
 @pytest.mark.parametrize(
     "options",
