@@ -70,25 +70,19 @@ class Execution(Scalars):
     workers: NonNegativeInt | None = None
 
 
-class Guest(Scalars):
-    """An average computed in a prefix for the runs that start from it."""
-
-    averaging: Part
-    epochs: list[PositiveInt]  # T_p of each phase of these runs
-
-    @field_validator("averaging")
-    @classmethod
-    def _convert(cls, part: Part) -> Part:
-        return _convert_part(part, "averaging")
-
-
 class Share(Scalars):
     """Prefixes shared between runs. A sweep sets `prefix` and `guests` in the job of a prefix."""
 
     enabled: bool = True
     dir: Folder = Path("runs/shared")
     prefix: PositiveInt | None = None
-    guests: dict[str, Guest] = {}
+    # Averages for the runs that start from the prefix, each with the `epochs` of its run's phases.
+    guests: dict[str, Part] = {}
+
+    @field_validator("guests")
+    @classmethod
+    def _convert(cls, guests: dict[str, Part]) -> dict[str, Part]:
+        return {name: _convert_part(part, "averaging") for name, part in guests.items()}
 
 
 def _parse_share(share: Any) -> Any:

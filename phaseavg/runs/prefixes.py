@@ -21,14 +21,14 @@ from torch import nn
 
 from phaseavg.averaging import Averager
 from phaseavg.averaging.snapshots import is_intact
-from phaseavg.config import NO_TRACKING, Guest, Settings
+from phaseavg.config import NO_TRACKING, Settings
 from phaseavg.errors import UserError
 from phaseavg.identity import NUMERICS_VERSION
 from phaseavg.phases import Schedule
 from phaseavg.runs.files import set_aside
 from phaseavg.runs.folder import read_state
 from phaseavg.runs.provenance import provenance
-from phaseavg.targets import build
+from phaseavg.targets import Part, build
 
 NOTHING = "phaseavg.averaging.NoAveraging"
 """Target of `averaging=none`."""
@@ -39,7 +39,7 @@ OWN = "average"
 SAME_NUMBERS = ("device", "workers")
 """Execution options that do not change results, apart from the device type."""
 
-FORMAT = 2
+FORMAT = 3
 """The format of prefixes; those of another format are not found."""
 
 
@@ -48,33 +48,37 @@ def digest(values: Any) -> str:
     return hashlib.sha256(json.dumps(values, sort_keys=True).encode()).hexdigest()[:16]
 
 
-def windows_of(average: Guest) -> list[range] | None:
-    """Return the epochs in each window of an average; None if unknown before training."""
-    windows = _averager(json.dumps(average.averaging), tuple(average.epochs)).windows
+def windows_of(average: Part) -> list[range] | None:
+    """Return the epochs in each window of an average; None if unknown before training.
+
+    Args:
+        average: the part of an averager, with its `epochs`.
+    """
+    windows = _averager(json.dumps(average)).windows
     return None if windows is None else list(windows)
 
 
-def identity_of(average: Guest, epochs: int) -> str | None:
-    """Return a hash of an average and of its windows that begin before epoch `epochs`.
+def identity_of(average: Part, epochs: int) -> str | None:
+    """Return a name for an average and its windows that begin before epoch `epochs`: `g<hash>`.
 
     Two averages of a prefix with equal identities are bitwise equal. Returns None if no window has
     begun.
     """
     begun = [[w.start, len(w)] for w in windows_of(average) or () if w.start < epochs]
-    return digest({"averaging": average.averaging, "windows": begun}) if begun else None
+    averaging = {name: value for name, value in average.items() if name != "epochs"}
+    return f"g{digest({'averaging': averaging, 'windows': begun})}" if begun else None
 
 
 @cache
-def _averager(part: str, epochs: tuple[int, ...]) -> Averager:
+def _averager(part: str) -> Averager:
     """Build an averager of a one-parameter network from a part in JSON; cached for sweeps."""
-    network = nn.Module()
+    network, values = nn.Module(), json.loads(part)
     network.weight = nn.Parameter(torch.zeros(1))
-    arguments: dict[str, Any] = {"model": network, "epochs": list(epochs)}
     offered = {"device": "cpu", "folder": Path()}
     try:
-        return build("averaging", json.loads(part), Averager, offered=offered, **arguments)
+        return build("averaging", values, Averager, offered=offered, model=network)
     except Exception:  # raised by a user-defined constructor
-        return Averager(**arguments)
+        return Averager(network, values["epochs"])
 
 
 @cache
@@ -88,7 +92,7 @@ class Prefixes:
 
     Attributes:
         schedule: the schedule of the run.
-        averages: the averages of the run, by name.
+        averages: the averages of the run, by name; parts with `epochs`.
         limit: epochs before an average first replaces the weights; 0 if the run cannot share,
             because its windows, or the rates of its own kind of schedule, are unknown.
 
@@ -101,7 +105,7 @@ class Prefixes:
         self.schedule = _schedule(json.dumps(settings.schedule))
         parts = {**settings.observers, OWN: settings.averaging}
         epochs = self.schedule.epochs
-        self.averages = {n: Guest(averaging=p, epochs=epochs) for n, p in parts.items()}
+        self.averages = {name: {**part, "epochs": epochs} for name, part in parts.items()}
         windows = {name: windows_of(average) for name, average in self.averages.items()}
         ends = [window.stop for window in windows[OWN] or ()]
         known = None not in windows.values() and type(self.schedule) is Schedule
@@ -179,10 +183,10 @@ def prefix_settings(settings: Settings) -> Settings:
     # A shorter phase can change the learning rate.
     if end > prefixes.limit or Prefixes(prefix).key(end) != prefixes.key(end):
         raise UserError(f"share.prefix={end}: the run cannot share its first {end} epochs")
-    guests = {name: guest.model_dump() for name, guest in settings.share.guests.items()}
     execution = settings.execution.model_dump(exclude=set(SAME_NUMBERS))
     execution["device_type"] = settings.execution.device.partition(":")[0]
-    folder = settings.share.dir / f"{prefixes.key(end)}-{end}" / digest([guests, execution])
+    variant = digest([settings.share.guests, execution])
+    folder = settings.share.dir / f"{prefixes.key(end)}-{end}" / variant
     return prefix.model_copy(update={"runs_dir": folder, "records_dir": folder})
 
 
@@ -206,20 +210,18 @@ class Saved:
     Attributes:
         path: the last checkpoint of the run that trained it.
         key: from `Prefixes.key`.
-        averages: the names of its averages, by identity.
-        snapshots: the files of each average in the run's folder, by the average's name.
+        averages: the snapshots of each average in the folder of that run, by identity.
         execution: from `execution_of`.
     """
 
     path: Path
     key: str
-    averages: Mapping[str, str]
-    snapshots: Mapping[str, Sequence[str]]
+    averages: Mapping[str, Sequence[str]]
     execution: Mapping[str, Any]
 
     def files(self, identities: Collection[str]) -> list[Path]:
         """Return the snapshots of some averages."""
-        names = chain.from_iterable(self.snapshots[self.averages[one]] for one in identities)
+        names = chain.from_iterable(self.averages[identity] for identity in identities)
         return [self.path.parent / name for name in names]
 
 

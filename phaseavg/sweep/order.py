@@ -13,10 +13,10 @@ from typing import Any
 
 from hydra.core.override_parser.types import Quote, QuotedString
 
-from phaseavg.config import Guest
 from phaseavg.errors import UserError
 from phaseavg.runs.prefixes import digest, identity_of, prefix_settings, saved
 from phaseavg.sweep.cells import Run
+from phaseavg.targets import Part
 
 Node = tuple[int, str]
 """A number of epochs, and a hash of the prefix of this length and of its execution options."""
@@ -30,13 +30,13 @@ class Job:
         run: the run; the run of a prefix ends with the prefix.
         start: epochs that the job does not train: those of its prefix or of its checkpoint.
         parent: the job that trains the prefix that the run starts from, if any.
-        guests: the averages that a prefix contains for its runs, by name.
+        guests: the averages that a prefix contains for its runs, by identity.
     """
 
     run: Run
     start: int = 0
     parent: "Job | None" = None
-    guests: dict[str, Guest] = field(default_factory=dict)
+    guests: dict[str, Part] = field(default_factory=dict)
 
     @property
     def is_prefix(self) -> bool:
@@ -53,15 +53,11 @@ class Job:
         """The number of epochs that the job trains."""
         return self.run.epochs - self.start
 
-    def serve(self, averages: Collection[Guest]) -> None:
+    def serve(self, averages: Collection[Part]) -> None:
         """Add averages to a prefix, and to the prefixes that it starts from."""
-        end = self.run.epochs
-        known = {identity_of(average, end) for average in self.guests.values()}
         for average in averages:
-            identity = identity_of(average, end)
-            if identity is not None and identity not in known:
-                self.guests[f"g{digest([average.averaging, average.epochs])[:8]}"] = average
-                known.add(identity)
+            if identity := identity_of(average, self.run.epochs):
+                self.guests.setdefault(identity, average)
         if self.parent is not None:
             self.parent.serve(averages)
 
@@ -70,9 +66,8 @@ class Job:
         if not self.is_prefix:
             return False
         end = self.run.epochs
-        needs = {identity_of(average, end) for average in self.guests.values()}
         files = saved(self.run.settings.share.dir, self.run.prefixes.key(end), end)
-        return any(needs <= file.averages.keys() for file in files)
+        return any(self.guests.keys() <= file.averages.keys() for file in files)
 
 
 def literal(value: Any) -> str:
@@ -145,17 +140,17 @@ def arrange_jobs(runs: Sequence[Run], done: Mapping[str, int] | None = None) -> 
     return sorted([*prefixes.values(), *jobs], key=lambda job: job.level)
 
 
-def prefix_run(run: Run, epochs: int, guests: Mapping[str, Guest]) -> Run | None:
+def prefix_run(run: Run, epochs: int, guests: Mapping[str, Part]) -> Run | None:
     """Return the run that trains a prefix of `run`; None if a cut schedule would change it.
 
     Args:
         run: a run that starts with the prefix.
         epochs: the length of the prefix.
-        guests: the averages that the prefix contains, by name.
+        guests: the averages that the prefix contains, by identity.
     """
     share = run.settings.share.model_copy(update={"prefix": epochs, "guests": dict(guests)})
     overrides = [f"share.prefix={epochs}"]
-    overrides += [f"+share.guests.{n}={literal(g.model_dump())}" for n, g in guests.items()]
+    overrides += [f"+share.guests.{n}={literal(part)}" for n, part in guests.items()]
     try:
         settings = prefix_settings(run.settings.model_copy(update={"share": share}))
     except UserError:

@@ -42,21 +42,20 @@ def assemble(settings: Settings, device: torch.device) -> tuple[DataSet, Schedul
     optimizer = new_optimizer(settings, model)
     schedule = build("schedule", settings.schedule, Schedule)
 
-    def averager(name: str, part: Part, epochs: Sequence[int] = schedule.epochs) -> Averager:
+    def averager(name: str, part: Part, **epochs: Sequence[int]) -> Averager:
         offered = {"device": "cpu", "folder": settings.run_folder / "snapshots"}
-        return build(name, part, Averager, offered=offered, model=model, epochs=epochs)
+        return build(name, part, Averager, offered=offered, model=model, **epochs)
 
+    epochs = schedule.epochs
+    own = {n: averager(f"observers.{n}", p, epochs=epochs) for n, p in settings.observers.items()}
+    guests = {n: averager(f"share.guests.{n}", p) for n, p in settings.share.guests.items()}
     state = TrainingState(
         model,
         optimizer,
-        averager("averaging", settings.averaging),
+        averager("averaging", settings.averaging, epochs=epochs),
         data.steps_per_epoch,
         data.train_size,
-        {name: averager(f"observers.{name}", part) for name, part in settings.observers.items()}
-        | {
-            name: averager(f"share.guests.{name}", guest.averaging, guest.epochs)
-            for name, guest in settings.share.guests.items()
-        },
+        own | guests,
     )
     for name, one in {**state.observers, "average": state.averager}.items():
         if processes.count() > 1 and one.average and isinstance(one.average.weights, RNA):

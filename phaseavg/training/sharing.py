@@ -1,6 +1,6 @@
 """Start runs from shared prefixes, and save prefixes for other runs."""
 
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -61,33 +61,28 @@ class Sharing:
         started = -(-state.step // state.steps_per_epoch)  # epochs, including the current one
         for epochs in range(self._prefixes.limit, started, -1):
             needs = self._prefixes.needs(epochs)
-            for prefix in self._find(epochs, needs.values()):
-                content = load(prefix, needs.values())
-                if content is not None and self._link_files(prefix.files(needs.values())):
-                    self._adopt(state, content, prefix, needs, epochs)
+            for prefix, content in self._find(epochs, needs.values()):
+                if self._link_files(prefix.files(needs.values())):
+                    self._adopt(state, content, prefix.path, needs, epochs)
                     return
 
     def is_saved(self) -> bool:
         """Return whether the run is a prefix that is saved and intact."""
         if (end := self.settings.share.prefix) is None:
             return False
-        needed = self._prefixes.needs(end).values()
-        for prefix in self._find(end, needed):
-            if load(prefix, needed) is not None:
-                print(f"{prefix.path}: the first {end} epochs were saved before", flush=True)
-                return True
+        for prefix, _ in self._find(end, self._prefixes.needs(end).values()):
+            print(f"{prefix.path}: the first {end} epochs were saved before", flush=True)
+            return True
         return False
 
     def save(self, state: TrainingState, folder: RunFolder) -> None:
         """Save a prefix; a write error is only reported, as its runs can train without it."""
-        epochs = state.step // state.steps_per_epoch
-        needs = self._prefixes.needs(epochs)
-        averages = {n: a.average for n, a in state.averagers.items() if n in needs and a.average}
+        averages = {name: a.average for name, a in state.observers.items() if a.average}
         prefix = {
-            "key": self._prefixes.key(epochs),
-            "averages": {identity: name for name, identity in needs.items()},
-            "snapshots": {
-                n: [f"snapshots/{p.name}" for p in a.files()] for n, a in averages.items()
+            "key": self._prefixes.key(state.step // state.steps_per_epoch),
+            "averages": {
+                identity: [f"snapshots/{path.name}" for path in average.files()]
+                for identity, average in averages.items()
             },
             "execution": self._execution,
         }
@@ -97,13 +92,15 @@ class Sharing:
         except UserError as error:
             print(f"{error}; until then, each run of this prefix trains its epochs", flush=True)
 
-    def _find(self, epochs: int, identities: Collection[str]) -> list[Saved]:
-        """Return the usable prefixes of this length that contain these averages."""
-        return [
-            prefix
-            for prefix in saved(self.folder, self._prefixes.key(epochs), epochs)
-            if prefix.execution == self._execution and set(identities) <= prefix.averages.keys()
-        ]
+    def _find(
+        self, epochs: int, identities: Collection[str]
+    ) -> Iterator[tuple[Saved, dict[str, Any]]]:
+        """Yield the usable prefixes of this length with these averages, and their states."""
+        for prefix in saved(self.folder, self._prefixes.key(epochs), epochs):
+            if prefix.execution == self._execution and set(identities) <= prefix.averages.keys():
+                content = load(prefix, identities)
+                if content is not None:
+                    yield prefix, content
 
     def _link_files(self, snapshots: Iterable[Path]) -> bool:
         """Link the snapshots of averages into the run folder; False if the prefix was removed."""
@@ -118,18 +115,17 @@ class Sharing:
         self,
         state: TrainingState,
         content: dict[str, Any],
-        prefix: Saved,
+        path: Path,
         needs: Mapping[str, str],
         epochs: int,
     ) -> None:
         """Load a prefix, with metrics as if the run had trained these epochs itself."""
-        names = {own: prefix.averages[identity] for own, identity in needs.items()}
         averagers = {}
         for own, averager in state.averagers.items():
             fresh = averager.state_dict()
             of_this_run = {"settings": fresh["settings"], "ended": epochs - 1}
-            averagers[own] = content["averagers"].get(names.get(own), fresh) | of_this_run
-        history = [adapt_metrics(line, names, state) for line in content["history"]]
+            averagers[own] = content["averagers"].get(needs.get(own), fresh) | of_this_run
+        history = [adapt_metrics(line, needs, state) for line in content["history"]]
         seconds = {k: v for k, v in content["seconds"].items() if k != "saving"}
         spent = sum(sum(line["seconds"].values()) for line in history) + sum(seconds.values())
         changes = {
@@ -142,19 +138,19 @@ class Sharing:
             state.load_state_dict({**content, **changes})
         except MISMATCHES as error:
             raise UserError(
-                f"{prefix.path}: does not fit: {describe(error)}; undo that change, remove "
+                f"{path}: does not fit: {describe(error)}; undo that change, remove "
                 f"{self.folder}, or set share=false"
             ) from error
 
 
 def adapt_metrics(
-    line: Mapping[str, Any], names: Mapping[str, str], state: TrainingState
+    line: Mapping[str, Any], identities: Mapping[str, str], state: TrainingState
 ) -> dict[str, Any]:
     """Return a prefix's metrics of one epoch, adapted to the averages of the run.
 
     Args:
         line: the metrics of the prefix.
-        names: the names of the run's averages in the prefix, by their names in the run.
+        identities: the identities of the run's averages, their names in the prefix.
         state: the training state of the run.
     """
     averages = line.get("observers", {})
@@ -162,7 +158,7 @@ def adapt_metrics(
     seconds = {k: v for k, v in line["seconds"].items() if k in ("train", "evaluation")}
 
     def split_average(name: str) -> tuple[dict[str, Any], dict[str, float]]:
-        average = dict(averages.get(names.get(name, ""), {}))
+        average = dict(averages.get(identities.get(name, ""), {}))
         return average, average.pop("seconds", {"averaging": 0.0, "evaluation": 0.0})
 
     own, spent = split_average(OWN)

@@ -8,7 +8,7 @@ import pytest
 import torch
 from conftest import TINY, composed
 
-from phaseavg.config import Guest, Settings, check
+from phaseavg.config import Settings, check
 from phaseavg.phases import Schedule
 from phaseavg.runs.files import checksum
 from phaseavg.runs.folder import RunFolder
@@ -123,7 +123,7 @@ def test_every_argument_of_a_part_changes_the_key(base: Settings, name: str) -> 
 
 def test_averages_with_equal_windows_have_equal_identities() -> None:
     def identity(part: Part, epochs: list[int], end: int) -> str | None:
-        return identity_of(Guest(averaging=part, epochs=epochs), end)
+        return identity_of({**part, "epochs": epochs}, end)
 
     ours, end, phase = AVERAGINGS[1], *AVERAGINGS[4:]
     assert identity(ours, [80], 80) == identity(ours, [80, 40, 40], 60)
@@ -163,18 +163,18 @@ def test_the_execution_includes_all_that_can_change_results(base: Settings) -> N
 
 
 KEY = "0123456789abcdef"
-NAMES = {"identity": "average"}
+CONTENT = b"weights of an epoch"
+NAMES = {"identity": [f"snapshots/snapshot-0001-{checksum(CONTENT)}.pt"]}
 
 
 def save_prefix(folder: Path) -> Path:
     """Save a prefix with a snapshot, and return its file."""
-    content = b"weights of an epoch"
-    name = f"snapshots/snapshot-0001-{checksum(content)}.pt"
-    prefix = {"key": KEY, "averages": NAMES, "snapshots": {"average": [name]}, "execution": {}}
+    (name,) = NAMES["identity"]
+    prefix = {"key": KEY, "averages": NAMES, "execution": {}}
     with RunFolder(folder / f"{KEY}-2/digest/run") as run:
         run.save_checkpoint(4, {"step": 4})
         (run.path / "snapshots").mkdir()
-        (run.path / name).write_bytes(content)
+        (run.path / name).write_bytes(CONTENT)
         state = {"step": 8, "weights": torch.arange(3.0), "prefix": prefix}
         run.save_checkpoint(8, state, [run.path / name])
         return max(run.path.glob("*.pt"))

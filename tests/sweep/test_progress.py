@@ -14,7 +14,6 @@ from conftest import TINY, Prompt
 from made_records import made_result, metrics_line
 
 from phaseavg.runs.folder import RunFolder
-from phaseavg.runs.prefixes import identity_of
 from phaseavg.sweep import progress
 from phaseavg.sweep.cells import Run
 from phaseavg.sweep.order import Job, arrange_jobs
@@ -58,11 +57,9 @@ def make_progress(runs: list[Run]) -> SweepProgress:
 
 def store(job: Job) -> None:
     """Save an empty prefix."""
-    end = job.run.epochs
-    averages = {identity_of(average, end): name for name, average in job.guests.items()}
-    names = {"key": job.run.prefixes.key(end), "averages": averages}
+    key, averages = job.run.prefixes.key(job.run.epochs), {name: [] for name in job.guests}
     with RunFolder(job.run.settings.run_folder) as folder:
-        folder.save_checkpoint(1, {"prefix": {**names, "snapshots": {}, "execution": {}}})
+        folder.save_checkpoint(1, {"prefix": {"key": key, "averages": averages, "execution": {}}})
 
 
 def test_epochs_left_and_the_time_for_them(
