@@ -31,22 +31,24 @@ NESTED = ("state_dict", "model_state_dict", "model")
 def find_weights(paths: Sequence[Path]) -> list[Path]:
     """Return the files and Hugging Face folders in `paths`; those of a folder in natural order.
 
+    In a folder, Hugging Face folders come before files, which may be the weights of the last one.
+    If names of files have numbers, those without, such as `last` and `model_best`, are left out.
+
     Raises:
-        UserError: if a path does not exist, or a folder contains no weights.
+        UserError: if a path does not exist, a folder contains no weights, or there is one file.
     """
-    found = []
+    found: list[Path] = []
     for path in paths:
-        if path.is_file() or _is_hugging_face(path):
-            found.append(path)
-            continue
-        inside = [
-            p
-            for p in path.glob("*")
-            if (p.is_file() and p.name.endswith(SUFFIXES)) or _is_hugging_face(p)
-        ]
-        if not inside:
+        inside = sorted(path.glob("*"), key=lambda p: _natural(p.name))
+        folders = [p for p in inside if _is_hugging_face(p)]
+        files = [p for p in inside if p.is_file() and p.name.endswith(SUFFIXES)]
+        numbered = [p for p in files if re.search(r"\d", p.name)]
+        whole = [path] if path.is_file() or _is_hugging_face(path) else []
+        if not (weights := folders or whole or numbered or files):
             raise UserError(f"{path}: no weights found; choices: files *{', *'.join(SUFFIXES)}")
-        found += sorted(inside, key=lambda p: _natural(p.name))
+        found += weights
+    if len(found) == 1:
+        raise UserError(f"{found[0]}: the only file; an average needs two or more")
     return found
 
 
