@@ -82,6 +82,22 @@ def compose_settings(tmp_path: Path) -> Compose:
     return settings_of
 
 
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory: pytest.TempPathFactory) -> Compose:
+    """Return a function that trains a tiny run, once per module, and returns its settings."""
+    settings_of: dict[tuple[str, ...], Settings] = {}
+
+    def run(*overrides: str) -> Settings:
+        if overrides not in settings_of:
+            folder = tmp_path_factory.mktemp("runs")
+            where = (f"runs_dir={folder}", f"records_dir={folder}", "save_weights=true")
+            settings_of[overrides] = check(composed(*TINY, *where, *overrides).copy())
+            train_script.run(settings_of[overrides])
+        return settings_of[overrides]
+
+    return run
+
+
 def history_of(settings: Settings) -> list[dict[str, Any]]:
     """Return the metrics of a run."""
     lines = (settings.run_folder / "metrics.jsonl").read_text().splitlines()

@@ -1,11 +1,14 @@
 """Imports follow the layers: report → sweep → training → runs → config → all others."""
 
 import ast
+import sys
 from pathlib import Path
 
 import pytest
 from conftest import REPOSITORY
 
+ALONE = ("averaging", "optim", "atomic", "phases", "__init__")
+"""What needs only torch and the standard library."""
 ROOMS = ("report", "sweep", "training", "runs", "config")
 FILES = sorted((REPOSITORY / "phaseavg").rglob("*.py"))
 
@@ -22,7 +25,7 @@ def imported_by(text: str) -> set[str]:
 
 
 @pytest.mark.parametrize("path", FILES, ids=lambda path: str(path.relative_to(REPOSITORY)))
-def test_no_file_imports_from_a_higher_layer(path: Path) -> None:
+def test_no_file_imports_from_a_higher_layer_or_an_unneeded_package(path: Path) -> None:
     text = path.read_text()
     room = path.relative_to(REPOSITORY / "phaseavg").parts[0].removesuffix(".py")
     names = [name.split(".") for name in imported_by(text)]
@@ -31,4 +34,7 @@ def test_no_file_imports_from_a_higher_layer(path: Path) -> None:
         assert not imported & set(ROOMS[: ROOMS.index(room)])
     else:
         assert not imported & {*ROOMS[:-1]} or room in ("cli", "tracking")
+    if room in ALONE:
+        assert {name[0] for name in names} - sys.stdlib_module_names <= {"torch", "phaseavg"}
+        assert imported <= {room, "atomic"}
     assert "TYPE_CHECKING" not in text

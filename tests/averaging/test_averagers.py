@@ -18,6 +18,7 @@ from reference import (
 from torch import nn
 
 from phaseavg.averaging import (
+    BEMA,
     RNA,
     AtEnd,
     Averager,
@@ -28,7 +29,13 @@ from phaseavg.averaging import (
     recompute_batchnorm,
 )
 
-ALL = [NoAveraging, Phasewise, AtEnd, partial(AtEnd, window="phase")]
+ALL = [
+    NoAveraging,
+    Phasewise,
+    partial(Phasewise, weights=BEMA()),
+    AtEnd,
+    partial(AtEnd, window="phase"),
+]
 EPOCHS = [2, 3, 1]
 
 

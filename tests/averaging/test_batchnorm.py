@@ -201,18 +201,6 @@ def test_batches_are_not_read_for_a_model_without_statistics(layer):
     assert read == []
 
 
-def test_layers_without_running_statistics_are_skipped():
-    model = two_layers()
-    untracked = nn.BatchNorm1d(3, track_running_stats=False).double()
-    model.insert(0, untracked)
-    batches = make_batches(6, 5)
-    recompute_batchnorm(model, batches)
-    assert untracked.running_mean is None
-    assert untracked.momentum == 0.1
-    # What it lets through is normalised by each batch, so the next layer sees a mean of 0.
-    np.testing.assert_allclose(model[1].running_mean, 0, atol=1e-12)
-
-
 def test_a_long_half_precision_pass_is_accurate_to_buffer_precision():
     # Running averages in bfloat16 would stop moving once an update is below half a digit.
     torch.manual_seed(0)

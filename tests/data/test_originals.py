@@ -2,7 +2,6 @@
 
 import os
 
-import numpy as np
 import pytest
 from data.test_cifar import CIFAR100, assert_is_the_miniature, load, no_network, write_miniature
 
@@ -77,12 +76,3 @@ def test_a_folder_that_cannot_be_written_to_is_no_error(miniature):
         assert_is_the_miniature(CIFAR100, load(CIFAR100, root))
     assert len(reads) == 2
     assert not list(root.glob(".*"))
-
-
-def test_arrays_do_not_change_with_the_file(miniature):
-    root, _ = miniature
-    first, second = cifar100.require(root), cifar100.require(root)
-    for arrays, again in zip(first, second, strict=True):
-        for one, other in zip(arrays, again, strict=True):
-            np.testing.assert_array_equal(one, other)
-            assert one.dtype == other.dtype

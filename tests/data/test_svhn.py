@@ -48,14 +48,6 @@ def test_images_and_labels_match_the_files(miniature):
     assert dict(zip(pixels, labels.tolist(), strict=True)) == expected  # none mirrored
 
 
-def test_flip_and_fraction_are_options(miniature):
-    root, contents = miniature
-    data = svhn(10, 0, root, flip=True, train_fraction=0.5)
-    assert (data.flip, data.train_size, data.test_size) == (True, 10, 6)
-    # The first of two images per class.
-    np.testing.assert_array_equal(data.train_labels, contents["train"][1][:10])
-
-
 def test_missing_files_raise_if_the_download_fails(miniature):
     root, _ = miniature
     (root / "svhn/test_32x32.mat").unlink()

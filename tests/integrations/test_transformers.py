@@ -20,7 +20,7 @@ from integrations.loops import (
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 
-from phaseavg.averaging import Uniform
+from phaseavg.averaging import Phasewise, Uniform, recompute_batchnorm
 
 transformers = pytest.importorskip("transformers")
 pytestmark = [pytest.mark.slow, pytest.mark.filterwarnings("ignore")]
@@ -129,13 +129,38 @@ def test_a_resumed_training_ends_bit_identical(step: int, tmp_path: Path) -> Non
     assert equal(whole, resumed)
 
 
-def test_averages_of_single_updates(tmp_path: Path) -> None:
-    """Two phases of 9 and 6 updates; the average is taken after every third."""
-    callback = PhasewiseCallback([3, 2], Uniform(), every_steps=3)
-    model = trained(tmp_path, callback, eval_strategy="no", save_strategy="no")
-    by_epoch = trained(tmp_path, PhasewiseCallback([3, 2], Uniform()))
-    assert len(batches()) == 3
-    assert equal(model, by_epoch)
+@pytest.mark.parametrize(
+    ("lengths", "every_steps", "accumulated"), [([4, 3], 2, 1), ([3, 2], 3, 2), ([3, 2], None, 2)]
+)
+def test_updates_are_averaged_inside_epochs_and_with_accumulated_gradients(
+    lengths: list[int], every_steps: int | None, accumulated: int, tmp_path: Path
+) -> None:
+    """An epoch has three batches; the first two rows end their phases inside epochs."""
+    interval = every_steps or 2  # updates of an epoch with two batches each
+    total = sum(lengths) * interval
+    model = trained(
+        tmp_path,
+        PhasewiseCallback(lengths, every_steps=every_steps),
+        max_steps=total,
+        gradient_accumulation_steps=accumulated,
+        **NOT_SAVED,
+    )
+    plain = network()
+    optimizer, _ = optimizer_and_scheduler(plain)
+    scheduler = torch.optim.lr_scheduler.MultiStepLR(optimizer, [9])  # as in `trained`
+    averager = Phasewise(plain, lengths)
+    epoch = [batches()[i : i + accumulated] for i in range(0, 3, accumulated)]
+    for update, group in zip(range(1, total + 1), cycle(epoch), strict=False):
+        plain.train()
+        for inputs, labels in group:
+            (cross_entropy(plain(inputs), labels) / len(group)).backward()
+        optimizer.step()
+        optimizer.zero_grad()
+        scheduler.step()
+        if update % interval == 0 and averager.epoch_end(plain):
+            recompute_batchnorm(plain, batches())
+    averager.finish()
+    assert equal(model.network, plain)
 
 
 def test_a_pass_over_a_stream_reads_one_interval(tmp_path: Path) -> None:

@@ -5,6 +5,7 @@ import numpy as np
 import optimizer_reference as reference
 import pytest
 import torch
+from conftest import needs_gpu
 from optimizer_reference import (
     largest_error,
     parameters,
@@ -153,8 +154,7 @@ def test_options_out_of_range_are_rejected_for_optimizer_and_groups(wrong, messa
     assert len(optimizer.param_groups) == 1
 
 
-@pytest.mark.gpu
-@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs an NVIDIA GPU")
+@needs_gpu
 @each_kind
 def test_gpu_matches_cpu(capturable):
     moved = [nn.Parameter(p.detach().cuda()) for p in parameters()]

@@ -156,16 +156,6 @@ def test_synchronisation_restart_and_finish_keep_the_momentum(end, begin):
     assert push(optimizer, 1.0) == [begin - (1.875 + 1.9375) / 4]
 
 
-def test_an_inner_step_and_look_ahead_equal_a_step():
-    reference_run, parts = lookahead(), lookahead()
-    train(parts, range(1))
-    for step in range(1, 12):
-        set_gradients(params_of(parts), step)
-        parts.inner.step()
-        parts.look_ahead()
-    assert np.array_equal(theta(parts), train(reference_run, range(12))[-1])
-
-
 # State
 
 

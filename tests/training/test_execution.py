@@ -63,7 +63,7 @@ def test_a_run_uses_its_number_of_threads_or_the_default(prompt: Prompt, tmp_pat
 
 @pytest.fixture
 def switches() -> Iterator[None]:
-    """Restore torch's global flags after a test."""
+    """Set torch's global flags as a run does by default, after a test."""
     yield
     torch.use_deterministic_algorithms(True, warn_only=True)
     torch.backends.cudnn.benchmark = False

@@ -21,6 +21,7 @@ from phaseavg.optim import Lookahead
 from phaseavg.training.evaluation import evaluate
 from phaseavg.training.parts import load_data, new_model
 
+DECAYED = ("schedule=decayed", "schedule.shape.per=step", "schedule.epochs=[2,2,1]")
 UNSAVED = (*TINY, "checkpoint_seconds=1000")  # no checkpoints within phases
 
 
@@ -32,6 +33,7 @@ def train_plainly(
     model = new_model(settings, data)
     optimizer = new_optimizer(model.parameters())
     averager = kind(model, settings.schedule["epochs"])
+    slow = isinstance(optimizer, Lookahead)
     step, lines = 0, []
 
     def test(network: torch.nn.Module) -> dict[str, float]:
@@ -39,13 +41,17 @@ def train_plainly(
         return {"loss": found.loss, "error": found.error}
 
     def after_batchnorm(network: torch.nn.Module) -> dict[str, float]:
-        recompute_batchnorm(network, data.batchnorm_batches(len(lines) + 1))
+        batches = data.batchnorm_batches(len(lines) + 1, settings.batchnorm_batches)
+        recompute_batchnorm(network, batches)
         return test(network)
 
     for epochs, learning_rate in zip(settings.schedule["epochs"], (0.1, 0.01, 0.001), strict=True):
         if settings.optimizer_state == "reset":
+            if slow:
+                optimizer.finish()
             optimizer = new_optimizer(model.parameters())
         optimizer.param_groups[0]["lr"] = learning_rate
+        gamma, left = 0.9 ** (80 / epochs), epochs  # of equation 6, in which `left` is T − t + 1
         for _ in range(epochs):
             model.train()
             total, wrong = 0.0, 0
@@ -54,12 +60,15 @@ def train_plainly(
                 loss = cross_entropy(logits, labels)
                 optimizer.zero_grad()
                 loss.backward()
+                if "shape" in settings.schedule:
+                    factor = (1 - gamma**left) / (1 - gamma**epochs)
+                    optimizer.param_groups[0]["lr"] = learning_rate * factor
                 optimizer.step()
                 step += 1
+                left -= 1 / data.steps_per_epoch
                 total += loss.item() * len(labels)  # the last batch of an epoch is smaller
                 wrong += (logits.argmax(1) != labels).sum().item()
             line = {"train": {"images": 1000, "loss": total / 1000, "error": wrong / 10}}
-            slow = isinstance(optimizer, Lookahead)
             with optimizer.evaluation_weights() if slow else nullcontext():
                 line["weights"] = test(model)
                 line["bn"] = after_batchnorm(deepcopy(model))
@@ -86,9 +95,15 @@ def lookahead(params: Any) -> Lookahead:
     [
         (["averaging=none"], sgd, NoAveraging),
         (["averaging=none", "optimizer_state=reset"], sgd, NoAveraging),
-        (["averaging=phasewise"], sgd, Phasewise),
+        (["averaging=phasewise", "batchnorm_batches=3"], sgd, Phasewise),
+        (["averaging=none", *DECAYED], sgd, NoAveraging),
         # k = 5 divides neither an epoch's 8 steps nor a phase.
         (["averaging=none", "optimizer=lookahead"], lookahead, NoAveraging),
+        (
+            ["averaging=none", "optimizer=lookahead", "optimizer_state=reset"],
+            lookahead,
+            NoAveraging,
+        ),
         (["averaging=phasewise", "optimizer=lookahead"], lookahead, Phasewise),
     ],
 )

@@ -113,6 +113,19 @@ def test_observers_are_evaluated_as_often_as_the_average(compose_settings: Compo
     assert result["with_bn_pass"]["epochs_tested"] == 5
 
 
+def test_an_observer_of_a_phase_starts_from_the_average_that_replaced_the_weights(
+    compose_settings: Compose,
+) -> None:
+    ours = ("averaging=phasewise", "averaging/weights=bema")  # which uses a phase's first weights
+    same = ("+averaging@observers.same=phasewise", "averaging/weights@observers.same.weights=bema")
+    settings = compose_settings(*UNSAVED, *ours, *same)
+    train.run(settings)
+    ends = [line for line in untimed(history_of(settings)) if "replaced" in line]
+    assert len(ends) == 3
+    for line in ends:
+        assert line["observers"]["same"] == line["average"]
+
+
 @pytest.mark.slow
 def test_a_started_run_rejects_changed_observers(
     prompt: Prompt, monkeypatch: pytest.MonkeyPatch, tmp_path: Path

@@ -2,7 +2,6 @@
 
 import json
 import pickle
-import sys
 from argparse import Namespace
 from collections.abc import Callable
 from pathlib import Path
@@ -11,16 +10,14 @@ import numpy as np
 import pytest
 import safetensors.torch
 import torch
-from conftest import TINY, composed, history_of, weights_of
+from conftest import Compose, Prompt, history_of, weights_of
 from safetensors import safe_open
 
-import train
-from phaseavg.config import Settings, check
 from phaseavg.training import posthoc
 from phaseavg.training.weight_files import find_weights, open_weights
-from scripts import average as script
 
 EPOCHS = 4
+PHASES = (f"schedule.epochs=[2,{EPOCHS}]", "schedule.factors=[1,0.5]")
 BATCHNORM = ("bn.running_mean", "bn.running_var", "bn.num_batches_tracked")
 
 
@@ -122,22 +119,6 @@ def test_averages_of_files_match_numpy_in_every_format(
         posthoc.write_average(tmp_path / "average.safetensors", average, {})
 
 
-@pytest.fixture(scope="module")
-def run(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Settings]:
-    """Return a function that trains one phase of a tiny network."""
-    folder = tmp_path_factory.mktemp("runs")
-
-    def trained(*overrides: str) -> Settings:
-
-        places = (f"runs_dir={folder}", f"records_dir={folder}", "save_weights=true")
-        phases = (f"schedule.epochs=[2,{EPOCHS}]", "schedule.factors=[1,0.5]", "share=false")
-        settings = check(composed(*TINY, *phases, *places, *overrides).copy())
-        train.run(settings)
-        return settings
-
-    return trained
-
-
 @pytest.mark.parametrize(
     ("spec", "overrides"),
     [
@@ -153,17 +134,12 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Settings]:
     ],
 )
 def test_an_average_of_a_runs_weights_is_the_one_made_during_training(
-    run: Callable[..., Settings],
-    tmp_path: Path,
-    monkeypatch: pytest.MonkeyPatch,
-    spec: str,
-    overrides: list[str],
+    trained: Compose, script: Prompt, tmp_path: Path, spec: str, overrides: list[str]
 ) -> None:
-    plain = run("averaging=none", "save_trajectory=epochs")
-    averaged = run("averaging=end", "averaging.window=phase", *overrides)
-    arguments = [str(plain.run_folder), "--average", spec, "--output", str(tmp_path), "--figure"]
-    monkeypatch.setattr(sys, "argv", ["average.py", *arguments])
-    assert script.main() == 0
+    plain = trained(*PHASES, "averaging=none", "save_trajectory=epochs")
+    averaged = trained(*PHASES, "averaging=end", "averaging.window=phase", *overrides)
+    arguments = (plain.run_folder, "--average", spec, "--output", ".", "--figure")
+    assert script("average", *arguments)[0] == 0
     (path,) = tmp_path.glob("*.safetensors")
     expected = weights_of(averaged)
     with safe_open(path, "pt") as file:
@@ -187,45 +163,32 @@ def test_an_average_of_a_runs_weights_is_the_one_made_during_training(
     )
 
 
-def test_a_first_phase_is_averaged_on_request(
-    run: Callable[..., Settings], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    plain = run("averaging=none", "save_trajectory=epochs")
-    monkeypatch.setattr(sys, "argv", ["average.py", str(plain.run_folder), "--phase", "1"])
-    monkeypatch.chdir(tmp_path)
-    assert script.main() == 0
-    with safe_open(tmp_path / "averages/uniform.safetensors", "pt") as file:
+def test_a_first_phase_is_averaged_on_request(trained: Compose, script: Prompt) -> None:
+    plain = trained(*PHASES, "averaging=none", "save_trajectory=epochs")
+    assert script("average", plain.run_folder, "--phase", "1")[0] == 0
+    with safe_open("averages/uniform.safetensors", "pt") as file:
         assert json.loads(file.metadata()["coefficients"]) == [0, 0.5, 0.5]
 
 
 def test_the_start_of_a_phase_is_unknown_if_an_average_replaced_the_weights(
-    run: Callable[..., Settings],
-    monkeypatch: pytest.MonkeyPatch,
-    capsys: pytest.CaptureFixture[str],
-    tmp_path: Path,
+    trained: Compose, script: Prompt
 ) -> None:
-    folder = str(run("averaging=phasewise", "save_trajectory=epochs").run_folder)
-    arguments = ["average.py", folder, "--output", str(tmp_path), "--average"]
-    monkeypatch.setattr(sys, "argv", [*arguments, "bema"])
-    assert script.main() == 2
-    assert "--average=bema: the phase started from an average" in capsys.readouterr().err
-    monkeypatch.setattr(sys, "argv", [*arguments, "uniform"])
-    assert script.main() == 0
-    with safe_open(tmp_path / "uniform.safetensors", "pt") as file:
+    settings = trained(*PHASES, "averaging=phasewise", "save_trajectory=epochs")
+    arguments = ("average", settings.run_folder, "--output", ".", "--average")
+    status, _, err = script(*arguments, "bema")
+    assert status == 2
+    assert "--average=bema: the phase started from an average" in err
+    assert script(*arguments, "uniform")[0] == 0
+    with safe_open("uniform.safetensors", "pt") as file:
         assert json.loads(file.metadata()["coefficients"]) == [1 / EPOCHS] * EPOCHS
-    monkeypatch.setattr(sys, "argv", [*arguments, "bema", "--phase", "1"])
-    assert script.main() == 0
+    assert script(*arguments, "bema", "--phase", "1")[0] == 0
 
 
-def test_power_averages_are_combined_into_another(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_power_averages_are_combined_into_another(script: Prompt, tmp_path: Path) -> None:
     paths = [write_state_dict(tmp_path / str(n), state) for n, state in enumerate(states(3))]
-    stored = ["10:7", "20:7", "20:17"]
-    arguments = [*map(str, paths), "--average", "power=17", "--stored", *stored]
-    monkeypatch.setattr(sys, "argv", ["average.py", *arguments, "--output", str(tmp_path / "out")])
-    assert script.main() == 0
-    found = safetensors.torch.load_file(tmp_path / "out/power-17.safetensors")
+    stored = ("--stored", "10:7", "20:7", "20:17")
+    assert script("average", *paths, "--average", "power=17", *stored, "--output", "out")[0] == 0
+    found = safetensors.torch.load_file("out/power-17.safetensors")
     # The third average is the wanted one.
     torch.testing.assert_close(found["layer.weight"], torch.load(paths[2])["layer.weight"])
 
@@ -285,37 +248,31 @@ def empty_index(folder: Path) -> None:
         (None, [".", "--average", "last", "--stored", "1:2"], "with --stored, only power=γ"),
         (None, [".", "--average", "power=3", "--stored", "1-2"], "--stored=1-2: not enough values"),
         (None, [".", "--average", "uniform=3"], "--average=uniform=3: takes no value"),
-        (None, [".", "--average", "bema=/x/y"], "--average=bema=/x/y: needs two files"),
     ],
 )
 def test_a_mistake_is_reported_in_one_line(
+    script: Prompt,
     tmp_path: Path,
-    monkeypatch: pytest.MonkeyPatch,
-    capsys: pytest.CaptureFixture[str],
     damage: Callable[[Path], None] | None,
     arguments: list[str],
     message: str,
 ) -> None:
-    monkeypatch.chdir(tmp_path)
     write_state_dict(tmp_path / "a", states(1)[0])
     if damage:
         damage(tmp_path)
     before = set(tmp_path.iterdir())
-    monkeypatch.setattr(sys, "argv", ["average.py", *arguments])
-    assert script.main() == 2
-    err = capsys.readouterr().err
+    status, _, err = script("average", *arguments)
+    assert status == 2
     assert message in err
     assert err.count("\n") == 1, err
     assert set(tmp_path.iterdir()) == before
 
 
 def test_a_run_without_its_trajectory_says_how_to_train_it(
-    run: Callable[..., Settings],
-    monkeypatch: pytest.MonkeyPatch,
-    capsys: pytest.CaptureFixture[str],
+    trained: Compose, script: Prompt
 ) -> None:
-    settings = run("averaging=none", "seed=1")
+    settings = trained(*PHASES, "averaging=none")
     for phase, message in (("1", "train the phase to its end with save"), ("9", "--phase=9: must")):
-        monkeypatch.setattr(sys, "argv", ["average.py", str(settings.run_folder), "--phase", phase])
-        assert script.main() == 2
-        assert message in capsys.readouterr().err
+        status, _, err = script("average", settings.run_folder, "--phase", phase)
+        assert status == 2
+        assert message in err

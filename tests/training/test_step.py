@@ -141,6 +141,7 @@ def trained(
     step, losses = new(state, data, settings), []
     for number, drawn in enumerate(step.draws(0, steps)):
         set_learning_rate(optimizer, 0.9**number)
+        torch.manual_seed(number + isinstance(step, GraphedStep))  # which dropout must ignore
         step(*drawn)
         losses.append(state.losses[number % data.steps_per_epoch].item())
     return state, losses
@@ -195,19 +196,6 @@ def test_the_captured_update_equals_the_plain_update_up_to_rounding(
     assert losses == pytest.approx(others, rel=1e-3)
     for a, b in zip(plain.model.parameters(), replayed.model.parameters(), strict=True):
         torch.testing.assert_close(a, b, rtol=1e-2, atol=1e-4)
-
-
-def test_an_optimizer_that_synchronizes_is_rejected(
-    compose_settings: Compose, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    settings = compose_settings(*TINY, "execution.device=cpu")
-
-    def reads_back(self: Any, closure: Any = None) -> None:
-        self.param_groups[0]["params"][0].sum().item()
-
-    monkeypatch.setattr(torch.optim.SGD, "step", reads_back)
-    with pytest.raises(UserError, match=r"cannot be captured: a number was read back .*: false"):
-        trained(settings, graphed, 5)
 
 
 def test_a_capture_error_shows_its_cause_and_out_of_memory_passes_through(
@@ -302,13 +290,15 @@ def test_a_run_can_switch_between_launched_and_replayed_steps(
     compose_settings: Compose, monkeypatch: pytest.MonkeyPatch, first: bool
 ) -> None:
     settings = compose_settings(*TINY, "optimizer=adam", "share.enabled=false")
+    uninterrupted = train.run(settings.model_copy(update={"runs_dir": settings.runs_dir / "whole"}))
     monkeypatch.setattr(loop, "new_step", graphed if first else Step)
     with monkeypatch.context() as once:
         once.setattr(loop.TrainingProgress, "epoch", lambda *_: 1 / 0)
         with pytest.raises(ZeroDivisionError):
             train.run(settings)
     monkeypatch.setattr(loop, "new_step", Step if first else graphed)
-    assert train.run(settings)["test_error"] < 100
+    switched = train.run(settings)
+    assert switched["test_loss"] == pytest.approx(uninterrupted["test_loss"], rel=1e-5)
 
 
 @needs_gpu

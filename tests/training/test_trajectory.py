@@ -1,7 +1,6 @@
 """Saving the weights of a trajectory during training."""
 
 import shutil
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -12,9 +11,7 @@ from conftest import (
     TINY,
     Compose,
     Prompt,
-    also_slow,
     assert_same_weights,
-    composed,
     history_of,
     in_a_victim,
     untimed,
@@ -23,7 +20,7 @@ from conftest import (
 from torch import nn
 
 import train
-from phaseavg.config import Settings, check
+from phaseavg.config import Settings
 from phaseavg.errors import UserError
 from phaseavg.training.execution import pick_device
 from phaseavg.training.parts import assemble, load_data, new_model
@@ -45,22 +42,6 @@ def folder_of(settings: Settings) -> Path:
 
 def saved_steps(settings: Settings) -> list[int]:
     return sorted(int(path.stem.partition("-")[2]) for path in folder_of(settings).iterdir())
-
-
-@pytest.fixture(scope="module")
-def trained(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Settings]:
-    """Return a function that trains a run once and returns its settings."""
-    settings_of: dict[tuple[str, ...], Settings] = {}
-
-    def run(*overrides: str) -> Settings:
-        if overrides not in settings_of:
-            folder = tmp_path_factory.mktemp("runs")
-            where = (f"runs_dir={folder}", f"records_dir={folder}", "save_weights=true")
-            settings_of[overrides] = check(composed(*TINY, *where, *overrides))
-            train.run(settings_of[overrides])
-        return settings_of[overrides]
-
-    return run
 
 
 def test_the_weights_of_every_epoch_are_saved(
@@ -125,7 +106,7 @@ def test_the_slow_weights_of_lookahead_are_saved(
 
 @pytest.mark.slow
 @pytest.mark.parametrize(
-    ("event", "count"), [("stepped", 16), *also_slow(("stepped", 12), ("replacing step", 2))]
+    ("event", "count"), [("stepped", 16), ("stepped", 12), ("replacing step", 2)]
 )
 def test_a_killed_run_ends_with_the_same_trajectory(
     event: str,
