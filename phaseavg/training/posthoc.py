@@ -124,8 +124,6 @@ def coefficients_of(
     try:
         if name in FROM_START and start is False:
             raise ValueError("the phase started from an average, which is not saved")
-        if name in FROM_START and len(files) < 2:
-            raise ValueError("needs two files or more, the first from the start of the window")
         if name in FROM_START:
             return FROM_START[name](value, files)
         if name in BY_COUNT:

@@ -92,6 +92,27 @@ WRITERS = [
 ]
 
 
+@pytest.mark.parametrize(
+    ("names", "found"),
+    [
+        (["checkpoint-10.pth", "checkpoint-9.pth", "last.pth", "model_best.pth"], [1, 0]),
+        (["epoch=0-step=5.ckpt", "epoch=1-step=10.ckpt", "last.ckpt"], [0, 1]),
+        (["first.pt", "second.pt"], [0, 1]),
+        (["checkpoint-5", "checkpoint-15", "", "training_args.bin"], [0, 1]),
+    ],
+    ids=["timm", "Lightning", "without numbers", "Hugging Face"],
+)
+def test_last_and_best_copies_of_a_checkpoint_are_left_out(
+    tmp_path: Path, names: list[str], found: list[int]
+) -> None:
+    for name in names:
+        path = tmp_path / name
+        path = path if path.suffix else path / "model.safetensors"  # "": the output folder itself
+        path.parent.mkdir(exist_ok=True)
+        path.touch()
+    assert find_weights([tmp_path]) == [tmp_path / names[number] for number in found]
+
+
 @pytest.mark.parametrize("write", WRITERS)
 def test_averages_of_files_match_numpy_in_every_format(
     tmp_path: Path, write: Callable[[Path, dict[str, torch.Tensor]], Path]
@@ -224,30 +245,36 @@ def empty_index(folder: Path) -> None:
     (folder / "b/model.safetensors.index.json").write_text("{}")
 
 
+TWO = ["a.pt", "a.pt"]
+
+
 @pytest.mark.parametrize(
     ("damage", "arguments", "message"),
     [
         (None, ["nowhere"], "nowhere: no weights found; choices: files *.safetensors"),
-        (None, [".", "--average", "tali=1"], "--average=tali=1: unknown; choices: exponential"),
-        (None, [".", "--average", "tail=2"], "--average=tail=2: fraction=2.0 must be above 0"),
-        (None, [".", "--average", "tail=x"], "--average=tail=x: could not convert string"),
-        (None, [".", "--average", "last=9"], "must be between 1 and 1, the number of files"),
+        (None, ["."], "a.pt: the only file; an average needs two or more"),
         (None, [".", "--phase", "1"], ".: --figure and --phase need a run folder"),
-        (None, [".", "--output", "/proc/nowhere"], "--output=/proc/nowhere: cannot write"),
+        (None, [*TWO, "--average", "tali=1"], "--average=tali=1: unknown; choices: exponential"),
+        (None, [*TWO, "--average", "tail=2"], "--average=tail=2: fraction=2.0 must be above 0"),
+        (None, [*TWO, "--average", "tail=x"], "--average=tail=x: could not convert string"),
+        (None, [*TWO, "--average", "last=9"], "must be between 1 and 2, the number of files"),
+        (None, [*TWO, "--average", "rna=nan"], "rho=nan must be finite"),
+        (None, [*TWO, "--average", "rna=-1"], "rho=-1.0 must be finite"),
+        (None, [*TWO, "--average", "uniform=3"], "--average=uniform=3: takes no value"),
+        (None, [*TWO, "--output", "/proc/nowhere"], "--output=/proc/nowhere: cannot write"),
+        (None, [*TWO, "--stored", "1:2"], "--stored: 1 values for 2 files"),
+        (None, [*TWO, "--average=last", "--stored", "1:2", "2:2"], "with --stored, only power=γ"),
+        (
+            None,
+            [*TWO, "--average=power=3", "--stored", "1-2", "2:2"],
+            "--stored=1-2 2:2: not enough values",
+        ),
         (other_tensors, ["."], "file 1 of 2: has other tensors than the last file"),
         (truncated, ["."], "b.pt: no readable weights"),
         (no_tensors, ["."], "b.pt: epoch is not a tensor"),
         (malicious, ["."], "b.pt: no readable weights"),
         (legacy_malicious, ["."], "b.pt: no readable weights"),
-        (empty_index, ["."], "b: no readable weights (KeyError: 'weight_map')"),
-        (None, [".", "--average", "rna"], "--average=rna: needs two files or more"),
-        (None, [".", "--average", "bema"], "--average=bema: needs two files or more"),
-        (None, ["a.pt", "a.pt", "--average", "rna=nan"], "rho=nan must be finite"),
-        (None, ["a.pt", "a.pt", "--average", "rna=-1"], "rho=-1.0 must be finite"),
-        (None, [".", "--stored", "1:2", "2:2"], "--stored: 2 values for 1 files"),
-        (None, [".", "--average", "last", "--stored", "1:2"], "with --stored, only power=γ"),
-        (None, [".", "--average", "power=3", "--stored", "1-2"], "--stored=1-2: not enough values"),
-        (None, [".", "--average", "uniform=3"], "--average=uniform=3: takes no value"),
+        (empty_index, ["a.pt", "b"], "b: no readable weights (KeyError: 'weight_map')"),
     ],
 )
 def test_a_mistake_is_reported_in_one_line(
