@@ -1,9 +1,9 @@
 """Observers: averages that are evaluated during a run but never applied."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from types import SimpleNamespace
-from typing import Any
+from typing import Any, Self
 
 import pytest
 from conftest import (
@@ -16,6 +16,7 @@ from conftest import (
     untimed,
     weights_of,
 )
+from torch import nn
 from training.test_methods import UNSAVED
 
 import train
@@ -113,12 +114,30 @@ def test_observers_are_evaluated_as_often_as_the_average(compose_settings: Compo
     assert result["with_bn_pass"]["epochs_tested"] == 5
 
 
-def test_an_observer_of_a_phase_starts_from_the_average_that_replaced_the_weights(
-    compose_settings: Compose,
+class PartlyFrozen(nn.Sequential):
+    """A network with a BatchNorm layer that always stays in eval mode."""
+
+    def __init__(self, num_classes: int, in_channels: int, image_size: int) -> None:
+        pixels = in_channels * image_size**2
+        frozen = nn.BatchNorm1d(8)
+        super().__init__(nn.Flatten(), nn.Linear(pixels, 8), frozen, nn.Linear(8, num_classes))
+
+    def train(self, mode: bool = True) -> Self:
+        super().train(mode)
+        self[2].eval()
+        return self
+
+
+OWN = ("~model.width", "~model.pools", f"model._target_={__name__}.PartlyFrozen")
+
+
+@pytest.mark.parametrize("network", [(), OWN], ids=["", "partly frozen"])
+def test_an_observer_equals_the_average_that_replaces_the_weights(
+    compose_settings: Compose, network: Sequence[str]
 ) -> None:
     ours = ("averaging=phasewise", "averaging/weights=bema")  # which uses a phase's first weights
     same = ("+averaging@observers.same=phasewise", "averaging/weights@observers.same.weights=bema")
-    settings = compose_settings(*UNSAVED, *ours, *same)
+    settings = compose_settings(*UNSAVED, *network, *ours, *same)
     train.run(settings)
     ends = [line for line in untimed(history_of(settings)) if "replaced" in line]
     assert len(ends) == 3
