@@ -4,7 +4,7 @@ import importlib
 import json
 import multiprocessing
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -35,11 +35,11 @@ TINY = (  # 8 steps an epoch of a network of 4,000 parameters: under a second fo
 TIMES = ("seconds", "images_per_second")
 
 
-def untimed(value: Any) -> Any:
-    """Return metrics without times and speeds."""
+def untimed(value: Any, names: Sequence[str] = TIMES) -> Any:
+    """Return metrics without times and speeds, or without other `names`."""
     if isinstance(value, dict):
-        return {k: untimed(v) for k, v in value.items() if k not in TIMES}
-    return [untimed(item) for item in value] if isinstance(value, list) else value
+        return {k: untimed(v, names) for k, v in value.items() if k not in names}
+    return [untimed(item, names) for item in value] if isinstance(value, list) else value
 
 
 def also_slow(*parameters: Any) -> list[Any]:

@@ -26,8 +26,6 @@ columns:
   again: [averaging=none]
 """
 
-OTHERS = ("wrn28_10", "resnet34", "densenet121")
-
 
 def request_for(composed: Callable[[Sequence[str]], DictConfig], *arguments: str) -> Request:
     return read_request(arguments, OPTIONS, composed)

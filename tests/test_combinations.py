@@ -8,7 +8,7 @@ from pathlib import Path
 import conftest
 import pytest
 import torch
-from conftest import REPOSITORY, Prompt, also_slow
+from conftest import REPOSITORY, Prompt
 from omegaconf import OmegaConf
 from torch import nn
 
@@ -39,13 +39,11 @@ def composed(*overrides: str) -> Settings:
     return check(conftest.composed(*overrides))
 
 
-@pytest.mark.parametrize("dataset", [GROUPS["dataset"][0], *also_slow(*GROUPS["dataset"][1:])])
-def test_a_chosen_option_has_priority_over_what_others_set(dataset: str) -> None:
+def test_a_chosen_option_has_priority_over_what_others_set() -> None:
     """With each network; the options of the other groups take turns."""
     turns = {group: cycle(options) for group, options in GROUPS.items()}
     for model in GROUPS["model"]:
         choice = {group: next(options) for group, options in turns.items()}
-        choice |= {"dataset": dataset, "model": model}
         options = [f"{group}={option}" for group, option in choice.items()]
         settings = composed(*options, *NEEDED.get(model, []))
         for group in choice.keys() - {"preset"}:
@@ -196,27 +194,6 @@ def test_parts_in_lists_and_mappings_are_checked_and_built() -> None:
     part["steps"][1] = {**inner, "size": "wide"}
     with pytest.raises(UserError, match=r"model.steps\[1\].size='wide': .*integer"):
         check(OmegaConf.create({**known, "model": part}))
-
-
-def with_options(widths: tuple[int, ...], depth: "Unreadable" = 3, **rest: int) -> Box:  # noqa: F821
-    """Hints as people write them: a tuple, a name that is not imported, whatever else comes."""
-
-
-def test_annotations_of_user_code_are_converted() -> None:
-    known = composed("dataset=digits").model_dump(mode="json")
-
-    def checked(**options: object) -> dict[str, object]:
-        config = dict(known)
-        config["model"] = {"_target_": "test_combinations.with_options", **options}
-        return check(OmegaConf.create(config)).model
-
-    model = checked(widths=[4, 8], depth=2, more=1)
-    assert list(model["widths"]) == [4, 8]
-    assert (model["depth"], model["more"]) == (2, 1)
-    with pytest.raises(UserError, match=r"model.widths=\[4, 'a'\]: .*integer"):
-        checked(widths=[4, "a"])
-    with pytest.raises(UserError, match=r"model.widths=3: .*tuple"):
-        checked(widths=3)
 
 
 class OwnData:

@@ -21,6 +21,8 @@ PAGES = sorted([*REPOSITORY.glob("*.md"), *(REPOSITORY / "docs").glob("*.md")])
 OWN = (REPOSITORY / "docs/own.md").read_text()
 AVERAGER = (REPOSITORY / "docs/averager.md").read_text()
 README = (REPOSITORY / "README.md").read_text()
+ERROR = re.compile(r"\b\d+\.\d\d ± \d+\.\d\d\b")
+"""A mean and a standard deviation."""
 
 
 def anchors(page: Path) -> set[str]:
@@ -56,6 +58,16 @@ def test_the_documented_lines_read_records(page: str, monkeypatch: pytest.Monkey
     exec(code, names)
     assert {"run_id", "test_error"} <= set(names["runs"])
     assert {"run_id", "epoch"} <= set(names["metrics"])
+
+
+@pytest.mark.parametrize("page", ["README.md", "docs/index.md"])
+def test_the_shown_errors_are_published_results(page: str) -> None:
+    pages = ("*/tables/*.md", "*/claims.md", "demo/*.md")
+    results = [path for pattern in pages for path in (REPOSITORY / "results").glob(pattern)]
+    published = {error for path in results for error in ERROR.findall(path.read_text())}
+    shown = ERROR.findall((REPOSITORY / page).read_text())
+    assert shown
+    assert [error for error in shown if error not in published] == []
 
 
 @pytest.mark.slow

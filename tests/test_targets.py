@@ -128,23 +128,28 @@ def annotated(
     colour: Colour,
     sizes: dict[str, tuple[int, ...]],
     rate: float = 0.5,
+    depth: "Unreadable" = 3,  # noqa: F821 -- as people write them: a name that is not imported
+    **rest: int,
 ) -> nn.Module:
     network = nn.Linear(1, 1)
-    network.options = file, files, layers, colour.value, sizes, rate
+    network.options = file, files, layers, colour.value, sizes, rate, depth, rest
     return network
 
 
 def test_arguments_have_the_types_of_their_annotations(config: DictConfig) -> None:
     values = {"file": "a", "files": ["b"], "layers": [2, 1], "colour": "red", "sizes": {"c": [3]}}
+    values |= {"depth": 2, "more": 1}
     settings = check(with_target(config, "model", "test_targets.annotated", **values, rate=1))
     assert (
         settings.run_id
         == check(with_target(config, "model", "test_targets.annotated", **values, rate=1.0)).run_id
     )
-    expected = Path("a"), [Path("b")], {1, 2}, "red", {"c": (3,)}, 1.0
+    expected = Path("a"), [Path("b")], {1, 2}, "red", {"c": (3,)}, 1.0, 2, {"more": 1}
     assert build("model", settings.model).options == expected
     assert settings.model["layers"] == [1, 2]  # a set has no order of its own
-    for name, wrong in {"file": 3, "rate": "0.5", "colour": "blue", "layers": [1.5]}.items():
+    mistakes = [("file", 3), ("rate", "0.5"), ("colour", "blue"), ("layers", [1.5])]
+    mistakes += [("sizes", {"c": [4, "a"]}), ("sizes", {"c": 3})]
+    for name, wrong in mistakes:
         changed = with_target(config, "model", "test_targets.annotated", **{**values, name: wrong})
         with pytest.raises(UserError, match=rf"^model\.{name}="):
             check(changed)

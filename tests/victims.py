@@ -9,20 +9,16 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from hydra.conf import HydraConf
 from hydra.core.global_hydra import GlobalHydra
-from hydra.core.hydra_config import HydraConfig
-from hydra.types import RunMode
-from omegaconf import OmegaConf
 
 import phaseavg.runs.files
 import phaseavg.tracking
 import phaseavg.training.loop
 import phaseavg.training.step
 import train
-from phaseavg.cli import command_line, report_errors
+from phaseavg.cli import command_line
 from phaseavg.config import Settings
-from phaseavg.errors import Diverged, Interrupted
+from phaseavg.errors import Interrupted
 from phaseavg.runs.folder import RunFolder
 
 
@@ -142,19 +138,6 @@ def train_and_die_at(settings: Settings, event: str, count: int) -> None:
         step = phaseavg.training.step
         step.count_wrong = and_at(count, step.count_wrong, die)
     train_quietly(settings)
-
-
-def fail_as_a_job() -> None:
-    """Fail like a Hydra job in a launcher's worker process, without `command_line`."""
-
-    def job(_: Any) -> None:
-        outcome = {"reason": "the weights are no longer finite", "step": 3, "epoch": 1}
-        raise Diverged({**outcome, "learning_rate": 0.1})
-
-    hydra = OmegaConf.structured(HydraConf(mode=RunMode.MULTIRUN))
-    hydra.job.name = "run 1 of 1"
-    HydraConfig.instance().set_config(OmegaConf.create({"hydra": hydra}))
-    report_errors(job)(OmegaConf.create({}))
 
 
 def count_steps(file: Path) -> None:

@@ -218,10 +218,3 @@ def test_invalid_arguments_give_a_one_line_message_and_status_2(
     assert output_texts.out == "" and output_texts.err.count("\n") == 1
     assert output_texts.err.startswith(message)
     assert not output.exists()
-
-
-def test_every_stored_record_has_rounds() -> None:
-    paths = sorted(common.RESULTS.glob("*.jsonl"))
-    assert [path.stem for path in paths] == ["averaging", "gpu", "input", "training"]
-    for record in (json.loads(line) for path in paths for line in path.open()):
-        assert {"date", "device", "threads", "versions", "options", "rounds"} <= set(record)

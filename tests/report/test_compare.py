@@ -1,6 +1,5 @@
 """Comparison of groups of runs: settings, errors and curves, with made records."""
 
-import json
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -134,15 +133,7 @@ def test_curves_show_the_metrics_and_their_mean(compose_settings: Settled, tmp_p
 def test_runs_that_diverged_in_their_first_epoch_have_a_figure_without_curves(
     compose_settings: Settled, tmp_path: Path
 ) -> None:
-    settings = compose_settings(*TINY)
-    leave(settings, 20.0)
-    (folder,) = (tmp_path / "runs").glob("digits-*")
-    result = json.loads((folder / "result.json").read_text())
-    lost = {"reason": "the training loss became nan", "step": 1, "epoch": 1, "learning_rate": 0.1}
-    (folder / "result.json").write_text(
-        json.dumps({**result, "status": "diverged", "epochs": 0, **lost})
-    )
-    (folder / "metrics.jsonl").write_text("")
+    make_record(compose_settings(*TINY), None, metrics=[])
     above, _ = figure(*read(tmp_path / "runs")).axes
     assert not any(len(line.get_xdata()) for line in above.get_lines())
 

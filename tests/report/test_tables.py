@@ -196,6 +196,20 @@ def test_the_script_writes_blanks_for_cells_without_runs(script: Prompt, tmp_pat
     assert "26.74" not in tenth  # another network
 
 
+@pytest.mark.slow
+@pytest.mark.parametrize("scale", ["full", "tenth"])
+def test_the_published_tables_are_those_of_the_published_records(
+    script: Prompt, tmp_path: Path, scale: str
+) -> None:
+    (tmp_path / "results").symlink_to(REPOSITORY / "results")
+    shown = {p.name: p.read_text() for p in (REPOSITORY / "results" / scale).glob("tables/*.md")}
+    paper = read_paper(REPOSITORY / "results/paper.csv").index.unique("table")
+    for table in ("all", *({Path(name).stem for name in shown} - {*paper})):
+        typed = [f"table={table}", *([] if scale == "full" else [f"scale={scale}"])]
+        assert script("tables", *typed, "--output", "written")[0] == 0
+    assert {p.name: p.read_text() for p in (tmp_path / "written/tables").glob("*.md")} == shown
+
+
 def test_whole_tables_include_additional_seeds() -> None:
     paper = read_paper(REPOSITORY / "results/paper.csv")
     typed = ["table=t1d", "model=cnn13", "seed=0,7", "+averaging@observers.swa=uniform"]

@@ -16,6 +16,7 @@ def test_a_finished_run_is_repeated_only_with_rerun(prompt: Prompt, tmp_path: Pa
     status, out, err = prompt(*TINY)
     assert (status, err) == (0, "")
     assert "test error" in out.splitlines()[-1]
+    assert not (tmp_path / "runs" / "wandb").exists()
     (result,) = tmp_path.glob("runs/*/result.json")
     before = result.read_bytes()
     status, again, _ = prompt(*TINY)
@@ -37,7 +38,7 @@ def test_a_finished_run_is_repeated_only_with_rerun(prompt: Prompt, tmp_path: Pa
     assert result.with_name("result.json.previous").read_bytes() == before
 
 
-def test_a_finished_run_reports_its_execution_and_differences(
+def test_a_finished_run_in_records_dir_reports_its_execution_and_differences(
     prompt: Prompt, tmp_path: Path
 ) -> None:
     prompt(*TINY)
@@ -49,12 +50,15 @@ def test_a_finished_run_reports_its_execution_and_differences(
     execution |= {"device": "cuda:0", "device_name": "NVIDIA H100", "precision": "bf16"}
     execution |= {"deterministic": False, "channels_last": False}
     path.write_text(json.dumps(result))
+    (tmp_path / "runs").rename(tmp_path / "kept")
+    where = f"kept/{path.parent.name}: finished before"
     computed = ": bf16, not deterministic on NVIDIA H100, 2026-11-26; add rerun=true to repeat it"
+    kept = (*TINY, "records_dir=kept")
     auto = ("execution.device=auto", "execution.deterministic=false", "execution.precision=auto")
-    assert f"finished before{computed}" in prompt(*TINY, *auto)[1]
+    assert f"{where}{computed}" in prompt(*kept, *auto)[1]
     differences = "with execution.precision=bf16, not fp32, with execution.device=cuda, not cpu"
     requested = (*auto[1:2], "execution.precision=fp32", "execution.device=cpu")
-    assert f"finished before, {differences}{computed}" in prompt(*TINY, *requested)[1]
+    assert f"{where}, {differences}{computed}" in prompt(*kept, *requested)[1]
 
 
 @pytest.mark.slow
@@ -88,13 +92,3 @@ def test_a_run_finished_by_another_process_is_not_repeated(
     assert status == 0
     assert "finished before" in out
     assert result.read_bytes() == content
-
-
-def test_a_run_is_found_in_records_dir(prompt: Prompt, tmp_path: Path) -> None:
-    prompt(*TINY)
-    (folder,) = (tmp_path / "runs").iterdir()
-    (tmp_path / "kept").mkdir()
-    folder.rename(tmp_path / "kept" / folder.name)
-    status, out, _ = prompt(*TINY, "records_dir=kept")
-    assert status == 0
-    assert f"kept/{folder.name}: finished before" in out

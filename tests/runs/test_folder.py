@@ -7,6 +7,7 @@ import json
 import os
 import shutil
 import signal
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +18,6 @@ from torch import nn
 
 from phaseavg.errors import Interrupted, NotStarted, UserError
 from phaseavg.runs import folder as folder_module
-from phaseavg.runs import weights
 from phaseavg.runs.files import write_atomically
 from phaseavg.runs.folder import (
     RunFolder,
@@ -26,36 +26,32 @@ from phaseavg.runs.folder import (
     read_result,
     record_failure,
 )
+from phaseavg.runs.weights import write_weights
 
 
-def test_a_failed_write_keeps_the_old_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    path = tmp_path / "run" / "result.json"
+@pytest.mark.parametrize(
+    "write",
+    [
+        lambda path: write_atomically(path, b"new"),
+        lambda path: write_weights(nn.Linear(1, 1), path, "a"),
+    ],
+    ids=["bytes", "weights"],
+)
+def test_a_full_disk_keeps_the_old_file(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, write: Callable[[Path], object]
+) -> None:
+    path = tmp_path / "run" / "written"
     path.parent.mkdir()
-    write_atomically(path, b"old")
+    path.write_bytes(b"old")
 
     def full(_: int) -> None:
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr("os.fsync", full)
-    with pytest.raises(UserError, match="No space left on device"):
-        write_atomically(path, b"new")
+    with pytest.raises(UserError, match=r"run/written.*No space left on device"):
+        write(path)
     assert path.read_bytes() == b"old"
     assert list(path.parent.iterdir()) == [path]
-
-
-def test_a_full_disk_keeps_the_old_weights(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    path = tmp_path / "weights.safetensors"
-    path.write_text("old")
-
-    def full(model: nn.Module, name: str, about: dict[str, str]) -> None:
-        Path(name).write_text("half")
-        raise OSError(28, "No space left on device")
-
-    monkeypatch.setattr(weights, "save_model", full)
-    with pytest.raises(UserError, match=r"cannot write .*/weights.safetensors .*No space"):
-        weights.write_weights(nn.Linear(1, 1), path, "a")
-    assert path.read_text() == "old"
-    assert list(tmp_path.iterdir()) == [path]
 
 
 def test_a_checkpoint_is_restored_exactly(tmp_path: Path) -> None:

@@ -104,13 +104,32 @@ def test_keys_are_equal_if_and_only_if_the_epochs_are(base: Settings) -> None:
     assert min(found.count(True), found.count(False)) > 200
 
 
+class WarmUp(Schedule):
+    """A user's schedule with another rate in its first epoch."""
+
+    def factor(self, step: int, steps_per_epoch: int) -> float:
+        return 0.1 if step < steps_per_epoch else super().factor(step, steps_per_epoch)
+
+
+UNKNOWN = {"_target_": "phaseavg.averaging.Averager"}
+"""An averaging whose windows are unknown."""
+
+OWN_SCHEDULE = {"_target_": f"{__name__}.WarmUp", "epochs": [2, 2, 1], "factors": [1, 0.1, 0.01]}
+
+
 @pytest.mark.parametrize(
-    ("averaging", "limit"), [*zip(AVERAGINGS, [5, 2, 2, 2, 5, 5], strict=True)]
+    ("changes", "limit"),
+    [
+        *zip([{"averaging": a} for a in AVERAGINGS], [5, 2, 2, 2, 5, 5], strict=True),
+        ({"averaging": UNKNOWN}, 0),
+        ({"observers": {"mine": UNKNOWN}}, 0),
+        ({"schedule": OWN_SCHEDULE}, 0),
+    ],
 )
-def test_a_run_shares_until_its_weights_are_replaced(
-    base: Settings, averaging: dict[str, Any], limit: int
+def test_a_run_shares_until_its_weights_are_replaced_if_its_windows_and_rates_are_known(
+    base: Settings, changes: dict[str, Any], limit: int
 ) -> None:
-    assert Prefixes(base.model_copy(update={"averaging": averaging})).limit == limit
+    assert Prefixes(base.model_copy(update=changes)).limit == limit
 
 
 @pytest.mark.parametrize("name", ["dataset", "model", "optimizer"])
@@ -136,12 +155,6 @@ def test_averages_with_equal_windows_have_equal_identities() -> None:
     assert identity(AVERAGINGS[0], [80], 80) is None
 
 
-def test_a_run_with_unknown_windows_shares_nothing(base: Settings) -> None:
-    part = {"_target_": "phaseavg.averaging.Averager"}
-    assert Prefixes(base.model_copy(update={"averaging": part})).limit == 0
-    assert Prefixes(base.model_copy(update={"observers": {"mine": part}})).limit == 0
-
-
 def test_the_execution_includes_all_that_can_change_results(base: Settings) -> None:
     cpu = torch.device("cpu")
 
@@ -153,6 +166,7 @@ def test_the_execution_includes_all_that_can_change_results(base: Settings) -> N
 
     assert execution() == execution(workers=3) == execution(device="cpu")
     changes = [{"precision": "bf16"}, {"compile": True}, {"channels_last": True}]
+    changes.append({"deterministic": False})
     assert all(execution(**change) != execution() for change in changes)
     one_thread = execution()
     torch.set_num_threads(2)
@@ -231,18 +245,6 @@ def test_a_prefix_that_cannot_be_read_stays(
 
 def raise_stale(path: Path) -> bytes:
     raise OSError(116, "Stale file handle")
-
-
-class WarmUp(Schedule):
-    """A user's schedule with another rate in its first epoch."""
-
-    def factor(self, step: int, steps_per_epoch: int) -> float:
-        return 0.1 if step < steps_per_epoch else super().factor(step, steps_per_epoch)
-
-
-def test_a_run_with_its_own_kind_of_schedule_shares_nothing(base: Settings) -> None:
-    part = {**base.schedule, "_target_": f"{__name__}.WarmUp"}
-    assert Prefixes(base.model_copy(update={"schedule": part})).limit == 0
 
 
 def test_a_prefix_removed_during_loading_is_ignored(tmp_path: Path) -> None:

@@ -1,6 +1,7 @@
 """Records are read as plain data; damaged records are reported."""
 
 import json
+import shlex
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -46,6 +47,8 @@ def test_records_load_with_their_exact_numbers(
     assert sorted(runs["status"]) == ["diverged", "finished", "finished"]
     first = runs.set_index("path").loc[two_runs[0].run_folder]
     assert (first["test_error"], first["seed"], first["model.width"]) == (4.5, 0, 0.125)
+    spent = (first["method_seconds"], first["averaging_seconds"], first["seconds"])
+    assert spent == (101.0, 1.0, 111.0)
     assert first["averaging"] == "phasewise"
     assert first["averaging._target_"].endswith(".Phasewise")
     assert first["overrides"] == "preset=demo seed=0"
@@ -186,12 +189,13 @@ STUDIES = sorted((REPOSITORY / "results").glob("**/records"))
 
 
 @pytest.mark.parametrize("study", STUDIES, ids=lambda path: path.parent.name)
-def test_the_repositorys_records_are_intact_and_their_overrides_give_their_ids(
+def test_the_repositorys_records_equal_their_csv_and_their_overrides_give_their_ids(
     study: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     runs, _ = load_runs(study)
     assert len(runs) == len(list(study.iterdir()))
     assert capsys.readouterr().err == ""
+    assert (study.parent / "runs.csv").read_text() == runs.drop(columns="path").to_csv(index=False)
     with composing(REPOSITORY / "conf") as (_, compose):
-        for run in (runs.iloc[0], runs.iloc[-1]):
-            assert check(compose(run["overrides"].split())).run_id == run["run_id"]
+        for run in runs.drop_duplicates("group").to_dict("records"):
+            assert check(compose(shlex.split(run["overrides"]))).run_id == run["run_id"]

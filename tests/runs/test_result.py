@@ -5,7 +5,7 @@ from typing import Any
 import pytest
 from made_records import metrics_line
 
-from phaseavg.runs.result import cost, summarise_errors
+from phaseavg.runs.result import cost, summarise_errors, summary
 
 
 def observed(error: float) -> dict[str, Any]:
@@ -48,6 +48,14 @@ def test_errors_are_those_of_the_weights_after_replacement() -> None:
     assert plain.items() >= part(19.0, 19.0, 4, 4).items()
     assert plain["with_bn_pass"] == part(19.5, 19.5, 4, 2)
     assert plain["without_bn_pass"] == part(19.0, 19.0, 4, 4)
+
+
+def test_the_last_line_of_a_run_shows_its_errors_and_its_cost() -> None:
+    result = {"status": "finished", **summarise_errors(HISTORY, {}), **cost(HISTORY)}
+    assert summary(result) == (
+        "test error 21.00 % (average; weights before: 19.00 %, 19.50 % after a BatchNorm pass), "
+        "best 20.00 % at epoch 2; 4 epochs in 12.0 s, 10 images/s"
+    )
 
 
 def test_observers_have_their_own_errors() -> None:

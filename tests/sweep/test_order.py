@@ -224,13 +224,6 @@ def test_a_prefix_must_not_change_the_run(new_run: MakeRun) -> None:
             prefix_settings(changed(run, share=share).settings)
 
 
-def test_shared_epochs_are_counted_once(new_run: MakeRun) -> None:
-    """SGD for 2 + 3 epochs, averaging at the end, averaging after 2, and an unrelated run."""
-    runs = [new_run([2, 3], "none"), new_run([2, 3], "end"), new_run([2, 1], "phasewise")]
-    runs += [new_run([3, 1], "none", seed) for seed in (0, 1)]
-    assert shared_epochs(runs) == 5 + 1 + 2 + 4
-
-
 def test_shared_epochs_of_cells_match_a_count_by_hand(all_runs: dict[str, Run]) -> None:
     def different(wanted: Callable[[Cell, int], bool]) -> int:
         return shared_epochs(

@@ -18,7 +18,7 @@ from phaseavg.errors import UserError
 from phaseavg.runs.folder import RunFolder
 from phaseavg.sweep import sweeper
 from phaseavg.training import loop, sharing
-from phaseavg.training.sharing import Sharing
+from phaseavg.training.sharing import Sharing, adapt_metrics
 
 AVERAGINGS = "averaging=none,phasewise,rna,end"
 STEPS = 4
@@ -175,6 +175,16 @@ def test_concurrent_sweeps_train_each_prefix_once(
     assert len(file.read_bytes()) <= DIFFERENT_STEPS + 1
 
 
+def test_a_run_inherits_the_seconds_of_its_own_averages_only() -> None:
+    average = {"error": 5.0, "seconds": {"averaging": 2.0, "evaluation": 3.0}}
+    seconds = {"train": 10.0, "evaluation": 1.0, "averaging": 0.1, "observers": 5.0}
+    line = {"epoch": 1, "seconds": seconds, "observers": {"g": average}}
+    own = adapt_metrics(line, {"average": "g"}, SimpleNamespace(observers={}))
+    assert own["seconds"] == {"train": 10.0, "evaluation": 4.0, "averaging": 2.0}
+    observed = adapt_metrics(line, {"swa": "g"}, SimpleNamespace(observers={"swa": None}))
+    assert observed["seconds"] == seconds | {"averaging": 0.0}
+
+
 def test_a_later_sweep_with_other_averages_trains_the_prefix_again_once(
     prompt: Prompt, tmp_path: Path, steps: list[int]
 ) -> None:
@@ -217,22 +227,17 @@ def test_a_prefix_leaves_an_equal_run_as_it_is(prompt: Prompt, tmp_path: Path) -
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("options", [["execution.deterministic=false"], []])
 def test_a_later_sweep_with_another_execution_trains_its_own_prefix(
-    prompt: Prompt,
-    tmp_path: Path,
-    steps: list[int],
-    monkeypatch: pytest.MonkeyPatch,
-    options: list[str],
+    prompt: Prompt, tmp_path: Path, steps: list[int], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     command = ("-m", *SHORT, "averaging=phasewise,rna")
     assert prompt(*command)[0] == 0
     for folder in tmp_path.glob("runs/*-phasewise*"):
         shutil.rmtree(folder)
     steps.clear()
-    if not options:  # as after an update of torch, in the same folder
-        monkeypatch.setattr(sharing, "execution_of", lambda *_: {"torch": "9.9"})
-    status, _, err = prompt(*command, *options)
+    # As after an update of torch, in the same folder.
+    monkeypatch.setattr(sharing, "execution_of", lambda *_: {"torch": "9.9"})
+    status, _, err = prompt(*command)
     assert (status, err) == (0, "")
     assert len(steps) == STEPS * (2 + 3 + 3)
 
@@ -271,6 +276,7 @@ def test_runs_of_a_diverged_prefix_report_the_divergence(prompt: Prompt, tmp_pat
     assert status == 1
     assert "2 diverged" in err.splitlines()[-1]
     assert [result["status"] for result in results(tmp_path / "runs")] == ["diverged"] * 2
+    assert not list(tmp_path.rglob("failure.json"))  # neither runs nor the prefix have failed
 
 
 def test_runs_finish_if_a_full_disk_prevents_saving_a_prefix(
@@ -329,33 +335,16 @@ def test_the_prefix_folder_may_be_deleted_at_any_time(
 
 
 @pytest.mark.slow
-def test_runs_with_an_interrupted_prefix_are_not_started(
+def test_sweeps_with_other_averages_do_not_disturb_an_interrupted_prefix(
     prompt: Prompt, tmp_path: Path, steps: list[int], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Otherwise they would train the prefix's epochs again."""
-    command = ("-m", *SHORT, "averaging=none,phasewise,rna")
     with monkeypatch.context() as later:
         # Only a run that is training detects the deadline.
         clock = SimpleNamespace(time=lambda: time.time() + 3 * 3600 * (len(steps) >= 3))
         later.setattr(loop, "time", clock)
         later.setattr(sweeper, "time", clock)
-        status, out, _ = prompt(*command, "budget=2h")
+        status, _, _ = prompt("-m", *SHORT, "averaging=phasewise,rna", "budget=2h")
     assert (status, len(steps)) == (0, 3)
-    assert "sweep: 0 finished" in out
-    status, out, _ = prompt(*command)
-    assert (status, len(steps)) == (0, STEPS * (5 + 3 + 3))
-
-
-@pytest.mark.slow
-def test_sweeps_with_other_averages_do_not_disturb_an_interrupted_prefix(
-    prompt: Prompt, tmp_path: Path, steps: list[int], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    with monkeypatch.context() as later:
-        clock = SimpleNamespace(time=lambda: time.time() + 3 * 3600 * (len(steps) >= 3))
-        later.setattr(loop, "time", clock)
-        later.setattr(sweeper, "time", clock)
-        prompt("-m", *SHORT, "averaging=phasewise,rna", "budget=2h")
-    assert len(steps) == 3
     assert prompt("-m", *SHORT, "averaging.weights.gamma0=0.5,0.7,0.8")[0] == 0
     assert len(steps) == 3 + STEPS * (2 + 3 * 3)
     assert prompt("-m", *SHORT, "averaging=phasewise,rna")[0] == 0

@@ -21,6 +21,7 @@ from training.test_methods import UNSAVED
 
 import train
 from phaseavg.averaging import Averager
+from phaseavg.training import loop
 from phaseavg.training import state as state_module
 from phaseavg.training.step import Step
 
@@ -44,10 +45,16 @@ AS_A_RUN = {
 }
 
 
-def test_seconds_on_observers_do_not_count_as_averaging(
-    compose_settings: Compose, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """Uses a fake clock: a step takes two seconds, an average one second, all else none."""
+Seconds = Callable[..., list[dict[str, float]]]
+
+
+@pytest.fixture
+def seconds_of(compose_settings: Compose, monkeypatch: pytest.MonkeyPatch) -> Seconds:
+    """Return a function that trains a run, and returns the seconds of each epoch by kind.
+
+    Uses a fake clock: a step takes two seconds, an average one second, and a BatchNorm pass
+    `batchnorm` seconds; all else none.
+    """
     now = 0
 
     def taking(seconds: int, function: Callable[..., Any]) -> Callable[..., Any]:
@@ -58,14 +65,31 @@ def test_seconds_on_observers_do_not_count_as_averaging(
 
         return timed
 
+    def spent(*overrides: str, batchnorm: int = 0) -> list[dict[str, float]]:
+        recompute = taking(batchnorm, loop.recompute_batchnorm)
+        monkeypatch.setattr(loop, "recompute_batchnorm", recompute)
+        settings = compose_settings(*UNSAVED, *overrides)
+        train.run(settings)
+        kinds = [line["seconds"].items() for line in history_of(settings)]
+        return [{kind: seconds for kind, seconds in of_epoch if seconds} for of_epoch in kinds]
+
     monkeypatch.setattr(state_module, "time", SimpleNamespace(perf_counter=lambda: now))
     monkeypatch.setattr(Step, "__call__", taking(2, Step.__call__))
     monkeypatch.setattr(Averager, "epoch_end", taking(1, Averager.epoch_end))
-    settings = compose_settings(*UNSAVED, "averaging=none", *OBSERVERS)
-    train.run(settings)
-    for line in history_of(settings):
-        seconds = {kind: spent for kind, spent in line["seconds"].items() if spent}
-        assert seconds == {"train": 16, "averaging": 1, "observers": len(AS_A_RUN)}
+    return spent
+
+
+def test_seconds_on_observers_do_not_count_as_averaging(seconds_of: Seconds) -> None:
+    expected = {"train": 16, "averaging": 1, "observers": len(AS_A_RUN)}
+    assert seconds_of("averaging=none", *OBSERVERS) == [expected] * 5
+
+
+def test_the_batchnorm_pass_of_an_average_that_replaces_the_weights_counts_as_averaging(
+    seconds_of: Seconds,
+) -> None:
+    within = {"train": 16, "averaging": 1}
+    end = {"train": 16, "averaging": 1 + 3, "evaluation": 3}  # the weights are tested with a pass
+    assert seconds_of("averaging=phasewise", batchnorm=3) == [within, end, within, end, end]
 
 
 @pytest.mark.slow
