@@ -1,4 +1,8 @@
-"""The paper's 13-layer VGG-like network (Laine and Aila, 2017, without dropout)."""
+"""The 13-layer VGG-like network, as in public code of the paper's author.
+
+The paper cites Tarvainen and Valpola (2017), whose network has 1×1 convolutions at the end, leaky
+ReLU, dropout, input noise and weight normalisation.
+"""
 
 from torch import Tensor, nn
 
@@ -12,8 +16,7 @@ class CNN13(nn.Module):
     convolution with 512 channels. Initialisation: Kaiming-normal, fan-out (He et al., 2015); linear
     weights N(0, 0.01²). 4,432,522 parameters for 10 classes.
 
-    `width` multiplies all channel counts. `pools` is the number of max-pools: 2 as in the paper, or
-    1 for images smaller than 12 pixels.
+    `width` multiplies all channel counts. `pools` is the number of max-pools; 1 is for images smaller than 12 pixels.
 
     Raises:
         ValueError: if `width` or `pools` is out of range, or the images are too small.
