@@ -28,11 +28,15 @@ Part = dict[str, Any]
 STRICT = ConfigDict(strict=True, allow_inf_nan=False, arbitrary_types_allowed=True)
 """Numbers must not be booleans, strings, NaN or infinite."""
 
-OWN = (
+RECORDED = (
     *("phaseavg.averaging", "phaseavg.data", "phaseavg.models", "phaseavg.optim"),
-    *("phaseavg.phases", "torch.optim", "torchvision.models", "timm"),
+    *("phaseavg.phases", "torch.optim", "torchvision.models"),
 )
-"""Modules whose classes and functions a record may name."""
+"""Modules whose classes and functions a record may name; not those of their submodules, which may
+load files that execute code."""
+
+OWN = (*RECORDED, "timm")
+"""Modules whose functions a user's config may name."""
 
 KINDS = {
     "dataset": "phaseavg.data.DataSet",
@@ -65,11 +69,14 @@ def _is_within(name: str, modules: Iterable[str]) -> bool:
 
 
 def require_allowed(config: Any, extra: Iterable[str]) -> None:
-    """Raise a UserError if a record has a target outside `OWN` and `extra`. Imports nothing."""
+    """Raise a UserError if a record has a target that is not directly in `RECORDED`, or in `extra`.
+
+    Imports nothing.
+    """
     for target in _targets(config):
-        if not _is_within(target, (*OWN, *extra)):
+        if target.rpartition(".")[0] not in RECORDED and not _is_within(target, extra):
             raise UserError(
-                f"_target_={target}: a record may only name {', '.join(OWN)}; if you trust "
+                f"_target_={target}: a record may only name {', '.join(RECORDED)}; if you trust "
                 "the target, add --allow MODULE"
             )
 

@@ -36,12 +36,27 @@ class ParameterSelection:
         self._shapes = [p.shape for p in parameters]
         self._selected = [p.requires_grad or not trainable_only for p in parameters]
 
+    def require_frozen(self, model: nn.Module) -> None:
+        """Raise a ValueError if a parameter has become trainable since construction."""
+        for (name, p), selected in zip(
+            unwrapped(model).named_parameters(), self._selected, strict=True
+        ):
+            if p.requires_grad and not selected:
+                raise ValueError(
+                    f"trainable_only=True: {name} was frozen when the averager was created; create "
+                    "it later, or use trainable_only=False"
+                )
+
     def tensors(self, model: nn.Module) -> dict[str, Tensor]:
         """Return the selected parameters by name, detached; a DTensor gives its local shard.
 
         Raises:
             ValueError: if the parameters of `model` differ in number or shape.
         """
+        for module in model.modules():
+            # After an evaluation, fully_shard leaves its root whole.
+            if callable(reshard := getattr(module, "reshard", None)):
+                reshard()
         parameters = dict(unwrapped(model).named_parameters())
         if [p.shape for p in parameters.values()] != self._shapes:
             raise ValueError(
@@ -103,6 +118,7 @@ class WeightAverage:
         """Add the parameters of `model` as θ_t, with t = 1…`epochs`; t = 1 starts a new average."""
         weight = self.weights.step(t, epochs)
         parameters = self._parameters.tensors(model).values()
+        self._parameters.require_frozen(model)
         for average, parameter in zip(self.tensors, parameters, strict=True):
             if t == 1 or not is_averaged(average):
                 average.copy_(parameter)

@@ -4,6 +4,7 @@ import copy
 import warnings
 from collections.abc import Callable, Iterable, Sequence
 from itertools import accumulate, pairwise
+from operator import index
 from typing import Any, Literal, Self
 
 import torch
@@ -37,9 +38,9 @@ class Averager:
     replaces the weights at the end of its window. None: unknown before training."""
 
     def __init__(self, model: nn.Module, epochs: Sequence[int]) -> None:
-        if not epochs or min(epochs) < 1:
-            raise ValueError(f"epochs={list(epochs)} must be a list of positive numbers")
-        self.lengths = list(epochs)
+        self.lengths = [index(length) for length in epochs]  # numpy's could not be loaded again
+        if not self.lengths or min(self.lengths) < 1:
+            raise ValueError(f"epochs={self.lengths} must be a list of positive numbers")
         self.ended = 0
         """Number of finished epochs."""
 
@@ -129,7 +130,8 @@ class Averager:
 
         `batches` recompute the BatchNorm statistics (`recompute_batchnorm`, a collective); None
         keeps the statistics of `model`. If the model cannot be deep-copied, for example because it
-        is sharded, build a second model and call `copy_to`.
+        is sharded, or its `forward` has been replaced by a function that holds the original, as by
+        `model.forward = torch.compile(model.forward)`, build a second model and call `copy_to`.
 
         Raises:
             RuntimeError: if no epoch has been averaged yet.
@@ -268,11 +270,15 @@ class AtEnd(Averager):
 
 def _describe(weights: object) -> str:
     """Return the class name and the public attributes: `Exponential(gamma0=0.9)`."""
-    settings = {k: v for k, v in getattr(weights, "__dict__", {}).items() if k[0] != "_"}
-    arguments = ", ".join(
-        f"{name}={_describe(value) if hasattr(value, 'step') else repr(value)}"
-        for name, value in settings.items()
-    )
+    attributes = getattr(weights, "__dict__", {}).items()
+    settings = {k: v for k, v in attributes if k[0] != "_" and not callable(v)}
+
+    def described(value: object) -> str:
+        if isinstance(value, float):  # numpy's have another repr
+            return repr(float(value))
+        return _describe(value) if hasattr(value, "step") else repr(value)
+
+    arguments = ", ".join(f"{name}={described(value)}" for name, value in settings.items())
     return f"{type(weights).__name__}({arguments})"
 
 

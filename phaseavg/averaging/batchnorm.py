@@ -35,9 +35,10 @@ class _Statistics:
         self.hook = layer.register_forward_hook(self._add)
 
     def _add(self, layer: nn.Module, inputs: tuple[Any, ...], output: Tensor) -> None:
-        size = len(output)
+        size, running = len(output), torch.cat(self.running)
         self.sums[0] += size
-        self.sums[1:] += size * torch.cat(self.running)
+        # In float16 the product could overflow.
+        self.sums[1:] += size * running.to(torch.promote_types(running.dtype, torch.float32))
 
     def finish(self, sums: Tensor) -> None:
         """Set the statistics to the weighted means, given the sums over all processes.
@@ -76,7 +77,7 @@ def recompute_batchnorm(
     The new statistics are the averages over batches of the batch mean and the unbiased batch
     variance, weighted by batch size and summed in float64 (float32 on MPS). Unlike
     `torch.optim.swa_utils.update_bn`, this function weights batches by their size, keeps dropout
-    off, and restores momenta, modes and the global random state. InstanceNorm layers
+    off, and restores momenta, modes and torch's global random state. InstanceNorm layers
     that track statistics are included. If a process group is initialised, this function is
     a collective and sums over all processes. Networks that communicate in their forward pass, as
     with `fully_shard`, need the same number of batches in every process; SyncBatchNorm layers do
@@ -90,6 +91,7 @@ def recompute_batchnorm(
             tensor, such as (images, labels).
         forward: runs the unwrapped model on a batch, for example
             `lambda model, batch: model(**batch)`. It must move the batch to the model's device.
+            Layers that it does not reach keep their statistics.
 
     Raises:
         TypeError: if a batch is neither a tensor nor such a sequence, and `forward` is None.

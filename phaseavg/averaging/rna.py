@@ -94,6 +94,7 @@ class RNAAverage:
     @torch.no_grad()
     def update(self, model: nn.Module, t: int, epochs: int) -> None:
         """Add the weights of `model` as θ_t, with t = 1…`epochs`; t = 1 starts a new average."""
+        self._parameters.require_frozen(model)
         earlier, gram = self._files, self._gram
         if t == 1:
             if (start := self._start_file()) is None:

@@ -2,6 +2,7 @@
 
 import multiprocessing
 import signal
+import sys
 from collections.abc import Iterable, Iterator, Sequence
 from itertools import islice
 from pathlib import Path
@@ -30,10 +31,15 @@ def _collate(samples: Sequence[tuple[Tensor, int] | UserError]) -> Batch | UserE
     return torch.stack(images), torch.tensor(labels)
 
 
-def _ignore_signals(worker: int) -> None:
-    """Ignore SIGINT and SIGTERM, which reach the whole process group; the main process saves."""
+def _begin_worker(worker: int) -> None:
+    """Ignore SIGINT and SIGTERM, which reach the whole process group; the main process saves.
+
+    Restore the output streams: a progress bar replaces them by ones with a lock, which another
+    thread may have held when this process was forked, so that the first warning would wait forever.
+    """
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.signal(signal.SIGTERM, signal.SIG_IGN)
+    sys.stdout, sys.stderr = sys.__stdout__, sys.__stderr__
 
 
 class ImageNet:
@@ -151,7 +157,7 @@ class ImageNet:
             num_workers=self.workers,
             multiprocessing_context=method if self.workers else None,
             collate_fn=_collate,
-            worker_init_fn=_ignore_signals,
+            worker_init_fn=_begin_worker,
             pin_memory=self.device.type == "cuda",
             generator=torch.Generator(),  # instead of the global generator
         )

@@ -42,6 +42,8 @@ def first_of_each_class(labels: np.ndarray, fraction: float) -> np.ndarray:
     """
     if not 0 < fraction <= 1:
         raise ValueError(f"train_fraction={fraction} must be above 0 and at most 1")
+    if fraction == 1:
+        return np.arange(len(labels))
     members = [np.flatnonzero(labels == label) for label in np.unique(labels)]
     kept = [indices[: max(1, round(fraction * len(indices)))] for indices in members]
     return np.sort(np.concatenate(kept))

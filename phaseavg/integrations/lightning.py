@@ -10,6 +10,7 @@ import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.strategies import DeepSpeedStrategy, FSDPStrategy, ModelParallelStrategy
 from lightning.pytorch.utilities import CombinedLoader
+from lightning.pytorch.utilities.model_helpers import is_overridden
 
 from phaseavg.averaging import BEMA, RNA, Phasewise, Weights, recompute_batchnorm
 
@@ -31,10 +32,12 @@ class PhasewiseAveraging(Callback):
         weights: the coefficients of a phase's epochs; by default the paper's, with γ0 = 0.9.
         device: the device that stores the average.
         forward: runs the module on a training batch; by default on the batch's first element.
+        trainable_only: average only parameters that are trainable when training starts, such as
+            those of adapters.
 
     Raises:
         ValueError: when training starts, if `max_epochs` is unlimited or exceeds the phases, the
-            scheduler does not define phases, or the network is sharded.
+            scheduler does not define phases, the network is sharded, or `forward` is missing.
     """
 
     def __init__(
@@ -43,8 +46,10 @@ class PhasewiseAveraging(Callback):
         weights: Weights | RNA | BEMA | None = None,
         device: torch.device | str = "cpu",
         forward: Callable[[LightningModule, Any], Any] | None = None,
+        trainable_only: bool = False,
     ) -> None:
         self.epochs, self.weights, self.device, self.forward = epochs, weights, device, forward
+        self.trainable_only = trainable_only
         self.averager: Phasewise | None = None
         self._state: dict[str, Any] = {}
 
@@ -61,7 +66,17 @@ class PhasewiseAveraging(Callback):
             )
         if trainer.current_epoch and self.averager:
             self._state = self._state or self.averager.state_dict()
-        options = {"weights": self.weights, "device": self.device}
+        has_statistics = any(name.endswith("running_mean") for name, _ in pl_module.named_buffers())
+        if has_statistics and not (self.forward or is_overridden("forward", pl_module)):
+            raise ValueError(
+                "forward=None: the module has no forward for the BatchNorm pass; pass "
+                "forward=lambda module, batch: …"
+            )
+        options = {
+            "weights": self.weights,
+            "device": self.device,
+            "trainable_only": self.trainable_only,
+        }
         max_epochs = trainer.max_epochs if trainer.max_epochs is not None else -1
         epochs = self.epochs or (self._state and self._state["settings"]["lengths"])
         if epochs:

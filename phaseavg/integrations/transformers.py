@@ -39,6 +39,8 @@ class PhasewiseCallback(TrainerCallback):
         every_steps: number of updates between averaged weights; None averages after every epoch.
             `epochs` counts these intervals.
         forward: runs the model on a training batch; by default `model(**batch)`.
+        trainable_only: average only parameters that are trainable when training starts, such as
+            those of adapters.
 
     Raises:
         ValueError: when training starts, if it is longer than the phases, the scheduler or the data
@@ -52,8 +54,10 @@ class PhasewiseCallback(TrainerCallback):
         device: torch.device | str = "cpu",
         every_steps: int | None = None,
         forward: Callable[[nn.Module, Any], Any] | None = None,
+        trainable_only: bool = False,
     ) -> None:
         self.epochs, self.weights, self.device = epochs, weights, device
+        self.trainable_only = trainable_only
         self.every_steps, self.forward = every_steps, forward or _forward_keywords
         self.steps = 0
         self.averager: Phasewise | None = None
@@ -102,8 +106,9 @@ class PhasewiseCallback(TrainerCallback):
                 f"phases have {sum(lengths) * steps}"
             )
         self.steps = steps
-        # Without frozen weights, such as those below adapters.
-        self.averager = Phasewise(model, lengths, self.weights, self.device, trainable_only=True)
+        self.averager = Phasewise(
+            model, lengths, self.weights, self.device, trainable_only=self.trainable_only
+        )
         if saved:
             self.averager.load_state_dict(saved)
 
@@ -150,7 +155,7 @@ class PhasewiseCallback(TrainerCallback):
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **others: Any
     ) -> None:
         """Save the averager's state in the checkpoint's folder."""
-        if state.is_world_process_zero:
+        if args.should_save and not state.is_hyper_param_search:  # trials are not resumed
             path = Path(args.output_dir, f"checkpoint-{state.global_step}", FILE)
             torch.save(self.averager.state_dict(), path)
 

@@ -16,7 +16,8 @@ class CNN13(nn.Module):
     convolution with 512 channels. Initialisation: Kaiming-normal, fan-out (He et al., 2015); linear
     weights N(0, 0.01²). 4,432,522 parameters for 10 classes.
 
-    `width` multiplies all channel counts. `pools` is the number of max-pools; 1 is for images smaller than 12 pixels.
+    `width` multiplies all channel counts. `pools` is the number of max-pools; 1 is for images
+    smaller than 12 pixels.
 
     Raises:
         ValueError: if `width` or `pools` is out of range, or the images are too small.

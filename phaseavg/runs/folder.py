@@ -104,7 +104,8 @@ def record_failure(folder: Path, reason: str, **details: Any) -> None:
 
 
 def _json(values: Any) -> bytes:
-    return json.dumps(values, ensure_ascii=False, allow_nan=False).encode()
+    text = json.dumps(values, ensure_ascii=False, allow_nan=False)
+    return text.encode(errors="backslashreplace")  # a file name may not be UTF-8
 
 
 class RunFolder:

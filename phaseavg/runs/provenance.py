@@ -56,7 +56,7 @@ def git_state() -> dict[str, str | bool | None]:
 @cache
 def versions() -> dict[str, str | None]:
     """Return the versions of Python, CUDA and the packages that affect results."""
-    packages = ("torch", "torchvision", "numpy", "hydra-core", "omegaconf")
+    packages = ("torch", "torchvision", "timm", "pillow", "numpy", "hydra-core", "omegaconf")
     return {
         "python": platform.python_version(),
         "phaseavg": phaseavg.__version__,  # works without an installation too

@@ -1,8 +1,6 @@
 """Save and load final weights as safetensors; tied weights are saved once."""
 
-from contextlib import suppress
 from pathlib import Path
-from tempfile import TemporaryDirectory
 
 import safetensors
 from safetensors.torch import load_model, save_model
@@ -29,26 +27,11 @@ def write_weights(model: nn.Module, path: Path, run_id: str) -> int:
             "; free disk space or set another folder, and rerun the same command to resume"
         ) from error
     except (KeyError, ValueError, RuntimeError) as error:
-        raise _not_stored(error) from error
+        raise UserError(
+            f"save_weights=true: safetensors cannot store the weights ({describe(error)}); rerun "
+            "without it to keep the result"
+        ) from error
     return path.stat().st_size
-
-
-def _not_stored(error: Exception) -> UserError:
-    reason = describe(error)
-    return UserError(f"save_weights=true: safetensors cannot store the weights ({reason})")
-
-
-def require_writable(model: nn.Module) -> None:
-    """Save the weights to a temporary folder, so that an error occurs before training.
-
-    Raises:
-        UserError: if safetensors cannot store the weights. A full disk is not an error here.
-    """
-    with suppress(OSError, safetensors.SafetensorError), TemporaryDirectory() as folder:
-        try:
-            save_model(model, str(Path(folder, "weights.safetensors")))
-        except (KeyError, ValueError, RuntimeError) as error:
-            raise _not_stored(error) from error
 
 
 def load_weights(model: nn.Module, path: Path, run_id: str) -> None:

@@ -15,7 +15,6 @@ from phaseavg.data.interface import check_batch
 from phaseavg.errors import UserError, describe
 from phaseavg.phases import Schedule
 from phaseavg.randomness import seed_for
-from phaseavg.runs.weights import require_writable
 from phaseavg.targets import Part, build, import_target, signature
 from phaseavg.training.execution import apply_layout
 from phaseavg.training.optimizers import new_optimizer
@@ -37,8 +36,6 @@ def assemble(settings: Settings, device: torch.device) -> tuple[DataSet, Schedul
     model = new_model(settings, data)
     processes.copy_from_first(model.state_dict().values())
     weights_to_save(model, settings.save_trajectory)
-    if settings.save_weights:
-        require_writable(model)
     optimizer = new_optimizer(settings, model)
     schedule = build("schedule", settings.schedule, Schedule)
 

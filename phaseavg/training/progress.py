@@ -53,6 +53,8 @@ class TrainingProgress(Progress):
         self, schedule: Schedule, state: TrainingState, console: Console | None = None
     ) -> None:
         console = console or Console(highlight=False, soft_wrap=True)
+        # A variable such as FORCE_COLOR makes `console.is_terminal` true for files as well.
+        self._to_terminal = console.file.isatty()
         super().__init__(
             "epoch {task.fields[epoch]}",
             BarColumn(bar_width=None),
@@ -62,7 +64,7 @@ class TrainingProgress(Progress):
             TimeRemainingColumn(),
             "train now {task.fields[train_error]} %{task.fields[errors]}",
             console=console,
-            disable=not console.is_terminal,
+            disable=not self._to_terminal,
             transient=True,
         )
         self.epochs, self.phases = schedule.total_epochs, len(schedule.phases)
@@ -117,7 +119,7 @@ class TrainingProgress(Progress):
         """Show an epoch's metrics in the bar; in a log or at a phase end, print them."""
         phase = f"phase {line['phase']}/{self.phases}"
         self.update(self._task, errors=f", last epoch: {phase}  {format_errors(line)}")
-        if self.console.is_terminal and "replaced" not in line:
+        if self._to_terminal and "replaced" not in line:
             return
         left = sum(line["seconds"].values()) * (self.epochs - line["epoch"])
         self.console.print(

@@ -49,10 +49,10 @@ class Step:
             # The last batch of an epoch is smaller. A graph per batch size is faster.
             self._forward = torch.compile(self._forward, mode=mode, dynamic=False)
         # Images, or the random draws from which `images` makes them (interface.DataSet).
-        self.draws: Callable[[int, int], Iterator[Draw]] = getattr(
-            data, "draws", data.train_batches
-        )
-        self._images: Callable[[Tensor], Tensor] = getattr(data, "images", lambda images: images)
+        self.draws: Callable[[int, int], Iterator[Draw]] = data.train_batches
+        self._images: Callable[[Tensor], Tensor] = lambda images: images
+        if hasattr(data, "draws"):
+            self.draws, self._images = data.draws, data.images
 
     def __call__(self, drawn: Tensor, labels: Tensor) -> None:
         """Run one step on a batch from `draws`."""

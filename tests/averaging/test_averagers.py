@@ -244,6 +244,37 @@ def test_device_and_trainable_only_are_options(make):
     assert (tensor.numel(), tensor.device.type) == (1, "cpu")
 
 
+@pytest.mark.parametrize("kind", [Exponential, BEMA, RNA])
+def test_a_parameter_that_becomes_trainable_later_is_reported(kind, tmp_path):
+    model = nn.Sequential(nn.Linear(2, 2).requires_grad_(False), nn.Linear(2, 1))
+    weights = RNA(tmp_path) if kind is RNA else kind()
+    averager = Phasewise(model, [2], weights, trainable_only=True)
+    averager.epoch_end(model)
+    model[0].weight.requires_grad_(True)
+    with pytest.raises(ValueError, match=r"trainable_only=True: 0\.weight was frozen"):
+        averager.epoch_end(model)
+
+
+class WithFunction:
+    """Coefficients with a function and a number of numpy as attributes."""
+
+    def __init__(self, factor):
+        self.factor, self.function = factor, lambda t: 1 / t
+
+    def step(self, t, epochs):
+        return self.factor * self.function(t)
+
+
+def test_a_state_is_loaded_whatever_made_its_numbers(tmp_path):
+    model = small_network()
+    lengths = np.diff([0, 2, 5])
+    torch.save(
+        Phasewise(model, lengths, WithFunction(np.float64(1.0))).state_dict(), tmp_path / "a"
+    )
+    state = torch.load(tmp_path / "a", weights_only=True)
+    Phasewise(model, [2, 3], WithFunction(1.0)).load_state_dict(state)
+
+
 def test_coefficients_are_empty_before_the_first_epoch():
     model = nn.Linear(1, 1)
     for averager in (NoAveraging(model, [2]), Phasewise(model, [2]), AtEnd(model, [2])):

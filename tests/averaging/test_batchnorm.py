@@ -274,6 +274,14 @@ def test_instance_norms_with_running_statistics_are_recomputed():
     np.testing.assert_allclose(layer.running_var, images.var(2).mean(0), rtol=1e-12)
 
 
+def test_statistics_of_a_network_in_half_precision_stay_finite():
+    """256 images with a variance of 400 give sums above 65,504."""
+    layer = nn.BatchNorm1d(1).half()
+    images = 20 * torch.randn(256, 1)
+    recompute_batchnorm(layer, [images.half()])
+    assert layer.running_var.item() == pytest.approx(images.var().item(), rel=1e-3)
+
+
 def test_a_synchronised_layer_keeps_what_a_subclass_adds():
     """As timm's SyncBatchNormAct, which includes the activation."""
 

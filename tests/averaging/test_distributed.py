@@ -47,6 +47,9 @@ def train(wrap, batches):
         images, labels = torch.randn(4, 3, 8, 8), torch.randint(5, (4,))  # the same on each rank
         nn.functional.cross_entropy(wrapped(images), labels).backward()
         optimizer.step()
+        with torch.no_grad():  # after an evaluation, fully_shard leaves its root whole
+            wrapped.eval()(images)
+        wrapped.train()
         if averager.epoch_end(wrapped):
             recompute_batchnorm(wrapped, batches)
             ends.append(gather_state(wrapped))

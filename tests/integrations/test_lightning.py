@@ -167,6 +167,26 @@ def test_the_pass_reads_the_batches_that_an_epoch_trains_on(tmp_path: Path) -> N
         torch.testing.assert_close(a, b)
 
 
+def test_a_module_without_forward_is_refused_before_training(tmp_path: Path) -> None:
+    class Bare(lightning.LightningModule):
+        configure_optimizers = Module.configure_optimizers
+
+        def __init__(self) -> None:
+            super().__init__()
+            self.network, self.interval = network(), "epoch"
+
+        def training_step(self, batch: Any, index: int) -> torch.Tensor:
+            return cross_entropy(self.network(batch[0]), batch[1])
+
+    with pytest.raises(ValueError, match="forward=None: the module has no forward"):
+        trainer(tmp_path, PhasewiseAveraging(EPOCHS)).fit(Bare(), loader())
+    module, plain = Bare(), network()
+    forward = lambda module, batch: module.network(batch[0])  # noqa: E731
+    trainer(tmp_path, PhasewiseAveraging(EPOCHS, forward=forward)).fit(module, loader())
+    plain_loop(plain)
+    assert equal(module.network, plain)
+
+
 def test_a_sharded_network_is_refused() -> None:
     with pytest.raises(ValueError, match=r"strategy=FSDPStrategy: .* the whole network"):
         PhasewiseAveraging(EPOCHS).on_train_start(SimpleNamespace(strategy=FSDPStrategy()), None)

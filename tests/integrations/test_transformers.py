@@ -184,7 +184,7 @@ def test_frozen_weights_are_not_averaged(tmp_path: Path) -> None:
         def on_train_begin(self, *_: Any, model: Model, **others: Any) -> None:
             model.network[0].requires_grad_(False)
 
-    callback = PhasewiseCallback(EPOCHS)
+    callback = PhasewiseCallback(EPOCHS, trainable_only=True)
     model = trained(tmp_path, Freeze(), callback, **NOT_SAVED)
     assert torch.equal(model.network[0].weight, network()[0].weight)
     assert len(callback.averager.average.tensors) == len(list(model.parameters())) - 2

@@ -33,14 +33,15 @@ def progress_of_5_epochs(console: Console) -> TrainingProgress:
     return TrainingProgress(schedule, state, console)
 
 
-def test_a_log_has_one_plain_line_per_epoch() -> None:
+def test_a_log_has_one_plain_line_per_epoch(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("FORCE_COLOR", "1")  # which does not make it a terminal
     log = io.StringIO()
     observers = {
         "swa": {"error": 38.0, "without_bn": {"error": 80.0}, "seconds": {}},
         "rna": {"seconds": {}},  # not evaluated in this epoch
     }
     tests = {"bn": {"error": 39.0}, "average": {"error": 37.0}}
-    with progress_of_5_epochs(Console(file=log, soft_wrap=True)) as progress:
+    with progress_of_5_epochs(Console(file=log, soft_wrap=True, highlight=False)) as progress:
         for step in range(1, 9):
             progress.step(step, lambda: pytest.fail("not shown, so not to be read off the device"))
         progress.epoch(LINE)
@@ -56,7 +57,8 @@ def test_a_log_has_one_plain_line_per_epoch() -> None:
 def test_a_terminal_shows_eta_and_the_current_error(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("phaseavg.training.progress.REFRESH_SECONDS", 0)
     terminal = io.StringIO()
-    console = Console(file=terminal, force_terminal=True, width=200)
+    terminal.isatty = lambda: True
+    console = Console(file=terminal, width=200)
     with progress_of_5_epochs(console) as progress:
         progress.epoch(LINE)
         progress.step(9, lambda: 44.4)
@@ -73,7 +75,7 @@ def test_a_run_of_days_on_a_cpu_says_so_after_its_first_steps(
     log = io.StringIO()
     now = SimpleNamespace(monotonic=lambda: 0.0)
     monkeypatch.setattr("phaseavg.training.progress.time", now)
-    with progress_of_5_epochs(Console(file=log, soft_wrap=True)) as progress:
+    with progress_of_5_epochs(Console(file=log, soft_wrap=True, highlight=False)) as progress:
         for step in range(1, 21):
             now.monotonic = lambda: step * seconds  # noqa: B023
             progress.step(step, lambda: 0.0)
