@@ -36,17 +36,6 @@ class ParameterSelection:
         self._shapes = [p.shape for p in parameters]
         self._selected = [p.requires_grad or not trainable_only for p in parameters]
 
-    def require_frozen(self, model: nn.Module) -> None:
-        """Raise a ValueError if a parameter has become trainable since construction."""
-        for (name, p), selected in zip(
-            unwrapped(model).named_parameters(), self._selected, strict=True
-        ):
-            if p.requires_grad and not selected:
-                raise ValueError(
-                    f"trainable_only=True: {name} was frozen when the averager was created; create "
-                    "it later, or use trainable_only=False"
-                )
-
     def tensors(self, model: nn.Module) -> dict[str, Tensor]:
         """Return the selected parameters by name, detached; a DTensor gives its local shard.
 
@@ -65,6 +54,22 @@ class ParameterSelection:
             )
         detached = {name: p.detach() for name, p in compress(parameters.items(), self._selected)}
         return {n: p.to_local() if hasattr(p, "to_local") else p for n, p in detached.items()}
+
+    def trained(self, model: nn.Module) -> dict[str, Tensor]:
+        """Return `tensors` of the model that is trained.
+
+        Raises:
+            ValueError: see `tensors`; or if a parameter has become trainable since construction.
+        """
+        tensors = self.tensors(model)
+        parameters = unwrapped(model).named_parameters()
+        for (name, parameter), selected in zip(parameters, self._selected, strict=True):
+            if parameter.requires_grad and not selected:
+                raise ValueError(
+                    f"trainable_only=True: {name} was frozen when the averager was created; create "
+                    "it later, or use trainable_only=False"
+                )
+        return tensors
 
 
 class WeightAverage:
@@ -117,8 +122,7 @@ class WeightAverage:
     def update(self, model: nn.Module, t: int, epochs: int) -> None:
         """Add the parameters of `model` as θ_t, with t = 1…`epochs`; t = 1 starts a new average."""
         weight = self.weights.step(t, epochs)
-        parameters = self._parameters.tensors(model).values()
-        self._parameters.require_frozen(model)
+        parameters = self._parameters.trained(model).values()
         for average, parameter in zip(self.tensors, parameters, strict=True):
             if t == 1 or not is_averaged(average):
                 average.copy_(parameter)

@@ -30,6 +30,7 @@ class Averager:
 
     Raises:
         ValueError: if there are no phases, or a phase has no epochs.
+        TypeError: if a length is not an integer.
     """
 
     average: WeightAverage | RNAAverage | None = None

@@ -82,9 +82,8 @@ class BEMAAverage(WeightAverage):
     @torch.no_grad()
     def update(self, model: nn.Module, t: int, epochs: int) -> None:
         """Add the parameters of `model` as θ_t, with t = 1…`epochs`, after `start`."""
-        self._parameters.require_frozen(model)
         alpha, beta = self.weights.alpha(t), self.weights.beta(t)
-        parameters = self._parameters.tensors(model).values()
+        parameters = self._parameters.trained(model).values()
         for average, ema, initial, parameter in zip(
             self.tensors, self._ema, self._initial, parameters, strict=True
         ):

@@ -74,7 +74,7 @@ class RNAAverage:
         self.weights = weights
         self.folder = weights._folder
         self._parameters = ParameterSelection(model, trainable_only)
-        parameters = self._averaged_parameters(model)
+        parameters = _averaged(self._parameters.tensors(model))
         if any(p.is_complex() or hasattr(p, "to_local") for p in model.parameters()):
             raise ValueError(
                 "weights=RNA: complex or sharded parameters are not supported; use other weights"
@@ -89,18 +89,18 @@ class RNAAverage:
 
     def start(self, model: nn.Module) -> None:
         """Set θ_0 of the next window to the weights of `model`; the average is unchanged."""
-        self._start = to_bytes(self._averaged_parameters(model))
+        self._start = to_bytes(_averaged(self._parameters.tensors(model)))
 
     @torch.no_grad()
     def update(self, model: nn.Module, t: int, epochs: int) -> None:
         """Add the weights of `model` as θ_t, with t = 1…`epochs`; t = 1 starts a new average."""
-        self._parameters.require_frozen(model)
+        trained = _averaged(self._parameters.trained(model))
         earlier, gram = self._files, self._gram
         if t == 1:
             if (start := self._start_file()) is None:
                 raise RuntimeError("call start() before the first update of a window")
             earlier, gram = [start], gram.new_zeros(0, 0)
-        files = [*earlier, self._write(to_bytes(self._averaged_parameters(model)), t)]
+        files = [*earlier, self._write(to_bytes(trained), t)]
         files = files[-(min(epochs, self.weights.window or epochs) + 1) :]
         snapshots = [read(self.folder / name) for name in files]
         device = _device(model)
@@ -129,7 +129,7 @@ class RNAAverage:
         """Overwrite the parameters of `model` with the average; buffers are unchanged."""
         coefficients = self._solve()[0].to(_device(model))
         snapshots = [read(self.folder / name) for name in self._files[1:]]
-        for name, parameter in self._averaged_parameters(model).items():
+        for name, parameter in _averaged(self._parameters.tensors(model)).items():
             parts = chunks([s[name] for s in snapshots], coefficients.device)
             average = torch.cat([coefficients @ rows for rows in parts])
             parameter.copy_(average.view(parameter.shape))
@@ -164,10 +164,6 @@ class RNAAverage:
     def _solve(self) -> tuple[Tensor, dict[str, Any]]:
         return solve(self._gram, self.weights.rho)
 
-    def _averaged_parameters(self, model: nn.Module) -> dict[str, Tensor]:
-        tensors = self._parameters.tensors(model)
-        return {name: p for name, p in tensors.items() if is_averaged(p)}
-
     def _start_file(self) -> str | None:
         """Return the name of the snapshot of θ_0; write it if necessary."""
         if isinstance(self._start, bytes):
@@ -176,6 +172,10 @@ class RNAAverage:
 
     def _write(self, content: bytes, t: int) -> str:
         return write_with_checksum(self.folder, f"snapshot-{t:04d}", content)
+
+
+def _averaged(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
+    return {name: tensor for name, tensor in tensors.items() if is_averaged(tensor)}
 
 
 def chunks(tensors: Sequence[Tensor], device: torch.device) -> Iterator[Tensor]:
