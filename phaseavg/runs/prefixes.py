@@ -225,6 +225,12 @@ class Saved:
         return [self.path.parent / name for name in names]
 
 
+def saved_lengths(folder: Path) -> list[int]:
+    """Return the lengths in epochs of the prefixes in `share.dir`, in descending order."""
+    lengths = {path.name.rpartition("-")[2] for path in folder.glob("*-*")}
+    return sorted((int(length) for length in lengths if length.isdecimal()), reverse=True)
+
+
 def saved(folder: Path, key: str, epochs: int) -> Iterator[Saved]:
     """Yield the saved prefixes of a key; their states are not read.
 

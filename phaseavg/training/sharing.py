@@ -12,7 +12,7 @@ from phaseavg.config import Settings
 from phaseavg.errors import UserError, describe
 from phaseavg.runs.files import link
 from phaseavg.runs.folder import MISMATCHES, RunFolder
-from phaseavg.runs.prefixes import OWN, Prefixes, Saved, execution_of, load, saved
+from phaseavg.runs.prefixes import OWN, Prefixes, Saved, execution_of, load, saved, saved_lengths
 from phaseavg.training.state import TrainingState
 
 
@@ -59,7 +59,8 @@ class Sharing:
         if not uses_prefixes(self.settings):
             return
         started = -(-state.step // state.steps_per_epoch)  # epochs, including the current one
-        for epochs in range(self._prefixes.limit, started, -1):
+        limit = self._prefixes.limit
+        for epochs in [n for n in saved_lengths(self.folder) if started < n <= limit]:
             needs = self._prefixes.needs(epochs)
             for prefix, content in self._find(epochs, needs.values()):
                 if self._link_files(prefix.files(needs.values())):

@@ -9,11 +9,13 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
+import torch
 import victims as victim
-from conftest import TINY, Prompt, also_slow
+from conftest import TINY, Prompt, also_slow, composed
 from sweep.outcomes import SHORT, assert_equal, inherited, outcomes, results
 
 import phaseavg.training.step
+from phaseavg.config import check
 from phaseavg.errors import UserError
 from phaseavg.runs.folder import RunFolder
 from phaseavg.sweep import sweeper
@@ -261,6 +263,20 @@ def test_a_damaged_prefix_is_trained_again(prompt: Prompt, tmp_path: Path) -> No
 
 
 @pytest.mark.slow
+def test_a_run_looks_only_for_the_lengths_that_are_saved(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    looked: list[int] = []
+    monkeypatch.setattr(sharing, "saved", lambda folder, key, epochs: looked.append(epochs) or [])
+    for name in ("one-3", "one-80", "two-80", "one-900001", "one-x", "x"):
+        (tmp_path / name).mkdir()
+    settings = check(composed(*TINY, "schedule.epochs=[900000,1,1]", f"share.dir={tmp_path}"))
+    state: Any = SimpleNamespace(step=17, steps_per_epoch=8)
+    folder: Any = SimpleNamespace(restore=lambda state: None)
+    Sharing(settings, torch.device("cpu")).restore(state, folder)
+    assert looked == [80]
+
+
 def test_a_single_run_starts_from_a_sweeps_prefix(prompt: Prompt, tmp_path: Path) -> None:
     prompt("-m", *SHORT, "averaging=none,phasewise")
     _, out, _ = prompt(*SHORT, "averaging=end")  # the prefix has no such average
