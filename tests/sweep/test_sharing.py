@@ -262,7 +262,6 @@ def test_a_damaged_prefix_is_trained_again(prompt: Prompt, tmp_path: Path) -> No
     assert_equal(outcomes(tmp_path / "runs"), expected)
 
 
-@pytest.mark.slow
 def test_a_run_looks_only_for_the_lengths_that_are_saved(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
@@ -277,6 +276,7 @@ def test_a_run_looks_only_for_the_lengths_that_are_saved(
     assert looked == [80]
 
 
+@pytest.mark.slow
 def test_a_single_run_starts_from_a_sweeps_prefix(prompt: Prompt, tmp_path: Path) -> None:
     prompt("-m", *SHORT, "averaging=none,phasewise")
     _, out, _ = prompt(*SHORT, "averaging=end")  # the prefix has no such average
