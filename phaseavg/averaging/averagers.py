@@ -15,7 +15,7 @@ from phaseavg.averaging.average import WeightAverage, unwrapped
 from phaseavg.averaging.batchnorm import recompute_batchnorm
 from phaseavg.averaging.bema import BEMA, BEMAAverage
 from phaseavg.averaging.rna import RNA, RNAAverage
-from phaseavg.averaging.weights import Exponential, Weights
+from phaseavg.averaging.weights import Exponential, Weights, require_weights
 
 
 class Averager:
@@ -200,11 +200,8 @@ class Averager:
         kind: Any = WeightAverage
         if isinstance(weights, RNA | BEMA):
             kind = RNAAverage if isinstance(weights, RNA) else BEMAAverage
-        elif isinstance(weights, type) or not isinstance(weights, Weights):
-            raise ValueError(
-                f"weights={weights!r}: must be an object with a `step` method; for example "
-                "Exponential(0.9)"
-            )
+        else:
+            require_weights(weights)
         self.average = kind(model, weights, device, trainable_only)
         self.restart(model)
 

@@ -25,6 +25,20 @@ class Weights(Protocol):
         ...
 
 
+def require_weights(weights: object) -> Weights:
+    """Return `weights`.
+
+    Raises:
+        ValueError: if it is not an object with a `step` method.
+    """
+    if isinstance(weights, type) or not isinstance(weights, Weights):
+        raise ValueError(
+            f"weights={weights!r}: must be an object with a `step` method; for example "
+            "Exponential(0.9)"
+        )
+    return weights
+
+
 class Exponential:
     """The paper's coefficients (equation 3): α_t = (1 − γ) γ^(T−t) / (1 − γ^T), γ = γ0^(80/T).
 
@@ -211,13 +225,13 @@ class Blend:
         amount: λ; 1 is the average, 0 the last weights.
 
     Raises:
-        ValueError: if `amount` is not between 0 and 1.
+        ValueError: if `amount` is not between 0 and 1, or `weights`, such as `RNA`, has no `step`.
     """
 
     def __init__(self, weights: Weights, amount: float = 0.5) -> None:
         if not 0 <= amount <= 1:
             raise ValueError(f"amount={amount} must be between 0 and 1")
-        self.weights, self.amount = weights, amount
+        self.weights, self.amount = require_weights(weights), amount
 
     def step(self, t: int, epochs: int) -> float:
         """Return w_t of the average; at t = T, 1 − λ (1 − w_T)."""

@@ -158,6 +158,7 @@ def test_a_blend_adds_the_last_weights(amount, epochs):
         (lambda: FromDecay("linea"), "curve='linea'; choices: linear, cosine, 1-sqrt"),
         (lambda: Blend(Uniform(), -0.1), "amount=-0.1 must be between 0 and 1"),
         (lambda: Blend(Uniform(), 1.1), "amount=1.1 must be between 0 and 1"),
+        (lambda: Blend(RNA("folder")), r"weights=.*: must be an object with a `step` method"),
         (lambda: BEMA(kappa=-1), "kappa=-1 must not be negative"),
         (lambda: BEMA(eta=-1), "eta=-1 must not be negative"),
         (lambda: BEMA(lag=-1), "lag=-1 must not be negative"),
