@@ -3,6 +3,7 @@
 import copy
 import warnings
 from collections.abc import Callable, Iterable, Sequence
+from inspect import ismethod
 from itertools import accumulate, pairwise
 from operator import index
 from typing import Any, Literal, Self
@@ -274,7 +275,10 @@ def _describe(weights: object) -> str:
     def described(value: object) -> str:
         if isinstance(value, float):  # numpy's have another repr
             return repr(float(value))
-        return _describe(value) if hasattr(value, "step") else repr(value)
+        if hasattr(value, "step"):
+            return _describe(value)
+        # The repr of an object without its own has an address, which differs between processes.
+        return type(value).__name__ if type(value).__repr__ is object.__repr__ else repr(value)
 
     arguments = ", ".join(f"{name}={described(value)}" for name, value in settings.items())
     return f"{type(weights).__name__}({arguments})"
@@ -293,14 +297,19 @@ def _phase_lengths(scheduler: LRScheduler, total_epochs: int) -> list[int]:
     optimizer.param_groups = [
         copy.deepcopy({**group, "params": []}) for group in scheduler.optimizer.param_groups
     ]
-    replica = copy.deepcopy(scheduler, {id(scheduler.optimizer): optimizer})
+    shared: dict[int, Any] = {id(scheduler.optimizer): optimizer}
+    for one in [scheduler, *getattr(scheduler, "_schedulers", [])]:
+        # A copy of a bound method would copy its object, such as the whole module.
+        shared |= {id(f): f for f in getattr(one, "lr_lambdas", []) if ismethod(f)}
+    replica = copy.deepcopy(scheduler, shared)
     rates = [float(optimizer.param_groups[0]["lr"])]
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # torch warns that the optimizer has not been stepped
         for _ in range(total_epochs - 1):
             replica.step()
             rates.append(float(optimizer.param_groups[0]["lr"]))
-    ends = [epoch for epoch, (a, b) in enumerate(pairwise(rates), start=1) if b < a]
+    # A warm-up may end a rounding error above the full rate.
+    ends = [epoch for epoch, (a, b) in enumerate(pairwise(rates), start=1) if b < a * (1 - 1e-9)]
     lengths = [b - a for a, b in pairwise([0, *ends, total_epochs])]
     if total_epochs > 2 and lengths.count(1) > len(lengths) / 2:
         raise ValueError(

@@ -8,6 +8,7 @@ from unittest.mock import patch
 import torch
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm, _NormBase
+from torch.nn.parameter import is_lazy
 
 from phaseavg.averaging.average import unwrapped
 
@@ -94,18 +95,26 @@ def recompute_batchnorm(
             Layers that it does not reach keep their statistics.
 
     Raises:
-        TypeError: if a batch is neither a tensor nor such a sequence, and `forward` is None.
+        TypeError: if a batch is neither a tensor nor such a sequence, and `forward` is None; or if
+            the model has BatchNorm layers of TorchScript.
         ValueError: if there are no batches, or all batches are empty.
 
     After an exception the statistics are unchanged.
     """
     model = unwrapped(model)
     modes = {module: module.training for module in model.modules()}
+    for module in modes:
+        if isinstance(module, torch.jit.ScriptModule) and hasattr(module, "running_mean"):
+            raise TypeError(
+                "model: its BatchNorm layers are TorchScript's; pass the model that was scripted, "
+                "which has the same tensors"
+            )
     layers = [
         module
         for module in modes
         if isinstance(module, _NormBase)
         and module.running_mean is not None
+        and not is_lazy(module.running_mean)  # of a layer that was never called
         and (module.training or not model.training)
     ]
     if not layers:

@@ -13,6 +13,7 @@ from lightning.pytorch.utilities import CombinedLoader
 from lightning.pytorch.utilities.model_helpers import is_overridden
 
 from phaseavg.averaging import BEMA, RNA, Phasewise, Weights, recompute_batchnorm
+from phaseavg.optim import Lookahead
 
 SHARDED = (DeepSpeedStrategy, FSDPStrategy, ModelParallelStrategy)
 
@@ -37,7 +38,9 @@ class PhasewiseAveraging(Callback):
 
     Raises:
         ValueError: when training starts, if `max_epochs` is unlimited or exceeds the phases, the
-            scheduler does not define phases, the network is sharded, or `forward` is missing.
+            scheduler does not define phases, the network is sharded, or `forward` is missing; or if
+            the optimizer is a Lookahead.
+        TypeError: at the first batch, if it needs `forward`.
     """
 
     def __init__(
@@ -52,10 +55,11 @@ class PhasewiseAveraging(Callback):
         self.trainable_only = trainable_only
         self.averager: Phasewise | None = None
         self._state: dict[str, Any] = {}
+        self._tried = False
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         """Forget an earlier checkpoint; Lightning then restores the one to resume, if any."""
-        self._state = {}
+        self._state, self._tried = {}, False
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Create the averager and restore the state of the checkpoint, or of an earlier `fit`."""
@@ -64,6 +68,11 @@ class PhasewiseAveraging(Callback):
                 f"strategy={type(trainer.strategy).__name__}: PhasewiseAveraging needs the whole "
                 "network in every process"
             )
+        if any(isinstance(optimizer, Lookahead) for optimizer in trainer.optimizers):
+            raise ValueError(
+                "optimizer=Lookahead: PhasewiseAveraging would average its fast weights; use a "
+                "plain loop"
+            )
         if trainer.current_epoch and self.averager:
             self._state = self._state or self.averager.state_dict()
         has_statistics = any(name.endswith("running_mean") for name, _ in pl_module.named_buffers())
@@ -71,6 +80,11 @@ class PhasewiseAveraging(Callback):
             raise ValueError(
                 "forward=None: the module has no forward for the BatchNorm pass; pass "
                 "forward=lambda module, batch: …"
+            )
+        if trainer.current_epoch and not self._state:
+            raise ValueError(
+                f"ckpt_path={trainer.ckpt_path}: the checkpoint after {trainer.current_epoch} "
+                "epochs has no state of PhasewiseAveraging; restart the training"
             )
         options = {
             "weights": self.weights,
@@ -91,18 +105,36 @@ class PhasewiseAveraging(Callback):
             )
         if self._state:
             averager.load_state_dict(self._state)
-        elif trainer.current_epoch:
-            raise ValueError(
-                f"ckpt_path={trainer.ckpt_path}: the checkpoint after {trainer.current_epoch} "
-                "epochs has no state of PhasewiseAveraging; restart the training"
-            )
         self.averager = averager
+
+    def on_train_batch_start(
+        self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int
+    ) -> None:
+        """Try the BatchNorm pass on the first batch, so that it does not fail at a phase end."""
+        if batch is not None and not self._tried:  # a `dataloader_iter` shows no first batch
+            self._tried = True
+            buffers = [(buffer, buffer.clone()) for buffer in pl_module.buffers()]
+            with trainer.precision_plugin.forward_context():
+                recompute_batchnorm(pl_module, [batch], self.forward)
+            for buffer, value in buffers:
+                buffer.copy_(value)
 
     def on_train_batch_end(
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
-        """Update the average after an epoch's last batch; replace the weights at a phase end."""
-        if trainer.is_last_batch and self.averager.epoch_end(pl_module):
+        """Update the average after an epoch's last batch."""
+        if trainer.is_last_batch:
+            self._epoch_end(trainer, pl_module)
+
+    def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Update the average after an epoch that ended before its last batch, unless it is cut."""
+        cut = trainer.should_stop or 0 <= trainer.max_steps <= trainer.global_step
+        if self.averager.ended <= trainer.current_epoch and not cut:
+            self._epoch_end(trainer, pl_module)
+
+    def _epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Update the average; replace the weights at a phase end."""
+        if self.averager.epoch_end(pl_module):
             precision, number = trainer.precision_plugin, trainer.num_training_batches
             # One loader, or a collection of several; they may be endless.
             loader = CombinedLoader(trainer.train_dataloader, "max_size_cycle")

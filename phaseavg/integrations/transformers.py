@@ -6,19 +6,25 @@ from collections.abc import Callable, Iterable, Sequence
 from itertools import islice
 from pathlib import Path
 from typing import Any
+from uuid import uuid4
 
 import torch
 from accelerate.state import AcceleratorState, DistributedType
 from torch import nn
+from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
 from phaseavg.averaging import BEMA, RNA, Phasewise, Weights, recompute_batchnorm
+from phaseavg.optim import Lookahead
 
 SHARDED = (DistributedType.FSDP, DistributedType.DEEPSPEED, DistributedType.MEGATRON_LM)
 
 FILE = "phasewise.pt"
 """File name of the averager's state in a checkpoint folder."""
+
+ID = "phasewise"
+"""Key of the training's id in the Trainer's state; the averager's state has the same id."""
 
 
 class PhasewiseCallback(TrainerCallback):
@@ -44,7 +50,8 @@ class PhasewiseCallback(TrainerCallback):
 
     Raises:
         ValueError: when training starts, if it is longer than the phases, the scheduler or the data
-            does not define phases, the checkpoint has no average, or the network is sharded.
+            does not define phases, the checkpoint has no average, the network is sharded, or the
+            optimizer is a Lookahead.
     """
 
     def __init__(
@@ -68,6 +75,7 @@ class PhasewiseCallback(TrainerCallback):
         state: TrainerState,
         control: TrainerControl,
         model: nn.Module,
+        optimizer: Optimizer,
         lr_scheduler: LRScheduler,
         train_dataloader: Iterable[Any],
         **others: Any,
@@ -77,6 +85,11 @@ class PhasewiseCallback(TrainerCallback):
             raise ValueError(
                 f"distributed_type={kind.value}: PhasewiseCallback needs the whole network in "
                 "every process"
+            )
+        if isinstance(getattr(optimizer, "optimizer", optimizer), Lookahead):  # accelerate wraps it
+            raise ValueError(
+                "optimizer=Lookahead: PhasewiseCallback would average its fast weights; use a "
+                "plain loop"
             )
         length = _length(train_dataloader)
         if not (self.every_steps or length):
@@ -111,6 +124,7 @@ class PhasewiseCallback(TrainerCallback):
         )
         if saved:
             self.averager.load_state_dict(saved)
+        state.stateful_callbacks[ID] = uuid4().hex
 
     def _saved_state(
         self, args: TrainingArguments, state: TrainerState, steps: int
@@ -125,12 +139,14 @@ class PhasewiseCallback(TrainerCallback):
         for folder in (Path(str(args.resume_from_checkpoint)), in_output):
             if (folder / FILE).is_file():
                 saved = dict(torch.load(folder / FILE, weights_only=True))
-                if saved["ended"] == state.global_step // steps:
+                same = saved.get(ID) == state.stateful_callbacks.get(ID)
+                if same and saved["ended"] == state.global_step // steps:
                     return saved
         raise ValueError(
-            f"{in_output / FILE}: does not exist, or has not averaged {state.global_step // steps} "
-            "epochs; keep the batch size and every_steps, and if the checkpoint is in another "
-            "folder, set it in TrainingArguments(resume_from_checkpoint=…) as well"
+            f"{in_output / FILE}: does not exist, is another training's, or has not averaged "
+            f"{state.global_step // steps} epochs; keep the batch size and every_steps, and if the "
+            "checkpoint is in another folder, set it in "
+            "TrainingArguments(resume_from_checkpoint=…) as well"
         )
 
     def on_step_end(
@@ -157,7 +173,7 @@ class PhasewiseCallback(TrainerCallback):
         """Save the averager's state in the checkpoint's folder."""
         if args.should_save and not state.is_hyper_param_search:  # trials are not resumed
             path = Path(args.output_dir, f"checkpoint-{state.global_step}", FILE)
-            torch.save(self.averager.state_dict(), path)
+            torch.save({**self.averager.state_dict(), ID: state.stateful_callbacks[ID]}, path)
 
     def on_train_end(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **others: Any

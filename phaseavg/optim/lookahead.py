@@ -82,8 +82,9 @@ class Lookahead(Optimizer):
             if group["lookahead_steps"] >= self.k:
                 group["lookahead_steps"] = 0
                 due.append(group)
-        fast, slow = self._weights(due)
-        if fast:
+        pairs = zip(*self._weights(due), strict=True)
+        if trained := [(fast, slow) for fast, slow in pairs if slow is not fast]:
+            fast, slow = zip(*trained, strict=True)
             with torch.no_grad():
                 torch._foreach_lerp_(slow, fast, self.alpha)  # exact for α = 0 and 1
                 torch._foreach_lerp_(fast, slow, 1.0)

@@ -255,11 +255,11 @@ def test_a_parameter_that_becomes_trainable_later_is_reported(kind, tmp_path):
         averager.epoch_end(model)
 
 
-class WithFunction:
-    """Coefficients with a function and a number of numpy as attributes."""
+class WithAttributes:
+    """Coefficients with a function, another object and a number of numpy as attributes."""
 
     def __init__(self, factor):
-        self.factor, self.function = factor, lambda t: 1 / t
+        self.factor, self.function, self.object = factor, lambda t: 1 / t, object()
 
     def step(self, t, epochs):
         return self.factor * self.function(t)
@@ -269,10 +269,10 @@ def test_a_state_is_loaded_whatever_made_its_numbers(tmp_path):
     model = small_network()
     lengths = np.diff([0, 2, 5])
     torch.save(
-        Phasewise(model, lengths, WithFunction(np.float64(1.0))).state_dict(), tmp_path / "a"
+        Phasewise(model, lengths, WithAttributes(np.float64(1.0))).state_dict(), tmp_path / "a"
     )
     state = torch.load(tmp_path / "a", weights_only=True)
-    Phasewise(model, [2, 3], WithFunction(1.0)).load_state_dict(state)
+    Phasewise(model, [2, 3], WithAttributes(1.0)).load_state_dict(state)
 
 
 def test_coefficients_are_empty_before_the_first_epoch():

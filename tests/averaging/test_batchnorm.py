@@ -265,6 +265,23 @@ def test_an_unused_layer_keeps_its_statistics_and_a_shared_layer_counts_each_cal
     np.testing.assert_allclose(model.used.running_mean, expected, rtol=1e-12)
 
 
+def test_a_lazy_layer_that_was_never_called_changes_nothing():
+    model, plain = two_layers(), two_layers()
+    model.unused = nn.LazyBatchNorm1d(affine=False)
+    model.forward = lambda x: nn.Sequential.forward(model[:3], x)
+    batches = make_batches(4, 3)
+    recompute_batchnorm(model, batches)
+    recompute_batchnorm(plain, batches)
+    assert_same_state(model[:3], plain.state_dict())
+
+
+@pytest.mark.filterwarnings("ignore:.*is deprecated:FutureWarning")
+def test_layers_of_torchscript_are_rejected():
+    model = two_layers()
+    with pytest.raises(TypeError, match="TorchScript's; pass the model that was scripted"):
+        recompute_batchnorm(nn.Sequential(torch.jit.script(model)), make_batches(4))
+
+
 def test_instance_norms_with_running_statistics_are_recomputed():
     layer = nn.InstanceNorm2d(3, track_running_stats=True).double()
     batches = make_batches(5, 2, shape=(3, 4, 4))

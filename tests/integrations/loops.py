@@ -35,15 +35,16 @@ def optimizer_and_scheduler(
 
 
 def plain_loop(
-    model: nn.Module, dtype: torch.dtype = torch.float32
+    model: nn.Module, dtype: torch.dtype = torch.float32, count: int | None = None
 ) -> tuple[list[float], Phasewise]:
-    """Train `model`; return its loss after each epoch, in eval mode, and the averager."""
+    """Train `model` on the first `count` batches; return its loss after each epoch, in eval mode,
+    and the averager."""
     optimizer, scheduler = optimizer_and_scheduler(model)
     averager = Phasewise(model, EPOCHS)
     losses = []
     for _ in range(sum(EPOCHS)):
         model.train()
-        for inputs, labels in batches(dtype):
+        for inputs, labels in batches(dtype)[:count]:
             optimizer.zero_grad()
             cross_entropy(model(inputs), labels).backward()
             optimizer.step()

@@ -30,6 +30,7 @@ from lightning.pytorch.callbacks import ModelCheckpoint  # noqa: E402
 from lightning.pytorch.strategies import FSDPStrategy  # noqa: E402
 
 from phaseavg.integrations.lightning import PhasewiseAveraging  # noqa: E402
+from phaseavg.optim import Lookahead  # noqa: E402
 
 
 class Module(lightning.LightningModule):
@@ -162,7 +163,7 @@ def test_the_pass_reads_the_batches_that_an_epoch_trains_on(tmp_path: Path) -> N
     endless = DataLoader(Endless(), batch_size=None)
     trainer(tmp_path, callback, limit_train_batches=3).fit(module, endless)
     plain_loop(plain)
-    assert len(seen) == 3 * len(EPOCHS)
+    assert len(seen) == 1 + 3 * len(EPOCHS)  # a trial before training
     for a, b in zip(module.network.state_dict().values(), plain.state_dict().values(), strict=True):
         torch.testing.assert_close(a, b)
 
@@ -185,6 +186,60 @@ def test_a_module_without_forward_is_refused_before_training(tmp_path: Path) -> 
     trainer(tmp_path, PhasewiseAveraging(EPOCHS, forward=forward)).fit(module, loader())
     plain_loop(plain)
     assert equal(module.network, plain)
+
+
+def test_batches_that_need_forward_are_refused_before_training(tmp_path: Path) -> None:
+    class Named(Module):
+        def training_step(self, batch: Any, index: int) -> torch.Tensor:
+            return super().training_step((batch["inputs"], batch["labels"]), index)
+
+    data = DataLoader([{"inputs": x, "labels": y} for x, y in batches()], batch_size=None)
+    module = Named()
+    with pytest.raises(TypeError, match=r"a dict is neither .*; pass forward="):
+        trainer(tmp_path, PhasewiseAveraging(EPOCHS)).fit(module, data)
+    assert equal(module.network, network())
+    forward = lambda module, batch: module(batch["inputs"])  # noqa: E731
+    trainer(tmp_path, PhasewiseAveraging(EPOCHS, forward=forward)).fit(module, data)
+    plain = network()
+    plain_loop(plain)
+    assert equal(module.network, plain)
+
+
+def test_an_epoch_that_ends_early_counts_unless_the_training_is_cut(tmp_path: Path) -> None:
+    class Skipping(Module):
+        def on_train_batch_start(self, batch: Any, batch_idx: int) -> int | None:
+            return -1 if batch_idx == 2 else None
+
+    module, plain, callback = Skipping(), network(), PhasewiseAveraging(EPOCHS)
+    trainer(tmp_path, callback).fit(module, loader())
+    plain_loop(plain, count=2)
+    for a, b in zip(module.network.parameters(), plain.parameters(), strict=True):
+        assert torch.equal(a, b)
+    assert callback.averager.remaining == 0
+
+    trainer(tmp_path, callback := PhasewiseAveraging(EPOCHS), max_steps=8).fit(Module(), loader())
+    assert callback.averager.ended == 2
+
+
+def test_lookahead_is_refused(tmp_path: Path) -> None:
+    class Looking(Module):
+        def configure_optimizers(self) -> Any:
+            return Lookahead(torch.optim.SGD(self.parameters(), lr=0.1))
+
+    with pytest.raises(ValueError, match=r"optimizer=Lookahead: .* fast weights"):
+        trainer(tmp_path, PhasewiseAveraging(EPOCHS)).fit(Looking(), loader())
+
+
+@pytest.mark.parametrize("epochs", [EPOCHS, None], ids=["given", "from the scheduler"])
+def test_a_checkpoint_without_an_average_is_refused(
+    epochs: list[int] | None, tmp_path: Path
+) -> None:
+    saving = ModelCheckpoint(tmp_path, filename="cut")
+    trainer(tmp_path, saving, max_epochs=1).fit(Module(), loader())
+    with pytest.raises(ValueError, match="after 1 epochs has no state of PhasewiseAveraging"):
+        trainer(tmp_path, PhasewiseAveraging(epochs)).fit(
+            Module(), loader(), ckpt_path=tmp_path / "cut.ckpt", weights_only=True
+        )
 
 
 def test_a_sharded_network_is_refused() -> None:

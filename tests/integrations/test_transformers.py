@@ -20,7 +20,7 @@ from integrations.loops import (
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 
-from phaseavg.averaging import Phasewise, Uniform, recompute_batchnorm
+from phaseavg.averaging import Phasewise, recompute_batchnorm
 
 transformers = pytest.importorskip("transformers")
 pytestmark = [pytest.mark.slow, pytest.mark.filterwarnings("ignore")]
@@ -28,6 +28,7 @@ pytestmark = [pytest.mark.slow, pytest.mark.filterwarnings("ignore")]
 from accelerate.utils import DistributedType  # noqa: E402
 
 from phaseavg.integrations.transformers import PhasewiseCallback  # noqa: E402
+from phaseavg.optim import Lookahead  # noqa: E402
 
 NOT_SAVED = {"eval_strategy": "no", "save_strategy": "no"}
 
@@ -76,10 +77,15 @@ def samples() -> list[dict[str, Tensor]]:
 
 
 def trained(folder: Path, *callbacks: Any, **arguments: Any) -> Model:
-    """Return the model after training; `resume` is what `train` resumes from."""
+    """Return the model after training; `resume` is what `train` resumes from.
+
+    `data` replaces the images, `lookahead` wraps the optimizer.
+    """
     resume, data = arguments.pop("resume", None), arguments.pop("data", None)
     model = Model()
     optimizer, _ = optimizer_and_scheduler(model)
+    if arguments.pop("lookahead", False):
+        optimizer = Lookahead(optimizer)
     drops = [EPOCHS[0] * len(batches())]  # the Trainer steps the scheduler after each update
     scheduler = torch.optim.lr_scheduler.MultiStepLR(optimizer, drops)
     defaults = {
@@ -206,6 +212,7 @@ def test_a_training_longer_than_the_phases_is_refused(tmp_path: Path) -> None:
             {"dataloader_persistent_workers": True, "dataloader_num_workers": 1},
             "dataloader_persistent_workers=True: .* use every_steps=None",
         ),
+        (PhasewiseCallback([3, 2]), {"lookahead": True}, "optimizer=Lookahead: .* fast weights"),
     ],
 )
 def test_trainings_that_cannot_be_averaged_are_refused(
@@ -229,12 +236,13 @@ def test_a_training_that_ends_inside_a_phase_says_so(tmp_path: Path) -> None:
 
 def test_a_checkpoint_in_another_folder_is_resumed_with_its_own_average(tmp_path: Path) -> None:
     whole = trained(tmp_path / "whole", PhasewiseCallback())
-    trained(tmp_path / "other", PhasewiseCallback(weights=Uniform()), StopAfter(7))
+    trained(tmp_path / "other", PhasewiseCallback(), StopAfter(7))
     trained(tmp_path / "cut", PhasewiseCallback(), StopAfter(7))
     checkpoint = str(tmp_path / "cut/checkpoint-7")
-    with pytest.raises(ValueError, match=r"set it in TrainingArguments\(resume_from_checkpoint"):
-        trained(tmp_path / "new", PhasewiseCallback(), resume=checkpoint)
     for folder in ("new", "other"):
+        message = r"is another training's, .* set it in TrainingArguments\(resume_from_checkpoint"
+        with pytest.raises(ValueError, match=message):
+            trained(tmp_path / folder, PhasewiseCallback(), resume=checkpoint)
         resumed = trained(
             tmp_path / folder,
             PhasewiseCallback(),

@@ -21,6 +21,7 @@ from optimizer_reference import (
     trajectory,
     vector,
 )
+from torch import nn
 from torch.optim import LBFGS, SGD, Adam, Optimizer
 from torch.optim.lr_scheduler import OneCycleLR
 
@@ -93,6 +94,14 @@ def test_a_parameter_without_gradient_is_unchanged():
     assert push(optimizer, 1.0, 1.0)[0] == pytest.approx(2.0)
     assert optimizer.state[late]["slow_weights"] == 3
     assert push(optimizer, 1.0, 1.0)[0] == pytest.approx(3 + (1 - 3) / 4)
+
+
+@pytest.mark.parametrize("dtype", [torch.int8, torch.bool, torch.float8_e4m3fn])
+def test_frozen_parameters_of_any_type_are_unchanged(dtype):
+    frozen = nn.Parameter(torch.ones(()).to(dtype), requires_grad=False)
+    trained = scalar()
+    optimizer = Lookahead(SGD([frozen, trained], lr=1.0), k=2, alpha=0.25)
+    assert [push(optimizer, None, 1.0) for _ in range(2)] == [[1, -1], [1, -0.5]]
 
 
 # The slow weights
