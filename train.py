@@ -24,7 +24,7 @@ from phaseavg.processes import joined, on_first
 from phaseavg.runs.finished import finished_before
 from phaseavg.runs.folder import RunFolder
 from phaseavg.runs.prefixes import prefix_settings
-from phaseavg.runs.provenance import peak_memory_bytes, provenance, reset_peak_memory
+from phaseavg.runs.provenance import own_code, peak_memory_bytes, provenance, reset_peak_memory
 from phaseavg.runs.result import cost, summarise_errors, summary
 from phaseavg.runs.weights import write_weights
 from phaseavg.targets import build
@@ -67,7 +67,9 @@ def run(settings: Settings, overrides: Sequence[str] = ()) -> dict[str, Any]:
             return {"run_id": settings.run_id, "status": "finished"}
         folder.write_config(settings.record())
         sharing.restore(state, folder)
-        state.add_provenance(provenance(device, settings.execution.model_dump()))
+        state.add_provenance(
+            provenance(device, settings.execution.model_dump()) | own_code(settings.record())
+        )
         folder.write_metrics(state.history)
         print(f"{folder.path}: {start_line(settings, data, schedule, state)}", flush=True)
         tracking = build(

@@ -188,9 +188,20 @@ NOT_RECORDED = {
 
 
 def recorded_overrides() -> list[str]:
-    """Return the recorded overrides of the current Hydra job."""
-    overrides = HydraConfig.get().overrides.task
-    return [o for o in overrides if re.split(r"[.=@]", o.lstrip("+~"))[0] not in NOT_RECORDED]
+    """Return --config-dir, --config-name and the recorded overrides of the current Hydra job."""
+    hydra, here = HydraConfig.get(), Path.cwd()
+    sources = [Path(s.path) for s in hydra.runtime.config_sources if s.provider == "command-line"]
+    folders = [path.relative_to(here) if path.is_relative_to(here) else path for path in sources]
+    name = hydra.job.config_name
+    return [
+        *(f"--config-dir={folder}" for folder in folders),
+        *([f"--config-name={name}"] if name != "config" else []),
+        *(
+            override
+            for override in hydra.overrides.task
+            if re.split(r"[.=@]", override.lstrip("+~"))[0] not in NOT_RECORDED
+        ),
+    ]
 
 
 RETIRED = ("flipped_copy", "average_device")

@@ -214,10 +214,21 @@ def convert_part(part: Part, path: str, kind: Any = inspect.Parameter.empty) -> 
     return converted
 
 
+def own_files(config: Any) -> dict[str, Path]:
+    """Return the file of each user's own module that a config names, by module."""
+    modules = {str(import_target(target).__module__) for target in _targets(config)}
+    return {n: Path(str(sys.modules[n].__file__)) for n in sorted(modules) if _is_users(n)}
+
+
 @cache
 def _defaults(target: str) -> dict[str, str]:
-    """Return the defaults of a target's arguments as JSON, by name."""
+    """Return the defaults of a target's arguments as JSON, by name.
+
+    Defaults in a user's own module do not count: no version tells when they change.
+    """
     parameters = signature(import_target(target)).parameters.values()
+    if _is_users(target.rpartition(".")[0]):
+        return {}
     return {p.name: _json(p.default) for p in parameters if p.default is not p.empty}
 
 

@@ -54,8 +54,8 @@ def main() -> int:
     averages = list(dict.fromkeys(args.average or DEFAULTS))
     folder, run, phase, start = args.weights[0], None, None, None
     if (folder / METRICS).is_file():
-        if args.weights[1:]:
-            raise UserError(f"{args.weights[1]}: give one run folder alone")
+        if args.weights[1:] or args.stored:
+            raise UserError(f"{folder}: give one run folder alone, without --stored")
         run = load_run(folder, args.data_dir, args.device, args.allow)
         phase, paths = posthoc.phase_files(folder, run[0], run[1], args.phase)
         start = len(paths) > phase.epochs
@@ -63,6 +63,8 @@ def main() -> int:
         raise UserError(f"{folder}: --figure and --phase need a run folder")
     else:
         paths = find_weights(args.weights)
+    if args.output.resolve() in {path.resolve().parent for path in paths}:
+        raise UserError(f"--output={args.output}: contains the weights; choose another folder")
     files = [open_weights(path) for path in paths]
     if args.stored is None:
         alphas = [posthoc.coefficients_of(average, files, start) for average in averages]
@@ -73,7 +75,9 @@ def main() -> int:
     states, rows = posthoc.average_files(files, alphas), []
     print(f"{len(paths)} files: {paths[0].name} … {paths[-1].name}", flush=True)
     for average, alpha, state in zip(averages, alphas, states, strict=True):
-        rows.append({"average": average, "mean_age": posthoc.mean_age(alpha)})
+        # Averages that are combined have no single age.
+        age = {} if args.stored else {"mean_age": posthoc.mean_age(alpha)}
+        rows.append({"average": average, **age})
         if run is not None and phase is not None:
             settings, data, model = run
             test = posthoc.evaluate_average(state, model, settings, data, phase.end)

@@ -7,6 +7,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from itertools import islice
 from pathlib import Path
 
+import numpy as np
 import torch
 from torch import Tensor
 from torch.utils.data import DataLoader
@@ -120,7 +121,7 @@ class ImageNet:
         self._train, self._test = (
             ImageFiles(
                 Path(data_dir),
-                f"{folder}/{split}",
+                str(Path(folder, split)),
                 v2.Compose([*steps, v2.PILToTensor()]),
                 seed,
                 fraction,
@@ -135,6 +136,9 @@ class ImageNet:
                 f"data_dir={data_dir}: {folder}/train and {folder}/val must have the same classes; "
                 f"class {min(different)} is in only one of them"
             )
+        # Those of folders are in the order of their names, those of shards in that of numbers.
+        numbers = np.array([self._train.classes.index(name) for name in self._test.classes])
+        self._test.labels = numbers[self._test.labels]
         self.num_classes = len(self._train.classes)
         self.train_size, self.test_size = len(self._train), len(self._test)
         self.image_size = image_size

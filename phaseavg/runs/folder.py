@@ -68,8 +68,11 @@ def read_result(folder: Path) -> dict[str, Any] | None:
     except OSError as error:
         raise UserError(f"{path}: cannot be read ({error.strerror})") from error
     except record.READ_ERRORS as error:
-        aside = set_aside(path, "damaged")
-        print(f"{path} is damaged ({error}): renamed to {aside.name}", flush=True)
+        try:
+            done = f"renamed to {set_aside(path, 'damaged').name}"
+        except UserError as failure:  # others, such as those of a read-only folder, are not stopped
+            done = str(failure)
+        print(f"{path} is damaged ({error}): {done}", flush=True)
         return None
 
 

@@ -27,7 +27,7 @@ from phaseavg.identity import NUMERICS_VERSION
 from phaseavg.phases import Schedule
 from phaseavg.runs.files import set_aside
 from phaseavg.runs.folder import read_state
-from phaseavg.runs.provenance import provenance
+from phaseavg.runs.provenance import own_code, provenance
 from phaseavg.targets import Part, build
 
 NOTHING = "phaseavg.averaging.NoAveraging"
@@ -66,7 +66,8 @@ def identity_of(average: Part, epochs: int) -> str | None:
     """
     begun = [[w.start, len(w)] for w in windows_of(average) or () if w.start < epochs]
     averaging = {name: value for name, value in average.items() if name != "epochs"}
-    return f"g{digest({'averaging': averaging, 'windows': begun})}" if begun else None
+    values = {"averaging": averaging, "windows": begun, **own_code(averaging)}
+    return f"g{digest(values)}" if begun else None
 
 
 @cache
@@ -126,6 +127,7 @@ class Prefixes:
             "numerics_version": NUMERICS_VERSION,
             "format": FORMAT,
             **{name: record[name] for name in (*names, "evaluation")},
+            **own_code([record[name] for name in (*names, "schedule")]),
         }
 
     def key(self, epochs: int) -> str:

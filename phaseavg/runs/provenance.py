@@ -15,6 +15,8 @@ import torch
 
 import phaseavg
 from phaseavg.processes import count
+from phaseavg.runs.files import checksum
+from phaseavg.targets import own_files
 
 REPOSITORY = Path(__file__).parents[2]
 CODE = ("phaseavg", "conf", "train.py", "hydra_plugins")
@@ -43,6 +45,16 @@ def source_digest() -> str:
         digest.update(f"{path.relative_to(REPOSITORY).as_posix()} {len(content)}\n".encode())
         digest.update(content)
     return digest.hexdigest()[:16]
+
+
+def own_code(config: Any) -> dict[str, dict[str, str]]:
+    """Return checksums of the user's own modules that a config names, under `own_code`, if any.
+
+    Modules that these import are not included.
+    """
+    files = own_files(config).items()
+    code = {name: checksum(path.read_bytes()) for name, path in files}
+    return {"own_code": code} if code else {}
 
 
 @cache

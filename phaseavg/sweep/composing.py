@@ -17,6 +17,7 @@ import hydra
 import omegaconf
 from hydra import compose, initialize_config_dir
 from hydra.core.global_hydra import GlobalHydra
+from hydra.core.override_parser.types import Quote, QuotedString
 from hydra.types import HydraContext
 from omegaconf import DictConfig, OmegaConf, open_dict
 
@@ -68,7 +69,8 @@ def composing(conf: Path, more: Path | None = None) -> Iterator[tuple[list[str],
     GlobalHydra.instance().clear()
     folders = [conf, more] if more else [conf]
     options = sorted(path.stem for f in folders for path in (f / "table").glob("*.yaml"))
-    search = [f"hydra.searchpath=[file://{more.resolve()}]"] if more else []
+    quoted = QuotedString(f"file://{more.resolve()}", Quote.single).with_quotes() if more else ""
+    search = [f"hydra.searchpath=[{quoted}]"] if more else []
 
     def composed(overrides: Sequence[str]) -> DictConfig:
         return compose("config", [*search, *overrides])

@@ -65,6 +65,8 @@ class Slot:
                     initializer=begin_worker,
                     initargs=(self.variables, self.threads, payload),
                 )
+                # The process inherits this mask: a Ctrl-C while it starts prints no traceback.
+                signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGINT])
                 self._pid = self._executor.submit(os.getpid).result()
             return self._executor.submit(train_job, number, overrides).result()
         except BrokenProcessPool as error:
@@ -182,6 +184,7 @@ def begin_worker(variables: dict[str, str], threads: int, payload: bytes) -> Non
     # The parent handles signals. While a run trains, a signal stops the run after its step.
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, lambda *_: None)
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, [signal.SIGINT])
     context, task, config, state = cloudpickle.loads(payload)
     setup_globals()
     Singleton.set_state(state)

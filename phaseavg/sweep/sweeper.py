@@ -70,7 +70,13 @@ def plain_runs(overrides: list[Override], compose: Compose) -> dict[str, Run]:
         for seed in parse_overrides(o for o in combination if o.startswith("seed=")):
             config.seed = seed.value()
         run = Run(combination, check(config))
-        runs.setdefault(run.run_id, run)
+        first = runs.setdefault(run.run_id, run)
+        for key, value in run.settings:
+            if value != getattr(first.settings, key):
+                raise UserError(
+                    f"{key}: the requested values give the same run id, {run.run_id}; start a "
+                    "sweep for each value, with a runs_dir of its own"
+                )
     return runs
 
 
@@ -99,11 +105,14 @@ def sweep(
         config: the config, composed without overrides that have several values.
 
     Raises:
-        UserError: if a requested option does not exist, or the data of all runs is missing.
+        UserError: if a requested option does not exist, two requested runs have the same id but
+            other settings, or the data of all runs is missing.
         SweepFailed: at the end, if a run failed or diverged.
     """
     if launched():
         raise UserError("-m: torchrun trains a single run; sweeps have hydra/launcher=local")
+    if config.hydra.job.chdir:
+        raise UserError("hydra.job.chdir=true: runs are written to runs_dir; choices: false")
     if not isinstance(config.plan, bool):
         raise UserError(f"plan={config.plan}: choices: true, false")
     budget = config.budget

@@ -205,8 +205,12 @@ def averaged_names(files: Sequence[StateDict]) -> list[str]:
     """
     shapes = {name: tensor.shape for name, tensor in files[-1].items()}
     for number, file in enumerate(files, start=1):
-        if {name: tensor.shape for name, tensor in file.items()} != shapes:
-            raise UserError(f"file {number} of {len(files)}: has other tensors than the last file")
+        others = {name: tensor.shape for name, tensor in file.items()}.items()
+        if different := {name for name, _ in others ^ shapes.items()}:
+            raise UserError(
+                f"file {number} of {len(files)}: {min(different)} is missing, or has another "
+                "shape, here or in the last file"
+            )
     return [
         name
         for name, tensor in files[-1].items()

@@ -9,7 +9,7 @@ from phaseavg.config import Settings
 from phaseavg.data import DataSet
 from phaseavg.phases import Schedule
 from phaseavg.runs.provenance import device_name
-from phaseavg.targets import Part
+from phaseavg.targets import Part, is_part
 from phaseavg.training.optimizers import learning_rate, set_learning_rate
 from phaseavg.training.state import TrainingState
 from phaseavg.training.step import new_step
@@ -20,7 +20,7 @@ WARM_UP, TIMED = 5, 10  # steps; the fourth captures the CUDA graph
 def describe_part(part: Part) -> str:
     """Return a part's name and arguments: `SGD(lr=0.1, momentum=0.9)`."""
     arguments = ", ".join(
-        f"{key}={describe_part(value) if isinstance(value, dict) else value}"
+        f"{key}={describe_part(value) if is_part(value) else value}"
         for key, value in part.items()
         if key != "_target_" and value is not None
     )

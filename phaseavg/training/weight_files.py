@@ -5,6 +5,7 @@ import re
 from argparse import Namespace
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from pickle import UnpicklingError
 from typing import Any
 from zipfile import is_zipfile
 
@@ -22,8 +23,12 @@ HUGGING_FACE = (
     "model.safetensors",
     "pytorch_model.bin.index.json",
     "pytorch_model.bin",
+    "adapter_model.safetensors",
+    "adapter_model.bin",
 )
 SUFFIXES = (".safetensors", ".pt", ".pth", ".pth.tar", ".bin", ".ckpt")
+SPECIAL = re.compile(r"(?<![a-z])(last|latest|best|final|recovery)(?![a-z])", re.IGNORECASE)
+"""Words in the names of weights that are a copy of others, or out of their order."""
 NESTED = ("state_dict", "model_state_dict", "model")
 """Keys under which training frameworks save the state dict of a network."""
 
@@ -32,7 +37,8 @@ def find_weights(paths: Sequence[Path]) -> list[Path]:
     """Return the files and Hugging Face folders in `paths`; those of a folder in natural order.
 
     In a folder, Hugging Face folders come before files, which may be the weights of the last one.
-    If names of files have numbers, those without, such as `last` and `model_best`, are left out.
+    Those without a number, or named `last`, `best`, `final`, … (`SPECIAL`), are left out if others
+    remain.
 
     Raises:
         UserError: if a path does not exist, a folder contains no weights, or there is one file.
@@ -40,16 +46,23 @@ def find_weights(paths: Sequence[Path]) -> list[Path]:
     found: list[Path] = []
     for path in paths:
         inside = sorted(path.glob("*"), key=lambda p: _natural(p.name))
-        folders = [p for p in inside if _is_hugging_face(p)]
-        files = [p for p in inside if p.is_file() and p.name.endswith(SUFFIXES)]
-        numbered = [p for p in files if re.search(r"\d", p.name)]
+        folders = _of_a_sequence([p for p in inside if _is_hugging_face(p)])
+        files = _of_a_sequence([p for p in inside if p.is_file() and p.name.endswith(SUFFIXES)])
         whole = [path] if path.is_file() or _is_hugging_face(path) else []
-        if not (weights := folders or whole or numbered or files):
+        if not (weights := folders or whole or files):
             raise UserError(f"{path}: no weights found; choices: files *{', *'.join(SUFFIXES)}")
         found += weights
     if len(found) == 1:
         raise UserError(f"{found[0]}: the only file; an average needs two or more")
     return found
+
+
+def _of_a_sequence(paths: list[Path]) -> list[Path]:
+    """Return the paths without those that `find_weights` leaves out, which are printed."""
+    kept = [p for p in paths if re.search(r"\d", p.name) and not SPECIAL.search(p.name)]
+    if kept and (others := [path.name for path in paths if path not in kept]):
+        print(f"left out: {', '.join(others)}", flush=True)
+    return kept or paths
 
 
 def _is_hugging_face(path: Path) -> bool:
@@ -58,7 +71,7 @@ def _is_hugging_face(path: Path) -> bool:
 
 def _natural(name: str) -> list[tuple[int, str]]:
     """Return a sorting key with which `step-9` comes before `step-10`."""
-    return [(int(p), "") if p.isdigit() else (-1, p) for p in re.split(r"(\d+)", name)]
+    return [(int(p), "") if p.isdecimal() else (-1, p) for p in re.split(r"(\d+)", name)]
 
 
 def open_weights(path: Path) -> StateDict:
@@ -80,6 +93,10 @@ def open_weights(path: Path) -> StateDict:
             content: Any = torch.load(path, "cpu", weights_only=True, mmap=is_zipfile(path))
     except UserError:
         raise
+    except UnpicklingError as error:
+        unsafe = re.search(r"GLOBAL (\S+)", str(error))
+        reason = f"contains a {unsafe[1]}, not only tensors" if unsafe else "is not a file of torch"
+        raise UserError(f"{path}: {reason}; save the network's state dict alone") from error
     except Exception as error:  # damaged files raise many kinds
         raise UserError(f"{path}: no readable weights ({describe(error)})") from error
     for key in NESTED:

@@ -296,6 +296,27 @@ def test_classes_of_shards_count_from_0(tree, tmp_path, removed):
         image_net(tmp_path)
 
 
+def test_classes_are_those_of_their_names_in_folders_and_in_shards(tmp_path):
+    """Folders sort 10 before 2, numbers do not."""
+    images = {}
+    for label in range(12):
+        image = Image.new("RGB", (20, 20), (20 * label,) * 3)
+        (tmp_path / f"imagenet/train/{label}").mkdir(parents=True)
+        image.save(tmp_path / f"imagenet/train/{label}/a.png")
+        content = io.BytesIO()
+        image.save(content, "PNG")
+        images |= {f"{label}_png": content.getvalue(), f"{label}_cls": str(label).encode()}
+    (tmp_path / "imagenet/val").mkdir()
+    (tmp_path / "imagenet/val/0.tar").write_bytes(shard_of(**images))
+    data = image_net(tmp_path, mean=[0.0] * 3, std=[1.0] * 3, workers=0)
+    of = {}
+    for batches in (data.train_batches(0, 3), data.test_batches()):
+        for tensors, labels in batches:
+            for tensor, label in zip(tensors, labels.tolist(), strict=True):
+                assert of.setdefault(label, tensor.mean().item()) == tensor.mean().item()
+    assert len(of) == 12
+
+
 def test_a_damaged_image_in_a_shard_ends_the_run_with_its_place(sharded):
     path, first, size = image_net(sharded)._train.place(5)
     content = bytearray(Path(path).read_bytes())

@@ -175,6 +175,18 @@ def test_an_invalid_result_is_renamed(
     assert [path.name for path in folder.iterdir()] == ["result.json.damaged"]
 
 
+def test_an_invalid_result_that_cannot_be_renamed_is_ignored(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def read_only(*_: Path) -> None:
+        raise OSError(30, "Read-only file system")
+
+    monkeypatch.setattr(Path, "replace", read_only)
+    (tmp_path / "result.json").write_text(INVALID["half"])
+    assert read_result(tmp_path) is None
+    assert "cannot be renamed to *.damaged (Read-only file system)" in capsys.readouterr().out
+
+
 def test_a_failure_is_recorded_or_reported_as_damaged(tmp_path: Path) -> None:
     assert read_failure(tmp_path / "run") is None
     record_failure(tmp_path / "run", "no room")

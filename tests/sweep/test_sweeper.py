@@ -52,6 +52,12 @@ MISTAKES = [
         )
         for count in ("0", "many")
     ),
+    (
+        "-m preset=demo schedule.epochs=[1,1,1] execution.precision=fp32,bf16",
+        "execution: the requested values give the same run id, digits-cnn13",
+    ),
+    ("-m preset=demo runs_dir=a,b", "runs_dir: the requested values give the same run id"),
+    ("-m preset=demo seed=0,1 hydra.job.chdir=true", "hydra.job.chdir=true: runs are written"),
     ("table=all", "table: only a sweep has this option; add -m"),
     ("plan=true", "plan: only a sweep has this option; add -m"),
 ]

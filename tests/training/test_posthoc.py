@@ -99,8 +99,12 @@ WRITERS = [
         (["epoch=0-step=5.ckpt", "epoch=1-step=10.ckpt", "last.ckpt"], [0, 1]),
         (["first.pt", "second.pt"], [0, 1]),
         (["checkpoint-5", "checkpoint-15", "", "training_args.bin"], [0, 1]),
+        (["checkpoint-5", "checkpoint-15", "best", "final"], [0, 1]),
+        (["last-v1.ckpt", "epoch=1.ckpt", "epoch=0.ckpt", "recovery-10-3.ckpt"], [2, 1]),
+        (["net50_e10.pth", "net50_e2.pth", "net50_best.pth", "net50_Last.pth"], [1, 0]),
+        (["best-1.pt", "best-2.pt"], [0, 1]),
+        (["²1.pt", "²2.pt"], [0, 1]),
     ],
-    ids=["timm", "Lightning", "without numbers", "Hugging Face"],
 )
 def test_last_and_best_copies_of_a_checkpoint_are_left_out(
     tmp_path: Path, names: list[str], found: list[int]
@@ -208,7 +212,8 @@ def test_the_start_of_a_phase_is_unknown_if_an_average_replaced_the_weights(
 def test_power_averages_are_combined_into_another(script: Prompt, tmp_path: Path) -> None:
     paths = [write_state_dict(tmp_path / str(n), state) for n, state in enumerate(states(3))]
     stored = ("--stored", "10:7", "20:7", "20:17")
-    assert script("average", *paths, "--average", "power=17", *stored, "--output", "out")[0] == 0
+    status, out, _ = script("average", *paths, "--average", "power=17", *stored, "--output", "out")
+    assert (status, "mean_age" in out) == (0, False)
     found = safetensors.torch.load_file("out/power-17.safetensors")
     # The third average is the wanted one.
     torch.testing.assert_close(found["layer.weight"], torch.load(paths[2])["layer.weight"])
@@ -240,6 +245,10 @@ def legacy_malicious(folder: Path) -> None:
     (folder / "b.pt").write_bytes(pickle.dumps({"a": Malicious()}, protocol=2))
 
 
+def pointer(folder: Path) -> None:
+    (folder / "b.pt").write_text("version https://git-lfs.github.com/spec/v1\n")
+
+
 def empty_index(folder: Path) -> None:
     (folder / "b").mkdir()
     (folder / "b/model.safetensors.index.json").write_text("{}")
@@ -269,11 +278,13 @@ TWO = ["a.pt", "a.pt"]
             [*TWO, "--average=power=3", "--stored", "1-2", "2:2"],
             "--stored=1-2 2:2: not enough values",
         ),
-        (other_tensors, ["."], "file 1 of 2: has other tensors than the last file"),
+        (None, [*TWO, "--output", "."], "--output=.: contains the weights; choose another"),
+        (other_tensors, ["."], "file 1 of 2: bn.num_batches_tracked is missing, or has another"),
         (truncated, ["."], "b.pt: no readable weights"),
         (no_tensors, ["."], "b.pt: epoch is not a tensor"),
-        (malicious, ["."], "b.pt: no readable weights"),
-        (legacy_malicious, ["."], "b.pt: no readable weights"),
+        (malicious, ["."], "b.pt: contains a "),
+        (legacy_malicious, ["."], "b.pt: contains a "),
+        (pointer, ["."], "b.pt: is not a file of torch; save the network's state dict alone"),
         (empty_index, ["a.pt", "b"], "b: no readable weights (KeyError: 'weight_map')"),
     ],
 )

@@ -23,7 +23,7 @@ from phaseavg.runs.provenance import device_name
 from phaseavg.training.evaluation import evaluate
 from phaseavg.training.execution import autocast, prepare
 from phaseavg.training.parts import load_data, new_model
-from phaseavg.training.trajectory import missing_steps, read_weights_after, weights_path
+from phaseavg.training.trajectory import read_weights_after, weights_path
 
 KEY = ["first", "second", "fraction"]
 
@@ -126,7 +126,7 @@ def first_phase_losses(
     points = choose_points(run.schedule.phases[0], steps)
     needed = pd.DataFrame([asdict(point) for point in points])
     ends = sorted({*needed["first"], *needed["second"]})
-    if missing := missing_steps(run.weights_folder, ends):
+    if missing := run.missing_steps(ends):
         print(
             f"{path.stem}: {len(missing)} snapshots are not in {run.weights_folder}; "
             f"run {run.command}"

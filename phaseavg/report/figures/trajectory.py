@@ -1,7 +1,7 @@
 """The training run that Figures 1 to 3 show; it may be unfinished."""
 
 import shlex
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -13,11 +13,12 @@ from omegaconf import open_dict
 from phaseavg.config import Settings, check
 from phaseavg.errors import UserError
 from phaseavg.phases import Schedule
-from phaseavg.runs.folder import TRAJECTORY
+from phaseavg.runs.folder import TRAJECTORY, read_result
 from phaseavg.runs.record import METRICS, READ_ERRORS, damage_message, flatten, read_metrics
 from phaseavg.sweep.cells import override_key, parse_overrides
 from phaseavg.sweep.composing import composing
 from phaseavg.targets import build
+from phaseavg.training.trajectory import missing_steps
 
 NETWORK = "model=wrn28_10"
 """The network of the paper's figures."""
@@ -74,6 +75,12 @@ class TrajectoryRun:
     def steps_per_epoch(self) -> int:
         """The number of steps per epoch, if an epoch has finished."""
         return int(self.metrics["step"].iloc[0] // self.metrics["epoch"].iloc[0])
+
+    def missing_steps(self, steps: Iterable[int]) -> list[int]:
+        """Return the steps without saved weights of all layers."""
+        result = read_result(self.settings.run_folder) or {}
+        partly = result.get("save_trajectory", "epochs") in ("none", "last_layer")
+        return list(steps) if partly else missing_steps(self.weights_folder, steps)
 
     @property
     def command(self) -> str:

@@ -208,6 +208,18 @@ def test_an_unfinished_run_is_drawn(
         assert "snapshots are not in" in capsys.readouterr().out
 
 
+def test_weights_of_the_last_layer_alone_count_as_missing(
+    run: TrajectoryRun, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    other = described(tmp_path)
+    shutil.copytree(run.settings.run_folder, other.settings.run_folder)
+    path = other.settings.run_folder / "result.json"
+    result = json.loads(path.read_text()) | {"save_trajectory": "last_layer"}
+    path.write_text(json.dumps(result))
+    assert numbers("fig3", other, tmp_path).empty
+    assert "rerun=true" in capsys.readouterr().out
+
+
 @pytest.mark.parametrize("name", ["fig1", "fig3"])
 def test_a_figure_of_another_run_is_protected(
     name: str, run: TrajectoryRun, tmp_path: Path
