@@ -19,7 +19,7 @@ from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import redirect_stdout, suppress
 from dataclasses import dataclass, field
-from multiprocessing import get_context, parent_process
+from multiprocessing import get_context, parent_process, resource_tracker
 from typing import Any, TextIO
 
 import cloudpickle
@@ -37,6 +37,7 @@ from phaseavg.sweep.launch import failed_job
 from phaseavg.training.execution import default_threads, pick_device
 
 POLL_SECONDS = 0.2
+STOPPING = (signal.SIGINT, signal.SIGTERM)
 
 
 @dataclass
@@ -65,8 +66,10 @@ class Slot:
                     initializer=begin_worker,
                     initargs=(self.variables, self.threads, payload),
                 )
-                # The process inherits this mask: a Ctrl-C while it starts prints no traceback.
-                signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGINT])
+                # The process inherits this mask, as a signal while it starts would kill it, and the
+                # pipe to it would block this process. The tracker's start would undo the mask.
+                resource_tracker.ensure_running()
+                signal.pthread_sigmask(signal.SIG_BLOCK, STOPPING)
                 self._pid = self._executor.submit(os.getpid).result()
             return self._executor.submit(train_job, number, overrides).result()
         except BrokenProcessPool as error:
@@ -182,9 +185,9 @@ def begin_worker(variables: dict[str, str], threads: int, payload: bytes) -> Non
     os.environ["LOKY_MAX_CPU_COUNT"] = str(threads)  # joblib then counts this process's share
     torch.set_num_threads(threads)
     # The parent handles signals. While a run trains, a signal stops the run after its step.
-    for number in (signal.SIGINT, signal.SIGTERM):
+    for number in STOPPING:
         signal.signal(number, lambda *_: None)
-    signal.pthread_sigmask(signal.SIG_UNBLOCK, [signal.SIGINT])
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, STOPPING)
     context, task, config, state = cloudpickle.loads(payload)
     setup_globals()
     Singleton.set_state(state)

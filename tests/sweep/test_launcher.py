@@ -5,6 +5,8 @@ import json
 import os
 import re
 import signal
+import subprocess
+import sys
 import time
 from collections.abc import Sequence
 from pathlib import Path
@@ -116,6 +118,42 @@ def test_runs_save_and_exit_when_their_sweep_is_killed(victims: Any, tmp_path: P
     while processes_in(process.pid):
         time.sleep(0.1)
     assert len({path.parent for path in tmp_path.glob("runs/*/checkpoint-*.pt")}) == 2
+
+
+SLOW_START = """\
+import sys, time
+from pathlib import Path
+
+folder = Path(__file__).parent
+if any("spawn_main" in argument for argument in sys.orig_argv):
+    Path(folder, f"starting-{id(folder)}").touch()
+    while not Path(folder, "go").exists():
+        time.sleep(0.05)
+"""
+
+
+@pytest.mark.slow
+def test_a_signal_while_processes_start_ends_the_sweep(tmp_path: Path) -> None:
+    (tmp_path / "sitecustomize.py").write_text(SLOW_START)
+    path = os.pathsep.join([str(tmp_path), str(REPOSITORY)])
+    with (tmp_path / "said").open("w") as said:
+        process = subprocess.Popen(
+            [sys.executable, REPOSITORY / "train.py", "-m", *TINY, "seed=0,1", *LOCAL],
+            cwd=tmp_path,
+            env={**os.environ, "PYTHONPATH": path},
+            stdout=said,
+            stderr=said,
+            start_new_session=True,
+        )
+        while not list(tmp_path.glob("starting-*")):
+            time.sleep(0.05)
+            assert process.poll() is None
+        os.killpg(process.pid, signal.SIGTERM)
+        (tmp_path / "go").touch()
+        status = process.wait()
+    text = (tmp_path / "said").read_text()
+    assert status == 143, text
+    assert "Traceback" not in text
 
 
 DEADLY = """\
