@@ -13,7 +13,7 @@ from pathlib import Path
 
 from phaseavg.cli import USER_ERROR, one_line_errors
 from phaseavg.errors import UserError
-from phaseavg.report.figures import FIGURES, Inputs, write
+from phaseavg.report.figures import FIGURES, Inputs, SettingsFigure, write
 
 ROOT = Path(__file__).parents[1]
 
@@ -45,7 +45,9 @@ def main() -> int:
     parser.add_argument("--train", action="store_true", help="train or resume the run first")
     args = parser.parse_intermixed_args()
     overrides = [word for word in args.what if "=" in word]
-    names = [word for word in args.what if "=" not in word] or list(FIGURES)
+    # Overrides do not change the figures of settings, which a study of its own need not repeat.
+    every = [n for n, f in FIGURES.items() if not (overrides and isinstance(f, SettingsFigure))]
+    names = [word for word in args.what if "=" not in word] or every
     if unknown := [name for name in names if name not in FIGURES]:
         raise UserError(f"{unknown[0]}: is not a figure; choices: {', '.join(FIGURES)}")
     trainer = train if args.train else None

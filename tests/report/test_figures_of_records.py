@@ -175,6 +175,8 @@ def test_each_network_with_runs_has_a_figure(
         "fig5-cifar100-cnn13"
     ]
     assert "cells have runs; run python train.py -m table=t1a" in capsys.readouterr().out
+    with pytest.raises(UserError, match="gamma0: no numbers to draw yet"):  # of a single γ0
+        computed("gamma0", "model=cnn13", "column=gamma0-0.9", *places)
 
 
 def test_changed_settings_do_not_replace_published_figures(tmp_path: Path) -> None:

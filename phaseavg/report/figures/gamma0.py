@@ -36,6 +36,7 @@ def published(study: Study, gammas: Mapping[str, float]) -> pd.DataFrame:
 def draw(study: Study) -> tuple[Figure, pd.DataFrame]:
     """Draw our errors by γ0, with each seed, and the paper's errors on separate axes.
 
+    With runs of a single γ0, there is nothing to draw.
     If some seeds have runs of all drawn γ0, only these count, so that the means are comparable.
 
     Args:
@@ -48,8 +49,8 @@ def draw(study: Study) -> tuple[Figure, pd.DataFrame]:
     rows = rows[complete] if complete.any() else rows
     theirs = published(study, gammas)
     picture = new_picture(8 if len(theirs) else 4, 3.5)
-    if rows.empty:
-        return picture, rows
+    if rows["gamma0"].nunique() < 2:
+        return picture, rows.iloc[:0]
     ours, *paper = picture.subplots(1, 2 if len(theirs) else 1, squeeze=False).flat
     errors = rows.groupby("gamma0")["test_error"].agg(["mean", "std"])
     _curve(ours, errors["mean"], errors["std"], COLOURS[0], list(gammas.values()))
