@@ -75,7 +75,7 @@ def main() -> int:
     states, rows = posthoc.average_files(files, alphas), []
     print(f"{len(paths)} files: {paths[0].name} … {paths[-1].name}", flush=True)
     for average, alpha, state in zip(averages, alphas, states, strict=True):
-        # Averages that are combined have no single age.
+        # Files that are averages themselves have no age in files.
         age = {} if args.stored else {"mean_age": posthoc.mean_age(alpha)}
         rows.append({"average": average, **age})
         if run is not None and phase is not None:

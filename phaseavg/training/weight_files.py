@@ -28,7 +28,8 @@ HUGGING_FACE = (
 )
 SUFFIXES = (".safetensors", ".pt", ".pth", ".pth.tar", ".bin", ".ckpt")
 SPECIAL = re.compile(r"(?<![a-z])(last|latest|best|final|recovery)(?![a-z])", re.IGNORECASE)
-"""Words in the names of weights that are a copy of others, or out of their order."""
+"""Words in the names of weights that repeat others, or are out of their order."""
+
 NESTED = ("state_dict", "model_state_dict", "model")
 """Keys under which training frameworks save the state dict of a network."""
 

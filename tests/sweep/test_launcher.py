@@ -121,12 +121,12 @@ def test_runs_save_and_exit_when_their_sweep_is_killed(victims: Any, tmp_path: P
 
 
 SLOW_START = """\
-import sys, time
+import os, sys, time
 from pathlib import Path
 
 folder = Path(__file__).parent
 if any("spawn_main" in argument for argument in sys.orig_argv):
-    Path(folder, f"starting-{id(folder)}").touch()
+    Path(folder, f"starting-{os.getpid()}").touch()
     while not Path(folder, "go").exists():
         time.sleep(0.05)
 """
