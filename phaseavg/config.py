@@ -161,11 +161,6 @@ class Settings(Scalars):
         """The run folder."""
         return self.runs_dir / self.run_id
 
-    @property
-    def places(self) -> tuple[Path, Path]:
-        """Folders that may hold the finished run: in `runs_dir` and in `records_dir`."""
-        return self.run_folder, self.records_dir / self.run_id
-
     def recipe(self) -> dict[str, Any]:
         """Return the settings that affect the run's numbers and differ from their defaults."""
         values = self.model_dump(include=set(RECIPE))

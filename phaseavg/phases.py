@@ -25,7 +25,8 @@ class Shape(Protocol):
         """Return the learning rate as a multiple of the phase's learning rate.
 
         Args:
-            done: finished epochs of the phase, as a fraction; in [0, `epochs`).
+            done: finished epochs of the phase, in [0, `epochs`); with `per = "epoch"` an integer,
+                otherwise a fraction.
             epochs: T, the number of epochs in the phase.
         """
         ...
@@ -39,10 +40,6 @@ class Constant:
     def factor(self, done: float, epochs: int) -> float:
         """Return 1."""
         return 1.0
-
-
-def _round_to_pace(per: Pace, done: float) -> float:
-    return math.floor(done) if per == "epoch" else done
 
 
 def _check_pace(per: Pace) -> Pace:
@@ -73,8 +70,7 @@ class Decayed:
     def factor(self, done: float, epochs: int) -> float:
         """Return (1 − γ^(T−t+1)) / (1 − γ^T) after t − 1 epochs."""
         log_gamma = 80 / epochs * math.log(self.gamma0)
-        remaining = epochs - _round_to_pace(self.per, done)
-        return math.expm1(remaining * log_gamma) / math.expm1(epochs * log_gamma)
+        return math.expm1((epochs - done) * log_gamma) / math.expm1(epochs * log_gamma)
 
 
 class Cosine:
@@ -94,7 +90,7 @@ class Cosine:
 
     def factor(self, done: float, epochs: int) -> float:
         """Return (1 + cos(π (t − 1) / T)) / 2 after t − 1 epochs."""
-        return (1 + math.cos(math.pi * _round_to_pace(self.per, done) / epochs)) / 2
+        return (1 + math.cos(math.pi * done / epochs)) / 2
 
 
 @dataclass(frozen=True)
@@ -180,4 +176,6 @@ class Schedule:
         """Return the learning rate after `step` updates as a multiple of the optimizer's `lr`."""
         phase = self.phase(step // steps_per_epoch)
         done = (step - phase.first_epoch * steps_per_epoch) / steps_per_epoch
+        if getattr(self.shape, "per", "step") == "epoch":
+            done = math.floor(done)
         return phase.factor * self.shape.factor(done, phase.epochs)

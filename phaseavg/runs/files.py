@@ -2,25 +2,10 @@
 
 import hashlib
 import os
-import re
-from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
-
-import yaml
 
 from phaseavg.atomic import replacing
 from phaseavg.errors import UserError
-
-
-class _WithoutAliases(getattr(yaml, "CSafeDumper", yaml.SafeDumper)):
-    def ignore_aliases(self, data: Any) -> bool:
-        return True
-
-
-def dump_yaml(values: Mapping[str, Any]) -> bytes:
-    """Return values as YAML text without aliases."""
-    return yaml.dump(dict(values), Dumper=_WithoutAliases, sort_keys=False).encode()
 
 
 def write_atomically(path: Path, content: bytes, option: str | None = None) -> None:
@@ -47,9 +32,8 @@ def write_atomically(path: Path, content: bytes, option: str | None = None) -> N
 
 def remove_leftovers(folder: Path) -> None:
     """Remove temporary files left in a folder by killed processes."""
-    for path in folder.glob(".*.part"):
-        if re.fullmatch(r"\..+\.\d+\.\d+\.part", path.name):
-            path.unlink(missing_ok=True)
+    for path in folder.glob(".*.[0-9]*.[0-9]*.part"):
+        path.unlink(missing_ok=True)
 
 
 def set_aside(path: Path, suffix: str) -> Path:

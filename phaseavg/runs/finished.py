@@ -12,21 +12,29 @@ from phaseavg.runs.result import summary
 Result = Mapping[str, Any]
 
 
+def find_result(settings: Settings) -> tuple[Path, Result] | None:
+    """Return the folder and the result of a run in `runs_dir` or `records_dir`, if it has any."""
+    for parent in (settings.runs_dir, settings.records_dir):
+        if result := read_result(folder := parent / settings.run_id):
+            return folder, result
+    return None
+
+
 def finished_before(settings: Settings) -> Result | None:
-    """Return and print the result of a run in `runs_dir` or `records_dir`; None if unfinished.
+    """Return and print the result of a finished run; None if unfinished.
 
     Prints the folder, the precision, the device, and the differences from the requested run.
     """
-    for folder in settings.places:
-        if result := read_result(folder):
-            execution = result["provenance"][-1]["execution"]
-            computed = ", ".join(execution_words(execution)) + f" on {execution['device_name']}"
-            notes = ", ".join(["finished before", *differences(folder, result, settings)])
-            date = f", {result['date']}" if "date" in result else ""
-            print(f"{folder}: {notes}: {computed}{date}; add rerun=true to repeat it")
-            print(summary(result), flush=True)
-            return result
-    return None
+    if (found := find_result(settings)) is None:
+        return None
+    folder, result = found
+    execution = result["provenance"][-1]["execution"]
+    computed = ", ".join(execution_words(execution)) + f" on {execution['device_name']}"
+    notes = ", ".join(["finished before", *differences(folder, result, settings)])
+    date = f", {result['date']}" if "date" in result else ""
+    print(f"{folder}: {notes}: {computed}{date}; add rerun=true to repeat it")
+    print(summary(result), flush=True)
+    return result
 
 
 def differences(folder: Path, result: Result, settings: Settings) -> list[str]:

@@ -24,18 +24,13 @@ from types import TracebackType
 from typing import Any, Self
 
 import torch
+import yaml
 
 from phaseavg.averaging.snapshots import is_intact
 from phaseavg.errors import Diverged, NotStarted, OutOfTime, UserError
 from phaseavg.processes import is_lost_contact, on_first, rank
 from phaseavg.runs import record
-from phaseavg.runs.files import (
-    checksum,
-    dump_yaml,
-    remove_leftovers,
-    set_aside,
-    write_atomically,
-)
+from phaseavg.runs.files import checksum, remove_leftovers, set_aside, write_atomically
 from phaseavg.signals import StopSignals
 
 TRAJECTORY = "trajectory"
@@ -205,7 +200,7 @@ class RunFolder:
     @on_first
     def write_config(self, config: Mapping[str, Any]) -> None:
         """Write the resolved config."""
-        self._write("config.yaml", dump_yaml(config))
+        self._write("config.yaml", yaml.safe_dump(dict(config), sort_keys=False).encode())
 
     @on_first
     def write_metrics(self, history: Sequence[Mapping[str, Any]]) -> None:

@@ -71,7 +71,7 @@ class Record(NamedTuple):
 
 
 def read_record(folder: Path) -> Record:
-    """Return the record in a folder.
+    """Return the record in a run's folder, which is named by the run id.
 
     Raises:
         OSError: if a file is missing or cannot be read.
@@ -79,6 +79,8 @@ def read_record(folder: Path) -> Record:
     """
     result, config, metrics = read_result(folder), read_config(folder), read_metrics(folder)
     recipe = result["recipe"]
+    if result["run_id"] != folder.resolve().name:
+        raise ValueError(f"{RESULT} has run_id {result['run_id']}, unlike the folder")
     if (expected := run_id(recipe, result["numerics_version"])) != result["run_id"]:
         raise ValueError(f"{RESULT} has run_id {result['run_id']}, but its recipe gives {expected}")
     if not flatten(recipe).items() <= flatten(config).items():
@@ -116,10 +118,6 @@ def intact_records(*folders: Path | str) -> Iterator[Record]:
     for folder in (run for parent in folders for run in _ended_in(Path(parent))):
         try:
             record = read_record(folder)
-            if record.result["run_id"] != folder.resolve().name:
-                raise ValueError(
-                    f"{RESULT} has run_id {record.result['run_id']}, unlike the folder"
-                )
         except READ_ERRORS as error:
             print(damage_message(folder, error), file=sys.stderr, flush=True)
         else:

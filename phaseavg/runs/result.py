@@ -1,7 +1,7 @@
 """Derive the result of a run from its metrics."""
 
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 Metrics = Mapping[str, Any]
@@ -62,13 +62,8 @@ def summarise_errors(history: History, observers: Mapping[str, Any]) -> dict[str
         "with_bn_pass": _last_and_best(weights("bn")),
         "without_bn_pass": _last_and_best(raw),
         "observers": {name: observer(name) for name in observers},
-        "phases": phase_ends(history),
+        "phases": [line for line in history if "replaced" in line],  # their last epochs
     }
-
-
-def phase_ends(history: Iterable[Metrics]) -> list[Metrics]:
-    """Return the metrics of the last epoch of each phase."""
-    return [line for line in history if "replaced" in line]
 
 
 def cost(history: History) -> dict[str, Any]:

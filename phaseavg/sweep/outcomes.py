@@ -6,7 +6,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from phaseavg.runs.finished import differences
+from phaseavg.runs.finished import differences, find_result
 from phaseavg.runs.folder import in_progress, read_failure, read_result
 from phaseavg.runs.record import METRICS, RESULT
 from phaseavg.sweep.cells import Run
@@ -15,12 +15,6 @@ from phaseavg.training.parts import missing_data
 Outcome = Mapping[str, Any]
 
 FAILURE = "failure.json"
-
-
-def result_of(run: Run) -> Outcome | None:
-    """Return the result of a run in `runs_dir` or `records_dir`; None if the run has no result."""
-    results = (read_result(place) for place in run.settings.places)
-    return next((result for result in results if result), None)
 
 
 def classify_runs(runs: Mapping[str, Run]) -> tuple[dict[str, Outcome], list[Run], list[Run]]:
@@ -32,10 +26,10 @@ def classify_runs(runs: Mapping[str, Run]) -> tuple[dict[str, Outcome], list[Run
     notes: Counter[str] = Counter()
     for run_id, run in runs.items():
         busy = in_progress(run.settings.run_folder)  # asked first: a run ends with its result
-        result = None if run.settings.rerun else result_of(run)
-        if result:
-            finished[run_id] = result
-            notes[", ".join(differences(run.settings.run_folder, result, run.settings))] += 1
+        found = None if run.settings.rerun else find_result(run.settings)
+        if found:
+            folder, finished[run_id] = found
+            notes[", ".join(differences(folder, finished[run_id], run.settings))] += 1
         elif busy:
             held.append(run)
             print(f"{run_id}: another process is training this run", flush=True)

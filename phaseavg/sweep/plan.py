@@ -5,6 +5,7 @@ from collections.abc import Iterable, Mapping, Sequence
 
 from tabulate import tabulate
 
+from phaseavg.runs.finished import find_result
 from phaseavg.runs.folder import read_failure
 from phaseavg.sweep.cells import Request, Run
 from phaseavg.sweep.epoch_times import (
@@ -14,7 +15,6 @@ from phaseavg.sweep.epoch_times import (
     workload,
 )
 from phaseavg.sweep.order import Job, arrange_jobs
-from phaseavg.sweep.outcomes import result_of
 from phaseavg.sweep.progress import epochs_done
 from phaseavg.training.sharing import uses_prefixes
 
@@ -37,7 +37,7 @@ def plan(request: Request, runs: Mapping[str, Run], requested: int) -> str:
         runs: the unique runs, by run id.
         requested: the number of requested runs, including duplicates.
     """
-    ended = {i for i, run in runs.items() if not run.settings.rerun and result_of(run)}
+    ended = {i for i, run in runs.items() if not run.settings.rerun and find_result(run.settings)}
     sharing = all(uses_prefixes(run.settings) for run in runs.values())
 
     def epochs_left(members: Iterable[str]) -> list[tuple[Job, int]]:

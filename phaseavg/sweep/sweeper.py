@@ -26,6 +26,7 @@ from phaseavg import cli
 from phaseavg.config import check
 from phaseavg.errors import Diverged, NotStarted, OutOfTime, SweepFailed, UserError
 from phaseavg.processes import launched
+from phaseavg.runs.finished import find_result
 from phaseavg.runs.folder import in_progress, record_failure
 from phaseavg.runs.record import RESULT
 from phaseavg.sweep.cells import (
@@ -47,7 +48,6 @@ from phaseavg.sweep.outcomes import (
     Outcome,
     classify_runs,
     count_outcomes,
-    result_of,
     runs_without_data,
 )
 from phaseavg.sweep.progress import SweepProgress
@@ -157,7 +157,7 @@ def sweep(
     def collect_results() -> tuple[dict[str, Outcome], dict[str, Outcome]]:
         """Return the results of this sweep, and the results of earlier or other processes."""
         ended = {run.run_id: result for run in todo if (result := new.result(run))}
-        others = {run.run_id: result for run in held if (result := result_of(run))}
+        others = {run.run_id: found[1] for run in held if (found := find_result(run.settings))}
         return ended, finished | others
 
     launcher = Plugins.instance().instantiate_launcher(context, task, config)

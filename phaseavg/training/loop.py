@@ -16,7 +16,7 @@ from phaseavg.averaging import Averager, recompute_batchnorm
 from phaseavg.config import Settings
 from phaseavg.data import DataSet
 from phaseavg.errors import Diverged, OutOfTime
-from phaseavg.phases import Phase, Schedule
+from phaseavg.phases import Schedule
 from phaseavg.runs.folder import RunFolder
 from phaseavg.signals import StopSignals
 from phaseavg.tracking import Tracking
@@ -25,7 +25,7 @@ from phaseavg.training.execution import autocast
 from phaseavg.training.optimizers import (
     evaluation_weights,
     finish,
-    learning_rate,
+    learning_rates,
     new_optimizer,
     set_learning_rate,
     weights_replaced,
@@ -103,7 +103,7 @@ def train(
             for inputs, labels in islice(batches, (epoch + 1) * steps - state.step):
                 set_learning_rate(state.optimizer, schedule.factor(state.step, steps))
                 step(inputs, labels)
-                if trajectory.is_due(state.step):
+                if state.step in trajectory.steps:
                     with clock.timed("saving"):
                         trajectory.save(state.step)
                 progress.step(state.step, lambda: train_error_so_far(state))
@@ -115,7 +115,7 @@ def train(
                 if signals.received is not None:
                     signals.stop("at the end of a prefix; rerun the same command to resume")
                 break  # the runs that start from this prefix evaluate and average
-            state.history.append(end_epoch(state, phase, data, settings, clock))
+            state.history.append(end_epoch(state, schedule, data, settings, clock))
             state.seconds.clear()
             phase_ended = epoch + 1 == phase.end
             if phase_ended and state.step < total_steps and settings.optimizer_state == "reset":
@@ -129,7 +129,7 @@ def train(
 
 
 def end_epoch(
-    state: TrainingState, phase: Phase, data: DataSet, settings: Settings, clock: Stopwatch
+    state: TrainingState, schedule: Schedule, data: DataSet, settings: Settings, clock: Stopwatch
 ) -> Metrics:
     """Update the averages, run due evaluations, at a phase end replace the weights; return metrics.
 
@@ -139,6 +139,9 @@ def end_epoch(
     model, averager, cadence = state.model, state.averager, settings.evaluation
     processes.copy_from_first(model.buffers())  # each has the statistics of its share
     epoch = state.step // state.steps_per_epoch
+    phase = schedule.phase(epoch - 1)
+    last_factor = schedule.factor(state.step - 1, state.steps_per_epoch)
+    rate, *_ = learning_rates(state.optimizer, last_factor)
     phase_ended = epoch == phase.end
     average_due = phase_ended or is_due(epoch, cadence.average_every)
     evaluator = Evaluator(data, settings, epoch, clock)
@@ -146,8 +149,8 @@ def end_epoch(
         "epoch": epoch,
         "phase": phase.index + 1,
         "step": state.step,
-        "learning_rate": learning_rate(state.optimizer),
-        "train": training_metrics(state),
+        "learning_rate": rate,
+        "train": training_metrics(state, rate),
     }
     clock.lap("train")
     with evaluation_weights(state.optimizer):
@@ -250,7 +253,7 @@ def described(averager: Averager) -> Metrics:
     return {"coefficients": coefficients, **averager.average.notes}
 
 
-def training_metrics(state: TrainingState) -> Metrics:
+def training_metrics(state: TrainingState, rate: float) -> Metrics:
     """Return the number of training images of the epoch, and their mean loss and error (%).
 
     Raises:
@@ -266,7 +269,6 @@ def training_metrics(state: TrainingState) -> Metrics:
     elif not torch.stack([p.isfinite().all() for p in state.model.parameters()]).all():
         reason = "the weights are no longer finite"
     if reason is not None:
-        rate = learning_rate(state.optimizer)
         epoch = state.step // state.steps_per_epoch
         raise Diverged({"reason": reason, "step": step, "epoch": epoch, "learning_rate": rate})
     images = int(values["sizes"].sum())

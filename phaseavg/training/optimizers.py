@@ -18,9 +18,6 @@ from phaseavg.targets import build, signature
 IMPLEMENTATION = ("foreach", "fused", "capturable")
 """Options of torch's optimizers that select an implementation of the same update."""
 
-FLOAT_LR = "lr_as_set"
-"""Key for the learning rate in float64, in a group whose `lr` is a float32 tensor."""
-
 
 def new_optimizer(settings: Settings, model: nn.Module) -> Optimizer:
     """Return the run's optimizer over all parameters of `model`, in its initial state.
@@ -62,9 +59,7 @@ def load_state(optimizer: Optimizer, saved: dict[str, Any]) -> None:
     groups = []
     for group, current in zip(saved["param_groups"], optimizer.param_groups, strict=True):
         options = {name: current[name] for name in IMPLEMENTATION if name in current}
-        rate = float(group.get(FLOAT_LR, group["lr"]))
-        others = {name: value for name, value in group.items() if name != FLOAT_LR}
-        groups.append({**others, **options, "lr": rate})
+        groups.append({**group, **options, "lr": float(group["lr"])})
     optimizer.load_state_dict({**saved, "param_groups": groups})
     # Fused updates need the state in the memory layout of its parameter; loading does not convert.
     for parameter, state in base_optimizer(optimizer).state.items():
@@ -106,18 +101,17 @@ def after_replay(optimizer: Optimizer) -> None:
         optimizer.look_ahead()
 
 
+def learning_rates(optimizer: Optimizer, factor: float) -> list[float]:
+    """Return `factor` times the configured learning rate of each parameter group."""
+    groups = optimizer.param_groups
+    return [group.setdefault("initial_lr", group["lr"]) * factor for group in groups]
+
+
 def set_learning_rate(optimizer: Optimizer, factor: float) -> None:
     """Set the learning rate of each parameter group to `factor` times its configured rate."""
-    for group in optimizer.param_groups:
-        rate = group.setdefault("initial_lr", group["lr"]) * factor
+    rates = learning_rates(optimizer, factor)
+    for group, rate in zip(optimizer.param_groups, rates, strict=True):
         if isinstance(group["lr"], Tensor):
             group["lr"].fill_(rate)
-            group[FLOAT_LR] = rate
         else:
             group["lr"] = rate
-
-
-def learning_rate(optimizer: Optimizer) -> float:
-    """Return the learning rate of the first parameter group."""
-    group = optimizer.param_groups[0]
-    return float(group.get(FLOAT_LR, group["lr"]))

@@ -21,6 +21,7 @@ from phaseavg.averaging import (
     HalfLife,
     Power,
     Tail,
+    Uniform,
     Weights,
     recompute_batchnorm,
     reconstruct,
@@ -46,49 +47,71 @@ CPU = torch.device("cpu")
 # Coefficients
 
 
-def _weights(
-    kind: Callable[[Any], Weights], default: str, convert: Callable[[str], Any] = float
-) -> Callable[[str, int], list[float]]:
-    return lambda value, count: coefficients(kind(convert(value or default)), count, count)
+class _Last:
+    """Equal coefficients of the last `number` files, as a rule for coefficients."""
+
+    def __init__(self, number: int) -> None:
+        self.number = number
+
+    def step(self, t: int, epochs: int) -> float:
+        """Return w_t."""
+        if not 1 <= self.number <= epochs:
+            raise ValueError(f"must be between 1 and {epochs}, the number of files")
+        return 1 / max(t - (epochs - self.number), 1)
 
 
-def _without_value(value: str) -> None:
-    if value:
-        raise ValueError("takes no value")
-
-
-def _last(value: str, count: int) -> list[float]:
-    if not 1 <= (latest := int(value or 1)) <= count:
-        raise ValueError(f"must be between 1 and {count}, the number of files")
-    return [0.0] * (count - latest) + [1 / latest] * latest
-
-
-def _uniform(value: str, count: int) -> list[float]:
-    _without_value(value)
-    return [1 / count] * count
-
-
-BY_COUNT: dict[str, Callable[[str, int], list[float]]] = {
-    "exponential": _weights(Exponential, "0.9"),
-    "half_life": _weights(HalfLife, "0.125"),
-    "tail": _weights(Tail, "0.25"),
-    "power": _weights(Power, "6.94"),
-    "blend": _weights(lambda amount: Blend(Exponential(), amount), "0.5"),
-    "from_decay": _weights(FromDecay, "1-sqrt", str),
-    "last": _last,
-    "uniform": _uniform,
+RULES: dict[str, tuple[Callable[..., Weights | RNA | BEMA], Any]] = {
+    "exponential": (Exponential, 0.9),
+    "half_life": (HalfLife, 0.125),
+    "tail": (Tail, 0.25),
+    "power": (Power, 6.94),
+    "blend": (lambda amount: Blend(Exponential(), amount), 0.5),
+    "from_decay": (FromDecay, "1-sqrt"),
+    "last": (_Last, 1),
+    "uniform": (Uniform, None),
+    "rna": (lambda rho: RNA("", rho), 1e-5),
+    "bema": (BEMA, None),
 }
-"""Coefficients by the name of the average, from its value and the number of files."""
+"""The rule for the coefficients of each average, and the default of its value, if it has one."""
 
 
-def _bema(value: str, files: Sequence[StateDict]) -> list[float]:
-    _without_value(value)
-    later = BEMA().coefficients(len(files) - 1)
-    return [1 - sum(later), *later]
+def coefficients_of(average: str, files: Sequence[StateDict], start: bool | None) -> list[float]:
+    """Return the coefficients of files for an average such as `tail=0.25`.
+
+    Args:
+        average: a name of `RULES`, and its value.
+        files: the weights, oldest first.
+        start: whether the first file has the weights at the start of the window; None: only for
+            RNA and BEMA, which need them.
+
+    Raises:
+        UserError: if there is no such average, its value is invalid, or the start is missing.
+    """
+    name, _, value = average.partition("=")
+    if name not in RULES:
+        raise UserError(f"--average={average}: unknown; choices: {', '.join(RULES)}")
+    rule, default = RULES[name]
+    try:
+        if default is None and value:
+            raise ValueError("takes no value")
+        weights = rule() if default is None else rule(type(default)(value or default))
+        if not isinstance(weights, RNA | BEMA):
+            count = len(files) - bool(start)
+            return [0.0] * bool(start) + coefficients(weights, count, count)
+        if start is False:
+            raise ValueError("the phase started from an average, which is not saved")
+        if isinstance(weights, RNA):
+            return [0.0, *solve(_gram(files), weights.rho)[0].tolist()]
+        later = weights.coefficients(len(files) - 1)
+        return [1 - sum(later), *later]
+    except UserError:
+        raise
+    except ValueError as error:
+        raise UserError(f"--average={average}: {error}") from error
 
 
-def _rna(value: str, files: Sequence[StateDict]) -> list[float]:
-    rho = RNA("", float(value or 1e-5)).rho
+def _gram(files: Sequence[StateDict]) -> Tensor:
+    """Return RᵀR of the differences of successive files."""
     gram = torch.zeros(len(files) - 1, len(files) - 1, dtype=torch.float64)
     for name in averaged_names(files):
         if files[-1][name].is_complex():
@@ -96,44 +119,7 @@ def _rna(value: str, files: Sequence[StateDict]) -> list[float]:
         for rows in chunks([file[name] for file in files], CPU):
             differences = rows.diff(dim=0)
             gram += differences @ differences.T
-    return [0.0, *solve(gram, rho)[0].tolist()]
-
-
-FROM_START: dict[str, Callable[[str, Sequence[StateDict]], list[float]]] = {
-    "rna": _rna,
-    "bema": _bema,
-}
-"""Coefficients from the value and the files, the first of which is the start of the window."""
-
-
-def coefficients_of(
-    average: str, files: Sequence[StateDict], start: bool | None = None
-) -> list[float]:
-    """Return the coefficients of files for an average such as `tail=0.25`.
-
-    Args:
-        average: a name of `BY_COUNT` or `FROM_START`, and its value.
-        files: the weights, oldest first.
-        start: whether the first file has the weights at the start of the window; None: only for
-            the averages of `FROM_START`.
-
-    Raises:
-        UserError: if there is no such average, its value is invalid, or the start is missing.
-    """
-    name, _, value = average.partition("=")
-    try:
-        if name in FROM_START and start is False:
-            raise ValueError("the phase started from an average, which is not saved")
-        if name in FROM_START:
-            return FROM_START[name](value, files)
-        if name in BY_COUNT:
-            return [0.0] * bool(start) + BY_COUNT[name](value, len(files) - bool(start))
-    except UserError:
-        raise
-    except ValueError as error:
-        raise UserError(f"--average={average}: {error}") from error
-    choices = ", ".join([*BY_COUNT, *FROM_START])
-    raise UserError(f"--average={average}: unknown; choices: {choices}")
+    return gram
 
 
 def reconstructed(average: str, stored: Sequence[str]) -> list[float]:

@@ -1,17 +1,14 @@
 """Describe a run before it starts."""
 
-import time
 from datetime import timedelta
-
-import torch
 
 from phaseavg.config import Settings
 from phaseavg.data import DataSet
 from phaseavg.phases import Schedule
 from phaseavg.runs.provenance import device_name
 from phaseavg.targets import Part, is_part
-from phaseavg.training.optimizers import learning_rate, set_learning_rate
-from phaseavg.training.state import TrainingState
+from phaseavg.training.optimizers import learning_rates
+from phaseavg.training.state import Stopwatch, TrainingState
 from phaseavg.training.step import new_step
 
 WARM_UP, TIMED = 5, 10  # steps; the fourth captures the CUDA graph
@@ -59,8 +56,7 @@ def preview(settings: Settings, data: DataSet, schedule: Schedule, state: Traini
         **{f"observers.{name}": describe_part(part) for name, part in settings.observers.items()},
     }
     steps = state.steps_per_epoch
-    set_learning_rate(state.optimizer, 1)
-    rate = learning_rate(state.optimizer)
+    rate, *_ = learning_rates(state.optimizer, 1)
     for phase in schedule.phases:
         ends = phase.first_epoch * steps, phase.end * steps - 1
         rates = dict.fromkeys(f"{rate * schedule.factor(step, steps):.3g}" for step in ends)
@@ -82,17 +78,10 @@ def preview(settings: Settings, data: DataSet, schedule: Schedule, state: Traini
 
 def _seconds_per_step(settings: Settings, data: DataSet, state: TrainingState) -> float:
     """Return the mean seconds of a training step. This trains `state`; do not use it afterwards."""
-    step, start = new_step(state, data, settings), 0.0
+    step, clock = new_step(state, data, settings), Stopwatch(data.device, {})
     state.model.train()
     for number, drawn in enumerate(step.draws(0, WARM_UP + TIMED)):
         if number == WARM_UP:
-            _synchronize(data.device)
-            start = time.perf_counter()
+            clock.lap("warm-up")
         step(*drawn)
-    _synchronize(data.device)
-    return (time.perf_counter() - start) / TIMED
-
-
-def _synchronize(device: torch.device) -> None:
-    if device.type == "cuda":
-        torch.cuda.synchronize(device)
+    return clock.lap("train") / TIMED

@@ -70,7 +70,9 @@ class TrainingProgress(Progress):
         self.epochs, self.phases = schedule.total_epochs, len(schedule.phases)
         self.steps_per_epoch = state.steps_per_epoch
         self._shown = 0.0
-        self._first_step, self._timed_from = state.step, 0.0
+        left = -state.step % self.steps_per_epoch  # evaluations after the epoch must not be timed
+        self._first_step = state.step + (left if left < WARM_UP + TIMED else 0)
+        self._timed_from = 0.0
         self._on_cpu = next(state.model.parameters()).device.type == "cpu"
         self._task = self.add_task(
             "",

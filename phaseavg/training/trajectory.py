@@ -55,13 +55,16 @@ class TrajectoryWriter:
         settings: the run's settings.
         schedule: the phases of the run.
         state: the training state with the network.
+
+    Attributes:
+        steps: the numbers of finished updates after which the weights have to be saved.
     """
 
     def __init__(self, settings: Settings, schedule: Schedule, state: TrainingState) -> None:
         self.kind = settings.save_trajectory
         self.folder = settings.run_folder / TRAJECTORY
-        self.steps = steps_to_save(self.kind, schedule, state.steps_per_epoch)
-        self._state, self._due = state, frozenset(self.steps)
+        self.steps = frozenset(steps_to_save(self.kind, schedule, state.steps_per_epoch))
+        self._state = state
 
     @on_first
     def begin(self) -> None:
@@ -73,7 +76,8 @@ class TrajectoryWriter:
         if self.kind == "none":
             return
         step = self._state.step
-        missing = missing_steps(self.folder, [s for s in self.steps if s <= step and step > 0])
+        due = sorted(s for s in self.steps if s <= step and step > 0)
+        missing = missing_steps(self.folder, due)
         if missing:
             raise UserError(
                 f"save_trajectory={self.kind}: {self.folder.parent} was trained to step "
@@ -82,10 +86,6 @@ class TrajectoryWriter:
         self.folder.mkdir(parents=True, exist_ok=True)
         if step == 0:
             self.save(0)
-
-    def is_due(self, step: int) -> bool:
-        """Return whether to save the weights after `step` updates."""
-        return step in self._due
 
     @on_first
     def save(self, step: int) -> None:

@@ -59,6 +59,10 @@ def test_a_finished_run_in_records_dir_reports_its_execution_and_differences(
     differences = "with execution.precision=bf16, not fp32, with execution.device=cuda, not cpu"
     requested = (*auto[1:2], "execution.precision=fp32", "execution.device=cpu")
     assert f"{where}, {differences}{computed}" in prompt(*kept, *requested)[1]
+    (tmp_path / "kept" / path.parent.name / "weights.safetensors").touch()
+    _, output, _ = prompt("-m", *kept, *auto, "seed=0", "save_weights=true")
+    assert "1 runs requested, 1 unique: 1 finished before, 0 to train" in output
+    assert "without final weights" not in output
 
 
 @pytest.mark.slow

@@ -14,10 +14,9 @@ from made_records import change_result, make_record, metrics_line, write_config
 
 from phaseavg.config import Settings, check
 from phaseavg.identity import run_id
+from phaseavg.runs.finished import find_result
 from phaseavg.runs.records import load_runs
-from phaseavg.sweep.cells import Run
 from phaseavg.sweep.composing import composing
-from phaseavg.sweep.outcomes import result_of
 
 Composed = Callable[..., Settings]
 
@@ -169,7 +168,8 @@ def test_ended_runs_are_copied_once_and_a_sweep_finds_the_copies(
         two_runs[1].run_id: 6.0,
     }
     shutil.rmtree(runs)  # only the copies are left
-    assert result_of(Run([], two_runs[0]))["test_error"] == 5.0
+    folder, result = find_result(two_runs[0])
+    assert (folder.parent, result["test_error"]) == (records, 5.0)
 
 
 def test_a_record_that_differs_from_its_copy_stops_the_copying(

@@ -41,7 +41,7 @@ def test_a_dry_run_reports_a_resumable_or_finished_run(
     prompt: Prompt, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     with monkeypatch.context() as broken:
-        broken.setattr("phaseavg.training.loop.learning_rate", lambda *_: 1 / 0)
+        broken.setattr("phaseavg.training.loop.learning_rates", lambda *_: 1 / 0)
         prompt(*TINY)
     _, out, _ = prompt(*TINY, "dry_run=true")
     assert lines_of(out)["run"].endswith("(started; would resume)")

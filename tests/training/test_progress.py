@@ -25,11 +25,12 @@ LINE = {
 }
 
 
-def progress_of_5_epochs(console: Console) -> TrainingProgress:
+def progress_of_5_epochs(console: Console, step: int = 0) -> TrainingProgress:
     schedule = Schedule([2, 2, 1], [1, 0.1, 0.01])
     model = torch.nn.Linear(2, 2)
     optimizer = torch.optim.SGD(model.parameters(), 0.1)
     state = TrainingState(model, optimizer, NoAveraging(model, schedule.epochs), 8, 1000)
+    state.step = step
     return TrainingProgress(schedule, state, console)
 
 
@@ -82,3 +83,14 @@ def test_a_run_of_days_on_a_cpu_says_so_after_its_first_steps(
     message = "about 1.2 days on this CPU, at 3e+03 s a step; a GPU or scale=tenth is faster"
     assert (message in log.getvalue()) == said  # 36 of 40 steps are left
     assert log.getvalue().count("\n") == said
+
+
+def test_the_evaluations_of_an_epochs_end_are_not_timed(monkeypatch: pytest.MonkeyPatch) -> None:
+    log = io.StringIO()
+    now = SimpleNamespace(monotonic=lambda: 0.0)
+    monkeypatch.setattr("phaseavg.training.progress.time", now)
+    with progress_of_5_epochs(Console(file=log), 6) as progress:
+        for step in range(7, 21):
+            now.monotonic = lambda: 100_000.0 * ((step - 1) // 8)  # noqa: B023
+            progress.step(step, lambda: 0.0)
+    assert not log.getvalue()
