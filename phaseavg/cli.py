@@ -100,24 +100,17 @@ def one_line_errors(main: Callable[[], int]) -> Callable[[], int]:
         except KeyboardInterrupt:
             say("interrupted; rerun the same command to resume", program)
             return INTERRUPTED
-        except CONFIG_ERRORS as error:
-            say(explain(error), program)
-            return USER_ERROR
-        except (UserError, OSError) as error:
+        except OSError as error:
             say(_os_reason(error), program)
             return USER_ERROR
-        except PartFailed as error:
-            say(str(error), program)
-            traceback.print_exception(error.__cause__)
-            return FAILED
+        except (*CONFIG_ERRORS, UserError, PartFailed) as error:
+            return _print_failure(error, program=program)
 
     return entry
 
 
-def _os_reason(error: Exception) -> str:
-    if isinstance(error, OSError) and error.filename:
-        return f"{error.filename}: {error.strerror}"
-    return str(error)
+def _os_reason(error: OSError) -> str:
+    return f"{error.filename}: {error.strerror}" if error.filename else str(error)
 
 
 argv: list[str] = []
@@ -168,26 +161,26 @@ def _run_sweep_job(job: Callable[[DictConfig], Any], config: DictConfig, hydra: 
     raise failure.with_traceback(None)
 
 
-def _print_failure(error: Exception, where: str = "") -> int:
+def _print_failure(error: Exception, where: str = "", program: str = "train.py") -> int:
     """Print an error, an expected error in one line, and return the exit status."""
     common = isinstance(error, ERRORS_OF_ALL) or (isinstance(error, UserError) and not is_joined())
     if other_process() and common:
         return 0  # torchrun ends all processes at the first failure: wait for the first's message
     if isinstance(error, CONFIG_ERRORS):
-        say(where + explain(error))
+        say(where + explain(error), program)
         return USER_ERROR
     if isinstance(error, UserError | Diverged | SweepFailed | OutOfTime | ProcessLost):
-        say(where + str(error))
+        say(where + str(error), program)
         statuses = {UserError: USER_ERROR, OutOfTime: INTERRUPTED}
         return next((s for kind, s in statuses.items() if isinstance(error, kind)), FAILED)
     if isinstance(error, OSError) and error.filename:
-        say(f"{where}{_os_reason(error)}; fix this and rerun the same command to resume")
+        say(f"{where}{_os_reason(error)}; fix this and rerun the same command to resume", program)
     elif isinstance(error, PartFailed):
-        say(f"{where}{error}")
+        say(f"{where}{error}", program)
         traceback.print_exception(error.__cause__)
     else:
         traceback.print_exception(error)
-        say(f"{where}failed: {error!r}")
+        say(f"{where}failed: {error!r}", program)
     return FAILED
 
 

@@ -9,12 +9,12 @@ from pathlib import Path
 from typing import Any, Literal, Self
 
 from phaseavg.config import Folder
-from phaseavg.errors import Interrupted
+from phaseavg.errors import Interrupted, describe
 from phaseavg.identity import group_id, part_names, run_id
 from phaseavg.runs.record import flatten
 
 INIT_SECONDS = 8.0  # timeout for the server's answer; with W&B's overhead, 15 at most
-FINISH_SECONDS = 60.0  # timeout of the last upload; `wandb sync` uploads the rest
+FINISH_SECONDS = 60.0  # of the last upload; `wandb sync --include-online` uploads the rest
 TAG_LENGTH, NAME_LENGTH = 64, 128  # W&B's limits
 
 
@@ -101,6 +101,8 @@ class WandB(Tracking):
     def _start(self) -> None:
         # Without a network, W&B's error reports would delay the end of the program.
         os.environ.setdefault("WANDB_ERROR_REPORTING", "false")
+        # At a terminal without a key, W&B would ask for one and wait; `init_timeout` excludes that.
+        os.environ.setdefault("WANDB_LOGIN_TIMEOUT", f"{INIT_SECONDS:.0f}")
         import wandb  # slow to import, and optional
 
         self.dir.mkdir(parents=True, exist_ok=True)
@@ -174,7 +176,7 @@ class WandB(Tracking):
             yield
         except Exception as error:
             self._run = None
-            reason = str(error).strip().partition("\n")[0] or repr(error)
+            reason = describe(error)
             print(
                 f"train.py: W&B failed ({reason}); the run continues without W&B, and its records "
                 "are complete; set tracking=none to turn W&B off",

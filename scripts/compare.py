@@ -15,8 +15,6 @@ from phaseavg.report.compare import comparison_text, figure, read_groups
 from phaseavg.report.figures.style import render
 from phaseavg.runs.files import write_atomically
 
-ROOT = Path(__file__).parents[1]
-
 
 @one_line_errors
 def main() -> int:
@@ -27,7 +25,7 @@ def main() -> int:
     parser.add_argument("runs", nargs="+", metavar="RUNS|OVERRIDE", help="folders or table cells")
     parser.add_argument("--output", type=Path, default=Path("compare"), help="path without suffix")
     args = parser.parse_intermixed_args()
-    runs, metrics = read_groups(args.runs, ROOT / "conf", ROOT / "results/paper.csv")
+    runs, metrics = read_groups(args.runs)
     text = comparison_text(runs, metrics)
     files = {"md": text.encode(), **render(figure(runs, metrics), "compare")}
     args.output.parent.mkdir(parents=True, exist_ok=True)

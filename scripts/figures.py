@@ -51,7 +51,7 @@ def main() -> int:
     if unknown := [name for name in names if name not in FIGURES]:
         raise UserError(f"{unknown[0]}: is not a figure; choices: {', '.join(FIGURES)}")
     trainer = train if args.train else None
-    inputs = Inputs(overrides, ROOT / "conf", ROOT / "results/paper.csv", args.output, trainer)
+    inputs = Inputs(overrides, args.output, trainer)
     status = 0
     for name in names:
         try:

@@ -12,13 +12,10 @@ from pathlib import Path
 
 from phaseavg.cli import one_line_errors
 from phaseavg.errors import UserError
-from phaseavg.report.cells import read_paper
 from phaseavg.report.claims_page import write_claims
 from phaseavg.report.study import read_study
 from phaseavg.report.tables import write_tables
 from phaseavg.sweep.cells import study_name
-
-ROOT = Path(__file__).parents[1]
 
 
 @one_line_errors
@@ -30,18 +27,15 @@ def main() -> int:
     parser.add_argument("--output", type=Path, help="folder; default results/STUDY")
     parser.add_argument("--claims", action="store_true", help="verdicts, too; needs table=all")
     args = parser.parse_intermixed_args()
-    paper = read_paper(ROOT / "results/paper.csv")
-    study = read_study(
-        args.overrides, ROOT / "conf", paper, all_cells=True, extra_conf=args.config_dir
-    )
-    for table in paper.index.unique("table") if args.claims else ():
+    study = read_study(args.overrides, all_cells=True, extra_conf=args.config_dir)
+    for table in study.paper.index.unique("table") if args.claims else ():
         if table not in study.request.tables:
             raise UserError(f"--claims: needs table=all; table={table} is missing")
     study.require_output(args.output)
     output = args.output or Path("results", study_name(args.overrides))
     paths = write_tables(study, output / "tables")
     if args.claims:
-        paths += write_claims(study, paper, output / "claims.md")
+        paths += write_claims(study, output / "claims.md")
     for path in paths:
         print(path)
     return 0

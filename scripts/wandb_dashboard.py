@@ -13,11 +13,8 @@ import wandb
 
 from phaseavg.cli import one_line_errors
 from phaseavg.errors import UserError
-from phaseavg.report.cells import read_paper
 from phaseavg.report.dashboard import workspace
 from phaseavg.report.study import read_study
-
-ROOT = Path(__file__).parents[1]
 
 
 @one_line_errors
@@ -30,8 +27,7 @@ def main() -> int:
     parser.add_argument("--project", default="phaseavg", help="W&B project")
     parser.add_argument("--dry-run", action="store_true", help="print JSON, save nothing")
     args = parser.parse_intermixed_args()
-    paper = read_paper(ROOT / "results/paper.csv")
-    study = read_study(args.overrides, ROOT / "conf", paper, extra_conf=args.config_dir)
+    study = read_study(args.overrides, extra_conf=args.config_dir)
     if args.dry_run:
         spec = workspace(study, args.entity or "", args.project)._spec
         print(json.dumps(spec, indent=1, ensure_ascii=False))

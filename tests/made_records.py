@@ -7,7 +7,6 @@ from typing import Any
 
 import pandas as pd
 import yaml
-from conftest import REPOSITORY
 
 from phaseavg.config import Settings
 from phaseavg.identity import NUMERICS_VERSION, RECIPE, run_id
@@ -148,7 +147,7 @@ def rows(*entries: tuple) -> pd.DataFrame:
     return pd.DataFrame(made, columns=COLUMNS)
 
 
-PAPER = read_paper(REPOSITORY / "results/paper.csv")
+PAPER = read_paper()
 CELLS = [Cell(*key, ()) for key in PAPER.index]
 
 

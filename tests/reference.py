@@ -1,4 +1,4 @@
-"""Algorithm 1, its closed form and learnt weights in float64 numpy, and trajectories.
+"""Algorithm 1, its closed form, learnt weights and BatchNorm passes in float64, and trajectories.
 
 Written from the paper and not from the package, which is compared with it.
 """
@@ -34,6 +34,26 @@ def rna(thetas, rho, K=None):
     z = np.linalg.solve(G + rho * np.eye(len(G)), np.ones(len(G)))
     c = z / z.sum()
     return c, c @ thetas[1:]
+
+
+@torch.no_grad()
+def recompute(model, batches):
+    """Average each batch's mean and unbiased variance, weighted by batch size, layer by layer."""
+    sizes = [len(inputs) for inputs, _ in batches]
+    hidden = [inputs for inputs, _ in batches]
+    for layer in model:
+        if isinstance(layer, nn.BatchNorm1d):
+            means = np.array([x.mean(0).numpy() for x in hidden])
+            variances = np.array([x.numpy().var(0, ddof=1) for x in hidden])
+            layer.running_mean.copy_(torch.tensor(np.average(means, axis=0, weights=sizes)))
+            layer.running_var.copy_(torch.tensor(np.average(variances, axis=0, weights=sizes)))
+            hidden = [
+                (x - x.mean(0)) / (x.var(0, correction=0) + layer.eps).sqrt() * layer.weight
+                + layer.bias
+                for x in hidden
+            ]
+        else:
+            hidden = [layer(x) for x in hidden]
 
 
 def flat(module):

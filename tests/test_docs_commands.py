@@ -12,7 +12,7 @@ from hydra.core.override_parser.overrides_parser import OverridesParser
 
 from phaseavg.config import check
 from phaseavg.report.study import without_hydra
-from phaseavg.sweep.cells import cell_runs, read_request
+from phaseavg.sweep.cells import cell_runs, read_request, unique_runs
 from phaseavg.sweep.composing import composing
 
 PAGES = [*REPOSITORY.glob("*.md"), *(REPOSITORY / "docs").glob("*.md")]
@@ -73,7 +73,7 @@ def test_overrides_make_valid_runs(words: list[str]) -> None:
         request = read_request(overrides, options, compose)
         if request.tables:
             first = request.cells[0]
-            runs = cell_runs([first], request.seeds, compose)
+            runs = unique_runs(cell_runs([first], request.seeds, compose))
             assert len(runs) == len(request.seeds[first.table])
             return
         parsed = OverridesParser.create().parse_overrides(request.common)

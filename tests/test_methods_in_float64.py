@@ -11,7 +11,7 @@ import numpy as np
 import optimizer_reference
 import pytest
 import torch
-from reference import algorithm_1, flat, overwrite, relative_error, rna
+from reference import algorithm_1, flat, overwrite, recompute, relative_error, rna
 from torch import nn
 
 from phaseavg.averaging import (
@@ -114,26 +114,6 @@ def from_the_paper(update, average, windows, k=None):
                 window = [slow]
             found.append(state_of(model))
     return found
-
-
-@torch.no_grad()
-def recompute(model, batches):
-    """Average each batch's mean and unbiased variance, weighted by batch size, layer by layer."""
-    sizes = [len(inputs) for inputs, _ in batches]
-    hidden = [inputs for inputs, _ in batches]
-    for layer in model:
-        if isinstance(layer, nn.BatchNorm1d):
-            means = np.array([x.mean(0).numpy() for x in hidden])
-            variances = np.array([x.numpy().var(0, ddof=1) for x in hidden])
-            layer.running_mean.copy_(torch.tensor(np.average(means, axis=0, weights=sizes)))
-            layer.running_var.copy_(torch.tensor(np.average(variances, axis=0, weights=sizes)))
-            hidden = [
-                (x - x.mean(0)) / (x.var(0, correction=0) + layer.eps).sqrt() * layer.weight
-                + layer.bias
-                for x in hidden
-            ]
-        else:
-            hidden = [layer(x) for x in hidden]
 
 
 def exponential(gamma0):

@@ -35,14 +35,6 @@ def test_the_decayed_rate_matches_the_paper_in_each_epoch(epochs, gamma0):
             assert schedule.factor(step, 3) == pytest.approx(expected, rel=1e-12)
 
 
-def test_the_decayed_rate_equals_the_weights_of_updates_in_the_average():
-    # Equation 6: θ_τ − θ_{τ−1} is in the average with the weights of all epochs from τ on.
-    shape = Decayed(0.9)
-    weights = alphas(0.9, 40)
-    for t in range(1, 41):
-        assert shape.factor(t - 1, 40) == pytest.approx(weights[t - 1 :].sum(), rel=1e-12)
-
-
 def test_each_phase_restarts_its_decay_at_its_rate():
     schedule = Schedule([80, 40, 40], [1, 0.1, 0.01], Decayed())
     firsts = [schedule.factor(phase.first_epoch * 391, 391) for phase in schedule.phases]

@@ -1,5 +1,6 @@
 """W&B mirrors a run completely after any failure, and a run never depends on W&B."""
 
+import contextlib
 import json
 import math
 import os
@@ -13,7 +14,7 @@ from typing import Any
 import pytest
 import victims as victim
 import yaml
-from conftest import TINY, Compose, Prompt, in_a_victim, result_of, untimed
+from conftest import REPOSITORY, TINY, Compose, Prompt, in_a_victim, result_of, untimed
 
 import train as train_script
 from phaseavg import tracking
@@ -49,15 +50,18 @@ def test_if_wandb_cannot_start_one_line_has_the_reason(
 
     stand_in = SimpleNamespace(init=init, Settings=dict, teardown=lambda exit_code: None)
     monkeypatch.setitem(sys.modules, "wandb", stand_in)
-    monkeypatch.delenv("WANDB_ERROR_REPORTING", raising=False)
+    for name in ("WANDB_ERROR_REPORTING", "WANDB_LOGIN_TIMEOUT"):
+        monkeypatch.setenv(name, "")  # to be restored
+        monkeypatch.delenv(name)
     with WandB(compose_settings(*TINY).recipe(), {}, [], dir=tmp_path) as mirror:
         mirror.log({"epoch": 1})
     mirror.finish({"status": "finished"})
     said = capsys.readouterr().err
-    assert said.startswith("train.py: W&B failed (the network is gone)")
+    assert said.startswith("train.py: W&B failed (OSError: the network is gone Try again.)")
     assert said.count("\n") == 1
     assert started["settings"]["init_timeout"] == tracking.INIT_SECONDS
     assert started["environment"]["WANDB_ERROR_REPORTING"] == "false"
+    assert int(started["environment"]["WANDB_LOGIN_TIMEOUT"]) == tracking.INIT_SECONDS
 
 
 def test_the_variable_of_wandb_sets_the_mode(
@@ -328,6 +332,30 @@ def test_if_wandb_cannot_start_there_is_only_a_warning(
     ours, others = ((path / "metrics.jsonl").read_text().splitlines() for path in (folder, other))
     assert untimed([*map(json.loads, ours)]) == untimed([*map(json.loads, others)])
     assert json.loads((folder / "result.json").read_text())["status"] == "finished"
+
+
+@pytest.mark.slow
+def test_a_run_at_a_terminal_does_not_wait_for_a_key(tmp_path: Path) -> None:
+    words = [*TINY, "runs_dir=runs", "tracking=wandb", "tracking.mode=online"]
+    environment = {k: v for k, v in os.environ.items() if not k.startswith("WANDB_")}
+    environment |= {"HOME": str(tmp_path), "WANDB_BASE_URL": "http://127.0.0.1:9"}
+    ours, theirs = os.openpty()
+    with subprocess.Popen(
+        [sys.executable, REPOSITORY / "train.py", *words],
+        stdin=theirs,
+        stdout=theirs,
+        stderr=theirs,
+        cwd=tmp_path,
+        env=environment,
+    ) as process:
+        os.close(theirs)
+        said = b""
+        with contextlib.suppress(OSError), os.fdopen(ours, "rb", 0) as terminal:
+            while part := terminal.read(4096):
+                said += part
+    assert process.returncode == 0, said
+    assert b"W&B failed (" in said
+    assert len([*tmp_path.glob("runs/digits-*/result.json")]) == 1
 
 
 @pytest.mark.slow

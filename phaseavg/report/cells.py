@@ -1,13 +1,12 @@
 """Match table cells with the records of their runs."""
 
 from collections.abc import Iterable, Mapping
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pandas as pd
 
-from phaseavg.runs.provenance import execution_words
+from phaseavg.runs.provenance import REPOSITORY
 from phaseavg.runs.records import load_runs
 from phaseavg.sweep.cells import Cell, Run
 
@@ -25,19 +24,10 @@ def cell_key(cell: Cell) -> tuple[str, ...]:
     return tuple(getattr(cell, key) for key in CELL)
 
 
-def read_paper(path: Path) -> pd.DataFrame:
+def read_paper() -> pd.DataFrame:
     """Return the published cells: columns `CELL`, error_mean and error_std (%, three seeds)."""
     text = dict.fromkeys(CELL, str)
-    return pd.read_csv(path, dtype=text).set_index(CELL)
-
-
-def describe_execution(row: Mapping[str, Any]) -> str:
-    """Describe a run's hardware, precision and torch version, from its row in `load_runs`."""
-    threads = f"{row['threads']} {'thread' if row['threads'] == '1' else 'threads'}"
-    parts = [row["device_name"], row["cpu_capability"], threads]
-    options = {key.removeprefix("execution."): item for key, item in row.items()}
-    parts += execution_words({**options, **{key: row[key] for key in ("precision", "processes")}})
-    return ", ".join([*map(str, parts), f"torch {row['torch']}"])
+    return pd.read_csv(REPOSITORY / "results/paper.csv", dtype=text).set_index(CELL)
 
 
 def read_records(runs: Iterable[Run]) -> tuple[pd.DataFrame, pd.DataFrame]:
@@ -93,8 +83,7 @@ def read_cells(runs: Iterable[Run], records: pd.DataFrame, metrics: pd.DataFrame
     """
     runs = list(runs)
     recorded = {
-        row["run_id"]: row | {"execution": describe_execution(row), "before_averaging": False}
-        for row in records.to_dict("records")
+        row["run_id"]: row | {"before_averaging": False} for row in records.to_dict("records")
     }
     ends: dict[str, dict[str, Any]] = {}
     available = [run for run in runs if run.run_id in recorded]

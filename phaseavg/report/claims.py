@@ -5,9 +5,10 @@ cells for each seed, and a t interval is taken over the seeds. A claim holds if 
 holds; see `phaseavg.report.statistics.judge_parts`.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from itertools import chain
 
 import numpy as np
 import pandas as pd
@@ -15,7 +16,6 @@ import pandas as pd
 from phaseavg.report import statistics
 from phaseavg.report.paper_claims import Claim, Pair
 from phaseavg.report.statistics import PAIR_KEYS
-from phaseavg.sweep.cells import Cell
 
 NETWORK = ["dataset", "model"]
 
@@ -124,12 +124,8 @@ def judge(claim: Claim, evidence: Evidence) -> Judgement:
         ]
     values = [[part.values for part in group.values()] for group in groups]
     verdict, words = statistics.judge_parts(values, evidence.margin)
-    by_part = {
-        key: word
-        for group, group_words in zip(groups, words, strict=True)
-        for key, word in zip(group, group_words, strict=True)
-    }
-    return Judgement(evidence, groups, verdict, by_part)
+    by_part = zip(chain(*groups), chain(*words), strict=True)
+    return Judgement(evidence, groups, verdict, dict(by_part))
 
 
 def _column(rows: pd.DataFrame, cell: tuple[str, str]) -> pd.DataFrame:
@@ -143,24 +139,28 @@ def differences(pair: Pair, rows: pd.DataFrame) -> pd.Series:
     """Return the quantity of a pair by data set, network and seed."""
     left, right = _column(rows, pair.left), _column(rows, pair.right)
     if pair.quantity == "overhead":
-        values = left["method_seconds"] / (left["method_seconds"] - left["averaging_seconds"])
+        averaging = left["averaging_seconds"]
+        values = 100 * averaging / (left["method_seconds"] - averaging)
     else:
         values = statistics.differences(left[pair.quantity], right[pair.quantity])
     return values.droplevel("execution").astype(float).dropna()
 
 
 def evidence(
-    claim: Claim, rows: pd.DataFrame, networks: pd.MultiIndex, pairs: Sequence[Pair] | None = None
+    claim: Claim,
+    rows: pd.DataFrame,
+    keys: Iterable[tuple[str, ...]],
+    pairs: Sequence[Pair] | None = None,
 ) -> Evidence:
     """Return the evidence for a claim.
 
     Args:
         claim: an element of `CLAIMS`.
         rows: from `read_cells` or `published`; diverged runs count as missing.
-        networks: the (data set, network) of all the claim's cells.
+        keys: all cells, by table, data set, network and column.
         pairs: pairs to compare instead of the claim's pairs.
     """
-    rows = rows[rows["status"] == "finished"]
+    rows, networks = rows[rows["status"] == "finished"], common_networks(claim, keys)
     values = {pair.label: differences(pair, rows) for pair in pairs or claim.pairs}
     frame = pd.concat(values, names=["pair"]).unstack("seed")
     index = [(label, *network) for label in values for network in networks]
@@ -169,7 +169,7 @@ def evidence(
     return Evidence(frame.reindex(cells), margin)
 
 
-def best_deviation(claim: Claim, rows: pd.DataFrame, networks: pd.MultiIndex) -> float:
+def best_deviation(claim: Claim, rows: pd.DataFrame, networks: Iterable[tuple[str, ...]]) -> float:
     """Return the sample standard deviation of each network's best cell, averaged over networks.
 
     The best of the compared cells has the lowest mean over the seeds that all cells have. NaN if no
@@ -194,13 +194,12 @@ def published(paper: pd.DataFrame) -> pd.DataFrame:
     return rows.assign(seed=0, execution="", status="finished", **missing)
 
 
-def common_networks(claim: Claim, cells: Sequence[Cell]) -> pd.MultiIndex:
+def common_networks(claim: Claim, keys: Iterable[tuple[str, ...]]) -> list[tuple[str, ...]]:
     """Return each (data set, network) that has cells on both sides of a claim's pairs."""
     tables = {side[0] for pair in claim.pairs for side in (pair.left, pair.right)}
-    present = {(cell.table, cell.dataset, cell.model) for cell in cells}
-    networks = dict.fromkeys((cell.dataset, cell.model) for cell in cells)
-    both = [network for network in networks if present >= {(t, *network) for t in tables}]
-    return pd.MultiIndex.from_frame(pd.DataFrame(both, columns=NETWORK, dtype=object))
+    present = dict.fromkeys((table, (dataset, model)) for table, dataset, model, _ in keys)
+    networks = dict.fromkeys(network for _, network in present)
+    return [network for network in networks if present.keys() >= {(t, network) for t in tables}]
 
 
 def margin_side(difference: float, margin: float) -> str:
@@ -212,8 +211,5 @@ def margin_side(difference: float, margin: float) -> str:
 
 
 def differences_in(claim: Claim, paper: pd.DataFrame) -> pd.Series:
-    """Return the paper's differences of means for a claim, by cell; empty for costs."""
-    if claim.is_cost:
-        return pd.Series(dtype=float)
-    networks = common_networks(claim, [Cell(*key, ()) for key in paper.index])
-    return evidence(claim, published(paper), networks).differences.reindex(columns=[0])[0]
+    """Return the paper's differences of means for a claim, by cell; NaN for costs."""
+    return evidence(claim, published(paper), paper.index).differences.reindex(columns=[0])[0]

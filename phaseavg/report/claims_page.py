@@ -9,7 +9,6 @@ import pandas as pd
 
 from phaseavg.report.claims import (
     Evidence,
-    common_networks,
     differences_in,
     evidence,
     judge,
@@ -41,7 +40,7 @@ are in %; what is below the margin speaks for the claim. Runs that diverged coun
 
 def span(row: Mapping[str, Any]) -> str:
     """Format the mean and interval of a row of verdicts; for one seed the value only."""
-    return with_interval(row["mean"], row["low"], row["high"], 3, "+" if row["signed"] else "")
+    return with_interval(row["mean"], row["low"], row["high"], 3)
 
 
 def _row(
@@ -49,7 +48,7 @@ def _row(
     confidence: float = CONFIDENCE,
 ) -> dict[str, Any]:  # fmt: skip
     """Return a row of verdicts; the verdict ends with `so far` while cells are missing."""
-    low, high = interval(values, confidence) if len(values) > 1 else (np.nan, np.nan)
+    low, high = interval(values, confidence)
     return {
         "claim": claim.name,
         "text": claim.text,
@@ -62,11 +61,10 @@ def _row(
         "seeds": len(values),
         "cells": len(data.used),
         "all_cells": len(data.differences),
-        "signed": not claim.is_cost,
     }
 
 
-def _rows(claim: Claim, study: Study, networks: pd.MultiIndex, data: Evidence) -> list[dict]:
+def _rows(claim: Claim, study: Study, data: Evidence) -> list[dict]:
     """Return the rows of a claim, of its parts, and of the pairs that are not counted."""
     judgement = judge(claim, data)
     parts, confidence = judgement.parts, judgement.confidence
@@ -80,8 +78,10 @@ def _rows(claim: Claim, study: Study, networks: pd.MultiIndex, data: Evidence) -
     for key, part in parts.items() if claim.parts else ():
         word = judgement.words[key]
         rows.append(_row(claim, " ".join(key), part, part.values, word, part.complete, confidence))
-    uncounted = evidence(claim, study.rows, networks, claim.uncounted) if claim.uncounted else None
-    for (label,), part in uncounted.parts(["pair"]).items() if uncounted else ():
+    if not claim.uncounted:
+        return rows
+    uncounted = evidence(claim, study.rows, study.keys, claim.uncounted)
+    for (label,), part in uncounted.parts(["pair"]).items():
         word = verdict(part.values, part.margin)
         row = _row(claim, label, part, part.values, word, part.complete)
         rows.append(row | {"verdict": f"{row['verdict']} (not counted)"})
@@ -102,7 +102,7 @@ def summary_table(verdicts: pd.DataFrame) -> pd.DataFrame:
             "": total["claim"],
             "claim": total["text"],
             "verdict": total["verdict"],
-            "difference [95 % interval]": total.apply(span, axis=1),
+            "difference [interval]": total.apply(span, axis=1),
             "seeds": total["seeds"].astype(str).replace("0", ""),
             "cells used": total["cells"].astype(str) + " of " + total["all_cells"].astype(str),
             "parts with 2 seeds": total["counted"],
@@ -136,7 +136,7 @@ def _cells(claim: Claim, data: Evidence, paper: Mapping[tuple[str, ...], float])
                 "network": network[1],
                 "compared": label,
                 "seeds": " ".join(map(str, values.dropna().index)),
-                "ours": signed(mean, 3, "" if claim.is_cost else "+"),
+                "ours": signed(mean, 3),
                 "sign": margin_side(mean, data.margin),
                 "paper": signed(paper.get((label, *network), np.nan), 3),
             }
@@ -178,30 +178,25 @@ def _section(
     ]
 
 
-def claims_page(study: Study, paper: pd.DataFrame) -> tuple[pd.DataFrame, str]:
+def claims_page(study: Study) -> tuple[pd.DataFrame, str]:
     """Return the verdicts on the paper's claims, and a Markdown page about them.
 
     Args:
         study: the cells and records to judge by.
-        paper: all published cells.
 
     Returns:
         A row per claim, with an empty `part`, followed by a row per part. Columns: claim, text,
-        part, verdict, mean, low, high (differences in %, ratios for costs), margin, seeds, cells
-        (used), all_cells, signed. Rows of claims also have `counted`, the parts with two seeds,
-        and `below`, the cells below the margin.
+        part, verdict, mean, low, high (%), margin, seeds, cells (used), all_cells. Rows of claims
+        also have `counted`, the parts with two seeds, and `below`, the cells below the margin.
     """
     verdicts: list[dict[str, Any]] = []
     sections: list[str] = []
-    comparable = {key[1:3] for key in study.paper.index}
     for claim in CLAIMS:
-        networks = common_networks(claim, study.request.cells)
-        data = evidence(claim, study.rows, networks)
-        rows = _rows(claim, study, networks, data)
-        published = differences_in(claim, paper)
-        theirs = {key: value for key, value in published.items() if key[1:] in comparable}
-        words = _paper_summary(published, claim.margin or 0.0)
-        sections += _section(claim, rows, _cells(claim, data, theirs), words)
+        data = evidence(claim, study.rows, study.keys)
+        rows = _rows(claim, study, data)
+        words = _paper_summary(differences_in(claim, study.paper), claim.margin or 0.0)
+        cells = _cells(claim, data, differences_in(claim, study.comparable))
+        sections += _section(claim, rows, cells, words)
         verdicts += rows
     frame = pd.DataFrame(verdicts)
     remark = study.remark and f"{study.remark}."
@@ -209,9 +204,9 @@ def claims_page(study: Study, paper: pd.DataFrame) -> tuple[pd.DataFrame, str]:
     return frame, "\n\n".join(part for part in parts if part) + "\n"
 
 
-def write_claims(study: Study, paper: pd.DataFrame, path: Path) -> list[Path]:
+def write_claims(study: Study, path: Path) -> list[Path]:
     """Write the page of `claims_page`, and its frame as a CSV file next to it; return the paths."""
-    frame, page = claims_page(study, paper)
+    frame, page = claims_page(study)
     table = frame.round(6).to_csv(index=False, lineterminator="\n")
     path.parent.mkdir(parents=True, exist_ok=True)
     files = {path: page, path.with_suffix(".csv"): table}

@@ -1,12 +1,14 @@
 """Compare groups of runs: differing settings, test errors and curves.
 
-A group contains runs that differ only in their seed, or the runs of a table cell.
+A group contains runs that differ only in their seed, or the runs of a table cell. If a run was
+repeated with another precision or device, the executions are groups of their own.
 """
 
-from collections.abc import Iterator, Sequence
-from itertools import count, cycle, product
+import sys
+from collections.abc import Sequence
+from itertools import cycle
 from pathlib import Path
-from string import ascii_lowercase
+from typing import Any
 
 import pandas as pd
 from matplotlib.figure import Figure
@@ -14,10 +16,11 @@ from matplotlib.lines import Line2D
 from matplotlib.ticker import LogLocator, NullLocator
 
 from phaseavg.errors import UserError
-from phaseavg.report.cells import CELL, describe_execution, read_paper
+from phaseavg.report.cells import CELL
 from phaseavg.report.figures.style import COLOURS, new_picture, plain
 from phaseavg.report.statistics import PAIR_KEYS, differences, mean_with_interval, spread
 from phaseavg.report.study import read_study
+from phaseavg.report.tables import alphabet, as_markdown
 from phaseavg.runs.records import load_runs
 
 ERRORS = {"weights.error": "as trained", "bn.error": "after a BN pass", "average.error": "average"}
@@ -26,14 +29,12 @@ ERRORS = {"weights.error": "as trained", "bn.error": "after a BN pass", "average
 MARKERS = {"bn.error": "x", "average.error": "o"}
 
 
-def read_groups(arguments: Sequence[str], conf: Path, paper: Path) -> tuple[pd.DataFrame, ...]:
+def read_groups(arguments: Sequence[str]) -> tuple[pd.DataFrame, ...]:
     """Return the ended runs of folders and table cells, and their metrics.
 
     Args:
         arguments: folders of runs, single run folders, and overrides of `train.py -m` that select
             cells, such as `table=t1b column=80-40-40-sgd,80-40-40-ours`.
-        conf: the config folder.
-        paper: the file of the published cells.
 
     Returns:
         The frames of `load_runs`; runs have two more columns, `letter` and `label` of their group.
@@ -42,33 +43,33 @@ def read_groups(arguments: Sequence[str], conf: Path, paper: Path) -> tuple[pd.D
         UserError: if a folder or a cell does not exist, or no run has ended.
     """
     overrides = [word for word in arguments if "=" in word and not Path(word).is_dir()]
-    frames = []
-    for word in arguments:
-        if word not in overrides:
-            if not Path(word).is_dir():
-                raise UserError(f"{word}: is neither a folder nor an override, such as table=t1a")
-            runs, metrics = load_runs(word)
-            frames.append((runs.assign(label=runs["group"]), metrics))
+    folders = [word for word in arguments if word not in overrides]
+    for word in folders:
+        if not Path(word).is_dir():
+            raise UserError(f"{word}: is neither a folder nor an override, such as table=t1a")
+    runs, metrics = load_runs(*folders)
+    for word in folders:
+        if not any(path.is_relative_to(word) for path in runs["path"]):
+            print(f"{word}: no run has ended", file=sys.stderr)
+    frames = [(runs.assign(label=runs["group"]), metrics)]
     if overrides:
-        study = read_study(overrides, conf, read_paper(paper))
+        study = read_study(overrides)
         rows = study.rows[~study.rows["before_averaging"].astype(bool)]  # the cell's own runs
         labels = [" ".join(key) for key in rows[CELL].itertuples(index=False)]
         named = rows[["run_id"]].assign(label=labels).drop_duplicates()
-        frames.append((named.merge(study.records, on="run_id"), study.metrics))
-    runs, metrics = (pd.concat(part, ignore_index=True) for part in zip(*frames, strict=True))
+        cells = named.merge(study.records, on="run_id"), study.metrics
+        frames.insert(0 if arguments[0] in overrides else 1, cells)
+    filled = [frame for frame in frames if len(frame[0])] or frames
+    runs, metrics = (pd.concat(part, ignore_index=True) for part in zip(*filled, strict=True))
     if runs.empty:
         raise UserError(f"{' '.join(arguments)}: no run has ended; rerun its command")
-    runs = runs.drop_duplicates(["run_id", "label"]).reset_index(drop=True)
-    runs["execution"] = [describe_execution(row) for row in runs.to_dict("records")]
-    runs["letter"] = runs["label"].map(dict(zip(runs["label"].unique(), _letters(), strict=False)))
+    runs = runs.drop_duplicates(["run_id", "label", "execution"]).reset_index(drop=True)
+    repeated = runs.loc[runs.duplicated(["run_id", "label"]), "label"]
+    by_execution = runs["label"] + ", " + runs["execution"]
+    runs["label"] = runs["label"].mask(runs["label"].isin(repeated), by_execution)
+    runs["letter"] = runs["label"].map(dict(zip(runs["label"].unique(), alphabet(), strict=False)))
     metrics = metrics.drop_duplicates(["path", "epoch"])
     return runs, runs[["path", "letter", "seed", "execution"]].merge(metrics, on="path")
-
-
-def _letters() -> Iterator[str]:
-    """Yield a, b, …, z, aa, ab and so on."""
-    for length in count(1):
-        yield from map("".join, product(ascii_lowercase, repeat=length))
 
 
 def list_groups(runs: pd.DataFrame) -> pd.DataFrame:
@@ -83,9 +84,20 @@ def differing_settings(runs: pd.DataFrame) -> pd.DataFrame:
     """Return the settings that differ between groups: a row per setting, a column per group."""
     first = runs.columns.get_loc("path") + 1  # the columns of a run's config come last
     names = [n for n in runs.columns[first:] if n not in ("letter", "label")]
-    grouped = runs[names].astype(object).where(runs[names].notna(), "").astype(str)
-    values = grouped.groupby(runs["letter"], sort=False).agg(lambda v: ", ".join(dict.fromkeys(v)))
+    values = (
+        runs[names]
+        .map(_setting)
+        .groupby(runs["letter"], sort=False)
+        .agg(lambda v: ", ".join(dict.fromkeys(v)))
+    )
     return values.loc[:, values.nunique() > 1].T.rename_axis("setting").reset_index()
+
+
+def _setting(value: Any) -> str:
+    """Return a value as text; an integer is a float if the runs of another group lack it."""
+    if pd.isna(value):
+        return ""
+    return str(int(value)) if isinstance(value, float) and value.is_integer() else str(value)
 
 
 def _pairs(rows: pd.DataFrame, column: str) -> pd.Series:
@@ -132,7 +144,7 @@ def phase_end_errors(metrics: pd.DataFrame) -> pd.DataFrame:
     first = ends["letter"].iloc[0] if len(ends) else ""
     rows = []
     for (letter, phase, epoch), lines in ends.groupby(["letter", "phase", "epoch"], sort=False):
-        row = {"": letter, "end of phase": phase, "epoch": epoch, "n": len(lines)}
+        row = {"": letter, "end of phase": int(phase), "epoch": int(epoch), "n": len(lines)}
         row |= {label: _mean(lines[key]) for key, label in ERRORS.items()}
         gains = (lines["average.error"] - lines["bn.error"]).dropna()
         row["average − BN pass"] = mean_with_interval(gains)
@@ -152,11 +164,7 @@ def comparison_text(runs: pd.DataFrame, metrics: pd.DataFrame) -> str:
         "Test error (%), mean ± sample deviation over n seeds": summarise(runs),
         "Test error (%) at phase ends": phase_end_errors(metrics),
     }
-    parts = [
-        f"{head}:\n\n{frame.to_markdown(index=False, disable_numparse=True)}\n"
-        for head, frame in tables.items()
-        if not frame.empty
-    ]
+    parts = [f"{head}:\n\n{as_markdown(t)}\n" for head, t in tables.items() if not t.empty]
     return "\n".join(parts)
 
 
@@ -202,7 +210,7 @@ def figure(runs: pd.DataFrame, metrics: pd.DataFrame) -> Figure:
         for epoch in ends.loc[ends["epoch"] < last, "epoch"].unique():
             axes.axvline(epoch + 0.5, color="black", linestyle=":", linewidth=0.8)
         plain(axes).set_ylabel(name)
-    if len(tested) and tested.max() > 5 * tested.min():
+    if 0 < 5 * tested.min() < tested.max():  # false for NaN, if there are none
         above.set_yscale("log")
         above.yaxis.set_major_locator(LogLocator(subs=(1, 2, 3, 5)))
         above.yaxis.set_minor_locator(NullLocator())

@@ -108,5 +108,5 @@ def comparison_panel(study: Study, name: str, cells: pd.DataFrame, rows: pd.Data
     words = [f"Test error (%), mean ± sample deviation (n seeds). {study.remark}".strip()]
     lines = grid_as_markdown(grid(cells))
     notes = [f"* {note}" for note in table_notes(cells, rows)]
-    grouped = f"Panels are grouped by `cells.{name}`; runs of other tables have none."
+    grouped = f"Panels are grouped by `cells.{name}`; runs trained without this table have none."
     return "\n".join([*words, "", lines or "No cell.", "", *notes, f"* {grouped}"])

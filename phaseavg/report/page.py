@@ -84,14 +84,18 @@ def _figures(results: Path) -> list[dict[str, str]]:
 
 
 def _runs(folders: Sequence[Path]) -> tuple[pd.DataFrame, dict[str, Any]]:
-    """Return the ended runs in folders, with the headings of `COLUMNS`, and their curves."""
+    """Return the ended runs in folders, with the headings of `COLUMNS`, and their curves by path.
+
+    A run that was repeated with another precision or device has a row for each.
+    """
     runs, metrics = load_runs(*folders)
-    runs = runs.drop_duplicates("run_id")
+    runs = runs.drop_duplicates(["run_id", "execution"])
     runs["place"] = [path.parent.as_posix() for path in runs["path"]]
     runs["command"] = "python train.py " + runs["overrides"].astype(str)
     metrics = metrics[metrics["path"].isin(runs["path"])].drop_duplicates(["path", "epoch"])
-    curves = {
-        run_id: {
+    runs["path"] = [path.as_posix() for path in runs["path"]]
+    curves = {path: {"epoch": []} for path in runs["path"]} | {
+        path.as_posix(): {
             "epoch": points["epoch"].tolist(),
             # JSON has no NaN; five digits exceed the resolution of a screen.
             **{
@@ -100,9 +104,9 @@ def _runs(folders: Sequence[Path]) -> tuple[pd.DataFrame, dict[str, Any]]:
                 if name in points
             },
         }
-        for run_id, points in metrics.groupby("run_id")
+        for path, points in metrics.groupby("path")
     }
-    shown = runs.reindex(columns=list(COLUMNS)).rename(columns=COLUMNS)
+    shown = runs.reindex(columns=[*COLUMNS, "path"]).rename(columns=COLUMNS)
     return shown, curves
 
 

@@ -29,9 +29,9 @@ def differences(left: pd.Series, right: pd.Series) -> pd.Series:
 
 
 def interval(values: Sequence[float], confidence: float = CONFIDENCE) -> tuple[float, float]:
-    """Return the t interval of a mean; (−∞, ∞) for fewer than two values."""
+    """Return the t interval of a mean; NaN for fewer than two values."""
     if len(values) < 2:
-        return -np.inf, np.inf
+        return np.nan, np.nan
     mean = float(np.mean(values))
     half = stats.t.ppf((1 + confidence) / 2, len(values) - 1) * stats.sem(values)
     return mean - float(half), mean + float(half)
@@ -115,16 +115,16 @@ def spread(mean: float, deviation: float) -> str:
     return f"{mean:.2f}" + ("" if pd.isna(deviation) else f" ± {deviation:.2f}")
 
 
-def signed(value: float, digits: int = 2, sign: str = "+") -> str:
-    """Format a difference with its sign, or with `sign=""` a positive number; empty for NaN."""
-    return "" if pd.isna(value) else f"{value:{sign}.{digits}f}".replace("-", "−")
+def signed(value: float, digits: int = 2) -> str:
+    """Format a difference with its sign; empty for NaN."""
+    return "" if pd.isna(value) else f"{value:+.{digits}f}".replace("-", "−")
 
 
-def with_interval(mean: float, low: float, high: float, digits: int = 2, sign: str = "+") -> str:
-    """Format a difference with its interval, if finite; empty for NaN."""
-    if pd.isna(mean) or not np.isfinite(low):
-        return signed(mean, digits, sign)
-    return "{} [{}, {}]".format(*(signed(value, digits, sign) for value in (mean, low, high)))
+def with_interval(mean: float, low: float, high: float, digits: int = 2) -> str:
+    """Format a difference with its interval; each is left out if it is NaN."""
+    if pd.isna(mean) or pd.isna(low):
+        return signed(mean, digits)
+    return "{} [{}, {}]".format(*(signed(value, digits) for value in (mean, low, high)))
 
 
 def mean_with_interval(values: Sequence[float]) -> str:

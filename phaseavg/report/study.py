@@ -7,13 +7,13 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pandas as pd
 
 from phaseavg.errors import UserError
 from phaseavg.identity import RECIPE
-from phaseavg.report.cells import CELL, cell_key, read_cells, read_records
+from phaseavg.report.cells import CELL, cell_key, read_cells, read_paper, read_records
 from phaseavg.report.statistics import PAIR_KEYS, differences, interval
+from phaseavg.runs.provenance import REPOSITORY
 from phaseavg.sweep.cells import (
     STUDY,
     Request,
@@ -23,11 +23,14 @@ from phaseavg.sweep.cells import (
     parse_overrides,
     read_request,
     select_all_cells,
+    unique_runs,
 )
 from phaseavg.sweep.composing import cached, composing
 
 RESULT_KEYS = {*RECIPE, "weight_decay", "scale", "preset"}
 """Config keys that affect a run's results; other keys affect location, speed and saved files."""
+
+CONF = REPOSITORY / "conf"
 
 FULL_SIZE = ("scale=full", "preset=none")
 """Overrides that keep the paper's settings."""
@@ -44,8 +47,7 @@ class Study:
         runs: the runs by run id.
         records: the records of ended runs, from `read_records`.
         metrics: the metrics of ended runs, from `read_records`.
-        paper: the comparable published cells; without the study's cells if its overrides change
-            `RESULT_KEYS`.
+        paper: all published cells.
     """
 
     request: Request
@@ -65,11 +67,16 @@ class Study:
         return self.rows[self.rows["status"] == "finished"]
 
     @property
-    def networks(self) -> list[tuple[str, str]]:
-        """Each (data set, network) of the cells, in order."""
-        return list(dict.fromkeys((cell.dataset, cell.model) for cell in self.request.cells))
+    def keys(self) -> list[tuple[str, ...]]:
+        """The cells by the columns `CELL`, in order."""
+        return [cell_key(cell) for cell in self.request.cells]
 
-    def restrict_to(self, network: tuple[str, str]) -> "Study":
+    @property
+    def networks(self) -> list[tuple[str, ...]]:
+        """Each (data set, network) of the cells, in order."""
+        return list(dict.fromkeys(key[1:3] for key in self.keys))
+
+    def restrict_to(self, network: tuple[str, ...]) -> "Study":
         """Return the part of the study with one (data set, network)."""
         cells = [cell for cell in self.request.cells if (cell.dataset, cell.model) == network]
         runs = {
@@ -81,13 +88,24 @@ class Study:
 
     @property
     def changes(self) -> list[str]:
-        """The overrides of all cells that change the paper's settings."""
-        return changes_of(self.request)
+        """The overrides of all cells that change the paper's settings; observers do not."""
+
+        def key(override: str) -> str:
+            name = override.lstrip("+~").partition("=")[0].rpartition("@")[2]
+            return re.split("[./]", name)[0]
+
+        common = self.request.common
+        return [o for o in common if o not in FULL_SIZE and key(o) in RESULT_KEYS]
 
     @property
     def remark(self) -> str:
         """The changes in words."""
         return f"With {' '.join(self.changes)}" if self.changes else ""
+
+    @property
+    def comparable(self) -> pd.DataFrame:
+        """The published cells; none if the overrides change the paper's settings."""
+        return self.paper.iloc[:0] if self.changes else self.paper
 
     def require_output(self, output: Path | None) -> None:
         """Raise a UserError if results of changed settings would replace published results."""
@@ -96,51 +114,33 @@ class Study:
             raise UserError(f"{changes[0]}: changes the results; select a folder with --output")
 
 
-def changes_of(request: Request) -> list[str]:
-    """Return the overrides of all cells that change the paper's settings; observers do not."""
-
-    def key(override: str) -> str:
-        name = override.lstrip("+~").partition("=")[0].rpartition("@")[2]
-        return re.split("[./]", name)[0]
-
-    return [o for o in request.common if o not in FULL_SIZE and key(o) in RESULT_KEYS]
-
-
 def without_hydra(overrides: Sequence[str]) -> list[str]:
     """Return overrides without Hydra's own settings."""
     return [o for o in overrides if not o.lstrip("+~").startswith("hydra")]
 
 
 def read_study(
-    overrides: Sequence[str],
-    conf: Path,
-    paper: pd.DataFrame,
-    all_cells: bool = False,
-    extra_conf: Path | None = None,
+    overrides: Sequence[str], all_cells: bool = False, extra_conf: Path | None = None
 ) -> Study:
     """Return the cells that the overrides of a sweep select, with their records.
 
     Args:
         overrides: overrides of a sweep; Hydra's own settings are ignored.
-        conf: the config folder.
-        paper: the published cells.
         all_cells: include all cells of the tables, and the seeds of both tables and overrides.
         extra_conf: a further config folder, like --config-dir of train.py.
 
     Raises:
         UserError: if a table, column, option or key does not exist.
     """
-    folders = [conf, extra_conf] if extra_conf else [conf]
-    with composing(conf, extra_conf) as (options, compose), cached(compose, folders) as composed:
+    folders = [CONF, extra_conf] if extra_conf else [CONF]
+    with composing(CONF, extra_conf) as (options, compose), cached(compose, folders) as composed:
         request = read_request(without_hydra(overrides), options, composed)
         if not request.tables:
             raise UserError(f"table: is missing; choices: {', '.join(options)}")
         if all_cells:
             request = select_all_cells(request)
-        runs = cell_runs(request.cells, request.seeds, composed)
-    changed = {cell_key(cell) for cell in request.cells} if changes_of(request) else set()
-    comparable = paper[[key not in changed for key in paper.index]]
-    return Study(request, runs, *read_records(runs.values()), comparable)
+        runs = unique_runs(cell_runs(request.cells, request.seeds, composed))
+    return Study(request, runs, *read_records(runs.values()), read_paper())
 
 
 def summarise(study: Study) -> pd.DataFrame:
@@ -170,12 +170,13 @@ def summarise(study: Study) -> pd.DataFrame:
             run_ids=("run_id", tuple),
         )
     )
-    published = study.paper.rename(columns={"error_mean": "paper_mean", "error_std": "paper_std"})
-    keys = [cell_key(cell) for cell in study.request.cells]
-    frame = pd.DataFrame(keys, columns=CELL).set_index(CELL).join([ours, details, published])
+    published = study.comparable.rename(
+        columns={"error_mean": "paper_mean", "error_std": "paper_std"}
+    )
+    frame = pd.DataFrame(study.keys, columns=CELL).set_index(CELL).join([ours, details, published])
     frame = frame.reset_index()
     frame["difference"] = frame["error_mean"] - frame["paper_mean"]
-    frame = frame.join(pd.DataFrame(_paired(study, keys), columns=PAIRED))
+    frame = frame.join(pd.DataFrame(_paired(study), columns=PAIRED))
     for column in ("n", "diverged"):
         frame[column] = frame[column].fillna(0).astype(int)
     for column in ("executions", "run_ids"):
@@ -185,18 +186,17 @@ def summarise(study: Study) -> pd.DataFrame:
         for run in study.runs.values()
         for cell in run.cells
     }
-    return frame.assign(averaged=[averaged[key] for key in keys])
+    return frame.assign(averaged=[averaged[key] for key in study.keys])
 
 
-def _paired(study: Study, keys: Sequence[tuple[str, ...]]) -> list[tuple[Any, ...]]:
+def _paired(study: Study) -> list[tuple[Any, ...]]:
     """Return a row per cell with the columns `PAIRED`."""
     finished = study.finished.set_index(PAIR_KEYS)
     errors = {key: cell["test_error"] for key, cell in finished.groupby(CELL)}
     none = finished["test_error"].iloc[:0]
     rows: list[tuple[Any, ...]] = []
-    for key in keys:
+    for key in study.keys:
         baseline = study.request.tables[key[0]].baseline.get(key[-1])
         values = differences(errors.get(key, none), errors.get((*key[:-1], baseline), none))
-        span = interval(values) if len(values) else (np.nan, np.nan)
-        rows.append((baseline, len(values), values.mean(), *span))
+        rows.append((baseline, len(values), values.mean(), *interval(values)))
     return rows

@@ -2,8 +2,10 @@
 
 import html
 import re
-import string
+from collections.abc import Iterator
+from itertools import count, product
 from pathlib import Path
+from string import ascii_lowercase
 
 import pandas as pd
 from pandas.io.formats.style import Styler
@@ -12,7 +14,7 @@ from phaseavg.report.cells import CELL
 from phaseavg.report.statistics import signed, spread, with_interval
 from phaseavg.report.study import Study, summarise
 from phaseavg.runs.files import write_atomically
-from phaseavg.sweep.cells import table_title
+from phaseavg.sweep.cells import study_name, table_title
 
 DIFFERENCE = "paired difference"
 
@@ -70,22 +72,27 @@ def _escaped(text: str) -> str:
     return html.escape(text, quote=False).replace("|", r"\|")
 
 
+def alphabet() -> Iterator[str]:
+    """Yield a, b, …, z, aa, ab and so on."""
+    for length in count(1):
+        yield from map("".join, product(ascii_lowercase, repeat=length))
+
+
 def execution_letters(cells: pd.DataFrame) -> dict[str, str]:
     """Return a letter for each execution of a table's runs; empty if all runs have the same."""
     executions = sorted(set().union(*cells["executions"]))
-    letters = dict(zip(executions, string.ascii_letters, strict=False))
-    return letters if len(letters) > 1 else {}
+    return dict(zip(executions, alphabet(), strict=False)) if len(executions) > 1 else {}
 
 
 def _ours(cell: pd.Series, letters: dict[str, str]) -> str:
     """Format our error of a cell, with n, the number of diverged runs, and execution letters."""
     counts = [str(cell["n"])] if cell["n"] else []
     counts += [f"{cell['diverged']} diverged"] if cell["diverged"] else []
-    marks = "".join(letters.get(execution, "?") for execution in cell["executions"])
+    marks = "".join(letters.get(execution, "") for execution in cell["executions"])
     parts = [
         spread(cell["error_mean"], cell["error_std"]),
         f"({', '.join(counts)})" if counts else "",
-        f"[{marks}]" if letters and marks else "",
+        f"[{marks}]" if marks else "",
     ]
     return " ".join(filter(None, parts))
 
@@ -152,9 +159,9 @@ def table_notes(cells: pd.DataFrame, rows: pd.DataFrame) -> list[str]:
             "brackets: 95 % t interval, for two or more; (n): their number, if it differs from n."
         )
     borrowed = rows.loc[rows["before_averaging"].astype(bool), "column"]
-    for column, count in borrowed.value_counts(sort=False).items():
+    for column, number in borrowed.value_counts(sort=False).items():
         notes.append(
-            f"{column}: {count} of its errors are from runs of the same trajectory, before an "
+            f"{column}: {number} of its errors are from runs of the same trajectory, before an "
             "average replaced their weights."
         )
     letters = execution_letters(cells)
@@ -181,7 +188,7 @@ def write_tables(study: Study, output: Path) -> list[Path]:
             "md": _markdown(title, texts, notes, own),
             "csv": _csv(own),
             "tex": _latex(name, title, texts, notes),
-            "html": _html(name, title, texts, notes),
+            "html": _html(f"{study_name(study.request.common)}_{name}", title, texts, notes),
         }
         for kind, text in files.items():
             paths.append(output / f"{name}.{kind}")
@@ -215,8 +222,8 @@ def _latex(name: str, title: str, table: pd.DataFrame, notes: list[str]) -> str:
     return "\n".join([latex, *(rf"\noindent {as_tex(note)}\par" for note in notes), ""])
 
 
-def _html(name: str, title: str, table: pd.DataFrame, notes: list[str]) -> str:
-    style = Styler(table, cell_ids=False, uuid=name).format(escape="html")
+def _html(uuid: str, title: str, table: pd.DataFrame, notes: list[str]) -> str:
+    style = Styler(table, cell_ids=False, uuid=uuid).format(escape="html")
     style = style.format_index(escape="html").format_index(escape="html", axis=1)
     classes = pd.DataFrame("", table.index, table.columns)
     classes.loc[table.index.get_level_values(ROW[2]) == "ours"] = "ours"

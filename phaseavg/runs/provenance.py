@@ -97,9 +97,7 @@ HOW = {
 
 def execution_words(execution: Mapping[str, Any]) -> list[str]:
     """Return the precision and the other execution options of a run in words."""
-    # In a frame, an option that a record lacks is NaN, which is true.
-    chosen = (True, "max-autotune")
-    words = [word for option, word in HOW.items() if execution.get(option) in chosen]
+    words = [word for option, word in HOW.items() if execution.get(option)]
     nondeterministic = ["not deterministic"] * (execution.get("deterministic") is False)
     number = str(execution.get("processes", 1))
     processes = [f"{number} processes"] * (number != "1")

@@ -11,6 +11,7 @@ import pandas as pd
 from phaseavg.errors import UserError
 from phaseavg.identity import group_id, part_names
 from phaseavg.runs.files import write_atomically
+from phaseavg.runs.provenance import execution_words
 from phaseavg.runs.record import FILES, Record, flatten, intact_records
 
 RUNS = [
@@ -42,7 +43,8 @@ def load_runs(*folders: Path | str) -> tuple[pd.DataFrame, pd.DataFrame]:
             method_seconds (training and averaging), averaging_seconds; device, device_name,
             cpu_capability, threads, processes, precision, torch, commit, modified (` + ` joins the
             values of a run that was resumed elsewhere); overrides, as typed; path, the run folder;
-            and every config value, named by its override key.
+            execution, a description of hardware, precision and torch version; and every config
+            value, named by its override key.
         metrics: one row per run and epoch. Columns: run_id, path, and the keys of metrics.jsonl,
             nested keys joined with dots (`weights.error`).
     """
@@ -66,6 +68,11 @@ def row_of(record: Record) -> dict[str, Any]:
         entries = (str(entry[kind].get(key, default)) for entry in result["provenance"])
         return " + ".join(dict.fromkeys(entries))
 
+    threads, precision = joined("execution", "threads"), joined("execution", "precision")
+    processes, torch = joined("execution", "processes", 1), joined("versions", "torch")
+    options = {**config.get("execution", {}), "precision": precision, "processes": processes}
+    hardware = [joined("execution", "device_name"), joined("execution", "cpu_capability")]
+    hardware.append(f"{threads} {'thread' if threads == '1' else 'threads'}")
     return {
         "run_id": result["run_id"],
         "group": group_id(result["recipe"]),
@@ -85,14 +92,15 @@ def row_of(record: Record) -> dict[str, Any]:
         "device": joined("execution", "device"),
         "device_name": joined("execution", "device_name"),
         "cpu_capability": joined("execution", "cpu_capability"),
-        "threads": joined("execution", "threads"),
-        "processes": joined("execution", "processes", 1),
-        "precision": joined("execution", "precision"),
-        "torch": joined("versions", "torch"),
+        "threads": threads,
+        "processes": processes,
+        "precision": precision,
+        "torch": torch,
         "commit": joined("git", "commit"),
         "modified": joined("git", "modified"),
         "overrides": shlex.join(result["overrides"]),
         "path": record.folder,
+        "execution": ", ".join([*hardware, *execution_words(options), f"torch {torch}"]),
         **{key: str(item) if isinstance(item, list) else item for key, item in settings.items()},
     }
 

@@ -5,7 +5,7 @@ row with a column, and has one run per seed. Other overrides, such as a scale, a
 """
 
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from itertools import chain
@@ -18,7 +18,7 @@ from hydra.errors import HydraException
 from omegaconf import OmegaConf
 from pydantic import Field, ValidationError, ValidationInfo, field_validator
 
-from phaseavg.config import Scalars, Settings, check
+from phaseavg.config import SWEEPS, Scalars, Settings, check
 from phaseavg.errors import UserError
 from phaseavg.runs.prefixes import Prefixes
 from phaseavg.sweep.composing import Compose
@@ -231,11 +231,10 @@ def read_request(
         UserError: if a table, row or column does not exist, or no cell is selected.
     """
     overrides = {override_key(o): o for o in parse_overrides(arguments, loader)}
-    sweep_keys = {"table", "column", "plan", "budget"}
     for key in ("plan", "budget"):
         if key in overrides and overrides[key].is_sweep_override():
             raise UserError(f"{overrides[key].input_line}: {key} takes one value for all runs")
-    common = [o.input_line for key, o in overrides.items() if key not in sweep_keys]
+    common = [o.input_line for key, o in overrides.items() if key not in SWEEPS]
     requested = override_values(overrides["table"]) if "table" in overrides else []
     names = [_unquoted(value) for value in requested]
     if "all" in names:
@@ -255,7 +254,7 @@ def read_request(
         for key in NARROWING
         if key in overrides
     }
-    others = {key: o for key, o in overrides.items() if key not in {*sweep_keys, *NARROWING}}
+    others = {key: o for key, o in overrides.items() if key not in {*SWEEPS, *NARROWING}}
     for key, override in others.items():
         if override.is_sweep_override():
             raise UserError(
@@ -345,19 +344,36 @@ class Run:
 
 
 def cell_runs(
-    cells: Sequence[Cell], seeds: Mapping[str, Sequence[Any]], compose: Compose
-) -> dict[str, Run]:
-    """Return the unique runs of cells, by run id; `seeds` maps tables to seeds.
+    cells: Iterable[Cell], seeds: Mapping[str, Sequence[Any]], compose: Compose
+) -> Iterator[Run]:
+    """Yield the run of each cell and seed; `seeds` maps tables to seeds.
 
     Raises:
         UserError: if the config of a run is invalid.
     """
-    runs: dict[str, Run] = {}
     for cell in cells:
         config = compose(cell.overrides)
         for seed in seeds[cell.table]:
             config.seed = seed
-            settings = check(config)
-            run = Run([*cell.overrides, f"seed={seed}"], settings)
-            runs.setdefault(run.run_id, run).cells.append(cell)
-    return runs
+            yield Run([*cell.overrides, f"seed={seed}"], check(config), [cell])
+
+
+def unique_runs(runs: Iterable[Run]) -> dict[str, Run]:
+    """Return the first of equal runs, with the cells of all, by run id.
+
+    Raises:
+        UserError: if two runs with the same id have different settings.
+    """
+    unique: dict[str, Run] = {}
+    for run in runs:
+        first = unique.setdefault(run.run_id, run)
+        for key, value in run.settings:
+            if value != getattr(first.settings, key):
+                cells = f"the cells {first.labels[0]} and {run.labels[0]}" if run.cells else ""
+                raise UserError(
+                    f"{key}: {cells or 'the requested values'} give the same run id, "
+                    f"{run.run_id}; start a sweep for each value, with a runs_dir of its own"
+                )
+        if run is not first:
+            first.cells += run.cells
+    return unique

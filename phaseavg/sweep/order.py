@@ -6,8 +6,8 @@ prefix keep the user's order.
 """
 
 from collections import Counter, defaultdict
-from collections.abc import Collection, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
 from itertools import pairwise
 from typing import Any
 
@@ -17,6 +17,7 @@ from phaseavg.errors import UserError
 from phaseavg.runs.prefixes import digest, identity_of, prefix_settings, saved
 from phaseavg.sweep.cells import Run
 from phaseavg.targets import Part
+from phaseavg.training.sharing import uses_prefixes
 
 Node = tuple[int, str]
 """A number of epochs, and a hash of the prefix of this length and of its execution options."""
@@ -30,13 +31,11 @@ class Job:
         run: the run; the run of a prefix ends with the prefix.
         start: epochs that the job does not train: those of its prefix or of its checkpoint.
         parent: the job that trains the prefix that the run starts from, if any.
-        guests: the averages that a prefix contains for its runs, by identity.
     """
 
     run: Run
     start: int = 0
     parent: "Job | None" = None
-    guests: dict[str, Part] = field(default_factory=dict)
 
     @property
     def is_prefix(self) -> bool:
@@ -53,21 +52,13 @@ class Job:
         """The number of epochs that the job trains."""
         return self.run.epochs - self.start
 
-    def serve(self, averages: Collection[Part]) -> None:
-        """Add averages to a prefix, and to the prefixes that it starts from."""
-        for average in averages:
-            if identity := identity_of(average, self.run.epochs):
-                self.guests.setdefault(identity, average)
-        if self.parent is not None:
-            self.parent.serve(averages)
-
     def is_stored(self) -> bool:
         """Return whether the job is a prefix that is saved, for any device and version."""
         if not self.is_prefix:
             return False
-        end = self.run.epochs
-        files = saved(self.run.settings.share.dir, self.run.prefixes.key(end), end)
-        return any(self.guests.keys() <= file.averages.keys() for file in files)
+        end, share = self.run.epochs, self.run.settings.share
+        files = saved(share.dir, self.run.prefixes.key(end), end)
+        return any(share.guests.keys() <= file.averages.keys() for file in files)
 
 
 def literal(value: Any) -> str:
@@ -84,17 +75,19 @@ def literal(value: Any) -> str:
 def prefix_nodes(runs: Iterable[Run]) -> dict[str, list[Node]]:
     """Return the possible prefixes of each run: the phase ends of runs with the same origin."""
     points: dict[str, set[int]] = defaultdict(set)
-    origins = {}
+    origins, limits = {}, {}
     for run in runs:
+        shares = uses_prefixes(run.settings) and not run.settings.dry_run
+        limits[run.run_id] = limit = run.prefixes.limit if shares else 0
         execution = run.settings.execution.model_dump()
         origins[run.run_id] = origin = digest([run.prefixes.origin, execution])
         ends = (phase.end for phase in run.prefixes.schedule.phases)
-        points[origin].update(end for end in ends if end <= run.prefixes.limit)
+        points[origin].update(end for end in ends if end <= limit)
     return {
         run.run_id: [
             (epochs, digest([origins[run.run_id], run.prefixes.key(epochs)]))
             for epochs in sorted(points[origins[run.run_id]])
-            if epochs <= run.prefixes.limit
+            if epochs <= limits[run.run_id]
         ]
         for run in runs
     }
@@ -118,37 +111,41 @@ def arrange_jobs(runs: Sequence[Run], done: Mapping[str, int] | None = None) -> 
         shared = [node for node in path if users[node] > 1]
         for node, following in pairwise([*shared, run_id]):
             branches[node].add(following)
+    sharing: dict[Node, list[Run]] = defaultdict(list)
+    for run in sorted(runs, key=lambda run: run.run_id):  # of equal averages, the first counts
+        if any(len(branches[node]) > 1 for node in paths[run.run_id]):
+            for node in nodes[run.run_id]:
+                sharing[node].append(run)
     prefixes: dict[Node, Job] = {}
-    first: dict[Node, Run] = {}  # a run with this prefix
     jobs = []
     for run in runs:
-        parent = None
-        for node in paths[run.run_id]:
-            if node not in prefixes and len(branches[node]) > 1:
-                if (prefix := prefix_run(run, node[0], {})) is None:
-                    continue
-                start = 0 if parent is None else parent.run.epochs
-                prefixes[node], first[node] = Job(prefix, start, parent), run
+        parent, saved_epochs = None, done.get(run.run_id, 0)
+        for node in nodes[run.run_id]:
+            if len(branches[node]) < 2:
+                continue
+            if node not in prefixes and (prefix := prefix_run(run, node[0], sharing[node])):
+                prefixes[node] = Job(prefix, parent.run.epochs if parent else 0, parent)
             parent = prefixes.get(node, parent)
-        start = done.get(run.run_id, 0) if parent is None else parent.run.epochs
-        jobs.append(Job(run, start, parent))
-    for job in sorted(jobs, key=lambda job: job.run.run_id):  # of equal averages, the first counts
-        if job.parent is not None:
-            job.parent.serve(job.run.prefixes.averages.values())
-    for node, job in prefixes.items():
-        job.run = prefix_run(first[node], node[0], job.guests) or job.run
+        if parent is None or parent.run.epochs <= saved_epochs:
+            jobs.append(Job(run, saved_epochs))
+        else:
+            jobs.append(Job(run, parent.run.epochs, parent))
     return sorted([*prefixes.values(), *jobs], key=lambda job: job.level)
 
 
-def prefix_run(run: Run, epochs: int, guests: Mapping[str, Part]) -> Run | None:
+def prefix_run(run: Run, epochs: int, sharing: Iterable[Run]) -> Run | None:
     """Return the run that trains a prefix of `run`; None if a cut schedule would change it.
 
     Args:
         run: a run that starts with the prefix.
         epochs: the length of the prefix.
-        guests: the averages that the prefix contains, by identity.
+        sharing: all runs that start with the prefix, which contains their averages.
     """
-    share = run.settings.share.model_copy(update={"prefix": epochs, "guests": dict(guests)})
+    guests: dict[str, Part] = {}
+    for average in (a for member in sharing for a in member.prefixes.averages.values()):
+        if identity := identity_of(average, epochs):
+            guests.setdefault(identity, average)
+    share = run.settings.share.model_copy(update={"prefix": epochs, "guests": guests})
     overrides = [f"share.prefix={epochs}"]
     overrides += [f"+share.guests.{n}={literal(part)}" for n, part in guests.items()]
     try:

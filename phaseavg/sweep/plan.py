@@ -16,7 +16,6 @@ from phaseavg.sweep.epoch_times import (
 )
 from phaseavg.sweep.order import Job, arrange_jobs
 from phaseavg.sweep.progress import epochs_done
-from phaseavg.training.sharing import uses_prefixes
 
 HEADER = [
     *("", "cells", "runs", "unique", "finished"),
@@ -38,22 +37,19 @@ def plan(request: Request, runs: Mapping[str, Run], requested: int) -> str:
         requested: the number of requested runs, including duplicates.
     """
     ended = {i for i, run in runs.items() if not run.settings.rerun and find_result(run.settings)}
-    sharing = all(uses_prefixes(run.settings) for run in runs.values())
 
     def epochs_left(members: Iterable[str]) -> list[tuple[Job, int]]:
         """Return the jobs of these runs, with the epochs left to train."""
         todo = [runs[run_id] for run_id in members if run_id not in ended]
         done = {run.run_id: checkpoint_epochs(run.settings.run_folder) for run in todo}
-        jobs = arrange_jobs(todo, done) if sharing else [Job(run) for run in todo]
-        return [(job, job.run.epochs - epochs_done(job)) for job in jobs]
+        return [(j, j.run.epochs - epochs_done(j)) for j in arrange_jobs(todo, done)]
 
     def row(name: str, cells: int | str, members: Counter[str]) -> list[int | str]:
         unique = [runs[run_id] for run_id in members]
-        epochs = sum(run.epochs for run in unique)
         return [
             *(name, cells, members.total(), len(members), len(members.keys() & ended)),
             sum(runs[run_id].epochs * count for run_id, count in members.items()),
-            *(epochs, shared_epochs(unique) if sharing else epochs),
+            *(sum(run.epochs for run in unique), shared_epochs(unique)),
             sum(epochs for _, epochs in epochs_left(members)),
         ]
 

@@ -7,15 +7,13 @@ Equal runs are trained once, and finished runs are skipped. If a run fails, the 
 Rerun the same command to resume an interrupted sweep.
 """
 
-import math
 import shlex
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import nullcontext
+from itertools import product
 
-from hydra._internal.core_plugins.basic_sweeper import BasicSweeper
-from hydra.core.config_loader import ConfigLoader
 from hydra.core.override_parser.types import Override
 from hydra.core.plugins import Plugins
 from hydra.core.utils import JobReturn, JobStatus
@@ -30,18 +28,18 @@ from phaseavg.runs.finished import find_result
 from phaseavg.runs.folder import in_progress, record_failure
 from phaseavg.runs.record import RESULT
 from phaseavg.sweep.cells import (
-    Request,
     Run,
     cell_runs,
     override_values,
     parse_overrides,
     read_request,
+    unique_runs,
 )
 from phaseavg.sweep.composing import Compose, cached, composer, config_folders
 from phaseavg.sweep.cpu_time import cpu_notice
 from phaseavg.sweep.epoch_times import checkpoint_epochs, parse_duration
 from phaseavg.sweep.launch import launch
-from phaseavg.sweep.order import Job, arrange_jobs
+from phaseavg.sweep.order import arrange_jobs
 from phaseavg.sweep.outcomes import (
     FAILURE,
     NewFiles,
@@ -51,45 +49,23 @@ from phaseavg.sweep.outcomes import (
     runs_without_data,
 )
 from phaseavg.sweep.progress import SweepProgress
-from phaseavg.training.sharing import uses_prefixes
 
 SLOW_CELLS = 20
 """The number of cells whose composition takes seconds."""
 
 
-def plain_runs(overrides: list[Override], compose: Compose) -> dict[str, Run]:
-    """Return the runs of all combinations of the values of `overrides`, by run id."""
-    runs: dict[str, Run] = {}
+def plain_runs(overrides: list[Override], compose: Compose) -> Iterator[Run]:
+    """Yield the runs of all combinations of the values of `overrides`."""
     composed: dict[tuple[str, ...], DictConfig] = {}
-    (combinations,) = BasicSweeper.split_arguments(overrides, max_batch_size=None)
-    for combination in combinations:
+    values = [[f"{o.get_key_element()}={v}" for v in override_values(o)] for o in overrides]
+    for combination in product(*values):
         rest = tuple(o for o in combination if not o.startswith("seed="))
         if rest not in composed:  # composing is slow, setting a seed is fast
             composed[rest] = compose(rest)
         config = composed[rest]
         for seed in parse_overrides(o for o in combination if o.startswith("seed=")):
             config.seed = seed.value()
-        run = Run(combination, check(config))
-        first = runs.setdefault(run.run_id, run)
-        for key, value in run.settings:
-            if value != getattr(first.settings, key):
-                raise UserError(
-                    f"{key}: the requested values give the same run id, {run.run_id}; start a "
-                    "sweep for each value, with a runs_dir of its own"
-                )
-    return runs
-
-
-def collect_runs(
-    request: Request, compose: Compose, loader: ConfigLoader
-) -> tuple[dict[str, Run], int]:
-    """Return the unique runs of a request, by run id, and the number of requested runs."""
-    if request.tables:
-        count = sum(len(request.seeds[cell.table]) for cell in request.cells)
-        return cell_runs(request.cells, request.seeds, compose), count
-    overrides = parse_overrides(request.common, loader)
-    count = math.prod(len(override_values(override)) for override in overrides)
-    return plain_runs(overrides, compose), count
+        yield Run(list(combination), check(config))
 
 
 def sweep(
@@ -125,7 +101,11 @@ def sweep(
         request = read_request(arguments, options, compose_cached, loader)
         if len(request.cells) > SLOW_CELLS and not config.plan:
             print(f"composing {len(request.cells)} cells …", flush=True)
-        runs, count = collect_runs(request, compose_cached if request.tables else compose, loader)
+        if request.tables:
+            requested = list(cell_runs(request.cells, request.seeds, compose_cached))
+        else:
+            requested = list(plain_runs(parse_overrides(request.common, loader), compose))
+    runs, count = unique_runs(requested), len(requested)
     if any(run.settings.share.prefix or run.settings.share.guests for run in runs.values()):
         raise UserError("share.prefix, share.guests: a sweep sets them itself; leave them out")
     if config.plan:
@@ -148,7 +128,8 @@ def sweep(
             raise UserError(f"{reason}: all runs need this data set")
         cli.say(f"{reason}: skipping the {len(affected)} runs that need this data set")
     todo = [run for run in missing if run.run_id not in no_data]
-    jobs = jobs_for(todo)
+    done = {run.run_id: checkpoint_epochs(run.settings.run_folder) for run in todo}
+    jobs = arrange_jobs(todo, done)
     new = NewFiles(job.run for job in jobs)
     here = config.hydra.runtime.choices["hydra/launcher"] != "slurm"
     if request.tables and here and not config.dry_run and (notice := cpu_notice(jobs)):
@@ -215,15 +196,6 @@ def sweep(
         summary += f"; budget={budget} is used up; {resume_hint(config)}"
     print(summary, flush=True)
     return returns
-
-
-def jobs_for(runs: Sequence[Run]) -> list[Job]:
-    """Return the jobs that train runs and their shared prefixes, in training order."""
-    if not all(uses_prefixes(run.settings) and not run.settings.dry_run for run in runs):
-        return [Job(run) for run in runs]
-    return arrange_jobs(
-        runs, {run.run_id: checkpoint_epochs(run.settings.run_folder) for run in runs}
-    )
 
 
 def resume_hint(config: DictConfig) -> str:

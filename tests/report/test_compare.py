@@ -5,7 +5,8 @@ from pathlib import Path
 from typing import Any
 
 import pandas as pd
-from conftest import REPOSITORY, TINY, Prompt
+import pytest
+from conftest import TINY, Prompt
 from made_records import make_record, metrics_line
 
 from phaseavg.config import Settings
@@ -39,8 +40,7 @@ def leave(settings: Settings, error: float, **execution: Any) -> Path:
 
 
 def read(*arguments: str | Path) -> tuple[pd.DataFrame, ...]:
-    paper = REPOSITORY / "results/paper.csv"
-    return read_groups([str(word) for word in arguments], REPOSITORY / "conf", paper)
+    return read_groups([str(word) for word in arguments])
 
 
 def test_runs_that_differ_only_in_their_seed_form_a_group(
@@ -85,6 +85,37 @@ def test_runs_with_different_executions_are_not_paired(compose_settings: Settled
     assert settings.loc["execution", "b"].startswith("a GPU, AVX2, 2 threads, fp32")
     assert settings.loc["averaging.window"].tolist() == ["", "training", "training"]
     assert "seed" not in settings.index
+
+
+def test_a_run_repeated_in_another_precision_is_a_group_of_its_own(
+    compose_settings: Settled, tmp_path: Path
+) -> None:
+    for seed, error in enumerate((20.0, 21.0, 22.0)):
+        leave(compose_settings(*TINY, f"seed={seed}"), error)
+    for seed, error in enumerate((30.0, 32.0)):
+        again = compose_settings(*TINY, f"seed={seed}", f"runs_dir={tmp_path}/again")
+        leave(again, error, precision="bf16")
+    runs, metrics = read(tmp_path / "again", tmp_path / "runs", tmp_path / "runs")
+    summary = summarise(runs)
+    assert summary["last"].tolist() == ["31.00 ± 1.41", "21.00 ± 1.00"]
+    assert summary["last − a"].tolist() == ["", ""]
+    assert [", bf16," in label for label in list_groups(runs)["runs"]] == [True, False]
+    assert phase_end_errors(metrics)["n"].tolist() == [2, 2, 2, 3, 3, 3]
+
+
+def test_integers_are_shown_as_integers_and_an_empty_folder_is_reported(
+    compose_settings: Settled, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    leave(compose_settings(*TINY), 20.0)
+    other = compose_settings(*TINY, "optimizer=lookahead", f"runs_dir={tmp_path}/others")
+    make_record(other, None, metrics=[])
+    (tmp_path / "empty").mkdir()
+    runs, metrics = read(tmp_path / "empty", tmp_path / "others", tmp_path / "runs")
+    assert capsys.readouterr().err == f"{tmp_path}/empty: no run has ended\n"
+    settings = differing_settings(runs).set_index("setting")
+    assert settings.loc["optimizer.k"].tolist() == ["5", ""]
+    assert "test_error" not in settings.index
+    assert phase_end_errors(metrics)["epoch"].map(str).tolist() == ["2", "4", "5"]
 
 
 def test_a_cell_contains_all_its_seeds(compose_settings: Settled, tmp_path: Path) -> None:

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pandas as pd
 import pytest
-from made_records import CELLS, PAPER, rows, study_of
+from made_records import rows, study_of
 
 from phaseavg.report.figures import write
 from phaseavg.report.figures.claims import draw, effects, figure
@@ -25,7 +25,7 @@ def frame() -> pd.DataFrame:
 
 
 def test_differences_need_two_seeds_and_include_the_papers(frame: pd.DataFrame) -> None:
-    data = effects(CELLS, frame, PAPER)
+    data = effects(study_of(frame))
     assert list(data["pair"]) == ["80-40-40: ours − SGD", "80-40-40: ours − SGD after a BN pass"]
     first = data.iloc[0]
     assert (first["dataset"], first["model"]) == ("cifar100", "cnn13")
@@ -33,13 +33,15 @@ def test_differences_need_two_seeds_and_include_the_papers(frame: pd.DataFrame) 
     assert first["values"] == pytest.approx([-1.0, -0.5, -0.8])
     assert first["paper"] == pytest.approx(26.05 - 26.52)
     assert pd.isna(data.iloc[1]["paper"])  # not published after a pass
-    assert effects(CELLS, frame, PAPER.iloc[:0])["paper"].isna().all()
+    study = study_of(frame)
+    study.request.common.append("model.width=0.1")
+    assert effects(study)["paper"].isna().all()
 
 
 def test_the_figure_shows_seeds_mean_interval_and_the_papers_value(
     frame: pd.DataFrame,
 ) -> None:
-    data = effects(CELLS, frame, PAPER).iloc[:1]
+    data = effects(study_of(frame)).iloc[:1]
     (axes,) = figure(data, "a title").axes
     interval, mean, seeds, paper, _ = axes.lines
     # Mean −0.7667, standard deviation 0.2517 times 4.3027 / √3.

@@ -24,11 +24,11 @@ from phaseavg.report.figures import (
     write,
 )
 from phaseavg.report.study import Study
-from phaseavg.sweep.cells import cell_runs, read_request
+from phaseavg.sweep.cells import cell_runs, read_request, unique_runs
 from phaseavg.sweep.composing import composing
 
 CONF = REPOSITORY / "conf"
-PAPER = read_paper(REPOSITORY / "results/paper.csv")
+PAPER = read_paper()
 LEARNT = {0: [0.5, -0.25, 0.75], 1: [0.25, 0.0, 0.75]}
 ERRORS = {  # by table and column, one per seed
     ("t1a", "gamma0-0.9"): {0: 26.0, 1: 25.0},
@@ -40,7 +40,7 @@ ERRORS = {  # by table and column, one per seed
 
 
 def computed(name: str, *overrides: str) -> tuple[Figure, pd.DataFrame]:
-    inputs = Inputs(overrides, CONF, REPOSITORY / "results/paper.csv")
+    inputs = Inputs(overrides)
     ((_, drawn),) = FIGURES[name].drawings(name, inputs)
     return drawn
 
@@ -63,7 +63,7 @@ def study(tmp_path_factory: pytest.TempPathFactory) -> Study:
     with composing(CONF) as (options, compose):
         overrides = ["table=t1a,t1b,t1c,t1d", "model=cnn13", *places]
         request = read_request(overrides, options, compose)
-        runs = cell_runs(request.cells, request.seeds, compose)
+        runs = unique_runs(cell_runs(request.cells, request.seeds, compose))
     for (table, column), errors in ERRORS.items():
         for run in runs.values():
             seed = run.settings.seed
@@ -170,7 +170,7 @@ def test_each_network_with_runs_has_a_figure(
 ) -> None:
     settings = next(iter(study.runs.values())).settings
     places = (f"runs_dir={settings.runs_dir}", f"records_dir={settings.records_dir}")
-    inputs = Inputs(["model=cnn13", *places], CONF, REPOSITORY / "results/paper.csv")
+    inputs = Inputs(["model=cnn13", *places])
     assert [drawn for drawn, _ in FIGURES["fig5"].drawings("fig5", inputs)] == [
         "fig5-cifar100-cnn13"
     ]

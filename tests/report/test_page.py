@@ -21,9 +21,9 @@ NASTY = "<script>alert(1)</script>"
 """An override of a run; a run id cannot contain this."""
 
 VERDICTS = """\
-claim,text,part,verdict,mean,low,high,margin,seeds,cells,all_cells,signed,counted,below
-C1,better & <faster>,,open,-0.5,-1.25,0.25,0.0,3,2,4,True,1 of 2,1 of 2
-C1,better & <faster>,a part,holds,-0.75,-1.0,-0.5,0.0,3,1,2,True,,
+claim,text,part,verdict,mean,low,high,margin,seeds,cells,all_cells,counted,below
+C1,better & <faster>,,open,-0.5,-1.25,0.25,0.0,3,2,4,1 of 2,1 of 2
+C1,better & <faster>,a part,holds,-0.75,-1.0,-0.5,0.0,3,1,2,,
 """
 
 TABLE = "<body>\n<h1>Table 1b</h1><table><tr><td>31.00 ± 0.71 (2)</td></tr></table></body>"
@@ -36,7 +36,9 @@ def text_of(markup: str) -> str:
 
 @pytest.fixture
 def results(tmp_path: Path, compose_settings: Callable[..., Any]) -> Path:
-    """Return a folder with a table, verdicts, two figures and three runs, one of them damaged."""
+    """Return a folder with a table, verdicts, a figure and four runs: two intact, one damaged, and
+    one that diverged in its first epoch.
+    """
     folder = tmp_path / "results"
     (folder / "full/tables").mkdir(parents=True)
     (folder / "full/tables/t1b.html").write_text(TABLE)
@@ -56,6 +58,8 @@ def results(tmp_path: Path, compose_settings: Callable[..., Any]) -> Path:
             change_result(where, overrides=[f"model={NASTY}"])
         if seed == 2:
             (where / "result.json").write_text("{")
+    diverged = compose_settings(*TINY, "seed=3")
+    make_record(diverged, None, where=folder / "full/records" / diverged.run_id, metrics=[])
     return folder
 
 
@@ -70,15 +74,27 @@ def test_the_page_shows_all_results(results: Path, capsys: pytest.CaptureFixture
     assert '<img src="figures/tenth/fig5-cifar100-cnn13.svg"' in markup
     assert "Learnt weights of the first phase: cifar100-cnn13 (tenth)" in text
     assert 'href="../docs/figures.md#fig5"' in markup
-    assert "2 runs." in text
+    assert "3 runs." in text
+    assert "None" not in text
     assert re.findall(r'<h2 id="([^"]+)', markup) == ["full", "figures", "all-runs", "curves"]
     assert "damaged" in capsys.readouterr().err
     assert f"python train.py 'model={NASTY}'" in text
     assert NASTY not in markup
     assert script.stat().st_size > 1e6
-    before = markup
     write_page(results, [results / "full/records"])
-    assert index.read_text() == before  # a run is shown once
+    assert index.read_text() == markup  # a run is shown once
+
+
+def test_a_run_repeated_in_another_precision_has_a_row_of_its_own(
+    results: Path, tmp_path: Path, compose_settings: Callable[..., Any]
+) -> None:
+    again = compose_settings(*TINY, "seed=0", f"runs_dir={tmp_path}/again")
+    make_record(again, 11.25, precision="bf16")
+    index, _ = write_page(results, [tmp_path / "again"])
+    text = text_of(index.read_text())
+    assert "4 runs." in text
+    assert text.count(f"{again.run_id} ") == 2
+    assert " 11.25 " in text
 
 
 def test_without_results_the_page_shows_the_commands(tmp_path: Path) -> None:
@@ -124,8 +140,9 @@ def test_ticked_runs_are_plotted_and_the_list_can_be_sorted(opened: Page) -> Non
     assert opened.evaluate(drawn) == []
     for box in opened.get_by_role("checkbox").all():
         box.check()
-    opened.wait_for_function(f"{drawn}.length === 2")
-    assert opened.evaluate(drawn) == [[[1, 2, 3], [50, 40, 30.5]], [[1, 2, 3], [50, None, 9.25]]]
+    opened.wait_for_function(f"{drawn}.length === 3")
+    curves = [[[1, 2, 3], [50, 40, 30.5]], [[], []], [[1, 2, 3], [50, None, 9.25]]]
+    assert opened.evaluate(drawn) == curves
     opened.locator("#metric").select_option("train.loss")
     opened.wait_for_function(
         "document.getElementById('plot').layout.yaxis.title.text === 'Training loss'"
@@ -136,7 +153,7 @@ def test_ticked_runs_are_plotted_and_the_list_can_be_sorted(opened: Page) -> Non
     for _ in range(2):
         heading.click()
         orders.append(opened.locator("#runs tbody tr td:nth-child(5)").all_inner_texts())
-    assert orders == [["8.25", "29.50"], ["29.50", "8.25"]]  # of the averages
+    assert orders == [["", "8.25", "29.50"], ["29.50", "8.25", ""]]  # of the averages
 
 
 @pytest.mark.slow

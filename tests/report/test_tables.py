@@ -12,7 +12,7 @@ from made_records import make_record, metrics_line
 from phaseavg.report.cells import CELL, read_paper, read_records
 from phaseavg.report.study import Study, read_study, summarise
 from phaseavg.report.tables import as_tex, grid, table_notes, write_tables
-from phaseavg.sweep.cells import Request, Run, Table, cell_runs, table_cells
+from phaseavg.sweep.cells import Request, Run, Table, cell_runs, table_cells, unique_runs
 
 EXPECTED = Path(__file__).parent / "expected"
 
@@ -41,7 +41,7 @@ def study_of(table: Table, folder: Path) -> Study:
     """Return the cells of a table with the records of a folder."""
     folders = [f"runs_dir={folder}/runs", f"records_dir={folder}/records"]
     cells = table_cells("t", table, folders)
-    runs = cell_runs(cells, {"t": [0, 1, 2]}, lambda overrides: composed(*overrides))
+    runs = unique_runs(cell_runs(cells, {"t": [0, 1, 2]}, lambda overrides: composed(*overrides)))
     request = Request({"t": table}, cells, {"t": [0, 1, 2]})
     return Study(request, runs, *read_records([]), PAPER)
 
@@ -203,7 +203,7 @@ def test_the_published_tables_are_those_of_the_published_records(
 ) -> None:
     (tmp_path / "results").symlink_to(REPOSITORY / "results")
     shown = {p.name: p.read_text() for p in (REPOSITORY / "results" / scale).glob("tables/*.md")}
-    paper = read_paper(REPOSITORY / "results/paper.csv").index.unique("table")
+    paper = read_paper().index.unique("table")
     for table in ("all", *({Path(name).stem for name in shown} - {*paper})):
         typed = [f"table={table}", *([] if scale == "full" else [f"scale={scale}"])]
         assert script("tables", *typed, "--output", "written")[0] == 0
@@ -211,9 +211,8 @@ def test_the_published_tables_are_those_of_the_published_records(
 
 
 def test_whole_tables_include_additional_seeds() -> None:
-    paper = read_paper(REPOSITORY / "results/paper.csv")
     typed = ["table=t1d", "model=cnn13", "seed=0,7", "+averaging@observers.swa=uniform"]
-    study = read_study(typed, REPOSITORY / "conf", paper, True)
+    study = read_study(typed, all_cells=True)
     assert study.request.seeds == {"t1d": [0, 1, 2, 7]}
     assert len(study.request.cells) == 8
-    assert study.paper.equals(paper)  # no other setting differs
+    assert study.comparable.equals(study.paper)  # no other setting differs

@@ -59,6 +59,5 @@ def test_cuda_is_initialised_before_its_peak_memory_is_reset(
 
 
 def test_an_option_that_a_record_lacks_is_not_named() -> None:
-    """In a frame of several records it is NaN."""
-    options = {"compile": "max-autotune", "graph": False, "sync_batchnorm": float("nan")}
+    options = {"compile": "max-autotune", "graph": False}
     assert provenance.execution_words({"precision": "fp32", **options}) == ["fp32", "compiled"]

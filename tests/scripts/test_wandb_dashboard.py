@@ -9,10 +9,10 @@ from typing import Any
 import pytest
 import wandb
 import wandb_workspaces.workspaces as ws
-from conftest import REPOSITORY, Prompt
+from conftest import Prompt
 from made_records import make_record
 
-from phaseavg.report.cells import read_paper, read_records
+from phaseavg.report.cells import read_records
 from phaseavg.report.study import read_study
 
 ASKED = ("table=t1a,t1b", "model=cnn13", "column=gamma0-0.9,80-40-40-sgd", "seed=0,1")
@@ -22,7 +22,7 @@ def test_each_table_has_a_section_with_the_papers_numbers(
     monkeypatch: pytest.MonkeyPatch, script: Prompt, tmp_path: Path
 ) -> None:
     inputs = (*ASKED, f"runs_dir={tmp_path}", f"records_dir={tmp_path}")
-    study = read_study(inputs, REPOSITORY / "conf", read_paper(REPOSITORY / "results/paper.csv"))
+    study = read_study(inputs)
     for run in study.runs.values():
         if run.labels[0].startswith("t1a"):
             make_record(run.settings, 25.0 + run.settings.seed)

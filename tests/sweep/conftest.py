@@ -10,7 +10,7 @@ import victims as victim
 from conftest import in_a_victim
 from made_cells import CONF, NETWORKS, TABLE, TABLES, request_for
 
-from phaseavg.sweep.cells import Run, cell_runs
+from phaseavg.sweep.cells import Run, cell_runs, unique_runs
 from phaseavg.sweep.composing import cached, composing
 
 
@@ -20,7 +20,7 @@ def all_runs() -> dict[str, Run]:
     with composing(CONF) as (_, compose), cached(compose, [CONF]) as composed:
         request = request_for(composed, f"table={','.join(TABLES)}", "seed=0,1,2")
         cells = [cell for cell in request.cells if cell.model in NETWORKS]
-        return cell_runs(cells, request.seeds, composed)
+        return unique_runs(cell_runs(cells, request.seeds, composed))
 
 
 @pytest.fixture

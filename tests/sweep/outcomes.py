@@ -33,6 +33,7 @@ def outcomes(folder: Path) -> dict[str, Any]:
 
 
 def assert_equal(actual: dict[str, Any], expected: dict[str, Any]) -> None:
+    assert expected, "no run has finished"
     for run_id, (weights, metrics, result) in expected.items():
         assert_same_weights(actual[run_id][0], weights)
         assert actual[run_id][1:] == (metrics, result), run_id

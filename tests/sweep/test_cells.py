@@ -18,6 +18,7 @@ from phaseavg.sweep.cells import (
     read_table,
     study_name,
     table_cells,
+    unique_runs,
 )
 from phaseavg.sweep.composing import Compose, cached, composing
 
@@ -58,7 +59,7 @@ READINGS = {  # columns of the tables beside the paper's, and the paper's with t
 def test_our_own_tables_use_the_papers_defaults(composed, all_runs: dict[str, Run]) -> None:
     columns = f"column={','.join(READINGS)}"
     request = request_for(composed, "table=ablations,gamma0", columns, "model=cnn13", "seed=0")
-    runs = cell_runs(request.cells, request.seeds, composed)
+    runs = unique_runs(cell_runs(request.cells, request.seeds, composed))
     found = {}
     for run_id, run in runs.items():
         paper_tables = all_runs[run_id].cells if run_id in all_runs else []
@@ -86,7 +87,7 @@ def test_the_baseline_of_a_column_is_in_the_table(composed) -> None:
 
 
 def test_the_published_numbers_are_the_papers() -> None:
-    paper = read_paper(REPOSITORY / "results/paper.csv")
+    paper = read_paper()
     expected = {
         ("t1a", "cifar100", "wrn28_10", "gamma0-0.95"): (18.25, 0.10),
         ("t1b", "cifar100", "cnn13", "100-50-50-ours"): (25.15, 0.07),
@@ -158,7 +159,7 @@ TINY = Table(
 def test_equal_cells_are_one_run(composed) -> None:
     cells = table_cells("tiny", TINY, ["optimizer=adam"])
     assert [cell.column for cell in cells] == ["a", "b", "c"]
-    runs = cell_runs(cells, {"tiny": [3]}, composed)
+    runs = unique_runs(cell_runs(cells, {"tiny": [3]}, composed))
     (first, second) = runs.values()
     assert [cell.column for cell in first.cells] == ["a", "b"]
     assert first.overrides == [
@@ -166,7 +167,7 @@ def test_equal_cells_are_one_run(composed) -> None:
     ]
     assert (second.settings.seed, second.settings.averaging["_target_"][-9:]) == (3, "Phasewise")
     with pytest.raises(UserError, match="seed='x'"):
-        cell_runs(cells, {"tiny": ["x"]}, composed)
+        unique_runs(cell_runs(cells, {"tiny": ["x"]}, composed))
 
 
 def test_seeds_are_replaced_and_deduplicated_and_duplicate_rows_rejected(composed) -> None:
@@ -195,7 +196,7 @@ def test_a_scale_keeps_the_cells_and_scales_their_runs(composed) -> None:
         (tenth, 0.1, 16, {0.125, 0.25, 0.2}, {160, 80}),
         (digits, None, 128, {0.05, 0.125, 0.25}, {16, 8}),
     ):
-        runs = cell_runs(request.cells, request.seeds, composed).values()
+        runs = unique_runs(cell_runs(request.cells, request.seeds, composed)).values()
         assert {run.settings.dataset.get("train_fraction", fraction) for run in runs} == {fraction}
         assert {run.settings.batch_size for run in runs} == {batch_size}
         assert {run.settings.model["width"] for run in runs} == widths
@@ -205,3 +206,10 @@ def test_a_scale_keeps_the_cells_and_scales_their_runs(composed) -> None:
             assert run.settings.optimizer["lr"] == 0.1
     assert study_name(["table=t1a", "scale=tenth", "preset=none"]) == "tenth"
     assert study_name(["table=t1a"]) == study_name(["scale=full"]) == "full"
+
+
+def test_cells_with_one_run_id_and_different_settings_are_rejected(composed) -> None:
+    columns = {"a": ["averaging=none"], "b": ["averaging=none", "execution.precision=bf16"]}
+    cells = table_cells("tiny", TINY.model_copy(update={"columns": columns}))
+    with pytest.raises(UserError, match=r"^execution: the cells tiny .* a and tiny .* b give"):
+        unique_runs(cell_runs(cells, {"tiny": [0]}, composed))

@@ -64,9 +64,14 @@ def assert_served(jobs: list[Job]) -> None:
         assert job.parent in jobs[:number]
         assert job.parent.is_prefix
         assert job.start == job.parent.run.epochs
-        offered = {identity_of(average, job.start) for average in job.parent.guests.values()}
+        offered = {
+            identity_of(average, job.start)
+            for average in job.parent.run.settings.share.guests.values()
+        }
         needed = set(job.run.prefixes.needs(job.start).values())
-        needed |= {identity_of(average, job.start) for average in job.guests.values()} - {None}
+        needed |= {
+            identity_of(average, job.start) for average in job.run.settings.share.guests.values()
+        } - {None}
         assert needed <= offered
         assert job.run.prefixes.key(job.start) == job.parent.run.prefixes.key(job.start)
 
@@ -213,7 +218,7 @@ def test_the_overrides_of_a_prefix_define_its_run(new_run: MakeRun) -> None:
     assert settings.run_folder == job.run.settings.run_folder
     assert settings.run_folder.is_relative_to("runs/shared")
     assert settings.tracking == job.run.settings.tracking == NO_TRACKING
-    assert settings.share.guests == job.guests
+    assert settings.share.guests == job.run.settings.share.guests
 
 
 def test_a_prefix_must_not_change_the_run(new_run: MakeRun) -> None:
@@ -276,3 +281,15 @@ def test_shared_prefixes_of_tables_1_to_4(all_runs: dict[str, Run]) -> None:
             cells = found.setdefault((optimizer, job.start), [])
             cells.extend(f"{cell.table}/{cell.column}" for cell in job.run.cells)
     assert {place: " ".join(sorted(cells)) for place, cells in found.items()} == SHARED
+
+
+def test_a_run_that_cannot_share_does_not_stop_others(new_run: MakeRun) -> None:
+    runs = [new_run([8, 4, 4], name) for name in ("none", "phasewise", "end")]
+    jobs = arrange_jobs([*runs[:2], changed(runs[2], save_trajectory="epochs")])
+    assert_served(jobs)
+    assert sorted(describe(jobs)) == [
+        ("atend 8-4-4", 0),
+        ("noaveraging 8-4-4", 8),
+        ("phasewise 8-4-4", 8),
+        ("prefix 8", 0),
+    ]

@@ -57,7 +57,10 @@ def make_progress(runs: list[Run]) -> SweepProgress:
 
 def store(job: Job) -> None:
     """Save an empty prefix."""
-    key, averages = job.run.prefixes.key(job.run.epochs), {name: [] for name in job.guests}
+    key, averages = (
+        job.run.prefixes.key(job.run.epochs),
+        {name: [] for name in job.run.settings.share.guests},
+    )
     with RunFolder(job.run.settings.run_folder) as folder:
         folder.save_checkpoint(1, {"prefix": {"key": key, "averages": averages, "execution": {}}})
 

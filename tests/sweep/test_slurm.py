@@ -195,7 +195,7 @@ def test_a_sweep_with_cancelled_requeued_and_preempted_jobs(
     assert len(re.findall(r"from step 0;", log)) == 3  # each prefix is trained once
 
     alone = Sweep(tmp_path, slurm, *TWELVE, "runs_dir=alone", "hydra/launcher=local")
-    alone.process.wait()
+    assert alone.process.wait() == 0, alone.said
     assert_equal(outcomes(tmp_path / "runs"), outcomes(tmp_path / "alone"))
 
 

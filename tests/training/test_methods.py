@@ -26,9 +26,15 @@ UNSAVED = (*TINY, "checkpoint_seconds=1000")  # no checkpoints within phases
 
 
 def train_plainly(
-    settings: Settings, new_optimizer: Callable[..., torch.optim.Optimizer], kind: type[Averager]
+    settings: Settings,
+    new_optimizer: Callable[..., torch.optim.Optimizer],
+    kind: type[Averager],
+    processes: int = 1,
 ) -> tuple[torch.nn.Module, list[dict[str, Any]]]:
-    """Train the phases with public classes; return the network and the metrics of each epoch."""
+    """Train the phases with public classes; return the network and the metrics of each epoch.
+
+    Each process's share of a batch has BatchNorm statistics of its own; the first's are kept.
+    """
     data = load_data(settings, torch.device("cpu"))
     model = new_model(settings, data)
     optimizer = new_optimizer(model.parameters())
@@ -56,18 +62,23 @@ def train_plainly(
             model.train()
             total, wrong = 0.0, 0
             for images, labels in data.train_batches(step, step + data.steps_per_epoch):
-                logits = model(images)
-                loss = cross_entropy(logits, labels)
                 optimizer.zero_grad()
-                loss.backward()
+                first = {name: buffer.clone() for name, buffer in model.named_buffers()}
+                for rank in reversed(range(processes)):
+                    for name, buffer in model.named_buffers():
+                        buffer.copy_(first[name])
+                    share = labels[rank::processes]
+                    logits = model(images[rank::processes])
+                    loss = cross_entropy(logits, share) * (len(share) / len(labels))
+                    loss.backward()
+                    total += loss.item() * len(labels)  # the last batch of an epoch is smaller
+                    wrong += (logits.argmax(1) != share).sum().item()
                 if "shape" in settings.schedule:
                     factor = (1 - gamma**left) / (1 - gamma**epochs)
                     optimizer.param_groups[0]["lr"] = learning_rate * factor
                 optimizer.step()
                 step += 1
                 left -= 1 / data.steps_per_epoch
-                total += loss.item() * len(labels)  # the last batch of an epoch is smaller
-                wrong += (logits.argmax(1) != labels).sum().item()
             line = {"train": {"images": 1000, "loss": total / 1000, "error": wrong / 10}}
             with optimizer.evaluation_weights() if slow else nullcontext():
                 line["weights"] = test(model)

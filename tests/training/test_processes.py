@@ -12,14 +12,12 @@ from typing import Any
 import pytest
 import torch
 from conftest import REPOSITORY, TINY, Compose, history_of, result_of, weights_of
-from torch.nn.functional import cross_entropy
+from training.test_methods import sgd, train_plainly
 
 from phaseavg import processes
-from phaseavg.averaging import Phasewise, recompute_batchnorm
-from phaseavg.config import Settings
+from phaseavg.averaging import Phasewise
 from phaseavg.data import DataSet
 from phaseavg.errors import UserError
-from phaseavg.training.evaluation import evaluate
 from phaseavg.training.execution import prepare
 from phaseavg.training.parts import assemble, load_data, new_model
 
@@ -87,40 +85,6 @@ def start(tmp_path: Path) -> Callable[..., tuple[int, str]]:
     return run
 
 
-def reference(settings: Settings) -> tuple[dict[str, torch.Tensor], list[dict[str, float]]]:
-    """Train with two shares of each batch in one process; return final weights and the tests.
-
-    Each share has BatchNorm statistics of its own; the first share's are kept. Averages have the
-    statistics of a pass over whole batches.
-    """
-    data = load_data(settings, torch.device("cpu"))
-    model = new_model(settings, data)
-    optimizer = torch.optim.SGD(
-        model.parameters(), lr=0.1, momentum=0.9, weight_decay=settings.weight_decay
-    )
-    averager = Phasewise(model, [2, 2, 1])
-    tests = []
-    for epoch in range(5):
-        optimizer.param_groups[0]["lr"] = [0.1, 0.1, 0.01, 0.01, 0.001][epoch]
-        steps = data.steps_per_epoch
-        for images, labels in data.train_batches(epoch * steps, (epoch + 1) * steps):
-            optimizer.zero_grad()
-            first = {name: b.clone() for name, b in model.named_buffers()}
-            for rank in (1, 0):
-                for name, buffer in model.named_buffers():
-                    buffer.copy_(first[name])
-                share = slice(rank, None, 2)
-                logits = model(images[share])
-                (cross_entropy(logits, labels[share], reduction="sum") / len(labels)).backward()
-            optimizer.step()
-        without_pass = evaluate(model, data.test_batches())
-        if averager.epoch_end(model):
-            recompute_batchnorm(model, data.batchnorm_batches(epoch + 1))
-            after = evaluate(model, data.test_batches())
-            tests.append({"weights": without_pass.loss, "average": after.loss})
-    return model.state_dict(), tests
-
-
 def test_two_processes_train_like_a_loop_over_their_shares(
     compose_settings: Compose, start: Callable[..., tuple[int, str]], tmp_path: Path
 ) -> None:
@@ -128,17 +92,18 @@ def test_two_processes_train_like_a_loop_over_their_shares(
     status, output = start(*RUN)
     assert status == 0, output
     assert output.count("5 epochs of 4 steps") == output.count("test error") == 1
-    expected, tests = reference(settings)
+    model, expected = train_plainly(settings, sgd, Phasewise, processes=2)
     actual = weights_of(settings)
-    for name, tensor in expected.items():
+    for name, tensor in model.state_dict().items():
         if not name.endswith("num_batches_tracked"):
             torch.testing.assert_close(actual[name], tensor, rtol=1e-4, atol=1e-5, msg=name)
     ends = [line for line in history_of(settings) if "replaced" in line]
+    tests = [line for line in expected if "average" in line]
     assert len(ends) == len(tests) == 3
-    for line, expected_losses in zip(ends, tests, strict=True):
+    for line, plain_line in zip(ends, tests, strict=True):
         assert {line["train"]["images"], line["test_images"]} == {1000, 797}
-        for kind, loss in expected_losses.items():
-            assert line[kind]["loss"] == pytest.approx(loss, rel=1e-4)
+        for kind in ("train", "weights", "average"):
+            assert line[kind]["loss"] == pytest.approx(plain_line[kind]["loss"], rel=1e-4)
     assert result_of(settings)["provenance"][-1]["execution"]["processes"] == 2
 
 

@@ -13,11 +13,11 @@ import pandas as pd
 from matplotlib.figure import Figure
 
 from phaseavg.errors import UserError
-from phaseavg.report.cells import CELL, read_paper
+from phaseavg.report.cells import CELL
 from phaseavg.report.figures import claims, fig1, fig2, fig3, fig4, fig5, fig6, gamma0, phases
 from phaseavg.report.figures.style import render
-from phaseavg.report.figures.trajectory import TrajectoryRun, compose_run
-from phaseavg.report.study import Study, read_study, without_hydra
+from phaseavg.report.figures.trajectory import TrajectoryRun, compose_run, read_numbers
+from phaseavg.report.study import CONF, Study, read_study, without_hydra
 from phaseavg.runs.files import write_atomically
 from phaseavg.sweep.cells import override_key, parse_overrides, study_name
 from phaseavg.sweep.composing import Compose, composing
@@ -32,15 +32,11 @@ class Inputs:
 
     Attributes:
         overrides: overrides of train.py.
-        conf: the config folder.
-        paper: the file of the published cells.
         output: the output folder; None: `results/figures`, or its subfolder for a scale.
         train: a function that trains or resumes a run; None draws only existing data.
     """
 
     overrides: Sequence[str]
-    conf: Path
-    paper: Path
     output: Path | None = None
     train: Callable[[Sequence[str]], None] | None = None
 
@@ -60,7 +56,7 @@ class SettingsFigure:
 
     def drawings(self, name: str, inputs: Inputs) -> Iterator[tuple[str, Drawn]]:
         """Yield the figure with its name. Overrides are ignored."""
-        with composing(inputs.conf) as (_, compose):
+        with composing(CONF) as (_, compose):
             yield name, self.draw(compose)
 
 
@@ -83,11 +79,13 @@ class RunFigure:
         Raises:
             UserError: if there are neither snapshots nor saved numbers of the run.
         """
-        run = compose_run(inputs.overrides, self.overrides, inputs.conf)
+        run = compose_run(inputs.overrides, self.overrides)
+        name = f"{name}-{run.name}"
+        path = inputs.folder / f"{name}.csv"
+        read_numbers(path, run, ["run_id"])  # a mistake is reported before hours of training
         if inputs.train is not None:
             inputs.train(run.overrides)
-        name = f"{name}-{run.name}"
-        numbers = self.numbers(run, inputs.folder / f"{name}.csv")
+        numbers = self.numbers(run, path)
         if numbers.empty:
             raise UserError(f"{name}: no saved run; run {run.command}")
         if 0 < run.epochs < run.schedule.total_epochs:
@@ -113,7 +111,7 @@ class RecordsFigure:
         typed = parse_overrides(without_hydra(inputs.overrides))
         others = [o.input_line for o in typed if override_key(o) != "table"]
         overrides = [f"table={','.join(self.tables)}", *others]
-        study = read_study(overrides, inputs.conf, read_paper(inputs.paper))
+        study = read_study(overrides)
         study.require_output(inputs.output)
         cells, filled = len(study.request.cells), study.finished.groupby(CELL).ngroups
         command = shlex.join(["python", "train.py", "-m", *overrides])

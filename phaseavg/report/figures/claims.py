@@ -1,21 +1,18 @@
 """Draw the paired differences behind the claims: each seed, mean, interval, the paper's value."""
 
-from collections.abc import Sequence
-
 import numpy as np
 import pandas as pd
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.transforms import blended_transform_factory
 
-from phaseavg.report.claims import NETWORK, common_networks, differences_in, evidence
-from phaseavg.report.figures.style import new_picture
+from phaseavg.report.claims import NETWORK, differences_in, evidence
+from phaseavg.report.figures.style import COLOURS, new_picture
 from phaseavg.report.paper_claims import CLAIMS
 from phaseavg.report.statistics import interval, verdict
 from phaseavg.report.study import Study
-from phaseavg.sweep.cells import Cell
 
-COLOURS = {"holds": "#0b6fa4", "does not hold": "#c2410c", "open": "#6b7280"}
+OF_VERDICT = {"holds": COLOURS[0], "does not hold": COLOURS[1], "open": "#6b7280"}
 ROW_INCHES = 0.26
 LINEAR = 1.0
 """The limit (%) of the linear part of the axis; larger differences are on a log scale."""
@@ -24,15 +21,10 @@ FINE_TICKS = [0.1, 0.2, 0.5]
 """The ticks if all differences are below `LINEAR`."""
 
 
-def effects(cells: Sequence[Cell], rows: pd.DataFrame, paper: pd.DataFrame) -> pd.DataFrame:
+def effects(study: Study) -> pd.DataFrame:
     """Return a row for each difference of errors with two seeds or more.
 
     C1 is left out because its margin is measured.
-
-    Args:
-        cells: all cells of the study.
-        rows: from `read_cells`.
-        paper: the comparable published cells.
 
     Returns:
         Columns: claim, name and text; margin; pair, the label of the comparison; dataset, model;
@@ -40,10 +32,9 @@ def effects(cells: Sequence[Cell], rows: pd.DataFrame, paper: pd.DataFrame) -> p
     """
     effect_rows = []
     for claim in (claim for claim in CLAIMS if claim.margin is not None and not claim.is_cost):
-        networks = common_networks(claim, cells)
-        published = differences_in(claim, paper)
+        published = differences_in(claim, study.comparable)
         pairs = [*claim.pairs, *claim.uncounted]
-        for key, line in evidence(claim, rows, networks, pairs).differences.iterrows():
+        for key, line in evidence(claim, study.rows, study.keys, pairs).differences.iterrows():
             label, *network = key
             values = line.dropna().to_numpy(float)
             if len(values) > 1:
@@ -75,7 +66,7 @@ def figure(data: pd.DataFrame, title: str) -> Figure:
         for _, line in lines.iterrows():
             y += 1
             low, high = interval(line["values"])
-            colour = COLOURS[verdict(line["values"], line["margin"])]
+            colour = OF_VERDICT[verdict(line["values"], line["margin"])]
             axes.plot([low, high], [y, y], color=colour, linewidth=2, solid_capstyle="butt")
             axes.plot(line["values"].mean(), y, "o", color=colour, markersize=7)
             axes.plot(line["values"], [y] * len(line["values"]), "|", color="black", markersize=9)
@@ -99,7 +90,7 @@ def figure(data: pd.DataFrame, title: str) -> Figure:
     axes.spines[["top", "right", "left"]].set_visible(False)
     handles = [
         Line2D([], [], color=colour, linewidth=2, marker="o", markersize=7, label=word)
-        for colour, word in zip(COLOURS.values(), ("for it", "against it", "open"), strict=True)
+        for colour, word in zip(OF_VERDICT.values(), ("for it", "against it", "open"), strict=True)
     ]
     handles.append(Line2D([], [], color="black", marker="|", linewidth=0, label="a seed"))
     if data["paper"].notna().any():
@@ -117,6 +108,6 @@ def draw(study: Study) -> tuple[Figure, pd.DataFrame]:
     Returns:
         The figure and its numbers, a row per seed; both empty if no pair has two seeds.
     """
-    data = effects(study.request.cells, study.rows, study.paper)
+    data = effects(study)
     picture = new_picture() if data.empty else figure(data, study.remark)
     return picture, data.explode("values").rename(columns={"values": "difference"})

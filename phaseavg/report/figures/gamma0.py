@@ -28,7 +28,7 @@ def published(study: Study, gammas: Mapping[str, float]) -> pd.DataFrame:
     """
     names = {"error_mean": "test_error", "error_std": "deviation"}
     keys = [(TABLE, *study.networks[0], column) for column in gammas]
-    paper = study.paper[study.paper.index.isin(keys)].rename(columns=names).reset_index()
+    paper = study.comparable[study.comparable.index.isin(keys)].rename(columns=names).reset_index()
     paper = paper.assign(gamma0=paper["column"].map(gammas)).sort_values("gamma0")
     return paper[["dataset", "model", "gamma0", *names.values()]]
 

@@ -14,7 +14,6 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from torch import Tensor
 
-from phaseavg.averaging import recompute_batchnorm
 from phaseavg.phases import Phase
 from phaseavg.report.figures.style import COLOURS, plain
 from phaseavg.report.figures.trajectory import TrajectoryRun, read_numbers
@@ -23,6 +22,7 @@ from phaseavg.runs.provenance import device_name
 from phaseavg.training.evaluation import evaluate
 from phaseavg.training.execution import autocast, prepare
 from phaseavg.training.parts import load_data, new_model
+from phaseavg.training.posthoc import evaluate_average
 from phaseavg.training.trajectory import read_weights_after, weights_path
 
 KEY = ["first", "second", "fraction"]
@@ -80,13 +80,10 @@ def measure_losses(run: TrajectoryRun, points: Sequence[Point]) -> Iterator[dict
     model = new_model(settings, data)
     for point in points:
         start = time.perf_counter()
-        model.load_state_dict(point.weights(run.weights_folder))
-        epoch = (point.second if point.fraction else point.first) // data.steps_per_epoch
-        with torch.inference_mode(), autocast(device, settings.execution.precision):
-            recompute_batchnorm(model, data.batchnorm_batches(epoch, settings.batchnorm_batches))
+        epoch = point.second // data.steps_per_epoch
+        test = evaluate_average(point.weights(run.weights_folder), model, settings, data, epoch)
         with torch.inference_mode(), autocast(device, settings.execution.precision):
             train = evaluate(model, data.batchnorm_batches(epoch))
-            test = evaluate(model, data.test_batches())
         yield {
             "run_id": settings.run_id,
             **asdict(point),

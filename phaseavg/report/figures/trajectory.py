@@ -13,6 +13,7 @@ from omegaconf import open_dict
 from phaseavg.config import Settings, check
 from phaseavg.errors import UserError
 from phaseavg.phases import Schedule
+from phaseavg.report.study import CONF
 from phaseavg.runs.folder import TRAJECTORY, read_result
 from phaseavg.runs.record import METRICS, READ_ERRORS, damage_message, flatten, read_metrics
 from phaseavg.sweep.cells import override_key, parse_overrides
@@ -90,18 +91,17 @@ class TrajectoryRun:
         return shlex.join(["python", "train.py", *self.overrides, *rerun])
 
 
-def compose_run(overrides: Sequence[str], defaults: Sequence[str], conf: Path) -> TrajectoryRun:
+def compose_run(overrides: Sequence[str], defaults: Sequence[str]) -> TrajectoryRun:
     """Compose the config of the run that a figure shows.
 
     Args:
         overrides: overrides of train.py.
         defaults: the figure's default overrides, which `overrides` may replace.
-        conf: the config folder.
 
     Raises:
         UserError: if an override is invalid.
     """
-    with composing(conf):
+    with composing(CONF):
         keys = {override_key(override) for override in parse_overrides(overrides)}
         # A scale or a preset brings its own network.
         network = () if keys & {"model", "scale", "preset"} else (NETWORK,)

@@ -9,7 +9,7 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
-from conftest import REPOSITORY, TINY, Prompt
+from conftest import TINY, Prompt
 
 import train
 from phaseavg.averaging import recompute_batchnorm
@@ -26,7 +26,7 @@ SHORT = ("schedule.epochs=[5,3,1]", "evaluation.batchnorm_every=1", "save_trajec
 
 def described(folder: Path, *more: str) -> TrajectoryRun:
     where = (f"runs_dir={folder}", f"records_dir={folder}")
-    return compose_run([*TINY, *SHORT, *where, *more], (), REPOSITORY / "conf")
+    return compose_run([*TINY, *SHORT, *where, *more], ())
 
 
 @pytest.fixture(scope="module")
@@ -197,7 +197,7 @@ def test_an_unfinished_run_is_drawn(
     for path in half.weights_folder.iterdir():
         if int(path.stem.partition("-")[2]) > 4 * STEPS:
             path.unlink()
-    inputs = Inputs(half.overrides, REPOSITORY / "conf", tmp_path / "paper.csv", tmp_path)
+    inputs = Inputs(half.overrides, tmp_path)
     if name == "fig1":
         ((full_name, (_, data)),) = RUN_FIGURES[name].drawings(name, inputs)
         assert full_name == "fig1-digits-cnn13_digits"
@@ -282,7 +282,7 @@ def test_losses_halfway_match_the_recorded_average(tmp_path: Path) -> None:
 
 def test_run_defaults_match_the_paper(tmp_path: Path) -> None:
     def of(name: str, *overrides: str) -> TrajectoryRun:
-        return compose_run(overrides, RUN_FIGURES[name].overrides, REPOSITORY / "conf")
+        return compose_run(overrides, RUN_FIGURES[name].overrides)
 
     first, second = of("fig1"), of("fig2")
     assert first.name == second.name == "cifar100-wrn28_10"
