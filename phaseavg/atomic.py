@@ -1,5 +1,6 @@
-"""Write files atomically."""
+"""Write files atomically, and the checksum that their names may contain."""
 
+import hashlib
 import os
 import threading
 from collections.abc import Iterator
@@ -26,3 +27,8 @@ def replacing(path: Path) -> Iterator[Path]:
     finally:
         with suppress(OSError):
             temporary.unlink(missing_ok=True)
+
+
+def checksum(content: bytes) -> str:
+    """Return the first 16 hex digits of the SHA-256 of a file's content."""
+    return hashlib.sha256(content).hexdigest()[:16]

@@ -91,6 +91,9 @@ class WeightAverage:
         trainable_only: average only parameters that require a gradient at construction.
     """
 
+    STORED: ClassVar[tuple[str, ...]] = ("tensors",)
+    """Attributes with a list of tensors, one for each parameter; together they are the state."""
+
     notes: ClassVar[dict[str, Any]] = {}
     """Diagnostics of the coefficients, for the run's record; only learnt coefficients have any."""
 
@@ -101,19 +104,24 @@ class WeightAverage:
         device: torch.device | str = "cpu",
         trainable_only: bool = False,
     ) -> None:
-        self.weights = weights
+        self.weights, self.device = weights, device
         self._parameters = ParameterSelection(model, trainable_only)
-        parameters = self._parameters.tensors(model).values()
-        dtypes = [
-            torch.promote_types(p.dtype, torch.float32) if is_averaged(p) else p.dtype
-            for p in parameters
-        ]
-        self.tensors = [
-            p.to(device, dtype, copy=True) for p, dtype in zip(parameters, dtypes, strict=True)
-        ]
+        self.tensors = self._copies(model)
         """θ̄, in the order of the model's parameters; initial weights until the first update."""
         is_sharded = any(hasattr(p, "to_local") for p in model.parameters())
         self._shard = torch.distributed.get_rank() if is_sharded else None
+        self.start(model)
+
+    def _copies(self, model: nn.Module) -> list[Tensor]:
+        """Return copies of the parameters, on `device` and at least in float32."""
+        return [
+            p.to(
+                self.device,
+                torch.promote_types(p.dtype, torch.float32) if is_averaged(p) else p.dtype,
+                copy=True,
+            )
+            for p in self._parameters.tensors(model).values()
+        ]
 
     def start(self, model: nn.Module) -> None:
         """Do nothing: θ_0, the weights at the start of the window, does not enter the average."""
@@ -145,8 +153,8 @@ class WeightAverage:
         return []
 
     def state_dict(self) -> dict[str, Any]:
-        """Return θ̄; of a sharded model, this process's shards."""
-        return {"tensors": self.tensors, "shard": self._shard}
+        """Return θ̄ and the other tensors of the average; of a sharded model, this process's."""
+        return {name: getattr(self, name) for name in self.STORED} | {"shard": self._shard}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Restore a state returned by `state_dict`.
@@ -160,10 +168,8 @@ class WeightAverage:
                 f"average: the state has the shards of process {shard}, not {self._shard}; save "
                 "and load the state of a sharded model in every process"
             )
-        expected, saved = (
-            [(t.shape, t.dtype) for t in ts] for ts in (self.tensors, state["tensors"])
-        )
-        if expected != saved:
+        own, saved = ([t for name in self.STORED for t in d[name]] for d in (vars(self), state))
+        if [(t.shape, t.dtype) for t in own] != [(t.shape, t.dtype) for t in saved]:
             raise ValueError("average: the state was saved for parameters of other shapes or types")
-        for average, tensor in zip(self.tensors, state["tensors"], strict=True):
-            average.copy_(tensor)
+        for tensor, value in zip(own, saved, strict=True):
+            tensor.copy_(value)

@@ -1,12 +1,10 @@
 """Bias-corrected exponential averages (BEMA)."""
 
-from itertools import accumulate
-from typing import Any
-
 import torch
 from torch import nn
 
 from phaseavg.averaging.average import WeightAverage, is_averaged
+from phaseavg.averaging.weights import unrolled
 
 
 class BEMA:
@@ -48,36 +46,21 @@ class BEMA:
 
     def coefficients(self, t: int) -> list[float]:
         """Return the coefficients of θ_1…θ_t in θ̄_t; θ_0 has 1 minus their sum."""
-        betas = [self.beta(s) for s in range(1, t + 1)]
-        kept = accumulate(reversed(betas), lambda product, b: product * (1 - b), initial=1.0)
-        products = [b * k for b, k in zip(reversed(betas), kept, strict=False)][::-1]
-        products[-1] += self.alpha(t)
-        return products
+        coefficients = unrolled([self.beta(s) for s in range(1, t + 1)])
+        coefficients[-1] += self.alpha(t)
+        return coefficients
 
 
 class BEMAAverage(WeightAverage):
     """The average θ̄_t of `BEMA`; also stores EMA_t and θ_0, three times the size of the weights."""
 
+    STORED = ("tensors", "ema", "initial")
     weights: BEMA  # type: ignore[assignment]
 
-    def __init__(
-        self,
-        model: nn.Module,
-        weights: BEMA,
-        device: torch.device | str = "cpu",
-        trainable_only: bool = False,
-    ) -> None:
-        super().__init__(model, weights, device, trainable_only)  # type: ignore[arg-type]
-        self._initial = [tensor.clone() for tensor in self.tensors]  # θ_0
-        self._ema = [tensor.clone() for tensor in self.tensors]  # EMA_t
-
-    @torch.no_grad()
     def start(self, model: nn.Module) -> None:
         """Set θ_0 of the next window to the weights of `model`; θ̄ is unchanged."""
-        parameters = self._parameters.tensors(model).values()
-        for initial, ema, parameter in zip(self._initial, self._ema, parameters, strict=True):
-            initial.copy_(parameter)
-            ema.copy_(parameter)
+        self.initial = self._copies(model)
+        self.ema = self._copies(model)
 
     @torch.no_grad()
     def update(self, model: nn.Module, t: int, epochs: int) -> None:
@@ -85,7 +68,7 @@ class BEMAAverage(WeightAverage):
         alpha, beta = self.weights.alpha(t), self.weights.beta(t)
         parameters = self._parameters.trained(model).values()
         for average, ema, initial, parameter in zip(
-            self.tensors, self._ema, self._initial, parameters, strict=True
+            self.tensors, self.ema, self.initial, parameters, strict=True
         ):
             if is_averaged(average):
                 latest = parameter.to(average.device, average.dtype)
@@ -97,18 +80,3 @@ class BEMAAverage(WeightAverage):
     def coefficients(self, t: int, epochs: int) -> list[float]:
         """Return the coefficients of θ_1…θ_t; θ_0 has 1 minus their sum."""
         return self.weights.coefficients(t)
-
-    def state_dict(self) -> dict[str, Any]:
-        """Return θ̄_t, EMA_t and θ_0; of a sharded model, this process's shards."""
-        return super().state_dict() | {"ema": self._ema, "initial": self._initial}
-
-    def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Restore a state returned by `state_dict`.
-
-        Raises:
-            ValueError: if the state was saved for another network.
-        """
-        super().load_state_dict(state)
-        for name, tensors in (("ema", self._ema), ("initial", self._initial)):
-            for tensor, saved in zip(tensors, state[name], strict=True):
-                tensor.copy_(saved)

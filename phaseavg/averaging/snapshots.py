@@ -3,7 +3,6 @@
 `model.load_state_dict(torch.load(path), strict=False)` reads a snapshot.
 """
 
-import hashlib
 import io
 from collections.abc import Mapping
 from pathlib import Path
@@ -11,7 +10,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from phaseavg.atomic import replacing
+from phaseavg.atomic import checksum, replacing
 
 
 def to_bytes(tensors: Mapping[str, Tensor]) -> bytes:
@@ -37,7 +36,7 @@ def write_with_checksum(folder: Path, stem: str, content: bytes) -> str:
     Raises:
         OSError: if the file cannot be written; the error names the file.
     """
-    path = folder / f"{stem}-{hashlib.sha256(content).hexdigest()[:16]}.pt"
+    path = folder / f"{stem}-{checksum(content)}.pt"
     try:
         folder.mkdir(parents=True, exist_ok=True)
         with replacing(path) as temporary:
@@ -49,8 +48,4 @@ def write_with_checksum(folder: Path, stem: str, content: bytes) -> str:
 
 def is_intact(path: Path) -> bool:
     """Return whether a file exists and its content matches the checksum in its name."""
-    if not path.is_file():
-        return False
-    with path.open("rb") as file:
-        digest = hashlib.file_digest(file, "sha256").hexdigest()
-    return path.stem.rpartition("-")[2] == digest[:16]
+    return path.is_file() and path.stem.rpartition("-")[2] == checksum(path.read_bytes())

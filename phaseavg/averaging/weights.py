@@ -240,7 +240,11 @@ class Blend:
 
 
 def coefficients(weights: Weights, epochs: int, observed: int) -> list[float]:
-    """Return α_t = w_t Π_{s>t} (1 − w_s) of the first `observed` epochs; the α_t sum to 1."""
-    steps = [weights.step(t, epochs) for t in range(1, observed + 1)]
+    """Return the coefficients α_1…α_t of the first t = `observed` epochs; they sum to 1."""
+    return unrolled([weights.step(t, epochs) for t in range(1, observed + 1)])
+
+
+def unrolled(steps: Sequence[float]) -> list[float]:
+    """Return α_t = w_t Π_{s>t} (1 − w_s), given w_1, w_2, …."""
     products = accumulate(reversed(steps), lambda product, w: product * (1 - w), initial=1.0)
     return [w * product for w, product in zip(reversed(steps), products, strict=False)][::-1]

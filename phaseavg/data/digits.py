@@ -2,7 +2,6 @@
 
 from collections.abc import Sequence
 from importlib.metadata import distribution
-from pathlib import Path
 
 import numpy as np
 import torch
@@ -19,7 +18,6 @@ SPLIT_SEED = 0  # seed of the split and the label noise in all runs
 def digits(
     batch_size: int,
     seed: int,
-    data_dir: Path | None = None,
     device: torch.device | str = "cpu",
     label_noise: float = 0.2,
     padding: int = 1,
@@ -34,13 +32,13 @@ def digits(
 
     Grey levels 0-16 are scaled to 0-240. A fraction `label_noise` of the training labels is
     replaced by uniformly random labels, of which a tenth are correct. Split and noise are fixed;
-    `seed` determines the batches. `data_dir` is not used. The other arguments are documented in
-    `ResidentImages`.
+    `seed` determines the batches. The other arguments are documented in `ResidentImages`.
 
     Raises:
         ValueError: if an argument is out of range.
     """
-    options = {k: v for k, v in locals().items() if k not in ("data_dir", "label_noise")}
+    options = {**locals()}
+    options.pop("label_noise")
     if not 0 <= label_noise <= 1:
         raise ValueError(f"label_noise={label_noise} must lie between 0 and 1")
     # The file behind scikit-learn's `load_digits`; importing scikit-learn takes seconds.

@@ -2,15 +2,14 @@
 
 import json
 import zlib
-from collections.abc import Iterable, Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import save
+from safetensors.numpy import save
 
 from phaseavg.atomic import replacing
 from phaseavg.errors import describe
@@ -59,18 +58,17 @@ def read_prepared(path: Path, stamp: str) -> Splits:
     with suppress(OSError, SafetensorError), safe_open(path, "pt") as file:
         metadata = file.metadata() or {}
         if metadata.get("originals") == stamp:
-            tensors = {name: file.get_tensor(name).numpy() for name in sorted(file.keys())}
-            if metadata["crc32"] == _checksum(tensors.values()):
-                half = len(tensors) // 2  # all images0, images1, …, then labels0, labels1, …
-                arrays = list(tensors.values())
-                return list(zip(arrays[:half], arrays[half:], strict=True))
+            arrays = {name: file.get_tensor(name).numpy() for name in sorted(file.keys())}
+            if metadata["crc32"] == _checksum(arrays):
+                splits = range(len(arrays) // 2)
+                return [(arrays[f"images{n}"], arrays[f"labels{n}"]) for n in splits]
     return []
 
 
-def _checksum(arrays: Iterable[np.ndarray]) -> str:
+def _checksum(arrays: Mapping[str, np.ndarray]) -> str:
     crc = 0
-    for array in arrays:
-        crc = zlib.crc32(array.data, crc)
+    for name in sorted(arrays):
+        crc = zlib.crc32(arrays[name].data, crc)
     return str(crc)
 
 
@@ -82,12 +80,11 @@ def write_prepared(path: Path, stamp: str, splits: Splits) -> None:
     """
     for leftover in path.parent.glob(f".{path.name}.*.part"):  # of a killed process
         leftover.unlink(missing_ok=True)
-    images = {f"images{n}": array for n, (array, _) in enumerate(splits)}
-    labels = {f"labels{n}": array for n, (_, array) in enumerate(splits)}
-    tensors = {name: torch.from_numpy(array) for name, array in (images | labels).items()}
-    checksum = _checksum((images | labels).values())
+    arrays = {f"images{n}": images for n, (images, _) in enumerate(splits)}
+    arrays |= {f"labels{n}": labels for n, (_, labels) in enumerate(splits)}
+    content = save(arrays, {"originals": stamp, "crc32": _checksum(arrays)})
     with replacing(path) as temporary:
-        temporary.write_bytes(save(tensors, {"originals": stamp, "crc32": checksum}))
+        temporary.write_bytes(content)
 
 
 def _arrays(split: Any) -> tuple[np.ndarray, np.ndarray]:

@@ -1,6 +1,5 @@
 """Write, rename and link files atomically."""
 
-import hashlib
 import os
 from pathlib import Path
 
@@ -63,8 +62,3 @@ def link(source: Path, target: Path) -> None:
             os.link(source, temporary)
     except OSError:  # another file system, or one without hard links
         write_atomically(target, source.read_bytes())
-
-
-def checksum(content: bytes) -> str:
-    """Return the first 16 hex digits of the SHA-256 of a file's content."""
-    return hashlib.sha256(content).hexdigest()[:16]

@@ -26,11 +26,12 @@ from typing import Any, Self
 import torch
 import yaml
 
+from phaseavg.atomic import checksum
 from phaseavg.averaging.snapshots import is_intact
 from phaseavg.errors import Diverged, NotStarted, OutOfTime, UserError
 from phaseavg.processes import is_lost_contact, on_first, rank
 from phaseavg.runs import record
-from phaseavg.runs.files import checksum, remove_leftovers, set_aside, write_atomically
+from phaseavg.runs.files import remove_leftovers, set_aside, write_atomically
 from phaseavg.signals import StopSignals
 
 TRAJECTORY = "trajectory"

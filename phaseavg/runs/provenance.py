@@ -14,8 +14,8 @@ from typing import Any
 import torch
 
 import phaseavg
+from phaseavg.atomic import checksum
 from phaseavg.processes import count
-from phaseavg.runs.files import checksum
 from phaseavg.targets import own_files
 
 REPOSITORY = Path(__file__).parents[2]

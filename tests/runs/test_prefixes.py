@@ -8,9 +8,9 @@ import pytest
 import torch
 from conftest import TINY, composed
 
+from phaseavg.atomic import checksum
 from phaseavg.config import Settings, check
 from phaseavg.phases import Schedule
-from phaseavg.runs.files import checksum
 from phaseavg.runs.folder import RunFolder
 from phaseavg.runs.prefixes import (
     Prefixes,
