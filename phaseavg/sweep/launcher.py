@@ -60,17 +60,14 @@ class Slot:
         """Train a job; the job return has the error `ProcessLost` if the process dies."""
         try:
             if self._executor is None:
-                self._executor = ProcessPoolExecutor(
-                    1,
-                    mp_context=get_context("spawn"),
-                    initializer=begin_worker,
-                    initargs=(self.variables, self.threads, payload),
-                )
-                # The process inherits this mask, as a signal while it starts would kill it, and the
-                # pipe to it would block this process. The tracker's start would undo the mask.
+                self._executor = ProcessPoolExecutor(1, mp_context=get_context("spawn"))
+                # The process inherits this mask, as a signal while it starts would kill it. The
+                # tracker's start would undo the mask.
                 resource_tracker.ensure_running()
                 signal.pthread_sigmask(signal.SIG_BLOCK, STOPPING)
-                self._pid = self._executor.submit(os.getpid).result()
+                # Not as its `initializer`: if the process died, sending the payload would block.
+                begun = self._executor.submit(begin_worker, self.variables, self.threads, payload)
+                self._pid = begun.result()
             return self._executor.submit(train_job, number, overrides).result()
         except BrokenProcessPool as error:
             self.close()
@@ -178,8 +175,8 @@ _job_context: tuple[HydraContext, TaskFunction, DictConfig]
 _training = False
 
 
-def begin_worker(variables: dict[str, str], threads: int, payload: bytes) -> None:
-    """Initialise a worker process."""
+def begin_worker(variables: dict[str, str], threads: int, payload: bytes) -> int:
+    """Initialise a worker process; return its process id."""
     global _job_context
     os.environ.update(variables)
     os.environ["LOKY_MAX_CPU_COUNT"] = str(threads)  # joblib then counts this process's share
@@ -193,6 +190,7 @@ def begin_worker(variables: dict[str, str], threads: int, payload: bytes) -> Non
     Singleton.set_state(state)
     _job_context = context, task, config
     threading.Thread(target=_end_with_parent, daemon=True).start()
+    return os.getpid()
 
 
 def _end_with_parent() -> None:

@@ -22,7 +22,7 @@ from joblib import cpu_count
 from omegaconf import OmegaConf
 from sweep.outcomes import SHORT, assert_equal, inherited, outcomes
 
-from phaseavg.errors import UserError
+from phaseavg.errors import ProcessLost, UserError
 from phaseavg.sweep import launcher
 from phaseavg.sweep.launcher import slots_for
 
@@ -248,3 +248,22 @@ def test_a_process_sees_only_its_gpu_and_its_share_of_the_cores(
         assert slot.run(payload, 0, []) == ("6", 1)
     finally:
         slot.close()
+
+
+DEADLY_START = """\
+import os, signal, sys
+
+if any("spawn_main" in argument for argument in sys.orig_argv):
+    os.kill(os.getpid(), signal.SIGKILL)
+"""
+
+
+@pytest.mark.slow
+def test_a_process_killed_while_it_starts_is_reported(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "sitecustomize.py").write_text(DEADLY_START)
+    monkeypatch.setenv("PYTHONPATH", f"{tmp_path}")
+    payload = bytes(2**20)  # more than a pipe holds
+    returned = launcher.Slot("cpu", 1).run(payload, 0, [])
+    assert isinstance(returned._return_value, ProcessLost)
