@@ -14,7 +14,7 @@ from typing import Any
 from hydra.core.override_parser.types import Quote, QuotedString
 
 from phaseavg.errors import UserError
-from phaseavg.runs.prefixes import digest, identity_of, prefix_settings, saved
+from phaseavg.runs.prefixes import digest, identity_of, prefix_settings, saved, saved_lengths
 from phaseavg.sweep.cells import Run
 from phaseavg.targets import Part
 from phaseavg.training.sharing import uses_prefixes
@@ -54,11 +54,18 @@ class Job:
 
     def is_stored(self) -> bool:
         """Return whether the job is a prefix that is saved, for any device and version."""
-        if not self.is_prefix:
-            return False
-        end, share = self.run.epochs, self.run.settings.share
-        files = saved(share.dir, self.run.prefixes.key(end), end)
-        return any(share.guests.keys() <= file.averages.keys() for file in files)
+        return self.is_prefix and self.saved_epochs() == self.run.epochs
+
+    def saved_epochs(self) -> int:
+        """Return the length of the run's longest saved prefix, for any device and version."""
+        prefixes, folder = self.run.prefixes, self.run.settings.share.dir
+        lengths = saved_lengths(folder) if uses_prefixes(self.run.settings) else []
+        for epochs in [n for n in lengths if n <= prefixes.limit]:
+            needs = set(prefixes.needs(epochs).values())
+            files = saved(folder, prefixes.key(epochs), epochs)
+            if any(needs <= file.averages.keys() for file in files):
+                return epochs
+        return 0
 
 
 def literal(value: Any) -> str:

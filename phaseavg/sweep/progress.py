@@ -17,9 +17,8 @@ EVERY_SECONDS = 60
 
 def epochs_done(job: Job) -> int:
     """Return the epochs of a job's run that need not be trained: shared, or saved earlier."""
-    if job.is_stored():
-        return job.run.epochs
-    return max(job.start, checkpoint_epochs(job.run.settings.run_folder))
+    saved = checkpoint_epochs(job.run.settings.run_folder)
+    return max(job.start, job.saved_epochs(), saved)
 
 
 class SweepProgress:

@@ -64,15 +64,9 @@ def assert_served(jobs: list[Job]) -> None:
         assert job.parent in jobs[:number]
         assert job.parent.is_prefix
         assert job.start == job.parent.run.epochs
-        offered = {
-            identity_of(average, job.start)
-            for average in job.parent.run.settings.share.guests.values()
-        }
+        offered = job.parent.run.settings.share.guests.values()
         needed = set(job.run.prefixes.needs(job.start).values())
-        needed |= {
-            identity_of(average, job.start) for average in job.run.settings.share.guests.values()
-        } - {None}
-        assert needed <= offered
+        assert needed <= {identity_of(average, job.start) for average in offered}
         assert job.run.prefixes.key(job.start) == job.parent.run.prefixes.key(job.start)
 
 

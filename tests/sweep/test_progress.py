@@ -16,7 +16,7 @@ from made_records import made_result, metrics_line
 from phaseavg.runs.folder import RunFolder
 from phaseavg.sweep import progress
 from phaseavg.sweep.cells import Run
-from phaseavg.sweep.order import Job, arrange_jobs
+from phaseavg.sweep.order import Job, arrange_jobs, prefix_run
 from phaseavg.sweep.outcomes import NewFiles
 from phaseavg.sweep.progress import SweepProgress
 from phaseavg.training.progress import TrainingProgress
@@ -57,10 +57,8 @@ def make_progress(runs: list[Run]) -> SweepProgress:
 
 def store(job: Job) -> None:
     """Save an empty prefix."""
-    key, averages = (
-        job.run.prefixes.key(job.run.epochs),
-        {name: [] for name in job.run.settings.share.guests},
-    )
+    key = job.run.prefixes.key(job.run.epochs)
+    averages = {name: [] for name in job.run.settings.share.guests}
     with RunFolder(job.run.settings.run_folder) as folder:
         folder.save_checkpoint(1, {"prefix": {"key": key, "averages": averages, "execution": {}}})
 
@@ -89,6 +87,17 @@ def test_epochs_left_and_the_time_for_them(
         )
         # A run in the same process may draw random numbers at the same time.
         assert torch.equal(torch.get_rng_state(), before)
+
+
+def test_a_single_run_starts_from_a_saved_prefix_with_its_averages(runs: list[Run]) -> None:
+    prefix, *_ = arrange_jobs(runs[:2])
+    (job,) = arrange_jobs([runs[1]])
+    without = prefix_run(runs[0], 2, [runs[0]])
+    assert without is not None
+    store(Job(without))
+    assert progress.epochs_done(job) == 0
+    store(prefix)
+    assert progress.epochs_done(job) == 2
 
 
 def test_epochs_of_earlier_attempts_are_not_counted(compose_settings: Callable[..., Any]) -> None:
