@@ -48,9 +48,6 @@ def read_groups(arguments: Sequence[str]) -> tuple[pd.DataFrame, ...]:
         if not Path(word).is_dir():
             raise UserError(f"{word}: is neither a folder nor an override, such as table=t1a")
     runs, metrics = load_runs(*folders)
-    for word in folders:
-        if not any(path.is_relative_to(word) for path in runs["path"]):
-            print(f"{word}: no run has ended", file=sys.stderr)
     frames = [(runs.assign(label=runs["group"]), metrics)]
     if overrides:
         study = read_study(overrides)
@@ -63,6 +60,9 @@ def read_groups(arguments: Sequence[str]) -> tuple[pd.DataFrame, ...]:
     runs, metrics = (pd.concat(part, ignore_index=True) for part in zip(*filled, strict=True))
     if runs.empty:
         raise UserError(f"{' '.join(arguments)}: no run has ended; rerun its command")
+    for word in folders:
+        if not any(path.is_relative_to(word) for path in runs["path"]):
+            print(f"{word}: no run has ended", file=sys.stderr)
     runs = runs.drop_duplicates(["run_id", "label", "execution"]).reset_index(drop=True)
     repeated = runs.loc[runs.duplicated(["run_id", "label"]), "label"]
     by_execution = runs["label"] + ", " + runs["execution"]
