@@ -70,8 +70,8 @@ def test_our_own_tables_use_the_papers_defaults(composed, all_runs: dict[str, Ru
         assert cell in found[column] if cell else not found[column], column
 
 
-def test_a_tenth_has_five_seeds_and_full_size_the_papers_three(composed) -> None:
-    for scale, seeds in (("full", [0, 1, 2]), ("tenth", [0, 1, 2, 3, 4])):
+def test_a_tenth_has_ten_seeds_and_full_size_the_papers_three(composed) -> None:
+    for scale, seeds in (("full", [0, 1, 2]), ("tenth", [*range(10)])):
         request = request_for(composed, f"scale={scale}", "table=t1c", "model=cnn13")
         assert request.seeds == {"t1c": seeds}
 
