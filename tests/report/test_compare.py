@@ -161,6 +161,15 @@ def test_curves_show_the_metrics_and_their_mean(compose_settings: Settled, tmp_p
     assert list(below.get_lines()[0].get_ydata()) == [1 / epoch for epoch in range(1, 6)]
 
 
+def test_an_error_of_zero_is_drawn_on_a_linear_axis(compose_settings: Settled) -> None:
+    for seed, (lowest, scale) in enumerate(((0.0, "linear"), (0.1, "log"))):
+        settings = compose_settings(*TINY, f"seed={seed}")
+        metrics = [metrics_line(1, 50.0), metrics_line(2, lowest, lowest, replaced=False)]
+        folder = make_record(settings, lowest, metrics=metrics)
+        above, _ = figure(*read(folder)).axes
+        assert above.get_yscale() == scale
+
+
 def test_runs_that_diverged_in_their_first_epoch_have_a_figure_without_curves(
     compose_settings: Settled, tmp_path: Path
 ) -> None:
