@@ -55,14 +55,15 @@ def read_groups(arguments: Sequence[str]) -> tuple[pd.DataFrame, ...]:
         labels = [" ".join(key) for key in rows[CELL].itertuples(index=False)]
         named = rows[["run_id"]].assign(label=labels).drop_duplicates()
         cells = named.merge(study.records, on="run_id"), study.metrics
+        # The first group, with which the others are compared, comes from the first argument.
         frames.insert(0 if arguments[0] in overrides else 1, cells)
-    filled = [frame for frame in frames if len(frame[0])] or frames
+    filled = [frame for frame in frames if len(frame[0])] or frames  # an empty one lacks columns
     runs, metrics = (pd.concat(part, ignore_index=True) for part in zip(*filled, strict=True))
     if runs.empty:
         raise UserError(f"{' '.join(arguments)}: no run has ended; rerun its command")
     for word in folders:
         if not any(path.is_relative_to(word) for path in runs["path"]):
-            print(f"{word}: no run has ended", file=sys.stderr)
+            print(f"{word}: no run has ended; left out", file=sys.stderr)
     runs = runs.drop_duplicates(["run_id", "label", "execution"]).reset_index(drop=True)
     repeated = runs.loc[runs.duplicated(["run_id", "label"]), "label"]
     by_execution = runs["label"] + ", " + runs["execution"]
@@ -84,12 +85,8 @@ def differing_settings(runs: pd.DataFrame) -> pd.DataFrame:
     """Return the settings that differ between groups: a row per setting, a column per group."""
     first = runs.columns.get_loc("path") + 1  # the columns of a run's config come last
     names = [n for n in runs.columns[first:] if n not in ("letter", "label")]
-    values = (
-        runs[names]
-        .map(_setting)
-        .groupby(runs["letter"], sort=False)
-        .agg(lambda v: ", ".join(dict.fromkeys(v)))
-    )
+    grouped = runs[names].map(_setting).groupby(runs["letter"], sort=False)
+    values = grouped.agg(lambda texts: ", ".join(dict.fromkeys(texts)))
     return values.loc[:, values.nunique() > 1].T.rename_axis("setting").reset_index()
 
 

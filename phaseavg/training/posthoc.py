@@ -111,7 +111,11 @@ def coefficients_of(average: str, files: Sequence[StateDict], start: bool | None
 
 
 def _gram(files: Sequence[StateDict]) -> Tensor:
-    """Return RᵀR of the differences of successive files."""
+    """Return RᵀR, (K, K), in float64: R has the differences of K + 1 files in succession (`RNA`).
+
+    Raises:
+        ValueError: if a parameter is complex.
+    """
     gram = torch.zeros(len(files) - 1, len(files) - 1, dtype=torch.float64)
     for name in averaged_names(files):
         if files[-1][name].is_complex():

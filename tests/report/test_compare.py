@@ -111,7 +111,7 @@ def test_integers_are_shown_as_integers_and_an_empty_folder_is_reported(
     make_record(other, None, metrics=[])
     (tmp_path / "empty").mkdir()
     runs, metrics = read(tmp_path / "empty", tmp_path / "others", tmp_path / "runs")
-    assert capsys.readouterr().err == f"{tmp_path}/empty: no run has ended\n"
+    assert capsys.readouterr().err == f"{tmp_path}/empty: no run has ended; left out\n"
     settings = differing_settings(runs).set_index("setting")
     assert settings.loc["optimizer.k"].tolist() == ["5", ""]
     assert "test_error" not in settings.index

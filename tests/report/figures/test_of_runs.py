@@ -228,6 +228,11 @@ def test_a_figure_of_another_run_is_protected(
     before = (tmp_path / f"{name}-{run.name}.csv").read_bytes()
     with pytest.raises(UserError, match=f"{name}-digits-cnn13_digits is from another run"):
         numbers(name, described(tmp_path / "none", "seed=7"), tmp_path)
+    trained: list[Any] = []
+    inputs = Inputs([*TINY, *SHORT, "seed=7", f"runs_dir={tmp_path}"], tmp_path, trained.append)
+    with pytest.raises(UserError, match="is from another run"):
+        list(RUN_FIGURES[name].drawings(name, inputs))
+    assert not trained
     assert (tmp_path / f"{name}-{run.name}.csv").read_bytes() == before
 
 
