@@ -20,7 +20,10 @@ def replacing(path: Path) -> Iterator[Path]:
     # Another process or thread may write the same file.
     temporary = path.with_name(f".{path.name}.{os.getpid()}.{threading.get_ident()}.part")
     try:
+        temporary.touch()
+        mode = temporary.stat().st_mode  # which safetensors would restrict to the owner
         yield temporary
+        temporary.chmod(mode)
         with temporary.open("rb") as file:
             os.fsync(file.fileno())
         temporary.replace(path)

@@ -5,8 +5,8 @@ folder of them, in natural order (2 before 10). Each average is written with its
 metadata. BatchNorm statistics are those of the last file: recompute them before use
 (recompute_batchnorm).
 
-If WEIGHTS is a run folder of this project (save_trajectory=epochs), a phase is averaged, and each
-average is tested after a BatchNorm pass; --figure draws the errors.
+If WEIGHTS is a run folder of this project (save_trajectory=epochs), a phase is averaged, the
+BatchNorm statistics are recomputed, and each average is tested; --figure draws the errors.
 
 Averages of T files: exponential=γ0 (the decay per file is γ0^(80/T)), half_life=FRACTION and
 tail=FRACTION (of the T files), last=FILES, uniform, power=γ, blend=AMOUNT (of exponential=0.9),
@@ -63,7 +63,8 @@ def main() -> int:
         raise UserError(f"{folder}: --figure and --phase need a run folder")
     else:
         paths = find_weights(args.weights)
-    if args.output.resolve() in {path.resolve().parent for path in paths}:
+    inputs = [folder for path in paths for folder in (path.parent.resolve(), path.resolve().parent)]
+    if args.output.resolve() in inputs:
         raise UserError(f"--output={args.output}: contains the weights; choose another folder")
     files = [open_weights(path) for path in paths]
     if args.stored is None:
@@ -82,6 +83,7 @@ def main() -> int:
             settings, data, model = run
             test = posthoc.evaluate_average(state, model, settings, data, phase.end)
             rows[-1] |= {"test_error": test.error, "test_loss": test.loss}
+            state |= {name: buffer for name, buffer in model.named_buffers() if name in state}
         path = args.output / f"{average.replace('=', '-')}.safetensors"
         metadata = {"average": average, "coefficients": alpha, "files": [p.name for p in paths]}
         posthoc.write_average(path, state, metadata)

@@ -29,13 +29,19 @@ def require_weights(weights: object) -> Weights:
     """Return `weights`.
 
     Raises:
-        ValueError: if it is not an object with a `step` method.
+        ValueError: if it is not an object with a `step` method, or w_1 is not 1.
     """
     if isinstance(weights, type) or not isinstance(weights, Weights):
         raise ValueError(
             f"weights={weights!r}: must be an object with a `step` method; for example "
             "Exponential(0.9)"
         )
+    try:
+        first = float(weights.step(1, 1))
+    except TypeError as error:
+        raise ValueError(f"weights={weights!r}: step(t, T) must return w_t ({error})") from error
+    if not math.isclose(first, 1):
+        raise ValueError(f"weights={weights!r}: step(1, T) must be 1, not {first}")
     return weights
 
 
@@ -156,7 +162,7 @@ def reconstruct(stored: Sequence[tuple[float, float]], t: float, gamma: float) -
         gamma: γ of the wanted average.
 
     Raises:
-        ValueError: if a time is not positive, or two stored averages are equal.
+        ValueError: if a time is not positive, two stored averages are equal, or a γ is too large.
     """
     for time, power in [*stored, (t, gamma)]:
         Power(power)
@@ -172,6 +178,8 @@ def reconstruct(stored: Sequence[tuple[float, float]], t: float, gamma: float) -
 
     gram = torch.tensor([[product(p, q) for q in stored] for p in stored], dtype=torch.float64)
     wanted = torch.tensor([[product(p, (t, gamma))] for p in stored], dtype=torch.float64)
+    if not torch.cat([gram, wanted], 1).isfinite().all():
+        raise ValueError("a gamma is too large")
     solution: list[float] = torch.linalg.lstsq(gram, wanted, driver="gelsd").solution[:, 0].tolist()
     return solution
 
@@ -241,7 +249,7 @@ class Blend:
 
 def coefficients(weights: Weights, epochs: int, observed: int) -> list[float]:
     """Return the coefficients α_1…α_t of the first t = `observed` epochs; they sum to 1."""
-    return unrolled([weights.step(t, epochs) for t in range(1, observed + 1)])
+    return unrolled([float(weights.step(t, epochs)) for t in range(1, observed + 1)])
 
 
 def unrolled(steps: Sequence[float]) -> list[float]:

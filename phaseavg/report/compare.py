@@ -55,6 +55,8 @@ def read_groups(arguments: Sequence[str]) -> tuple[pd.DataFrame, ...]:
         labels = [" ".join(key) for key in rows[CELL].itertuples(index=False)]
         named = rows[["run_id"]].assign(label=labels).drop_duplicates()
         cells = named.merge(study.records, on="run_id"), study.metrics
+        if named.empty:
+            print(f"{' '.join(overrides)}: no run has ended; left out", file=sys.stderr)
         # The first group, with which the others are compared, comes from the first argument.
         frames.insert(0 if arguments[0] in overrides else 1, cells)
     filled = [frame for frame in frames if len(frame[0])] or frames  # an empty one lacks columns

@@ -136,7 +136,8 @@ def read_study(
     with composing(CONF, extra_conf) as (options, compose), cached(compose, folders) as composed:
         request = read_request(without_hydra(overrides), options, composed)
         if not request.tables:
-            raise UserError(f"table: is missing; choices: {', '.join(options)}")
+            choices = ", ".join(sorted({*options} - {"none"}))
+            raise UserError(f"table: is missing; choices: {choices}")
         if all_cells:
             request = select_all_cells(request)
         runs = unique_runs(cell_runs(request.cells, request.seeds, composed))

@@ -5,6 +5,7 @@ resolved. Readers raise `READ_ERRORS`. An ended run has finished or diverged.
 """
 
 import json
+import shlex
 import sys
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -13,12 +14,13 @@ from typing import Any, NamedTuple
 import yaml
 
 from phaseavg.errors import describe
-from phaseavg.identity import run_id
+from phaseavg.identity import group_id, part_names, run_id
+from phaseavg.runs.provenance import execution_words
 from phaseavg.runs.result import summarise_errors
 
 Values = dict[str, Any]
 
-READ_ERRORS = (OSError, ValueError, LookupError, TypeError, AttributeError)
+READ_ERRORS = (OSError, ValueError, LookupError, TypeError, AttributeError, RecursionError)
 """Exceptions that reading a damaged record may raise."""
 
 _YAML = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
@@ -53,6 +55,8 @@ def read_config(folder: Path) -> Values:
         config = yaml.load((folder / CONFIG).read_bytes(), Loader=_YAML)  # noqa: S506 -- it is safe
     except yaml.YAMLError as error:
         raise ValueError(f"{CONFIG} is not plain YAML ({error})") from error
+    if not isinstance(config, Mapping):
+        raise ValueError(f"{CONFIG} is not a mapping")
     return dict(config)
 
 
@@ -62,12 +66,13 @@ def read_metrics(folder: Path) -> list[Values]:
 
 
 class Record(NamedTuple):
-    """The record of an ended run: config.yaml, the lines of metrics.jsonl, and result.json."""
+    """The record of an ended run: its files, and its row in `load_runs`."""
 
     folder: Path
     config: Values
     metrics: list[Values]
     result: Values
+    row: Values
 
 
 def read_record(folder: Path) -> Record:
@@ -75,7 +80,8 @@ def read_record(folder: Path) -> Record:
 
     Raises:
         OSError: if a file is missing or cannot be read.
-        ValueError, LookupError, TypeError, AttributeError: if files are damaged or disagree.
+        ValueError, LookupError, TypeError, AttributeError, RecursionError: if files are damaged
+            or disagree.
     """
     result, config, metrics = read_result(folder), read_config(folder), read_metrics(folder)
     recipe = result["recipe"]
@@ -93,7 +99,52 @@ def read_record(folder: Path) -> Record:
     for key in derived.keys() - {"observers"}:
         if result[key] != derived[key]:
             raise ValueError(f"{key} in {RESULT} does not follow from {METRICS}")
-    return Record(folder, config, metrics, result)
+    return Record(folder, config, metrics, result, _row(folder, config, result))
+
+
+def _row(folder: Path, config: Values, result: Values) -> Values:
+    """Return the row of an ended run in `phaseavg.runs.records.load_runs`."""
+    settings = {key: value for key, value in flatten(config).items() if key != "seed"}
+
+    def joined(kind: str, key: str, default: object = None) -> str:
+        entries = (str(entry[kind].get(key, default)) for entry in result["provenance"])
+        return " + ".join(dict.fromkeys(entries))
+
+    threads, precision = joined("execution", "threads"), joined("execution", "precision")
+    processes, torch = joined("execution", "processes", 1), joined("versions", "torch")
+    options = {**config.get("execution", {}), "precision": precision, "processes": processes}
+    hardware = [joined("execution", "device_name"), joined("execution", "cpu_capability")]
+    hardware.append(f"{threads} {'thread' if threads == '1' else 'threads'}")
+    return {
+        "run_id": result["run_id"],
+        "group": group_id(result["recipe"]),
+        **part_names(config),
+        "seed": config["seed"],
+        "numerics_version": result["numerics_version"],
+        "status": result["status"],
+        "test_error": result.get("test_error"),
+        "best_test_error": result.get("best_test_error"),
+        "bn_test_error": result.get("with_bn_pass", {}).get("test_error"),
+        "epochs": result["epochs"],
+        "seconds": result["seconds"]["total"],
+        "inherited_epochs": result["inherited"]["epochs"],
+        "inherited_seconds": result["inherited"]["seconds"],
+        "method_seconds": sum(result["seconds"].get(kind, 0.0) for kind in ("train", "averaging")),
+        "averaging_seconds": result["seconds"].get("averaging", 0.0),
+        "device": joined("execution", "device"),
+        "device_name": joined("execution", "device_name"),
+        "cpu_capability": joined("execution", "cpu_capability"),
+        "threads": threads,
+        "processes": processes,
+        "precision": precision,
+        "torch": torch,
+        "commit": joined("git", "commit"),
+        "modified": joined("git", "modified"),
+        "overrides": shlex.join(result["overrides"]),
+        "path": folder,
+        "execution": ", ".join([*hardware, *execution_words(options), f"torch {torch}"]),
+        **{key: str(item) if isinstance(item, list) else item for key, item in settings.items()},
+    }
 
 
 def flatten(values: Mapping[str, Any], separator: str = ".", prefix: str = "") -> dict[str, Any]:

@@ -1,18 +1,14 @@
 """Load the records of many runs as pandas DataFrames, and copy records."""
 
-import shlex
 import shutil
 from filecmp import cmpfiles
 from pathlib import Path
-from typing import Any
 
 import pandas as pd
 
 from phaseavg.errors import UserError
-from phaseavg.identity import group_id, part_names
 from phaseavg.runs.files import write_atomically
-from phaseavg.runs.provenance import execution_words
-from phaseavg.runs.record import FILES, Record, flatten, intact_records
+from phaseavg.runs.record import FILES, flatten, intact_records
 
 RUNS = [
     *("run_id", "group", "seed", "status", "test_error", "bn_test_error", "epochs", "seconds"),
@@ -54,55 +50,9 @@ def load_runs(*folders: Path | str) -> tuple[pd.DataFrame, pd.DataFrame]:
         for record in records
         for line in record.metrics
     ]
-    runs = pd.DataFrame([row_of(record) for record in records], columns=None if records else RUNS)
+    runs = pd.DataFrame([record.row for record in records], columns=None if records else RUNS)
     metrics = pd.DataFrame(lines)
     return runs, metrics.reindex(columns=list(dict.fromkeys([*metrics, *METRICS])))
-
-
-def row_of(record: Record) -> dict[str, Any]:
-    """Return the row of an ended run in `load_runs`."""
-    result, config = record.result, record.config
-    settings = {key: value for key, value in flatten(config).items() if key != "seed"}
-
-    def joined(kind: str, key: str, default: object = None) -> str:
-        entries = (str(entry[kind].get(key, default)) for entry in result["provenance"])
-        return " + ".join(dict.fromkeys(entries))
-
-    threads, precision = joined("execution", "threads"), joined("execution", "precision")
-    processes, torch = joined("execution", "processes", 1), joined("versions", "torch")
-    options = {**config.get("execution", {}), "precision": precision, "processes": processes}
-    hardware = [joined("execution", "device_name"), joined("execution", "cpu_capability")]
-    hardware.append(f"{threads} {'thread' if threads == '1' else 'threads'}")
-    return {
-        "run_id": result["run_id"],
-        "group": group_id(result["recipe"]),
-        **part_names(config),
-        "seed": config["seed"],
-        "numerics_version": result["numerics_version"],
-        "status": result["status"],
-        "test_error": result.get("test_error"),
-        "best_test_error": result.get("best_test_error"),
-        "bn_test_error": result.get("with_bn_pass", {}).get("test_error"),
-        "epochs": result["epochs"],
-        "seconds": result["seconds"]["total"],
-        "inherited_epochs": result["inherited"]["epochs"],
-        "inherited_seconds": result["inherited"]["seconds"],
-        "method_seconds": sum(result["seconds"].get(kind, 0.0) for kind in ("train", "averaging")),
-        "averaging_seconds": result["seconds"].get("averaging", 0.0),
-        "device": joined("execution", "device"),
-        "device_name": joined("execution", "device_name"),
-        "cpu_capability": joined("execution", "cpu_capability"),
-        "threads": threads,
-        "processes": processes,
-        "precision": precision,
-        "torch": torch,
-        "commit": joined("git", "commit"),
-        "modified": joined("git", "modified"),
-        "overrides": shlex.join(result["overrides"]),
-        "path": record.folder,
-        "execution": ", ".join([*hardware, *execution_words(options), f"torch {torch}"]),
-        **{key: str(item) if isinstance(item, list) else item for key, item in settings.items()},
-    }
 
 
 def copy_records(source: Path, records: Path) -> tuple[int, int]:
@@ -116,21 +66,22 @@ def copy_records(source: Path, records: Path) -> tuple[int, int]:
         UserError: if no run has ended, a record differs from its earlier copy, or a file cannot be
             written.
     """
-    if not (ended := [record.folder for record in intact_records(source)]):
+    ended = {record.result["run_id"]: record.folder for record in intact_records(source)}
+    if not ended:
         raise UserError(f"{source}: contains no ended run; choose a folder of runs")
-    new = [folder for folder in ended if not (records / folder.name).exists()]
-    for folder in ended:
-        copy = records / folder.name
-        if folder not in new and cmpfiles(folder, copy, FILES, shallow=False)[0] != [*FILES]:
+    new = [run_id for run_id in ended if not (records / run_id).exists()]
+    for run_id, folder in ended.items():
+        copy = records / run_id
+        if run_id not in new and cmpfiles(folder, copy, FILES, shallow=False)[0] != [*FILES]:
             raise UserError(f"{folder}: differs from {copy}; nothing was copied; move one away")
     try:
-        for folder in new:
-            part = records / f".{folder.name}.part"  # renamed once the copy is complete
+        for run_id in new:
+            part = records / f".{run_id}.part"  # renamed once the copy is complete
             shutil.rmtree(part, ignore_errors=True)
             part.mkdir(parents=True)
             for name in FILES:
-                shutil.copyfile(folder / name, part / name)
-            part.rename(records / folder.name)
+                shutil.copyfile(ended[run_id] / name, part / name)
+            part.rename(records / run_id)
     except OSError as error:
         raise UserError(f"--records={records}: cannot be written ({error.strerror})") from error
     return len(new), len(ended) - len(new)

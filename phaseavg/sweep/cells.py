@@ -22,6 +22,7 @@ from phaseavg.config import SWEEPS, Scalars, Settings, check
 from phaseavg.errors import UserError
 from phaseavg.runs.prefixes import Prefixes
 from phaseavg.sweep.composing import Compose
+from phaseavg.targets import unknown_message, validation_message
 
 ColumnId = Annotated[str, Field(pattern=r"^[^\s=,]+$")]
 """The id of a column, without blanks, commas and equals signs."""
@@ -184,7 +185,12 @@ def read_table(name: str, common: Sequence[str], compose: Compose) -> Table:
     except ValidationError as error:
         first = error.errors()[0]
         where = ".".join(map(str, ("table", *first["loc"])))
-        raise UserError(f"table={name}: {where}={first['input']!r}: {first['msg']}") from error
+        reason = validation_message(where, first["input"], first)
+        if first["type"] == "missing":
+            reason = f"{where}: is missing"
+        elif first["type"] == "extra_forbidden":
+            reason = unknown_message(where, Table.model_fields)
+        raise UserError(f"table={name}: {reason}") from error
 
 
 def table_cells(name: str, table: Table, common: Sequence[str] = ()) -> list[Cell]:
@@ -192,7 +198,8 @@ def table_cells(name: str, table: Table, common: Sequence[str] = ()) -> list[Cel
 
     Raises:
         UserError: if a row has no data set or network, if two rows have the same data set and
-            network, or if the table sets an override in `common`.
+            network, if a column sets one of `NARROWING`, or if the table sets an override in
+            `common`.
     """
     cells: dict[tuple[str, str, str], Cell] = {}
     keys = {override_key(override): override.input_line for override in parse_overrides(common)}
@@ -201,7 +208,10 @@ def table_cells(name: str, table: Table, common: Sequence[str] = ()) -> list[Cel
         if not {"dataset", "model"} <= settings.keys():
             raise UserError(f"table={name}: table.rows={row} must set dataset and model")
         for column, overrides in table.columns.items():
-            for key in keys.keys() & {*settings, *_read_settings(overrides)}:
+            own = _read_settings(overrides)
+            for key in own.keys() & {*NARROWING}:
+                raise UserError(f"table={name}: table.columns.{column}: cannot set {key}")
+            for key in keys.keys() & {*settings, *own}:
                 raise UserError(
                     f"{keys[key]}: table {name} already sets {key}; select cells with "
                     f"{', '.join(f'{narrowing}=' for narrowing in NARROWING)}"

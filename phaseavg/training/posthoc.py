@@ -87,13 +87,13 @@ def coefficients_of(average: str, files: Sequence[StateDict], start: bool | None
     Raises:
         UserError: if there is no such average, its value is invalid, or the start is missing.
     """
-    name, _, value = average.partition("=")
+    name, equals, value = average.partition("=")
     if name not in RULES:
         raise UserError(f"--average={average}: unknown; choices: {', '.join(RULES)}")
     rule, default = RULES[name]
     try:
-        if default is None and value:
-            raise ValueError("takes no value")
+        if equals and (default is None or not value):
+            raise ValueError("takes no value" if default is None else "has no value")
         weights = rule() if default is None else rule(type(default)(value or default))
         if not isinstance(weights, RNA | BEMA):
             count = len(files) - bool(start)
@@ -114,7 +114,7 @@ def _gram(files: Sequence[StateDict]) -> Tensor:
     """Return RᵀR, (K, K), in float64: R has the differences of K + 1 files in succession (`RNA`).
 
     Raises:
-        ValueError: if a parameter is complex.
+        ValueError: if a parameter is complex, or not finite.
     """
     gram = torch.zeros(len(files) - 1, len(files) - 1, dtype=torch.float64)
     for name in averaged_names(files):
@@ -123,6 +123,8 @@ def _gram(files: Sequence[StateDict]) -> Tensor:
         for rows in chunks([file[name] for file in files], CPU):
             differences = rows.diff(dim=0)
             gram += differences @ differences.T
+    if not gram.isfinite().all():
+        raise ValueError("the weights are not finite")
     return gram
 
 
@@ -138,12 +140,16 @@ def reconstructed(average: str, stored: Sequence[str]) -> list[float]:
     """
     name, _, value = average.partition("=")
     if name != "power" or not value:
-        raise UserError(f"--average={average}: with --stored, only power=γ")
+        raise UserError(f"--stored: needs --average power=γ, not {average}")
+    where = f"--stored {' '.join(stored)}"
     try:
         pairs = [(float(t), float(gamma)) for t, gamma in (text.split(":") for text in stored)]
+    except ValueError as error:
+        raise UserError(f"{where}: must be T:GAMMA for each file") from error
+    try:
         return reconstruct(pairs, max(t for t, _ in pairs), float(value))
     except ValueError as error:
-        raise UserError(f"--stored={' '.join(stored)}: {error}") from error
+        raise UserError(f"{where} --average {average}: {error}") from error
 
 
 def mean_age(alphas: Sequence[float]) -> float:
@@ -193,13 +199,16 @@ def averaged_names(files: Sequence[StateDict]) -> list[str]:
     Raises:
         UserError: if the files differ in their tensors.
     """
-    shapes = {name: tensor.shape for name, tensor in files[-1].items()}
+
+    def kinds(file: StateDict) -> set[tuple[str, torch.Size, bool, bool]]:
+        return {(n, t.shape, t.is_complex(), is_averaged(t)) for n, t in file.items()}
+
+    last = kinds(files[-1])
     for number, file in enumerate(files, start=1):
-        others = {name: tensor.shape for name, tensor in file.items()}.items()
-        if different := {name for name, _ in others ^ shapes.items()}:
+        if different := {name for name, *_ in kinds(file) ^ last}:
             raise UserError(
                 f"file {number} of {len(files)}: {min(different)} is missing, or has another "
-                "shape, here or in the last file"
+                "shape or kind of numbers, here or in the last file"
             )
     return [
         name
@@ -262,7 +271,7 @@ def write_average(path: Path, average: StateDict, metadata: Mapping[str, Any]) -
         path.parent.mkdir(parents=True, exist_ok=True)
         with replacing(path) as temporary:
             save_file(dict(average), temporary, {"format": "pt", **text})
-    except (OSError, SafetensorError) as error:
+    except (OSError, SafetensorError, KeyError) as error:  # KeyError: a type that it cannot store
         raise UserError(f"--output={path.parent}: cannot write {path.name} ({error})") from error
 
 

@@ -105,6 +105,15 @@ def open_weights(path: Path) -> StateDict:
             content = content[key]
     if not (isinstance(content, Mapping) and content):
         raise UserError(f"{path}: contains no state dict")
-    if other := [key for key, value in content.items() if not isinstance(value, Tensor)]:
-        raise UserError(f"{path}: {other[0]} is not a tensor; save the network's state dict alone")
+    if other := [key for key, value in content.items() if not _is_plain(key, value)]:
+        raise UserError(
+            f"{path}: {other[0]} is not a name with a dense tensor; save the network's state dict "
+            "alone"
+        )
     return content
+
+
+def _is_plain(key: Any, value: Any) -> bool:
+    if not isinstance(key, str) or not isinstance(value, Tensor):
+        return False
+    return value.layout is torch.strided and not (value.is_quantized or value.is_meta)

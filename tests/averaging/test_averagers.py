@@ -2,7 +2,9 @@
 
 import copy
 import io
+import math
 from functools import partial
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -232,6 +234,21 @@ def test_phases_without_epochs_are_rejected(make, phases):
 def test_weights_that_are_no_object_with_a_step_are_rejected(weights):
     with pytest.raises(ValueError, match=r"weights=.*: must be an object with a `step` method"):
         Phasewise(small_network(), [2], weights)
+
+
+@pytest.mark.parametrize(
+    ("step", "message"),
+    [
+        (lambda t, epochs: 0.5, r"step\(1, T\) must be 1, not 0.5"),
+        (lambda t, epochs: math.nan, r"step\(1, T\) must be 1, not nan"),
+        (lambda t: 1.0, r"step\(t, T\) must return w_t"),
+        (lambda t, epochs: None, r"step\(t, T\) must return w_t"),
+        (3, r"step\(t, T\) must return w_t"),
+    ],
+)
+def test_coefficients_must_start_at_1(step, message):
+    with pytest.raises(ValueError, match=message):
+        Phasewise(small_network(), [2], SimpleNamespace(step=step))
 
 
 @pytest.mark.parametrize("make", [Phasewise, AtEnd])

@@ -112,6 +112,9 @@ def test_integers_are_shown_as_integers_and_an_empty_folder_is_reported(
     (tmp_path / "empty").mkdir()
     runs, metrics = read(tmp_path / "empty", tmp_path / "others", tmp_path / "runs")
     assert capsys.readouterr().err == f"{tmp_path}/empty: no run has ended; left out\n"
+    read(tmp_path / "runs", "table=t1d", f"records_dir={tmp_path}")
+    message = f"table=t1d records_dir={tmp_path}: no run has ended; left out\n"
+    assert capsys.readouterr().err == message
     settings = differing_settings(runs).set_index("setting")
     assert settings.loc["optimizer.k"].tolist() == ["5", ""]
     assert "test_error" not in settings.index

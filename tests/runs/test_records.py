@@ -92,6 +92,11 @@ DAMAGE = {
     "half the metrics": rewrite("metrics.jsonl", f"{json.dumps(metrics_line(1))}\n"),
     "half a line of metrics": rewrite("metrics.jsonl", '{"epoch": 1, "ph'),
     "a list as metrics": rewrite("metrics.jsonl", "[]\n[]\n"),
+    "an empty config": rewrite("config.yaml", ""),
+    "no seconds": lambda folder: change_result(folder, seconds={}),
+    "no provenance": lambda folder: change_result(folder, provenance=[{}]),
+    "no overrides": lambda folder: change_result(folder, overrides=None),
+    "nested without end": rewrite("result.json", "[" * 100_000),
 }
 
 
@@ -156,8 +161,10 @@ def test_ended_runs_are_copied_once_and_a_sweep_finds_the_copies(
     unended.mkdir()
     (unended / "config.yaml").write_text("seed: 0\n")
     runs, records = two_runs[0].runs_dir, two_runs[0].records_dir
-    for _ in range(2):
-        assert script("records", runs, "--records", records)[0] == 0
+    (tmp_path / "links").mkdir()
+    (tmp_path / "links/first").symlink_to(two_runs[0].run_folder.resolve())
+    for source in (tmp_path / "links", runs, runs):
+        assert script("records", source, "--records", records)[0] == 0
     assert sorted(path.name for path in records.iterdir()) == sorted(s.run_id for s in two_runs)
     for settings in two_runs:
         files = sorted(path.name for path in (records / settings.run_id).iterdir())

@@ -86,6 +86,23 @@ def test_the_baseline_of_a_column_is_in_the_table(composed) -> None:
         read_table("t1a", (), other)
 
 
+@pytest.mark.parametrize(
+    ("keys", "message"),
+    [
+        ({}, "table=t1a: table.title: is missing"),
+        ({"title": "a", "baselin": {}}, "table.baselin: there is no such key; .*mean baseline"),
+    ],
+)
+def test_the_keys_of_a_table_are_checked(composed, keys: dict, message: str) -> None:
+    def other(overrides: Sequence[str]) -> DictConfig:
+        config = composed(overrides)
+        config.table = {"rows": [[]], "columns": {"a": []}, **keys}
+        return config
+
+    with pytest.raises(UserError, match=message):
+        read_table("t1a", (), other)
+
+
 def test_the_published_numbers_are_the_papers() -> None:
     paper = read_paper()
     expected = {
@@ -180,6 +197,9 @@ def test_seeds_are_replaced_and_deduplicated_and_duplicate_rows_rejected(compose
     half = TINY.model_copy(update={"rows": [["dataset=digits"]]})
     with pytest.raises(UserError, match="must set dataset and model"):
         table_cells("half", half)
+    seeded = TINY.model_copy(update={"columns": {"a": ["seed=3"]}})
+    with pytest.raises(UserError, match=r"table=own: table\.columns\.a: cannot set seed"):
+        table_cells("own", seeded)
     with pytest.raises(UserError, match=r"\+\+averaging\.weights\.gamma0=0\.5: table t1a already"):
         request_for(composed, "table=t1a", "++averaging.weights.gamma0=0.5")
 
