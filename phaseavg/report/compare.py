@@ -49,6 +49,7 @@ def read_groups(arguments: Sequence[str]) -> tuple[pd.DataFrame, ...]:
             raise UserError(f"{word}: is neither a folder nor an override, such as table=t1a")
     runs, metrics = load_runs(*folders)
     frames = [(runs.assign(label=runs["group"]), metrics)]
+    left_out = []
     if overrides:
         study = read_study(overrides)
         rows = study.rows[~study.rows["before_averaging"].astype(bool)]  # the cell's own runs
@@ -56,16 +57,16 @@ def read_groups(arguments: Sequence[str]) -> tuple[pd.DataFrame, ...]:
         named = rows[["run_id"]].assign(label=labels).drop_duplicates()
         cells = named.merge(study.records, on="run_id"), study.metrics
         if named.empty:
-            print(f"{' '.join(overrides)}: no run has ended; left out", file=sys.stderr)
+            left_out.append(" ".join(overrides))
         # The first group, with which the others are compared, comes from the first argument.
         frames.insert(0 if arguments[0] in overrides else 1, cells)
     filled = [frame for frame in frames if len(frame[0])] or frames  # an empty one lacks columns
     runs, metrics = (pd.concat(part, ignore_index=True) for part in zip(*filled, strict=True))
     if runs.empty:
         raise UserError(f"{' '.join(arguments)}: no run has ended; rerun its command")
-    for word in folders:
-        if not any(path.is_relative_to(word) for path in runs["path"]):
-            print(f"{word}: no run has ended; left out", file=sys.stderr)
+    left_out += [w for w in folders if not any(path.is_relative_to(w) for path in runs["path"])]
+    for what in left_out:
+        print(f"{what}: no run has ended; left out", file=sys.stderr)
     runs = runs.drop_duplicates(["run_id", "label", "execution"]).reset_index(drop=True)
     repeated = runs.loc[runs.duplicated(["run_id", "label"]), "label"]
     by_execution = runs["label"] + ", " + runs["execution"]
