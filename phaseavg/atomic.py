@@ -21,9 +21,10 @@ def replacing(path: Path) -> Iterator[Path]:
     temporary = path.with_name(f".{path.name}.{os.getpid()}.{threading.get_ident()}.part")
     try:
         temporary.touch()
-        mode = temporary.stat().st_mode  # which safetensors would restrict to the owner
+        mode = temporary.stat().st_mode
         yield temporary
-        temporary.chmod(mode)
+        if temporary.stat().st_mode != mode:  # safetensors restricts its files to their owner
+            temporary.chmod(mode)
         with temporary.open("rb") as file:
             os.fsync(file.fileno())
         temporary.replace(path)

@@ -63,7 +63,7 @@ def main() -> int:
         raise UserError(f"{folder}: --figure and --phase need a run folder")
     else:
         paths = find_weights(args.weights)
-    inputs = [folder for path in paths for folder in (path.parent.resolve(), path.resolve().parent)]
+    inputs = {path.parent.resolve() for path in paths} | {path.resolve().parent for path in paths}
     if args.output.resolve() in inputs:
         raise UserError(f"--output={args.output}: contains the weights; choose another folder")
     files = [open_weights(path) for path in paths]
@@ -83,6 +83,7 @@ def main() -> int:
             settings, data, model = run
             test = posthoc.evaluate_average(state, model, settings, data, phase.end)
             rows[-1] |= {"test_error": test.error, "test_loss": test.loss}
+            # The statistics with which it was tested; before, they were those of the last file.
             state |= {name: buffer for name, buffer in model.named_buffers() if name in state}
         path = args.output / f"{average.replace('=', '-')}.safetensors"
         metadata = {"average": average, "coefficients": alpha, "files": [p.name for p in paths]}

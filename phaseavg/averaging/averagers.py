@@ -202,7 +202,7 @@ class Averager:
         if isinstance(weights, RNA | BEMA):
             kind = RNAAverage if isinstance(weights, RNA) else BEMAAverage
         else:
-            require_weights(weights)
+            require_weights(weights, {len(window) for window in windows})
         self.average = kind(model, weights, device, trainable_only)
         self.restart(model)
 

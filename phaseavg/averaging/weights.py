@@ -4,7 +4,7 @@ Notation of the paper: T epochs in the window, t = 1…T, decay γ per epoch, co
 """
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from itertools import accumulate
 from typing import Protocol, runtime_checkable
 
@@ -25,8 +25,12 @@ class Weights(Protocol):
         ...
 
 
-def require_weights(weights: object) -> Weights:
+def require_weights(weights: object, lengths: Iterable[int] = ()) -> Weights:
     """Return `weights`.
+
+    Args:
+        weights: the rule for the coefficients.
+        lengths: T of the windows, in epochs, for which to check w_1.
 
     Raises:
         ValueError: if it is not an object with a `step` method, or w_1 is not 1.
@@ -36,12 +40,14 @@ def require_weights(weights: object) -> Weights:
             f"weights={weights!r}: must be an object with a `step` method; for example "
             "Exponential(0.9)"
         )
-    try:
-        first = float(weights.step(1, 1))
-    except TypeError as error:
-        raise ValueError(f"weights={weights!r}: step(t, T) must return w_t ({error})") from error
-    if not math.isclose(first, 1):
-        raise ValueError(f"weights={weights!r}: step(1, T) must be 1, not {first}")
+    for epochs in lengths:
+        try:
+            first = float(weights.step(1, epochs))
+        except TypeError as error:
+            reason = f"step(t, T) must return w_t ({error})"
+            raise ValueError(f"weights={weights!r}: {reason}") from error
+        if not math.isclose(first, 1):  # an average starts as a copy of θ_1
+            raise ValueError(f"weights={weights!r}: step(1, {epochs}) must be 1, not {first}")
     return weights
 
 

@@ -23,6 +23,7 @@ from phaseavg.sweep.cells import (
     parse_overrides,
     read_request,
     select_all_cells,
+    table_choices,
     unique_runs,
 )
 from phaseavg.sweep.composing import cached, composing
@@ -136,8 +137,7 @@ def read_study(
     with composing(CONF, extra_conf) as (options, compose), cached(compose, folders) as composed:
         request = read_request(without_hydra(overrides), options, composed)
         if not request.tables:
-            choices = ", ".join(sorted({*options} - {"none"}))
-            raise UserError(f"table: is missing; choices: {choices}")
+            raise UserError(f"table: is missing; choices: {table_choices(options)}")
         if all_cells:
             request = select_all_cells(request)
         runs = unique_runs(cell_runs(request.cells, request.seeds, composed))

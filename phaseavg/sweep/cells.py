@@ -115,6 +115,11 @@ def paper_tables(tables: Iterable[str]) -> list[str]:
     return sorted(filter(OF_THE_PAPER.fullmatch, tables))
 
 
+def table_choices(options: Iterable[str]) -> str:
+    """List the options of `table` that name tables, for messages."""
+    return ", ".join(sorted({*options} - {"none"}))
+
+
 def parse_overrides(overrides: Iterable[str], loader: ConfigLoader | None = None) -> list[Override]:
     """Parse overrides with Hydra's grammar; `loader` expands globs of options."""
     return OverridesParser.create(config_loader=loader).parse_overrides(list(overrides))
@@ -210,7 +215,10 @@ def table_cells(name: str, table: Table, common: Sequence[str] = ()) -> list[Cel
         for column, overrides in table.columns.items():
             own = _read_settings(overrides)
             for key in own.keys() & {*NARROWING}:
-                raise UserError(f"table={name}: table.columns.{column}: cannot set {key}")
+                raise UserError(
+                    f"table={name}: table.columns.{column}: cannot set {key}; rows set dataset "
+                    "and model, table.seeds the seeds"
+                )
             for key in keys.keys() & {*settings, *own}:
                 raise UserError(
                     f"{keys[key]}: table {name} already sets {key}; select cells with "
@@ -257,8 +265,9 @@ def read_request(
 
     for name in names:
         if name not in options:
-            choices = ", ".join(sorted(set(options) - {"none"}))
-            raise UserError(f"table={name}: there is no such option; choices: {choices}")
+            raise UserError(
+                f"table={name}: there is no such option; choices: {table_choices(options)}"
+            )
     narrowed = {
         key: list(dict.fromkeys(_unquoted(value) for value in override_values(overrides[key])))
         for key in NARROWING

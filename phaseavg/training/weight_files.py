@@ -107,8 +107,8 @@ def open_weights(path: Path) -> StateDict:
         raise UserError(f"{path}: contains no state dict")
     if other := [key for key, value in content.items() if not _is_plain(key, value)]:
         raise UserError(
-            f"{path}: {other[0]} is not a name with a dense tensor; save the network's state dict "
-            "alone"
+            f"{path}: {other[0]}: must be a name with a dense tensor; save the network's state "
+            "dict alone"
         )
     return content
 

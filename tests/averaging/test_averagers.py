@@ -239,8 +239,8 @@ def test_weights_that_are_no_object_with_a_step_are_rejected(weights):
 @pytest.mark.parametrize(
     ("step", "message"),
     [
-        (lambda t, epochs: 0.5, r"step\(1, T\) must be 1, not 0.5"),
-        (lambda t, epochs: math.nan, r"step\(1, T\) must be 1, not nan"),
+        (lambda t, epochs: 0.5, r"step\(1, 2\) must be 1, not 0.5"),
+        (lambda t, epochs: math.nan, r"step\(1, 2\) must be 1, not nan"),
         (lambda t: 1.0, r"step\(t, T\) must return w_t"),
         (lambda t, epochs: None, r"step\(t, T\) must return w_t"),
         (3, r"step\(t, T\) must return w_t"),
@@ -249,6 +249,15 @@ def test_weights_that_are_no_object_with_a_step_are_rejected(weights):
 def test_coefficients_must_start_at_1(step, message):
     with pytest.raises(ValueError, match=message):
         Phasewise(small_network(), [2], SimpleNamespace(step=step))
+
+
+def test_coefficients_need_not_exist_for_lengths_that_no_phase_has():
+    rising = SimpleNamespace(step=lambda t, epochs: 1 - 0.5 * (t - 1) / (epochs - 1))
+    model = small_network()
+    averager = Phasewise(model, [3], rising)
+    for _ in range(3):
+        averager.epoch_end(model)
+    assert averager.coefficients() == pytest.approx([0.125, 0.375, 0.5])
 
 
 @pytest.mark.parametrize("make", [Phasewise, AtEnd])

@@ -15,6 +15,7 @@ from made_records import change_result, make_record, metrics_line, write_config
 from phaseavg.config import Settings, check
 from phaseavg.identity import run_id
 from phaseavg.runs.finished import find_result
+from phaseavg.runs.record import read_config
 from phaseavg.runs.records import load_runs
 from phaseavg.sweep.composing import composing
 
@@ -92,12 +93,18 @@ DAMAGE = {
     "half the metrics": rewrite("metrics.jsonl", f"{json.dumps(metrics_line(1))}\n"),
     "half a line of metrics": rewrite("metrics.jsonl", '{"epoch": 1, "ph'),
     "a list as metrics": rewrite("metrics.jsonl", "[]\n[]\n"),
-    "an empty config": rewrite("config.yaml", ""),
     "no seconds": lambda folder: change_result(folder, seconds={}),
     "no provenance": lambda folder: change_result(folder, provenance=[{}]),
     "no overrides": lambda folder: change_result(folder, overrides=None),
     "nested without end": rewrite("result.json", "[" * 100_000),
 }
+
+
+@pytest.mark.parametrize("content", ["", "[1]", "seed"])
+def test_a_config_must_be_a_mapping(tmp_path: Path, content: str) -> None:
+    (tmp_path / "config.yaml").write_text(content)
+    with pytest.raises(ValueError, match=r"config\.yaml is not a mapping"):
+        read_config(tmp_path)
 
 
 @pytest.mark.parametrize("damage", DAMAGE.values(), ids=DAMAGE)
