@@ -40,6 +40,8 @@ class Averager:
     replaces the weights at the end of its window. None: unknown before training."""
 
     def __init__(self, model: nn.Module, epochs: Sequence[int]) -> None:
+        if not isinstance(epochs, Iterable):
+            raise TypeError(f"epochs={epochs!r}: must be a list, such as [80, 40, 40]")
         self.lengths = [index(length) for length in epochs]  # numpy's could not be loaded again
         if not self.lengths or min(self.lengths) < 1:
             raise ValueError(f"epochs={self.lengths} must be a list of positive numbers")
@@ -290,6 +292,11 @@ def _phase_lengths(scheduler: LRScheduler, total_epochs: int) -> list[int]:
             "scheduler=ReduceLROnPlateau: rates are unknown before training; pass epochs=[…]"
         )
     first = getattr(scheduler, "_schedulers", [scheduler])[0]  # ChainedScheduler counts no steps
+    if not hasattr(first, "last_epoch"):
+        raise TypeError(
+            f"scheduler={type(scheduler).__name__}: must be a scheduler of torch; with accelerate, "
+            "the one before `prepare`"
+        )
     if steps := first.last_epoch:
         raise ValueError(f"scheduler.last_epoch={steps}: create the averager before stepping")
     # Step a copy of the scheduler, on an optimizer with the same groups but no parameters.

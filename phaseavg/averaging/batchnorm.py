@@ -1,5 +1,6 @@
 """Recompute BatchNorm statistics, for example after weights were averaged."""
 
+import warnings
 from collections.abc import Callable, Iterable, Sequence
 from functools import partial
 from typing import Any
@@ -36,6 +37,8 @@ class _Statistics:
         self.hook = layer.register_forward_hook(self._add)
 
     def _add(self, layer: nn.Module, inputs: tuple[Any, ...], output: Tensor) -> None:
+        if not layer.training:  # frozen by a `train` of its own, which keeps it in eval mode
+            return
         size, running = len(output), torch.cat(self.running)
         self.sums[0] += size
         # In float16 the product could overflow.
@@ -92,7 +95,7 @@ def recompute_batchnorm(
             tensor, such as (images, labels).
         forward: runs the unwrapped model on a batch, for example
             `lambda model, batch: model(**batch)`. It must move the batch to the model's device.
-            Layers that it does not reach keep their statistics.
+            Layers that it does not reach keep their statistics, with a warning.
 
     Raises:
         TypeError: if a batch is neither a tensor nor such a sequence, and `forward` is None; or if
@@ -145,3 +148,12 @@ def recompute_batchnorm(
             module.training = mode
     if not totals.any():
         raise ValueError("batches: at least one non-empty batch is needed to recompute statistics")
+    names = {module: name for name, module in model.named_modules()}
+    kept = [names[s.layer] for s, part in zip(statistics, parts, strict=True) if not part[0]]
+    if kept:
+        listed = ", ".join(kept[:3]) + ", …" * (len(kept) > 3)
+        warnings.warn(
+            f"layers that the passes do not reach keep their statistics: {listed}; if evaluations "
+            "use them, pass forward=lambda model, batch: …",
+            stacklevel=3,  # the caller, below torch.no_grad
+        )

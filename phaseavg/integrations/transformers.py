@@ -52,6 +52,7 @@ class PhasewiseCallback(TrainerCallback):
         ValueError: when training starts, if it is longer than the phases, the scheduler or the data
             does not define phases, the checkpoint has no average, the network is sharded, or the
             optimizer is a Lookahead.
+        TypeError: when training starts, if the BatchNorm pass needs `forward`.
     """
 
     def __init__(
@@ -125,6 +126,20 @@ class PhasewiseCallback(TrainerCallback):
         if saved:
             self.averager.load_state_dict(saved)
         state.stateful_callbacks[ID] = uuid4().hex
+        if has_statistics and length:
+            # Try the BatchNorm pass on one batch, so that it does not fail at a phase end.
+            buffers = [(buffer, buffer.clone()) for buffer in model.buffers()]
+            try:
+                recompute_batchnorm(model, islice(train_dataloader, 1), self.forward)
+            except TypeError as error:
+                if self.forward is not _forward_keywords:
+                    raise
+                raise TypeError(
+                    f"forward=None: model(**batch) fails ({error}); pass "
+                    "forward=lambda model, batch: …"
+                ) from error
+            for buffer, value in buffers:
+                buffer.copy_(value)
 
     def _saved_state(
         self, args: TrainingArguments, state: TrainerState, steps: int

@@ -230,6 +230,11 @@ def test_phases_without_epochs_are_rejected(make, phases):
     assert f"epochs={phases} must be a list of positive numbers" in str(error.value)
 
 
+def test_a_number_is_no_list_of_phases():
+    with pytest.raises(TypeError, match=r"^epochs=80: must be a list, such as \[80, 40, 40\]$"):
+        Phasewise(small_network(), 80)
+
+
 @pytest.mark.parametrize("weights", [0.95, Exponential])
 def test_weights_that_are_no_object_with_a_step_are_rejected(weights):
     with pytest.raises(ValueError, match=r"weights=.*: must be an object with a `step` method"):

@@ -251,7 +251,8 @@ def test_an_unused_layer_keeps_its_statistics_and_a_shared_layer_counts_each_cal
     model = Net()
     model.unused.running_mean.fill_(5)
     batches = make_batches(4, 2)
-    recompute_batchnorm(model, batches)
+    with pytest.warns(UserWarning, match="keep their statistics: unused; .* pass forward="):
+        recompute_batchnorm(model, batches)
     assert model.unused.running_mean.tolist() == [5, 5, 5]
     expected = 1.5 * weighted([batch.mean(0).numpy() for batch in batches], [4, 2])
     np.testing.assert_allclose(model.used.running_mean, expected, rtol=1e-12)
@@ -323,3 +324,15 @@ def test_synchronised_layers_use_their_own_batches(tmp_path):
         torch.distributed.destroy_process_group()
     for one, other in zip(model.buffers(), expected.buffers(), strict=True):
         assert torch.equal(one, other)
+
+
+def test_a_layer_whose_train_keeps_it_in_eval_mode_is_frozen():
+    class Frozen(nn.BatchNorm1d):
+        def train(self, mode=True):
+            return super().train(False)
+
+    model = nn.Sequential(nn.BatchNorm1d(2), Frozen(2))
+    model[1].running_mean.fill_(0.3)
+    with pytest.warns(UserWarning, match="statistics: 1;"):
+        recompute_batchnorm(model.eval(), [torch.randn(4, 2)])
+    assert torch.equal(model[1].running_mean, torch.full((2,), 0.3))

@@ -2,6 +2,7 @@
 
 import copy
 from functools import partial
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -110,6 +111,13 @@ def test_a_scheduler_without_phases_is_rejected(scheduler, steps, message):
         instance.step()
     with pytest.raises(ValueError, match=message):
         Phasewise.from_scheduler(model, instance, 10)
+
+
+def test_a_wrapped_scheduler_is_rejected():
+    model = small_network()
+    wrapped = SimpleNamespace(scheduler=lr_scheduler.StepLR(make_sgd(model), 5))  # as accelerate's
+    with pytest.raises(TypeError, match=r"scheduler=SimpleNamespace: .* the one before `prepare`"):
+        Phasewise.from_scheduler(model, wrapped, 10)
 
 
 def test_the_object_of_a_bound_method_is_not_copied():

@@ -222,6 +222,19 @@ def test_trainings_that_cannot_be_averaged_are_refused(
         trained(tmp_path, callback, **arguments)
 
 
+def test_a_network_that_needs_forward_is_refused_at_the_start(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    def loss(self: Any, model: Model, batch: dict[str, Tensor], **others: Any) -> Tensor:
+        return model(batch["inputs"], batch["labels"])["loss"]
+
+    forward = Model.forward
+    monkeypatch.setattr(Model, "forward", lambda self, x, labels: forward(self, x, labels))
+    monkeypatch.setattr(transformers.Trainer, "compute_loss", loss)
+    with pytest.raises(TypeError, match=r"forward=None: model\(\*\*batch\) fails .* pass forward="):
+        trained(tmp_path, PhasewiseCallback(EPOCHS), max_steps=1, remove_unused_columns=False)
+
+
 def test_a_sharded_network_is_refused(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     sharded = SimpleNamespace(distributed_type=DistributedType.FSDP)
     monkeypatch.setattr("phaseavg.integrations.transformers.AcceleratorState", lambda: sharded)
