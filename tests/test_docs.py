@@ -74,7 +74,7 @@ def test_the_shown_errors_are_published_results(page: str) -> None:
 def test_a_custom_network_data_set_and_averaging(tmp_path: Path) -> None:
     """Each part is a Python file and a YAML file outside the package, as on the page."""
     blocks = re.findall(r"```(?:python|yaml)\n(# mine/.*?)```", OWN, re.DOTALL)
-    assert len(blocks) == 7
+    assert len(blocks) == 8
     for content in blocks:
         name = content.split(maxsplit=2)[1]
         path = tmp_path / name
@@ -86,6 +86,11 @@ def test_a_custom_network_data_set_and_averaging(tmp_path: Path) -> None:
     done = subprocess.run(plan, cwd=REPOSITORY, capture_output=True, text=True)
     assert (done.returncode, done.stderr) == (0, "")
     assert re.search(r"\| table widths \| +2 \| +6 \| +6 \| +0 \| +240 \| +240 \|", done.stdout)
+
+    decays = [*plan[:4], "-m", "preset=demo", "optimizer=rmsprop", "weight_decay=0.1,0.2"]
+    done = subprocess.run([*decays, "plan=true"], cwd=REPOSITORY, capture_output=True, text=True)
+    assert (done.returncode, done.stderr) == (0, "")
+    assert re.search(r"\| total +\| +\| +2 \| +2 \|", done.stdout)  # the option has an effect
 
     (command,) = re.findall(r"^PYTHONPATH=mine python train.py (.*)$", OWN, re.MULTILINE)
     arguments = command.replace("--config-dir mine", f"--config-dir {mine}").split()

@@ -37,7 +37,7 @@ class _Statistics:
         self.hook = layer.register_forward_hook(self._add)
 
     def _add(self, layer: nn.Module, inputs: tuple[Any, ...], output: Tensor) -> None:
-        if not layer.training:  # frozen by a `train` of its own, which keeps it in eval mode
+        if not layer.training:  # its own `train` keeps it in eval mode: frozen
             return
         size, running = len(output), torch.cat(self.running)
         self.sums[0] += size
@@ -153,7 +153,7 @@ def recompute_batchnorm(
     if kept:
         listed = ", ".join(kept[:3]) + ", …" * (len(kept) > 3)
         warnings.warn(
-            f"layers that the passes do not reach keep their statistics: {listed}; if evaluations "
-            "use them, pass forward=lambda model, batch: …",
+            "layers that the passes do not reach in train mode keep their statistics: "
+            f"{listed}; if evaluations use them, pass forward=lambda model, batch: …",
             stacklevel=3,  # the caller, below torch.no_grad
         )

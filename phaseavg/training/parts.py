@@ -92,7 +92,7 @@ def load_data(settings: Settings, device: torch.device) -> DataSet:
         "world_size": processes.count(),
     }
     data = build("dataset", settings.dataset, DataSet, offered=offered)
-    if not type(data).__module__.startswith("phaseavg."):  # ours check all images
+    if not settings.dataset["_target_"].startswith("phaseavg."):  # ours check all images
         _check_first_batches(data, settings)
     return data
 
@@ -101,8 +101,15 @@ def _check_first_batches(data: DataSet, settings: Settings) -> None:
     shape = (data.channels, data.image_size, data.image_size)
     empty = torch.empty(0, *shape), torch.empty(0, dtype=torch.int64)
     batches = {"training": data.train_batches(0, 1), "test": data.test_batches()}
-    for which, split in batches.items():
-        images, labels = next(iter(split), empty)
+    first = {which: next(iter(split), empty) for which, split in batches.items()}
+    of_all = int(processes.total(torch.tensor(len(first["training"][1]))))
+    if processes.count() > 1 and of_all != min(data.batch_size, data.train_size):
+        raise UserError(
+            f"dataset={settings.dataset['_target_']}: the first batch of {data.batch_size} has "
+            f"{of_all} images over {processes.count()} processes; each must yield only its share, "
+            "rank::world_size"
+        )
+    for which, (images, labels) in first.items():
         if len(images) == 0 and processes.rank() > 0:  # the first process has the first batch
             continue
         try:

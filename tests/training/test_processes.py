@@ -16,7 +16,7 @@ from training.test_methods import sgd, train_plainly
 
 from phaseavg import processes
 from phaseavg.averaging import Phasewise
-from phaseavg.data import DataSet
+from phaseavg.data import DataSet, digits
 from phaseavg.errors import UserError
 from phaseavg.training.execution import prepare
 from phaseavg.training.parts import assemble, load_data, new_model
@@ -264,6 +264,7 @@ def two_processes(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(processes, "count", lambda: 2)
     monkeypatch.setattr(torch.distributed, "broadcast_object_list", lambda objects: None)
     monkeypatch.setattr(torch.distributed, "broadcast", lambda tensor, source: None)
+    monkeypatch.setattr(torch.distributed, "all_reduce", lambda tensor: tensor.mul_(2))
 
 
 @pytest.mark.usefixtures("two_processes")
@@ -279,6 +280,10 @@ def two_processes(monkeypatch: pytest.MonkeyPatch) -> None:
         (["+averaging@observers.a=rna"], r"observers\.a\.weights=RNA: "),
         (["batch_size=999"], "batch_size=999: the last batch of an epoch has 1 image"),
         ([f"dataset._target_={__name__}.own"], r"dataset=\S*own: has no parameters"),
+        (
+            [f"dataset._target_={__name__}.undivided", "batch_size=20"],
+            r"dataset=\S*undivided: the first batch of 20 has 40 images over 2 processes",
+        ),
     ],
 )
 def test_what_needs_one_process_is_rejected_before_training(
@@ -292,6 +297,19 @@ def test_what_needs_one_process_is_rejected_before_training(
 def own(batch_size: int, seed: int, label_noise=0, padding=0, pad_value="") -> DataSet:
     """Stand for a user's data set that yields whole batches only."""
     raise AssertionError
+
+
+def undivided(
+    batch_size: int,
+    seed: int,
+    label_noise=0,
+    padding=0,
+    pad_value="",
+    rank: int = 0,
+    world_size: int = 1,
+) -> DataSet:
+    """Stand for a user's data set that takes a share and ignores it."""
+    return digits(batch_size, seed)
 
 
 def test_more_processes_than_gpus_are_rejected(
