@@ -35,6 +35,9 @@ from phaseavg.targets import unknown_message
 
 USER_ERROR, FAILED, INTERRUPTED = 2, 1, 130
 
+MULTIRUN = ("-m", "--multirun")
+"""The flag of a sweep; Hydra does not accept it between overrides, so it is moved forward."""
+
 SWEEP_OVERRIDES = ("tracking.cells", "share.guests", "deadline")
 """Overrides that a sweep adds to the user's, and that say little to them."""
 
@@ -194,6 +197,7 @@ def command_line(main: Callable[[], Any]) -> int:
     """
     global _failures
     argv[:] = sys.argv
+    sys.argv[1:] = sorted(argv[1:], key=lambda argument: argument not in MULTIRUN)
     os.environ["HYDRA_FULL_ERROR"] = "1"  # makes Hydra raise instead of exit
     _failures = []
     try:

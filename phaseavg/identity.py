@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import re
 from collections.abc import Mapping
 from typing import Any
 
@@ -19,11 +20,12 @@ DEFAULT_NAMES = ("exponential", "sgd")
 
 
 def _short_name(part: Mapping[str, Any]) -> str:
-    """Return the class name of a part, followed by its nested parts that are not defaults."""
+    """Return a part's class name, its option `name`, and its nested parts that are not defaults."""
     parts = [value for value in part.values() if isinstance(value, Mapping) and "_target_" in value]
     inner = [name for name in map(_short_name, parts) if name not in DEFAULT_NAMES]
-    outer = part["_target_"].rpartition(".")[2].lower()
-    return "_".join([outer, *inner])
+    own = (part["_target_"].rpartition(".")[2], part.get("name"))
+    words = [re.sub(r"\W+", "_", str(word).lower()) for word in own if word]
+    return "_".join([*words, *inner])
 
 
 def part_names(recipe: Mapping[str, Any]) -> dict[str, str]:

@@ -41,8 +41,8 @@ def joined() -> Iterator[None]:
         yield
         return
     gpus = torch.cuda.is_available()
-    torch.distributed.init_process_group("cpu:gloo,cuda:nccl" if gpus else "gloo")
     try:
+        torch.distributed.init_process_group("cpu:gloo,cuda:nccl" if gpus else "gloo")
         with (
             Path(os.devnull).open("w") as nowhere,
             redirect_stdout(nowhere) if rank() else nullcontext(),
@@ -52,8 +52,9 @@ def joined() -> Iterator[None]:
         if not is_lost_contact(error):
             raise
         raise ProcessLost(
-            f"process {rank()} lost contact with another process of this run ({describe(error)}); "
-            "see the messages of the others, and rerun the same command to resume"
+            f"process {os.environ['RANK']} lost contact with another process of this run "
+            f"({describe(error)}); see the messages of the others, and rerun the same command to "
+            "resume"
         ) from error
     # After an exception the process ends without this: others may still wait for it.
     torch.distributed.destroy_process_group()
@@ -61,9 +62,9 @@ def joined() -> Iterator[None]:
 
 def is_lost_contact(error: BaseException) -> bool:
     """Return whether an error says that another process has ended, or cannot be reached."""
-    if count() == 1:
+    if not launched():
         return False
-    gloo = ("Connection closed", "Connection reset", "Broken pipe")
+    gloo = ("Connection closed", "Connection reset", "Connection refused", "Broken pipe")
     return isinstance(error, torch.distributed.DistError) or (
         isinstance(error, RuntimeError) and any(text in str(error) for text in gloo)
     )

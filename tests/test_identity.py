@@ -104,3 +104,8 @@ def test_an_id_names_unusual_parts_of_a_part(
     compose_settings: Compose, overrides: list[str], name: str
 ) -> None:
     assert re.fullmatch(f"{name}-seed0-[0-9a-f]{{10}}", id_of(compose_settings, *overrides))
+
+
+def test_an_id_names_the_network_of_timm(compose_settings: Compose) -> None:
+    settings = compose_settings("dataset=digits", "model=timm", "model.name=resnet18")
+    assert settings.run_id.startswith("digits-timm_model_resnet18-sgd-")

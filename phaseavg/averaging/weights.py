@@ -40,14 +40,15 @@ def require_weights(weights: object, lengths: Iterable[int] = ()) -> Weights:
             f"weights={weights!r}: must be an object with a `step` method; for example "
             "Exponential(0.9)"
         )
+    name = type(weights).__name__
     for epochs in lengths:
         try:
             first = float(weights.step(1, epochs))
         except TypeError as error:
             reason = f"step(t, T) must return w_t ({error})"
-            raise ValueError(f"weights={weights!r}: {reason}") from error
+            raise ValueError(f"weights={name}: {reason}") from error
         if not math.isclose(first, 1):  # an average starts as a copy of θ_1
-            raise ValueError(f"weights={weights!r}: step(1, {epochs}) must be 1, not {first}")
+            raise ValueError(f"weights={name}: step(1, {epochs}) must be 1, not {first}")
     return weights
 
 

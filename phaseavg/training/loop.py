@@ -122,7 +122,7 @@ def train(
                 finish(state.optimizer)
                 state.optimizer = new_optimizer(settings, state.model)
             folder.write_metrics(state.history)
-            progress.epoch(state.history[-1])
+            progress.epoch(state.history)
             tracking.log(state.history[-1])
             save_if_due(phase_ended)
     finish(state.optimizer)

@@ -1,8 +1,9 @@
 """Show progress: a bar in a terminal, one line per epoch in a log."""
 
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from datetime import timedelta
+from statistics import fmean
 from typing import Any
 
 from rich.console import Console
@@ -117,13 +118,21 @@ class TrainingProgress(Progress):
                 "scale=tenth is faster (docs/reproduce.md)"
             )
 
-    def epoch(self, line: Mapping[str, Any]) -> None:
-        """Show an epoch's metrics in the bar; in a log or at a phase end, print them."""
+    def epoch(self, history: Sequence[Mapping[str, Any]]) -> None:
+        """Show the last epoch's metrics in the bar; in a log or at a phase end, print them.
+
+        Args:
+            history: the metrics of all finished epochs.
+        """
+        line = history[-1]
         phase = f"phase {line['phase']}/{self.phases}"
         self.update(self._task, errors=f", last epoch: {phase}  {format_errors(line)}")
         if self._to_terminal and "replaced" not in line:
             return
-        left = sum(line["seconds"].values()) * (self.epochs - line["epoch"])
+        training = line["seconds"]["train"]
+        # Not all epochs have tests, and a phase end has many: their mean over the run so far.
+        other = fmean(sum(e["seconds"].values()) - e["seconds"]["train"] for e in history)
+        left = (training + other) * (self.epochs - line["epoch"])
         self.console.print(
             f"epoch {line['epoch']}/{self.epochs}  {phase}  lr {line['learning_rate']:.3g}  "
             f"errors (%): {format_errors(line)}  {line['images_per_second']:.0f} images/s  "

@@ -17,7 +17,7 @@ from training.test_methods import sgd, train_plainly
 from phaseavg import processes
 from phaseavg.averaging import Phasewise
 from phaseavg.data import DataSet, digits
-from phaseavg.errors import UserError
+from phaseavg.errors import ProcessLost, UserError
 from phaseavg.training.execution import prepare
 from phaseavg.training.parts import assemble, load_data, new_model
 
@@ -123,6 +123,18 @@ def compare(
     for line, expected_line in zip(actual[1], expected[1], strict=True):
         assert line["train"]["images"] == 1000
         assert line["train"]["loss"] == pytest.approx(expected_line["train"]["loss"], rel=1e-5)
+
+
+def test_a_process_that_cannot_reach_the_others_says_so(monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(*_: object) -> None:
+        raise torch.distributed.DistNetworkError("the server is gone")
+
+    monkeypatch.setattr(processes, "launched", lambda: True)
+    monkeypatch.setattr(torch.distributed, "init_process_group", fail)
+    monkeypatch.setenv("RANK", "1")
+    message = r"process 1 lost contact .*the server is gone.*rerun the same command"
+    with pytest.raises(ProcessLost, match=message), processes.joined():
+        pass
 
 
 @pytest.mark.gpu

@@ -45,8 +45,8 @@ def test_a_log_has_one_plain_line_per_epoch(monkeypatch: pytest.MonkeyPatch) -> 
     with progress_of_5_epochs(Console(file=log, soft_wrap=True, highlight=False)) as progress:
         for step in range(1, 9):
             progress.step(step, lambda: pytest.fail("not shown, so not to be read off the device"))
-        progress.epoch(LINE)
-        progress.epoch({**LINE, "epoch": 2, **tests, "observers": observers})
+        progress.epoch([LINE])
+        progress.epoch([LINE, {**LINE, "epoch": 2, **tests, "observers": observers}])
     first, second = log.getvalue().splitlines()
     for shown in ("1/5", "1/3", "lr 0.1", "train 50.00", "test 40.12", "1234 images/s"):
         assert shown in first
@@ -55,13 +55,22 @@ def test_a_log_has_one_plain_line_per_epoch(monkeypatch: pytest.MonkeyPatch) -> 
     assert "\x1b" not in log.getvalue()
 
 
+def test_the_eta_spreads_the_tests_of_a_phase_end_over_the_epochs() -> None:
+    log = io.StringIO()
+    training = {**LINE, "seconds": {"train": 10.0}}
+    phase_end = {**LINE, "epoch": 2, "replaced": True, "seconds": {"train": 9.0, "observers": 60.0}}
+    with progress_of_5_epochs(Console(file=log, soft_wrap=True, highlight=False)) as progress:
+        progress.epoch([training, phase_end])
+    assert log.getvalue().endswith("eta 0:01:57\n")  # 3 epochs of 9 + (0 + 60) / 2 seconds
+
+
 def test_a_terminal_shows_eta_and_the_current_error(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("phaseavg.training.progress.REFRESH_SECONDS", 0)
     terminal = io.StringIO()
     terminal.isatty = lambda: True
     console = Console(file=terminal, width=200)
     with progress_of_5_epochs(console) as progress:
-        progress.epoch(LINE)
+        progress.epoch([LINE])
         progress.step(9, lambda: 44.4)
         progress.step(10, lambda: 33.3)
     shown = re.sub(r"\x1b\[[^a-zA-Z]*[a-zA-Z]", "", terminal.getvalue())  # without colours
