@@ -35,9 +35,6 @@ from phaseavg.targets import unknown_message
 
 USER_ERROR, FAILED, INTERRUPTED = 2, 1, 130
 
-MULTIRUN = ("-m", "--multirun")
-"""The flag of a sweep; Hydra does not accept it between overrides, so it is moved forward."""
-
 SWEEP_OVERRIDES = ("tracking.cells", "share.guests", "deadline")
 """Overrides that a sweep adds to the user's, and that say little to them."""
 
@@ -187,6 +184,10 @@ def _print_failure(error: Exception, where: str = "", program: str = "train.py")
     return FAILED
 
 
+def _is_override(argument: str) -> bool:
+    return argument.startswith("~") or ("=" in argument and not argument.startswith("-"))
+
+
 def command_line(main: Callable[[], Any]) -> int:
     """Run a Hydra entry point and return its exit status.
 
@@ -197,7 +198,8 @@ def command_line(main: Callable[[], Any]) -> int:
     """
     global _failures
     argv[:] = sys.argv
-    sys.argv[1:] = sorted(argv[1:], key=lambda argument: argument not in MULTIRUN)
+    # Hydra does not accept -m and other options between overrides.
+    sys.argv[1:] = sorted(argv[1:], key=_is_override)
     os.environ["HYDRA_FULL_ERROR"] = "1"  # makes Hydra raise instead of exit
     _failures = []
     try:

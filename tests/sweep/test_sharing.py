@@ -209,8 +209,8 @@ def test_a_preset_may_set_the_averaging(prompt: Prompt, tmp_path: Path, steps: l
         "averaging: {weights: {gamma0: 0.95}}",
     ]
     (tmp_path / "mine/preset/own.yaml").write_text("\n".join(lines))
-    command = ("--config-dir", "mine", "-m", *SHORT, "preset=own", "optimizer_state=keep,reset")
-    status, _, err = prompt(*command)
+    values = ("preset=own", "optimizer_state=keep,reset")
+    status, _, err = prompt(*SHORT, "-m", "--config-dir", "mine", *values)  # in any order
     assert (status, err) == (0, "")
     assert len(steps) == STEPS * (2 + 3 + 3)
 

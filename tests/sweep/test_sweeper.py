@@ -135,7 +135,7 @@ def test_a_failed_run_is_recorded_and_the_others_continue(
     assert re.search(
         r"failed in the last attempt:\n\S+seed1\S+: RuntimeError\('a part broke'\)", out
     )
-    status, out, err = prompt(*SHORT, "-m", "seed=0,1,2,3")  # -m may stand anywhere
+    status, out, err = prompt("-m", *SHORT, "seed=0,1,2,3")
     assert (status, err) == (0, "")
     assert out.splitlines()[-1] == "sweep: 2 finished, 2 finished before"
     assert out.index("-seed3-") < out.index("-seed1-")  # a run that failed before comes last
