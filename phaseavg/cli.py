@@ -2,14 +2,16 @@
 
 import functools
 import inspect
+import io
 import os
 import sys
 import tempfile
 import time
 import traceback
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, redirect_stderr, redirect_stdout, suppress
 from pathlib import Path
-from typing import Any
+from typing import Any, TextIO
 
 import yaml
 from hydra.core.hydra_config import HydraConfig
@@ -85,6 +87,52 @@ def other_process() -> bool:
     return launched() and os.environ["RANK"] != "0"
 
 
+class LastingOutput:
+    """An output stream that goes on if its reader has ended, like a `tee` that Ctrl-C ends, too.
+
+    Characters that its encoding does not have are escaped.
+
+    Args:
+        stream: the stream.
+    """
+
+    def __init__(self, stream: TextIO) -> None:
+        self._stream = stream
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")
+
+    def write(self, text: str) -> int:
+        """Write text."""
+        with self._lasting():
+            self._stream.write(text)
+        return len(text)
+
+    def flush(self) -> None:
+        """Write what is buffered."""
+        with self._lasting():
+            self._stream.flush()
+
+    @contextmanager
+    def _lasting(self) -> Iterator[None]:
+        try:
+            yield
+        except BrokenPipeError:
+            os.dup2(os.open(os.devnull, os.O_WRONLY), self._stream.fileno())
+            with suppress(OSError):  # both streams may have had this reader
+                print("the reader of the output has ended; going on without it", file=sys.stderr)
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._stream, name)
+
+
+@contextmanager
+def lasting_output() -> Iterator[None]:
+    """In this context, standard output and standard error are a `LastingOutput`."""
+    out, err = (stream and LastingOutput(stream) for stream in (sys.stdout, sys.stderr))
+    with redirect_stdout(out), redirect_stderr(err):
+        yield
+
+
 def one_line_errors(main: Callable[[], int]) -> Callable[[], int]:
     """Wrap a script's entry point: a mistake prints one line and returns status 2.
 
@@ -94,6 +142,7 @@ def one_line_errors(main: Callable[[], int]) -> Callable[[], int]:
     program = Path(inspect.getfile(main)).name
 
     @functools.wraps(main)
+    @lasting_output()
     def entry() -> int:
         try:
             return main()
@@ -188,6 +237,7 @@ def _is_override(argument: str) -> bool:
     return argument.startswith("~") or ("=" in argument and not argument.startswith("-"))
 
 
+@lasting_output()
 def command_line(main: Callable[[], Any]) -> int:
     """Run a Hydra entry point and return its exit status.
 

@@ -1,6 +1,8 @@
 """Command lines: what a user sees of success, mistakes and failures."""
 
+import io
 import json
+import os
 import pickle
 import re
 import signal
@@ -12,7 +14,7 @@ import pytest
 from conftest import TINY, Prompt
 from omegaconf import DictConfig
 
-from phaseavg.cli import _run_sweep_job
+from phaseavg.cli import LastingOutput, _run_sweep_job
 from phaseavg.errors import Diverged, Interrupted, JobFailed, UserError
 
 MISTAKES = {
@@ -185,3 +187,19 @@ def test_a_failed_run_of_a_sweep_keeps_no_memory(
     with pytest.raises(kept, match="out of memory"):
         _run_sweep_job(job, DictConfig({}), hydra)
     assert held[0]() is None
+
+
+def test_output_goes_on_if_its_reader_has_ended(capfd: pytest.CaptureFixture[str]) -> None:
+    reading, writing = os.pipe()
+    with os.fdopen(writing, "w") as stream:
+        output = LastingOutput(stream)
+        os.close(reading)
+        for _ in range(3):
+            print("a line", file=output, flush=True)
+    assert capfd.readouterr().err == "the reader of the output has ended; going on without it\n"
+
+
+def test_output_escapes_characters_that_its_encoding_does_not_have() -> None:
+    stream = io.TextIOWrapper(io.BytesIO(), encoding="ascii")
+    print("3×8×8", file=LastingOutput(stream), flush=True)
+    assert stream.buffer.getvalue() == b"3\\xd78\\xd78\n"

@@ -1,5 +1,6 @@
 """The running average of a model's parameters."""
 
+import re
 from itertools import compress
 from pathlib import Path
 from typing import Any, ClassVar
@@ -25,6 +26,10 @@ def is_averaged(parameter: Tensor) -> bool:
     return parameter.is_complex() or (parameter.is_floating_point() and parameter.itemsize > 1)
 
 
+WRAPPERS = re.compile(r"\b(_orig_mod|module|_checkpoint_wrapped_module)\.")
+"""What `torch.compile`, DDP and activation checkpointing of submodules add to names."""
+
+
 class ParameterSelection:
     """The parameters to average: all, or those that were trainable at construction.
 
@@ -32,9 +37,10 @@ class ParameterSelection:
     """
 
     def __init__(self, model: nn.Module, trainable_only: bool) -> None:
-        parameters = list(unwrapped(model).parameters())
-        self._shapes = [p.shape for p in parameters]
-        self._selected = [p.requires_grad or not trainable_only for p in parameters]
+        parameters = dict(unwrapped(model).named_parameters())
+        self._shapes = [p.shape for p in parameters.values()]
+        self._selected = [p.requires_grad or not trainable_only for p in parameters.values()]
+        self.names = [WRAPPERS.sub("", name) for name in compress(parameters, self._selected)]
 
     def tensors(self, model: nn.Module) -> dict[str, Tensor]:
         """Return the selected parameters by name, detached; a DTensor gives its local shard.
@@ -154,7 +160,10 @@ class WeightAverage:
 
     def state_dict(self) -> dict[str, Any]:
         """Return θ̄ and the other tensors of the average; of a sharded model, this process's."""
-        return {name: getattr(self, name) for name in self.STORED} | {"shard": self._shard}
+        return {name: getattr(self, name) for name in self.STORED} | {
+            "names": self._parameters.names,
+            "shard": self._shard,
+        }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Restore a state returned by `state_dict`.
@@ -171,5 +180,9 @@ class WeightAverage:
         own, saved = ([t for name in self.STORED for t in d[name]] for d in (vars(self), state))
         if [(t.shape, t.dtype) for t in own] != [(t.shape, t.dtype) for t in saved]:
             raise ValueError("average: the state was saved for parameters of other shapes or types")
+        names = self._parameters.names
+        for name, other in zip(names, state.get("names", names), strict=True):
+            if name != other:
+                raise ValueError(f"average: the state was saved with {other} in place of {name}")
         for tensor, value in zip(own, saved, strict=True):
             tensor.copy_(value)

@@ -2,7 +2,7 @@
 
 import copy
 import warnings
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from inspect import ismethod
 from itertools import accumulate, pairwise
 from operator import index
@@ -54,8 +54,8 @@ class Averager:
     ) -> Self:
         """Return an averager whose phases end where a scheduler lowers the learning rate.
 
-        The learning rate of the first parameter group must be a function of the epoch alone. If
-        the scheduler steps after every update, give `total_epochs` in updates.
+        A phase ends where the rate of any parameter group falls; the rates must be functions of the
+        epoch alone. If the scheduler steps after every update, give `total_epochs` in updates.
 
         Raises:
             ValueError: if the scheduler has been stepped, or most of its phases would have a single
@@ -174,6 +174,8 @@ class Averager:
             ValueError: if the class, phases or coefficients of the saved averager differ, or the
                 state was saved for another network.
         """
+        if not isinstance(state, Mapping) or not state.keys() >= {"settings", "ended", "average"}:
+            raise ValueError("state: is not from an averager's state_dict()")
         for name, value in self._settings().items():
             if (saved := state["settings"].get(name)) != value:
                 raise ValueError(f"{name}={value}: the state was saved with {name}={saved}")
@@ -294,8 +296,8 @@ def _phase_lengths(scheduler: LRScheduler, total_epochs: int) -> list[int]:
     first = getattr(scheduler, "_schedulers", [scheduler])[0]  # ChainedScheduler counts no steps
     if not hasattr(first, "last_epoch"):
         raise TypeError(
-            f"scheduler={type(scheduler).__name__}: must be a scheduler of torch; with accelerate, "
-            "the one before `prepare`"
+            f"scheduler={type(scheduler).__name__}: must be a scheduler of torch; with "
+            "accelerate, pass epochs=[…]"
         )
     if steps := first.last_epoch:
         raise ValueError(f"scheduler.last_epoch={steps}: create the averager before stepping")
@@ -309,14 +311,18 @@ def _phase_lengths(scheduler: LRScheduler, total_epochs: int) -> list[int]:
         # A copy of a bound method would copy its object, such as the whole module.
         shared |= {id(f): f for f in getattr(one, "lr_lambdas", []) if ismethod(f)}
     replica = copy.deepcopy(scheduler, shared)
-    rates = [float(optimizer.param_groups[0]["lr"])]
+    rates = [[float(group["lr"]) for group in optimizer.param_groups]]
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # torch warns that the optimizer has not been stepped
         for _ in range(total_epochs - 1):
             replica.step()
-            rates.append(float(optimizer.param_groups[0]["lr"]))
+            rates.append([float(group["lr"]) for group in optimizer.param_groups])
     # A warm-up may end a rounding error above the full rate.
-    ends = [epoch for epoch, (a, b) in enumerate(pairwise(rates), start=1) if b < a * (1 - 1e-9)]
+    ends = [
+        epoch
+        for epoch, pair in enumerate(pairwise(rates), start=1)
+        if any(after < before * (1 - 1e-9) for before, after in zip(*pair, strict=True))
+    ]
     lengths = [b - a for a, b in pairwise([0, *ends, total_epochs])]
     if total_epochs > 2 and lengths.count(1) > len(lengths) / 2:
         raise ValueError(

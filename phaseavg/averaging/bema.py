@@ -34,7 +34,7 @@ class BEMA:
         for name, value in {"kappa": kappa, "eta": eta, "lag": lag}.items():
             if not value >= 0:
                 raise ValueError(f"{name}={value} must not be negative")
-        self.kappa, self.eta, self.lag = kappa, eta, lag
+        self.kappa, self.eta, self.lag = float(kappa), float(eta), float(lag)
 
     def beta(self, t: int) -> float:
         """Return β_t."""

@@ -68,7 +68,7 @@ class Exponential:
     def __init__(self, gamma0: float = 0.9) -> None:
         if not 0.0 < gamma0 < 1.0:
             raise ValueError(f"gamma0={gamma0} must lie strictly between 0 and 1")
-        self.gamma0 = gamma0
+        self.gamma0 = float(gamma0)
 
     def step(self, t: int, epochs: int) -> float:
         """Return w_t = (1 − γ) / (1 − γ^t), which debiases the average at every t.
@@ -94,7 +94,7 @@ class HalfLife(Exponential):
         gamma0 = 0.5 ** (1 / (80 * fraction)) if fraction > 0 else 0.0
         if not 0 < gamma0 < 1:  # also after underflow and rounding
             raise ValueError(f"fraction={fraction} must be between 0.0001 and 1e13")
-        self.fraction = fraction
+        self.fraction = float(fraction)
         super().__init__(gamma0)
 
 
@@ -121,7 +121,7 @@ class Tail:
     def __init__(self, fraction: float) -> None:
         if not 0 < fraction <= 1:
             raise ValueError(f"fraction={fraction} must be above 0 and at most 1")
-        self.fraction = fraction
+        self.fraction = float(fraction)
 
     def step(self, t: int, epochs: int) -> float:
         """Return w_t = 1 / (t − (T − k)), or 1 before the last k epochs."""
@@ -151,7 +151,7 @@ class Power:
     def __init__(self, gamma: float) -> None:
         if not 0 <= gamma < math.inf:
             raise ValueError(f"gamma={gamma} must be finite and not negative")
-        self.gamma = gamma
+        self.gamma = float(gamma)
 
     def step(self, t: int, epochs: int) -> float:
         """Return w_t = 1 − (1 − 1/t)^(γ + 1)."""
@@ -246,7 +246,7 @@ class Blend:
     def __init__(self, weights: Weights, amount: float = 0.5) -> None:
         if not 0 <= amount <= 1:
             raise ValueError(f"amount={amount} must be between 0 and 1")
-        self.weights, self.amount = require_weights(weights), amount
+        self.weights, self.amount = require_weights(weights), float(amount)
 
     def step(self, t: int, epochs: int) -> float:
         """Return w_t of the average; at t = T, 1 − λ (1 − w_T)."""

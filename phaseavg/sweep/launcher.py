@@ -31,6 +31,7 @@ from hydra.types import HydraContext, TaskFunction
 from joblib import cpu_count
 from omegaconf import DictConfig, open_dict
 
+from phaseavg.cli import lasting_output
 from phaseavg.errors import Interrupted, NotStarted, OutOfTime, ProcessLost, UserError
 from phaseavg.signals import StopSignals
 from phaseavg.sweep.launch import failed_job
@@ -204,6 +205,7 @@ def _end_with_parent() -> None:
     os._exit(1)
 
 
+@lasting_output()
 def train_job(number: int, overrides: Sequence[str]) -> JobReturn:
     """Train a job in this process, and prefix its output lines with the job name."""
     global _training

@@ -199,6 +199,19 @@ def test_state_of_another_averager_is_rejected(other, message):
     np.testing.assert_array_equal(flat(averager.averaged(small_network())), before)
 
 
+def test_the_state_of_other_layers_of_the_same_shapes_is_rejected():
+    first, second = (nn.Sequential(nn.Linear(2, 2), nn.Linear(2, 2)) for _ in range(2))
+    first[1].requires_grad_(False)
+    second[0].requires_grad_(False)
+    state = Phasewise(first, [1], trainable_only=True).state_dict()
+    with pytest.raises(ValueError, match=r"average: the state was saved with 0.weight in place of"):
+        Phasewise(second, [1], trainable_only=True).load_state_dict(state)
+    second[1] = torch.compile(second[1], backend="eager")  # names with _orig_mod
+    state = Phasewise(second, [1], trainable_only=True).state_dict()
+    second[1] = nn.Linear(2, 2)
+    Phasewise(second, [1], trainable_only=True).load_state_dict(state)
+
+
 def test_state_of_rna_has_window_and_settings_but_not_the_folder(tmp_path):
     model = small_network()
     saved = AtEnd(model, [2], RNA(tmp_path, rho=0.1)).state_dict()
@@ -215,6 +228,12 @@ def test_state_of_rna_has_window_and_settings_but_not_the_folder(tmp_path):
     saved = AtEnd(model, [1, 1]).state_dict()
     with pytest.raises(ValueError, match=r"windows=\[\[1, 2\]\]: .* windows=\[\[0, 2\]\]"):
         AtEnd(model, [1, 1], window="phase").load_state_dict(saved)
+
+
+@pytest.mark.parametrize("state", [None, {}, nn.Linear(1, 1).state_dict()])
+def test_what_is_not_a_state_is_rejected(state):
+    with pytest.raises(ValueError, match="state: is not from an averager's state_dict"):
+        Phasewise(nn.Linear(1, 1), [1]).load_state_dict(state)
 
 
 def test_invalid_window_is_rejected_with_the_choices():
