@@ -62,7 +62,9 @@ def test_verdict_by_position_of_the_interval() -> None:
     assert verdict([1.0, 1.1, 1.2], 2) == "holds"
     assert verdict([-1.0, 0.0, -0.5], 0) == "open"
     low, high = interval([1.0, 2.0])
-    assert (verdict([1.0, 2.0], low), verdict([1.0, 2.0], high)) == ("open", "open")
+    margins = (low - 1e-6, low + 1e-6, high - 1e-6, high + 1e-6)
+    verdicts = [verdict([1.0, 2.0], margin) for margin in margins]
+    assert verdicts == ["does not hold", "open", "open", "holds"]
     # With zero variance the margin decides.
     assert verdict([1.0, 1.0, 1.0], 0) == "does not hold"
     assert verdict([0.0, 0.0, 0.0], 0) == verdict([1.0, 1.0, 1.0], np.nan) == "open"

@@ -129,7 +129,7 @@ def read_numbers(path: Path, run: TrajectoryRun, columns: Sequence[str]) -> pd.D
     if not path.exists():
         return pd.DataFrame(columns=columns)
     try:
-        numbers = pd.read_csv(path, engine="python")  # the C engine rounds the last bit
+        numbers = pd.read_csv(path)
         run_ids = set(numbers[columns]["run_id"])  # a KeyError if any column is missing
     except (OSError, ValueError, KeyError) as error:
         raise UserError(f"{path}: damaged; remove it to measure the numbers again") from error

@@ -250,7 +250,7 @@ def test_points_with_changed_weights_are_measured_again(
 ) -> None:
     path = tmp_path / f"fig3-{run.name}.csv"
     before = numbers("fig3", run, tmp_path)
-    frame = pd.read_csv(path, engine="python")
+    frame = pd.read_csv(path)
     frame.loc[2, ["weights", "test_loss"]] = ["1-2", 7.0]
     frame.to_csv(path, index=False)
     taken = count_measured(monkeypatch)
