@@ -40,7 +40,12 @@ def main() -> int:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("weights", nargs="+", type=Path, help="files, folders, or a run folder")
-    parser.add_argument("--average", action="append", metavar="NAME=VALUE", help="repeatable")
+    parser.add_argument(
+        "--average",
+        action="append",
+        metavar="NAME=VALUE",
+        help=f"repeatable; default: {', '.join(DEFAULTS)}",
+    )
     parser.add_argument("--stored", nargs="+", metavar="T:GAMMA", help="the files are averages")
     parser.add_argument("--output", type=Path, default=Path("averages"), help="folder")
     parser.add_argument("--figure", action="store_true", help="for a run: write averages.svg, too")
