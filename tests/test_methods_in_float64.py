@@ -1,9 +1,8 @@
-"""Compare each method in float64, in a custom loop, with a program written from the paper.
+"""Compare averaging and Lookahead in float64, in a custom loop, with a program from the paper.
 
 The program shares nothing with the package but the network and torch's gradients.
 """
 
-import math
 from contextlib import nullcontext
 from functools import partial
 
@@ -18,15 +17,12 @@ from phaseavg.averaging import (
     BEMA,
     RNA,
     AtEnd,
-    Blend,
-    Exponential,
     NoAveraging,
     Phasewise,
-    Tail,
     Uniform,
     recompute_batchnorm,
 )
-from phaseavg.optim import AdaBound, Lookahead
+from phaseavg.optim import Lookahead
 
 PHASES, RATES, DECAY = [4, 3, 2], [1, 0.1, 0.01], 1e-3
 BATCHES = 4  # of an epoch; 5 steps of Lookahead do not divide it, nor a phase
@@ -116,15 +112,12 @@ def from_the_paper(update, average, windows, k=None):
     return found
 
 
-def exponential(gamma0):
-    return lambda thetas: algorithm_1(thetas[1:], gamma0, len(thetas) - 1)[-1]
+def exponential(thetas):
+    return algorithm_1(thetas[1:], 0.9, len(thetas) - 1)[-1]
 
 
 SGD = partial(torch.optim.SGD, lr=0.1, momentum=0.9, weight_decay=DECAY)
-ADAM = partial(torch.optim.Adam, lr=1e-2, weight_decay=DECAY)
-ADABOUND = partial(AdaBound, lr=1e-2, weight_decay=DECAY)
 MOMENTUM = partial(optimizer_reference.SGD, eta=0.1, mu=0.9, decay=DECAY)
-ADAPTIVE = {"eta": 1e-2, "decay": DECAY}
 EACH, WHOLE, LAST = [(0, 4), (4, 7), (7, 9)], [(0, 9)], [(7, 9)]
 PLAIN, OURS, END = (partial(kind, epochs=PHASES) for kind in (NoAveraging, Phasewise, AtEnd))
 
@@ -141,14 +134,6 @@ def learnt(thetas):
     return rna(thetas, 1e-2)[1]
 
 
-def tail(thetas):
-    return thetas[-math.ceil((len(thetas) - 1) / 4) :].mean(0)
-
-
-def blend(thetas):
-    return 0.75 * thetas[-1] + 0.25 * exponential(0.9)(thetas)
-
-
 def bema(thetas):
     ema = thetas[0]
     for t, theta in enumerate(thetas[1:], start=1):
@@ -158,44 +143,14 @@ def bema(thetas):
 
 METHODS = {
     "sgd": (SGD, PLAIN, MOMENTUM, None, []),
-    "phase-wise": (SGD, OURS, MOMENTUM, exponential(0.9), EACH),
-    "phase-wise, 0.5": (
-        SGD,
-        partial(OURS, weights=Exponential(0.5)),
-        MOMENTUM,
-        exponential(0.5),
-        EACH,
-    ),
+    "phase-wise": (SGD, OURS, MOMENTUM, exponential, EACH),
     "uniform": (SGD, partial(OURS, weights=Uniform()), MOMENTUM, mean, EACH),
-    "tail": (SGD, partial(OURS, weights=Tail(0.25)), MOMENTUM, tail, EACH),
-    "blend": (SGD, partial(OURS, weights=Blend(Exponential(), 0.25)), MOMENTUM, blend, EACH),
     "bema": (SGD, partial(OURS, weights=BEMA()), MOMENTUM, bema, EACH),
-    "at the end": (SGD, END, MOMENTUM, exponential(0.9), WHOLE),
-    "last phase": (SGD, partial(END, window="phase"), MOMENTUM, exponential(0.9), LAST),
+    "at the end": (SGD, END, MOMENTUM, exponential, WHOLE),
+    "last phase": (SGD, partial(END, window="phase"), MOMENTUM, exponential, LAST),
     "learnt": (SGD, None, MOMENTUM, learnt, EACH),
-    "adam, phase-wise": (
-        ADAM,
-        OURS,
-        partial(optimizer_reference.Adam, **ADAPTIVE),
-        exponential(0.9),
-        EACH,
-    ),
-    "amsgrad": (
-        partial(ADAM, amsgrad=True),
-        PLAIN,
-        partial(optimizer_reference.AMSGrad, **ADAPTIVE),
-        None,
-        [],
-    ),
-    "adabound, phase-wise": (
-        ADABOUND,
-        OURS,
-        partial(optimizer_reference.AdaBound, **ADAPTIVE),
-        exponential(0.9),
-        EACH,
-    ),
     "lookahead": (lookahead, PLAIN, MOMENTUM, None, []),
-    "lookahead, phase-wise": (lookahead, OURS, MOMENTUM, exponential(0.9), EACH),
+    "lookahead, phase-wise": (lookahead, OURS, MOMENTUM, exponential, EACH),
 }
 
 
