@@ -59,22 +59,6 @@ def trained(make, epochs, deltas):
     return np.array(thetas), replaced
 
 
-def test_two_phases_match_a_manual_calculation():
-    # T = 2 in both phases and γ = γ0^(80/2) = ½, so that an average is ⅓ θ_1 + ⅔ θ_2.
-    model = nn.Linear(1, 1, bias=False).double()
-    overwrite(model, [0.0])
-    averager = Phasewise(model, epochs=[2, 2], weights=Exponential(0.5 ** (2 / 80)))
-
-    def epoch(delta):
-        train_epoch(model, delta)
-        return averager.epoch_end(model), model.weight.item(), flat(averager.averaged(model)).item()
-
-    assert epoch(3) == (False, 3, 3)  # 0 + 3, as trained
-    assert epoch(3) == (True, pytest.approx(5), pytest.approx(5))  # ⅓ · 3 + ⅔ · 6
-    assert epoch(3) == (False, pytest.approx(8), pytest.approx(8))  # from 5 on, and nothing of 3, 6
-    assert epoch(6) == (True, pytest.approx(12), pytest.approx(12))  # ⅓ · 8 + ⅔ · 14
-
-
 @pytest.mark.parametrize(
     ("make", "expected"),
     [
