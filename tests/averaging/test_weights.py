@@ -105,18 +105,6 @@ def test_stored_averages_are_recovered_and_others_are_the_nearest_combination():
         np.testing.assert_allclose(actual @ profiles, expected @ profiles, atol=2e-5)
 
 
-def test_a_reconstructed_average_is_near_the_one_that_was_not_stored():
-    stored = [(t, gamma) for t in range(250, 2001, 250) for gamma in (16.97, 6.94)]
-    alphas = np.zeros((len(stored), 2000))
-    for row, (t, gamma) in zip(alphas, stored, strict=True):
-        row[:t] = products(Power(gamma), t)
-    wanted = np.array(products(Power(10.0), 2000))
-    found = reconstruct(stored, 2000, 10.0) @ alphas
-    assert found.sum() == pytest.approx(1, abs=5e-3)
-    assert np.linalg.norm(found - wanted) <= 0.02 * np.linalg.norm(wanted)
-    assert np.linalg.norm(alphas[-1] - wanted) > 0.15 * np.linalg.norm(wanted)  # nearest stored
-
-
 @pytest.mark.parametrize("amount", [0, 0.25, 1])
 @pytest.mark.parametrize("epochs", LENGTHS)
 def test_a_blend_adds_the_last_weights(amount, epochs):
