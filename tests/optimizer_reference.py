@@ -47,7 +47,7 @@ class Adam:
 
 
 class AdaBound(Adam):
-    """Luo et al. (2019), as in the authors' code; `at_lower`, `at_upper`: the elements clamped.
+    """Luo et al. (2019), as in the authors' code.
 
     Algorithm 1 of the paper has no bias corrections and divides the rates by √t.
     """
@@ -62,7 +62,6 @@ class AdaBound(Adam):
         lower, upper = f * (1 - 1 / (self.gamma * t + 1)), f * (1 + 1 / (self.gamma * t))
         eta = self.eta * np.sqrt(1 - self.beta2**t) / (1 - self.beta1**t)
         eta = eta / (np.sqrt(self.v) + self.epsilon)
-        self.at_lower, self.at_upper = eta < lower, eta > upper
         return np.clip(eta, lower, upper) * self.m
 
 
