@@ -3,8 +3,6 @@
 Written from the papers and not from the package. Each has θ, its rate η, and `step(g)`.
 """
 
-import io
-
 import numpy as np
 import torch
 from torch import nn
@@ -180,11 +178,3 @@ def push(optimizer, *gradients):
         p.grad = None if gradient is None else torch.full_like(p, gradient)
     optimizer.step()
     return [p.item() for p in params_of(optimizer)]
-
-
-def saved_and_loaded(value):
-    """Return a copy of `value`, by way of a file."""
-    file = io.BytesIO()
-    torch.save(value, file)
-    file.seek(0)
-    return torch.load(file, weights_only=True)

@@ -4,6 +4,8 @@ Written from the paper and not from the package, which is compared with it.
 """
 # ruff: noqa: N803
 
+import io
+
 import numpy as np
 import torch
 from torch import nn
@@ -84,3 +86,11 @@ def small_network():
 
 def relative_error(actual, expected):
     return np.linalg.norm(np.subtract(actual, expected)) / np.linalg.norm(expected)
+
+
+def saved_and_loaded(value):
+    """Return a copy of `value`, by way of a file."""
+    file = io.BytesIO()
+    torch.save(value, file)
+    file.seek(0)
+    return torch.load(file, weights_only=True)

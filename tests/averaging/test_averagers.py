@@ -1,7 +1,6 @@
 """Averagers: replacement of the weights, state and error messages."""
 
 import copy
-import io
 import math
 from functools import partial
 from types import SimpleNamespace
@@ -15,6 +14,7 @@ from reference import (
     overwrite,
     random_trajectory,
     relative_error,
+    saved_and_loaded,
     small_network,
 )
 from torch import nn
@@ -142,10 +142,7 @@ def test_a_restored_averager_continues_exactly(make, done):
     for delta in deltas[:done]:
         train_epoch(model, delta)
         averager.epoch_end(model)
-    saved = io.BytesIO()
-    torch.save((model.state_dict(), averager.state_dict()), saved)
-    saved.seek(0)
-    state, averager_state = torch.load(saved, weights_only=True)
+    state, averager_state = saved_and_loaded((model.state_dict(), averager.state_dict()))
     model = small_network()
     averager = make(model, EPOCHS)  # made from other weights
     model.load_state_dict(state)
@@ -299,13 +296,10 @@ class WithAttributes:
         return self.factor * self.function(t)
 
 
-def test_a_state_is_loaded_whatever_made_its_numbers(tmp_path):
+def test_a_state_is_loaded_whatever_made_its_numbers():
     model = small_network()
-    lengths = np.diff([0, 2, 5])
-    torch.save(
-        Phasewise(model, lengths, WithAttributes(np.float64(1.0))).state_dict(), tmp_path / "a"
-    )
-    state = torch.load(tmp_path / "a", weights_only=True)
+    averager = Phasewise(model, np.diff([0, 2, 5]), WithAttributes(np.float64(1.0)))
+    state = saved_and_loaded(averager.state_dict())
     Phasewise(model, [2, 3], WithAttributes(1.0)).load_state_dict(state)
 
 

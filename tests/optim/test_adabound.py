@@ -11,7 +11,6 @@ from optimizer_reference import (
     parameters,
     push,
     reference_trajectory,
-    saved_and_loaded,
     scalar,
     set_gradients,
     start,
@@ -19,6 +18,7 @@ from optimizer_reference import (
     trajectory,
     vector,
 )
+from reference import saved_and_loaded
 from torch import nn
 from torch.optim.lr_scheduler import LambdaLR
 

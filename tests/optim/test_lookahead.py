@@ -13,7 +13,6 @@ from optimizer_reference import (
     params_of,
     push,
     reference_trajectory,
-    saved_and_loaded,
     scalar,
     set_gradients,
     start,
@@ -21,6 +20,7 @@ from optimizer_reference import (
     trajectory,
     vector,
 )
+from reference import saved_and_loaded
 from torch import nn
 from torch.optim import LBFGS, SGD, Adam, Optimizer
 from torch.optim.lr_scheduler import OneCycleLR
