@@ -5,6 +5,7 @@ import pickle
 from argparse import Namespace
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -230,60 +231,12 @@ class Malicious:
         return Path.touch, (Path("executed"),)
 
 
-def other_tensors(folder: Path) -> None:
-    write_state_dict(folder / "b", {"layer.weight": torch.ones(2)})
-
-
-def truncated(folder: Path) -> None:
-    content = (folder / "a.pt").read_bytes()
-    (folder / "b.pt").write_bytes(content[:100])
-
-
-def no_tensors(folder: Path) -> None:
-    torch.save({"epoch": 3}, folder / "b.pt")
-
-
-def malicious(folder: Path) -> None:
-    torch.save({"a": Malicious()}, folder / "b.pt")
-
-
-def legacy_malicious(folder: Path) -> None:
-    (folder / "b.pt").write_bytes(pickle.dumps({"a": Malicious()}, protocol=2))
-
-
-def pointer(folder: Path) -> None:
-    (folder / "b.pt").write_text("version https://git-lfs.github.com/spec/v1\n")
-
-
-def empty_index(folder: Path) -> None:
-    (folder / "b").mkdir()
-    (folder / "b/model.safetensors.index.json").write_text("{}")
-
-
-def complex_numbers(folder: Path) -> None:
-    state = states(1)[0]
-    write_state_dict(folder / "b", state | {"scale": state["scale"].to(torch.complex64)})
-
-
-def infinite(folder: Path) -> None:
-    write_state_dict(folder / "b", {"weight": torch.full((2,), torch.inf)})
-
-
-def linked(folder: Path) -> None:
-    (folder / "in").mkdir()
-    (folder / "in/a.pt").symlink_to(folder / "a.pt")
-
-
-def sparse(folder: Path) -> None:
-    torch.save({"weight": torch.ones(2).to_sparse()}, folder / "b.pt")
-
-
 TWO = ["a.pt", "a.pt"]
 POWER = ["--average=power=3", "--stored"]
 
 
 @pytest.mark.parametrize(
-    ("damage", "arguments", "message"),
+    ("content", "arguments", "message"),
     [
         (None, ["nowhere"], "nowhere: no weights found; choices: files *.safetensors"),
         (None, ["."], "a.pt: the only file; an average needs two or more"),
@@ -304,29 +257,35 @@ POWER = ["--average=power=3", "--stored"]
         (None, [*TWO, *POWER, "1:2", "1:2"], "average power=3: two stored averages have the same"),
         (None, [*TWO, *POWER, "1:1e308", "2:2"], "average power=3: a gamma is too large"),
         (None, [*TWO, "--output", "."], "--output=.: contains the weights; choose another"),
-        (linked, ["in/a.pt", "in/a.pt", "--output", "in"], "--output=in: contains the weights"),
-        (other_tensors, ["."], "file 1 of 2: bn.num_batches_tracked is missing, or has another"),
-        (truncated, ["."], "b.pt: no readable weights"),
-        (complex_numbers, ["."], "file 1 of 2: scale is missing, or has another shape or kind"),
-        (infinite, ["b.pt", "b.pt", "--average=rna"], "rna: the weights are not finite"),
-        (no_tensors, ["."], "b.pt: epoch: must be a name with a dense tensor; save"),
-        (sparse, ["."], "b.pt: weight: must be a name with a dense tensor; save"),
-        (malicious, ["."], "b.pt: contains a "),
-        (legacy_malicious, ["."], "b.pt: contains a "),
-        (pointer, ["."], "b.pt: is not a file of torch; save the network's state dict alone"),
-        (empty_index, ["a.pt", "b"], "b: no readable weights (KeyError: 'weight_map')"),
+        (None, ["in/a.pt", "in/a.pt", "--output", "in"], "--output=in: contains the weights"),
+        ({"layer.weight": torch.ones(2)}, ["."], "file 1 of 2: bn.num_batches_tracked is missing"),
+        (b"PK\3\4" + bytes(96), ["."], "b.pt: no readable weights"),
+        (states(1)[0] | {"scale": torch.tensor(1j)}, ["."], "1 of 2: scale is missing, or has"),
+        ({"weight": torch.tensor([torch.inf])}, ["b.pt", "b.pt", "--average=rna"], "not finite"),
+        ({"epoch": 3}, ["."], "b.pt: epoch: must be a name with a dense tensor; save"),
+        ({"weight": torch.ones(2).to_sparse()}, ["."], "b.pt: weight: must be a name with a dense"),
+        ({"a": Malicious()}, ["."], "b.pt: contains a "),
+        (pickle.dumps({"a": Malicious()}, protocol=2), ["."], "b.pt: contains a "),
+        (b"version https://git-lfs.github.com/spec/v1\n", ["."], "b.pt: is not a file of torch"),
+        (None, ["a.pt", "in/b"], "b: no readable weights (KeyError: 'weight_map')"),
     ],
 )
 def test_a_mistake_is_reported_in_one_line(
     script: Prompt,
     tmp_path: Path,
-    damage: Callable[[Path], None] | None,
+    content: bytes | dict[str, Any] | None,
     arguments: list[str],
     message: str,
 ) -> None:
+    """In a folder with a.pt and, of some content, b.pt; others are below `in`."""
     write_state_dict(tmp_path / "a", states(1)[0])
-    if damage:
-        damage(tmp_path)
+    if isinstance(content, bytes):
+        (tmp_path / "b.pt").write_bytes(content)
+    elif content:
+        torch.save(content, tmp_path / "b.pt")
+    (tmp_path / "in/b").mkdir(parents=True)
+    (tmp_path / "in/a.pt").symlink_to(tmp_path / "a.pt")
+    (tmp_path / "in/b/model.safetensors.index.json").write_text("{}")
     before = set(tmp_path.iterdir())
     status, _, err = script("average", *arguments)
     assert status == 2
