@@ -4,6 +4,7 @@ import os
 import signal
 from collections.abc import Iterator
 from typing import Any
+from unittest.mock import Mock
 
 import pytest
 
@@ -37,11 +38,8 @@ def test_the_first_signal_is_recorded_and_the_second_interrupts_at_once(
 def test_a_closed_terminal_does_not_prevent_saving(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    def gone(*_: Any) -> None:
-        raise OSError(5, "Input/output error")
-
     with StopSignals() as signals:
-        monkeypatch.setattr(os, "write", gone)
+        monkeypatch.setattr(os, "write", Mock(side_effect=OSError(5, "Input/output error")))
         signal.raise_signal(signal.SIGTERM)
         assert signals.received == signal.SIGTERM
 
@@ -91,11 +89,8 @@ def test_in_a_slurm_job_a_saved_run_waits_to_be_killed(monkeypatch: pytest.Monke
     class Killed(BaseException):
         pass
 
-    def end(_: float) -> None:
-        raise Killed
-
     monkeypatch.setenv("SUBMITIT_EXECUTOR", "slurm")
-    monkeypatch.setattr("time.sleep", end)
+    monkeypatch.setattr("time.sleep", Mock(side_effect=Killed))
     with StopSignals() as signals:
         signal.raise_signal(signal.SIGTERM)
         with pytest.raises(Killed):

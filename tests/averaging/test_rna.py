@@ -4,6 +4,7 @@ import copy
 import io
 import json
 import os
+from unittest.mock import Mock
 
 import numpy as np
 import pytest
@@ -252,10 +253,7 @@ def test_a_failed_write_leaves_average_and_folder_unchanged(tmp_path, monkeypatc
     thetas = random_trajectory(model, 4)
     overwrite(model, thetas[0])
     averager = Phasewise(model, [3], RNA(tmp_path))
-
-    def full(_):
-        raise OSError(28, "No space left on device")
-
+    full = Mock(side_effect=OSError(28, "No space left on device"))
     for t, theta in enumerate(thetas[1:]):
         overwrite(model, theta)
         coefficients, files = averager.coefficients(), set(tmp_path.iterdir())

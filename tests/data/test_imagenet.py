@@ -5,6 +5,7 @@ import multiprocessing
 import re
 import tarfile
 from pathlib import Path
+from unittest.mock import Mock
 
 import numpy as np
 import pytest
@@ -250,9 +251,7 @@ def test_saved_places_are_not_used_for_other_shards(sharded):
 
 
 def test_the_places_need_not_be_saved(sharded, monkeypatch):
-    def full(*arguments):
-        raise OSError(28, "No space left on device")
-
+    full = Mock(side_effect=OSError(28, "No space left on device"))
     monkeypatch.setattr("phaseavg.data.image_files.write_prepared", full)
     assert image_net(sharded).train_size == TRAIN
 

@@ -9,7 +9,7 @@ import shutil
 import signal
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from unittest.mock import Mock
 
 import pytest
 import torch
@@ -44,10 +44,7 @@ def test_a_full_disk_keeps_the_old_file(
     path.parent.mkdir()
     path.write_bytes(b"old")
 
-    def full(_: int) -> None:
-        raise OSError(28, "No space left on device")
-
-    monkeypatch.setattr("os.fsync", full)
+    monkeypatch.setattr("os.fsync", Mock(side_effect=OSError(28, "No space left on device")))
     with pytest.raises(UserError, match=r"run/written.*No space left on device"):
         write(path)
     assert path.read_bytes() == b"old"
@@ -178,10 +175,7 @@ def test_an_invalid_result_is_renamed(
 def test_an_invalid_result_that_cannot_be_renamed_is_ignored(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def read_only(*_: Path) -> None:
-        raise OSError(30, "Read-only file system")
-
-    monkeypatch.setattr(Path, "replace", read_only)
+    monkeypatch.setattr(Path, "replace", Mock(side_effect=OSError(30, "Read-only file system")))
     (tmp_path / "result.json").write_text(INVALID["half"])
     assert read_result(tmp_path) is None
     assert "cannot be renamed to *.damaged (Read-only file system)" in capsys.readouterr().out
@@ -261,10 +255,8 @@ def test_looking_at_a_lock_does_not_stop_a_run_that_starts(
 def test_a_file_system_without_locks_is_named(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def fail(*_: Any) -> None:
-        raise OSError(38, "Function not implemented")
-
-    monkeypatch.setattr(folder_module.fcntl, "flock", fail)
+    fails = Mock(side_effect=OSError(38, "Function not implemented"))
+    monkeypatch.setattr(folder_module.fcntl, "flock", fails)
     with pytest.raises(UserError, match=f"{tmp_path}: its file system has no locks"):
         RunFolder(tmp_path).__enter__()
 
@@ -272,13 +264,10 @@ def test_a_file_system_without_locks_is_named(
 def test_a_checkpoint_that_cannot_be_read_stays(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def fail(path: Path) -> bytes:
-        raise OSError(116, "Stale file handle")
-
     with RunFolder(tmp_path) as folder:
         folder.save_checkpoint(1, {"step": 1})
         with monkeypatch.context() as patch:
-            patch.setattr(Path, "read_bytes", fail)
+            patch.setattr(Path, "read_bytes", Mock(side_effect=OSError(116, "Stale file handle")))
             with pytest.raises(UserError, match=r"cannot be read \(Stale file handle\)"):
                 folder.load_checkpoint()
         assert folder.load_checkpoint()["step"] == 1

@@ -3,6 +3,7 @@
 from pathlib import Path
 from random import Random
 from typing import Any
+from unittest.mock import Mock
 
 import pytest
 import torch
@@ -238,14 +239,10 @@ def test_a_prefix_that_cannot_be_read_stays(
     path = save_prefix(tmp_path)
     (found,) = saved(tmp_path, KEY, 2)
     with monkeypatch.context() as patch:
-        patch.setattr(Path, "read_bytes", raise_stale)
+        patch.setattr(Path, "read_bytes", Mock(side_effect=OSError(116, "Stale file handle")))
         assert load(found, NAMES) is None
     assert f"{path}: cannot be read (Stale file handle)" in capsys.readouterr().out
     assert load(found, NAMES) is not None
-
-
-def raise_stale(path: Path) -> bytes:
-    raise OSError(116, "Stale file handle")
 
 
 def test_a_prefix_removed_during_loading_is_ignored(tmp_path: Path) -> None:

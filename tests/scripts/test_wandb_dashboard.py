@@ -5,6 +5,7 @@ from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
+from unittest.mock import Mock
 
 import pytest
 import wandb
@@ -72,10 +73,8 @@ def test_saving_needs_a_server_and_reports_errors(
     assert (view.entity, view.project, view.display_name) == ("me", "phaseavg", "Table 1a")
     assert out.startswith("https://wandb.example/me/phaseavg?nw=")
 
-    def rejected() -> None:
-        raise wandb.errors.UsageError("No API key configured. Use `wandb login` to log in.")
-
-    monkeypatch.setattr(wandb, "Api", rejected)
+    error = wandb.errors.UsageError("No API key configured. Use `wandb login` to log in.")
+    monkeypatch.setattr(wandb, "Api", Mock(side_effect=error))
     status, _, err = script("wandb_dashboard", *one)
     assert status == 2
     assert err.startswith("wandb_dashboard.py: not saved: No API key configured.")

@@ -8,6 +8,7 @@ import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
+from unittest.mock import Mock
 
 import pytest
 import torch
@@ -126,11 +127,9 @@ def compare(
 
 
 def test_a_process_that_cannot_reach_the_others_says_so(monkeypatch: pytest.MonkeyPatch) -> None:
-    def fail(*_: object) -> None:
-        raise torch.distributed.DistNetworkError("the server is gone")
-
+    fails = Mock(side_effect=torch.distributed.DistNetworkError("the server is gone"))
     monkeypatch.setattr(processes, "launched", lambda: True)
-    monkeypatch.setattr(torch.distributed, "init_process_group", fail)
+    monkeypatch.setattr(torch.distributed, "init_process_group", fails)
     monkeypatch.setenv("RANK", "1")
     message = r"process 1 lost contact .*the server is gone.*rerun the same command"
     with pytest.raises(ProcessLost, match=message), processes.joined():
@@ -342,10 +341,6 @@ def test_an_error_of_the_first_process_is_raised_in_it(
 ) -> None:
     sent = []
     monkeypatch.setattr(torch.distributed, "broadcast_object_list", lambda o: sent.append([*o]))
-
-    def fail() -> None:
-        raise ValueError("wrong")
-
     with pytest.raises(ValueError, match="wrong"):
-        processes.on_first(fail)()
+        processes.on_first(Mock(side_effect=ValueError("wrong")))()
     assert sent == [[None, "wrong"]]

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Iterator
 from typing import Any, ClassVar
+from unittest.mock import Mock
 
 import pytest
 import torch
@@ -213,10 +214,7 @@ def test_a_capture_error_shows_its_cause_and_out_of_memory_passes_through(
     with pytest.raises(UserError, match="cannot be captured: the reason; choices: false"):
         trained(settings, graphed, 5)
 
-    def without_memory(self: Any, function: Any) -> Results:
-        raise torch.OutOfMemoryError
-
-    monkeypatch.setattr(Recording, "record", without_memory)
+    monkeypatch.setattr(Recording, "record", Mock(side_effect=torch.OutOfMemoryError))
     with pytest.raises(torch.OutOfMemoryError):
         trained(settings, graphed, 5)
 
