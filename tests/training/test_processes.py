@@ -310,15 +310,7 @@ def own(batch_size: int, seed: int, label_noise=0, padding=0, pad_value="") -> D
     raise AssertionError
 
 
-def undivided(
-    batch_size: int,
-    seed: int,
-    label_noise=0,
-    padding=0,
-    pad_value="",
-    rank: int = 0,
-    world_size: int = 1,
-) -> DataSet:
+def undivided(batch_size: int, seed: int, rank: int, world_size: int, **options: Any) -> DataSet:
     """Stand for a user's data set that takes a share and ignores it."""
     return digits(batch_size, seed)
 
