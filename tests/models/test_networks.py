@@ -2,6 +2,7 @@
 
 import math
 import re
+from itertools import pairwise
 
 import pytest
 import torch
@@ -83,30 +84,18 @@ def test_initial_weights(make, linear_std, biased):
         assert linear.bias.count_nonzero() == (len(linear.bias) if biased else 0)
 
 
-# Inputs, outputs and padding of every convolution, in order.
-CONVOLUTIONS = [
-    (3, 128, 1),
-    (128, 128, 1),
-    (128, 128, 1),
-    (128, 256, 1),
-    (256, 256, 1),
-    (256, 256, 1),
-    (256, 512, 0),
-    (512, 256, 1),
-    (256, 128, 1),
-]
-
-
 def test_cnn13_has_the_layers_of_the_paper():
     model = CNN13(10)
     letters = {nn.Conv2d: "C", nn.BatchNorm2d: "B", nn.ReLU: "R", nn.MaxPool2d: "P"}
     layout = "".join(letters[type(layer)] for layer in model.features)
     assert layout == "CBRCBRCBR" + "P" + "CBRCBRCBR" + "P" + "CBRCBRCBR"
-    convolutions = [layer for layer in model.features if isinstance(layer, nn.Conv2d)]
-    assert [(c.in_channels, c.out_channels, c.padding[0]) for c in convolutions] == CONVOLUTIONS
+    widths = [3, 128, 128, 128, 256, 256, 256, 512, 256, 128]
+    assert channels(CNN13) == list(pairwise(widths))
+    convolutions = modules(model, nn.Conv2d)
     assert all(c.kernel_size == (3, 3) and c.stride == (1, 1) for c in convolutions)
-    assert all(c.padding[0] == c.padding[1] and c.bias is None for c in convolutions)
-    norms = [layer for layer in model.features if isinstance(layer, nn.BatchNorm2d)]
+    assert [c.padding for c in convolutions] == [(1, 1)] * 6 + [(0, 0)] + [(1, 1)] * 2
+    assert all(c.bias is None for c in convolutions)
+    norms = modules(model, nn.BatchNorm2d)
     assert [norm.num_features for norm in norms] == [c.out_channels for c in convolutions]
     assert model.features(torch.randn(1, 3, 32, 32)).shape == (1, 128, 6, 6)  # 32, 16, 8, then − 2
 
