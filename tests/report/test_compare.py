@@ -1,12 +1,11 @@
 """Comparison of groups of runs: settings, errors and curves, with made records."""
 
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pandas as pd
 import pytest
-from conftest import TINY, Prompt
+from conftest import TINY, Compose, Prompt
 from made_records import make_record, metrics_line
 
 from phaseavg.config import Settings
@@ -18,8 +17,6 @@ from phaseavg.report.compare import (
     read_groups,
     summarise,
 )
-
-Settled = Callable[..., Settings]
 
 
 def history(error: float) -> list[dict[str, Any]]:
@@ -44,7 +41,7 @@ def read(*arguments: str | Path) -> tuple[pd.DataFrame, ...]:
 
 
 def test_runs_that_differ_only_in_their_seed_form_a_group(
-    compose_settings: Settled, tmp_path: Path
+    compose_settings: Compose, tmp_path: Path
 ) -> None:
     for seed, error in enumerate((20.0, 21.0, 22.0)):
         leave(compose_settings(*TINY, f"seed={seed}"), error)
@@ -72,7 +69,7 @@ def test_runs_that_differ_only_in_their_seed_form_a_group(
     assert ends.iloc[3]["− a"] == "+0.50 [−5.85, +6.85]"
 
 
-def test_runs_with_different_executions_are_not_paired(compose_settings: Settled) -> None:
+def test_runs_with_different_executions_are_not_paired(compose_settings: Compose) -> None:
     folders = [
         leave(compose_settings(*TINY), 20.0),
         leave(compose_settings(*TINY, "averaging=end"), 22.0, threads=2),
@@ -88,7 +85,7 @@ def test_runs_with_different_executions_are_not_paired(compose_settings: Settled
 
 
 def test_a_run_repeated_in_another_precision_is_a_group_of_its_own(
-    compose_settings: Settled, tmp_path: Path
+    compose_settings: Compose, tmp_path: Path
 ) -> None:
     for seed, error in enumerate((20.0, 21.0, 22.0)):
         leave(compose_settings(*TINY, f"seed={seed}"), error)
@@ -104,7 +101,7 @@ def test_a_run_repeated_in_another_precision_is_a_group_of_its_own(
 
 
 def test_integers_are_shown_as_integers_and_an_empty_folder_is_reported(
-    compose_settings: Settled, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    compose_settings: Compose, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     leave(compose_settings(*TINY), 20.0)
     other = compose_settings(*TINY, "optimizer=lookahead", f"runs_dir={tmp_path}/others")
@@ -121,7 +118,7 @@ def test_integers_are_shown_as_integers_and_an_empty_folder_is_reported(
     assert phase_end_errors(metrics)["epoch"].map(str).tolist() == ["2", "4", "5"]
 
 
-def test_a_cell_contains_all_its_seeds(compose_settings: Settled, tmp_path: Path) -> None:
+def test_a_cell_contains_all_its_seeds(compose_settings: Compose, tmp_path: Path) -> None:
     errors = {"averaging=rna": (21.0, 23.0), "averaging.weights.gamma0=0.9": (20.0, 21.0, 22.0)}
     for override, values in errors.items():
         for seed, error in enumerate(values):
@@ -137,7 +134,7 @@ def test_a_cell_contains_all_its_seeds(compose_settings: Settled, tmp_path: Path
 
 
 def test_a_cell_without_runs_of_its_own_is_not_compared(
-    compose_settings: Settled, tmp_path: Path
+    compose_settings: Compose, tmp_path: Path
 ) -> None:
     """A table shows the SGD of this cell by the averaged run's weights before averaging."""
     run = ("scale=digits", "model=cnn13", "schedule=constant-80", "averaging=phasewise")
@@ -150,7 +147,7 @@ def test_a_cell_without_runs_of_its_own_is_not_compared(
     assert list_groups(runs)["runs"].tolist() == ["t3 cifar100 cnn13 sgd-ours"]
 
 
-def test_curves_show_the_metrics_and_their_mean(compose_settings: Settled, tmp_path: Path) -> None:
+def test_curves_show_the_metrics_and_their_mean(compose_settings: Compose, tmp_path: Path) -> None:
     for seed, error in enumerate((20.0, 21.0, 22.0)):
         leave(compose_settings(*TINY, f"seed={seed}"), error)
     above, below = figure(*read(tmp_path / "runs")).axes
@@ -164,7 +161,7 @@ def test_curves_show_the_metrics_and_their_mean(compose_settings: Settled, tmp_p
     assert list(below.get_lines()[0].get_ydata()) == [1 / epoch for epoch in range(1, 6)]
 
 
-def test_an_error_of_zero_is_drawn_on_a_linear_axis(compose_settings: Settled) -> None:
+def test_an_error_of_zero_is_drawn_on_a_linear_axis(compose_settings: Compose) -> None:
     for seed, (lowest, scale) in enumerate(((0.0, "linear"), (0.1, "log"))):
         settings = compose_settings(*TINY, f"seed={seed}")
         metrics = [metrics_line(1, 50.0), metrics_line(2, lowest, lowest, replaced=False)]
@@ -174,7 +171,7 @@ def test_an_error_of_zero_is_drawn_on_a_linear_axis(compose_settings: Settled) -
 
 
 def test_runs_that_diverged_in_their_first_epoch_have_a_figure_without_curves(
-    compose_settings: Settled, tmp_path: Path
+    compose_settings: Compose, tmp_path: Path
 ) -> None:
     make_record(compose_settings(*TINY), None, metrics=[])
     above, _ = figure(*read(tmp_path / "runs")).axes
@@ -182,7 +179,7 @@ def test_runs_that_diverged_in_their_first_epoch_have_a_figure_without_curves(
 
 
 def test_the_script_prints_tables_and_writes_a_figure(
-    compose_settings: Settled, script: Prompt, tmp_path: Path
+    compose_settings: Compose, script: Prompt, tmp_path: Path
 ) -> None:
     for width in (0.03, 0.04):
         leave(compose_settings(*TINY, f"model.width={width}"), 20.0)

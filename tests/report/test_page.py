@@ -3,13 +3,12 @@
 import html
 import re
 import shutil
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import pytest
 from axe_core_python.sync_playwright import Axe
-from conftest import TINY
+from conftest import TINY, Compose
 from made_records import change_result, make_record, metrics_line
 from playwright.sync_api import Browser, Page, sync_playwright
 
@@ -35,7 +34,7 @@ def text_of(markup: str) -> str:
 
 
 @pytest.fixture
-def results(tmp_path: Path, compose_settings: Callable[..., Any]) -> Path:
+def results(tmp_path: Path, compose_settings: Compose) -> Path:
     """Return a folder with a table, verdicts, a figure and four runs: two intact, one damaged, and
     one that diverged in its first epoch.
     """
@@ -86,7 +85,7 @@ def test_the_page_shows_all_results(results: Path, capsys: pytest.CaptureFixture
 
 
 def test_a_run_repeated_in_another_precision_has_a_row_of_its_own(
-    results: Path, tmp_path: Path, compose_settings: Callable[..., Any]
+    results: Path, tmp_path: Path, compose_settings: Compose
 ) -> None:
     again = compose_settings(*TINY, "seed=0", f"runs_dir={tmp_path}/again")
     make_record(again, 11.25, precision="bf16")

@@ -9,7 +9,7 @@ from pathlib import Path
 import pandas as pd
 import pytest
 import yaml
-from conftest import REPOSITORY, Prompt
+from conftest import REPOSITORY, Compose, Prompt
 from made_records import change_result, make_record, metrics_line, write_config
 
 from phaseavg.config import Settings, check
@@ -19,11 +19,9 @@ from phaseavg.runs.record import read_config
 from phaseavg.runs.records import load_runs
 from phaseavg.sweep.composing import composing
 
-Composed = Callable[..., Settings]
-
 
 @pytest.fixture
-def two_runs(compose_settings: Composed) -> list[Settings]:
+def two_runs(compose_settings: Compose) -> list[Settings]:
     """Return the settings of two runs that differ only in their seed."""
     return [compose_settings("preset=demo", f"seed={seed}") for seed in (0, 1)]
 

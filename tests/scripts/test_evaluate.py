@@ -1,18 +1,16 @@
 """`scripts/evaluate.py` reproduces the recorded loss and error."""
 
-from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 import safetensors.torch
 import torch
 import yaml
-from conftest import TINY, Prompt
+from conftest import TINY, Compose, Prompt
 from made_records import make_record
 from torch import nn
 
 import train
-from phaseavg.config import Settings
 from phaseavg.runs.weights import load_weights
 from phaseavg.training.evaluation import evaluate_run
 from phaseavg.training.trajectory import read_last_weight, read_weights_after
@@ -41,9 +39,7 @@ TIED = (f"model._target_={__name__}.Tied", "~model.width", "~model.pools", "save
 
 
 @pytest.fixture(params=[(), TIED], ids=["plain", "tied"])
-def finished(
-    request: pytest.FixtureRequest, compose_settings: Callable[..., Settings]
-) -> tuple[Path, dict]:
+def finished(request: pytest.FixtureRequest, compose_settings: Compose) -> tuple[Path, dict]:
     settings = compose_settings(*TINY, "save_weights=true", *request.param)
     result = train.run(settings)
     return settings.runs_dir / result["run_id"], result
@@ -82,7 +78,7 @@ def test_a_run_whose_weights_cannot_be_saved_finishes_without_them(prompt: Promp
 
 
 def test_what_a_record_must_not_be_gives_a_one_line_message_and_status_2(
-    compose_settings: Callable[..., Settings], script: Prompt
+    compose_settings: Compose, script: Prompt
 ) -> None:
     folder = make_record(compose_settings(*TINY), 5.0)
     weights = folder / "weights.safetensors"

@@ -3,14 +3,13 @@
 import json
 import os
 import threading
-from collections.abc import Callable
 from itertools import count
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
-from conftest import TINY, Prompt
+from conftest import TINY, Compose, Prompt
 from made_records import made_result, metrics_line
 
 from phaseavg.runs.folder import RunFolder
@@ -23,7 +22,7 @@ from phaseavg.training.progress import TrainingProgress
 
 
 @pytest.fixture
-def runs(compose_settings: Callable[..., Any]) -> list[Run]:
+def runs(compose_settings: Compose) -> list[Run]:
     """Return four runs of 2, 2 and 1 epochs: two per seed, which share two epochs."""
     return [
         Run([], compose_settings(*TINY, f"averaging={averaging}", f"seed={seed}"))
@@ -100,7 +99,7 @@ def test_a_single_run_starts_from_a_saved_prefix_with_its_averages(runs: list[Ru
     assert progress.epochs_done(job) == 2
 
 
-def test_epochs_of_earlier_attempts_are_not_counted(compose_settings: Callable[..., Any]) -> None:
+def test_epochs_of_earlier_attempts_are_not_counted(compose_settings: Compose) -> None:
     """With rerun=true a finished run has metrics of all epochs, but no checkpoint."""
     runs = [Run([], compose_settings(*TINY, "rerun=true"))]
     train(runs[0], 5, "result.json")
