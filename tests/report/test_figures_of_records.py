@@ -8,12 +8,12 @@ from typing import Any
 import pandas as pd
 import pytest
 from conftest import REPOSITORY
-from made_records import make_record, metrics_line
+from made_records import PAPER, make_record, metrics_line
 from matplotlib.figure import Figure
 from reference import alphas
 
 from phaseavg.errors import UserError
-from phaseavg.report.cells import read_paper, read_records
+from phaseavg.report.cells import read_records
 from phaseavg.report.figures import (
     FIGURES,
     Inputs,
@@ -28,7 +28,6 @@ from phaseavg.sweep.cells import cell_runs, read_request, unique_runs
 from phaseavg.sweep.composing import composing
 
 CONF = REPOSITORY / "conf"
-PAPER = read_paper()
 LEARNT = {0: [0.5, -0.25, 0.75], 1: [0.25, 0.0, 0.75]}
 ERRORS = {  # by table and column, one per seed
     ("t1a", "gamma0-0.9"): {0: 26.0, 1: 25.0},
