@@ -12,6 +12,7 @@ from made_cells import CONF, NETWORKS, TABLE, TABLES, request_for
 
 from phaseavg.sweep.cells import Run, cell_runs, unique_runs
 from phaseavg.sweep.composing import cached, composing
+from phaseavg.training.step import Step
 
 
 @pytest.fixture(scope="session")
@@ -35,3 +36,17 @@ def mine(tmp_path: Path) -> str:
 def swept(victims: Any) -> Callable[..., int]:
     """Return a function that runs a sweep, as `victims.sweep_and_die`, and returns its status."""
     return partial(in_a_victim, victims, victim.sweep_and_die)
+
+
+@pytest.fixture
+def steps(monkeypatch: pytest.MonkeyPatch) -> list[int]:
+    """Return a list that receives an entry for every training step of this process."""
+    taken: list[int] = []
+    step = Step.__call__
+
+    def counted(self: Any, *arguments: Any) -> None:
+        step(self, *arguments)
+        taken.append(self.state.step)
+
+    monkeypatch.setattr(Step, "__call__", counted)
+    return taken

@@ -14,7 +14,6 @@ import victims as victim
 from conftest import TINY, Prompt, also_slow, composed
 from sweep.outcomes import SHORT, assert_equal, inherited, outcomes, results
 
-import phaseavg.training.step
 from phaseavg.config import check
 from phaseavg.errors import UserError
 from phaseavg.runs.folder import RunFolder
@@ -25,20 +24,6 @@ from phaseavg.training.sharing import Sharing, adapt_metrics
 AVERAGINGS = "averaging=none,phasewise,rna,end"
 STEPS = 4
 """In an epoch of `SHORT`."""
-
-
-@pytest.fixture
-def steps(monkeypatch: pytest.MonkeyPatch) -> list[int]:
-    """Return a list that receives an entry for every training step of this process."""
-    taken: list[int] = []
-    step = phaseavg.training.step.Step.__call__
-
-    def counted(self: Any, *arguments: Any) -> None:
-        step(self, *arguments)
-        taken.append(self.state.step)
-
-    monkeypatch.setattr(phaseavg.training.step.Step, "__call__", counted)
-    return taken
 
 
 ALL = {"atend": 5, "noaveraging": 5, "phasewise": 2, "phasewise_rna": 2}
