@@ -32,18 +32,7 @@ def make_sgd(model):
             [6, 4],
         ),
         (
-            lambda optimizer: lr_scheduler.SequentialLR(  # a warm-up ends no phase
-                optimizer,
-                [
-                    lr_scheduler.LinearLR(optimizer, total_iters=2),
-                    lr_scheduler.MultiStepLR(optimizer, [4]),
-                ],
-                milestones=[3],
-            ),
-            [7, 3],
-        ),
-        (
-            lambda optimizer: lr_scheduler.SequentialLR(  # it ends 1e-17 above the full rate
+            lambda optimizer: lr_scheduler.SequentialLR(  # a warm-up to 1e-17 above the full rate
                 optimizer,
                 [
                     lr_scheduler.LinearLR(optimizer, 0.1, total_iters=4),
