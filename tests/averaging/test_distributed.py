@@ -74,10 +74,6 @@ def gather_state(model):
     return tensors
 
 
-def data_parallel(model):
-    return nn.parallel.DistributedDataParallel(model)
-
-
 def fully_sharded(model):
     from torch.distributed.device_mesh import init_device_mesh
     from torch.distributed.fsdp import fully_shard
@@ -88,7 +84,7 @@ def fully_sharded(model):
     return fully_shard(model, mesh=mesh)
 
 
-WRAPPERS = {"DDP": data_parallel, "FSDP2": fully_sharded}
+WRAPPERS = {"DDP": nn.parallel.DistributedDataParallel, "FSDP2": fully_sharded}
 
 
 def main(wrapper, rank, folder):

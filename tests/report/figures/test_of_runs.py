@@ -9,7 +9,7 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
-from conftest import TINY, Prompt
+from conftest import TINY, Prompt, history_of
 
 import train
 from phaseavg.averaging import recompute_batchnorm
@@ -52,8 +52,7 @@ def written(name: str, run: TrajectoryRun, folder: Path) -> list[Path]:
 
 
 def recorded_by(run: TrajectoryRun) -> pd.DataFrame:
-    lines = (run.settings.run_folder / "metrics.jsonl").read_text().splitlines()
-    return pd.json_normalize([json.loads(line) for line in lines])
+    return pd.json_normalize(history_of(run.settings))
 
 
 def last_weights(run: TrajectoryRun, epoch: int) -> np.ndarray:
