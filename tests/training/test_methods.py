@@ -8,11 +8,13 @@ from contextlib import nullcontext
 from copy import deepcopy
 from pathlib import Path
 from typing import Any
+from unittest.mock import Mock
 
 import pytest
 import torch
 from conftest import TINY, Compose, Prompt, assert_same_weights, history_of, weights_of
 from torch.nn.functional import cross_entropy
+from victims import and_at
 
 import train
 from phaseavg.averaging import Averager, NoAveraging, Phasewise, recompute_batchnorm
@@ -166,18 +168,12 @@ def test_without_a_batchnorm_pass_the_average_has_the_statistics_of_the_last_wei
 def test_a_run_resumes_after_a_snapshot_could_not_be_written(
     prompt: Prompt, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
-    real, left = os.fsync, 3
+    def is_snapshot(number: int) -> bool:
+        return Path(f"/proc/self/fd/{number}").resolve().name.startswith(".snapshot-")
 
-    def full(number: int) -> None:
-        nonlocal left
-        if "/.snapshot-" in str(Path(f"/proc/self/fd/{number}").resolve()):
-            left -= 1
-            if left == 0:
-                raise OSError(28, "No space left on device")
-        real(number)
-
+    full = Mock(side_effect=OSError(28, "No space left on device"))
     with monkeypatch.context() as patched:
-        patched.setattr("os.fsync", full)
+        patched.setattr("os.fsync", and_at(3, os.fsync, full, due=is_snapshot))
         status, _, err = prompt(*TINY, "averaging=rna", "averaging.weights.rho=0.1")
     assert status == 1
     assert err.count("\n") == 1
