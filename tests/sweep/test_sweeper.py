@@ -59,7 +59,6 @@ MISTAKES = [
     ("-m preset=demo runs_dir=a,b", "runs_dir: the requested values give the same run id"),
     ("-m preset=demo seed=0,1 hydra.job.chdir=true", "hydra.job.chdir=true: runs are written"),
     ("table=all", "table: only a sweep has this option; add -m"),
-    ("plan=true", "plan: only a sweep has this option; add -m"),
 ]
 
 
