@@ -27,16 +27,6 @@ class Linear:
         return 2 / (t + 1)
 
 
-class Plain:
-    """θ̄ ← γ θ̄ + (1 − γ) θ_t, initialised from the first weights and not debiased."""
-
-    def __init__(self, gamma):
-        self.gamma = gamma
-
-    def step(self, t, epochs):
-        return 1.0 if t == 1 else 1 - self.gamma
-
-
 def vector(average):
     return np.concatenate([tensor.double().numpy().ravel() for tensor in average.tensors])
 
@@ -77,24 +67,19 @@ def sgd(rates):
     return flat(model)
 
 
-@pytest.mark.parametrize("debiased", [False, True])
-def test_replacing_weights_after_every_update_scales_the_learning_rate(debiased):
-    # Equations 7 and 8: by 1 − γ if θ̄ is initialised from θ_0; debiased, θ̄_t =
-    # θ̄_{t−1} − w_t λ g scales it by w_t = (1 − γ) / (1 − γ^t), more at first.
+def test_replacing_weights_after_every_update_scales_the_learning_rate():
+    # As in equations 7 and 8, but debiased: θ̄_t = θ̄_{t−1} − w_t λ g scales it by
+    # w_t = (1 − γ) / (1 − γ^t).
     updates, rate, gamma = 20, 0.2, 0.7
     torch.manual_seed(0)
     model = small_network()
     optimizer = torch.optim.SGD(model.parameters(), lr=rate)
-    first = 0 if debiased else 1
-    weights = Exponential(gamma ** (updates / 80)) if debiased else Plain(gamma)
-    average = WeightAverage(model, weights)
-    if not debiased:
-        average.update(model, 1, updates)
+    average = WeightAverage(model, Exponential(gamma ** (updates / 80)))
     for t in range(1, updates + 1):
         descend(model, optimizer)
-        average.update(model, first + t, updates)
+        average.update(model, t, updates)
         average.copy_to(model)
-    scales = [(1 - gamma) / (1 - gamma**t if debiased else 1) for t in range(1, updates + 1)]
+    scales = [(1 - gamma) / (1 - gamma**t) for t in range(1, updates + 1)]
     assert relative_error(flat(model), sgd([rate * scale for scale in scales])) <= 1e-12
 
 
