@@ -80,14 +80,9 @@ def break_the_service(runs: list[Settings], said: Path) -> None:
         said: the file for standard error.
     """
 
-    def services() -> list[int]:
-        """Return the child processes started by W&B."""
-        children = Path(f"/proc/self/task/{os.getpid()}/children").read_text()
-        return [int(child) for child in children.split()]
-
     def kill_the_service() -> None:
-        (service,) = services()
-        os.kill(service, signal.SIGKILL)
+        (service,) = Path(f"/proc/self/task/{os.getpid()}/children").read_text().split()
+        os.kill(int(service), signal.SIGKILL)
 
     loop = phaseavg.training.loop
     loop.end_epoch = and_at(2, loop.end_epoch, kill_the_service)
