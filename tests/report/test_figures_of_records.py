@@ -165,7 +165,7 @@ def test_errors_at_phase_ends_match_the_records(study: Study) -> None:
 
 
 def test_each_network_with_runs_has_a_figure(
-    study: Study, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    study: Study, capsys: pytest.CaptureFixture[str]
 ) -> None:
     settings = next(iter(study.runs.values())).settings
     places = (f"runs_dir={settings.runs_dir}", f"records_dir={settings.records_dir}")

@@ -262,7 +262,7 @@ def test_a_run_looks_only_for_the_lengths_that_are_saved(
 
 
 @pytest.mark.slow
-def test_a_single_run_starts_from_a_sweeps_prefix(prompt: Prompt, tmp_path: Path) -> None:
+def test_a_single_run_starts_from_a_sweeps_prefix(prompt: Prompt) -> None:
     prompt("-m", *SHORT, "averaging=none,phasewise")
     _, out, _ = prompt(*SHORT, "averaging=end")  # the prefix has no such average
     assert "from step 0;" in out
@@ -337,7 +337,7 @@ def test_the_prefix_folder_may_be_deleted_at_any_time(
 
 @pytest.mark.slow
 def test_sweeps_with_other_averages_do_not_disturb_an_interrupted_prefix(
-    prompt: Prompt, tmp_path: Path, steps: list[int], monkeypatch: pytest.MonkeyPatch
+    prompt: Prompt, steps: list[int], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     with monkeypatch.context() as later:
         # Only a run that is training detects the deadline.

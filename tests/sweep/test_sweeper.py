@@ -160,7 +160,7 @@ def test_runs_with_a_missing_data_set_are_skipped(prompt: Prompt, tmp_path: Path
     assert len(list(tmp_path.glob("runs/*"))) == 2
 
 
-def test_a_diverged_run_counts_as_failed(prompt: Prompt, tmp_path: Path) -> None:
+def test_a_diverged_run_counts_as_failed(prompt: Prompt) -> None:
     command = ("-m", *SHORT, "optimizer.lr=1e20,0.1")
     for counts in (
         "1 finished, 0 finished before, 1 diverged",

@@ -87,7 +87,7 @@ def start(tmp_path: Path) -> Callable[..., tuple[int, str]]:
 
 
 def test_two_processes_train_like_a_loop_over_their_shares(
-    compose_settings: Compose, start: Callable[..., tuple[int, str]], tmp_path: Path
+    compose_settings: Compose, start: Callable[..., tuple[int, str]]
 ) -> None:
     settings = compose_settings(*RUN)
     status, output = start(*RUN)
@@ -139,7 +139,7 @@ def test_a_process_that_cannot_reach_the_others_says_so(monkeypatch: pytest.Monk
 @pytest.mark.gpu
 @pytest.mark.skipif(torch.cuda.device_count() < 2, reason="needs two NVIDIA GPUs")
 def test_with_synchronised_batchnorm_two_processes_train_as_one(
-    start: Callable[..., tuple[int, str]], tmp_path: Path, compose_settings: Compose
+    start: Callable[..., tuple[int, str]], compose_settings: Compose
 ) -> None:
     options = (*RUN, "execution.device=cuda", "execution.sync_batchnorm=true")
     outcomes = []
