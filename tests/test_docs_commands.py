@@ -17,12 +17,7 @@ from phaseavg.sweep.composing import composing
 
 PAGES = [*REPOSITORY.glob("*.md"), *(REPOSITORY / "docs").glob("*.md")]
 
-NOT_CHECKED = {
-    "pip": "installs packages",
-    "export": "sets a variable of the shell",
-    "nvidia-cuda-mps-control": "is NVIDIA's",
-    "wandb": "is W&B's",
-}
+NOT_CHECKED = {"pip", "export", "nvidia-cuda-mps-control", "wandb"}
 """Programs that are not this project's."""
 
 
