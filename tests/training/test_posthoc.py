@@ -45,17 +45,15 @@ def contiguous(state: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
     return {name: tensor.contiguous() for name, tensor in state.items()}
 
 
-def write_safetensors(path: Path, state: dict[str, torch.Tensor]) -> Path:
+def write_safetensors(path: Path, state: dict[str, torch.Tensor]) -> None:
     safetensors.torch.save_file(contiguous(state), path.with_suffix(".safetensors"))
-    return path.with_suffix(".safetensors")
 
 
-def write_checkpoint(path: Path, state: dict[str, torch.Tensor]) -> Path:
+def write_checkpoint(path: Path, state: dict[str, torch.Tensor]) -> None:
     torch.save({"state_dict": state, "epoch": 3}, path.with_suffix(".ckpt"))
-    return path.with_suffix(".ckpt")
 
 
-def write_shards(path: Path, state: dict[str, torch.Tensor]) -> Path:
+def write_shards(path: Path, state: dict[str, torch.Tensor]) -> None:
     path.mkdir()
     shards = {"a.safetensors": list(state)[:2], "b.safetensors": list(state)[2:]}
     for shard, names in shards.items():
@@ -63,7 +61,6 @@ def write_shards(path: Path, state: dict[str, torch.Tensor]) -> Path:
         safetensors.torch.save_file(part, path / shard)
     owners = {name: shard for shard, names in shards.items() for name in names}
     (path / "model.safetensors.index.json").write_text(json.dumps({"weight_map": owners}))
-    return path
 
 
 def write_state_dict(path: Path, state: dict[str, torch.Tensor]) -> Path:
@@ -71,21 +68,18 @@ def write_state_dict(path: Path, state: dict[str, torch.Tensor]) -> Path:
     return path.with_suffix(".pt")
 
 
-def write_timm(path: Path, state: dict[str, torch.Tensor]) -> Path:
+def write_timm(path: Path, state: dict[str, torch.Tensor]) -> None:
     content = {"state_dict": state, "args": Namespace(lr=0.1), "optimizer": {"lr": 0.1}}
     torch.save(content, f"{path}.pth.tar")
-    return Path(f"{path}.pth.tar")
 
 
-def write_legacy(path: Path, state: dict[str, torch.Tensor]) -> Path:
+def write_legacy(path: Path, state: dict[str, torch.Tensor]) -> None:
     torch.save(state, path.with_suffix(".pth"), _use_new_zipfile_serialization=False)
-    return path.with_suffix(".pth")
 
 
-def write_hugging_face(path: Path, state: dict[str, torch.Tensor]) -> Path:
+def write_hugging_face(path: Path, state: dict[str, torch.Tensor]) -> None:
     path.mkdir()
     safetensors.torch.save_file(contiguous(state), path / "model.safetensors")
-    return path
 
 
 WRITERS = [
@@ -121,7 +115,7 @@ def test_last_and_best_copies_of_a_checkpoint_are_left_out(
 
 @pytest.mark.parametrize("write", WRITERS)
 def test_averages_of_files_match_numpy_in_every_format(
-    tmp_path: Path, write: Callable[[Path, dict[str, torch.Tensor]], Path]
+    tmp_path: Path, write: Callable[[Path, dict[str, torch.Tensor]], object]
 ) -> None:
     saved = states(12)
     for number, state in enumerate(saved):
