@@ -164,6 +164,15 @@ def script(
     return run
 
 
+def assert_one_line(output: tuple[int, str, str], message: str, name: str = "train.py") -> None:
+    """Check that a command reported a mistake in one line."""
+    status, _, err = output
+    assert status == 2
+    assert err.startswith(f"{name}: ")
+    assert message in err
+    assert err.count("\n") == 1, err
+
+
 torch.set_num_threads(1)  # more threads do not speed up tiny networks
 
 

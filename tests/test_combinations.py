@@ -8,7 +8,7 @@ from pathlib import Path
 import conftest
 import pytest
 import torch
-from conftest import REPOSITORY, Prompt
+from conftest import REPOSITORY, Prompt, assert_one_line
 from omegaconf import OmegaConf
 from torch import nn
 
@@ -160,11 +160,10 @@ class WrongLogits(nn.Linear):
 def test_incompatible_parts_print_one_line(
     prompt: Prompt, tmp_path: Path, overrides: list[str], message: str
 ) -> None:
-    status, out, err = prompt("dataset=digits", *overrides)
-    assert (status, out) == (2, "")
-    assert err.startswith("train.py: model")
-    assert message in err
-    assert err.count("\n") == 1
+    output = prompt("dataset=digits", *overrides)
+    assert_one_line(output, message)
+    assert output[1] == ""
+    assert output[2].startswith("train.py: model")
     assert not list(tmp_path.iterdir())
 
 

@@ -3,7 +3,7 @@
 from pathlib import Path
 
 import pytest
-from conftest import REPOSITORY, Prompt
+from conftest import REPOSITORY, Prompt, assert_one_line
 
 NOWHERE = "/proc/nowhere"
 """A folder that cannot be created."""
@@ -46,9 +46,5 @@ def test_a_mistake_is_reported_in_one_line(
     script: Prompt, tmp_path: Path, typed: str, message: str
 ) -> None:
     name, *arguments = typed.split()
-    status, _, err = script(name.removesuffix(".py"), *arguments)
-    assert status == 2
-    assert err.startswith(f"{name}: ")
-    assert message in err
-    assert err.count("\n") == 1, err
+    assert_one_line(script(name.removesuffix(".py"), *arguments), message, name)
     assert not list(tmp_path.iterdir())

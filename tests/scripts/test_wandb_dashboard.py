@@ -9,7 +9,7 @@ from unittest.mock import Mock
 import pytest
 import wandb
 import wandb_workspaces.workspaces as ws
-from conftest import Prompt
+from conftest import Prompt, assert_one_line
 from made_records import make_record
 
 from phaseavg.report.study import read_study
@@ -68,7 +68,5 @@ def test_saving_needs_a_server_and_reports_errors(
 
     error = wandb.errors.UsageError("No API key configured. Use `wandb login` to log in.")
     monkeypatch.setattr(wandb, "Api", Mock(side_effect=error))
-    status, _, err = script("wandb_dashboard", *one)
-    assert status == 2
-    assert err.startswith("wandb_dashboard.py: not saved: No API key configured.")
-    assert err.count("\n") == 1
+    message = "not saved: No API key configured."
+    assert_one_line(script("wandb_dashboard", *one), message, "wandb_dashboard.py")

@@ -8,7 +8,7 @@ import sys
 from pathlib import Path
 
 import pytest
-from conftest import REPOSITORY, TINY, Prompt
+from conftest import REPOSITORY, TINY, Prompt, assert_one_line
 from made_cells import TABLE
 from sweep.outcomes import assert_equal, outcomes
 
@@ -66,11 +66,7 @@ MISTAKES = [
 def test_a_mistake_is_reported_in_one_line_before_training(
     prompt: Prompt, tmp_path: Path, typed: str, message: str
 ) -> None:
-    status, _, err = prompt(*typed.split(), "tracking=none")
-    assert status == 2
-    assert err.startswith("train.py: ")
-    assert err.count("\n") == 1, err
-    assert message in err
+    assert_one_line(prompt(*typed.split(), "tracking=none"), message)
     assert not list(tmp_path.iterdir())
 
 

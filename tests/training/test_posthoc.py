@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 import safetensors.torch
 import torch
-from conftest import Compose, Prompt, history_of, weights_of
+from conftest import Compose, Prompt, assert_one_line, history_of, weights_of
 from safetensors import safe_open
 
 from phaseavg.errors import UserError
@@ -281,10 +281,7 @@ def test_a_mistake_is_reported_in_one_line(
     (tmp_path / "in/a.pt").symlink_to(tmp_path / "a.pt")
     (tmp_path / "in/b/model.safetensors.index.json").write_text("{}")
     before = set(tmp_path.iterdir())
-    status, _, err = script("average", *arguments)
-    assert status == 2
-    assert message in err
-    assert err.count("\n") == 1, err
+    assert_one_line(script("average", *arguments), message, "average.py")
     assert set(tmp_path.iterdir()) == before
 
 
@@ -293,6 +290,5 @@ def test_a_run_without_its_trajectory_says_how_to_train_it(
 ) -> None:
     settings = trained(*PHASES, "averaging=none")
     for phase, message in (("1", "train the phase to its end with save"), ("9", "--phase=9: must")):
-        status, _, err = script("average", settings.run_folder, "--phase", phase)
-        assert status == 2
-        assert message in err
+        output = script("average", settings.run_folder, "--phase", phase)
+        assert_one_line(output, message, "average.py")
