@@ -330,7 +330,7 @@ def test_the_prefix_folder_may_be_deleted_at_any_time(
         return meant(*given, **named)
 
     monkeypatch.setattr(where, moment, removing)
-    status, out, err = prompt("-m", *SHORT, "averaging=rna,none")
+    status, out, err = prompt("-m", *SHORT, "averaging=none,rna")
     assert status == 0, err
     assert out.splitlines()[-1].startswith("sweep: 2 finished")
 
