@@ -138,3 +138,14 @@ def test_two_epochs_may_be_two_phases(total, lengths):
             Phasewise.from_scheduler(model, scheduler, total)
     else:
         assert Phasewise.from_scheduler(model, scheduler, total).lengths == lengths
+
+
+def test_timm_lowers_the_rate_an_epoch_before_its_milestones():
+    # docs/averager.md has milestones of 81 and 121 for phases of 80, 40 and 40 epochs.
+    multistep = pytest.importorskip("timm.scheduler").MultiStepLRScheduler
+    optimizer = torch.optim.SGD(nn.Linear(1, 1).parameters(), lr=1.0)
+    scheduler, rates = multistep(optimizer, [81, 121], decay_rate=0.1), []
+    for epoch in range(160):
+        rates.append(optimizer.param_groups[0]["lr"])
+        scheduler.step(epoch + 1)  # as in timm's train.py
+    assert rates == pytest.approx([1] * 80 + [0.1] * 40 + [0.01] * 40)
