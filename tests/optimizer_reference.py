@@ -40,8 +40,26 @@ class Adam:
 
     def change(self):
         m_hat = self.m / (1 - self.beta1**self.t)
-        v_hat = self.v / (1 - self.beta2**self.t)
-        return self.eta * m_hat / (np.sqrt(v_hat) + self.epsilon)
+        return self.eta * m_hat / (np.sqrt(self.v_hat()) + self.epsilon)
+
+    def v_hat(self):
+        return self.v / (1 - self.beta2**self.t)
+
+
+class AMSGrad(Adam):
+    """Algorithm 2 of Reddi et al. (2018), v̂ ← max(v̂, v), which has no bias corrections at all.
+
+    torch divides m and, after the maximum, v̂ by them. Taking the maximum of the corrected v, as
+    other libraries do, gives other weights.
+    """
+
+    def __init__(self, *args, **kwargs):
+        super().__init__(*args, **kwargs)
+        self.largest = np.zeros_like(self.theta)
+
+    def v_hat(self):
+        self.largest = np.maximum(self.largest, self.v)
+        return self.largest / (1 - self.beta2**self.t)
 
 
 class AdaBound(Adam):

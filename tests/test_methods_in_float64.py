@@ -1,4 +1,4 @@
-"""Compare averaging and Lookahead in float64, in a custom loop, with a program from the paper.
+"""Compare each method in float64, in a custom loop, with a program written from the paper.
 
 The program shares nothing with the package but the network and torch's gradients.
 """
@@ -22,7 +22,7 @@ from phaseavg.averaging import (
     Uniform,
     recompute_batchnorm,
 )
-from phaseavg.optim import Lookahead
+from phaseavg.optim import AdaBound, Lookahead
 
 PHASES, RATES, DECAY = [4, 3, 2], [1, 0.1, 0.01], 1e-3
 BATCHES = 4  # of an epoch; 5 steps of Lookahead do not divide it, nor a phase
@@ -117,7 +117,10 @@ def exponential(thetas):
 
 
 SGD = partial(torch.optim.SGD, lr=0.1, momentum=0.9, weight_decay=DECAY)
+ADAM = partial(torch.optim.Adam, lr=1e-2, weight_decay=DECAY)
+ADABOUND = partial(AdaBound, lr=1e-2, weight_decay=DECAY)
 MOMENTUM = partial(optimizer_reference.SGD, eta=0.1, mu=0.9, decay=DECAY)
+ADAPTIVE = {"eta": 1e-2, "decay": DECAY}
 EACH, WHOLE, LAST = [(0, 4), (4, 7), (7, 9)], [(0, 9)], [(7, 9)]
 PLAIN, OURS, END = (partial(kind, epochs=PHASES) for kind in (NoAveraging, Phasewise, AtEnd))
 
@@ -149,6 +152,27 @@ METHODS = {
     "at the end": (SGD, END, MOMENTUM, exponential, WHOLE),
     "last phase": (SGD, partial(END, window="phase"), MOMENTUM, exponential, LAST),
     "learnt": (SGD, None, MOMENTUM, learnt, EACH),
+    "adam, phase-wise": (
+        ADAM,
+        OURS,
+        partial(optimizer_reference.Adam, **ADAPTIVE),
+        exponential,
+        EACH,
+    ),
+    "amsgrad": (
+        partial(ADAM, amsgrad=True),
+        PLAIN,
+        partial(optimizer_reference.AMSGrad, **ADAPTIVE),
+        None,
+        [],
+    ),
+    "adabound, phase-wise": (
+        ADABOUND,
+        OURS,
+        partial(optimizer_reference.AdaBound, **ADAPTIVE),
+        exponential,
+        EACH,
+    ),
     "lookahead": (lookahead, PLAIN, MOMENTUM, None, []),
     "lookahead, phase-wise": (lookahead, OURS, MOMENTUM, exponential, EACH),
 }
